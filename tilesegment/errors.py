@@ -1,0 +1,40 @@
+"""What can go wrong through no fault of ours, as one tree.
+
+TilesegmentError
+├── ImageError      the input cannot be read as an image, or not in the way that was asked for
+├── MaskError       the output cannot be created, written or read
+├── ModelError      a model file is damaged, foreign or does not fit the image
+├── PlanError       the settings contradict each other, the network or the image
+├── DeviceError     the device or precision is not to be had here
+└── DataError       a labelled data set cannot be trained on
+
+A message is one line: what was given, what is allowed, what to do. Our own mistakes are `AssertionError`.
+"""
+
+
+class TilesegmentError(Exception):
+    """Root of every error that a user can cause and mend."""
+
+
+class ImageError(TilesegmentError):
+    """The input cannot be read as an image, or not in the way that was asked for."""
+
+
+class MaskError(TilesegmentError):
+    """The output cannot be created, written or read."""
+
+
+class ModelError(TilesegmentError):
+    """A model file is damaged, foreign or does not fit the image."""
+
+
+class PlanError(TilesegmentError):
+    """The settings contradict each other, the network or the image."""
+
+
+class DeviceError(TilesegmentError):
+    """The device or precision is not to be had here."""
+
+
+class DataError(TilesegmentError):
+    """A labelled data set cannot be trained on."""

@@ -1,0 +1,216 @@
+"""Tile arithmetic: which pixels are read, which are written. Integers only, no pixel moves here.
+
+The invariant that everything rests on: every pixel of the written region belongs to the `write` region of exactly one
+tile, that tile starts at a multiple of the network's divisor counted from the image's origin, and its `read` region
+holds all the context that the network uses. So each kept pixel is computed as one pass over the whole mirror-padded
+image would compute it. The 388 pixels that a tile of 572 yields break this: 388 is no multiple of 16, hence the step 384.
+
+Coordinates are (y, x), regions half-open, pixels those of the level that is predicted.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tilesegment.errors import PlanError
+
+
+@dataclass(frozen=True, order=True)
+class Region:
+    """The pixels y0 <= y < y1, x0 <= x < x1. May reach beyond an image, where it stands for mirrored pixels."""
+
+    y0: int
+    x0: int
+    y1: int
+    x1: int
+
+    def __post_init__(self) -> None:
+        assert self.y0 <= self.y1 and self.x0 <= self.x1, f"inverted {self}"
+
+    def __str__(self) -> str:
+        return f"{self.y0}:{self.y1},{self.x0}:{self.x1}"
+
+    @classmethod
+    def of_shape(cls, shape: tuple[int, int]) -> "Region":
+        """All of an image of `shape` (height, width)."""
+        return cls(0, 0, *shape)
+
+    @property
+    def height(self) -> int:
+        return self.y1 - self.y0
+
+    @property
+    def width(self) -> int:
+        return self.x1 - self.x0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.height, self.width
+
+    @property
+    def area(self) -> int:
+        return self.height * self.width
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """The index of this region in an array (..., y, x) that starts at the origin."""
+        return slice(self.y0, self.y1), slice(self.x0, self.x1)
+
+    def shift(self, y: int, x: int) -> "Region":
+        """The region moved down by `y` and right by `x`."""
+        return Region(self.y0 + y, self.x0 + x, self.y1 + y, self.x1 + x)
+
+    def within(self, outer: "Region") -> "Region":
+        """This region in the coordinates of `outer`, whose first pixel becomes (0, 0)."""
+        return self.shift(-outer.y0, -outer.x0)
+
+    def intersect(self, other: "Region") -> "Region":
+        """The pixels in both; empty (area 0) where they do not meet."""
+        y0, x0 = max(self.y0, other.y0), max(self.x0, other.x0)
+        return Region(y0, x0, max(y0, min(self.y1, other.y1)), max(x0, min(self.x1, other.x1)))
+
+    def contains(self, other: "Region") -> bool:
+        """Whether every pixel of `other` is in this region."""
+        return self.y0 <= other.y0 and self.x0 <= other.x0 and other.y1 <= self.y1 and other.x1 <= self.x1
+
+
+@dataclass(frozen=True)
+class FieldOfView:
+    """What a network needs to see in order to decide a square of pixels exactly.
+
+    Attributes:
+        divisor: product of the network's strides; steps and positions of tiles are multiples of it.
+        before: context pixels above and left of the kept part (the margin or halo).
+        after: context pixels below and right of it. More than `before` where the input sizes that the network takes
+            leave surplus output, which is dropped.
+        crops: True for a valid-convolution network, whose output starts at the kept part; False for a same-padding
+            network, whose output starts at the tile.
+    """
+
+    divisor: int
+    before: int
+    after: int
+    crops: bool
+
+    def tile_of(self, step: int) -> int:
+        """Side of the network's input that decides `step` pixels a side."""
+        return self.before + step + self.after
+
+    def step_of(self, tile: int) -> int:
+        """Side of the part that is kept of a tile of side `tile`.
+
+        Raises:
+            PlanError: the network cannot take such a tile; the message names the nearest sizes that it can.
+        """
+        step = tile - self.before - self.after
+        if step > 0 and step % self.divisor == 0:
+            return step
+        below = self.tile_of(max(step // self.divisor, 1) * self.divisor)
+        above = below + self.divisor
+        raise PlanError(f"tile {tile} does not fit the network; the nearest that do are {below} and {above}")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What the network sees at once (`read`) and the part of its output that is kept (`write`)."""
+
+    write: Region
+    read: Region
+
+
+@dataclass(frozen=True)
+class Block:
+    """Unit of reading, writing, resuming and cluster tasks: a square of tiles, one stored object of the mask.
+
+    Attributes:
+        row, column: position in the grid of blocks.
+        write: the pixels it decides, in the image.
+        read: the pixels it needs, in the image; beyond the image they are mirrored ones.
+        tiles: its tiles, row by row; all `read` regions are of one shape.
+    """
+
+    row: int
+    column: int
+    write: Region
+    read: Region
+    tiles: tuple[Tile, ...]
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """The blocks and tiles that cover `region`.
+
+    Attributes:
+        region: what is to be decided, in the image.
+        step: side of the part of a tile that is kept, a multiple of `view.divisor`.
+        block: side of a block, a multiple of `step`.
+        view: the network's field of view.
+    """
+
+    region: Region
+    step: int
+    block: int
+    view: FieldOfView
+
+    def __post_init__(self) -> None:
+        assert self.step > 0 and self.step % self.view.divisor == 0
+        assert self.block > 0 and self.block % self.step == 0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of blocks."""
+        return _blocks(self.region.height, self.block), _blocks(self.region.width, self.block)
+
+    def __len__(self) -> int:
+        rows, columns = self.shape
+        return rows * columns
+
+    def __iter__(self) -> Iterator[Block]:
+        """The blocks, row by row."""
+        rows, columns = self.shape
+        return (self.at(row, column) for row in range(rows) for column in range(columns))
+
+    def at(self, row: int, column: int) -> Block:
+        """The block in `row` and `column` of the grid of blocks."""
+        y, x = self.region.y0 + row * self.block, self.region.x0 + column * self.block
+        write = Region(y, x, y + self.block, x + self.block).intersect(self.region)
+        tops, lefts = self._starts(write.y0, write.y1), self._starts(write.x0, write.x1)
+        tiles = tuple(self._tile(top, left, write) for top in tops for left in lefts)
+        read = Region(tiles[0].read.y0, tiles[0].read.x0, tiles[-1].read.y1, tiles[-1].read.x1)
+        return Block(row, column, write, read, tiles)
+
+    def _starts(self, start: int, stop: int) -> range:
+        """Where tiles begin along one axis: the pooling grid is that of the image's origin, wherever the region starts."""
+        return range(start - start % self.view.divisor, stop, self.step)
+
+    def _tile(self, top: int, left: int, block: Region) -> Tile:
+        decides = Region(top, left, top + self.step, left + self.step)
+        before, after = self.view.before, self.view.after
+        read = Region(top - before, left - before, decides.y1 + after, decides.x1 + after)
+        return Tile(decides.intersect(block), read)
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles the network sees in all."""
+        rows, columns = self.shape
+        # rows and columns of tiles are independent: count each along one line of blocks
+        down = sum(len({tile.read.y0 for tile in self.at(row, 0).tiles}) for row in range(rows))
+        across = sum(len({tile.read.x0 for tile in self.at(0, column).tiles}) for column in range(columns))
+        return down * across
+
+
+def mirror_indices(start: int, stop: int, size: int) -> np.ndarray:
+    """Indices 0 <= i < size of the pixels start .. stop - 1 of an axis mirrored at its first and last pixel.
+
+    The edge pixel is not repeated (numpy's `reflect`): -1 is 1, `size` is `size - 2`; further out the mirror image is
+    mirrored again, so that any margin is allowed, for an axis of one pixel too.
+    """
+    assert size > 0
+    period = max(2 * (size - 1), 1)
+    folded = np.arange(start, stop) % period
+    return np.minimum(folded, period - folded) if size > 1 else folded
+
+
+def _blocks(length: int, block: int) -> int:
+    return -(-length // block)

@@ -1,0 +1,89 @@
+"""The valid-convolution U-Net of Ronneberger, Fischer and Brox (2015, arXiv:1505.04597)."""
+
+import torch
+from torch import Tensor, nn
+
+from tilesegment.geometry import FieldOfView
+
+
+class UNet(nn.Module):
+    """U-Net of unpadded convolutions: what it decides, it decides from real context alone.
+
+    Contracting path: `depth` times two 3x3 convolutions + ReLU and a 2x2 max-pool of stride 2, doubling the channels.
+    Expanding path: 2x2 up-convolution of stride 2 that halves the channels, the centre-cropped skip, two 3x3
+    convolutions + ReLU. A 1x1 convolution gives the logits. `UNet(1, 2)` is the original: 31,030,658 parameters.
+
+    Args:
+        in_channels: channels of the input.
+        classes: channels of the output.
+        depth: number of poolings; the divisor is 2 ** depth.
+        base: channels of the first stage.
+        dropout: probability, after each of the last two stages of the contracting path; in training only.
+
+    Shapes: (B, in_channels, H, W) float -> (B, classes, H - m, W - m) with m = 12 * 2**depth - 8; H and W must be
+    2**depth * k + 4 * (2**depth - 1).
+    """
+
+    def __init__(
+        self, in_channels: int = 1, classes: int = 2, depth: int = 4, base: int = 64, dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        widths = [base * 2**stage for stage in range(depth + 1)]
+        self.in_channels, self.classes, self.depth = in_channels, classes, depth
+        self.down = nn.ModuleList(double_conv(i, o) for i, o in zip([in_channels, *widths], widths, strict=False))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, 2, stride=2) for w in reversed(widths[:-1]))
+        self.merge = nn.ModuleList(double_conv(2 * w, w) for w in reversed(widths[:-1]))
+        self.head = nn.Conv2d(base, classes, 1)
+        self.dropout = nn.Dropout(dropout)
+        self.apply(_initialise)
+
+    @property
+    def field_of_view(self) -> FieldOfView:
+        """Where the network looks: 6 * 2**depth - 4 pixels a side, in steps of 2**depth (numerics: input 2^L k + 4 (2^L - 1))."""
+        divisor = 2**self.depth
+        margin = 6 * divisor - 4
+        return FieldOfView(divisor=divisor, before=margin, after=margin + 4 % divisor, crops=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes, H - m, W - m) of the centre of `x` (B, in_channels, H, W)."""
+        skips: list[Tensor] = []
+        for stage, convs in enumerate(self.down):
+            x = convs(x)
+            if stage >= self.depth - 1:
+                x = self.dropout(x)
+            if stage < self.depth:
+                skips.append(x)
+                x = nn.functional.max_pool2d(x, 2)
+        for up, merge in zip(self.up, self.merge, strict=True):
+            x = up(x)
+            x = merge(torch.cat([_centre(skips.pop(), x), x], dim=1))
+        return self.head(x)
+
+
+def double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Two unpadded 3x3 convolutions, each with ReLU: (B, in, H, W) -> (B, out, H - 4, W - 4)."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(out_channels, out_channels, 3),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _centre(skip: Tensor, like: Tensor) -> Tensor:
+    """The middle of `skip` (B, C, H, W), as high and wide as `like`."""
+    height, width = like.shape[-2:]
+    top, left = (skip.shape[-2] - height) // 2, (skip.shape[-1] - width) // 2
+    return skip[..., top : top + height, left : left + width]
+
+
+def _initialise(module: nn.Module) -> None:
+    """Gaussian weights of std sqrt(2 / N), N incoming nodes (section 3 of the paper; He et al. 2015), biases 0."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        # each output pixel of a 2x2 stride-2 up-convolution sees one input pixel: N is its channels alone
+        incoming = module.in_channels
+        if isinstance(module, nn.Conv2d):
+            incoming *= module.kernel_size[0] * module.kernel_size[1]
+        nn.init.normal_(module.weight, std=(2 / incoming) ** 0.5)
+        assert module.bias is not None
+        nn.init.zeros_(module.bias)
