@@ -1,0 +1,149 @@
+"""What a model file says about itself, readable without torch.
+
+A model is one safetensors file: 8 bytes of length, a JSON header, the weights. The header's metadata holds one string
+under `tilesegment`: the JSON form of `ModelHeader`.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tilesegment.errors import ModelError
+from tilesegment.metadata import LabelClass, PixelSize
+
+KEY = "tilesegment"
+VERSION = 1
+# ours are a few KB; safetensors itself allows 100 MB
+_LONGEST_HEADER = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Grey values to what the network sees: (value - mean) / std, a channel at a time, fixed at training.
+
+    Attributes:
+        mean, std: one a channel, in grey values of `dtype`.
+        dtype: of the training images; an image of another dtype has another scale.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class ModelHeader:
+    """All it takes to use a network, without its weights.
+
+    Attributes:
+        network, arguments: what `networks.build_network` is given.
+        classes: id is the position.
+        normalisation: fixed at training.
+        pixel_size: of the training images, None if unknown.
+        threshold: two classes: probability above which a pixel is class 1.
+        name, licence: for people.
+        training: record of the run that made it.
+        weights_sha256: over the weights, in the order of their names.
+    """
+
+    network: str
+    arguments: Mapping[str, Any]
+    classes: tuple[LabelClass, ...]
+    normalisation: Normalisation
+    pixel_size: PixelSize | None = None
+    threshold: float = 0.5
+    name: str = ""
+    licence: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    weights_sha256: str = ""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images that it takes."""
+        return len(self.normalisation.mean)
+
+    def to_json(self) -> str:
+        """The header as one JSON object."""
+        return json.dumps({"version": VERSION, **asdict(self)}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelHeader":
+        """The header that `to_json` wrote.
+
+        Raises:
+            ModelError: not such an object, of a later version, or with values that cannot be.
+        """
+        try:
+            given = json.loads(text)
+            version = given.pop("version")
+            if version != VERSION:
+                raise ModelError(f"model format {version}; this release reads {VERSION}: update tilesegment")
+            given["classes"] = tuple(LabelClass(**one) for one in given["classes"])
+            scale = given["normalisation"]
+            mean, std = (tuple(float(v) for v in scale[key]) for key in ("mean", "std"))
+            given["normalisation"] = Normalisation(mean, std, str(scale["dtype"]))
+            given["pixel_size"] = PixelSize(**given["pixel_size"]) if given["pixel_size"] else None
+            header = cls(**given)
+            header.check()
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise ModelError(f"its header is not one of ours ({type(error).__name__}: {error})") from error
+        return header
+
+    def check(self) -> None:
+        """Whether the values can be.
+
+        Raises:
+            ModelError: they cannot; says which.
+        """
+        scale = self.normalisation
+        numbers = [*scale.mean, *scale.std, self.threshold]
+        if len(scale.mean) != len(scale.std) or not all(math.isfinite(v) for v in numbers) or min(scale.std) <= 0:
+            raise ModelError("its normalisation needs a finite mean and a positive std for every channel")
+        if self.arguments.get("in_channels") != self.channels or self.arguments.get("classes") != len(self.classes):
+            raise ModelError("its network, its classes and its normalisation do not fit each other")
+        if not 0 < self.threshold < 1:
+            raise ModelError(f"its threshold is {self.threshold}; allowed: between 0 and 1")
+        for one in self.classes:
+            if not isinstance(one.name, str) or len(one.colour) != 7 or one.colour[0] != "#" or min(one.rgb) < 0:
+                raise ModelError(f"its class {one.name!r} has no colour of the form #rrggbb")
+
+
+def read_header(path: Path) -> ModelHeader:
+    """The header of the model file `path`; the weights are not read.
+
+    Raises:
+        ModelError: not a file, not one of ours, truncated, or a pickle (which is never opened).
+    """
+    try:
+        return ModelHeader.from_json(_metadata(path)[KEY])
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    except KeyError:
+        raise ModelError(f"{path}: a safetensors file without a tilesegment header; train or import a model") from None
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """The string-to-string metadata of a safetensors file, its lengths checked against the file's."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
+                raise ModelError("a pickled checkpoint, which could run code and is not opened; models are .safetensors")
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            if not 2 <= length <= min(_LONGEST_HEADER, size - 8):
+                raise ModelError("not a model: expected a .safetensors file written by tileseg train")
+            header = json.loads(file.read(length))
+            metadata = header.pop("__metadata__", {})
+            end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+    except OSError as error:
+        raise ModelError(f"cannot be read ({error.strerror}); name a model file or one of: tileseg models") from error
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        raise ModelError("not a model: expected a .safetensors file written by tileseg train") from error
+    if size != 8 + length + end:
+        raise ModelError(f"truncated or damaged: {size} bytes, its header promises {8 + length + end}; copy it again")
+    return metadata

@@ -1,0 +1,46 @@
+"""Which device and which precision a run uses."""
+
+import torch
+
+from tilesegment.errors import DeviceError
+
+PRECISIONS = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The torch device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `auto` takes a GPU where there is one.
+
+    Raises:
+        DeviceError: there is no such device here.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    there = ["cpu", *(["cuda"] if cuda else []), *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
+    there += ["mps"] if mps else []
+    if name not in there:
+        raise DeviceError(f"device {name!r} is not here; there are: auto, {', '.join(there)}")
+    return torch.device(name)
+
+
+def choose_precision(device: torch.device, name: str = "auto") -> str:
+    """`auto`: half precision where the device computes in it natively, else fp32. A name of `PRECISIONS` is kept.
+
+    Raises:
+        DeviceError: unknown, or not to be had on `device`.
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+        return "bf16" if device.type == "cpu" and _cpu_has_bf16() else "fp32"
+    if name not in PRECISIONS:
+        raise DeviceError(f"precision {name!r} is unknown; allowed: auto, fp32, bf16, fp16")
+    if (device.type, name) in (("cpu", "fp16"), ("mps", "fp64")):
+        raise DeviceError(f"precision {name} is not to be had on {device.type}; use auto or fp32")
+    return name
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 natively; elsewhere bf16 is emulated and slower than fp32."""
+    tests = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(test() for test in tests if test is not None)

@@ -1,0 +1,1 @@
+"""Training on small labelled sets: data, augmentation, losses, the loop."""

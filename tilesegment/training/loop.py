@@ -1,0 +1,278 @@
+"""The training loop: examples in, a model file out."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from tilesegment.errors import DataError, PlanError
+from tilesegment.header import ModelHeader, Normalisation
+from tilesegment.model import Model
+from tilesegment.networks import build_network
+from tilesegment.predictors.devices import PRECISIONS, choose_device, choose_precision
+from tilesegment.training.augmentation import Augmentation, draw_example
+from tilesegment.training.data import Dataset, Section, normalisation_of
+from tilesegment.training.losses import cross_entropy_dice
+from tilesegment.training.validation import Scores, validate
+
+_DEFAULT_BUDGET = 20 * 60.0
+# how often the held-out sections are looked at, in parts of the run
+_VALIDATIONS = 6
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a model is trained. The defaults suit some thirty images and twenty minutes on a laptop.
+
+    Attributes:
+        budget: seconds of wall clock; None with `steps` None is 20 minutes.
+        steps: number of updates, instead of a budget; then the run is reproducible.
+        base, depth, dropout: of the U-Net; 64, 4, 0.5 in the paper.
+        tile: side of the network's input.
+        batch: examples an update.
+        rate: highest learning rate of AdamW.
+        validation: share of the sections that is held out, the last ones.
+        seed: of weights, examples and dropout.
+        device, precision: as for prediction.
+        augmentation: how examples are varied.
+        name, licence: recorded in the model.
+    """
+
+    budget: float | None = None
+    steps: int | None = None
+    base: int = 32
+    depth: int = 4
+    dropout: float = 0.1
+    tile: int = 572
+    batch: int = 1
+    rate: float = 4e-4
+    validation: float = 0.2
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    name: str = ""
+    licence: str = ""
+
+    def check(self) -> None:
+        """Whether the values can be.
+
+        Raises:
+            PlanError: they cannot; says which.
+        """
+        if self.budget is not None and self.steps is not None:
+            raise PlanError("budget and steps exclude each other; give one of them")
+        bounds = {"budget": (1, math.inf), "steps": (1, math.inf), "batch": (1, 1024), "rate": (1e-9, 10)}
+        for key, (low, high) in {**bounds, "validation": (0, 0.9), "seed": (0, 2**31)}.items():
+            value = getattr(self, key)
+            if value is not None and not low <= value <= high:
+                raise PlanError(f"{key} is {value}; allowed: {low:g} to {high:g}")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known after an update: a line of `metrics.jsonl`.
+
+    Attributes:
+        step: updates so far.
+        progress: part of the run that is done, 0 to 1.
+        seconds: since the first update began.
+        loss: of the latest update.
+        rate: learning rate of it.
+        scores: on the held-out sections, where they were looked at after this update.
+    """
+
+    step: int
+    progress: float
+    seconds: float
+    loss: float
+    rate: float
+    scores: Scores | None = None
+
+
+class Trainer:
+    """Trains a U-Net on a data set; `run` yields a record after every update.
+
+    Args:
+        data: labelled sections.
+        settings: how.
+
+    Raises:
+        PlanError, ModelError, DeviceError, DataError: settings or data that cannot be.
+    """
+
+    def __init__(self, data: Dataset, settings: TrainingSettings) -> None:
+        settings.check()
+        self.settings, self.data = settings, data
+        self.device = choose_device(settings.device)
+        self.precision = choose_precision(self.device, settings.precision)
+        self.sections, self.held_out = data.split(settings.validation)
+        self.normalisation = normalisation_of(self.sections)
+        torch.manual_seed(settings.seed)
+        arguments = {"in_channels": len(self.normalisation.mean), "classes": len(data.classes)}
+        arguments |= {"depth": settings.depth, "base": settings.base, "dropout": settings.dropout}
+        self.arguments: dict[str, Any] = arguments
+        self.network = build_network("unet", arguments).to(self.device, memory_format=torch.channels_last)
+        self.view = self.network.field_of_view
+        assert not isinstance(self.view, Tensor | nn.Module)
+        self.view.step_of(settings.tile)  # raises where the network cannot take such a tile
+        # early on the average follows closely, later it looks back over a thousand updates
+        self.average = AveragedModel(self.network, avg_fn=lambda mean, new, n: mean.lerp(new, 1 - _decay(int(n))))
+        self.record: Record | None = None
+
+    def run(self) -> Iterator[Record]:
+        """Trains until the budget is used up or the steps are done.
+
+        Raises:
+            DataError: the loss is no longer a number.
+        """
+        settings, start = self.settings, time.monotonic()
+        optimiser = torch.optim.AdamW(self.network.parameters(), lr=settings.rate, weight_decay=1e-4)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        images = [_normalised(section, self.normalisation) for section in self.sections]
+        labels = [torch.from_numpy(section.label) for section in self.sections]
+        step, progress, validated = 0, 0.0, 0
+        while progress < 1:
+            rate = settings.rate * _schedule(progress)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            loss = self._update(*self._examples(images, labels, step), optimiser, scaler)
+            if not math.isfinite(loss):
+                raise DataError(f"the loss became {loss} in step {step + 1}; try a lower learning rate")
+            step, seconds = step + 1, time.monotonic() - start
+            progress = self._progress(step, seconds)
+            scores = None
+            if self.held_out and int(progress * _VALIDATIONS) > validated:
+                validated = int(progress * _VALIDATIONS)
+                scores = self.scores()
+            self.record = Record(step, progress, seconds, loss, rate, scores)
+            yield self.record
+
+    def _progress(self, step: int, seconds: float) -> float:
+        """Part of the run that is done, 0 to 1."""
+        if self.settings.steps is not None:
+            return min(step / self.settings.steps, 1.0)
+        return min(seconds / (self.settings.budget or _DEFAULT_BUDGET), 1.0)
+
+    def _examples(self, images: Sequence[Tensor], labels: Sequence[Tensor], step: int) -> tuple[Tensor, Tensor]:
+        """Inputs (B, C, T, T) and labels (B, t, t) of one update; the same for the same seed and step."""
+        generator = torch.Generator().manual_seed(self.settings.seed * 2**32 + step)
+        tile = self.settings.tile
+        margin = self.view.before if self.view.crops else 0
+        drawn = []
+        for _ in range(self.settings.batch):
+            n = int(torch.randint(len(images), (), generator=generator))
+            augmentation = self.settings.augmentation
+            drawn.append(draw_example(images[n], labels[n], tile, tile - 2 * margin, augmentation, generator))
+        x, t = zip(*drawn, strict=True)
+        inputs = torch.stack(x).to(self.device, memory_format=torch.channels_last)
+        return inputs, torch.stack(t).to(self.device)
+
+    def _update(
+        self, x: Tensor, t: Tensor, optimiser: torch.optim.Optimizer, scaler: torch.amp.grad_scaler.GradScaler
+    ) -> float:
+        """One step of the optimiser; returns the loss."""
+        half = self.precision in ("bf16", "fp16")
+        with torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=half):
+            logits = self.network(x)
+        loss = cross_entropy_dice(logits, t)
+        optimiser.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimiser)
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        scaler.step(optimiser)
+        scaler.update()
+        self.average.update_parameters(self.network)
+        return float(loss.detach())
+
+    def model(self) -> Model:
+        """The averaged weights so far, with the record of the run."""
+        header = ModelHeader(
+            network="unet",
+            arguments=self.arguments,
+            classes=self.data.classes,
+            normalisation=self.normalisation,
+            pixel_size=self.data.pixel_size,
+            name=self.settings.name,
+            licence=self.settings.licence,
+            training=self._provenance(),
+        )
+        network = build_network("unet", self.arguments)
+        network.load_state_dict({name: value.cpu() for name, value in self.average.module.state_dict().items()})
+        return Model(header, network.requires_grad_(False).eval())
+
+    def scores(self) -> Scores:
+        """Of the averaged weights, on the held-out sections, each predicted whole through the tiled engine."""
+        return validate(self.model(), self.held_out, self.device, self.settings.tile)
+
+    def _provenance(self) -> dict[str, Any]:
+        record = {} if self.record is None else {"steps": self.record.step, "seconds": round(self.record.seconds, 1)}
+        return record | {
+            "settings": asdict(self.settings),
+            "sections": [section.name for section in self.sections],
+            "held_out": [section.name for section in self.held_out],
+            "versions": {"tilesegment": version("tilesegment"), "torch": torch.__version__},
+        }
+
+
+def train_model(
+    data: Dataset, out: Path, settings: TrainingSettings, report: Callable[[Record], None] = lambda record: None
+) -> tuple[Model, Scores | None]:
+    """Trains on `data` and writes `model.safetensors`, `metrics.jsonl` and `curves.png` into the folder `out`.
+
+    The model file is renewed, atomically, whenever the held-out sections are looked at, and on Ctrl-C.
+    Weights are stored in float16; the scores are those of the stored weights.
+
+    Returns:
+        The model as stored, and its scores on the held-out sections; None where none are held out.
+    """
+    from tilesegment.training.curves import draw_curves
+
+    trainer = Trainer(data, settings)
+    records: list[Record] = []
+    path = out / "model.safetensors"
+    try:
+        with (out / "metrics.jsonl").open("w") as metrics:
+            for record in trainer.run():
+                records.append(record)
+                metrics.write(json.dumps(asdict(record)) + "\n")
+                if record.scores is not None:
+                    metrics.flush()
+                    trainer.model().save(path, half=True)
+                report(record)
+    except KeyboardInterrupt:
+        if records:
+            trainer.model().save(path, half=True)
+        raise
+    model = trainer.model().save(path, half=True)
+    scores = validate(model, trainer.held_out, trainer.device, settings.tile) if trainer.held_out else None
+    if scores is not None:
+        header = replace(model.header, training={**model.header.training, "scores": asdict(scores)})
+        model = Model(header, model.network).save(path, half=True)
+    draw_curves(records, out / "curves.png")
+    return model, scores
+
+
+def _normalised(section: Section, scale: Normalisation) -> Tensor:
+    """The section's image (C, H, W) as the network sees it, float32."""
+    mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (scale.mean, scale.std))
+    return (torch.from_numpy(section.image).float() - mean) / std
+
+
+def _schedule(progress: float, warm_up: float = 0.04) -> float:
+    """Learning rate in parts of the highest: linear warm-up, then half a cosine down to 1 %."""
+    if progress < warm_up:
+        return 0.05 + 0.95 * progress / warm_up
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up))) / 2
+
+
+def _decay(updates: int) -> float:
+    return min(0.998, (1 + updates) / (10 + updates))
