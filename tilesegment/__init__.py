@@ -1,0 +1,79 @@
+"""Segments images larger than memory, tile by tile, without seams.
+
+>>> import tilesegment
+>>> tilesegment.predict("slide.tif", "mask.zarr", tile=572)  # doctest: +SKIP
+
+What the command line does is one call each: `predict`, `train`, `verify`, `describe`. The names below are the public
+ones; they are imported when they are first used, so that importing the package takes no time.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from tilesegment.errors import (
+    DataError,
+    DeviceError,
+    ImageError,
+    MaskError,
+    ModelError,
+    PlanError,
+    TilesegmentError,
+)
+from tilesegment.geometry import FieldOfView, Region
+from tilesegment.metadata import LabelClass, PixelSize
+
+if TYPE_CHECKING:
+    from tilesegment.description import describe
+    from tilesegment.images import open_image
+    from tilesegment.masks import open_mask
+    from tilesegment.model import Model
+    from tilesegment.plan import Plan, Settings
+    from tilesegment.prediction import Job, Prediction, predict
+    from tilesegment.training import train
+    from tilesegment.verification import verify
+
+_WHERE = {
+    "Job": "prediction",
+    "Model": "model",
+    "Plan": "plan",
+    "Prediction": "prediction",
+    "Settings": "plan",
+    "describe": "description",
+    "open_image": "images",
+    "open_mask": "masks",
+    "predict": "prediction",
+    "train": "training",
+    "verify": "verification",
+}
+
+__all__ = [
+    "DataError",
+    "DeviceError",
+    "FieldOfView",
+    "ImageError",
+    "Job",
+    "LabelClass",
+    "MaskError",
+    "Model",
+    "ModelError",
+    "PixelSize",
+    "Plan",
+    "PlanError",
+    "Prediction",
+    "Region",
+    "Settings",
+    "TilesegmentError",
+    "describe",
+    "open_image",
+    "open_mask",
+    "predict",
+    "train",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported on first use."""
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)

@@ -106,9 +106,14 @@ class FieldOfView:
         step = tile - self.before - self.after
         if step > 0 and step % self.divisor == 0:
             return step
-        below = self.tile_of(max(step // self.divisor, 1) * self.divisor)
+        below = self.nearest_tile(tile)
         above = below + self.divisor
         raise PlanError(f"tile {tile} does not fit the network; the nearest that do are {below} and {above}")
+
+    def nearest_tile(self, tile: int) -> int:
+        """The largest tile that the network takes and that is no larger than `tile`; if there is none, the smallest."""
+        steps = (tile - self.before - self.after) // self.divisor
+        return self.tile_of(max(steps, 1) * self.divisor)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         widths = [base * 2**stage for stage in range(depth + 1)]
-        self.in_channels, self.classes, self.depth = in_channels, classes, depth
+        self.depth, self.base = depth, base
         self.down = nn.ModuleList(double_conv(i, o) for i, o in zip([in_channels, *widths], widths, strict=False))
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, 2, stride=2) for w in reversed(widths[:-1]))
         self.merge = nn.ModuleList(double_conv(2 * w, w) for w in reversed(widths[:-1]))
@@ -43,6 +43,13 @@ class UNet(nn.Module):
         divisor = 2**self.depth
         margin = 6 * divisor - 4
         return FieldOfView(divisor=divisor, before=margin, after=margin + 4 % divisor, crops=True)
+
+    @property
+    def values_per_pixel(self) -> int:
+        """Values held at once for each input pixel while predicting: at the top of the expanding path, in `base` channels
+        each, the skip, the up-convolution's output, the two of them joined, and a convolution's input and output.
+        """
+        return 6 * self.base
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes, H - m, W - m) of the centre of `x` (B, in_channels, H, W)."""

@@ -44,3 +44,10 @@ def _cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bf16 natively; elsewhere bf16 is emulated and slower than fp32."""
     tests = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(test() for test in tests if test is not None)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a batch may take on a CUDA device, half of what is free; None elsewhere, where it is shared with all else."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.mem_get_info(device)[0] // 2

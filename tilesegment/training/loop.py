@@ -1,12 +1,10 @@
-"""The training loop: examples in, a model file out."""
+"""The training loop: examples in, a model out."""
 
-import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -221,44 +219,6 @@ class Trainer:
             "held_out": [section.name for section in self.held_out],
             "versions": {"tilesegment": version("tilesegment"), "torch": torch.__version__},
         }
-
-
-def train_model(
-    data: Dataset, out: Path, settings: TrainingSettings, report: Callable[[Record], None] = lambda record: None
-) -> tuple[Model, Scores | None]:
-    """Trains on `data` and writes `model.safetensors`, `metrics.jsonl` and `curves.png` into the folder `out`.
-
-    The model file is renewed, atomically, whenever the held-out sections are looked at, and on Ctrl-C.
-    Weights are stored in float16; the scores are those of the stored weights.
-
-    Returns:
-        The model as stored, and its scores on the held-out sections; None where none are held out.
-    """
-    from tilesegment.training.curves import draw_curves
-
-    trainer = Trainer(data, settings)
-    records: list[Record] = []
-    path = out / "model.safetensors"
-    try:
-        with (out / "metrics.jsonl").open("w") as metrics:
-            for record in trainer.run():
-                records.append(record)
-                metrics.write(json.dumps(asdict(record)) + "\n")
-                if record.scores is not None:
-                    metrics.flush()
-                    trainer.model().save(path, half=True)
-                report(record)
-    except KeyboardInterrupt:
-        if records:
-            trainer.model().save(path, half=True)
-        raise
-    model = trainer.model().save(path, half=True)
-    scores = validate(model, trainer.held_out, trainer.device, settings.tile) if trainer.held_out else None
-    if scores is not None:
-        header = replace(model.header, training={**model.header.training, "scores": asdict(scores)})
-        model = Model(header, model.network).save(path, half=True)
-    draw_curves(records, out / "curves.png")
-    return model, scores
 
 
 def _normalised(section: Section, scale: Normalisation) -> Tensor:

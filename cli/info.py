@@ -1,0 +1,45 @@
+"""`tileseg info` and `tileseg models`."""
+
+import json
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.argument("path")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+def info(path: str, as_json: bool) -> None:
+    """Say what PATH is: an image, a mask or a model (a file or a bundled name)."""
+    from tilesegment.description import describe
+
+    facts = describe(path)
+    click.echo(json.dumps(facts) if as_json else "\n".join(_lines(facts)))
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+def models(as_json: bool) -> None:
+    """List the models that come with tilesegment."""
+    from tilesegment.description import describe
+    from tilesegment.models import bundled_models
+
+    known = [describe(name) for name in bundled_models()]
+    if as_json:
+        click.echo(json.dumps(known))
+        return
+    for one in known:
+        classes = ", ".join(one["classes"].values())
+        click.echo(f"{one['path']:<16}{one['channels']} channel(s) of {one['dtype']}; classes: {classes}; {one['licence']}")
+
+
+def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
+    """A line a fact, nested ones indented."""
+    lines = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
+        else:
+            text = json.dumps(value) if isinstance(value, list | bool) else "unknown" if value is None else str(value)
+            lines.append(f"{indent}{name + ':':<16} {text}")
+    return lines

@@ -1,0 +1,59 @@
+"""A bar on a terminal, plain lines in a log; on stderr, so that stdout stays for results."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+import click
+
+_EVERY = 10.0  # seconds between two lines in a log
+
+
+class ProgressReport:
+    """Shows how far a run is.
+
+    Args:
+        total: units in all.
+        quiet: show nothing.
+    """
+
+    def __init__(self, total: float, quiet: bool) -> None:
+        self.total, self.quiet = total, quiet
+        self._said = time.monotonic()
+        self._bar: Any = None
+
+    def __enter__(self) -> Self:
+        if not self.quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (BarColumn(), TextColumn("{task.percentage:3.0f} %  {task.description}"), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("starting", total=self.total)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, done: float, text: str, seconds: float) -> None:
+        """`done` of the total is done after `seconds`; `text` says it in words."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, description=text)
+        elif not self.quiet and time.monotonic() - self._said >= _EVERY:
+            self._said = time.monotonic()
+            left = seconds * (self.total - done) / done if done else 0
+            click.echo(f"{100 * done / self.total:3.0f} %  {text}, {left:,.0f} s left", err=True)
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        if self.quiet:
+            return
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            click.echo(text, err=True)

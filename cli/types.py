@@ -1,0 +1,105 @@
+"""Parameter types that several commands share."""
+
+import re
+from typing import Any
+
+import click
+
+from tilesegment import Region
+
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+class RegionType(click.ParamType):
+    """`y0:y1,x0:x1`."""
+
+    name = "y0:y1,x0:x1"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Region:
+        """The region that `value` writes down."""
+        match = re.fullmatch(r"(\d+):(\d+),(\d+):(\d+)", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a region; write y0:y1,x0:x1, such as 0:1024,512:2048")
+        y0, y1, x0, x1 = map(int, match.groups())
+        if y0 >= y1 or x0 >= x1:
+            self.fail(f"{value!r} is empty; y0 < y1 and x0 < x1 are needed")
+        return Region(y0, x0, y1, x1)
+
+
+class RangeType(click.ParamType):
+    """`a:b`."""
+
+    name = "a:b"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """First and one past the last."""
+        match = re.fullmatch(r"(\d+):(\d+)", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a range; write a:b, such as 0:30")
+        return int(match[1]), int(match[2])
+
+
+class BatchType(click.ParamType):
+    """`auto` or a number."""
+
+    name = "auto|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """None for `auto`."""
+        if value in ("auto", None):
+            return None
+        if not str(value).isdecimal() or int(value) < 1:
+            self.fail(f"{value!r} is not a batch; write auto, or a number of tiles from 1 on")
+        return int(value)
+
+
+class DurationType(click.ParamType):
+    """`90s`, `20m`, `2h`."""
+
+    name = "20m"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds."""
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a time; write 90s, 20m or 2h")
+        return float(match[1]) * _UNITS[match[2]]
+
+
+class ListType(click.ParamType):
+    """Values separated by commas.
+
+    Args:
+        item: what each is.
+    """
+
+    name = "a,b,..."
+
+    def __init__(self, item: type[int] | type[str]) -> None:
+        self.item = item
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        """The values."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self.item(part.strip()) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers such as 0,2")
+
+
+class SelectType(click.ParamType):
+    """`t=3` or `t=3,c=0`."""
+
+    name = "t=N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, int]:
+        """Index by axis."""
+        if isinstance(value, dict):
+            return value
+        pairs = [re.fullmatch(r"([a-z]+)=(\d+)", part.strip()) for part in str(value).split(",")]
+        if None in pairs:
+            self.fail(f"{value!r} does not select; write AXIS=INDEX, such as t=3")
+        return {pair[1]: int(pair[2]) for pair in pairs if pair is not None}

@@ -1,0 +1,67 @@
+"""`tileseg verify`."""
+
+import json
+import sys
+
+import click
+
+from tilesegment_cli import options
+
+
+@click.command()
+@click.argument("image")
+@options.model
+@options.tile
+@click.option("--device", default="cpu", metavar="cpu|cuda|cuda:N|mps", show_default=True)
+@click.option("--precision", type=click.Choice(["fp64", "fp32"]), default="fp64", show_default=True)
+@options.level
+@options.axes
+@options.select
+@options.as_json
+@options.quiet
+def verify(
+    image: str,
+    model: str | None,
+    tile: int | None,
+    device: str,
+    precision: str,
+    level: int,
+    axes: str | None,
+    select: dict[str, int] | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Prove on IMAGE that the tiled mask equals the untiled one.
+
+    Crops at tile lines and image borders are predicted twice: by tiles, and in one pass. Exit code 1 if they differ.
+    """
+    from tilesegment.verification import Crop
+    from tilesegment.verification import verify as compare
+
+    def report(crop: Crop) -> None:
+        if not quiet:
+            text = f"largest difference {crop.difference:.3g}, {crop.pixels} of {crop.region.area:,} pixels differ"
+            click.echo(f"{str(crop.region):<28}{text}", err=True)
+
+    found = compare(
+        image,
+        model,
+        tile=tile,
+        device=device,
+        precision=precision,
+        level=level,
+        axes=axes,
+        select=select,
+        report=report,
+    )
+    verdict = "seamless" if found.seamless else "NOT seamless"
+    if not quiet:
+        click.echo(
+            f"{verdict}: tile {found.tile}, step {found.step}, {found.precision}: largest difference of a probability "
+            f"{found.difference:.3g}, {found.pixels} pixels differ",
+            err=True,
+        )
+    if as_json:
+        keys = ("tile", "step", "precision", "difference", "pixels", "seamless")
+        click.echo(json.dumps({key: getattr(found, key) for key in keys}))
+    sys.exit(0 if found.seamless else 1)

@@ -1,0 +1,211 @@
+"""Scores: hand-computed cases, what must not change them, and the known scores of proposals on real sections."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy import ndimage
+
+from tilesegment.errors import DataError
+from tilesegment.evaluation import (
+    confusion,
+    dice,
+    foreground_scores,
+    iou,
+    membrane_scores,
+    pixel_accuracy,
+    segment_cells,
+)
+
+SECTIONS = Path(__file__).parents[2] / "shared" / "data" / "isbi2012"
+
+
+def random_labels(seed: int, highest: int = 5) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, highest + 1, rng.integers(5, 30, 2))
+
+
+# --- pixels
+
+
+def test_confusion_counts_each_pair_and_skips_the_ignored():
+    truth = np.array([[0, 0, 1], [1, 255, 2]], np.uint8)
+    prediction = np.array([[0, 1, 1], [1, 0, 0]], np.uint8)
+    counts = confusion(truth, prediction, 4, ignore=255)
+    assert counts.dtype == np.int64
+    assert counts.tolist() == [[1, 1, 0, 0], [0, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    np.testing.assert_allclose(dice(counts), [2 / 4, 4 / 5, 0, np.nan])
+    np.testing.assert_allclose(iou(counts), [1 / 3, 2 / 3, 0, np.nan])
+    assert pixel_accuracy(counts) == 3 / 5
+
+
+def test_no_pixel_counted_is_nan_not_a_warning():
+    counts = confusion(np.full((2, 2), 9), np.zeros((2, 2), int), 2, ignore=9)
+    assert counts.sum() == 0
+    assert np.isnan(dice(counts)).all()
+    assert np.isnan(pixel_accuracy(counts))
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_confusion_of_blocks_adds_up_and_iou_follows_from_dice(seed):
+    truth, other = random_labels(seed), random_labels(seed + 1)
+    prediction = np.resize(other, truth.shape)
+    counts = confusion(truth, prediction, 6)
+    parts = confusion(truth[:2], prediction[:2], 6) + confusion(truth[2:], prediction[2:], 6)
+    np.testing.assert_array_equal(counts, parts)
+    assert counts.sum() == truth.size
+    assert counts.trace() == np.count_nonzero(truth == prediction)
+    scores = dice(counts)
+    np.testing.assert_allclose(iou(counts), scores / (2 - scores))
+
+
+@pytest.mark.parametrize("bad", [-1, 3])
+def test_class_out_of_range_is_refused(bad):
+    truth, prediction = np.zeros((2, 2), int), np.array([[0, 1], [2, bad]])
+    with pytest.raises(DataError, match=r"the prediction holds .* allowed are 0 to 2"):
+        confusion(truth, prediction, 3)
+    with pytest.raises(DataError, match="the truth holds"):
+        confusion(prediction, truth, 3)
+
+
+def test_shapes_must_agree():
+    with pytest.raises(DataError, match=r"\(2, 3\) and the prediction \(3, 2\)"):
+        confusion(np.zeros((2, 3), int), np.zeros((3, 2), int), 2)
+    with pytest.raises(DataError, match="one shape"):
+        foreground_scores(np.ones((2, 3), int), np.ones((3, 2), int))
+
+
+# --- cells
+
+
+@pytest.mark.parametrize(
+    ("truth", "proposal", "v_rand", "v_info"),
+    [
+        ([1, 1, 2, 2], [1, 1, 1, 1], 2 / 3, 0),  # merged: sum A^2 = 1/2, B^2 = 1, AB^2 = 1/2
+        ([1, 1, 1, 1], [1, 1, 2, 2], 2 / 3, 0),  # split
+        ([1, 1, 2, 2], [1, 0, 2, 2], 6 / 7, 4 / 5),  # a dam pixel: B^2 = AB^2 = 3/8; I = log 2, H(B) = 1.5 log 2
+        ([1, 0, 2, 2], [7, 3, 9, 9], 1, 1),  # what lies on true membrane is ignored
+        ([1, 1, 0, 1], [4, 4, 4, 4], 1, 1),  # one cell in both
+        ([1, 1, 1, 1], [0, 0, 0, 0], 2 / 5, 0),  # nothing but dams: sum A^2 = 1, AB^2 = B^2 = 1/4
+    ],
+)
+def test_scores_by_hand(truth, proposal, v_rand, v_info):
+    assert foreground_scores(np.array([truth]), np.array([proposal])) == pytest.approx((v_rand, v_info))
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_scores_do_not_depend_on_the_names_of_cells_and_dams_are_cells_of_one_pixel(seed):
+    rng = np.random.default_rng(seed)
+    truth = random_labels(seed)
+    truth[0, 0] = 1
+    proposal = rng.integers(0, 4, truth.shape)
+    scores = foreground_scores(truth, proposal)
+    renamed = np.array([0, *(rng.permutation(5) + 11)])[truth], np.array([0, *(rng.permutation(3) + 5)])[proposal]
+    assert foreground_scores(*renamed) == pytest.approx(scores)
+    singletons = np.where(proposal == 0, 100 + np.arange(truth.size).reshape(truth.shape), proposal)
+    assert foreground_scores(truth, singletons) == pytest.approx(scores)
+    assert foreground_scores(truth, truth) == pytest.approx((1, 1))
+    assert all(-1e-12 <= score <= 1 + 1e-12 for score in scores)
+
+
+def test_a_truth_without_cells_cannot_be_scored():
+    with pytest.raises(DataError, match="no pixel of this truth"):
+        foreground_scores(np.zeros((3, 3), int), np.ones((3, 3), int))
+
+
+def test_basins_grow_to_a_dam_of_one_pixel_half_way():
+    probability = np.zeros((4, 11))
+    probability[:, :2] = probability[:, -2:] = 1
+    row = [1, 1, 1, 1, 1, 0, 2, 2, 2, 2, 2]
+    assert segment_cells(probability, 0.5).tolist() == [row] * 4
+    assert segment_cells(probability, 0.5).dtype == np.int32
+
+
+def test_diagonal_neighbours_are_two_cells():
+    assert segment_cells(np.eye(2), 0.5).max() == 2
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_without_two_basins_nothing_is_dammed(value):
+    labels = segment_cells(np.full((4, 5), value), 0.5)
+    np.testing.assert_array_equal(labels, np.full((4, 5), value))
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.integers(8, 60), st.integers(8, 60))
+def test_cells_never_touch_and_keep_their_basins(seed, height, width):
+    smooth = ndimage.gaussian_filter(np.random.default_rng(seed).random((height, width)), 2)
+    labels, threshold = segment_cells(smooth, 0.52), 0.52
+    basins, count = ndimage.label(smooth > threshold)
+    assert labels.max() == count
+    if count > 1:
+        np.testing.assert_array_equal(labels[basins > 0], basins[basins > 0])
+    for a, b in ((labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1])):
+        assert not np.any((a != b) & (a > 0) & (b > 0))
+
+
+def test_best_threshold_is_one_for_all_sections():
+    truth = np.ones((8, 9), bool)
+    truth[:, 4] = False
+    low, high = np.where(truth, 0.45, 0.05), np.where(truth, 0.95, 0.35)
+    scores = membrane_scores([truth, truth], [low, high])
+    assert (scores.v_rand, scores.v_info) == pytest.approx((1, 1))
+    assert scores.threshold_rand == scores.threshold_info == 0.4
+    assert scores.section_rand.shape == scores.section_info.shape == (11, 2)
+    perfect = np.isclose(scores.section_rand, 1)
+    assert perfect[:, 0].tolist() == [t in (0.1, 0.2, 0.3, 0.4) for t in scores.thresholds]
+    assert perfect[:, 1].tolist() == [0.35 < t < 0.95 for t in scores.thresholds]
+
+
+@pytest.mark.parametrize(
+    ("truths", "maps", "message"),
+    [
+        ([], [], "0 truths"),
+        ([np.ones((2, 2), bool)], [], "1 truths and 0"),
+        ([np.ones((2, 2), bool)], [np.full((2, 2), np.nan)], "section 0 holds NaN"),
+        ([np.ones((2, 2), bool)], [np.ones((2, 3))], "one shape"),
+    ],
+)
+def test_unusable_stacks_are_refused(truths, maps, message):
+    with pytest.raises(DataError, match=message):
+        membrane_scores(truths, maps)
+
+
+@pytest.fixture(scope="module")
+def sections() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Images and truths (inside: True) of every third section."""
+    if not SECTIONS.is_dir():
+        pytest.skip("the ISBI 2012 sections are not here")
+    names = sorted(path.name for path in (SECTIONS / "labels").glob("*.png"))[::3]
+    return [
+        (np.asarray(Image.open(SECTIONS / "images" / name)), np.asarray(Image.open(SECTIONS / "labels" / name)) > 0)
+        for name in names
+    ]
+
+
+def mean_v_rand(sections, change) -> float:
+    scores = [foreground_scores(ndimage.label(truth)[0], segment_cells(change(truth), 0.5)) for _, truth in sections]
+    return float(np.mean([v_rand for v_rand, _ in scores]))
+
+
+def test_real_truth_scores_one(sections):
+    assert mean_v_rand(sections, lambda truth: truth) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize(("pixels", "eroded", "dilated"), [(1, 0.9992, 0.970), (2, 0.9980, 0.318), (3, 0.9955, 0.079)])
+def test_real_cells_eroded_keep_their_score_and_dilated_lose_it(sections, pixels, eroded, dilated):
+    # the figures are means over all 30 sections of the challenge, these are 8 of them
+    shrunk = mean_v_rand(sections, lambda truth: ndimage.binary_erosion(truth, iterations=pixels, border_value=1))
+    grown = mean_v_rand(sections, lambda truth: ndimage.binary_dilation(truth, iterations=pixels))
+    assert shrunk == pytest.approx(eroded, abs=0.002)
+    assert grown == pytest.approx(dilated, abs=0.05)
+
+
+def test_real_image_smoothed_is_a_fair_proposal(sections):
+    smoothed = [ndimage.gaussian_filter(image / 255, 2) for image, _ in sections]
+    scores = membrane_scores([truth for _, truth in sections], smoothed)
+    assert scores.v_rand == pytest.approx(0.81, abs=0.05)
+    assert scores.threshold_rand == 0.5

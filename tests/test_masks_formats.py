@@ -1,0 +1,237 @@
+"""What other programs find in a mask: OME-Zarr, OME-TIFF, PNG, JPEG."""
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import ome_zarr_models
+import pytest
+import tifffile
+import yaozarrs
+import zarr
+from PIL import Image
+from test_masks import CLASSES, fill, finished, ids_of, spec_of
+
+from tilesegment.errors import MaskError
+from tilesegment.geometry import Region
+from tilesegment.masks import create_mask, create_probabilities, open_mask
+from tilesegment.masks.pyramid import halve
+from tilesegment.metadata import PixelSize
+
+
+def attributes(path: Path) -> dict[str, Any]:
+    """The OME metadata of a group, of either version."""
+    group = zarr.open_group(path, mode="r", use_consolidated=False)
+    found = dict(group.attrs)
+    ome = found.get("ome", found)
+    assert isinstance(ome, dict)
+    return ome
+
+
+def make_image(path: Path, version: str, factors: tuple[float, ...] = (1, 2, 4), **changes: Any) -> None:
+    """An OME-Zarr image of 64 x 96 pixels of 500 x 250 nanometres, whose corner lies at (1000, 2000) nanometres."""
+    group = zarr.create_group(path, zarr_format=2 if version == "0.4" else 3)
+    datasets = []
+    for level, factor in enumerate(factors):
+        scale = {"type": "scale", "scale": [1.0, 500 * factor, 250 * factor]}
+        moved = {"type": "translation", "translation": [0.0, 1000.0, 2000.0]}
+        datasets.append({"path": str(level), "coordinateTransformations": [scale, moved]})
+        names: dict[str, Any] = {} if version == "0.4" else {"dimension_names": ["c", "y", "x"]}
+        shape = (1, max(1, int(64 / factor)), max(1, int(96 / factor)))
+        group.create_array(str(level), shape=shape, dtype="uint8", chunks=shape, **names)
+    units = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "yx"]
+    image = {"name": "image", "axes": [{"name": "c", "type": "channel"}, *units], "datasets": datasets} | changes
+    if version == "0.4":
+        group.attrs["multiscales"] = [image | {"version": "0.4"}]
+    else:
+        group.attrs["ome"] = {"version": version, "multiscales": [image]}
+
+
+def validate(path: Path) -> Any:
+    """Both validators: each misses what the other finds."""
+    yaozarrs.validate_zarr_store(str(path))
+    return ome_zarr_models.open_ome_zarr(zarr.open_group(path, mode="r"))
+
+
+@pytest.mark.parametrize("ngff", ["0.4", "0.5"])
+@pytest.mark.parametrize("depth", [None, 2])
+def test_a_mask_on_its_own_is_valid(tmp_path: Path, ngff: str, depth: int | None) -> None:
+    spec = spec_of((40, 600), depth=depth, pixel_size=PixelSize(0.5, 0.25), offset=(2, 8), z_spacing=3.0)
+    finished(tmp_path / "mask.zarr", spec, ngff=ngff)
+    assert type(validate(tmp_path / "mask.zarr")).__name__ == "ImageLabel"
+    ome = attributes(tmp_path / "mask.zarr")
+    assert "source" not in ome["image-label"]
+    assert [p["name"] for p in ome["image-label"]["properties"]] == [c.name for c in CLASSES]
+    assert ome["image-label"]["colors"][1] == {"label-value": 1, "rgba": [*CLASSES[1].rgb, 255]}
+    (multiscale,) = ome["multiscales"]
+    lead = [] if depth is None else [3.0]
+    assert [axis["unit"] for axis in multiscale["axes"]] == ["micrometer"] * len(multiscale["axes"])
+    first, second = (dataset["coordinateTransformations"] for dataset in multiscale["datasets"])
+    assert first == [
+        {"type": "scale", "scale": [*lead, 0.5, 0.25]},
+        {"type": "translation", "translation": [*[0.0 for _ in lead], 1.0, 2.0]},
+    ]
+    assert second == [
+        {"type": "scale", "scale": [*lead, 1.0, 0.5]},
+        {"type": "translation", "translation": [*[0.0 for _ in lead], 1.25, 2.125]},
+    ]
+
+
+def test_an_unknown_pixel_size_has_no_unit(tmp_path: Path) -> None:
+    finished(tmp_path / "mask.zarr", spec_of((10, 10)))
+    (multiscale,) = attributes(tmp_path / "mask.zarr")["multiscales"]
+    assert multiscale["axes"] == [{"name": axis, "type": "space"} for axis in "yx"]
+    validate(tmp_path / "mask.zarr")
+
+
+def test_shards_are_blocks_with_checksums(tmp_path: Path) -> None:
+    finished(tmp_path / "mask.zarr", spec_of((70, 70)))
+    (codec,) = json.loads((tmp_path / "mask.zarr/0/zarr.json").read_text())["codecs"]
+    assert codec["name"] == "sharding_indexed"
+    inner = codec["configuration"]
+    assert inner["chunk_shape"] == [16, 16]
+    assert [c["name"] for c in inner["codecs"]] == ["bytes", "blosc", "crc32c"]
+    assert inner["index_location"] == "end"
+    assert len([file for file in (tmp_path / "mask.zarr/0/c").rglob("*") if file.is_file()]) == 9
+
+
+def test_probabilities_are_a_valid_image(tmp_path: Path) -> None:
+    spec = spec_of((40, 40), pixel_size=PixelSize(0.5, 0.5))
+    writer = create_probabilities(tmp_path / "p.zarr", spec)
+    for region, z in writer.base.blocks():
+        writer.write(region, np.zeros((4, *region.shape), np.float32), z)
+    writer.finish()
+    assert type(validate(tmp_path / "p.zarr")).__name__ == "Image"
+    ome = attributes(tmp_path / "p.zarr")
+    assert [channel["label"] for channel in ome["omero"]["channels"]] == [c.name for c in CLASSES]
+    assert ome["multiscales"][0]["axes"][0] == {"name": "c", "type": "channel"}
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_mask_added_to_an_image(tmp_path: Path, version: str) -> None:
+    image = tmp_path / "image.zarr"
+    make_image(image, version, (1, 2, 8))
+    spec = spec_of((60, 90), pixel_size=PixelSize(0.5, 0.25), offset=(4, 6))
+    ids = finished(image / "labels/nuclei", spec)[0]
+    finished(image / "labels/cells", spec_of((64, 96)))
+    validate(image)
+    assert attributes(image / "labels")["labels"] == ["nuclei", "cells"]
+    assert type(validate(image / "labels/nuclei")).__name__ == "ImageLabel"
+    ome = attributes(image / "labels/nuclei")
+    assert ome["image-label"]["source"] == {"image": "../../"}
+    datasets = ome["multiscales"][0]["datasets"]
+    assert len(datasets) == 3
+    # in the image's unit, from its corner: 4 * 500 + 1000 and 6 * 250 + 2000 nanometres
+    assert datasets[0]["coordinateTransformations"][0]["scale"] == [500, 250]
+    assert datasets[0]["coordinateTransformations"][1]["translation"] == [3000, 3500]
+    assert datasets[2]["coordinateTransformations"][0]["scale"] == [4000, 2000]
+    assert {axis["unit"] for axis in ome["multiscales"][0]["axes"]} == {"nanometer"}
+    mask = open_mask(image / "labels/nuclei")
+    assert np.array_equal(mask.read(Region(0, 0, 8, 12), 2), halve(halve(halve(ids))))
+    # without a pixel size of its own it has the image's
+    cells = attributes(image / "labels/cells")["multiscales"][0]["datasets"][0]["coordinateTransformations"]
+    assert [c.get("scale", c.get("translation")) for c in cells] == [[500, 250], [1000, 2000]]
+
+    finished(image / "labels/cells", spec_of((64, 96)), seed=5, overwrite=True)
+    assert attributes(image / "labels")["labels"] == ["nuclei", "cells"]
+    validate(image)
+
+
+def test_labels_of_others_stay_listed(tmp_path: Path) -> None:
+    image = tmp_path / "image.zarr"
+    make_image(image, "0.5")
+    labels = zarr.create_group(image / "labels")
+    labels.attrs.update({"ome": {"version": "0.5", "labels": ["theirs"]}, "note": "kept"})
+    finished(image / "labels/ours", spec_of((64, 96)))
+    group = zarr.open_group(image / "labels", mode="r")
+    assert dict(group.attrs) == {"ome": {"version": "0.5", "labels": ["theirs", "ours"]}, "note": "kept"}
+
+
+@pytest.mark.parametrize(
+    ("version", "changes", "message"),
+    [
+        ("0.5", {"factors": (1, 3, 9)}, "do not shrink by powers of two"),
+        ("0.5", {"factors": (4, 2, 1)}, "do not shrink by powers of two"),
+        ("0.6", {}, r"is OME-Zarr 0\.6"),
+        ("0.5", {"datasets": []}, "is no OME-Zarr image"),
+        ("0.5", {"axes": "yx"}, "is no OME-Zarr image"),
+        ("0.5", {"axes": [{"name": "y"}]}, "is no OME-Zarr image"),
+        ("0.5", {"factors": (1, 2**70)}, "do not shrink by powers of two"),
+    ],
+)
+def test_images_that_take_no_mask(tmp_path: Path, version: str, changes: dict[str, Any], message: str) -> None:
+    make_image(tmp_path / "image.zarr", version, **changes)
+    with pytest.raises(MaskError, match=message):
+        create_mask(tmp_path / "image.zarr/labels/x", spec_of((64, 96)))
+    assert not (tmp_path / "image.zarr/labels").exists()
+
+
+@pytest.mark.parametrize("depth", [None, 1, 3])
+def test_tiff(tmp_path: Path, depth: int | None) -> None:
+    spec = spec_of((700, 1100), 512, 256, depth=depth, pixel_size=PixelSize(0.5, 0.25), z_spacing=2.0)
+    ids = finished(tmp_path / "mask.tif", spec)
+    with tifffile.TiffFile(tmp_path / "mask.tif") as tiff:
+        (series,) = tiff.series
+        assert series.kind == "ome"
+        expected = list(ids)
+        for level in series.levels:
+            assert np.array_equal(level.asarray().reshape(len(expected), *expected[0].shape), np.stack(expected))
+            expected = [halve(plane) for plane in expected]
+        assert [level.shape[-2:] for level in series.levels] == [(700, 1100), (350, 550), (175, 275)]
+        page = tiff.pages.first
+        assert page.compression == tifffile.COMPRESSION.ADOBE_DEFLATE
+        assert (page.tilewidth, page.tilelength) == (512, 512)
+        assert page.tags["XResolution"].value == (40_000, 1)
+        assert tiff.ome_metadata is not None
+        root = ElementTree.fromstring(tiff.ome_metadata)
+    name = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
+    pixels = next(root.iter(f"{name}Pixels")).attrib
+    assert (pixels["PhysicalSizeX"], pixels["PhysicalSizeY"], pixels["PhysicalSizeZ"]) == ("0.25", "0.5", "2.0")
+    assert int(pixels["SizeZ"]) == (depth or 1)
+    text = next(root.iter(f"{name}M")).text
+    assert text is not None
+    record = json.loads(text)
+    assert record["fingerprint"]["model"] == "a"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_tiff_wider_than_a_band(tmp_path: Path) -> None:
+    spec = spec_of((3, 8192 + 513), 4096, 512)
+    ids = finished(tmp_path / "mask.tiff", spec)[0]
+    assert np.array_equal(tifffile.imread(tmp_path / "mask.tiff"), ids)
+
+
+def test_png_holds_ids_and_colours(tmp_path: Path) -> None:
+    ids = finished(tmp_path / "mask.png", spec_of((45, 77), pixel_size=PixelSize(0.5, 0.25)))[0]
+    with Image.open(tmp_path / "mask.png") as picture:
+        assert picture.mode == "P"
+        assert np.array_equal(np.asarray(picture), ids)
+        rgb = np.asarray(picture.convert("RGB"))
+        assert picture.info["dpi"] == pytest.approx((101_600, 50_800), abs=0.1)
+        assert json.loads(picture.info["tilesegment"])["layout"]["shape"] == [45, 77]
+    assert np.array_equal(rgb, np.array([c.rgb for c in CLASSES], np.uint8)[ids])
+
+
+def test_jpeg_is_drawn_in_the_classes_colours(tmp_path: Path) -> None:
+    spec = spec_of((64, 64))
+    ids = np.repeat(np.repeat(np.arange(4, dtype=np.uint8).reshape(2, 2), 32, 0), 32, 1)
+    writer = create_mask(tmp_path / "mask.jpg", spec)
+    fill(writer, ids[None])
+    writer.finish()
+    with Image.open(tmp_path / "mask.jpg") as picture:
+        rgb = np.asarray(picture).astype(int)
+    expected = np.array([c.rgb for c in CLASSES])[ids]
+    assert rgb.shape == (64, 64, 3)
+    assert np.abs(rgb - expected).mean() < 4
+
+
+def test_a_missing_block_never_becomes_a_file(tmp_path: Path) -> None:
+    spec = spec_of((70, 70))
+    writer = create_mask(tmp_path / "mask.png", spec)
+    fill(writer, ids_of(spec))
+    writer.base.objects(Region(32, 32, 64, 64), 0)[0].write_bytes(b"")
+    with pytest.raises(MaskError, match="lacks 1 blocks, the first is 32:64,32:64"):
+        writer.finish()
+    assert not (tmp_path / "mask.png").exists()

@@ -1,0 +1,84 @@
+"""What a file is: an image, a mask or a model, in a few facts."""
+
+from pathlib import Path
+from typing import Any
+
+from tilesegment.header import ModelHeader, read_header
+from tilesegment.images import open_image
+from tilesegment.masks import open_mask
+from tilesegment.masks.disk import is_ours
+from tilesegment.models import bundled_models
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """Facts about an image, a mask or a model, as plain JSON values; `kind` says which of them it is.
+
+    Args:
+        path: a file, a Zarr folder, or the name of a bundled model.
+
+    Raises:
+        ImageError, MaskError, ModelError: it is none of them, or damaged.
+    """
+    bundled = bundled_models()
+    if str(path) in bundled:
+        return _model(str(path), read_header(bundled[str(path)]))
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return _model(str(path), read_header(path))
+    if path.is_dir() and is_ours(path):
+        return _mask(path)
+    return _image(path)
+
+
+def _image(path: Path) -> dict[str, Any]:
+    with open_image(path) as source:
+        size = source.pixel_size
+        return {
+            "kind": "image",
+            "path": str(path),
+            "format": source.format,
+            "shape_yx": list(source.shape),
+            "planes": source.depth,
+            "channels": source.channels,
+            "dtype": str(source.dtype),
+            "pixel_size_um": None if size is None else [size.y, size.x],
+            "levels": [list(level.shape) for level in source.levels],
+        }
+
+
+def _mask(path: Path) -> dict[str, Any]:
+    mask = open_mask(path)
+    size = mask.spec.pixel_size
+    return {
+        "kind": "mask",
+        "path": str(path),
+        "shape_yx": list(mask.spec.shape),
+        "planes": mask.spec.depth,
+        "pixel_size_um": None if size is None else [size.y, size.x],
+        "levels": len(mask.levels),
+        "block": mask.spec.block,
+        "classes": {str(n): one.name for n, one in enumerate(mask.spec.classes)},
+        "fingerprint": dict(mask.spec.fingerprint),
+        "provenance": dict(mask.spec.provenance),
+    }
+
+
+def _model(name: str, header: ModelHeader) -> dict[str, Any]:
+    training = dict(header.training)
+    size = header.pixel_size
+    return {
+        "kind": "model",
+        "path": name,
+        "name": header.name,
+        "licence": header.licence,
+        "network": header.network,
+        "arguments": dict(header.arguments),
+        "channels": header.channels,
+        "dtype": header.normalisation.dtype,
+        "pixel_size_um": None if size is None else [size.y, size.x],
+        "classes": {str(n): one.name for n, one in enumerate(header.classes)},
+        "threshold": header.threshold,
+        "scores": training.pop("scores", None),
+        "training": training,
+        "weights_sha256": header.weights_sha256,
+    }

@@ -1,0 +1,53 @@
+"""Images that are read lazily: TIFF and OME-TIFF, Zarr and OME-Zarr, PNG and JPEG."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tilesegment.errors import ImageError
+from tilesegment.images.source import ImageSource, Level, one_line, read_mirrored
+
+__all__ = ["ImageSource", "Level", "open_image", "read_mirrored"]
+
+_FORMATS = "TIFF, OME-TIFF, SVS and other tiled TIFFs, Zarr, OME-Zarr, PNG and JPEG"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_FLAT = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+
+
+def open_image(path: str | Path, *, axes: str | None = None, select: Mapping[str, int] | None = None) -> ImageSource:
+    """Open an image of any supported format, told by its content and not by its name. No pixel is read yet.
+
+    Args:
+        path: a file, or the folder of a Zarr array or OME-Zarr image (`image.zarr`, `image.zarr/0`, ...).
+        axes: what the dimensions of a Zarr array or TIFF are, a letter of t, z, c, y, x each, say "zyx". Not counted
+            are dimensions of length 1 in a TIFF. By default what the file says, else what is likely.
+        select: the position to use of an axis that is not y or x, say {"t": 3}.
+
+    Raises:
+        ImageError: there is no such image, its format or pixel type is not supported, it is damaged, or an axis other
+            than y, x, z and the channels is longer than 1 and not selected.
+    """
+    name, chosen = str(path), dict(select or {})
+    try:
+        if Path(path).is_dir():
+            from tilesegment.images.zarr_arrays import open_zarr
+
+            return open_zarr(name, axes, chosen)
+        with open(path, "rb") as file:
+            magic = file.read(8)
+        if magic.startswith(_TIFF):
+            from tilesegment.images.tiff import open_tiff
+
+            return open_tiff(name, axes, chosen)
+        if magic.startswith(_FLAT):
+            from tilesegment.images.flat import open_flat
+
+            return open_flat(name, axes, chosen)
+    except FileNotFoundError:
+        raise ImageError(f"{name} does not exist: check the path") from None
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # a damaged header fails anywhere in a library: this is the one place where it is told
+        raise ImageError(f"{name} cannot be opened ({one_line(error)}): it is damaged or not readable") from error
+    if not magic:
+        raise ImageError(f"{name} is an empty file: copy or export the image again")
+    raise ImageError(f"{name} is not an image that can be read; supported are {_FORMATS}")

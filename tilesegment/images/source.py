@@ -1,0 +1,144 @@
+"""What every image looks like from inside the tool, whatever the format it is stored in."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from tilesegment.errors import ImageError
+from tilesegment.geometry import Region, mirror_indices
+from tilesegment.metadata import PixelSize
+
+# sides beyond this are taken for a damaged or hostile header
+MAX_SIDE = 10_000_000
+MAX_CHANNELS = 64
+PIXEL_TYPES = "uint8, uint16, float32 and 1-bit"
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of an image.
+
+    Attributes:
+        shape: (height, width) in its own pixels.
+        scale: (y, x), how many pixels of level 0 one of its pixels spans.
+    """
+
+    shape: tuple[int, int]
+    scale: tuple[float, float]
+
+
+class ImageSource(ABC):
+    """An image that is read region by region and never as a whole; a context manager that closes its file.
+
+    Attributes:
+        path: what was opened.
+        format: "TIFF", "OME-TIFF", "Zarr", "OME-Zarr 0.5", "PNG", ...
+        levels: its resolutions, the finest first.
+        depth: number of z planes, or pages of a stack; None for a single plane.
+        channels: 1 grey, 3 RGB, 4 RGBA, or any other number up to 64.
+        dtype: uint8, uint16 or float32, in native byte order; 1-bit images come as uint8.
+        pixel_size: of level 0, None if the file does not say.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        format: str,
+        levels: tuple[Level, ...],
+        depth: int | None,
+        channels: int,
+        dtype: np.dtype,
+        pixel_size: PixelSize | None,
+    ) -> None:
+        self.path = path
+        self.format = format
+        self.levels = levels
+        self.depth = depth
+        self.channels = channels
+        self.dtype = presented(path, dtype)
+        self.pixel_size = pixel_size
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of level 0."""
+        return self.levels[0].shape
+
+    def read(self, region: Region, level: int = 0, z: int = 0) -> np.ndarray:
+        """The pixels of `region`, (C, h, w) in `dtype`; maybe a view, maybe not contiguous. Safe in several threads.
+
+        `region` lies within the level and is in its pixels. Values are those stored: nothing is scaled or inverted.
+
+        Raises:
+            ImageError: there is no such level or plane, or the stored pixels are damaged.
+        """
+        if not 0 <= level < len(self.levels):
+            raise ImageError(f"{self.path} has no level {level}: choose one from 0 to {len(self.levels) - 1}")
+        if not 0 <= z < (self.depth or 1):
+            raise ImageError(f"{self.path} has no plane z={z}: choose one from 0 to {(self.depth or 1) - 1}")
+        assert Region.of_shape(self.levels[level].shape).contains(region), f"{region} outside level {level}"
+        try:
+            pixels = self._read(region, level, z)
+        except (ImageError, MemoryError):
+            raise
+        except Exception as error:  # each codec has its own: this is the one place where they become ours
+            raise ImageError(
+                f"{self.path} is damaged: pixels {region} of level {level}, plane {z} cannot be read "
+                f"({one_line(error)}): copy or export the image again"
+            ) from error
+        return pixels.astype(self.dtype, copy=False)
+
+    @abstractmethod
+    def _read(self, region: Region, level: int, z: int) -> np.ndarray:
+        """`read` for a level, plane and region that exist; may raise anything on damaged data."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file; no more reads after this."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_mirrored(source: ImageSource, region: Region, level: int = 0, z: int = 0) -> np.ndarray:
+    """The pixels of `region`, (C, h, w), where it may reach beyond the image: there they are mirrored ones.
+
+    The edge pixel is not repeated, as in `numpy.pad(mode="reflect")`, and any margin is allowed. Mirrored by index: no
+    padded image exists, and each stored pixel is read at most once.
+
+    Raises:
+        ImageError: as `ImageSource.read`.
+    """
+    shape = source.levels[level].shape
+    if Region.of_shape(shape).contains(region) or not region.area:
+        return source.read(region.intersect(Region.of_shape(shape)) if region.area else region, level, z)
+    rows, columns = mirror_indices(region.y0, region.y1, shape[0]), mirror_indices(region.x0, region.x1, shape[1])
+    inner = Region(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
+    pixels = source.read(inner, level, z)
+    return pixels[:, rows - inner.y0][:, :, columns - inner.x0]
+
+
+def presented(path: str, dtype: np.dtype) -> np.dtype:
+    """The type in which pixels stored as `dtype` are handed out.
+
+    Raises:
+        ImageError: such pixels are not supported.
+    """
+    if dtype == np.bool_:
+        return np.dtype(np.uint8)
+    native = dtype.newbyteorder("=")
+    if native not in (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32)):
+        raise ImageError(f"{path} holds {native} pixels; {PIXEL_TYPES} are supported: convert it")
+    return native
+
+
+def one_line(error: BaseException) -> str:
+    """What `error` says, without line breaks and never empty."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,117 @@
+"""The seam to the disk: group metadata, synced and atomic; deleting what is ours; failures as one line."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tilesegment.errors import MaskError
+
+MARK = "tilesegment"  # the attribute by which we know our own folders
+_METADATA = ("zarr.json", ".zattrs", ".zgroup")
+_METADATA_LIMIT = 1 << 24  # bytes; a thousand times what metadata takes
+
+
+@dataclass(frozen=True)
+class Group:
+    """A Zarr group's metadata: its format (2 or 3) and its attributes."""
+
+    format: int
+    attributes: dict[str, Any]
+
+
+@contextmanager
+def reporting(deed: str, path: Path) -> Iterator[None]:
+    """Turns what the operating system refuses into a MaskError: `cannot <deed> <path>: <reason>`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        advice = "see to space and permissions, then run it again"
+        raise MaskError(f"cannot {deed} {path}: {reason}; {advice}") from error
+
+
+def sync(path: Path) -> None:
+    """Makes a file, or the names in a folder, survive a loss of power."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows has no handle on a folder; it journals names itself
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_group(path: Path) -> Group | None:
+    """The metadata of the Zarr group in folder `path`; None if there is none.
+
+    Raises:
+        MaskError: there is some, but it is no JSON object.
+    """
+    for name, version in (("zarr.json", 3), (".zattrs", 2)):
+        if (path / name).is_file():
+            document = _read_json(path / name)
+            attributes = document.get("attributes", {}) if version == 3 else document
+            if not isinstance(attributes, dict):
+                raise MaskError(f"the metadata {path / name} is damaged: attributes are no JSON object")
+            return Group(version, attributes)
+    return None
+
+
+def write_group(path: Path, group: Group) -> None:
+    """Writes the metadata of the Zarr group in folder `path`, in place of what is there."""
+    if group.format == 3:
+        _write_json(path / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": group.attributes})
+    else:
+        _write_json(path / ".zattrs", group.attributes)
+        _write_json(path / ".zgroup", {"zarr_format": 2})
+
+
+def is_ours(path: Path) -> bool:
+    """Whether `path` is a folder that we made: no link, and marked."""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    group = read_group(path)
+    return group is not None and MARK in group.attributes
+
+
+def remove_ours(path: Path) -> None:
+    """Deletes a folder that we made, its mark last, so that what is left of an interrupted deletion is still ours.
+
+    Raises:
+        MaskError: we did not make it.
+    """
+    if not is_ours(path):
+        raise MaskError(f"{path} was not made by tilesegment and is not deleted; move it away")
+    for child in path.iterdir():
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        elif child.name not in _METADATA:
+            child.unlink()
+    shutil.rmtree(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    with reporting("read", path):
+        if path.stat().st_size > _METADATA_LIMIT:
+            raise MaskError(f"the metadata {path} is larger than {_METADATA_LIMIT >> 20} MiB: not read")
+        content = path.read_bytes()
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise MaskError(f"the metadata {path} is damaged: {error}") from error
+    if not isinstance(document, dict):
+        raise MaskError(f"the metadata {path} is damaged: no JSON object")
+    return document
+
+
+def _write_json(path: Path, document: Mapping[str, Any]) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    temporary.write_text(json.dumps(document, indent=2), encoding="utf-8")
+    sync(temporary)
+    os.replace(temporary, path)
+    sync(path.parent)

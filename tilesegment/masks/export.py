@@ -1,0 +1,90 @@
+"""Writes a stored mask as one file: a pyramidal OME-TIFF, a palette PNG, or a JPEG in the classes' colours."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+import numpy as np
+import tifffile
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from tilesegment.geometry import Region
+from tilesegment.masks.blocks import BlockArray
+from tilesegment.masks.disk import MARK
+from tilesegment.masks.spec import MaskSpec
+
+_TILE = 512  # pixels a side of a TIFF's tiles
+_BAND = 8192  # pixels along x that are read at once, whole tiles
+_CLASSIC_LIMIT = 1 << 31  # bytes before compression from which a TIFF gets 64-bit offsets; few readers lack them
+
+
+def export(kind: str, levels: list[BlockArray], spec: MaskSpec, path: Path) -> None:
+    """Writes the mask in `levels` to `path` as `kind`: `tiff`, `png` or `jpeg`.
+
+    The mask's layout, fingerprint and provenance go along, as JSON in the OME-XML or in a text chunk; not
+    with JPEG, whose comments are short.
+    """
+    record = {"layout": spec.layout(), "fingerprint": spec.fingerprint, "provenance": spec.provenance}
+    if kind == "tiff":
+        _export_tiff(levels, spec, json.dumps(record), path)
+    else:
+        _export_picture(kind, levels[0], spec, json.dumps(record), path)
+
+
+def _export_tiff(levels: list[BlockArray], spec: MaskSpec, record: str, path: Path) -> None:
+    size = (spec.depth or 1) * spec.shape[0] * spec.shape[1]
+    metadata: dict[str, Any] = {"axes": levels[0].grid.axes.upper(), "MapAnnotation": {MARK: record}}
+    metadata["UUID"] = str(uuid5(NAMESPACE_URL, record))  # tifffile's own would hold this computer's address
+    if spec.pixel_size is not None:
+        metadata |= {"PhysicalSizeX": spec.pixel_size.x, "PhysicalSizeY": spec.pixel_size.y}
+    if spec.z_spacing is not None:
+        metadata |= {"PhysicalSizeZ": spec.z_spacing}
+    with tifffile.TiffWriter(path, bigtiff=size > _CLASSIC_LIMIT, ome=True) as tiff:
+        for number, level in enumerate(levels):
+            options: dict[str, Any] = {"subfiletype": 1, "metadata": None}
+            if number == 0:
+                options = {"subifds": len(levels) - 1, "metadata": metadata}
+            if spec.pixel_size is not None:
+                per_centimetre = 1e4 / 2**number
+                resolution = (per_centimetre / spec.pixel_size.x, per_centimetre / spec.pixel_size.y)
+                options |= {"resolution": resolution, "resolutionunit": "CENTIMETER"}
+            tiff.write(
+                _tiles(level),
+                shape=level.grid.full,
+                dtype=np.uint8,
+                tile=(_TILE, _TILE),
+                compression="zlib",
+                photometric="minisblack",
+                **options,
+            )
+
+
+def _tiles(level: BlockArray) -> Iterator[np.ndarray]:
+    """The tiles of a level, each full-sized, plane by plane and row by row as TIFF stores them."""
+    height, width = level.grid.shape
+    whole = Region.of_shape(level.grid.shape)
+    for z in range(level.grid.depth or 1):
+        for y in range(0, height, _TILE):
+            for x in range(0, width, _BAND):
+                ids = level.read(Region(y, x, y + _TILE, x + _BAND).intersect(whole), z)
+                ids = np.pad(ids, ((0, _TILE - ids.shape[0]), (0, -ids.shape[1] % _TILE)))
+                yield from (ids[:, left : left + _TILE] for left in range(0, ids.shape[1], _TILE))
+
+
+def _export_picture(kind: str, level: BlockArray, spec: MaskSpec, record: str, path: Path) -> None:
+    ids = level.read(Region.of_shape(spec.shape), 0)
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(spec.classes)] = [label.rgb for label in spec.classes]
+    if kind == "png":
+        picture = Image.fromarray(ids)
+        picture.putpalette(colours[: len(spec.classes)].tobytes())
+        text = PngInfo()
+        text.add_text(MARK, record)
+        size = spec.pixel_size
+        inch = None if size is None else (25_400 / size.x, 25_400 / size.y)
+        picture.save(path, format="PNG", pnginfo=text, dpi=inch)
+    else:
+        Image.fromarray(colours[ids]).save(path, format="JPEG", quality=95, subsampling=0)

@@ -1,0 +1,94 @@
+"""What a mask is, before a pixel is written: its size, how it is stored, what its ids mean, what decided its pixels."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from tilesegment.errors import MaskError
+from tilesegment.metadata import LabelClass, PixelSize
+
+JSON: TypeAlias = bool | int | float | str | Sequence["JSON"] | Mapping[str, "JSON"] | None
+
+
+@dataclass(frozen=True)
+class MaskSpec:
+    """A mask of class ids (uint8), whole or in progress.
+
+    Attributes:
+        shape: (height, width) in pixels.
+        depth: planes along z; None for a mask without a z axis.
+        block: side in pixels of a block, which is one stored object; a whole number of chunks.
+        chunk: side in pixels of a chunk, the least that can be read.
+        classes: what the ids mean; the id is the position.
+        pixel_size: of the mask's own pixels, in micrometres; None if it is not known.
+        offset: (y, x) of the mask's first pixel in the image, in pixels of the mask.
+        z_spacing: distance of two planes in micrometres; None if it is not known.
+        fingerprint: what decides the pixels; a mask in progress is gone on with only under the same fingerprint.
+        provenance: whatever else is recorded.
+    """
+
+    shape: tuple[int, int]
+    depth: int | None
+    block: int
+    chunk: int
+    classes: tuple[LabelClass, ...]
+    pixel_size: PixelSize | None
+    offset: tuple[float, float] = (0, 0)
+    z_spacing: float | None = None
+    fingerprint: Mapping[str, JSON] = field(default_factory=dict)
+    provenance: Mapping[str, JSON] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert min(self.shape) > 0
+        assert self.depth is None or self.depth > 0
+        # a chunk is decoded whole: 256 MiB is the most that a reader is made to hold
+        assert 0 < self.chunk <= 1 << 14
+        assert self.block in range(self.chunk, 1 << 20, self.chunk), "a block is a whole number of chunks"
+        assert 0 < len(self.classes) <= 256, "an id is one byte"
+
+    def layout(self) -> dict[str, Any]:
+        """All but fingerprint and provenance, as JSON has it."""
+        classes = [{"name": c.name, "colour": c.colour, "value": c.value} for c in self.classes]
+        size = self.pixel_size
+        return {
+            "shape": list(self.shape),
+            "depth": self.depth,
+            "block": self.block,
+            "chunk": self.chunk,
+            "classes": classes,
+            "pixel_size": None if size is None else [size.y, size.x],
+            "offset": list(self.offset),
+            "z_spacing": self.z_spacing,
+        }
+
+
+def spec_from_record(record: Mapping[str, Any]) -> MaskSpec:
+    """The spec that `record` (an array store's `tilesegment` attribute) was made of.
+
+    Raises:
+        MaskError: it is not such a record.
+    """
+    try:
+        layout = record["layout"]
+        size = layout["pixel_size"]
+        return MaskSpec(
+            shape=(int(layout["shape"][0]), int(layout["shape"][1])),
+            depth=None if layout["depth"] is None else int(layout["depth"]),
+            block=int(layout["block"]),
+            chunk=int(layout["chunk"]),
+            classes=tuple(LabelClass(c["name"], c["colour"], c["value"]) for c in layout["classes"]),
+            pixel_size=None if size is None else PixelSize(float(size[0]), float(size[1])),
+            offset=(float(layout["offset"][0]), float(layout["offset"][1])),
+            z_spacing=None if layout["z_spacing"] is None else float(layout["z_spacing"]),
+            fingerprint=dict(record["fingerprint"]),
+            provenance=dict(record["provenance"]),
+        )
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, AssertionError) as error:
+        raise MaskError(f"the mask's record is damaged ({error!r}); compute the mask again") from error
+
+
+def as_json(value: Mapping[str, Any]) -> dict[str, Any]:
+    """`value` as it comes back from JSON (tuples as lists), so that it can be compared with what is stored."""
+    result: dict[str, Any] = json.loads(json.dumps(value))
+    return result

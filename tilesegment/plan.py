@@ -1,0 +1,288 @@
+"""Every choice that is made before a pixel moves: plain data that prints, pickles and can be argued with."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tilesegment.errors import PlanError
+from tilesegment.geometry import Block, FieldOfView, Region, TileGrid
+
+DEFAULT_TILE = 572
+# side of a block, about: large enough that margins are cheap, small enough that a few fit anywhere
+_BLOCK = 2048
+_CHUNK = 384
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may choose about a prediction; None means: chosen by the plan.
+
+    Attributes:
+        tile: side of the network's input, pixels.
+        batch: tiles at a time.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto, fp32, bf16 or fp16.
+        roi: only these pixels, of level 0.
+        level: of the image's pyramid.
+        z: only these planes, half-open.
+        channels: of the image, in the order in which the model wants them.
+        threshold: two classes: probability above which a pixel is class 1.
+        tta: average over the 8 symmetries of the square: 8 times the work, a better mask.
+        normalise: `model` takes the grey values that the model was trained on, `image` measures those of this image.
+    """
+
+    tile: int | None = None
+    batch: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    roi: Region | None = None
+    level: int = 0
+    z: tuple[int, int] | None = None
+    channels: tuple[int, ...] | None = None
+    threshold: float | None = None
+    tta: bool = False
+    normalise: str = "model"
+
+    def check(self) -> None:
+        """Whether the values can be.
+
+        Raises:
+            PlanError: they cannot; says which.
+        """
+        if self.batch is not None and not 1 <= self.batch <= 1024:
+            raise PlanError(f"batch is {self.batch}; allowed: auto, 1 to 1024")
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise PlanError(f"threshold is {self.threshold}; allowed: between 0 and 1")
+        if self.normalise not in ("model", "image"):
+            raise PlanError(f"normalise is {self.normalise!r}; allowed: model, image")
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What a plan needs to know of an image, of the level that is predicted.
+
+    Attributes:
+        path, format: as opened.
+        shape: (H, W).
+        depth: planes, None without a z axis.
+        channels: of the image.
+        itemsize: bytes of a value.
+        scale: (y, x) pixels of level 0 that one pixel of this level stands for.
+    """
+
+    path: str
+    format: str
+    shape: tuple[int, int]
+    depth: int | None
+    channels: int
+    itemsize: int
+    scale: tuple[float, float] = (1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """What a plan needs to know of a network.
+
+    Attributes:
+        view: its field of view.
+        channels: that it takes.
+        classes: how many it tells apart.
+        weights_bytes: size of its weights, as used.
+        pixel_bytes: memory that a forward pass takes for each input pixel of a tile.
+    """
+
+    view: FieldOfView
+    channels: int
+    classes: int
+    weights_bytes: int
+    pixel_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A prediction, decided.
+
+    Attributes:
+        image, network: what it is about.
+        region: what is predicted, in pixels of the level.
+        planes: along z.
+        channels: of the image, as the model wants them.
+        tile, step, block, chunk: sides in pixels; see the words in geometry.
+        batch: tiles at a time.
+        device, precision: where and how exactly.
+    """
+
+    image: ImageFacts
+    network: NetworkFacts
+    region: Region
+    planes: range
+    channels: tuple[int, ...]
+    tile: int
+    step: int
+    block: int
+    chunk: int
+    batch: int
+    device: str
+    precision: str
+
+    @property
+    def grid(self) -> TileGrid:
+        """The blocks and tiles of one plane."""
+        return TileGrid(self.region, self.step, self.block, self.network.view)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks there are, over all planes."""
+        return len(self.grid) * len(self.planes)
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles the network sees, over all planes."""
+        return self.grid.tiles * len(self.planes)
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels are decided."""
+        return self.region.area * len(self.planes)
+
+    def work(self) -> Iterator[tuple[int, Block]]:
+        """Plane and block, in the order in which they are predicted."""
+        return ((z, block) for z in self.planes for block in self.grid)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Estimate of the largest resident memory on the host; does not depend on the image's size.
+
+        The interpreter with its libraries, the weights twice, a batch's activations (on the host they count only where
+        it computes), and the blocks under way: one being read, one waiting, one normalised to float32, two masks.
+        """
+        side = min(self.block, -(-max(self.region.shape) // self.step) * self.step) + self.tile - self.step
+        raw = side * side * self.image.channels * self.image.itemsize
+        blocks = 3 * raw + side * side * (4 * self.network.channels + 2 + 2)
+        activations = self.batch * self.tile**2 * self.network.pixel_bytes if self.device == "cpu" else 0
+        return _PROCESS_BYTES + 2 * self.network.weights_bytes + blocks + activations
+
+    @property
+    def disk_bytes(self) -> int:
+        """Room that the mask and its pyramid take without compression; compressed, membranes take a tenth of it."""
+        return self.pixels * 4 // 3
+
+    def lines(self) -> list[tuple[str, str]]:
+        """What and how much, for people."""
+        height, width = self.region.shape
+        planes = f" x {len(self.planes)} planes" if self.image.depth is not None else ""
+        return [
+            ("image", f"{self.image.path} ({self.image.format}, {self.image.channels} channels)"),
+            ("predicted", f"{height} x {width} pixels (y, x){planes}, {self.pixels / 1e6:,.1f} Mpx"),
+            ("tile", f"{self.tile} px, of which {self.step} are kept; {self.tiles:,} tiles, {self.batch} at a time"),
+            ("block", f"{self.block} px; {self.blocks:,} blocks, chunks of {self.chunk}"),
+            ("device", f"{self.device}, {self.precision}"),
+            ("memory", f"about {self.memory_bytes / 1e9:.1f} GB, whatever the image's size"),
+            ("disk", f"at most {self.disk_bytes / 1e9:.2f} GB"),
+        ]
+
+
+# measured: Python with torch, zarr and tifffile loaded
+_PROCESS_BYTES = 350 * 10**6
+
+
+def make_plan(
+    image: ImageFacts, network: NetworkFacts, settings: Settings, *, device: str, precision: str, free_bytes: int | None
+) -> Plan:
+    """Decides what `settings` leave open.
+
+    Args:
+        image, network: what it is about.
+        settings: what the user chose.
+        device, precision: as chosen for this machine.
+        free_bytes: memory that a batch may take on the device; None for no more than a tile of the default size takes.
+
+    Raises:
+        PlanError: a setting that does not fit the image or the network.
+    """
+    settings.check()
+    if settings.threshold is not None and network.classes != 2:
+        raise PlanError(f"a threshold needs a model of two classes; this one has {network.classes}: leave it out")
+    region, planes = _region(image, settings.roi), _planes(image, settings.z)
+    tile = settings.tile if settings.tile is not None else network.view.nearest_tile(DEFAULT_TILE)
+    step = network.view.step_of(tile)
+    chunk = _chunk(step)
+    block = chunk * min(max(round(_BLOCK / chunk), 1), -(-max(region.shape) // chunk))
+    batch = settings.batch or _batch(tile, network.pixel_bytes, free_bytes)
+    channels = _channels(image, network.channels, settings.channels)
+    return Plan(image, network, region, planes, channels, tile, step, block, chunk, batch, device, precision)
+
+
+def fingerprint(plan: Plan, settings: Settings, more: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the pixels of a mask: two runs of one fingerprint write the same mask.
+
+    Batch and device are left out: a run may be resumed elsewhere.
+    """
+    return {
+        "image": plan.image.path.rstrip("/").rsplit("/", 1)[-1],
+        "shape": list(plan.image.shape),
+        "region": str(plan.region),
+        "planes": [plan.planes.start, plan.planes.stop],
+        "channels": list(plan.channels),
+        "level": settings.level,
+        "tile": plan.tile,
+        "step": plan.step,
+        "block": plan.block,
+        "precision": plan.precision,
+        "tta": settings.tta,
+        **more,
+    }
+
+
+def _region(image: ImageFacts, roi: Region | None) -> Region:
+    """The pixels of the level that a region of level 0 touches."""
+    whole = Region.of_shape(image.shape)
+    if roi is None:
+        return whole
+    (sy, sx), size = image.scale, f"{round(image.shape[0] * image.scale[0])},{round(image.shape[1] * image.scale[1])}"
+    region = Region(int(roi.y0 / sy), int(roi.x0 / sx), int(-(-roi.y1 // sy)), int(-(-roi.x1 // sx)))
+    if region.area == 0 or not whole.contains(region):
+        raise PlanError(f"roi {roi} is empty or outside the image; allowed: y0:y1,x0:x1 within 0:{size.replace(',', ',0:')}")
+    return region
+
+
+def _planes(image: ImageFacts, z: tuple[int, int] | None) -> range:
+    depth = image.depth or 1
+    if z is None:
+        return range(depth)
+    if image.depth is None:
+        raise PlanError(f"z {z[0]}:{z[1]} was given, but {image.path} has no z axis; leave z out")
+    if not 0 <= z[0] < z[1] <= depth:
+        raise PlanError(f"z {z[0]}:{z[1]} is empty or outside the stack; allowed: a:b within 0:{depth}")
+    return range(*z)
+
+
+def _channels(image: ImageFacts, wanted: int, chosen: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Which channels are read; of RGBA the alpha is left out where the model takes three."""
+    if chosen is None and (image.channels == wanted or (image.channels, wanted) == (4, 3)):
+        return tuple(range(wanted))
+    if chosen is None or len(chosen) != wanted:
+        given = f"{image.channels} channels" if chosen is None else f"{len(chosen)} chosen channels"
+        raise PlanError(
+            f"{image.path} has {given}, the model takes {wanted}: choose {wanted} of 0 to {image.channels - 1} "
+            "with channels, or name another model (tileseg models lists them, tileseg train makes one)"
+        )
+    if not all(0 <= channel < image.channels for channel in chosen):
+        raise PlanError(f"channels {', '.join(map(str, chosen))}: {image.path} has channels 0 to {image.channels - 1}")
+    return chosen
+
+
+def _chunk(step: int) -> int:
+    """Side of a chunk for a step: one to some tiles, or an even part of a tile, of a few hundred pixels."""
+    if step < _CHUNK:
+        return step * round(_CHUNK / step)
+    while step > 1024 and step % 2 == 0:
+        step //= 2
+    return step
+
+
+def _batch(tile: int, pixel_bytes: int, free_bytes: int | None) -> int:
+    """Small tiles in batches as large as one default tile; more only where there is memory to spare, as on a GPU."""
+    if free_bytes is None:
+        return max(min(DEFAULT_TILE**2 // tile**2, 64), 1)
+    return max(min(free_bytes // (tile**2 * pixel_bytes), 64), 1)

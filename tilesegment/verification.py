@@ -1,0 +1,133 @@
+"""Proof of seamlessness on a user's own image: tiled against untiled, where seams would show."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tilesegment.errors import PlanError
+from tilesegment.geometry import Region, TileGrid
+from tilesegment.plan import Settings
+from tilesegment.prediction import Job
+
+# side of a crop: some lines of the coarsest pooling grid on either side of a tile line
+_SIDE = 96
+# probabilities that differ by no more are equal: rounding, where another tile shape sums in another order
+_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4}
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What was found on one crop.
+
+    Attributes:
+        region: in pixels of the level.
+        difference: largest difference of a class probability.
+        pixels: how many pixels have another class.
+    """
+
+    region: Region
+    difference: float
+    pixels: int
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found on an image.
+
+    Attributes:
+        tile, step, precision: as verified.
+        crops: one after another.
+        tolerance: largest difference that counts as rounding.
+    """
+
+    tile: int
+    step: int
+    precision: str
+    crops: tuple[Crop, ...]
+    tolerance: float
+
+    @property
+    def difference(self) -> float:
+        """Largest difference of a class probability, over all crops."""
+        return max(crop.difference for crop in self.crops)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels whose class differs, over all crops."""
+        return sum(crop.pixels for crop in self.crops)
+
+    @property
+    def seamless(self) -> bool:
+        """Whether tiled and untiled are equal: no pixel of another class, no difference beyond rounding."""
+        return self.pixels == 0 and self.difference <= self.tolerance
+
+
+def verify(
+    image: str | Path,
+    model: str | Path | None = None,
+    *,
+    tile: int | None = None,
+    device: str = "cpu",
+    precision: str = "fp64",
+    level: int = 0,
+    axes: str | None = None,
+    select: Mapping[str, int] | None = None,
+    report: Callable[[Crop], None] = lambda crop: None,
+) -> Verification:
+    """Predicts crops twice: by tiles, as `predict` does, and in one pass, and compares.
+
+    The one pass over a crop reads all its context, mirrored beyond the image, from the same pooling grid, and so gives
+    what one pass over the whole mirror-padded image gives there. The crops straddle tile lines and image borders.
+
+    Args:
+        image, model, axes, select: as in `predict`.
+        tile: side of the tiles that are verified.
+        device, precision: fp64 (on the CPU) leaves no rounding to argue about; fp32 verifies what a GPU does.
+        level: of the image's pyramid.
+        report: called after each crop.
+
+    Raises:
+        TilesegmentError: as in `predict`; PlanError: another precision.
+    """
+    if precision not in _TOLERANCE:
+        raise PlanError(f"precision {precision!r} has rounding of its own; allowed for verify: {', '.join(_TOLERANCE)}")
+    settings = Settings(tile=tile, device=device, precision=precision, level=level)
+    with Job(image, model, settings, axes=axes, select=select) as job:
+        crops = []
+        for region in crops_of(job.plan.image.shape, job.plan.step, job.plan.network.view.divisor):
+            crops.append(_compare(job, region))
+            report(crops[-1])
+        return Verification(job.plan.tile, job.plan.step, precision, tuple(crops), _TOLERANCE[precision])
+
+
+def crops_of(shape: tuple[int, int], step: int, divisor: int) -> list[Region]:
+    """Crops of an image of `shape` (H, W) around its corners, the ends of tile lines and their last crossing."""
+    half = -(-_SIDE // (2 * divisor)) * divisor
+    # an image within one tile has no tile lines; then its borders are all there is
+    first_y, first_x = (step if step < size else 0 for size in shape)
+    last_y, last_x = ((size - 1) // step * step for size in shape)
+    centres = [(0, 0), (0, first_x), (first_y, 0), (last_y, last_x), shape]
+    crops = (Region(y - half, x - half, y + half, x + half).intersect(Region.of_shape(shape)) for y, x in centres)
+    return list(dict.fromkeys(crops))
+
+
+def _compare(job: Job, region: Region) -> Crop:
+    """One crop, by tiles of the plan and in one pass."""
+    view, shape, plane = job.plan.network.view, job.plan.image.shape, job.plan.planes.start
+    probabilities, ids = np.empty((job.plan.network.classes, *region.shape)), np.empty(region.shape, np.uint8)
+    single = TileGrid(Region.of_shape(shape), job.plan.step, job.plan.step, view)
+    for row in range(region.y0 // single.step, -(-region.y1 // single.step)):
+        for column in range(region.x0 // single.step, -(-region.x1 // single.step)):
+            tile = single.at(row, column)
+            both = tile.write.intersect(region)
+            found_ids, found = job.predictor.predict_probabilities(job.read(plane, tile), tile)
+            there, here = both.within(tile.write).slices, both.within(region).slices
+            probabilities[:, *here], ids[here] = found[:, *there], found_ids[there]
+    # one more divisor than the crop is wide: its first pixel need not be on the pooling grid
+    side = (max(region.shape) // view.divisor + 2) * view.divisor
+    whole = TileGrid(region, side, side, view).at(0, 0)
+    assert len(whole.tiles) == 1
+    once_ids, once = job.predictor.predict_probabilities(job.read(plane, whole), whole)
+    return Crop(region, float(np.abs(probabilities - once).max()), int(np.count_nonzero(ids != once_ids)))
