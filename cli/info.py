@@ -30,7 +30,9 @@ def models(as_json: bool) -> None:
         return
     for one in known:
         classes = ", ".join(one["classes"].values())
-        click.echo(f"{one['path']:<16}{one['channels']} channel(s) of {one['dtype']}; classes: {classes}; {one['licence']}")
+        click.echo(
+            f"{one['path']:<16}{one['channels']} channel(s) of {one['dtype']}; classes: {classes}; {one['licence']}"
+        )
 
 
 def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:

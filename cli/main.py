@@ -7,6 +7,7 @@ import click
 from tilesegment import TilesegmentError
 from tilesegment_cli.info import info, models
 from tilesegment_cli.predict import predict
+from tilesegment_cli.preview import preview
 from tilesegment_cli.train import train
 from tilesegment_cli.verify import verify
 
@@ -23,7 +24,7 @@ def tileseg(debug: bool) -> None:
     """
 
 
-for command in (predict, train, verify, info, models):
+for command in (predict, train, verify, preview, info, models):
     tileseg.add_command(command)
 
 

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 @click.option(
     "--normalise", type=click.Choice(["model", "image"]), default="model", show_default=True, help="Whose grey values."
 )
-@click.option("--ngff", type=click.Choice(["0.5", "0.4"]), default="0.5", help="OME-Zarr version; 0.4 for QuPath and Fiji.")
+@click.option(
+    "--ngff", type=click.Choice(["0.5", "0.4"]), default="0.5", help="OME-Zarr version; 0.4 for QuPath and Fiji."
+)
 @click.option("--probabilities", metavar="P.ZARR", help="Also write the class probabilities, float32.")
 @click.option("--preview", metavar="PNG", help="Also draw image and mask side by side.")
 @options.overwrite

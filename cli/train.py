@@ -88,7 +88,9 @@ def _summary(trainer: "Trainer") -> list[str]:
     first = sections[0].image
     lines = [f"{len(sections)} labelled images: {size}; {len(first)} channel(s) of {first.dtype}"]
     for number, (one, share) in enumerate(zip(data.classes, data.shares(), strict=True)):
-        lines.append(f"  class {number}: {one.name} (value {one.value} in the labels), {100 * share:.1f} % of the pixels")
+        lines.append(
+            f"  class {number}: {one.name} (value {one.value} in the labels), {100 * share:.1f} % of the pixels"
+        )
     held = [section.name for section in trainer.held_out]
     lines.append(f"held out: {', '.join(held)}" if held else "held out: nothing, so there will be no score")
     lines.append(f"training on {trainer.device}, {trainer.precision}")

@@ -63,6 +63,20 @@ def test_damage_to_a_finished_mask_raises_on_reading(tmp_path: Path, kind: str) 
     assert mask.read(Region(32, 32, 70, 70)).shape == (38, 38)
 
 
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    """Blosc alone lets most of these through."""
+    finished(tmp_path / "mask.zarr", spec_of((32, 32)))
+    mask = open_mask(tmp_path / "mask.zarr")
+    (stored,) = mask.levels[0].objects(Region(0, 0, 32, 32), 0)
+    content = stored.read_bytes()
+    for place in range(0, len(content), 13):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        stored.write_bytes(damaged)
+        with pytest.raises(MaskError, match="cannot read"):
+            mask.read(Region(0, 0, 32, 32))
+
+
 FULL_DISK = """
 import resource, signal, sys
 import numpy as np

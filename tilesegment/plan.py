@@ -208,7 +208,7 @@ def make_plan(
     step = network.view.step_of(tile)
     chunk = _chunk(step)
     block = chunk * min(max(round(_BLOCK / chunk), 1), -(-max(region.shape) // chunk))
-    batch = settings.batch or _batch(tile, network.pixel_bytes, free_bytes)
+    batch = settings.batch or _batch((block // step) ** 2, tile, network.pixel_bytes, free_bytes)
     channels = _channels(image, network.channels, settings.channels)
     return Plan(image, network, region, planes, channels, tile, step, block, chunk, batch, device, precision)
 
@@ -221,7 +221,7 @@ def fingerprint(plan: Plan, settings: Settings, more: Mapping[str, Any]) -> dict
     return {
         "image": plan.image.path.rstrip("/").rsplit("/", 1)[-1],
         "shape": list(plan.image.shape),
-        "region": str(plan.region),
+        "region": [plan.region.y0, plan.region.x0, plan.region.y1, plan.region.x1],
         "planes": [plan.planes.start, plan.planes.stop],
         "channels": list(plan.channels),
         "level": settings.level,
@@ -281,8 +281,10 @@ def _chunk(step: int) -> int:
     return step
 
 
-def _batch(tile: int, pixel_bytes: int, free_bytes: int | None) -> int:
-    """Small tiles in batches as large as one default tile; more only where there is memory to spare, as on a GPU."""
-    if free_bytes is None:
-        return max(min(DEFAULT_TILE**2 // tile**2, 64), 1)
-    return max(min(free_bytes // (tile**2 * pixel_bytes), 64), 1)
+def _batch(tiles: int, tile: int, pixel_bytes: int, free_bytes: int | None) -> int:
+    """The largest batch that divides a block's `tiles` and is no larger than pays.
+
+    Small tiles in batches as large as one default tile; more only where there is memory to spare, as on a GPU.
+    """
+    most = DEFAULT_TILE**2 // tile**2 if free_bytes is None else free_bytes // (tile**2 * pixel_bytes)
+    return max(size for size in range(1, min(max(most, 1), tiles, 64) + 1) if tiles % size == 0)

@@ -24,6 +24,7 @@ from tilesegment.masks import MaskSpec, MaskWriter, create_mask, create_probabil
 from tilesegment.metadata import PixelSize
 from tilesegment.model import Model
 from tilesegment.models import DEFAULT
+from tilesegment.overview import overview
 from tilesegment.plan import ImageFacts, NetworkFacts, Plan, Settings, fingerprint, make_plan
 from tilesegment.predictors.devices import choose_device, choose_precision, free_memory
 from tilesegment.predictors.torch import TorchPredictor
@@ -261,15 +262,24 @@ def run_job(
     writer = create_mask(out, spec, ngff=ngff, overwrite=overwrite)
     likely = None if probabilities is None else create_probabilities(probabilities, spec, overwrite=overwrite)
     done = job.run(writer, likely, lambda progress: report(job, progress))
+    if preview is not None:
+        # before the mask is finished: after that a TIFF or a PNG is all there is
+        plan = job.plan
+        overview(
+            job.source,
+            writer.base,
+            plan.region,
+            job.settings.level,
+            plan.planes.start,
+            spec.classes,
+            spec.pixel_size,
+            Path(preview),
+        )
     seconds = time.monotonic() - start
     speed = done.pixels / 1e6 / max(seconds, 1e-9)
     for store in (likely, writer):
         if store is not None:
             store.finish({"seconds": round(seconds, 3), "mpx_per_s": round(speed, 4)})
-    if preview is not None:
-        from tilesegment.preview import preview_of
-
-        preview_of(job.source, job.plan, out, job.model.header.classes, preview)
     plan = job.plan
     return Prediction(
         out=str(out),

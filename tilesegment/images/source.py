@@ -108,7 +108,7 @@ class ImageSource(ABC):
 
 
 def read_mirrored(source: ImageSource, region: Region, level: int = 0, z: int = 0) -> np.ndarray:
-    """The pixels of `region`, (C, h, w), where it may reach beyond the image: there they are mirrored ones.
+    """The pixels of `region` (not empty), (C, h, w), which may reach beyond the image: there they are mirrored ones.
 
     The edge pixel is not repeated, as in `numpy.pad(mode="reflect")`, and any margin is allowed. Mirrored by index: no
     padded image exists, and each stored pixel is read at most once.
@@ -117,8 +117,8 @@ def read_mirrored(source: ImageSource, region: Region, level: int = 0, z: int = 
         ImageError: as `ImageSource.read`.
     """
     shape = source.levels[level].shape
-    if Region.of_shape(shape).contains(region) or not region.area:
-        return source.read(region.intersect(Region.of_shape(shape)) if region.area else region, level, z)
+    if Region.of_shape(shape).contains(region):
+        return source.read(region, level, z)
     rows, columns = mirror_indices(region.y0, region.y1, shape[0]), mirror_indices(region.x0, region.x1, shape[1])
     inner = Region(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
     pixels = source.read(inner, level, z)

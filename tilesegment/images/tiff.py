@@ -21,6 +21,7 @@ from tilesegment.images.tiff_pages import (
     Plane,
     SegmentedPlane,
     Segments,
+    check_pages,
     check_segment_size,
     check_segments,
     lies_raw,
@@ -98,6 +99,7 @@ def open_tiff(path: str, axes: str | None, select: Mapping[str, int]) -> TiffSou
     tiff = TiffFile(path, _multifile=False)
     try:
         refuse_entities(path, tiff)
+        check_pages(path, tiff)
         if not tiff.series:
             raise ImageError(f"{path} holds no image: it is damaged")
         series = max(tiff.series, key=lambda s: s.keyframe.imagelength * s.keyframe.imagewidth)
@@ -124,10 +126,12 @@ def _levels(path: str, series: TiffPageSeries, axes: str | None, select: Mapping
 
 
 def _layout(path: str, series: TiffPageSeries, axes: str | None, select: Mapping[str, int]) -> Layout:
-    shape = series.get_shape(True)
+    # versions of tifffile differ in which dimensions of length 1 they leave out
+    kept = [i for i, axis in enumerate(series.axes) if axis in "YX" or series.shape[i] > 1]
+    shape = tuple(series.shape[i] for i in kept)
     if axes is not None:
         return arrange(path, tuple(axes), shape, select)
-    names = series.get_axes(True).lower()
+    names = "".join(series.axes[i] for i in kept).lower()
     if "z" not in names:  # tifffile calls the pages of a stack I (images) or Q (unknown)
         stack = next((letter for letter in "iq" if letter in names), "z")
         names = names.replace(stack, "z", 1)
@@ -183,7 +187,7 @@ def _planes(path: str, series: TiffPageSeries) -> tuple[Plane, ...]:
     key, size = series.keyframe, series.keyframe.parent.filehandle.size
     if start := series.dataoffset:
         # one page may stand for a whole stack, as in ImageJ's: the planes lie one after the other
-        number = math.prod(series.get_shape(True)) // key.size
+        number = math.prod(series.shape) // key.size
         if start + number * key.nbytes > size:
             raise ImageError(
                 f"{path} is truncated: it has {size} of {start + number * key.nbytes} bytes: copy it again"

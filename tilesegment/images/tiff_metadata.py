@@ -37,7 +37,8 @@ def tiff_pixel_size(tiff: TiffFile, series: TiffPageSeries) -> PixelSize | None:
     write without meaning anything.
     """
     if tiff.is_ome:
-        return _of_ome(tiff.ome_metadata or "", series.index if series.kind == "ome" else 0)
+        number = next(i for i, other in enumerate(tiff.series) if other is series)
+        return _of_ome(tiff.ome_metadata or "", number if series.kind == "ome" else 0)
     page = series.keyframe
     if tiff.is_svs:
         found = re.search(r"\|\s*MPP\s*=\s*([0-9.eE+-]+)", page.description)

@@ -1,18 +1,20 @@
 """The stored planes of a TIFF, read region by region: memory-mapped where they lie raw, else by strips or tiles."""
 
+import struct
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from tifffile import TiffFrame, TiffPage
+from tifffile import TiffFile, TiffFrame, TiffPage
 
 from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
 
 MAX_SEGMENT = 1 << 30  # bytes of a strip or tile once decoded
 _CACHE = 1 << 30  # bytes of decoded strips kept: those beside a row of blocks, which each block of the row needs
+_DESCRIPTION = 270  # tag
 
 
 class Plane(Protocol):
@@ -32,7 +34,7 @@ class RawPlane:
         """The pixels of `region`, (samples, h, w): those that lie in the file, in its byte order."""
         rows, columns = region.slices
         part = self.pixels[:, rows, columns].transpose(0, 3, 1, 2)
-        return part.reshape(-1, *region.shape)
+        return part.reshape(part.shape[0] * part.shape[1], *region.shape)
 
 
 def raw_planes(path: str, key: TiffPage, offsets: list[int]) -> tuple[RawPlane, ...]:
@@ -101,6 +103,7 @@ class Segments:
             decoded, _, _ = plane.key.decode(data, index, **tables)
         except Exception as error:  # each codec has its own; `ImageSource.read` makes it ours
             raise ValueError(f"{'tile' if plane.key.is_tiled else 'strip'} {index}: {error}") from error
+        assert decoded is not None  # only for segments without data
         return decoded[0]
 
 
@@ -150,6 +153,27 @@ def segment_shape(page: TiffPage) -> tuple[int, int]:
     if page.is_tiled:
         return page.tilelength, page.tilewidth
     return min(page.rowsperstrip, page.imagelength), page.imagewidth
+
+
+def check_pages(path: str, tiff: TiffFile) -> None:
+    """Compare the directory with what tifffile made of it, which drops pages and descriptions that it cannot read.
+
+    Raises:
+        ImageError: the last page that can be read names another one, or the description, which says what the pages are,
+            lies beyond the end of the file.
+    """
+    file, kind, position = tiff.filehandle, tiff.tiff, tiff.pages.next_page_offset
+    if position is not None:
+        file.seek(position)
+        if file.read(kind.offsetsize) != bytes(kind.offsetsize):
+            raise ImageError(f"{path} is truncated or damaged: its chain of pages does not end: copy it again")
+    first = tiff.pages.first
+    file.seek(first.offset)
+    (count,) = struct.unpack(kind.tagnoformat, file.read(kind.tagnosize))
+    entries = file.read(count * kind.tagsize)
+    codes = [struct.unpack_from(f"{kind.byteorder}H", entries, i * kind.tagsize)[0] for i in range(count)]
+    if _DESCRIPTION in codes and _DESCRIPTION not in first.tags:
+        raise ImageError(f"{path} is truncated or damaged: its description cannot be read: copy it again")
 
 
 def check_segments(path: str, key: TiffPage, page: TiffPage | TiffFrame, size: int) -> None:

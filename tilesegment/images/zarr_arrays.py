@@ -76,7 +76,9 @@ def open_zarr(path: str, axes: str | None, select: Mapping[str, int]) -> ZarrSou
 
 def _open_multiscale(folder: Path, image: Multiscale, axes: str | None, select: Mapping[str, int]) -> ZarrSource:
     names = image.axes if axes is None else tuple(axes)
-    arrays, layouts, scales = [], [], []
+    arrays: list[zarr.Array] = []
+    layouts: list[Layout] = []
+    scales = []
     for name, scale in zip(image.paths, image.scales, strict=True):
         path = str(folder / name)
         found = node(folder / name)
@@ -100,6 +102,7 @@ class _StrictStore(LocalStore):
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
+        """What is stored under `key`, None if nothing is; an empty file raises."""
         value = await super().get(key, prototype, byte_range)
         if value is not None and len(value) == 0:
             raise ValueError(f"{key} is an empty file")

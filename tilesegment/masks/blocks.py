@@ -127,9 +127,8 @@ class BlockArray:
         files = self.objects(region, z)
         with reporting("write", self.path):
             for path in files:
-                path.unlink(
-                    missing_ok=True
-                )  # zarr reads an old shard before it replaces it, and fails if it is damaged
+                # zarr reads an old shard before it replaces it, and fails if it is damaged
+                path.unlink(missing_ok=True)
             self.array[self._index(region, z)] = pixels
             for path in files:
                 sync(path)

@@ -83,9 +83,10 @@ class TorchPredictor:
         image = (raw.to(self._exact) - self._mean) / self._std
         for start in range(0, len(block.tiles), self.batch):
             tiles = block.tiles[start : start + self.batch]
-            regions = [tile.read.within(block.read) for tile in tiles]
+            # a batch is always full: another shape may be computed by another kernel, with other rounding
+            regions = [tile.read.within(block.read) for tile in (*tiles, *tiles[-1:] * (self.batch - len(tiles)))]
             inputs = torch.stack([image[:, *region.slices] for region in regions])
-            for tile, probabilities in zip(tiles, self._probabilities(inputs), strict=True):
+            for tile, probabilities in zip(tiles, self._probabilities(inputs), strict=False):
                 keep(tile.write.within(block.write), probabilities[:, *self._kept(tile)])
 
     def _kept(self, tile: Tile) -> tuple[slice, slice]:

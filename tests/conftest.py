@@ -1,0 +1,62 @@
+"""What several tests need: toy models, and the real sections where they are at hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tilesegment.header import ModelHeader, Normalisation
+from tilesegment.metadata import LabelClass
+from tilesegment.model import Model
+from tilesegment.networks import build_network
+
+# toy networks: a second thread costs more than it brings
+torch.set_num_threads(1)
+
+_SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def toy_model(
+    *, depth: int = 2, base: int = 3, channels: int = 1, classes: int = 2, dtype: str = "uint8", seed: int = 0
+) -> Model:
+    """A U-Net with random weights, small enough to run in milliseconds, whose classes are about equally frequent."""
+    torch.manual_seed(seed)
+    arguments = {"in_channels": channels, "classes": classes, "depth": depth, "base": base, "dropout": 0.0}
+    network = build_network("unet", arguments).requires_grad_(False).eval()
+    names = [LabelClass(f"class {n}", f"#{40 * n:02x}{255 - 40 * n:02x}80", n) for n in range(classes)]
+    scale = Normalisation((128.0,) * channels, (70.0,) * channels, dtype)
+    return Model(ModelHeader("unet", arguments, tuple(names), scale, name=f"toy-{depth}", threshold=0.5), network)
+
+
+def noise(shape: tuple[int, ...], seed: int = 0, dtype: str = "uint8") -> np.ndarray:
+    """A random image of `shape`: white noise is what a seam cannot hide in."""
+    rng = np.random.default_rng(seed)
+    high = {"uint8": 256, "uint16": 65536}.get(dtype)
+    return rng.random(shape, np.float32) if high is None else rng.integers(0, high, shape, dtype)
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """File of a toy model for one-channel uint8 images."""
+    path = tmp_path / "toy.safetensors"
+    toy_model().save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def isbi() -> Path:
+    """The labelled sections of the ISBI 2012 challenge; skips where they are not at hand."""
+    return _data("isbi2012")
+
+
+@pytest.fixture(scope="session")
+def vnc() -> Path:
+    """The labelled sections of the ventral nerve cord; skips where they are not at hand."""
+    return _data("vnc")
+
+
+def _data(name: str) -> Path:
+    if not (_SHARED / name).is_dir():
+        pytest.skip(f"needs the real sections in {_SHARED / name}, which are not part of the repository")
+    return _SHARED / name

@@ -1,0 +1,120 @@
+"""Images written by the formats' own libraries, for tests to read."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from PIL import Image
+
+from tilesegment.errors import ImageError
+from tilesegment.geometry import Region
+from tilesegment.images import open_image
+
+
+def make_pixels(*shape: int, dtype: str = "uint8") -> np.ndarray:
+    """Pixels that differ from place to place and from plane to plane, compressible but not constant."""
+    noise = np.random.default_rng(sum(shape)).integers(0, 200, shape)
+    return (noise + np.arange(shape[-1]) % 50).astype(dtype)
+
+
+Write = Callable[[Path, np.ndarray], Path]
+
+
+def tiff(axes: str = "yxc", **options: Any) -> Write:
+    """Writes a TIFF, its dimensions in the order of `axes`."""
+
+    def write(folder: Path, pixels: np.ndarray) -> Path:
+        path = folder / "image.tif"
+        tifffile.imwrite(path, reorder(pixels, axes), **options)
+        return path
+
+    return write
+
+
+def reorder(pixels: np.ndarray, axes: str) -> np.ndarray:
+    """(Z, C, H, W) or (C, H, W) in the order of `axes`, without c if there is one channel."""
+    have = "zcyx"[-pixels.ndim :]
+    if "c" not in axes:
+        pixels, have = pixels.take(0, have.index("c")), have.replace("c", "")
+    return np.ascontiguousarray(pixels.transpose([have.index(axis) for axis in axes]))
+
+
+def zarr_array(axes: str, chunks: tuple[int, ...], **options: Any) -> Write:
+    """Writes a Zarr array, its dimensions in the order of `axes`."""
+
+    def write(folder: Path, pixels: np.ndarray) -> Path:
+        data = reorder(pixels, axes)
+        zarr.create_array(folder / "image.zarr", data=data, chunks=chunks, **options)
+        return folder / "image.zarr"
+
+    return write
+
+
+def multiscales(axes: str, levels: int, um: float) -> dict[str, Any]:
+    """OME-Zarr's description of a pyramid of arrays 0, 1, ... with pixels of `um` micrometres, told in nanometres."""
+    kinds = {"t": "time", "c": "channel"}
+    named = [{"name": a, "type": kinds.get(a, "space")} | ({} if a in kinds else {"unit": "nanometer"}) for a in axes]
+    scales = [[um * 1000 * 2**n if a in "yx" else 1.0 for a in axes] for n in range(levels)]
+    datasets = [
+        {"path": str(n), "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+        for n, scale in enumerate(scales)
+    ]
+    return {"axes": named, "datasets": datasets}
+
+
+def ome_zarr(version: str, axes: str, um: float) -> Write:
+    """Writes an OME-Zarr image of three levels, every second pixel of the one before."""
+
+    def write(folder: Path, pixels: np.ndarray) -> Path:
+        described = multiscales(axes, 3, um)
+        if version == "0.5":
+            attributes: dict[str, Any] = {"ome": {"version": version, "multiscales": [described]}}
+        else:
+            attributes = {"multiscales": [described | {"version": version}]}
+        group = zarr.open_group(
+            folder / "image.zarr", mode="w", zarr_format=3 if version == "0.5" else 2, attributes=attributes
+        )
+        data = reorder(pixels, axes.replace("t", ""))
+        data = data[None] if "t" in axes else data
+        for n in range(3):
+            group.create_array(str(n), data=data[..., :: 2**n, :: 2**n], chunks=(1,) * (data.ndim - 2) + (32, 32))
+        return folder / "image.zarr"
+
+    return write
+
+
+def png(folder: Path, pixels: np.ndarray) -> Path:
+    Image.fromarray(pixels.transpose(1, 2, 0).squeeze()).save(folder / "image.png")
+    return folder / "image.png"
+
+
+def odd_offset(path: Path, pixels: np.ndarray) -> Path:
+    """A TIFF of uint16 whose raw pixels start at an odd byte, as some programs write."""
+    tifffile.imwrite(path, pixels, metadata=None)
+    with tifffile.TiffFile(path) as file:
+        tag = file.pages.first.tags["StripOffsets"]
+        raw = path.read_bytes()
+        start = tag.value[0]
+    path.write_bytes(raw + b"\0" * (1 - len(raw) % 2) + raw[start : start + pixels.nbytes])
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages.first.tags["StripOffsets"].overwrite(len(raw) + 1 - len(raw) % 2)
+    return path
+
+
+GREY, RGB = make_pixels(1, 150, 211), make_pixels(3, 150, 211)
+STACK, VOLUME = make_pixels(5, 1, 60, 71), make_pixels(4, 3, 60, 71, dtype="uint16")
+PIXELS = np.random.default_rng(0).integers(1, 256, (96, 130), np.uint8)  # noise: no byte of the file is padding
+
+
+def fails(path: Path, match: str = ".", **options: Any) -> str:
+    """The one line that says why `path` cannot be opened, or not be read as a whole."""
+    with pytest.raises(ImageError, match=match) as caught, open_image(path, **options) as source:
+        source.read(Region.of_shape(source.shape))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message

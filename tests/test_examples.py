@@ -1,0 +1,80 @@
+"""The example programs, at toy size."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import tifffile
+from scipy import ndimage
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(scope="module")
+def slides() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_slide", EXAMPLES / "make_slide.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["make_slide"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def unit(slides) -> tuple[np.ndarray, np.ndarray]:
+    """Image and truth of one unit."""
+    return slides.draw_image(3, (0, 512)), slides.draw_truth(3, (0, 512))
+
+
+def test_the_program_writes_image_and_truth(tmp_path):
+    image, truth = tmp_path / "slide.tif", tmp_path / "truth.tif"
+    command = [sys.executable, EXAMPLES / "make_slide.py", image, "--size", "300", "--seed", "4", "--truth", truth]
+    subprocess.run(command, check=True)
+    with tifffile.TiffFile(image) as file:
+        page = file.pages.first
+        assert (page.shape, page.dtype, page.is_tiled, page.compression.name) == (
+            (300, 300),
+            np.uint8,
+            True,
+            "ADOBE_DEFLATE",
+        )
+        assert page.get_resolution(unit="MICROMETER") == pytest.approx((250, 250))  # 4 nm a pixel
+    mask = tifffile.imread(truth)
+    assert mask.shape == (300, 300)
+    assert np.unique(mask).tolist() == [0, 1]
+
+
+def test_a_slide_is_the_corner_of_a_larger_one_and_of_its_seed(slides, tmp_path):
+    pictures = {}
+    for name, size, seed in (("small", 300, 1), ("again", 300, 1), ("large", 600, 1), ("other", 300, 2)):
+        slides.make_slide(tmp_path / name, size, seed)
+        pictures[name] = tifffile.imread(tmp_path / name)
+    np.testing.assert_array_equal(pictures["small"], pictures["again"])
+    np.testing.assert_array_equal(pictures["small"], pictures["large"][:300, :300])
+    assert np.mean(pictures["small"] != pictures["other"]) > 0.9
+
+
+def test_units_join_without_a_seam(slides, monkeypatch):
+    # the same place drawn as part of other units: only the noise differs, which is drawn unit by unit
+    whole = slides.draw_truth(5, (512, 512))
+    monkeypatch.setattr(slides, "UNIT", 128)
+    parts = np.block([[slides.draw_truth(5, (y, x)) for x in range(512, 1024, 128)] for y in range(512, 1024, 128)])
+    assert np.mean(whole != parts) < 1e-3
+
+
+def test_grey_values_are_those_of_real_sections(unit):
+    image, _ = unit
+    assert image.mean() == pytest.approx(126, abs=12)
+    assert image.std() == pytest.approx(43, abs=6)
+
+
+def test_membranes_are_dark_closed_and_of_a_real_share(unit):
+    image, truth = unit
+    cells, count = ndimage.label(truth)
+    assert 0.15 < np.mean(truth == 0) < 0.32  # real sections: 0.22
+    assert image[truth == 0].mean() + 50 < image[truth == 1].mean()
+    assert count > 40
+    assert np.bincount(cells[cells > 0]).max() < 0.4 * truth.size

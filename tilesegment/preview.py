@@ -1,0 +1,190 @@
+"""Pictures for a quick look: the image beside itself with the mask drawn over it, a legend and a scale bar."""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from tilesegment.errors import MaskError
+from tilesegment.metadata import LabelClass, PixelSize
+
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+_GAP = 12  # pixels between and around the panels
+_OUTLINE = 0.9  # opacity of the outlines
+
+
+def stretch(image: np.ndarray) -> np.ndarray:
+    """Grey or RGB picture of an image, each channel stretched from its 1st to its 99.8th percentile.
+
+    Args:
+        image: (C, h, w) of any number type; of three channels or more the first three are red, green and blue,
+            otherwise the first is grey. NaN and infinity are black.
+
+    Returns:
+        (h, w, 3) uint8.
+    """
+    shown = np.asarray(image[:3] if len(image) >= 3 else image[:1], np.float32)
+    shown = np.where(np.isfinite(shown), shown, np.nan)
+    planes = []
+    for plane in shown:
+        known = plane[np.isfinite(plane)]
+        low, high = np.percentile(known, (1, 99.8)) if known.size else (0, 1)
+        scaled = (plane - low) / max(high - low, 1e-12) * 255
+        planes.append(np.clip(np.nan_to_num(scaled), 0, 255).astype(np.uint8))
+    return np.stack(planes * (3 // len(planes)), axis=-1)
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, classes: tuple[LabelClass, ...], opacity: float = 0.4) -> np.ndarray:
+    """The image with the classes' colours over it: a light fill, and a crisp outline where a class begins.
+
+    Class 0 stays bare. The outline is the outermost pixel of every region of the other classes, drawn nearly opaque.
+
+    Args:
+        image: (C, h, w), stretched as `stretch` does.
+        mask: (h, w) uint8 class ids; ids beyond `classes` (no data) stay bare too.
+        classes: their colours.
+        opacity: of the fill, 0 to 1.
+
+    Returns:
+        (h, w, 3) uint8.
+
+    Raises:
+        MaskError: the mask is of another size than the image.
+    """
+    if mask.shape != image.shape[1:]:
+        raise MaskError(f"the mask is {mask.shape} and the image {image.shape[1:]} (height, width): they must agree")
+    colours = np.zeros((256, 3), np.float32)
+    colours[: len(classes)] = [entry.rgb for entry in classes]
+    shown = (mask > 0) & (mask < len(classes))
+    cover = np.where(_outline(mask), max(_OUTLINE, opacity), opacity) * shown
+    return np.rint(stretch(image) * (1 - cover[..., None]) + colours[mask] * cover[..., None]).astype(np.uint8)
+
+
+def save_preview(
+    path: Path,
+    image: np.ndarray,
+    mask: np.ndarray,
+    classes: tuple[LabelClass, ...],
+    title: str | None = None,
+    max_side: int = 2048,
+    pixel_size: PixelSize | None = None,
+) -> None:
+    """Write the plain image, and beside it the overlay, above a legend and a scale bar.
+
+    Args:
+        path: `.png` or `.jpg`, replaced in one go once the picture is complete.
+        image: (C, h, w).
+        mask: (h, w) uint8 class ids.
+        classes: names and colours for the legend.
+        title: one line above the panels.
+        max_side: larger images are reduced to this many pixels a side, by leaving out rows and columns.
+        pixel_size: of `image` as given; without it there is no scale bar.
+
+    Raises:
+        MaskError: another suffix, the mask is of another size, or the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _FORMATS:
+        raise MaskError(
+            f"{path}: a preview is written as .png, .jpg or .jpeg, not {path.suffix!r}: choose one of these"
+        )
+    # every n-th pixel: classes cannot be averaged, and image and mask must stay aligned
+    every = max(-(-max(mask.shape) // max_side), 1)
+    image, mask = image[:, ::every, ::every], mask[::every, ::every]
+    width = pixel_size.x * every if pixel_size else None
+    picture = _compose(stretch(image), overlay(image, mask, classes), classes, title, width)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        try:
+            picture.save(partial, format=_FORMATS[path.suffix.lower()])
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise MaskError(
+            f"{path}: the preview cannot be written ({error}): check the folder and its free space"
+        ) from error
+
+
+def _compose(
+    plain: np.ndarray, covered: np.ndarray, classes: tuple[LabelClass, ...], title: str | None, width: float | None
+) -> Image.Image:
+    """Lay out both panels (h, w, 3) with title, legend and, for pixels of `width` micrometres, a scale bar."""
+    height, panel = plain.shape[:2]
+    size = int(np.clip(panel / 28, 13, 40))
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
+    top = _GAP + (2 * size if title else 0)
+    rows = _legend_rows(classes, font, 2 * panel + _GAP)
+    canvas = Image.new("RGB", (2 * panel + 3 * _GAP, top + height + len(rows) * 2 * size + 2 * _GAP), "white")
+    canvas.paste(Image.fromarray(plain), (_GAP, top))
+    canvas.paste(Image.fromarray(covered), (2 * _GAP + panel, top))
+    draw = ImageDraw.Draw(canvas)
+    if title:
+        draw.text((_GAP, _GAP // 2 + size), _fit(title, font, canvas.width - 2 * _GAP), "black", font, anchor="lm")
+    for k, row in enumerate(rows):
+        middle = top + height + _GAP + (2 * k + 1) * size
+        for x, entry in row:
+            draw.rectangle((x, middle - size // 2, x + size, middle + size // 2), entry.colour, "black")
+            draw.text((x + 1.5 * size, middle), entry.name, "black", font, anchor="lm")
+    if width is not None:
+        _scale_bar(draw, (_GAP, top + height), panel, width, font)
+    return canvas
+
+
+def _outline(mask: np.ndarray) -> np.ndarray:
+    """(h, w) bool: pixels with a 4-neighbour of another class; two in a large picture."""
+    edge = np.zeros(mask.shape, bool)
+    for shift in (1, 2) if max(mask.shape) > 800 else (1,):
+        down, across = mask[shift:] != mask[:-shift], mask[:, shift:] != mask[:, :-shift]
+        edge[shift:] |= down
+        edge[:-shift] |= down
+        edge[:, shift:] |= across
+        edge[:, :-shift] |= across
+    return edge
+
+
+def _legend_rows(
+    classes: tuple[LabelClass, ...], font: ImageFont.FreeTypeFont, width: int
+) -> list[list[tuple[float, LabelClass]]]:
+    """The classes that are drawn, as rows of (left edge, class) that fit into `width`."""
+    rows: list[list[tuple[float, LabelClass]]] = [[]]
+    left = float(_GAP)
+    for entry in classes[1:]:
+        entry = LabelClass(_fit(entry.name, font, width - 3 * font.size), entry.colour)
+        space = font.getlength(entry.name) + 3 * font.size
+        if rows[-1] and left + space > _GAP + width:
+            rows.append([])
+            left = float(_GAP)
+        rows[-1].append((left, entry))
+        left += space
+    return rows
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """The text on one line, shortened by dots where it is wider than `width` pixels."""
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
+
+
+def _scale_bar(
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], panel: int, width: float, font: ImageFont.FreeTypeFont
+) -> None:
+    """A bar of a round length, about a quarter of the panel, into its lower left `corner` (x, y)."""
+    longest = panel * width / 4
+    decade = 10.0 ** math.floor(math.log10(longest))
+    length = max(step * decade for step in (1, 2, 5) if step * decade <= longest)
+    unit, factor = ("nm", 1000) if length < 0.999 else ("um", 1) if length < 999 else ("mm", 1e-3)
+    x, y, thick = corner[0] + font.size, corner[1] - font.size, max(font.size // 4, 3)
+    right = x + round(length / width)
+    text = f"{length * factor:g} {unit}"
+    wide = max(right - x, math.ceil(font.getlength(text)))
+    draw.rectangle((x - thick, y - thick - 1.6 * font.size, x + wide + thick, y + thick), "black")
+    draw.rectangle((x, y - thick, right, y), "white")
+    draw.text((x, y - 2 * thick), text, "white", font, anchor="ls")
