@@ -122,7 +122,7 @@ def read_mirrored(source: ImageSource, region: Region, level: int = 0, z: int = 
     rows, columns = mirror_indices(region.y0, region.y1, shape[0]), mirror_indices(region.x0, region.x1, shape[1])
     inner = Region(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
     pixels = source.read(inner, level, z)
-    return pixels[:, rows - inner.y0][:, :, columns - inner.x0]
+    return pixels.take(rows - inner.y0, axis=1).take(columns - inner.x0, axis=2)
 
 
 def presented(path: str, dtype: np.dtype) -> np.dtype:

@@ -224,7 +224,7 @@ class Trainer:
 def _normalised(section: Section, scale: Normalisation) -> Tensor:
     """The section's image (C, H, W) as the network sees it, float32."""
     mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (scale.mean, scale.std))
-    return (torch.from_numpy(section.image).float() - mean) / std
+    return (torch.tensor(section.image, dtype=torch.float32) - mean) / std
 
 
 def _schedule(progress: float, warm_up: float = 0.04) -> float:
