@@ -185,7 +185,7 @@ def test_compressed_strips_are_decoded_once_for_a_row_of_blocks(
 
 
 def test_the_cache_of_strips_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tilesegment.images.tiff_pages._CACHE", 2 * 10 * 211 * 3)
+    monkeypatch.setattr("tilesegment.images.tiff_pages.STRIP_CACHE", 2 * 10 * 211 * 3)
     decoded = count_decoded(monkeypatch)
     with open_image(tiff(compression="zlib", rowsperstrip=10)(tmp_path, RGB)) as source:
         for region in (Region(0, 0, 30, 9), Region(10, 0, 30, 9), Region(0, 0, 10, 9)):

@@ -1,8 +1,8 @@
 """A whole image and its mask on one screen, read block by block, whatever their size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -37,8 +37,8 @@ def draw_preview(image: str | Path, mask: str | Path, out: str | Path) -> None:
         ImageError, MaskError: one of them cannot be read, or the mask is not of this image.
     """
     found = open_mask(mask)
-    decided = found.spec.fingerprint
-    region, level, first = Region(*decided["region"]), decided["level"], decided["planes"][0]
+    decided: Mapping[str, Any] = found.spec.fingerprint
+    region, level, first = Region(*decided["region"]), int(decided["level"]), int(decided["planes"][0])
     with open_image(image) as source:
         if level >= len(source.levels) or not Region.of_shape(source.levels[level].shape).contains(region):
             raise MaskError(

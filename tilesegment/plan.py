@@ -67,6 +67,7 @@ class ImageFacts:
         depth: planes, None without a z axis.
         channels: of the image.
         itemsize: bytes of a value.
+        cache_bytes: memory that the source keeps decoded pixels in, at most.
         scale: (y, x) pixels of level 0 that one pixel of this level stands for.
     """
 
@@ -76,6 +77,7 @@ class ImageFacts:
     depth: int | None
     channels: int
     itemsize: int
+    cache_bytes: int = 0
     scale: tuple[float, float] = (1.0, 1.0)
 
 
@@ -160,7 +162,7 @@ class Plan:
         raw = side * side * self.image.channels * self.image.itemsize
         blocks = 3 * raw + side * side * (4 * self.network.channels + 2 + 2)
         activations = self.batch * self.tile**2 * self.network.pixel_bytes if self.device == "cpu" else 0
-        return _PROCESS_BYTES + 2 * self.network.weights_bytes + blocks + activations
+        return _PROCESS_BYTES + self.image.cache_bytes + 2 * self.network.weights_bytes + blocks + activations
 
     @property
     def disk_bytes(self) -> int:

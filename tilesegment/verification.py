@@ -8,8 +8,8 @@ import numpy as np
 
 from tilesegment.errors import PlanError
 from tilesegment.geometry import Region, TileGrid
+from tilesegment.job import Job
 from tilesegment.plan import Settings
-from tilesegment.prediction import Job
 
 # side of a crop: some lines of the coarsest pooling grid on either side of a tile line
 _SIDE = 96

@@ -35,6 +35,11 @@ class FlatSource(ImageSource):
         self._pixels: np.ndarray | None = None
         self._lock = threading.Lock()
 
+    @property
+    def cache_bytes(self) -> int:
+        """The whole image: PNG and JPEG cannot be read in parts."""
+        return self.shape[0] * self.shape[1] * self.channels * self.dtype.itemsize
+
     def _read(self, region: Region, level: int, z: int) -> np.ndarray:
         with self._lock:
             if self._pixels is None:

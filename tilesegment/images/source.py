@@ -66,6 +66,11 @@ class ImageSource(ABC):
         """(height, width) of level 0."""
         return self.levels[0].shape
 
+    @property
+    def cache_bytes(self) -> int:
+        """Memory that decoded pixels are kept in between reads, at most; 0 where a read leaves nothing behind."""
+        return 0
+
     def read(self, region: Region, level: int = 0, z: int = 0) -> np.ndarray:
         """The pixels of `region`, (C, h, w) in `dtype`; maybe a view, maybe not contiguous. Safe in several threads.
 

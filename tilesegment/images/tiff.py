@@ -18,6 +18,7 @@ from tilesegment.images.axes import Layout, arrange
 from tilesegment.images.source import ImageSource, Level, presented
 from tilesegment.images.tiff_metadata import refuse_entities, tiff_format, tiff_pixel_size
 from tilesegment.images.tiff_pages import (
+    STRIP_CACHE,
     Plane,
     SegmentedPlane,
     Segments,
@@ -73,6 +74,12 @@ class TiffSource(ImageSource):
         super().__init__(path, format, described, first.depth, first.channels, dtype, size)
         self._tiff = tiff
         self._levels = levels
+
+    @property
+    def cache_bytes(self) -> int:
+        """Compressed strips are kept, of one level at most as many as fit."""
+        plane = self._levels[0].planes[0]
+        return STRIP_CACHE if isinstance(plane, SegmentedPlane) and not plane.key.is_tiled else 0
 
     def _read(self, region: Region, level: int, z: int) -> np.ndarray:
         return self._levels[level].read(region, z)
@@ -192,14 +199,14 @@ def _planes(path: str, series: TiffPageSeries) -> tuple[Plane, ...]:
             raise ImageError(
                 f"{path} is truncated: it has {size} of {start + number * key.nbytes} bytes: copy it again"
             )
-        return raw_planes(path, key, [start + i * key.nbytes for i in range(number)])
+        return raw_planes(key, [start + i * key.nbytes for i in range(number)])
     pages = [page for page in series if page is not None]
     if len(pages) < len(series):
         raise ImageError(f"{path} lacks some of the planes that its metadata lists: export it as one file")
     for page in pages:
         check_segments(path, key, page, size)
     if key.is_final and all(lies_raw(key, page) for page in pages):
-        return raw_planes(path, key, [page.dataoffsets[0] for page in pages])
+        return raw_planes(key, [page.dataoffsets[0] for page in pages])
     check_segment_size(path, key)
     segments = Segments(key)
     return tuple(

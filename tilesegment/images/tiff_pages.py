@@ -1,5 +1,6 @@
-"""The stored planes of a TIFF, read region by region: memory-mapped where they lie raw, else by strips or tiles."""
+"""The stored planes of a TIFF, read region by region: row by row where they lie raw, else by strips or tiles."""
 
+import os
 import struct
 import threading
 from collections import OrderedDict
@@ -13,7 +14,7 @@ from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
 
 MAX_SEGMENT = 1 << 30  # bytes of a strip or tile once decoded
-_CACHE = 1 << 30  # bytes of decoded strips kept: those beside a row of blocks, which each block of the row needs
+STRIP_CACHE = 1 << 29  # bytes of decoded strips kept: those beside a row of blocks, which each block of the row needs
 _DESCRIPTION = 270  # tag
 
 
@@ -26,24 +27,36 @@ class Plane(Protocol):
 
 @dataclass(frozen=True)
 class RawPlane:
-    """A plane that lies in the file as it is in memory: `pixels` is (separate samples, H, W, interleaved samples)."""
+    """A plane that lies in the file as it would in memory, its rows read one by one.
 
-    pixels: np.ndarray
+    Not memory-mapped: what was read once would count as resident memory, which then grows with the image, and a file
+    that is cut short while it is read would end the process.
+
+    Attributes:
+        key: the page that says how the plane is stored.
+        offset: of its first byte in the file.
+    """
+
+    key: TiffPage
+    offset: int
 
     def read(self, region: Region) -> np.ndarray:
-        """The pixels of `region`, (samples, h, w): those that lie in the file, in its byte order."""
-        rows, columns = region.slices
-        part = self.pixels[:, rows, columns].transpose(0, 3, 1, 2)
-        return part.reshape(part.shape[0] * part.shape[1], *region.shape)
+        """The pixels of `region`, (samples, h, w), in the file's byte order."""
+        separate, _, height, width, interleaved = self.key.shaped
+        dtype = np.dtype(self.key.parent.byteorder + np.dtype(self.key.dtype).char)
+        part = np.empty((separate, *region.shape, interleaved), dtype)
+        file, pixel = self.key.parent.filehandle.fileno(), interleaved * dtype.itemsize
+        for sample in range(separate):
+            for y in range(region.height):
+                row = (sample * height + region.y0 + y) * width + region.x0
+                data = os.pread(file, region.width * pixel, self.offset + row * pixel)
+                part[sample, y] = np.frombuffer(data, dtype).reshape(region.width, interleaved)
+        return part.transpose(0, 3, 1, 2).reshape(separate * interleaved, *region.shape)
 
 
-def raw_planes(path: str, key: TiffPage, offsets: list[int]) -> tuple[RawPlane, ...]:
-    """The planes that start at the bytes `offsets` of a file, memory-mapped; `key` says how they are stored."""
-    file = np.memmap(path, np.uint8, "r")
-    separate, _, height, width, interleaved = key.shaped
-    dtype = np.dtype(key.parent.byteorder + np.dtype(key.dtype).char)
-    flat = (np.frombuffer(file, dtype, key.size, offset) for offset in offsets)
-    return tuple(RawPlane(pixels.reshape(separate, height, width, interleaved)) for pixels in flat)
+def raw_planes(key: TiffPage, offsets: list[int]) -> tuple[RawPlane, ...]:
+    """The planes that start at the bytes `offsets` of a file; `key` says how they are stored."""
+    return tuple(RawPlane(key, offset) for offset in offsets)
 
 
 def lies_raw(key: TiffPage, page: TiffPage | TiffFrame) -> bool:
@@ -90,7 +103,7 @@ class Segments:
         with self._cache_lock:
             self._cache[offset] = strip
             self._cached_bytes += strip.nbytes
-            while self._cached_bytes > _CACHE:
+            while self._cached_bytes > STRIP_CACHE:
                 _, dropped = self._cache.popitem(last=False)
                 self._cached_bytes -= dropped.nbytes
 

@@ -1,0 +1,61 @@
+"""Which grey values the network sees: those it was trained on, or those of this image. Never those of a tile."""
+
+import numpy as np
+
+from tilesegment.errors import ImageError, PlanError
+from tilesegment.geometry import FieldOfView, TileGrid
+from tilesegment.header import Normalisation
+from tilesegment.images.source import ImageSource
+from tilesegment.plan import Plan, Settings
+
+_SAMPLES = 64
+_SAMPLE_SIDE = 512
+
+
+def choose_normalisation(trained: Normalisation, source: ImageSource, plan: Plan, settings: Settings) -> Normalisation:
+    """The normalisation of a run: one for all its tiles, as one a tile would show as seams.
+
+    Args:
+        trained: that of the model.
+        source, plan, settings: what is predicted.
+
+    Raises:
+        PlanError: the image is of another dtype than the model was trained on.
+        ImageError: it is to be measured, and is constant or holds NaN.
+    """
+    if settings.normalise == "image":
+        return measure(source, plan, settings.level)
+    if trained.dtype != str(source.dtype):
+        raise PlanError(
+            f"{source.path} is {source.dtype}, the model was trained on {trained.dtype}: its grey values mean "
+            "something else; use normalise image to scale by this image's own mean and spread"
+        )
+    return trained
+
+
+def measure(source: ImageSource, plan: Plan, level: int) -> Normalisation:
+    """Mean and std of each channel over at most 64 windows of 512 px, evenly spread over what is predicted.
+
+    Raises:
+        ImageError: they cannot be read, are constant or hold NaN.
+    """
+    # windows are read as tiles of a network that needs no context
+    grid = TileGrid(plan.region, _SAMPLE_SIDE, _SAMPLE_SIDE, FieldOfView(1, 0, 0, True))
+    windows = len(grid)
+    count = len(plan.planes) * windows
+    chosen = sorted({round(n) for n in np.linspace(0, count - 1, min(count, _SAMPLES))})
+    sums = np.zeros((3, len(plan.channels)))
+    for n in chosen:
+        plane, place = divmod(n, windows)
+        region = grid.at(*divmod(place, grid.shape[1])).write
+        pixels = source.read(region, level, plan.planes[plane])[list(plan.channels)].astype(np.float64)
+        sums += [np.full(len(pixels), region.area), pixels.sum((1, 2)), (pixels**2).sum((1, 2))]
+    mean = sums[1] / sums[0]
+    std = np.sqrt(np.maximum(sums[2] / sums[0] - mean**2, 0))
+    # rounding leaves a constant channel a spread of about 1e-8 of its value
+    if not np.isfinite(std).all() or np.any(std <= 1e-6 * np.abs(mean)):
+        raise ImageError(
+            f"{source.path} is constant or holds NaN in a channel and cannot be normalised by itself; leave normalise "
+            "image out, or choose a part with roi or channels"
+        )
+    return Normalisation(tuple(map(float, mean)), tuple(map(float, std)), str(source.dtype))
