@@ -85,11 +85,7 @@ def save_preview(
     Raises:
         MaskError: another suffix, the mask is of another size, or the file cannot be written.
     """
-    path = Path(path)
-    if path.suffix.lower() not in _FORMATS:
-        raise MaskError(
-            f"{path}: a preview is written as .png, .jpg or .jpeg, not {path.suffix!r}: choose one of these"
-        )
+    check_preview_path(path)
     # every n-th pixel: classes cannot be averaged, and image and mask must stay aligned
     every = max(-(-max(mask.shape) // max_side), 1)
     image, mask = image[:, ::every, ::every], mask[::every, ::every]
@@ -106,6 +102,20 @@ def save_preview(
         raise MaskError(
             f"{path}: the preview cannot be written ({error}): check the folder and its free space"
         ) from error
+
+
+def check_preview_path(path: Path) -> None:
+    """Whether a preview can be written to `path`, before there is one.
+
+    Raises:
+        MaskError: another suffix than .png, .jpg or .jpeg, or no such folder.
+    """
+    if path.suffix.lower() not in _FORMATS:
+        raise MaskError(
+            f"{path}: a preview is written as .png, .jpg or .jpeg, not {path.suffix!r}: choose one of these"
+        )
+    if not path.parent.is_dir():
+        raise MaskError(f"{path}: there is no folder {path.parent}; create it, or choose another place")
 
 
 def _compose(
