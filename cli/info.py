@@ -42,6 +42,11 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
         if isinstance(value, dict):
             lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
         else:
-            text = json.dumps(value) if isinstance(value, list | bool) else "unknown" if value is None else str(value)
-            lines.append(f"{indent}{name + ':':<16} {text}")
+            lines.append(f"{indent}{name + ':':<16} {_text(name, value)}")
     return lines
+
+
+def _text(name: str, value: Any) -> str:
+    if value in (None, ""):
+        return "unknown" if name in ("pixel_size_um", "licence") else "none"
+    return json.dumps(value) if isinstance(value, list | bool) else str(value)

@@ -1,6 +1,8 @@
-"""The command `tileseg`: its commands, its exit codes."""
+"""The command `tileseg`: its commands, its messages, its exit codes."""
 
+import logging
 import sys
+import warnings
 
 import click
 
@@ -21,7 +23,7 @@ def tileseg(debug: bool) -> None:
     \b
     tileseg predict slide.tif --tile 572 --out mask.zarr
     tileseg train em_data/
-    """
+    """  # noqa: D301 - click looks for the backspace itself
 
 
 for command in (predict, train, verify, preview, info, models):
@@ -33,21 +35,34 @@ def main() -> None:
     debug = "--debug" in sys.argv
     # the flag may stand anywhere: it is often added at the end of a line that failed
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if not debug:
+        # what libraries have to say of a damaged file is said once, by our own message
+        logging.disable()
+        warnings.simplefilter("ignore")
     try:
         tileseg.main(arguments, prog_name="tileseg", standalone_mode=False)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx is not None else "tileseg"
+        _complain(f"{error.format_message().rstrip('.')} (see {command} --help)")
         sys.exit(error.exit_code)
     except TilesegmentError as error:
         if debug:
             raise
-        click.echo(f"Error: {error}", err=True)
+        _complain(str(error))
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Stopped. What was finished is kept; the same command goes on from there.", err=True)
+        click.echo("Stopped.", err=True)
         sys.exit(130)
+
+
+def _complain(message: str) -> None:
+    """One line, even where a file's name has several."""
+    click.echo("Error: " + " ".join(message.splitlines()), err=True)
 
 
 if __name__ == "__main__":

@@ -78,16 +78,20 @@ def predict(
             for name, value in job.plan.lines():
                 click.echo(f"{name:<10}{value}", err=True)
         assert out is not None
-        with ProgressReport(job.plan.pixels, quiet) as progress:
-            done = run_job(
-                job,
-                out,
-                overwrite=overwrite,
-                ngff=ngff,
-                probabilities=probabilities,
-                preview=preview,
-                report=lambda _, now: _show(progress, now),
-            )
+        try:
+            with ProgressReport(quiet) as progress:
+                done = run_job(
+                    job,
+                    out,
+                    overwrite=overwrite,
+                    ngff=ngff,
+                    probabilities=probabilities,
+                    preview=preview,
+                    report=lambda now, total: _show(progress, now, total),
+                )
+        except KeyboardInterrupt:
+            click.echo("Blocks that are done are kept: the same command goes on from there.", err=True)
+            raise
     if not quiet:
         megapixels, peak = done.pixels / 1e6, done.peak_rss_bytes / 1e9
         resumed = f", {done.blocks_resumed} blocks were done before" if done.blocks_resumed else ""
@@ -100,9 +104,9 @@ def predict(
         click.echo(json.dumps(asdict(done)))
 
 
-def _show(progress: ProgressReport, now: "Progress") -> None:
+def _show(progress: ProgressReport, now: "Progress", total: int) -> None:
     speed = now.pixels / 1e6 / max(now.seconds, 1e-9)
-    progress.show(now.pixels, f"{now.pixels / 1e6:,.1f} Mpx, {speed:.2f} Mpx/s", now.seconds)
+    progress.show(now.pixels / total, f"{now.pixels / 1e6:,.1f} Mpx, {speed:.2f} Mpx/s", now.seconds)
 
 
 def _print_plan(job: "Job", as_json: bool) -> None:

@@ -11,15 +11,10 @@ _EVERY = 10.0  # seconds between two lines in a log
 
 
 class ProgressReport:
-    """Shows how far a run is.
+    """Shows how far a run is; nothing at all where it is to be `quiet`."""
 
-    Args:
-        total: units in all.
-        quiet: show nothing.
-    """
-
-    def __init__(self, total: float, quiet: bool) -> None:
-        self.total, self.quiet = total, quiet
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
         self._said = time.monotonic()
         self._bar: Any = None
 
@@ -31,7 +26,7 @@ class ProgressReport:
             columns = (BarColumn(), TextColumn("{task.percentage:3.0f} %  {task.description}"), TimeRemainingColumn())
             self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
             self._bar.start()
-            self._task = self._bar.add_task("starting", total=self.total)
+            self._task = self._bar.add_task("starting", total=1.0)
         return self
 
     def __exit__(
@@ -41,13 +36,13 @@ class ProgressReport:
             self._bar.stop()
 
     def show(self, done: float, text: str, seconds: float) -> None:
-        """`done` of the total is done after `seconds`; `text` says it in words."""
+        """Part `done` of the run, 0 to 1, is done after `seconds`; `text` says it in words."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, description=text)
         elif not self.quiet and time.monotonic() - self._said >= _EVERY:
             self._said = time.monotonic()
-            left = seconds * (self.total - done) / done if done else 0
-            click.echo(f"{100 * done / self.total:3.0f} %  {text}, {left:,.0f} s left", err=True)
+            left = seconds * (1 - done) / done if done else 0
+            click.echo(f"{100 * done:3.0f} %  {text}, {left:,.0f} s left", err=True)
 
     def line(self, text: str) -> None:
         """A line that stays."""

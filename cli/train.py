@@ -4,6 +4,7 @@ import json
 import shlex
 from collections import Counter
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -57,20 +58,30 @@ def train(
     if tile is not None:
         settings["tile"] = tile
 
-    def begin(trainer: "Trainer") -> None:
+    begun: list[tuple[Trainer, Path]] = []
+
+    def begin(trainer: "Trainer", folder: Path) -> None:
+        begun.append((trainer, folder))
         for line in _summary(trainer):
             progress.line(line)
+        progress.line(f"run folder: {folder}")
 
-    with ProgressReport(1.0, quiet) as progress:
-        run = training.train(
-            data,
-            out,
-            classes=classes,
-            overwrite=overwrite,
-            begin=begin,
-            report=lambda record: _show(progress, record),
-            **settings,
-        )
+    try:
+        with ProgressReport(quiet) as progress:
+            run = training.train(
+                data,
+                out,
+                classes=classes,
+                overwrite=overwrite,
+                begin=begin,
+                report=lambda record: _show(progress, record),
+                **settings,
+            )
+    except KeyboardInterrupt:
+        for trainer, folder in begun:
+            if trainer.record is not None:
+                click.echo(f"The model after {trainer.record.step:,} steps is in {folder}.", err=True)
+        raise
     if not quiet:
         if run.scores is not None:
             click.echo(f"Held out: {_words(run.scores)}", err=True)
@@ -105,7 +116,8 @@ def _show(progress: ProgressReport, record: "Record") -> None:
 
 def _words(scores: "Scores") -> str:
     means = [value for value in scores.iou if value is not None]
-    text = f"accuracy {scores.accuracy:.3f} (always the same class: {scores.floor:.3f}), mIoU {sum(means) / len(means):.3f}"
+    text = f"accuracy {scores.accuracy:.3f} (always the same class: {scores.floor:.3f})"
+    text += f", mIoU {sum(means) / len(means):.3f}"
     if scores.v_rand is not None:
         text += f", V_Rand {scores.v_rand:.4f}, V_Info {scores.v_info:.4f}"
     return text

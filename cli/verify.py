@@ -41,7 +41,7 @@ def verify(
     def report(crop: Crop) -> None:
         if not quiet:
             text = f"largest difference {crop.difference:.3g}, {crop.pixels} of {crop.region.area:,} pixels differ"
-            click.echo(f"{str(crop.region):<28}{text}", err=True)
+            click.echo(f"{crop.region!s:<28}{text}", err=True)
 
     found = compare(
         image,

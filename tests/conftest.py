@@ -5,12 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from tilesegment.header import ModelHeader, Normalisation
 from tilesegment.metadata import LabelClass
 from tilesegment.model import Model
 from tilesegment.networks import build_network
 
+# the same examples in every run
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.load_profile("fixed")
 # toy networks: a second thread costs more than it brings
 torch.set_num_threads(1)
 

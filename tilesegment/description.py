@@ -6,8 +6,11 @@ from typing import Any
 from tilesegment.header import ModelHeader, read_header
 from tilesegment.images import open_image
 from tilesegment.masks import open_mask
-from tilesegment.masks.disk import is_ours
+from tilesegment.masks.disk import MARK, is_ours, read_group
 from tilesegment.models import bundled_models
+
+# others' suffixes too: that their files are not opened is said better as of a model than as of an image
+_MODELS = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -23,11 +26,17 @@ def describe(path: str | Path) -> dict[str, Any]:
     if str(path) in bundled:
         return _model(str(path), read_header(bundled[str(path)]))
     path = Path(path)
-    if path.suffix == ".safetensors":
+    if path.suffix in _MODELS:
         return _model(str(path), read_header(path))
-    if path.is_dir() and is_ours(path):
-        return _mask(path)
-    return _image(path)
+    return _mask(path) if _is_mask(path) else _image(path)
+
+
+def _is_mask(path: Path) -> bool:
+    """Whether `path` is a mask as Zarr, finished or not. Probabilities are images: their values are read as such."""
+    group = read_group(path) if is_ours(path) else None
+    record = {} if group is None else group.attributes[MARK]
+    layout = record.get("layout") if isinstance(record, dict) else None
+    return group is not None and not (isinstance(layout, dict) and layout.get("kind") == "probabilities")
 
 
 def _image(path: Path) -> dict[str, Any]:

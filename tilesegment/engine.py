@@ -54,9 +54,9 @@ def stream(
 ) -> Progress:
     """Takes every (plane, block) of `work` through `read`, `predict` and `write`, the three at the same time.
 
-    `read` and `write` run in a thread of their own each, in the order of `work`; `predict` runs in the caller's. At most
-    two blocks wait on either side, so memory does not depend on how many there are. The first error stops the run and is
-    raised here; blocks that were written stay written.
+    `read` and `write` run in a thread of their own each, in the order of `work`; `predict` runs in the caller's. At
+    most two blocks wait on either side, so memory does not depend on how many there are. The first error stops the run
+    and is raised here; blocks that were written stay written.
 
     Args:
         work: plane and block.

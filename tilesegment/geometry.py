@@ -3,7 +3,8 @@
 The invariant that everything rests on: every pixel of the written region belongs to the `write` region of exactly one
 tile, that tile starts at a multiple of the network's divisor counted from the image's origin, and its `read` region
 holds all the context that the network uses. So each kept pixel is computed as one pass over the whole mirror-padded
-image would compute it. The 388 pixels that a tile of 572 yields break this: 388 is no multiple of 16, hence the step 384.
+image would compute it. The 388 pixels that a tile of 572 yields break this: 388 is no multiple of 16, hence the step
+384.
 
 Coordinates are (y, x), regions half-open, pixels those of the level that is predicted.
 """
@@ -186,7 +187,7 @@ class TileGrid:
         return Block(row, column, write, read, tiles)
 
     def _starts(self, start: int, stop: int) -> range:
-        """Where tiles begin along one axis: the pooling grid is that of the image's origin, wherever the region starts."""
+        """Where tiles begin along one axis: the pooling grid is that of the image's origin, not of the region's."""
         return range(start - start % self.view.divisor, stop, self.step)
 
     def _tile(self, top: int, left: int, block: Region) -> Tile:

@@ -6,6 +6,7 @@ under `tilesegment`: the JSON form of `ModelHeader`.
 
 import json
 import math
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,8 @@ KEY = "tilesegment"
 VERSION = 1
 # ours are a few KB; safetensors itself allows 100 MB
 _LONGEST_HEADER = 8 * 2**20
+# second byte of a pickle: its protocol; 0 and 1 have no magic
+_PICKLES = (b"\2", b"\3", b"\4", b"\5")
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,10 @@ class ModelHeader:
         Raises:
             ModelError: they cannot; says which.
         """
-        scale = self.normalisation
+        scale, size = self.normalisation, self.pixel_size
+        texts = (self.network, self.name, self.licence, self.weights_sha256)
+        if not all(isinstance(text, str) for text in texts) or not isinstance(self.training, Mapping):
+            raise ModelError("its network, name, licence and hash are to be text, its training record an object")
         numbers = [*scale.mean, *scale.std, self.threshold]
         if len(scale.mean) != len(scale.std) or not all(math.isfinite(v) for v in numbers) or min(scale.std) <= 0:
             raise ModelError("its normalisation needs a finite mean and a positive std for every channel")
@@ -107,8 +113,10 @@ class ModelHeader:
             raise ModelError("its network, its classes and its normalisation do not fit each other")
         if not 0 < self.threshold < 1:
             raise ModelError(f"its threshold is {self.threshold}; allowed: between 0 and 1")
+        if size is not None and not all(math.isfinite(side) and side > 0 for side in (size.y, size.x)):
+            raise ModelError(f"its pixel size is {size.y} x {size.x}; allowed: positive, in micrometres")
         for one in self.classes:
-            if not isinstance(one.name, str) or len(one.colour) != 7 or one.colour[0] != "#" or min(one.rgb) < 0:
+            if not isinstance(one.name, str) or re.fullmatch("#[0-9a-fA-F]{6}", one.colour) is None:
                 raise ModelError(f"its class {one.name!r} has no colour of the form #rrggbb")
 
 
@@ -132,18 +140,22 @@ def _metadata(path: Path) -> dict[str, str]:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(8)
-            if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
-                raise ModelError("a pickled checkpoint, which could run code and is not opened; models are .safetensors")
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            if not 2 <= length <= min(_LONGEST_HEADER, size - 8):
+            plausible = 2 <= length <= min(_LONGEST_HEADER, size - 8)
+            # only then: the length of a header may begin with any two bytes
+            if not plausible and (start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in _PICKLES)):
+                raise ModelError(
+                    "a pickled checkpoint, which could run code and is not opened; models are .safetensors"
+                )
+            if not plausible:
                 raise ModelError("not a model: expected a .safetensors file written by tileseg train")
             header = json.loads(file.read(length))
-            metadata = header.pop("__metadata__", {})
-            end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+            metadata = dict(header.pop("__metadata__", {}))
+            promised = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
     except OSError as error:
         raise ModelError(f"cannot be read ({error.strerror}); name a model file or one of: tileseg models") from error
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise ModelError("not a model: expected a .safetensors file written by tileseg train") from error
-    if size != 8 + length + end:
-        raise ModelError(f"truncated or damaged: {size} bytes, its header promises {8 + length + end}; copy it again")
+    if size != promised:
+        raise ModelError(f"truncated or damaged: {size} bytes, its header promises {promised}; copy it again")
     return metadata

@@ -172,7 +172,7 @@ class Job:
             if probabilities is None:
                 return [self.predictor.predict(pixels, block)]
             ids, likely = self.predictor.predict_probabilities(pixels, block)
-            return [likely, ids]
+            return [likely.astype(np.float32, copy=False), ids]
 
         def write(z: int, block: Block, results: list[np.ndarray]) -> None:
             region, plane = block.write.within(origin), z - self.plan.planes.start

@@ -51,8 +51,11 @@ class Model:
         if weights_hash(weights) != header.weights_sha256:
             raise ModelError(f"{path}: its weights are not those it was saved with (SHA-256 differs); copy it again")
         # on the meta device a header that lies about its sizes costs nothing
-        with torch.device("meta"):
-            network = build_network(header.network, header.arguments)
+        try:
+            with torch.device("meta"):
+                network = build_network(header.network, header.arguments)
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
         _check_fit(path, network, weights)
         network.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
         return cls(header, network.requires_grad_(False).eval())
@@ -65,13 +68,16 @@ class Model:
             half: round the weights to float16, which halves the file.
 
         Raises:
-            ModelError: the file cannot be written.
+            ModelError: the file cannot be written, or could not be loaded; an existing one is left as it is.
         """
         path = Path(path)
         dtype = torch.float16 if half else torch.float32
-        weights = {name: value.detach().cpu().to(dtype).contiguous() for name, value in self.network.state_dict().items()}
+        weights = {
+            name: value.detach().cpu().to(dtype).contiguous() for name, value in self.network.state_dict().items()
+        }
         header = replace(self.header, weights_sha256=weights_hash(weights))
         header.check()
+        _check_fit(path, self.network, weights)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             with temporary.open("wb") as file:
@@ -80,8 +86,11 @@ class Model:
                 os.fsync(file.fileno())
             temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise ModelError(f"{path} cannot be written ({error.strerror}); choose another place for the model") from error
+            if os.path.exists(temporary):  # unlike Path.exists, False for a name that cannot be
+                temporary.unlink()
+            raise ModelError(
+                f"{path} cannot be written ({error.strerror}); choose another place for the model"
+            ) from error
         return Model.load(path)
 
 
@@ -91,7 +100,7 @@ def weights_hash(weights: dict[str, Tensor]) -> str:
     for name in sorted(weights):
         value = weights[name]
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import ceil, floor
 from typing import Any
 
 from tilesegment.errors import PlanError
@@ -209,7 +210,9 @@ def make_plan(
     tile = settings.tile if settings.tile is not None else network.view.nearest_tile(DEFAULT_TILE)
     step = network.view.step_of(tile)
     chunk = _chunk(step)
-    block = chunk * min(max(round(_BLOCK / chunk), 1), -(-max(region.shape) // chunk))
+    # whole tiles and whole chunks: one of the two is a multiple of the other
+    unit = max(step, chunk)
+    block = unit * min(max(round(_BLOCK / unit), 1), -(-max(region.shape) // unit))
     batch = settings.batch or _batch((block // step) ** 2, tile, network.pixel_bytes, free_bytes)
     channels = _channels(image, network.channels, settings.channels)
     return Plan(image, network, region, planes, channels, tile, step, block, chunk, batch, device, precision)
@@ -241,10 +244,14 @@ def _region(image: ImageFacts, roi: Region | None) -> Region:
     whole = Region.of_shape(image.shape)
     if roi is None:
         return whole
-    (sy, sx), size = image.scale, f"{round(image.shape[0] * image.scale[0])},{round(image.shape[1] * image.scale[1])}"
-    region = Region(int(roi.y0 / sy), int(roi.x0 / sx), int(-(-roi.y1 // sy)), int(-(-roi.x1 // sx)))
-    if region.area == 0 or not whole.contains(region):
-        raise PlanError(f"roi {roi} is empty or outside the image; allowed: y0:y1,x0:x1 within 0:{size.replace(',', ',0:')}")
+    (sy, sx), (height, width) = image.scale, image.shape
+    touched = Region(floor(roi.y0 / sy), floor(roi.x0 / sx), ceil(roi.y1 / sy), ceil(roi.x1 / sx))
+    region = touched.intersect(whole)
+    # sides of levels are rounded down: the last pixels of level 0, fewer than one here, may have none of their own
+    beyond = roi.y1 >= (height + 1) * sy or roi.x1 >= (width + 1) * sx
+    if roi.area == 0 or min(roi.y0, roi.x0) < 0 or beyond or region.area == 0:
+        allowed = f"0:{round(height * sy)},0:{round(width * sx)}"
+        raise PlanError(f"roi {roi} is empty or outside the image; allowed: y0:y1,x0:x1 within {allowed}")
     return region
 
 

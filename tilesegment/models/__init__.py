@@ -1,5 +1,6 @@
 """The models that come with the package, by name: `NAME.safetensors` and its card `NAME.md` in this folder."""
 
+import os
 from pathlib import Path
 
 from tilesegment.errors import ModelError
@@ -21,6 +22,6 @@ def find_model(model: str | Path) -> Path:
     bundled = bundled_models()
     if str(model) in bundled:
         return bundled[str(model)]
-    if not Path(model).is_file():
+    if not os.path.isfile(model):  # unlike Path.is_file, False for a name that cannot be
         raise ModelError(f"no model {model}: neither a file nor a bundled model ({', '.join(bundled)})")
     return Path(model)

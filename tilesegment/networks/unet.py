@@ -39,15 +39,17 @@ class UNet(nn.Module):
 
     @property
     def field_of_view(self) -> FieldOfView:
-        """Where the network looks: 6 * 2**depth - 4 pixels a side, in steps of 2**depth (numerics: input 2^L k + 4 (2^L - 1))."""
+        """Where the network looks: 6 * 2**depth - 4 pixels a side, in steps of 2**depth, as its input sizes are."""
         divisor = 2**self.depth
         margin = 6 * divisor - 4
         return FieldOfView(divisor=divisor, before=margin, after=margin + 4 % divisor, crops=True)
 
     @property
     def values_per_pixel(self) -> int:
-        """Values held at once for each input pixel while predicting: at the top of the expanding path, in `base` channels
-        each, the skip, the up-convolution's output, the two of them joined, and a convolution's input and output.
+        """Values held at once for each input pixel while predicting.
+
+        At the top of the expanding path, in `base` channels each: the skip, the up-convolution's output, the two of
+        them joined, and a convolution's input and output.
         """
         return 6 * self.base
 

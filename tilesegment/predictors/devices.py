@@ -47,7 +47,7 @@ def _cpu_has_bf16() -> bool:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that a batch may take on a CUDA device, half of what is free; None elsewhere, where it is shared with all else."""
+    """Bytes that a batch may take on a CUDA device, half of what is free; None elsewhere: all else shares it."""
     if device.type != "cuda":
         return None
     return torch.cuda.mem_get_info(device)[0] // 2

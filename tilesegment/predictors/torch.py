@@ -51,7 +51,9 @@ class TorchPredictor:
         self._exact = torch.float64 if precision == "fp64" else torch.float32
         # a copy: the caller keeps its network where and as it is
         network = copy.deepcopy(model.network)
-        self._network = network.to(device, self._dtype, memory_format=torch.channels_last).eval()
+        # double precision is there to prove equality: the plain layout sums in an order that depends less on the shape
+        self._layout = torch.contiguous_format if precision == "fp64" else torch.channels_last
+        self._network = network.to(device, self._dtype).to(memory_format=self._layout).eval()  # type: ignore[call-overload]
         scale = normalisation or model.header.normalisation
         self._mean, self._std = (
             torch.tensor(values, dtype=self._exact, device=device)[:, None, None] for values in (scale.mean, scale.std)
@@ -79,7 +81,8 @@ class TorchPredictor:
     @torch.inference_mode()
     def _each_tile(self, pixels: np.ndarray, block: Block, keep: Callable[[Region, Tensor], object]) -> None:
         """Calls `keep` with each tile's `write` region, counted from the block's, and its probabilities (K, h, w)."""
-        raw = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
+        # torch shares the array's memory and wants it writable, which a view of a file is not
+        raw = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(self.device)
         image = (raw.to(self._exact) - self._mean) / self._std
         for start in range(0, len(block.tiles), self.batch):
             tiles = block.tiles[start : start + self.batch]
@@ -101,7 +104,7 @@ class TorchPredictor:
         for turns, flip in self.symmetries:
             turned = inputs.flip(-1) if flip else inputs
             turned = torch.rot90(turned, turns, (-2, -1))
-            logits = self._network(turned.to(self._dtype).contiguous(memory_format=torch.channels_last))
+            logits = self._network(turned.to(self._dtype).contiguous(memory_format=self._layout))
             # the output is turned back whole, before anything is cropped: its surplus lies on one side only
             back = torch.rot90(torch.softmax(logits.to(self._exact), 1), -turns, (-2, -1))
             back = back.flip(-1) if flip else back

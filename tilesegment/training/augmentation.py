@@ -47,7 +47,8 @@ def draw_example(
         generator: where the randomness comes from.
 
     Returns:
-        Input (C, tile, tile) float, bilinear, mirrored beyond the section, and its label (output, output) int64, nearest.
+        Input (C, tile, tile) float, bilinear, mirrored beyond the section, and its label (output, output) int64,
+        nearest.
     """
     grid = sampling_grid(image.shape[-2:], tile, output, strength, generator)
     # align_corners puts -1 and 1 at the centres of the edge pixels, so that reflection does not repeat them

@@ -24,7 +24,7 @@ def draw_curves(records: Sequence["Record"], path: Path) -> None:
     axes[0].set(xlabel="step", ylabel="cross-entropy + Dice", title="Training loss", ylim=(0, None))
     axes[0].legend()
     if seen:
-        curves = {
+        curves: dict[str, list[float | None]] = {
             "V_Rand": [r.scores.v_rand for r in seen if r.scores],
             "V_Info": [r.scores.v_info for r in seen if r.scores],
             "pixel accuracy": [r.scores.accuracy for r in seen if r.scores],

@@ -14,6 +14,7 @@ from tilesegment.metadata import LabelClass, PixelSize, default_colours
 
 # more distinct values than this is no set of classes but a grey image, a smoothed mask or one saved as JPEG
 _MOST_CLASSES = 32
+_LARGEST = 65_535  # of uint16; a float label beyond it is no class either
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Dataset:
 
     def shares(self) -> tuple[float, ...]:
         """Part of all labelled pixels that each class has."""
-        counts = sum(np.bincount(s.label.ravel(), minlength=len(self.classes)) for s in self.sections)
-        return tuple(float(count) for count in counts / np.sum(counts))
+        counts = np.sum([np.bincount(s.label.ravel(), minlength=len(self.classes)) for s in self.sections], axis=0)
+        return tuple(float(count) for count in counts / counts.sum())
 
 
 def open_dataset(folder: str | Path, names: Sequence[str] | None = None) -> Dataset:
@@ -80,7 +81,7 @@ def open_dataset(folder: str | Path, names: Sequence[str] | None = None) -> Data
     raw: list[tuple[str, np.ndarray, np.ndarray]] = []
     for stem, planes, _, labels, _ in loaded:
         if len(planes) != len(labels):
-            raise DataError(f"{stem}: {len(planes)} planes in the image, {len(labels)} in its label; they must be equal")
+            raise DataError(f"{stem}: {len(planes)} planes in the image, {len(labels)} in its label; expected as many")
         for z, (image, label) in enumerate(zip(planes, labels, strict=True)):
             raw.append((stem if len(planes) == 1 else f"{stem}[{z}]", image, label))
     _check(raw)
@@ -104,7 +105,7 @@ def _pairs(folder: Path) -> list[tuple[str, Path, Path]]:
     found: list[dict[str, Path]] = []
     for part in ("images", "labels"):
         if not (folder / part).is_dir():
-            raise DataError(f"{folder} has no folder {part}/; expected images/ and labels/ with files of the same names")
+            raise DataError(f"{folder} has no folder {part}/; expected images/ and labels/ with files of equal names")
         files = [path for path in sorted((folder / part).iterdir()) if not path.name.startswith(".")]
         by_stem = {path.stem: path for path in files}
         if len(by_stem) < len(files):
@@ -114,7 +115,8 @@ def _pairs(folder: Path) -> list[tuple[str, Path, Path]]:
     for have, lack, what in ((images, labels, "label"), (labels, images, "image")):
         alone = sorted(have.keys() - lack.keys())
         if alone:
-            raise DataError(f"{have[alone[0]]} has no {what}; expected {folder}/{what}s/{alone[0]}.* ({len(alone)} such)")
+            wanted = f"{folder / what}s/{alone[0]}.*"
+            raise DataError(f"{have[alone[0]]} has no {what}; expected {wanted}, or remove it ({len(alone)} such)")
     if not images:
         raise DataError(f"{folder / 'images'} is empty; expected labelled images")
     return [(stem, images[stem], labels[stem]) for stem in sorted(images)]
@@ -153,7 +155,8 @@ def _values(raw: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> np.ndarray:
     values = np.zeros(0, dtype=np.int64)
     for name, _, label in raw:
         here = np.unique(label)
-        if here.size > _MOST_CLASSES or np.any(here != here.astype(np.int64)) or here[0] < 0:
+        whole = np.all(np.isfinite(here)) and np.all(here == np.rint(here))
+        if here.size > _MOST_CLASSES or not whole or here[0] < 0 or here[-1] > _LARGEST:
             raise DataError(
                 f"label {name} holds {here.size} values from {here[0]} to {here[-1]}; expected at most {_MOST_CLASSES} "
                 "whole ones, one a class: save labels as PNG or TIFF without smoothing"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from tilesegment.errors import DataError, PlanError
+from tilesegment.geometry import FieldOfView
 from tilesegment.header import ModelHeader, Normalisation
 from tilesegment.model import Model
 from tilesegment.networks import build_network
@@ -22,6 +23,7 @@ from tilesegment.training.losses import cross_entropy_dice
 from tilesegment.training.validation import Scores, validate
 
 _DEFAULT_BUDGET = 20 * 60.0
+_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # how often the held-out sections are looked at, in parts of the run
 _VALIDATIONS = 6
 
@@ -73,6 +75,8 @@ class TrainingSettings:
             value = getattr(self, key)
             if value is not None and not low <= value <= high:
                 raise PlanError(f"{key} is {value}; allowed: {low:g} to {high:g}")
+        if self.precision not in _PRECISIONS:
+            raise PlanError(f"precision {self.precision!r} cannot be trained in; allowed: {', '.join(_PRECISIONS)}")
 
 
 @dataclass(frozen=True)
@@ -115,12 +119,18 @@ class Trainer:
         self.sections, self.held_out = data.split(settings.validation)
         self.normalisation = normalisation_of(self.sections)
         torch.manual_seed(settings.seed)
-        arguments = {"in_channels": len(self.normalisation.mean), "classes": len(data.classes)}
-        arguments |= {"depth": settings.depth, "base": settings.base, "dropout": settings.dropout}
-        self.arguments: dict[str, Any] = arguments
-        self.network = build_network("unet", arguments).to(self.device, memory_format=torch.channels_last)
-        self.view = self.network.field_of_view
-        assert not isinstance(self.view, Tensor | nn.Module)
+        self.arguments: dict[str, Any] = {
+            "in_channels": len(self.normalisation.mean),
+            "classes": len(data.classes),
+            "depth": settings.depth,
+            "base": settings.base,
+            "dropout": settings.dropout,
+        }
+        self.network = build_network("unet", self.arguments).to(self.device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        view = self.network.field_of_view
+        assert isinstance(view, FieldOfView)
+        self.view = view
         self.view.step_of(settings.tile)  # raises where the network cannot take such a tile
         # early on the average follows closely, later it looks back over a thousand updates
         self.average = AveragedModel(self.network, avg_fn=lambda mean, new, n: mean.lerp(new, 1 - _decay(int(n))))

@@ -14,6 +14,7 @@ from tilesegment.training.data import open_dataset
 from tilesegment.training.loop import Record, Trainer, TrainingSettings
 from tilesegment.training.validation import Scores, validate
 
+
 @dataclass(frozen=True)
 class TrainingRun:
     """What a run made.
@@ -38,7 +39,7 @@ def train(
     *,
     classes: Sequence[str] | None = None,
     overwrite: bool = False,
-    begin: Callable[[Trainer], None] = lambda trainer: None,
+    begin: Callable[[Trainer, Path], None] = lambda trainer, folder: None,
     report: Callable[[Record], None] = lambda record: None,
     **settings: Any,
 ) -> TrainingRun:
@@ -52,7 +53,7 @@ def train(
         out: folder of the run; None is a new one, `runs/NAME`, `runs/NAME-2`, ...
         classes: names, in the order of the values in the labels.
         overwrite: replace the files of an earlier run in `out`; its model stays until there is a new one.
-        begin: called with the trainer once the data are read and checked.
+        begin: called with the trainer and the run's folder once the data are read and checked.
         report: called after every update.
         settings: the fields of `TrainingSettings`: budget, steps, base, depth, tile, rate, validation, seed, ...
 
@@ -64,11 +65,11 @@ def train(
         if name not in known:
             raise PlanError(f"there is no setting {name!r}; there are: {', '.join(known)}")
     folder = _check_folder(Path(data), out, overwrite)
-    name = settings.pop("name", "") or folder.name
+    name = settings.pop("name", "") or folder.resolve().name
     trainer = Trainer(open_dataset(data, classes), TrainingSettings(name=name, **settings))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        begin(trainer)
+        begin(trainer, folder)
         return _run(trainer, folder, report)
     except OSError as error:
         raise DataError(f"{folder} cannot be written ({error.strerror}); choose another folder with out") from error

@@ -1,0 +1,209 @@
+"""From the pixels of a block to the classes of a block."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import noise, toy_model
+
+from tilesegment.engine import predict_array
+from tilesegment.errors import DeviceError
+from tilesegment.geometry import Block, Region, TileGrid
+from tilesegment.header import Normalisation
+from tilesegment.model import Model
+from tilesegment.predictors.devices import choose_device, choose_precision, free_memory
+from tilesegment.predictors.torch import TorchPredictor
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
+
+
+def block_of(model: Model) -> Block:
+    """A block of 2 x 2 tiles amid an image."""
+    return TileGrid(Region(0, 0, 100, 100), 16, 32, model.field_of_view).at(1, 1)
+
+
+def probabilities(model: Model, pixels: np.ndarray, precision: str = "fp64", **options: Any) -> np.ndarray:
+    """Of the block of `block_of`, (K, h, w)."""
+    return TorchPredictor(model, CPU, precision, **options).predict_probabilities(pixels, block_of(model))[1]
+
+
+def pixels_of(model: Model, dtype: str = "uint8", seed: int = 0) -> np.ndarray:
+    return noise((model.header.channels, *block_of(model).read.shape), seed, dtype)
+
+
+def test_shapes_and_types_are_those_of_the_block() -> None:
+    model = toy_model(classes=3)
+    block = TileGrid(Region(0, 0, 45, 37), 16, 32, model.field_of_view).at(1, 1)
+    assert block.write.shape == (13, 5)
+    pixels = noise((1, *block.read.shape))
+    for precision, dtype in (("fp32", np.float32), ("bf16", np.float32), ("fp64", np.float64)):
+        predictor = TorchPredictor(model, CPU, precision)
+        ids, found = predictor.predict_probabilities(pixels, block)
+        assert (ids.shape, ids.dtype, found.shape, found.dtype) == ((13, 5), np.uint8, (3, 13, 5), dtype)
+        np.testing.assert_allclose(found.sum(0), 1, rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(predictor.predict(pixels, block), ids)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.2, 0.5, 0.9])
+def test_two_classes_are_told_apart_by_the_threshold(threshold: float | None) -> None:
+    model = toy_model()
+    model = replace(model, header=replace(model.header, threshold=0.3))
+    predictor, pixels = TorchPredictor(model, CPU, "fp32", threshold=threshold), pixels_of(model)
+    ids, found = predictor.predict_probabilities(pixels, block_of(model))
+    np.testing.assert_array_equal(ids, found[1] > (threshold or 0.3))
+    np.testing.assert_array_equal(predictor.predict(pixels, block_of(model)), ids)
+
+
+@pytest.mark.parametrize("classes", [3, 7])
+def test_more_classes_are_told_apart_by_the_largest_probability(classes: int) -> None:
+    model = toy_model(classes=classes)
+    predictor, pixels = TorchPredictor(model, CPU, "fp32"), pixels_of(model)
+    ids, found = predictor.predict_probabilities(pixels, block_of(model))
+    np.testing.assert_array_equal(ids, found.argmax(0))
+    assert len(np.unique(ids)) > 1
+
+
+def test_tta_is_the_mean_over_the_eight_symmetries() -> None:
+    """Each found by turning the image itself and turning its mask back.
+
+    Where sides are multiples of the divisor and the context is as wide before as after, the pooling grid turns with it.
+    """
+    model, image = toy_model(depth=2), noise((1, 48, 64))
+    _, found = predict_array(TorchPredictor(model, CPU, "fp64", tta=True), image, 24)
+    single, masks = TorchPredictor(model, CPU, "fp64"), []
+    for turns in range(4):
+        for flipped in (image, image[:, :, ::-1]):
+            _, turned = predict_array(single, np.rot90(flipped, turns, (1, 2)), 64)
+            back = np.rot90(turned, -turns, (1, 2))
+            masks.append(back if flipped is image else back[:, :, ::-1])
+    np.testing.assert_allclose(found, np.mean(masks, 0), rtol=0, atol=1e-12)
+    assert np.abs(found - masks[0]).max() > 1e-3, "the views differ"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
+def test_the_model_stays_as_it_is(precision: str) -> None:
+    model, untouched = toy_model(), toy_model().network.state_dict()
+    model.network.train()
+    pixels = pixels_of(model)
+    predictor = TorchPredictor(model, CPU, precision)
+    before = predictor.predict_probabilities(pixels, block_of(model))[1]
+    assert model.network.training
+    for name, value in model.network.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, untouched[name]), name
+    for parameter in model.network.parameters():
+        parameter.fill_(0.5)
+    np.testing.assert_array_equal(predictor.predict_probabilities(pixels, block_of(model))[1], before)
+
+
+def test_fp32_and_bf16_are_close_to_fp64() -> None:
+    model = toy_model(base=8)
+    pixels = pixels_of(model)
+    exact = probabilities(model, pixels)
+    single, half = probabilities(model, pixels, "fp32"), probabilities(model, pixels, "bf16")
+    np.testing.assert_allclose(single, exact, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(half, exact, rtol=0, atol=0.05)
+    assert np.mean(half.argmax(0) != exact.argmax(0)) < 0.03
+    assert np.abs(half - single).max() > 1e-5, "bf16 computes in bf16"
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_grey_values_count_and_not_their_type(dtype: str) -> None:
+    """The same values stored otherwise give the same probabilities; a read-only or strided array is taken as it is."""
+    model = toy_model(channels=2)
+    pixels = pixels_of(model)
+    stored = np.stack([pixels.astype(dtype)] * 2, axis=-1)[..., 0]
+    stored.flags.writeable = False
+    assert not stored.flags.c_contiguous
+    np.testing.assert_array_equal(probabilities(model, stored), probabilities(model, pixels))
+    mapped = np.ascontiguousarray(stored)
+    mapped.flags.writeable = False
+    np.testing.assert_array_equal(probabilities(model, mapped), probabilities(model, pixels))
+
+
+def test_uint16_values_beyond_those_of_int16_are_kept() -> None:
+    model = toy_model(dtype="uint16")
+    scale = Normalisation((40_000.0,), (9_000.0,), "uint16")
+    pixels = pixels_of(model, "uint16")
+    assert pixels.max() > 60_000
+    found = probabilities(model, pixels, normalisation=scale)
+    np.testing.assert_array_equal(found, probabilities(model, pixels.astype(np.float32), normalisation=scale))
+
+
+def test_another_normalisation_undoes_another_scale_of_grey_values() -> None:
+    """A channel at a time: 2 v + 10 and 4 v - 3 with mean and std scaled alike are the original."""
+    model = toy_model(channels=2)
+    pixels = pixels_of(model).astype(np.float32)
+    other = pixels * np.array([2, 4], "f4")[:, None, None] + np.array([10, -3], "f4")[:, None, None]
+    scale = Normalisation((2 * 128.0 + 10, 4 * 128.0 - 3), (2 * 70.0, 4 * 70.0), "float32")
+    expected = probabilities(model, pixels)
+    np.testing.assert_allclose(probabilities(model, other, normalisation=scale), expected, rtol=0, atol=1e-12)
+    assert np.abs(probabilities(model, other) - expected).max() > 1e-3
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 9])
+def test_any_batch_gives_every_tile(batch: int) -> None:
+    """Larger than the block, not a divisor of its tiles."""
+    model = toy_model()
+    pixels = pixels_of(model)
+    np.testing.assert_allclose(
+        probabilities(model, pixels, batch=batch), probabilities(model, pixels), rtol=0, atol=1e-12
+    )
+
+
+def test_a_step_that_covers_the_image_is_one_pass() -> None:
+    """`predict_array` with any smaller step gives the same, for every size of image and number of channels."""
+    model = toy_model(channels=3, classes=4)
+    predictor = TorchPredictor(model, CPU, "fp64")
+    for shape in ((1, 1), (7, 40), (33, 16)):
+        image = noise((3, *shape))
+        ids, found = predict_array(predictor, image, 40)
+        assert (ids.shape, found.shape) == (shape, (4, *shape))
+        small_ids, small = predict_array(predictor, image, 8)
+        np.testing.assert_allclose(small, found, rtol=0, atol=1e-12)
+        np.testing.assert_array_equal(small_ids, ids)
+
+
+def test_devices_are_chosen_by_name() -> None:
+    assert choose_device("cpu") == CPU
+    assert choose_device().type in ("cpu", "cuda", "mps")
+    assert choose_device("auto") == choose_device()
+    for name in ("gpu", "cuda:99", "cpu:0", "", "meta"):
+        with pytest.raises(DeviceError, match=f"^device '{name}' is not here; there are: auto, cpu"):
+            choose_device(name)
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="device 'cuda' is not here; there are: auto, cpu"):
+            choose_device("cuda")
+    assert free_memory(CPU) is None
+
+
+def test_precisions_are_chosen_by_name() -> None:
+    for name in ("fp64", "fp32", "bf16"):
+        assert choose_precision(CPU, name) == name
+    assert choose_precision(CPU) in ("fp32", "bf16")
+    assert choose_precision(torch.device("mps")) == "fp32"
+    assert choose_precision(torch.device("mps"), "fp16") == "fp16"
+    assert choose_precision(CUDA, "fp16") == "fp16"
+    with pytest.raises(DeviceError, match=r"^precision 'int8' is unknown; allowed: auto, fp32, bf16, fp16$"):
+        choose_precision(CPU, "int8")
+    for device, name in (("cpu", "fp16"), ("mps", "fp64")):
+        with pytest.raises(DeviceError, match=f"^precision {name} is not to be had on {device}; use auto or fp32$"):
+            choose_precision(torch.device(device), name)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_a_gpu_gives_what_the_cpu_gives(dtype: str) -> None:
+    model = toy_model(base=8, dtype=dtype)
+    scale = Normalisation((float(pixels_of(model, dtype).mean()),), (float(pixels_of(model, dtype).std()),), dtype)
+    pixels, block = pixels_of(model, dtype), block_of(model)
+    expected = probabilities(model, pixels, normalisation=scale)
+    for precision, tolerance in (("fp64", 1e-10), ("fp32", 5e-3), ("bf16", 0.05), ("fp16", 0.01)):
+        predictor = TorchPredictor(model, CUDA, precision, normalisation=scale, batch=3)
+        found = predictor.predict_probabilities(pixels, block)[1]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+    free = free_memory(CUDA)
+    assert free is not None and free > 0
