@@ -26,20 +26,16 @@ def smooth(height: int, width: int) -> Tensor:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.integers(0, 30), st.integers(0, 999))
-def test_without_augmentation_it_is_a_crop_of_the_mirrored_section(
+def test_without_augmentation_an_example_is_a_crop_that_lies_inside_where_it_can(
     height: int, width: int, output: int, margin: int, seed: int
 ) -> None:
-    """Exactly, to the last pixel, whatever the sizes: numpy's reflection is the judge."""
     image = torch.rand(2, height, width, generator=seeded(seed))
     label = torch.randint(5, (height, width), generator=seeded(seed))
     tile = output + 2 * margin
-    # an odd surplus puts the middle between two pixels, then values are means: use sizes that do not
-    generator = seeded(seed)
-    grid = sampling_grid((height, width), tile, output, NONE, generator)
+    grid = sampling_grid((height, width), tile, output, NONE, seeded(seed))
     first = ((grid[0, 0] + 1) / 2 * torch.tensor([max(width - 1, 1), max(height - 1, 1)])).flip(0)
     spacing = (grid[-1, -1] - grid[0, 0]) / 2 * torch.tensor([max(width - 1, 1), max(height - 1, 1)])
     np.testing.assert_allclose(spacing, tile - 1, atol=1e-3)
-    # the output lies inside the section where it can, else around it
     for start, size in zip(first + margin, (height, width), strict=True):
         if output <= size:
             assert -1e-3 <= start <= size - output + 1e-3

@@ -1,7 +1,9 @@
 """Streaming: order, overlap, bounds, and what an error leaves behind. Threads meet at events, never by the clock."""
 
 import itertools
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -106,12 +108,6 @@ def test_no_more_than_two_blocks_wait_to_be_predicted() -> None:
     """However slow predicting is: while block n is predicted, n + 1 and n + 2 are read, and nothing beyond."""
     work = work_of(12)
     recorder, begun = Recorder(work), [threading.Event() for _ in work]
-    taken: list[int] = []
-
-    def items() -> Iterator[tuple[int, Block]]:
-        for n, item in enumerate(work):
-            taken.append(n)
-            yield item
 
     def read(z: int, block: Block) -> np.ndarray:
         begun[recorder.number[z, block]].set()
@@ -121,11 +117,10 @@ def test_no_more_than_two_blocks_wait_to_be_predicted() -> None:
         n = int(pixels[0])
         last = min(n + 2, len(work) - 1)
         assert begun[last].wait(PATIENCE), "reading is ahead by two blocks"
-        assert max(taken) <= n + 2
         assert not any(event.is_set() for event in begun[n + 3 :])
         return recorder.predict(pixels, block)
 
-    stream(items(), read, predict, recorder.write)
+    stream(work, read, predict, recorder.write)
     assert recorder.written == list(range(12))
 
 
@@ -232,6 +227,51 @@ def test_what_is_being_written_when_an_error_comes_is_written_to_its_end() -> No
     assert recorder.written == [0]
 
 
+def until_joining(thread: threading.Thread) -> None:
+    """Returns once `thread` waits for another to end."""
+    for _ in range(int(PATIENCE * 1000)):
+        frame = sys._current_frames().get(thread.ident or 0)
+        while frame is not None:
+            if frame.f_code.co_name == "join":
+                return
+            frame = frame.f_back
+        time.sleep(0.001)
+    raise AssertionError("the run did not end")
+
+
+@pytest.mark.parametrize("busy", ["read", "write"])
+def test_nothing_new_is_begun_after_an_error(busy: str) -> None:
+    """What is queued behind a block that is being read or written is dropped."""
+    work, caller, begun = work_of(4), threading.current_thread(), threading.Event()
+    recorder, started = Recorder(work), []
+    slow, fails = {"read": (1, 0), "write": (0, 2)}[busy]
+
+    def slowly(part: str, n: int) -> None:
+        if part == busy:
+            started.append(n)
+            if n == slow:
+                begun.set()
+                until_joining(caller)
+
+    def read(z: int, block: Block) -> np.ndarray:
+        slowly("read", recorder.number[z, block])
+        return recorder.read(z, block)
+
+    def predict(pixels: np.ndarray, block: Block) -> int:
+        if pixels[0] == fails:
+            assert begun.wait(PATIENCE)
+            raise BrokenError
+        return recorder.predict(pixels, block)
+
+    def write(z: int, block: Block, result: int) -> None:
+        slowly("write", recorder.number[z, block])
+        recorder.write(z, block, result)
+
+    with pytest.raises(BrokenError):
+        stream(work, read, predict, write)
+    assert started == list(range(slow + 1))
+
+
 def test_an_error_in_the_work_itself_surfaces() -> None:
     """`work` asks the mask which blocks are done, which may fail."""
     work = work_of(3)
@@ -244,12 +284,6 @@ def test_an_error_in_the_work_itself_surfaces() -> None:
     with pytest.raises(BrokenError):
         stream(items(), recorder.read, recorder.predict, recorder.write)
     assert recorder.written == list(range(len(recorder.written)))
-
-
-def test_a_run_without_work_reports_nothing() -> None:
-    recorder = Recorder([])
-    done = recorder.run([])
-    assert (done.blocks, done.pixels, recorder.reports) == (0, 0, [])
 
 
 def test_reports_come_from_the_callers_thread_after_the_block_is_safe() -> None:

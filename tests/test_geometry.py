@@ -130,6 +130,11 @@ def test_a_tile_that_does_not_fit_is_refused_with_the_two_that_do(tile: int, bel
     assert (PAPER.step_of(below), PAPER.step_of(above)) == (below - 188, above - 188)
 
 
+def test_the_nearest_tiles_are_a_divisor_apart() -> None:
+    with pytest.raises(PlanError, match=r"^tile 46 does not fit the network; the nearest that do are 44 and 48$"):
+        FieldOfView(divisor=4, before=20, after=20, crops=True).step_of(46)
+
+
 @given(st.integers(1, 12), st.integers(0, 40), st.integers(0, 40))
 def test_mirrored_indices_are_those_of_numpy(size: int, before: int, after: int) -> None:
     """Any margin, many times the axis, and an axis of one pixel."""

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import struct
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -179,7 +180,12 @@ def test_a_long_header_is_refused_unread(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", 200 * 10**6))
         file.truncate(8 + 200 * 10**6)
-    assert "not a model: expected a .safetensors file" in check_refused(path)
+    tracemalloc.start()
+    message = check_refused(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "not a model: expected a .safetensors file" in message
+    assert peak < 10**6
 
 
 def test_what_cannot_be_opened_is_said_so(tmp_path: Path) -> None:

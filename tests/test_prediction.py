@@ -170,7 +170,7 @@ def test_nan_is_refused_where_it_is_and_only_there(small_blocks: None, tmp_path:
     pixels = noise((1, 200, 200), dtype="float32")
     pixels[0, 150, 160] = np.nan
     image, model = tiff("yx", tile=(64, 64))(tmp_path, pixels), saved(toy_model(dtype="float32"), tmp_path)
-    with pytest.raises(ImageError, match="NaN or infinity within .* leave the region out with roi"):
+    with pytest.raises(ImageError, match=r"NaN or infinity within .* leave the region out with roi"):
         tilesegment.predict(image, tmp_path / "m.zarr", model, **EXACT)
     assert not (tmp_path / "m.zarr").exists()
     tilesegment.predict(image, tmp_path / "part.zarr", model, roi=Region(0, 0, 96, 96), **EXACT)
@@ -269,36 +269,38 @@ class TestRefused:
         toy_model().save(tmp_path / "model.safetensors")
         return png(tmp_path, make_pixels(1, 50, 60))
 
-    def refused(self, image: Path, match: str, out: str = "m.zarr", **settings: object) -> None:
+    def refused(self, image: Path, out: str = "m.zarr", **settings: object) -> str:
+        """The one line that says why."""
         folder = next(parent for parent in image.parents if (parent / "model.safetensors").exists())
         before = contents(folder)
         names = {key: folder / str(settings[key]) for key in ("preview", "probabilities") if key in settings}
-        with pytest.raises(tilesegment.TilesegmentError, match=match) as caught:
+        with pytest.raises(tilesegment.TilesegmentError) as caught:
             tilesegment.predict(image, folder / out, folder / "model.safetensors", **{**settings, **names})
         assert "\n" not in str(caught.value)
         assert contents(folder) == before
+        return str(caught.value)
 
     def test_outputs_that_are_inputs_or_each_other(self, image: Path) -> None:
-        self.refused(image, "is the image that is read", out="image.png", overwrite=True, tile=88)
-        self.refused(image, "preview .* is the image", preview="image.png", overwrite=True, tile=88)
-        self.refused(image, "name one file twice", probabilities="m.zarr", tile=88)
+        assert "is the image that is read" in self.refused(image, out="image.png", overwrite=True, tile=88)
+        assert "is the image that is read" in self.refused(image, preview="image.png", overwrite=True, tile=88)
+        assert "name one file twice" in self.refused(image, probabilities="m.zarr", tile=88)
 
     def test_an_output_elsewhere_in_the_image(self, image: Path, tmp_path: Path) -> None:
         host = ome_zarr("0.5", "cyx", 0.5)(tmp_path, make_pixels(1, 120, 140))
-        self.refused(host, "lies in the image; choose another place, or out .*/labels/NAME", out="image.zarr/0/m.zarr")
-        self.refused(host / "0", "or holds it", out="image.zarr", overwrite=True, tile=88)
+        assert "lies in the image; choose another place" in self.refused(host, out="image.zarr/0/m.zarr")
+        assert "or holds it" in self.refused(host / "0", out="image.zarr", overwrite=True, tile=88)
 
     def test_a_preview_that_cannot_be(self, image: Path) -> None:
         (image.parent / "old.png").write_bytes(b"old")
-        self.refused(image, "exists; choose another name", preview="old.png", tile=88)
-        self.refused(image, "no suffix of a picture; allowed: .png", preview="look.gif", tile=88)
-        self.refused(image, "there is no folder", preview="no/look.png", tile=88)
+        assert "exists; choose another name" in self.refused(image, preview="old.png", tile=88)
+        assert "no suffix of a picture; allowed: .png" in self.refused(image, preview="look.gif", tile=88)
+        assert "there is no folder" in self.refused(image, preview="no/look.png", tile=88)
 
     def test_an_output_that_exists(self, image: Path, tmp_path: Path) -> None:
         tilesegment.predict(image, tmp_path / "m.zarr", tmp_path / "model.safetensors", tile=88)
-        self.refused(image, "exists; name another output, or use --overwrite", tile=88)
+        assert "exists; name another output, or use --overwrite" in self.refused(image, tile=88)
         (tmp_path / "m.tif").write_bytes(b"mine")
-        self.refused(image, "exists", out="m.tif", tile=88)
+        assert "exists" in self.refused(image, out="m.tif", tile=88)
 
     @pytest.mark.parametrize(
         ("settings", "match"),
@@ -318,7 +320,7 @@ class TestRefused:
         ],
     )
     def test_settings_that_cannot_be(self, image: Path, settings: dict[str, object], match: str) -> None:
-        self.refused(image, match, **settings)
+        assert match in self.refused(image, **settings)
 
     def test_without_a_model_only_one_channel(self, tmp_path: Path) -> None:
         image = png(tmp_path, make_pixels(3, 50, 60))

@@ -1,0 +1,289 @@
+"""The command line as its users meet it: what is printed where, and the exit codes."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tifffile
+from command_line import Outcome, Run, contents, fill, runner
+from conftest import noise
+from data_sets import write_pairs
+from image_files import make_pixels, zarr_array
+from PIL import Image
+
+import tilesegment
+from tilesegment.models import bundled_models
+from tilesegment.predictors.torch import TorchPredictor
+from tilesegment.training.loop import Trainer
+from tilesegment_cli.main import tileseg
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    return runner(monkeypatch, capsys)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder."""
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["", *tileseg.commands])
+def test_help_is_there_for_every_command(name: str, run: Run) -> None:
+    for flag in ("--help", "-h"):
+        found = run(f"{name} {flag}")
+        assert (found.code, found.err) == (0, "")
+        assert found.out.startswith(f"Usage: tileseg {name}".rstrip())
+    if not name:
+        assert "\n  tileseg predict slide.tif --tile 572 --out mask.zarr\n  tileseg train em_data/\n" in found.out
+
+
+def test_every_option_says_what_it_does() -> None:
+    for command in tileseg.commands.values():
+        assert command.help
+        told_by_their_names = {"image", "mask", "path", "data", "device", "precision", "seed", "help"}
+        for parameter in command.params:
+            assert parameter.name in told_by_their_names or getattr(parameter, "help", None), parameter.name
+
+
+def test_version_and_nothing_at_all(run: Run) -> None:
+    assert run("--version").out.startswith("tileseg, version ")
+    found = run("")
+    assert (found.code, found.out) == (2, "")
+    assert found.err.startswith("Usage: tileseg")
+
+
+def test_help_and_info_need_no_torch(folder: Path) -> None:
+    """They start at once."""
+    program = "import sys; from tilesegment_cli.main import main; sys.argv = ['tileseg', *{}]\ntry: main()\n"
+    program += "finally: assert 'torch' not in sys.modules"
+    for line in (["--help"], ["predict", "--help"], ["info", "toy.safetensors"], ["info", "slide.tif"]):
+        subprocess.run([sys.executable, "-c", program.format(line)], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.skipif("em-membrane" not in bundled_models(), reason="the model em-membrane is not bundled yet")
+def test_the_command_of_the_readme(folder: Path, run: Run) -> None:
+    found = run("predict slide.tif --tile 572 --out mask.zarr")
+    assert found.code == 0
+    assert "em-membrane" in found.err
+    assert tilesegment.open_mask("mask.zarr").spec.shape == (130, 150)
+
+
+def test_the_other_command_of_the_readme(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All defaults but the twenty minutes; the command that it ends with works."""
+    monkeypatch.setattr("tilesegment.training.loop._DEFAULT_BUDGET", 1.0)
+    write_pairs(folder / "em_data", 2, side=64)
+    found = run("train em_data/")
+    assert (found.code, found.out) == (0, "")
+    assert "2 labelled images: 2 of 64 x 64; 1 channel(s) of uint8" in found.err
+    assert "held out: 01" in found.err
+    command = found.err.strip().splitlines()[-1].strip()
+    assert command == "tileseg predict IMAGE --model runs/em_data/model.safetensors --out mask.zarr"
+    assert run(command.removeprefix("tileseg ").replace("IMAGE", "slide.tif") + " --roi 0:9,0:9 --tile 204").code == 0
+    assert tilesegment.open_mask("mask.zarr").spec.shape == (9, 9)
+
+
+class TestPredict:
+    """`tileseg predict`."""
+
+    def test_the_last_line_of_json(self, folder: Path, run: Run) -> None:
+        found = run("predict slide.tif -m toy.safetensors --tile 88 --out mask.zarr --json")
+        assert found.code == 0
+        facts = json.loads(found.out.splitlines()[-1])
+        known = {"pixels", "seconds", "mpx_per_s", "blocks", "tile", "step", "batch", "device", "precision"}
+        assert known | {"peak_rss_bytes", "out"} <= facts.keys()
+        assert (facts["pixels"], facts["tile"], facts["step"], facts["out"]) == (130 * 150, 88, 48, "mask.zarr")
+        assert facts["peak_rss_bytes"] > 1e8
+        assert "mask.zarr: 0.0 Mpx in " in found.err
+
+    def test_quiet_prints_nothing(self, folder: Path, run: Run) -> None:
+        found = run("predict slide.tif -m toy.safetensors --tile 88 --out mask.tif -q --preview look.png")
+        assert (found.code, found.out, found.err) == (0, "", "")
+        assert (folder / "mask.tif").exists()
+        assert (folder / "look.png").exists()
+
+    def test_a_dry_run_prints_the_plan_and_writes_nothing(self, folder: Path, run: Run) -> None:
+        before = contents(folder)
+        found = run("predict slide.tif -m toy.safetensors --tile 88 --dry-run")
+        assert (found.code, found.err) == (0, "")
+        for word in ("tile", "block", "memory", "disk", "time", "88 px, of which 48 are kept"):
+            assert word in found.out
+        plan = json.loads(run("predict slide.tif -m toy.safetensors --tile 88 --dry-run --json -o m.zarr").out)
+        assert {"tiles", "blocks", "memory_bytes", "disk_bytes", "seconds"} <= plan.keys()
+        assert (plan["tiles"], plan["pixels"]) == (12, 130 * 150)
+        assert contents(folder) == before
+
+    def test_verbose_prints_the_plan_first(self, folder: Path, run: Run) -> None:
+        found = run("predict slide.tif -m toy.safetensors --tile 88 --out mask.zarr -v")
+        assert found.err.index("12 tiles") < found.err.index("Mpx/s")
+
+    def test_every_option_reaches_the_library(self, folder: Path, run: Run) -> None:
+        line = "predict stack.tif -m toy.safetensors --tile 88 --out m.zarr --batch 2 --device cpu --precision fp32 "
+        line += "--roi 3:30,5:45 --level 0 --z 1:3 --channels 0 --axes zyx --threshold 0.4 --tta --normalise image "
+        assert run(line + "--ngff 0.4 --probabilities p.zarr --overwrite").code == 0
+        spec = tilesegment.open_mask("m.zarr").spec
+        assert (spec.shape, spec.depth) == ((27, 40), 2)
+        decided = spec.fingerprint
+        assert (decided["tta"], decided["threshold"], decided["planes"]) == (True, 0.4, [1, 3])
+        assert (decided["precision"], decided["tile"], decided["channels"]) == ("fp32", 88, [0])
+        assert decided["normalisation"]["mean"] != [128.0]
+        assert spec.provenance["batch"] == 2
+        assert (folder / "m.zarr" / ".zattrs").exists()
+        with tilesegment.open_image("p.zarr") as likely:
+            assert (likely.channels, likely.depth) == (2, 2)
+
+    def test_another_axis_is_selected(self, folder: Path, run: Run) -> None:
+        zarr_array("zyx", (1, 64, 64))(folder, make_pixels(3, 1, 40, 50))
+        line = "predict image.zarr --axes tyx -m toy.safetensors --tile 88 --out m.png"
+        found = run(line)
+        assert found.code == 1
+        assert "t=" in found.err
+        assert run(line + " --select t=2").code == 0
+
+    def test_a_taken_name_and_overwrite(self, folder: Path, run: Run) -> None:
+        line = "predict slide.tif -m toy.safetensors --tile 88 --out mask.png"
+        assert run(line).code == 0
+        first = (folder / "mask.png").read_bytes()
+        assert run(line + " --threshold 0.7").code == 1
+        assert (folder / "mask.png").read_bytes() == first
+        assert run(line + " --threshold 0.7 --overwrite").code == 0
+        assert (folder / "mask.png").read_bytes() != first
+
+    def test_ctrl_c_and_the_same_command_again(self, folder: Path, run: Run) -> None:
+        """In a process of its own, with a real signal."""
+        tifffile.imwrite("long.tif", noise((20, 90, 90)), photometric="minisblack")
+        line = "predict long.tif -m toy.safetensors --tile 88 --batch 1 --out m.zarr"
+        program = "from tilesegment_cli.main import main; main()"
+        command = [sys.executable, "-c", program, *line.split()]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            deadline = time.monotonic() + 60
+            while not list(Path("m.zarr.partial").rglob("c/2/0/0")) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (130, "")
+        assert err.split("\n", 1)[0].endswith("the same command goes on from there.")
+        assert err.rstrip().endswith("Stopped.")
+        assert "Traceback" not in err
+        assert not Path("m.zarr").exists()
+        again = run(line)
+        assert again.code == 0
+        assert " blocks were done before" in again.err
+
+    def test_the_bundled_model_is_said_to_be_used(
+        self, folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tilesegment.models.bundled_models", lambda: {"em-membrane": folder / "toy.safetensors"})
+        found = run("predict slide.tif --tile 88 --out mask.zarr")
+        assert found.code == 0
+        assert found.err.startswith("No --model given: using the bundled ")
+
+
+class TestTrain:
+    """`tileseg train`."""
+
+    LINE = "train data --base 2 --depth 1 --tile 40 --steps 3 --precision fp32 "
+
+    def test_what_it_prints_and_leaves(self, folder: Path, run: Run) -> None:
+        write_pairs(folder / "data", 3, side=64)
+        found = run(self.LINE + "--out my_run --json --classes outside,inside --name blobs --licence MIT --rate 1e-3")
+        assert found.code == 0
+        facts = json.loads(found.out.splitlines()[-1])
+        assert (facts["folder"], facts["steps"], facts["model"]) == ("my_run", 3, "my_run/model.safetensors")
+        assert 0 < facts["scores"]["accuracy"] < 1
+        assert "  class 1: inside (value 255 in the labels), " in found.err
+        assert "Held out: accuracy 0." in found.err
+        told = run("info my_run/model.safetensors").out
+        assert "blobs" in told
+        assert "MIT" in told
+        assert run(self.LINE + "--out my_run").code == 1
+        assert run(self.LINE + "--out my_run --overwrite -q") == Outcome(0, "", "")
+
+    def test_ctrl_c_says_where_the_model_is(self, folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        write_pairs(folder / "data", 3, side=64)
+        update, calls = Trainer._update, []
+
+        def third(*args: object) -> float:
+            calls.append(1)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return update(*args)
+
+        monkeypatch.setattr(Trainer, "_update", third)
+        found = run(self.LINE.replace("--steps 3", "--steps 99"))
+        assert (found.code, found.out) == (130, "")
+        assert "The model after 2 steps is in runs/data." in found.err
+        assert found.err.rstrip().endswith("Stopped.")
+        assert run("info runs/data/model.safetensors").code == 0
+
+
+class TestVerify:
+    """`tileseg verify`."""
+
+    LINE = "verify slide.tif -m toy.safetensors --tile 88 --precision fp32"
+
+    def test_seamless(self, folder: Path, run: Run) -> None:
+        found = run(self.LINE + " --json")
+        assert found.code == 0
+        assert found.err.splitlines()[-1].startswith("seamless: tile 88, step 48, fp32: largest difference")
+        facts = json.loads(found.out)
+        assert facts["seamless"] is True
+        assert facts["pixels"] == 0
+        assert run(self.LINE + " -q") == Outcome(0, "", "")
+
+    def test_not_seamless(self, folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        logits = TorchPredictor._probabilities
+        monkeypatch.setattr(
+            TorchPredictor, "_probabilities", lambda self, x: logits(self, x - x.mean((2, 3), keepdim=True))
+        )
+        found = run(self.LINE + " --json")
+        assert found.code == 1
+        assert found.err.splitlines()[-1].startswith("NOT seamless")
+        assert json.loads(found.out)["seamless"] is False
+
+
+def test_info(folder: Path, run: Run) -> None:
+    assert run("predict stack.tif -m toy.safetensors --tile 88 --out mask.zarr -q").code == 0
+    image = run("info slide.tif").out
+    assert "kind:            image\n" in image
+    assert "planes:          none\n" in image
+    assert "pixel_size_um:   unknown\n" in image
+    model = run("info toy.safetensors").out
+    assert "kind:            model\n" in model
+    assert "  1:               class 1\n" in model
+    mask = run("info mask.zarr").out
+    assert "kind:            mask\n" in mask
+    assert "planes:          5\n" in mask
+    assert json.loads(run("info mask.zarr --json").out)["provenance"]["image"] == str(folder / "stack.tif")
+
+
+def test_models(run: Run) -> None:
+    found = run("models --json")
+    assert found.code == 0
+    assert [one["path"] for one in json.loads(found.out)] == list(bundled_models())
+    assert len(run("models").out.splitlines()) == len(bundled_models())
+
+
+def test_preview(folder: Path, run: Run) -> None:
+    run("predict slide.tif -m toy.safetensors --tile 88 --out mask.zarr -q")
+    assert run("preview slide.tif mask.zarr --out look.png").out == "look.png\n"
+    with Image.open("look.png") as picture:
+        assert picture.width > 300
+
+
+def test_debug_shows_where_it_happened(folder: Path) -> None:
+    command = [sys.executable, "-c", "from tilesegment_cli.main import main; main()", "info", "nowhere.tif"]
+    plain, debug = (
+        subprocess.run([*command, *more], capture_output=True, text=True, check=False) for more in ([], ["--debug"])
+    )
+    assert (plain.returncode, plain.stderr) == (1, "Error: nowhere.tif does not exist: check the path\n")
+    assert debug.returncode == 1
+    assert "Traceback (most recent call last)" in debug.stderr
+    assert "ImageError: nowhere.tif does not exist" in debug.stderr

@@ -1,0 +1,245 @@
+"""The training loop on toy data: it learns, it repeats itself, it ends in time, it leaves what it should."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from data_sets import write_pairs, write_stack
+from PIL import Image
+
+import tilesegment
+from tilesegment import DataError, DeviceError, ModelError, PlanError
+from tilesegment.model import Model
+from tilesegment.training import TrainingRun
+from tilesegment.training.augmentation import Augmentation
+from tilesegment.training.data import open_dataset
+from tilesegment.training.loop import Record, Trainer, TrainingSettings
+
+TOY: dict[str, Any] = {"base": 4, "depth": 2, "tile": 72, "dropout": 0.0, "precision": "fp32"}
+
+
+def toy_run(data: Path, out: Path, **settings: Any) -> TrainingRun:
+    return tilesegment.train(data, out, **{**TOY, "steps": 3, **settings})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pairs(tmp_path_factory.mktemp("training") / "em_data", 5)
+
+
+@pytest.fixture(scope="module")
+def learnt(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingRun, list[Record]]:
+    """A run that is long enough to learn something easy."""
+    records: list[Record] = []
+    folder = tmp_path_factory.mktemp("runs") / "learnt"
+    settings = {"steps": 90, "rate": 3e-3, "batch": 2, "classes": ["outside", "inside"]}
+    return toy_run(data, folder, report=records.append, **settings), records
+
+
+def test_it_learns(learnt: tuple[TrainingRun, list[Record]]) -> None:
+    run, records = learnt
+    losses = [record.loss for record in records]
+    assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
+    assert run.scores is not None
+    assert run.scores.accuracy > run.scores.floor + 0.25
+    assert run.scores.accuracy > 0.9
+    assert run.scores.v_rand is not None
+
+
+def test_the_stored_model_scores_what_the_run_says(learnt: tuple[TrainingRun, list[Record]], data: Path) -> None:
+    """Through the command that a user would give: predict the held-out image from its file, compare with its label."""
+    run, out = learnt[0], data.parent / "mask.png"
+    assert run.scores is not None
+    tilesegment.predict(data / "images" / "04.png", out, run.model, tile=72, precision="fp32")
+    truth = np.asarray(Image.open(data / "labels" / "04.png")) > 0
+    accuracy = np.mean(np.asarray(Image.open(out)).astype(bool) == truth)
+    assert accuracy == pytest.approx(run.scores.accuracy, abs=1e-6)
+
+
+def test_the_model_records_how_it_was_made(learnt: tuple[TrainingRun, list[Record]]) -> None:
+    header = Model.load(learnt[0].model).header
+    assert [(one.name, one.value) for one in header.classes] == [("outside", 0), ("inside", 255)]
+    assert header.normalisation.dtype == "uint8"
+    assert header.arguments == {"in_channels": 1, "classes": 2, "depth": 2, "base": 4, "dropout": 0.0}
+    record = header.training
+    assert record["steps"] == 90
+    assert (record["sections"], record["held_out"]) == (["00", "01", "02", "03"], ["04"])
+    assert record["settings"]["seed"] == 0
+    assert record["settings"]["augmentation"]["elastic_sigma"] == 10
+    assert record["scores"]["accuracy"] == learnt[0].scores.accuracy
+    assert tilesegment.describe(learnt[0].model)["scores"] == json.loads(json.dumps(record["scores"]))
+
+
+def test_metrics_and_curves(learnt: tuple[TrainingRun, list[Record]]) -> None:
+    run, records = learnt
+    folder = Path(run.folder)
+    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "metrics.jsonl", "curves.png"}
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines] == [record.loss for record in records]
+    assert [line["step"] for line in lines] == list(range(1, 91))
+    assert sum(line["scores"] is not None for line in lines) == 6
+    assert lines[-1]["progress"] == 1
+    rates = [line["rate"] for line in lines]
+    assert max(rates) == pytest.approx(3e-3, rel=0.01)
+    assert rates[0] < rates[3] > rates[-1]
+    with Image.open(folder / "curves.png") as picture:
+        picture.load()
+        assert picture.width > 600
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+
+
+def weights(run: TrainingRun) -> dict[str, torch.Tensor]:
+    return Model.load(run.model).network.state_dict()
+
+
+def test_steps_make_a_run_reproducible(data: Path, tmp_path: Path) -> None:
+    random = {"dropout": 0.3, "validation": 0}
+    one, again = (weights(toy_run(data, tmp_path / name, **random)) for name in ("one", "again"))
+    other = weights(toy_run(data, tmp_path / "other", seed=1, **random))
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_budget_ends_in_time(data: Path, tmp_path: Path) -> None:
+    start = time.monotonic()
+    run = toy_run(data, tmp_path / "run", steps=None, budget=2.0)
+    assert 2.0 <= run.seconds < 5
+    assert time.monotonic() - start < 12
+    assert run.steps > 1
+    assert learning_rates(run)[-1] < 0.2 * max(learning_rates(run)), "the schedule reaches its end"
+
+
+def learning_rates(run: TrainingRun) -> list[float]:
+    return [json.loads(line)["rate"] for line in (Path(run.folder) / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_runs_are_named_after_the_data(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = [tilesegment.train(data, validation=0, **{**TOY, "steps": 1}).folder for _ in range(3)]
+    assert found == [str(Path("runs") / name) for name in ("em_data", "em_data-2", "em_data-3")]
+    assert Model.load("runs/em_data-2/model.safetensors").header.name == "em_data-2"
+
+
+def test_a_stack_with_four_classes_and_nothing_held_out(tmp_path: Path) -> None:
+    folder = write_stack(tmp_path / "d", 2)
+    label = np.random.default_rng(0).integers(0, 4, (2, 60, 60), np.uint8)
+    tifffile.imwrite(folder / "labels" / "volume.tif", label, photometric="minisblack")
+    run = toy_run(folder, tmp_path / "run", validation=0, steps=2)
+    assert run.scores is None
+    header = Model.load(run.model).header
+    assert len(header.classes) == 4
+    assert header.training["held_out"] == []
+    assert header.training["sections"] == ["volume[0]", "volume[1]"]
+
+
+def test_scores_of_several_classes_have_no_regions(tmp_path: Path) -> None:
+    folder = write_pairs(tmp_path / "d", 3)
+    for path in (folder / "labels").iterdir():
+        Image.fromarray(np.random.default_rng(0).integers(0, 3, (80, 80), np.uint8)).save(path)
+    scores = toy_run(folder, tmp_path / "run").scores
+    assert scores is not None
+    assert scores.v_rand is None
+    assert len(scores.iou) == 3
+
+
+class TestStopped:
+    """Ctrl-C, and a loss that is no number any more."""
+
+    def stop_after(self, step: int) -> Any:
+        def report(record: Record) -> None:
+            if record.step == step:
+                raise KeyboardInterrupt
+
+        return report
+
+    def test_ctrl_c_keeps_the_model_so_far(self, data: Path, tmp_path: Path) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            toy_run(data, tmp_path / "run", steps=50, report=self.stop_after(2))
+        assert Model.load(tmp_path / "run" / "model.safetensors").header.training["steps"] == 2
+        assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+        assert (tmp_path / "run" / "curves.png").exists()
+
+    def test_a_model_is_there_from_the_first_look_at_the_held_out(self, data: Path, tmp_path: Path) -> None:
+        seen: list[bool] = []
+        path = tmp_path / "run" / "model.safetensors"
+        toy_run(data, tmp_path / "run", steps=6, report=lambda record: seen.append(path.exists()))
+        assert all(seen)
+
+    def test_a_loss_that_is_no_number(self, data: Path, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"the loss became \w+ in step \d+; try a lower learning rate"):
+            toy_run(data, tmp_path / "run", steps=40, rate=10, augmentation=Augmentation(brightness=1e38))
+
+
+class TestRefused:
+    """What cannot be is refused before a folder is made."""
+
+    @pytest.mark.parametrize(
+        ("settings", "error", "match"),
+        [
+            ({"tile": 71}, PlanError, "tile 71 does not fit the network; the nearest that do are 68 and 72"),
+            ({"budget": 9.0, "steps": 9}, PlanError, "budget and steps exclude each other"),
+            ({"steps": 0}, PlanError, "steps is 0; allowed: 1 to inf"),
+            ({"steps": None, "budget": float("nan")}, PlanError, "budget is nan"),
+            ({"batch": 0}, PlanError, "batch is 0"),
+            ({"rate": -1.0}, PlanError, "rate is -1"),
+            ({"validation": 1.0}, PlanError, "validation is 1.0; allowed: 0 to 0.9"),
+            ({"seed": -1}, PlanError, "seed is -1"),
+            ({"depth": 9}, ModelError, "depth is 9; allowed: 1 to 7"),
+            ({"base": 0}, ModelError, "base is 0"),
+            ({"device": "cuda:7"}, DeviceError, "device 'cuda:7' is not here"),
+            ({"precision": "fp64"}, PlanError, "precision 'fp64' cannot be trained in; allowed: auto, fp32"),
+            ({"epochs": 3}, PlanError, "there is no setting 'epochs'; there are: budget, "),
+            ({"classes": ["one"]}, DataError, "expected 2 different names"),
+        ],
+    )
+    def test_settings(self, settings: dict[str, Any], error: type, match: str, data: Path, tmp_path: Path) -> None:
+        with pytest.raises(error, match=match) as caught:
+            toy_run(data, tmp_path / "run", **settings)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "run").exists()
+
+    def test_a_folder_that_is_not_empty(self, data: Path, tmp_path: Path) -> None:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "model.safetensors").write_bytes(b"precious")
+        with pytest.raises(DataError, match="exists and is not empty; choose another folder"):
+            toy_run(data, tmp_path / "run")
+        with pytest.raises(PlanError, match="tile 71"):
+            toy_run(data, tmp_path / "run", overwrite=True, tile=71)
+        assert (tmp_path / "run" / "model.safetensors").read_bytes() == b"precious"
+        assert toy_run(data, tmp_path / "run", overwrite=True).steps == 3
+        assert Model.load(tmp_path / "run" / "model.safetensors").header.training["steps"] == 3
+
+    def test_a_folder_that_is_a_file_or_cannot_be_made(self, data: Path, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("x")
+        with pytest.raises(DataError, match="is a file; name a folder"):
+            toy_run(data, tmp_path / "file")
+        with pytest.raises(DataError, match="cannot be written"):
+            toy_run(data, tmp_path / "file" / "run")
+
+
+def test_a_run_on_real_sections_beats_the_floor(isbi: Path, tmp_path: Path) -> None:
+    """Four sections, a network of a few thousand weights, seconds: enough to tell membranes from cells."""
+    folder = tmp_path / "few"
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True)
+        for path in sorted((isbi / part).iterdir())[:4]:
+            with Image.open(path) as picture:
+                picture.crop((0, 0, 256, 256)).save(folder / part / f"{path.stem}.png")
+    run = toy_run(folder, tmp_path / "run", steps=60, rate=6e-3, tile=136, base=6, classes=["membrane", "inside"])
+    assert run.scores is not None
+    assert run.scores.accuracy > run.scores.floor + 0.02
+
+
+def test_every_update_keeps_an_average(data: Path) -> None:
+    """Early on it follows closely, so that a short run is not half its random beginning."""
+    trainer = Trainer(open_dataset(data), TrainingSettings(steps=8, **TOY))
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    assert [record.step for record in trainer.run()] == list(range(1, 9))
+    now, mean = trainer.network.state_dict(), trainer.model().network.state_dict()
+    for name, value in now.items():
+        assert 0 < (value - mean[name]).norm() < (value - before[name]).norm(), name
