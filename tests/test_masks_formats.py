@@ -58,7 +58,7 @@ def validate(path: Path) -> Any:
 @pytest.mark.parametrize("ngff", ["0.4", "0.5"])
 @pytest.mark.parametrize("depth", [None, 2])
 def test_a_mask_on_its_own_is_valid(tmp_path: Path, ngff: str, depth: int | None) -> None:
-    spec = spec_of((40, 600), depth=depth, pixel_size=PixelSize(0.5, 0.25), offset=(2, 8), z_spacing=3.0)
+    spec = spec_of((40, 600), depth=depth, pixel_size=PixelSize(0.5, 0.25), offset=(2, 8), first_plane=3)
     finished(tmp_path / "mask.zarr", spec, ngff=ngff)
     assert type(validate(tmp_path / "mask.zarr")).__name__ == "ImageLabel"
     ome = attributes(tmp_path / "mask.zarr")
@@ -66,16 +66,16 @@ def test_a_mask_on_its_own_is_valid(tmp_path: Path, ngff: str, depth: int | None
     assert [p["name"] for p in ome["image-label"]["properties"]] == [c.name for c in CLASSES]
     assert ome["image-label"]["colors"][1] == {"label-value": 1, "rgba": [*CLASSES[1].rgb, 255]}
     (multiscale,) = ome["multiscales"]
-    lead = [] if depth is None else [3.0]
+    lead, origin = ([], []) if depth is None else ([1.0], [3.0])
     assert [axis["unit"] for axis in multiscale["axes"]] == ["micrometer"] * len(multiscale["axes"])
     first, second = (dataset["coordinateTransformations"] for dataset in multiscale["datasets"])
     assert first == [
         {"type": "scale", "scale": [*lead, 0.5, 0.25]},
-        {"type": "translation", "translation": [*[0.0 for _ in lead], 1.0, 2.0]},
+        {"type": "translation", "translation": [*origin, 1.0, 2.0]},
     ]
     assert second == [
         {"type": "scale", "scale": [*lead, 1.0, 0.5]},
-        {"type": "translation", "translation": [*[0.0 for _ in lead], 1.25, 2.125]},
+        {"type": "translation", "translation": [*origin, 1.25, 2.125]},
     ]
 
 
@@ -84,6 +84,15 @@ def test_an_unknown_pixel_size_has_no_unit(tmp_path: Path) -> None:
     (multiscale,) = attributes(tmp_path / "mask.zarr")["multiscales"]
     assert multiscale["axes"] == [{"name": axis, "type": "space"} for axis in "yx"]
     validate(tmp_path / "mask.zarr")
+
+
+def test_a_mask_of_a_reduced_level_has_larger_pixels(tmp_path: Path) -> None:
+    finished(tmp_path / "mask.zarr", spec_of((10, 10), scale=(4, 2), offset=(8, 8)))
+    (multiscale,) = attributes(tmp_path / "mask.zarr")["multiscales"]
+    assert multiscale["datasets"][0]["coordinateTransformations"] == [
+        {"type": "scale", "scale": [4.0, 2.0]},
+        {"type": "translation", "translation": [32.0, 16.0]},
+    ]
 
 
 def test_shards_are_blocks_with_checksums(tmp_path: Path) -> None:
@@ -170,7 +179,7 @@ def test_images_that_take_no_mask(tmp_path: Path, version: str, changes: dict[st
 
 @pytest.mark.parametrize("depth", [None, 1, 3])
 def test_tiff(tmp_path: Path, depth: int | None) -> None:
-    spec = spec_of((700, 1100), 512, 256, depth=depth, pixel_size=PixelSize(0.5, 0.25), z_spacing=2.0)
+    spec = spec_of((700, 1100), 512, 256, depth=depth, pixel_size=PixelSize(0.5, 0.25))
     ids = finished(tmp_path / "mask.tif", spec)
     with tifffile.TiffFile(tmp_path / "mask.tif") as tiff:
         (series,) = tiff.series
@@ -188,7 +197,7 @@ def test_tiff(tmp_path: Path, depth: int | None) -> None:
         root = ElementTree.fromstring(tiff.ome_metadata)
     name = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
     pixels = next(root.iter(f"{name}Pixels")).attrib
-    assert (pixels["PhysicalSizeX"], pixels["PhysicalSizeY"], pixels["PhysicalSizeZ"]) == ("0.25", "0.5", "2.0")
+    assert (pixels["PhysicalSizeX"], pixels["PhysicalSizeY"]) == ("0.25", "0.5")
     assert int(pixels["SizeZ"]) == (depth or 1)
     text = next(root.iter(f"{name}M")).text
     assert text is not None

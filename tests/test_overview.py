@@ -64,6 +64,6 @@ def test_a_mask_of_another_image_is_refused(toy: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["out.bmp", "nowhere/out.png"])
 def test_a_preview_that_cannot_be_is_refused_before_the_run(name: str, toy: Path, tmp_path: Path) -> None:
     Image.fromarray(noise((40, 40))).save(tmp_path / "image.png")
-    with pytest.raises(tilesegment.MaskError, match="preview|folder"):
+    with pytest.raises(tilesegment.MaskError, match=r"preview|folder"):
         tilesegment.predict(tmp_path / "image.png", tmp_path / "mask.zarr", toy, preview=tmp_path / name)
     assert not list(tmp_path.glob("*.zarr*"))

@@ -293,7 +293,7 @@ class TestRefused:
     def test_a_preview_that_cannot_be(self, image: Path) -> None:
         (image.parent / "old.png").write_bytes(b"old")
         assert "exists; choose another name" in self.refused(image, preview="old.png", tile=88)
-        assert "no suffix of a picture; allowed: .png" in self.refused(image, preview="look.gif", tile=88)
+        assert "a preview is written as .png" in self.refused(image, preview="look.gif", tile=88)
         assert "there is no folder" in self.refused(image, preview="no/look.png", tile=88)
 
     def test_an_output_that_exists(self, image: Path, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Job:
         settings.check()
         device = choose_device(settings.device)
         precision = choose_precision(device, settings.precision)
-        self.settings = settings
+        self.settings, self.axes, self.select = settings, axes, dict(select or {})
         self.source = open_image(image, axes=axes, select=select)
         try:
             facts = _image_facts(self.source, settings.level)
@@ -122,6 +122,8 @@ class Job:
             "normalisation": asdict(self.normalisation),
             "threshold": self.predictor.threshold,
             "dtype": str(self.source.dtype),
+            "axes": self.axes,
+            "select": self.select,
         }
         return MaskSpec(
             shape=plan.region.shape,
@@ -132,6 +134,8 @@ class Job:
             pixel_size=None if size is None else PixelSize(size.y * sy, size.x * sx),
             # the centre of a pixel of a reduced level lies between those of level 0
             offset=(plan.region.y0 + (sy - 1) / (2 * sy), plan.region.x0 + (sx - 1) / (2 * sx)),
+            scale=(sy, sx),
+            first_plane=plan.planes.start,
             fingerprint=fingerprint(plan, self.settings, decides),
             provenance=self._provenance(),
         )

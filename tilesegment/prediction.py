@@ -1,5 +1,6 @@
 """From an image file to a mask file: opens what is named, plans, streams, records. The top of the library."""
 
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,8 +14,7 @@ from tilesegment.job import Job
 from tilesegment.masks import create_mask, create_probabilities
 from tilesegment.overview import overview
 from tilesegment.plan import Settings
-
-_PICTURES = (".png", ".jpg", ".jpeg")
+from tilesegment.preview import check_preview_path
 
 
 @dataclass(frozen=True)
@@ -168,10 +168,7 @@ def check_outputs(
 
 def _check_preview(path: Path, overwrite: bool) -> None:
     """Before hours of work, not after them."""
-    if path.suffix.lower() not in _PICTURES:
-        raise MaskError(f"preview {path} has no suffix of a picture; allowed: {', '.join(_PICTURES)}")
-    if not path.parent.is_dir():
-        raise MaskError(f"preview {path}: there is no folder {path.parent}; create it first")
+    check_preview_path(path)
     if path.is_dir() or (path.exists() and not overwrite):
         raise MaskError(f"preview {path} exists; choose another name, or use --overwrite to replace it")
 
@@ -181,9 +178,10 @@ def peak_memory() -> int:
     if sys.platform == "win32":
         return 0
     status = Path("/proc/self/status")
-    if status.exists():
-        # getrusage's figure begins with that of the process that started this one
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
+    # Linux: getrusage's figure begins with that of the process that started this one
+    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    if found is not None:
+        return int(found[1]) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -40,8 +40,6 @@ def _export_tiff(levels: list[BlockArray], spec: MaskSpec, record: str, path: Pa
     metadata["UUID"] = str(uuid5(NAMESPACE_URL, record))  # tifffile's own would hold this computer's address
     if spec.pixel_size is not None:
         metadata |= {"PhysicalSizeX": spec.pixel_size.x, "PhysicalSizeY": spec.pixel_size.y}
-    if spec.z_spacing is not None:
-        metadata |= {"PhysicalSizeZ": spec.z_spacing}
     with tifffile.TiffWriter(path, bigtiff=size > _CLASSIC_LIMIT, ome=True) as tiff:
         for number, level in enumerate(levels):
             options: dict[str, Any] = {"subfiletype": 1, "metadata": None}

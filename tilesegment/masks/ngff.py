@@ -98,9 +98,9 @@ def frame_of(spec: MaskSpec, host: HostImage | None) -> Frame:
         origin |= {axis: host.origin[axis] for axis in "zyx" if axis in host.origin}
     if size is not None:
         scale |= {"y": size.y * per, "x": size.x * per}
-    if spec.z_spacing is not None:
-        scale["z"] = spec.z_spacing * per
-    for axis, pixels in zip("yx", spec.offset, strict=True):
+    else:
+        scale |= {axis: scale[axis] * factor for axis, factor in zip("yx", spec.scale, strict=True)}
+    for axis, pixels in zip("zyx", (spec.first_plane, *spec.offset), strict=True):
         origin[axis] += pixels * scale[axis]
     return Frame(scale, origin, unit)
 

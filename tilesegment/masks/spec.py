@@ -23,7 +23,8 @@ class MaskSpec:
         classes: what the ids mean; the id is the position.
         pixel_size: of the mask's own pixels, in micrometres; None if it is not known.
         offset: (y, x) of the mask's first pixel in the image, in pixels of the mask.
-        z_spacing: distance of two planes in micrometres; None if it is not known.
+        scale: (y, x) pixels of the image's level 0 that one pixel of the mask stands for.
+        first_plane: of the image, that is plane 0 of the mask.
         fingerprint: what decides the pixels; a mask in progress is gone on with only under the same fingerprint.
         provenance: whatever else is recorded.
     """
@@ -35,7 +36,8 @@ class MaskSpec:
     classes: tuple[LabelClass, ...]
     pixel_size: PixelSize | None
     offset: tuple[float, float] = (0, 0)
-    z_spacing: float | None = None
+    scale: tuple[float, float] = (1, 1)
+    first_plane: int = 0
     fingerprint: Mapping[str, JSON] = field(default_factory=dict)
     provenance: Mapping[str, JSON] = field(default_factory=dict)
 
@@ -59,7 +61,8 @@ class MaskSpec:
             "classes": classes,
             "pixel_size": None if size is None else [size.y, size.x],
             "offset": list(self.offset),
-            "z_spacing": self.z_spacing,
+            "scale": list(self.scale),
+            "first_plane": self.first_plane,
         }
 
 
@@ -80,7 +83,8 @@ def spec_from_record(record: Mapping[str, Any]) -> MaskSpec:
             classes=tuple(LabelClass(c["name"], c["colour"], c["value"]) for c in layout["classes"]),
             pixel_size=None if size is None else PixelSize(float(size[0]), float(size[1])),
             offset=(float(layout["offset"][0]), float(layout["offset"][1])),
-            z_spacing=None if layout["z_spacing"] is None else float(layout["z_spacing"]),
+            scale=(float(layout["scale"][0]), float(layout["scale"][1])),
+            first_plane=int(layout["first_plane"]),
             fingerprint=dict(record["fingerprint"]),
             provenance=dict(record["provenance"]),
         )
