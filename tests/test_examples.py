@@ -1,15 +1,20 @@
 """The example programs, at toy size."""
 
 import importlib.util
+import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import tifffile
+from data_sets import write_pairs
 from scipy import ndimage
+
+import tilesegment
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -78,3 +83,26 @@ def test_membranes_are_dark_closed_and_of_a_real_share(unit):
     assert image[truth == 0].mean() + 50 < image[truth == 1].mean()
     assert count > 40
     assert np.bincount(cells[cells > 0]).max() < 0.4 * truth.size
+
+
+def test_a_model_is_scored_on_its_held_out_sections(tmp_path):
+    data = write_pairs(tmp_path / "data", count=5)
+    run = tilesegment.train(data, tmp_path / "run", steps=3, base=2, depth=2, tile=60)
+    command = [sys.executable, EXAMPLES / "score_model.py", run.model, data]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert found["sections"] == ["04"]
+    assert found["one_pass"] == json.loads(json.dumps(asdict(run.scores)))
+    assert found["eight_views"]["floor"] == found["one_pass"]["floor"]
+    assert found["eight_views"] != found["one_pass"]
+
+
+def test_a_model_is_not_scored_on_what_it_was_trained_on(tmp_path):
+    run = tilesegment.train(write_pairs(tmp_path / "data"), tmp_path / "run", steps=1, base=2, depth=2, tile=60)
+    (tmp_path / "data" / "images" / "03.png").unlink()
+    (tmp_path / "data" / "labels" / "03.png").unlink()
+    command = [sys.executable, EXAMPLES / "score_model.py", run.model, tmp_path / "data"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert "was not trained on" in done.stderr
