@@ -226,7 +226,7 @@ def test_the_lines_say_what_and_how_much() -> None:
     assert lines["block"] == "1920 px; 60 blocks, chunks of 384"
     assert lines["device"] == "cpu, bf16"
     assert lines["memory"].endswith("GB, whatever the image's size")
-    assert lines["disk"] == "at most 0.21 GB"
+    assert lines["disk"] == "at most 0.21 GB for the mask"
     assert "planes" not in dict(plan_of().lines())["predicted"]
 
 

@@ -181,7 +181,7 @@ class Plan:
             ("block", f"{self.block} px; {self.blocks:,} blocks, chunks of {self.chunk}"),
             ("device", f"{self.device}, {self.precision}"),
             ("memory", f"about {self.memory_bytes / 1e9:.1f} GB, whatever the image's size"),
-            ("disk", f"at most {self.disk_bytes / 1e9:.2f} GB"),
+            ("disk", f"at most {self.disk_bytes / 1e9:.2f} GB for the mask"),
         ]
 
 
