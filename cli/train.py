@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 @click.option("--classes", type=ListType(str), help="Names of the classes, in the order of the labels' values.")
 @click.option("--budget", type=DurationType(), help="How long to train: 90s, 20m, 2h.  [default: 20m]")
 @click.option("--steps", type=int, help="How many updates, instead of a budget; makes the run reproducible.")
-@click.option("--base", type=int, default=32, show_default=True, help="Channels of the first stage; 64 in the paper.")
-@click.option("--depth", type=int, default=4, show_default=True, help="How often the network halves the image.")
+@click.option("--init", metavar="FILE|NAME", help="Start from the weights of this model.")
+@click.option("--base", type=int, help="Channels of the first stage; 64 in the paper.  [default: 32]")
+@click.option("--depth", type=int, help="How often the network halves the image.  [default: 4]")
 @options.tile
 @click.option("--batch", type=int, default=1, show_default=True, help="Examples an update.")
 @click.option("--rate", type=float, default=4e-4, show_default=True, help="Highest learning rate.")
+@click.option("--class-weights", type=ListType(float), help="Of the classes in the cross-entropy, such as 5,1.")
 @click.option("--validation", type=float, default=0.2, show_default=True, help="Share that is held out: the last ones.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @options.device

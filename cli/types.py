@@ -77,7 +77,7 @@ class ListType(click.ParamType):
 
     name = "a,b,..."
 
-    def __init__(self, item: type[int] | type[str]) -> None:
+    def __init__(self, item: type[int] | type[float] | type[str]) -> None:
         self.item = item
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
@@ -87,7 +87,7 @@ class ListType(click.ParamType):
         try:
             return tuple(self.item(part.strip()) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} is not a list of whole numbers such as 0,2")
+            self.fail(f"{value!r} is not a list of numbers such as 0,2")
 
 
 class SelectType(click.ParamType):

@@ -67,3 +67,11 @@ def test_gradients_are_the_slopes(loss: object, monkeypatch: pytest.MonkeyPatch)
     logits = torch.randn(2, 3, 3, 2, generator=generator, dtype=torch.float64, requires_grad=True)
     labels = torch.randint(3, (2, 3, 2), generator=generator)
     assert torch.autograd.gradcheck(lambda x: loss(x, labels), logits)
+
+
+def test_weights_of_classes_count_in_the_cross_entropy() -> None:
+    """Two pixels, of class 0 with p = 1/4 and of class 1 with p = 1/2: (3 log 4 + 1 log 2) / (3 + 1)."""
+    logits = torch.log(torch.tensor([[0.25, 0.5], [0.75, 0.5]]))[None, :, None]
+    labels = torch.tensor([[[0, 1]]])
+    weighted = cross_entropy_dice(logits, labels, torch.tensor([3.0, 1.0])) - soft_dice(logits, labels)
+    assert weighted.item() == pytest.approx((3 * math.log(4) + math.log(2)) / 4, rel=1e-6)

@@ -194,6 +194,9 @@ class TestRefused:
             ({"device": "cuda:7"}, DeviceError, "device 'cuda:7' is not here"),
             ({"precision": "fp64"}, PlanError, "precision 'fp64' cannot be trained in; allowed: auto, fp32"),
             ({"epochs": 3}, PlanError, "there is no setting 'epochs'; there are: budget, "),
+            ({"class_weights": (1.0,)}, PlanError, "expected 2 positive numbers, one a class"),
+            ({"class_weights": (1.0, -1.0)}, PlanError, "expected 2 positive numbers"),
+            ({"init": "nothing.safetensors"}, ModelError, "no model nothing.safetensors"),
             ({"classes": ["one"]}, DataError, "expected 2 different names"),
         ],
     )
@@ -243,3 +246,37 @@ def test_every_update_keeps_an_average(data: Path) -> None:
     now, mean = trainer.network.state_dict(), trainer.model().network.state_dict()
     for name, value in now.items():
         assert 0 < (value - mean[name]).norm() < (value - before[name]).norm(), name
+
+
+def test_training_goes_on_from_a_model(learnt: tuple[TrainingRun, list[Record]], data: Path, tmp_path: Path) -> None:
+    """From the first step on it is as good as the model was, which random weights are not."""
+    first = learnt[0]
+    assert first.scores is not None
+    shape = {"base": None, "depth": None, "classes": ["outside", "inside"], "rate": 1e-6}
+    run = toy_run(data, tmp_path / "run", init=first.model, **shape)
+    assert run.scores is not None
+    assert run.scores.accuracy == pytest.approx(first.scores.accuracy, abs=0.01)
+    header, start = Model.load(run.model).header, Model.load(first.model).header
+    assert header.normalisation == start.normalisation
+    assert header.training["init"]["weights_sha256"] == start.weights_sha256
+    assert header.training["init"]["training"]["steps"] == first.steps
+
+
+@pytest.mark.parametrize("settings", [{"base": 8}, {"depth": 3, "tile": 60}])
+def test_a_model_of_another_size_is_no_start(
+    settings: dict[str, Any], learnt: tuple[TrainingRun, list[Record]], data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(PlanError, match=r"init .* has (base 4|depth 2); leave (base|depth) out"):
+        toy_run(data, tmp_path / "run", init=learnt[0].model, **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_heavy_class_is_found_more_often(data: Path, tmp_path: Path) -> None:
+    """The same run, once with ten times the weight on class 0 and once on class 1."""
+    counts = []
+    for weights in ((10.0, 1.0), (1.0, 10.0)):
+        run = toy_run(data, tmp_path / str(weights[0]), steps=20, rate=1e-3, class_weights=weights)
+        out = tmp_path / f"{weights[0]}.png"
+        tilesegment.predict(data / "images" / "04.png", out, run.model, tile=72)
+        counts.append(np.mean(np.asarray(Image.open(out)) == 0))
+    assert counts[0] > counts[1]

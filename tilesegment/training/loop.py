@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -35,10 +35,13 @@ class TrainingSettings:
     Attributes:
         budget: seconds of wall clock; None with `steps` None is 20 minutes.
         steps: number of updates, instead of a budget; then the run is reproducible.
-        base, depth, dropout: of the U-Net; 64, 4, 0.5 in the paper.
+        base, depth: of the U-Net, 32 and 4 unless `init` has others; 64 and 4 in the paper.
+        dropout: at the end of the contracting path; 0.5 in the paper.
         tile: side of the network's input.
         batch: examples an update.
         rate: highest learning rate of AdamW.
+        class_weights: of the classes in the cross-entropy; a class that must not be missed gets more.
+        init: model, file or bundled name, whose weights training starts from; None starts at random.
         validation: share of the sections that is held out, the last ones.
         seed: of weights, examples and dropout.
         device, precision: as for prediction.
@@ -48,12 +51,14 @@ class TrainingSettings:
 
     budget: float | None = None
     steps: int | None = None
-    base: int = 32
-    depth: int = 4
+    base: int | None = None
+    depth: int | None = None
     dropout: float = 0.1
     tile: int = 572
     batch: int = 1
     rate: float = 4e-4
+    class_weights: tuple[float, ...] | None = None
+    init: str | None = None
     validation: float = 0.2
     seed: int = 0
     device: str = "auto"
@@ -122,11 +127,18 @@ class Trainer:
         self.arguments: dict[str, Any] = {
             "in_channels": len(self.normalisation.mean),
             "classes": len(data.classes),
-            "depth": settings.depth,
-            "base": settings.base,
+            "depth": 4 if settings.depth is None else settings.depth,
+            "base": 32 if settings.base is None else settings.base,
             "dropout": settings.dropout,
         }
+        self.init = None if settings.init is None else Model.load(settings.init)
+        if self.init is not None:
+            self.normalisation = self.init.header.normalisation
+            self.arguments |= _fitting_arguments(self.init.header, self.arguments, settings)
+        self.weights = _class_weights(settings.class_weights, len(data.classes), self.device)
         self.network = build_network("unet", self.arguments).to(self.device)
+        if self.init is not None:
+            self.network.load_state_dict(self.init.network.state_dict())
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         view = self.network.field_of_view
         assert isinstance(view, FieldOfView)
@@ -191,7 +203,7 @@ class Trainer:
         half = self.precision in ("bf16", "fp16")
         with torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=half):
             logits = self.network(x)
-        loss = cross_entropy_dice(logits, t)
+        loss = cross_entropy_dice(logits, t, self.weights)
         optimiser.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
         scaler.unscale_(optimiser)
@@ -222,13 +234,41 @@ class Trainer:
         return validate(self.model(), self.held_out, self.device, self.settings.tile)
 
     def _provenance(self) -> dict[str, Any]:
-        record = {} if self.record is None else {"steps": self.record.step, "seconds": round(self.record.seconds, 1)}
+        record: dict[str, Any] = {}
+        if self.record is not None:
+            record = {"steps": self.record.step, "seconds": round(self.record.seconds, 1)}
+        if self.init is not None:
+            header = self.init.header
+            record["init"] = {"weights_sha256": header.weights_sha256, "training": dict(header.training)}
         return record | {
             "settings": asdict(self.settings),
             "sections": [section.name for section in self.sections],
             "held_out": [section.name for section in self.held_out],
             "versions": {"tilesegment": version("tilesegment"), "torch": torch.__version__},
         }
+
+
+def _fitting_arguments(init: ModelHeader, wanted: Mapping[str, Any], settings: TrainingSettings) -> dict[str, Any]:
+    """Depth and base of the model that training starts from.
+
+    Raises:
+        PlanError: it takes other images, tells other classes apart, or is of another size than was asked for.
+    """
+    for key, what in (("in_channels", "channels"), ("classes", "classes")):
+        if init.arguments[key] != wanted[key]:
+            raise PlanError(f"init {settings.init} has {init.arguments[key]} {what}, the data have {wanted[key]}")
+    for key in ("depth", "base"):
+        if getattr(settings, key) not in (None, init.arguments[key]):
+            raise PlanError(f"init {settings.init} has {key} {init.arguments[key]}; leave {key} out, or init")
+    return {key: init.arguments[key] for key in ("depth", "base")}
+
+
+def _class_weights(weights: tuple[float, ...] | None, classes: int, device: torch.device) -> Tensor | None:
+    if weights is None:
+        return None
+    if len(weights) != classes or not all(0 < weight <= 1e4 for weight in weights):
+        raise PlanError(f"class_weights {weights}: expected {classes} positive numbers, one a class")
+    return torch.tensor(weights, dtype=torch.float32, device=device)
 
 
 def _normalised(section: Section, scale: Normalisation) -> Tensor:

@@ -22,9 +22,13 @@ def soft_dice(logits: Tensor, labels: Tensor) -> Tensor:
     return 1 - (2 * both[there] / (p_sum[there] + t_sum[there])).mean()
 
 
-def cross_entropy_dice(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy_dice(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Pixel-wise cross-entropy plus soft Dice, the most robust of the common losses.
 
-    Ma et al. 2021 (10.1016/j.media.2021.102035). Arguments as in `soft_dice`.
+    Ma et al. 2021 (10.1016/j.media.2021.102035).
+
+    Args:
+        logits, labels: as in `soft_dice`.
+        weights: (K,) of the classes in the cross-entropy, sum(w log p) / sum(w); None is 1 for each.
     """
-    return functional.cross_entropy(logits.float(), labels) + soft_dice(logits, labels)
+    return functional.cross_entropy(logits.float(), labels, weights) + soft_dice(logits, labels)
