@@ -87,7 +87,8 @@ class ListType(click.ParamType):
         try:
             return tuple(self.item(part.strip()) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} is not a list of numbers such as 0,2")
+            what = "whole numbers such as 0,2" if self.item is int else "numbers such as 5,1"
+            self.fail(f"{value!r} is not a list of {what}")
 
 
 class SelectType(click.ParamType):
