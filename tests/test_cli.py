@@ -159,7 +159,7 @@ class TestPredict:
 
     def test_ctrl_c_and_the_same_command_again(self, folder: Path, run: Run) -> None:
         """In a process of its own, with a real signal."""
-        tifffile.imwrite("long.tif", noise((200, 90, 90)), photometric="minisblack")
+        tifffile.imwrite("long.tif", noise((120, 90, 90)), photometric="minisblack")
         line = "predict long.tif -m toy.safetensors --tile 88 --batch 1 --out m.zarr"
         program = "from tilesegment_cli.main import main; main()"
         command = [sys.executable, "-c", program, *line.split()]
