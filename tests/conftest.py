@@ -1,6 +1,7 @@
 """What several tests need: toy models, and the real sections where they are at hand."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from tilesegment.header import ModelHeader, Normalisation
 from tilesegment.metadata import LabelClass
 from tilesegment.model import Model
 from tilesegment.networks import build_network
+
+if TYPE_CHECKING:
+    from command_line import Run
 
 # the same examples in every run
 settings.register_profile("fixed", derandomize=True, deadline=None)
@@ -46,6 +50,25 @@ def toy(tmp_path: Path) -> Path:
     path = tmp_path / "toy.safetensors"
     toy_model().save(path)
     return path
+
+
+# what the command line needs is imported by those who use it: it imports this file itself
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> "Run":
+    """Runs `tileseg` with a line of arguments."""
+    from command_line import runner
+
+    return runner(monkeypatch, capsys)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder of the command line, with images and models in it."""
+    from command_line import fill
+
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import tifffile
-from command_line import Outcome, Run, contents, fill, runner
+from command_line import Outcome, Run, contents
 from conftest import noise
 from data_sets import write_pairs
 from image_files import make_pixels, zarr_array
@@ -20,19 +20,6 @@ from tilesegment.models import bundled_models
 from tilesegment.predictors.torch import TorchPredictor
 from tilesegment.training.loop import Trainer
 from tilesegment_cli.main import tileseg
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(monkeypatch, capsys)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder."""
-    monkeypatch.chdir(tmp_path)
-    fill(tmp_path)
-    return tmp_path
 
 
 @pytest.mark.parametrize("name", ["", *tileseg.commands])

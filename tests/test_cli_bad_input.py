@@ -5,24 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from command_line import Outcome, Run, contents, fill, runner
+from command_line import Outcome, Run, contents
 from conftest import noise, toy_model
 from data_sets import write_pairs
 from image_files import zarr_array
 from PIL import Image
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(monkeypatch, capsys)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder."""
-    monkeypatch.chdir(tmp_path)
-    fill(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture

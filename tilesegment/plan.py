@@ -1,6 +1,6 @@
 """Every choice that is made before a pixel moves: plain data that prints, pickles and can be argued with."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil, floor
 from typing import Any
@@ -216,6 +216,18 @@ def make_plan(
     batch = settings.batch or _batch((block // step) ** 2, tile, network.pixel_bytes, free_bytes)
     channels = _channels(image, network.channels, settings.channels)
     return Plan(image, network, region, planes, channels, tile, step, block, chunk, batch, device, precision)
+
+
+def check_names(given: Iterable[str], known: Iterable[str]) -> None:
+    """Whether every setting that was given exists.
+
+    Raises:
+        PlanError: one does not; lists those that do.
+    """
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise PlanError(f"there is no setting {name!r}; there are: {', '.join(known)}")
 
 
 def fingerprint(plan: Plan, settings: Settings, more: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tilesegment.errors import MaskError, PlanError
 from tilesegment.job import Job
 from tilesegment.masks import create_mask, create_probabilities
 from tilesegment.overview import overview
-from tilesegment.plan import Settings
+from tilesegment.plan import Settings, check_names
 from tilesegment.preview import check_preview_path
 
 
@@ -134,10 +134,7 @@ def make_settings(given: Mapping[str, Any]) -> Settings:
     Raises:
         PlanError: there is no such setting, or its value cannot be.
     """
-    known = Settings.__dataclass_fields__
-    for name in given:
-        if name not in known:
-            raise PlanError(f"there is no setting {name!r}; there are: {', '.join(known)}")
+    check_names(given, Settings.__dataclass_fields__)
     settings = Settings(**given)
     settings.check()
     return settings

@@ -7,8 +7,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from tilesegment.errors import DataError, PlanError
+from tilesegment.errors import DataError
 from tilesegment.model import Model
+from tilesegment.plan import check_names
 from tilesegment.training.curves import draw_curves
 from tilesegment.training.data import open_dataset
 from tilesegment.training.loop import Record, Trainer, TrainingSettings
@@ -60,10 +61,7 @@ def train(
     Raises:
         TilesegmentError: data, settings or folder that cannot be; an earlier run is not touched.
     """
-    known = TrainingSettings.__dataclass_fields__
-    for name in settings:
-        if name not in known:
-            raise PlanError(f"there is no setting {name!r}; there are: {', '.join(known)}")
+    check_names(settings, TrainingSettings.__dataclass_fields__)
     folder = _check_folder(Path(data), out, overwrite)
     name = settings.pop("name", "") or folder.resolve().name
     trainer = Trainer(open_dataset(data, classes), TrainingSettings(name=name, **settings))
