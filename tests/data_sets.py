@@ -1,9 +1,11 @@
 """Small labelled data sets, written as people keep them."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import tifffile
+import zarr
 from PIL import Image
 from scipy import ndimage
 
@@ -35,3 +37,45 @@ def write_stack(folder: Path, planes: int = 4, side: int = 60) -> Path:
         pixels = np.stack([pair[index] for pair in pairs]).astype(np.uint8)
         tifffile.imwrite(folder / part / "volume.tif", pixels, photometric="minisblack")
     return folder
+
+
+def write_files(folder: Path, files: Mapping[str, np.ndarray]) -> Path:
+    """Writes arrays under their names in `folder`, as TIFF or what Pillow takes the suffix for."""
+    for name, pixels in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".tif":
+            tifffile.imwrite(path, pixels, photometric="rgb" if pixels.shape[-1] == 3 else "minisblack")
+        else:
+            Image.fromarray(pixels).save(path)
+    return folder
+
+
+def write_palette(path: Path, indices: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> None:
+    """An image with a palette, in the format of its suffix: `indices` (H, W) uint8, entries (red, green, blue)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(indices)
+    image.putpalette([level for entry in palette for level in entry])
+    image.save(path)
+
+
+def write_ome_zarr(
+    path: Path, image: np.ndarray, labels: Mapping[str, np.ndarray], image_label: Mapping[str, object] | None = None
+) -> Path:
+    """An OME-Zarr 0.5 image (H, W) with `labels` (H, W) in it, each with the `image-label` object, if any."""
+    extra: dict[str, object] = {} if image_label is None else {"image-label": image_label}
+    _multiscale(path, image, {})
+    if labels:
+        zarr.create_group(path / "labels", attributes={"ome": {"version": "0.5", "labels": list(labels)}})
+    for name, pixels in labels.items():
+        _multiscale(path / "labels" / name, pixels, extra)
+    return path
+
+
+def _multiscale(path: Path, pixels: np.ndarray, extra: Mapping[str, object]) -> None:
+    axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "yx"]
+    scale = [{"type": "scale", "scale": [0.5, 0.5]}]
+    multiscales = [{"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}]
+    ome = {"version": "0.5", "multiscales": multiscales, **extra}
+    group = zarr.create_group(path, attributes={"ome": ome})
+    group.create_array("0", data=pixels, chunks=(64, 64))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tilesegment import DataError, ImageError
 from tilesegment.metadata import LabelClass
-from tilesegment.training.data import Dataset, Section, normalisation_of, open_dataset
+from tilesegment.training.data import IGNORE, Dataset, Section, normalisation_of, open_dataset
 
 
 @pytest.mark.parametrize("values", [(0, 255), (0, 1), (3, 200)])
@@ -90,6 +90,43 @@ def test_the_last_ones_are_held_out_and_some_are_left(count: int, share: float) 
         assert abs(len(held) - share * count) <= 1
 
 
+def named(*names: str) -> Dataset:
+    sections = tuple(Section(name, np.zeros((1, 1, 1)), np.zeros((1, 1), np.uint8)) for name in names)
+    return Dataset(sections, (LabelClass("a", "#000000"),), None)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "held"),
+    [
+        (["a"], ["a"]),
+        ("a", ["a"]),
+        (["b"], ["b[0]", "b[1]"]),
+        (["c[0]@256,0", "b[1]"], ["b[1]", "c[0]@256,0"]),
+        (["c"], ["c[0]@0,0", "c[0]@256,0"]),
+        ([], []),
+    ],
+)
+def test_sections_are_held_out_by_name(wanted: str | list[str], held: list[str]) -> None:
+    data = named("a", "b[0]", "b[1]", "c[0]@0,0", "c[0]@256,0")
+    train, held_out = data.split(wanted)
+    assert [section.name for section in held_out] == held
+    assert [section.name for section in train] == [s.name for s in data.sections if s.name not in held]
+
+
+def test_names_that_cannot_be_held_out() -> None:
+    data = named(*(f"{n:02}" for n in range(20)))
+    with pytest.raises(DataError, match=r"no labelled image is called x; there are 00, 01, .*07, \.\.\.: hold out"):
+        data.split(["01", "x"])
+    with pytest.raises(DataError, match="all 20 labelled images are held out"):
+        data.split([section.name for section in data.sections])
+
+
+def test_shares_are_those_of_the_labelled_pixels() -> None:
+    label = np.array([[0, 0, 0, 1, IGNORE, IGNORE]], np.uint8)
+    data = Dataset((Section("a", label[None], label),), (LabelClass("a", "#000000"), LabelClass("b", "#ffffff")), None)
+    assert data.shares() == (0.75, 0.25)
+
+
 def test_normalisation_is_that_of_all_pixels(tmp_path: Path) -> None:
     data = open_dataset(write_pairs(tmp_path / "d", 3))
     pixels = np.stack([section.image for section in data.sections]).astype(float)
@@ -143,7 +180,7 @@ BAD = {
     "a label without its image": (remove("images/01.png"), DataError, r"labels/01\.png has no image; expected .*01"),
     "no pairs at all": (empty, DataError, "is empty"),
     "another size": (label(np.zeros((80, 79))), DataError, r"label 01 is 80 x 79 \(y, x\), its image 80 x 80"),
-    "colours": (label(np.zeros((80, 80, 3))), DataError, "has 3 channels; expected one grey value"),
+    "an alpha channel": (label(np.zeros((80, 80, 2))), DataError, "01.png has 2 channels of uint8; expected one chan"),
     "a grey image": (label(np.arange(6400).reshape(80, 80) % 251), DataError, "holds 251 values from 0 to 250"),
     "a constant": (constant, DataError, "hold one value only, 5"),
     "halves": (float_label(0.5), DataError, "whole ones"),
@@ -175,14 +212,6 @@ def test_what_cannot_be_trained_on(
     with pytest.raises(error, match=match) as caught:
         open_dataset(folder)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("part", ["images", "labels"])
-def test_both_folders_are_needed(part: str, tmp_path: Path) -> None:
-    folder = write_pairs(tmp_path / "d", 2)
-    (folder / part).rename(folder / "other")
-    with pytest.raises(DataError, match=rf"has no folder {part}/; expected images/ and labels/"):
-        open_dataset(folder)
 
 
 def test_a_stack_needs_a_label_of_as_many_planes(tmp_path: Path) -> None:

@@ -1,0 +1,13 @@
+"""Training data as people have them: found, checked, brought into one form, and described before training starts.
+
+`layouts` finds which image belongs to which label, `labels` reads label files of any kind, `coding` decides which of
+their values is which class, `reading` cuts both into sections, `checks` looks for what makes training or its scores
+worthless, `summary` tells all of it.
+"""
+
+from tilesegment.training.data.checks import split_warnings
+from tilesegment.training.data.reading import open_dataset
+from tilesegment.training.data.sections import IGNORE, Dataset, Section, normalisation_of
+from tilesegment.training.data.summary import summary
+
+__all__ = ["IGNORE", "Dataset", "Section", "normalisation_of", "open_dataset", "split_warnings", "summary"]

@@ -1,0 +1,106 @@
+"""What training sees of a data set, however it was stored."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tilesegment.errors import DataError
+from tilesegment.header import Normalisation
+from tilesegment.metadata import LabelClass, PixelSize
+
+IGNORE = 255  # the class id of pixels without a label
+
+
+@dataclass(frozen=True)
+class Section:
+    """One labelled image.
+
+    Attributes:
+        name: stem of its file; `stem[3]` is plane 3 of a stack, `stem@512,0` a part whose first pixel is (512, 0).
+        image: (C, H, W) in the file's dtype.
+        label: (H, W) uint8 class ids, IGNORE where there is no label.
+    """
+
+    name: str
+    image: np.ndarray
+    label: np.ndarray
+
+    @property
+    def stem(self) -> str:
+        """The name of the file that it comes from, without plane and part."""
+        return re.sub(r"(\[\d+\])?(@\d+,\d+)?$", "", self.name)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images of one kind.
+
+    Attributes:
+        sections: in the order of their names.
+        classes: in the order of their values in the label files. The value of a colour is red * 65536 + green * 256 +
+            blue.
+        pixel_size: of the images, where all agree.
+        layout: how the files are kept, in words.
+        warnings: what the user should know, a sentence each.
+        ignore: the value in the label files that means "not labelled".
+    """
+
+    sections: tuple[Section, ...]
+    classes: tuple[LabelClass, ...]
+    pixel_size: PixelSize | None
+    layout: str = ""
+    warnings: tuple[str, ...] = ()
+    ignore: int | None = None
+
+    def split(self, validation: float | Sequence[str]) -> tuple[tuple[Section, ...], tuple[Section, ...]]:
+        """Sections to train on, and those held out.
+
+        Args:
+            validation: names of sections, or of files, of which all planes and parts are meant; or the share that is
+                held out. That is one contiguous range, the last: neighbours in a stack are nearly the same image, a
+                random split would test on what was trained on.
+
+        Raises:
+            DataError: a name that no section has, or nothing left to train on.
+        """
+        if isinstance(validation, int | float):
+            held = min(round(validation * len(self.sections)), len(self.sections) - 1)
+            if validation > 0 and len(self.sections) > 1:
+                held = max(held, 1)
+            cut = len(self.sections) - held
+            return self.sections[:cut], self.sections[cut:]
+        wanted = {validation} if isinstance(validation, str) else set(validation)
+        missing = sorted(wanted - {n for s in self.sections for n in (s.name, s.stem)})
+        if missing:
+            there = ", ".join([s.name for s in self.sections][:8]) + (", ..." if len(self.sections) > 8 else "")
+            raise DataError(f"no labelled image is called {missing[0]}; there are {there}: hold out some of these")
+        held_out = tuple(s for s in self.sections if {s.name, s.stem} & wanted)
+        if len(held_out) == len(self.sections):
+            raise DataError(f"all {len(held_out)} labelled images are held out; leave some to train on")
+        return tuple(s for s in self.sections if not {s.name, s.stem} & wanted), held_out
+
+    def shares(self) -> tuple[float, ...]:
+        """Part of all labelled pixels that each class has."""
+        counts = sum((class_counts(s.label) for s in self.sections), np.zeros(IGNORE + 1, np.int64))
+        counts = counts[: len(self.classes)]
+        return tuple(float(count) for count in counts / counts.sum())
+
+
+def class_counts(label: np.ndarray) -> np.ndarray:
+    """How many pixels of `label` (H, W) uint8 have each id: (256,) int64, the last the ones without a label."""
+    return np.bincount(label.ravel(), minlength=IGNORE + 1)
+
+
+def normalisation_of(sections: Sequence[Section]) -> Normalisation:
+    """Mean and standard deviation of each channel over all pixels of `sections`.
+
+    Raises:
+        DataError: a channel is constant or holds NaN.
+    """
+    flat = np.concatenate([s.image.reshape(len(s.image), -1) for s in sections], axis=1)
+    mean, std = flat.mean(1, dtype=np.float64), flat.std(1, dtype=np.float64)
+    if not np.all(np.isfinite(std)) or std.min() <= 0:
+        raise DataError("the training images are constant or hold NaN in a channel; there is nothing to learn from")
+    return Normalisation(tuple(map(float, mean)), tuple(map(float, std)), str(flat.dtype))
