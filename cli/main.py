@@ -7,6 +7,7 @@ import warnings
 import click
 
 from tilesegment import TilesegmentError
+from tilesegment_cli.evaluate import evaluate
 from tilesegment_cli.info import info, models
 from tilesegment_cli.predict import predict
 from tilesegment_cli.preview import preview
@@ -26,7 +27,7 @@ def tileseg(debug: bool) -> None:
     """  # noqa: D301 - click looks for the backspace itself
 
 
-for command in (predict, train, verify, preview, info, models):
+for command in (predict, train, evaluate, verify, preview, info, models):
     tileseg.add_command(command)
 
 

@@ -12,11 +12,13 @@ from scipy import ndimage
 from tilesegment.errors import DataError
 from tilesegment.evaluation import (
     confusion,
+    constant_predictor,
     dice,
     foreground_scores,
     iou,
     membrane_scores,
     pixel_accuracy,
+    section_scores,
     segment_cells,
 )
 
@@ -76,6 +78,12 @@ def test_shapes_must_agree():
         confusion(np.zeros((2, 3), int), np.zeros((3, 2), int), 2)
     with pytest.raises(DataError, match="one shape"):
         foreground_scores(np.ones((2, 3), int), np.ones((3, 2), int))
+
+
+def test_the_constant_predictor_always_says_the_most_frequent_class():
+    counts = np.array([[5, 1, 0], [2, 9, 1], [1, 1, 3]])
+    assert constant_predictor(counts).tolist() == [[0, 6, 0], [0, 12, 0], [0, 5, 0]]
+    assert pixel_accuracy(constant_predictor(counts)) == 12 / 23
 
 
 # --- cells
@@ -161,11 +169,34 @@ def test_best_threshold_is_one_for_all_sections():
 
 
 @pytest.mark.parametrize(
+    ("inside", "error"),
+    [
+        ([1, 1, 0, 1, 1], 0),
+        ([1, 1, 1, 1, 1], 1 - 2 / 3),  # merged: sum A^2 = 1/2, B^2 = 1, AB^2 = 1/2
+        ([1, 1, 0, 0, 1], 1 / 7),  # a pixel lost: sum A^2 = 1/2, B^2 = AB^2 = 1/4 + 1/16 + 1/16
+        ([0, 0, 0, 0, 0], 1 - 2 / 3),  # singletons alone: sum A^2 = 1/2, B^2 = AB^2 = 1/4
+    ],
+)
+def test_rand_error_by_hand(inside, error):
+    truth = np.array([[1, 1, 0, 1, 1]], bool)
+    assert section_scores(truth, np.array([inside], bool), (0.5,))[2, 0] == pytest.approx(error)
+
+
+def test_rand_error_counts_what_a_thick_membrane_takes_from_the_cells():
+    truth = np.ones((20, 21), bool)
+    truth[:, 10] = False
+    thick = ndimage.binary_erosion(truth, iterations=3, border_value=1)
+    v_rand, _, error = section_scores(truth, thick, (0.5,))[:, 0]
+    assert v_rand == pytest.approx(1)
+    assert error > 0.1
+
+
+@pytest.mark.parametrize(
     ("truths", "maps", "message"),
     [
         ([], [], "0 truths"),
         ([np.ones((2, 2), bool)], [], "1 truths and 0"),
-        ([np.ones((2, 2), bool)], [np.full((2, 2), np.nan)], "section 0 holds NaN"),
+        ([np.ones((2, 2), bool)], [np.full((2, 2), np.nan)], "section 0: .* holds NaN"),
         ([np.ones((2, 2), bool)], [np.ones((2, 3))], "one shape"),
     ],
 )

@@ -3,8 +3,8 @@
 >>> import tilesegment
 >>> tilesegment.predict("slide.tif", "mask.zarr", tile=572)  # doctest: +SKIP
 
-What the command line does is one call each: `predict`, `train`, `verify`, `describe`. The names below are the public
-ones; they are imported when they are first used, so that importing the package takes no time.
+What the command line does is one call each: `predict`, `train`, `evaluate`, `verify`, `describe`. The names below are
+the public ones; they are imported when they are first used, so that importing the package takes no time.
 """
 
 from importlib import import_module
@@ -23,6 +23,7 @@ from tilesegment.geometry import FieldOfView, Region
 from tilesegment.metadata import LabelClass, PixelSize
 
 if TYPE_CHECKING:
+    from tilesegment.comparison import Evaluation, evaluate
     from tilesegment.description import describe
     from tilesegment.images import open_image
     from tilesegment.masks import open_mask
@@ -33,12 +34,14 @@ if TYPE_CHECKING:
     from tilesegment.verification import verify
 
 _WHERE = {
+    "Evaluation": "comparison",
     "Job": "prediction",
     "Model": "model",
     "Plan": "plan",
     "Prediction": "prediction",
     "Settings": "plan",
     "describe": "description",
+    "evaluate": "comparison",
     "open_image": "images",
     "open_mask": "masks",
     "predict": "prediction",
@@ -49,6 +52,7 @@ _WHERE = {
 __all__ = [
     "DataError",
     "DeviceError",
+    "Evaluation",
     "FieldOfView",
     "ImageError",
     "Job",
@@ -64,6 +68,7 @@ __all__ = [
     "Settings",
     "TilesegmentError",
     "describe",
+    "evaluate",
     "open_image",
     "open_mask",
     "predict",

@@ -1,9 +1,9 @@
-"""How good a mask is: pixel counts (Dice, IoU, accuracy) and the scores of cell boundaries (V_Rand, V_Info).
+"""How good the boundaries of cells are: V_Rand, V_Info and the Rand error.
 
-The pixel scores start from a confusion matrix, which may be summed over any number of blocks or images first.
 V_Rand and V_Info are those of the ISBI 2012 challenge, foreground-restricted after border thinning, by the formulas of
 Arganda-Carreras et al. 2015 (10.3389/fnana.2015.00142). They see what the pixel scores hardly do: one opened gap in a
-membrane merges two cells, while a membrane that is too thick costs nothing.
+membrane merges two cells, while a membrane that is too thick costs nothing. The Rand error is the challenge's older
+measure, without border thinning: there a thick membrane costs, too.
 """
 
 from collections.abc import Sequence
@@ -15,51 +15,9 @@ from scipy.sparse import coo_array
 from skimage.segmentation import watershed
 
 from tilesegment.errors import DataError
+from tilesegment.evaluation.counts import check_shapes
 
 THRESHOLDS = tuple(k / 10 for k in range(11))  # the challenge's, on the probability of 'inside a cell'
-
-
-def confusion(truth: np.ndarray, prediction: np.ndarray, classes: int, ignore: int | None = None) -> np.ndarray:
-    """Count the pixels of each true class by the class that was predicted.
-
-    Args:
-        truth: class ids, integers (or bool) of any shape.
-        prediction: class ids, of the same shape.
-        classes: how many classes there are, K; ids are 0 .. K - 1.
-        ignore: pixels where `truth` has this value are not counted.
-
-    Returns:
-        (K, K) int64, rows the truth, columns the prediction.
-
-    Raises:
-        DataError: shapes differ or a class id is out of range.
-    """
-    _same_shape(truth, prediction)
-    counted = np.ones(truth.shape, bool) if ignore is None else truth != ignore
-    rows, columns = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
-    for name, ids in (("truth", rows), ("prediction", columns)):
-        if ids.size and not 0 <= ids.min() <= ids.max() < classes:
-            raise DataError(
-                f"the {name} holds class ids {ids.min()} to {ids.max()}, allowed are 0 to {classes - 1}: "
-                "map its values to class ids first"
-            )
-    return np.bincount(rows * classes + columns, minlength=classes * classes).reshape(classes, classes)
-
-
-def dice(confusion: np.ndarray) -> np.ndarray:
-    """Dice score 2 |T n P| / (|T| + |P|) of each class, (K,) float64; NaN for a class that is in neither."""
-    return _ratio(2 * np.diagonal(confusion), confusion.sum(0) + confusion.sum(1))
-
-
-def iou(confusion: np.ndarray) -> np.ndarray:
-    """Intersection over union of each class, (K,) float64; NaN for a class in neither truth nor prediction."""
-    both = np.diagonal(confusion)
-    return _ratio(both, confusion.sum(0) + confusion.sum(1) - both)
-
-
-def pixel_accuracy(confusion: np.ndarray) -> float:
-    """Share of the counted pixels whose class is right; NaN if none was counted."""
-    return float(_ratio(np.trace(confusion), confusion.sum()))
 
 
 def segment_cells(inside_probability: np.ndarray, threshold: float) -> np.ndarray:
@@ -101,7 +59,7 @@ def foreground_scores(truth_labels: np.ndarray, proposal_labels: np.ndarray) -> 
     Raises:
         DataError: shapes differ or no pixel of the truth is inside a cell.
     """
-    _same_shape(truth_labels, proposal_labels)
+    check_shapes(truth_labels, proposal_labels)
     inside = truth_labels > 0
     n = np.count_nonzero(inside)
     if n == 0:
@@ -122,22 +80,78 @@ def foreground_scores(truth_labels: np.ndarray, proposal_labels: np.ndarray) -> 
 
 @dataclass(frozen=True, eq=False)
 class MembraneScores:
-    """V_Rand and V_Info of a stack of sections, T thresholds by S sections.
+    """Scores of a stack of sections, T thresholds by S sections.
 
     Attributes:
         v_rand, v_info: largest, over the thresholds, of the mean over the sections.
-        threshold_rand, threshold_info: the threshold where that is, on the probability of 'inside a cell'.
+        rand_error: smallest, over the thresholds, of the mean over the sections.
+        threshold_rand, threshold_info, threshold_error: where that is, on the probability of 'inside a cell'.
         thresholds: the T thresholds.
-        section_rand, section_info: (T, S) float64, the score of each section at each threshold.
+        section_rand, section_info, section_error: (T, S) float64, the score of each section at each threshold.
     """
 
     v_rand: float
     v_info: float
+    rand_error: float
     threshold_rand: float
     threshold_info: float
+    threshold_error: float
     thresholds: tuple[float, ...]
     section_rand: np.ndarray
     section_info: np.ndarray
+    section_error: np.ndarray
+
+
+def section_scores(truth: np.ndarray, probability: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) -> np.ndarray:
+    """V_Rand, V_Info and Rand error of one section at each threshold, (3, T) float64.
+
+    The Rand error is that of the ISBI 2012 challenge as it was first scored (and of SNEMI3D, "adapted Rand error"): 1
+    minus the F-score of the Rand index, true membrane left out. The formula is that of V_Rand in `foreground_scores`,
+    but of the 4-connected regions above the threshold as they are, without border thinning: each pixel at or below it
+    that lies in a true cell counts as a cell of its own.
+
+    Args:
+        truth: (H, W) bool, True inside a cell, False on membrane; its cells are the 4-connected regions.
+        probability: (H, W) float, 0 to 1, the probability of 'inside a cell'; or bool.
+        thresholds: T of them.
+
+    Raises:
+        DataError: shapes differ, a probability is not finite, or no pixel of the truth is inside a cell.
+    """
+    check_shapes(truth, probability)
+    if not np.isfinite(probability).all():
+        raise DataError("the probability map holds NaN or infinity, allowed are 0 to 1")
+    cells, _ = ndimage.label(truth)
+    scores = np.empty((3, len(thresholds)))
+    for t, threshold in enumerate(thresholds):
+        scores[:2, t] = foreground_scores(cells, segment_cells(probability, threshold))
+        regions, _ = ndimage.label(probability > threshold)
+        scores[2, t] = 1 - foreground_scores(cells, regions)[0]
+    return scores
+
+
+def summarise(sections: Sequence[np.ndarray], thresholds: Sequence[float] = THRESHOLDS) -> MembraneScores:
+    """The scores of a stack: the best of the thresholds is taken, one for all sections.
+
+    Args:
+        sections: at least one, each (3, T) as `section_scores` gives them.
+        thresholds: the T thresholds.
+    """
+    rand, info, error = np.stack(sections, axis=-1)
+    best_rand, best_info = int(rand.mean(1).argmax()), int(info.mean(1).argmax())
+    best_error = int(error.mean(1).argmin())
+    return MembraneScores(
+        v_rand=float(rand[best_rand].mean()),
+        v_info=float(info[best_info].mean()),
+        rand_error=float(error[best_error].mean()),
+        threshold_rand=thresholds[best_rand],
+        threshold_info=thresholds[best_info],
+        threshold_error=thresholds[best_error],
+        thresholds=tuple(thresholds),
+        section_rand=rand,
+        section_info=info,
+        section_error=error,
+    )
 
 
 def membrane_scores(
@@ -155,36 +169,15 @@ def membrane_scores(
     """
     if len(truths) != len(probabilities) or not truths:
         raise DataError(f"{len(truths)} truths and {len(probabilities)} probability maps: give one of each a section")
-    scores = np.empty((2, len(thresholds), len(truths)))
+    scores = []
     for s, (truth, probability) in enumerate(zip(truths, probabilities, strict=True)):
-        _same_shape(truth, probability)
-        if not np.isfinite(probability).all():
-            raise DataError(f"the probability map of section {s} holds NaN or infinity, allowed are 0 to 1")
-        cells, _ = ndimage.label(truth)
-        for t, threshold in enumerate(thresholds):
-            scores[:, t, s] = foreground_scores(cells, segment_cells(probability, threshold))
-    rand, info = scores.mean(2)
-    best_rand, best_info = int(rand.argmax()), int(info.argmax())
-    return MembraneScores(
-        v_rand=float(rand[best_rand]),
-        v_info=float(info[best_info]),
-        threshold_rand=thresholds[best_rand],
-        threshold_info=thresholds[best_info],
-        thresholds=tuple(thresholds),
-        section_rand=scores[0],
-        section_info=scores[1],
-    )
+        try:
+            scores.append(section_scores(truth, probability, thresholds))
+        except DataError as error:
+            raise DataError(f"section {s}: {error}") from error
+    return summarise(scores, thresholds)
 
 
 def _entropy(shares: np.ndarray) -> float:
     positive = shares[shares > 0]
     return float(-np.sum(positive * np.log(positive)))
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
-
-
-def _same_shape(truth: np.ndarray, other: np.ndarray) -> None:
-    if truth.shape != other.shape:
-        raise DataError(f"the truth is {truth.shape} and the prediction {other.shape}: they must be of one shape")

@@ -1,0 +1,235 @@
+"""Which value of a prediction stands for which class, and which value of the truth.
+
+Files rarely agree: membranes are 0 or 1 in one, 0 and 255 in the other. Pixels are therefore counted by pairs of stored
+values first, over all images; what the values mean is decided once, from all that occur.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tilesegment.errors import DataError
+from tilesegment.evaluation import THRESHOLDS
+from tilesegment.metadata import LabelClass, default_colours
+
+MOST_VALUES = 32  # more is no set of classes but a grey image, a smoothed mask or one saved as JPEG
+_LARGEST = 65_535
+_SUM_TOLERANCE = 0.05  # of class probabilities that were rounded to 8 bits or half precision
+
+Counts = Counter[tuple[int, int]]  # pixels by (value of the truth, code of the prediction)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a prediction, or a truth, is stored.
+
+    Attributes:
+        channels: of probabilities; 0 for class ids or grey values.
+        classes: as the file names them, None if it does not.
+        ids: whether values are known to be class ids.
+    """
+
+    channels: int
+    classes: tuple[LabelClass, ...] | None
+    ids: bool
+
+    @property
+    def by_threshold(self) -> bool:
+        """Whether one number a pixel, the probability of class 1, decides."""
+        return self.channels in (1, 2)
+
+    def codes(self, pixels: np.ndarray, path: str) -> np.ndarray:
+        """What is counted of a prediction.
+
+        Args:
+            pixels: (C, h, w) as stored.
+            path: for messages.
+
+        Returns:
+            (h, w): the values themselves; of the probability of class 1, how many of THRESHOLDS it exceeds; of three
+            channels or more, the id of the largest.
+
+        Raises:
+            DataError: probabilities that are none.
+        """
+        if not self.channels:
+            return pixels[0]
+        low, high = pixels.min(), pixels.max()
+        if not (low >= -1e-3 and high <= 1 + 1e-3):  # NaN fails both
+            found = "NaN or infinity" if not np.isfinite(low + high) else f"values from {low:.4g} to {high:.4g}"
+            raise DataError(f"{path} holds {found}; expected probabilities from 0 to 1, or class ids as whole numbers")
+        if self.channels > 1 and np.abs(pixels.sum(0) - 1).max() > _SUM_TOLERANCE:
+            raise DataError(f"{path}: its {self.channels} channels do not sum to 1; expected class probabilities")
+        if self.by_threshold:
+            return np.searchsorted(np.asarray(THRESHOLDS, pixels.dtype), pixels[-1]).astype(np.uint8)
+        return pixels.argmax(0).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Matching:
+    """What values mean.
+
+    Attributes:
+        classes: names and colours, the id is the position.
+        truth: value of each class in the truth.
+        prediction: value of each class in the prediction; None where thresholds decide between class 0 and 1.
+    """
+
+    classes: tuple[LabelClass, ...]
+    truth: tuple[int, ...]
+    prediction: tuple[int, ...] | None
+
+    def confusion(self, counts: Counts, threshold: int = THRESHOLDS.index(0.5)) -> np.ndarray:
+        """The confusion matrix (K, K) int64, rows the truth; `threshold` is an index into THRESHOLDS."""
+        matrix = np.zeros((len(self.classes), len(self.classes)), np.int64)
+        for (value, code), pixels in counts.items():
+            matrix[self.truth.index(value), self.predicted_id(code, threshold)] += pixels
+        return matrix
+
+    def predicted_id(self, code: int, threshold: int = THRESHOLDS.index(0.5)) -> int:
+        """Class id of a `Kind.codes` value."""
+        return int(code > threshold) if self.prediction is None else self.prediction.index(code)
+
+
+def count_pairs(truth: np.ndarray, codes: np.ndarray, ignore: int | None, names: tuple[str, str]) -> Counts:
+    """Counts the pixels of a block by their values.
+
+    Args:
+        truth: (h, w) whole numbers, as float too.
+        codes: (h, w) uint8 or uint16.
+        ignore: pixels of this value in the truth are not counted.
+        names: paths of truth and prediction, for messages.
+
+    Raises:
+        DataError: one of them holds no classes.
+    """
+    values, rows = _indices(truth, f"truth {names[0]}")
+    found, columns = _indices(codes, f"prediction {names[1]}")
+    pairs = np.bincount((rows * found.size + columns).ravel(), minlength=values.size * found.size)
+    return Counter(
+        {
+            (int(values[n // found.size]), int(found[n % found.size])): int(pairs[n])
+            for n in np.flatnonzero(pairs)
+            if values[n // found.size] != ignore
+        }
+    )
+
+
+def check_values(values: set[int], name: str) -> None:
+    """Whether the values that occur can be classes.
+
+    Raises:
+        DataError: there are too many.
+    """
+    if len(values) > MOST_VALUES:
+        raise DataError(
+            f"{name} holds more than {MOST_VALUES} values, from {min(values)} to {max(values)}, so it is rather an "
+            "image; expected one value a class, as PNG, TIFF or Zarr (IMAGE.zarr/labels/NAME)"
+        )
+
+
+def match(counts: Counts, kind: Kind, truth_kind: Kind, names: Sequence[str] | None) -> Matching:
+    """Decides what values mean, from all those that occur.
+
+    Values are class ids where the file says so. Else those of the truth are grey values, one a class, or ids; those of
+    the prediction are the truth's values, as many others in the same order, or ids.
+
+    Args:
+        counts: of all images.
+        kind, truth_kind: of prediction and truth.
+        names: of the classes, as the user names them.
+
+    Raises:
+        DataError: the values do not fit each other or the names.
+    """
+    truths, found = {value for value, _ in counts}, {code for _, code in counts}
+    check_values(truths, "the truth")
+    if not kind.channels:
+        check_values(found, "the prediction")
+    known = kind.classes or truth_kind.classes
+    size = _class_count(truths, kind, truth_kind, names)
+    own = [one.value for one in known or () if one.value is not None]
+    pair = [(0, 255)] if size == 2 else []
+    as_ids = tuple(range(size))
+    scales = [as_ids] if truth_kind.ids else [tuple(own), tuple(sorted(truths)), as_ids, *pair, tuple(sorted(found))]
+    truth = _scale(truths, size, scales)
+    if truth is None:
+        raise DataError(
+            f"the truth holds the values {_list(truths)}, which are not {size} classes: name as many "
+            "classes as there are values, or leave values out with --ignore VALUE"
+        )
+    prediction: tuple[int, ...] | None = None
+    if not kind.by_threshold:
+        fixed = bool(kind.ids or kind.channels)
+        prediction = _scale(found, size, [as_ids] if fixed else [truth, tuple(sorted(found)), as_ids, *pair])
+        if prediction is None:
+            raise _mismatch(truths, found, size)
+    return Matching(_classes(truth, known, names), truth, prediction)
+
+
+def _class_count(truths: set[int], kind: Kind, truth_kind: Kind, names: Sequence[str] | None) -> int:
+    """How many classes there are: as many as are named, as the files say, else as the truth has values."""
+    if names is not None and len(set(names)) != len(names):
+        raise DataError(f"classes {', '.join(names)}: expected different names")
+    channels = max(kind.channels, 2) if kind.channels else None
+    every = {
+        "named": None if names is None else len(names),
+        "in the prediction": channels if kind.classes is None else len(kind.classes),
+        "in the truth": None if truth_kind.classes is None else len(truth_kind.classes),
+    }
+    sizes = {where: count for where, count in every.items() if count is not None}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{count} {where}" for where, count in sizes.items())
+        raise DataError(f"the numbers of classes differ: {told}; compare those of the same classes")
+    size = next(iter(sizes.values()), len(truths))
+    if size < 2:
+        raise DataError(
+            f"the truth holds {_list(truths)}; two classes are the least: name all in their values' order, such as "
+            "--classes membrane,inside"
+        )
+    return size
+
+
+def _scale(values: set[int], size: int, candidates: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
+    """The first candidate that has as many values as there are classes and holds all that occur."""
+    return next((c for c in candidates if len(set(c)) == len(c) == size and values <= set(c)), None)
+
+
+def _mismatch(truths: set[int], found: set[int], size: int) -> DataError:
+    most = max(size, len(found))
+    return DataError(
+        f"the prediction holds the values {_list(found)}, the truth {_list(truths)}, which is which cannot be told; "
+        f"name all {most} classes in the order of their values, such as --classes membrane,inside, or save class ids"
+    )
+
+
+def _classes(
+    values: tuple[int, ...], known: Sequence[LabelClass] | None, names: Sequence[str] | None
+) -> tuple[LabelClass, ...]:
+    if names is None:
+        names = [one.name for one in known] if known is not None else [f"value {value}" for value in values]
+    colours = [one.colour for one in known] if known is not None else default_colours(len(values))
+    return tuple(LabelClass(*one) for one in zip(names, colours, values, strict=True))
+
+
+def _indices(pixels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The values that occur, ascending, and each pixel's place among them, int64.
+
+    Raises:
+        DataError: they are not whole numbers from 0 to 65,535, or too many.
+    """
+    if pixels.dtype.kind == "f":
+        whole = np.isfinite(pixels) & (pixels == np.rint(pixels)) & (pixels >= 0) & (pixels <= _LARGEST)
+        if not whole.all():
+            raise DataError(f"{name} holds {pixels[~whole][0]:.4g}; expected whole numbers, one a class")
+        pixels = pixels.astype(np.uint16)
+    occurs = np.bincount(pixels.ravel()) > 0
+    values = np.flatnonzero(occurs)
+    check_values(set(values.tolist()), name)
+    return values, (np.cumsum(occurs) - 1)[pixels]
+
+
+def _list(values: set[int]) -> str:
+    return ", ".join(map(str, sorted(values))) or "none"
