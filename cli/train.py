@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,103 +10,117 @@ import click
 
 from tilesegment_cli import options
 from tilesegment_cli.progress import ProgressReport
-from tilesegment_cli.types import DurationType, ListType
+from tilesegment_cli.types import DurationType, HeldOutType, ListType, WeightsType
 
 if TYPE_CHECKING:
+    from tilesegment.training import TrainingRun
     from tilesegment.training.loop import Record, Trainer
     from tilesegment.training.validation import Scores
+
+_GOALS = {"v_rand": "V_Rand", "dice": "Dice", "miou": "mIoU"}
+
+# What the library has a default for is passed on only where it is given; a test compares the defaults that are named.
+_OPTIONS = [
+    click.option("--out", "-o", metavar="RUN", help="Folder of the run.  [default: a new one, runs/NAME]"),
+    click.option("--classes", type=ListType(str), help="Names of the classes, in the order of the labels' values."),
+    click.option("--ignore", type=int, metavar="VALUE", help="Value in the labels of pixels without a label."),
+    click.option("--preset", metavar="paper", help="Start from the settings of the U-Net paper."),
+    click.option("--config", metavar="FILE", help="Start from the config.json of another run."),
+    click.option("--resume", is_flag=True, help="Go on with the run in RUN, or with the last one, where it stopped."),
+    options.overwrite,
+    click.option("--budget", type=DurationType(), help="How long to train: 90s, 20m, 2h.  [default: 20m]"),
+    click.option("--steps", type=int, help="How many updates, instead of a budget; makes the run reproducible."),
+    click.option("--epochs", type=int, help="How often as many examples as there are images, instead of a budget."),
+    click.option("--init", metavar="FILE|NAME", help="Start from the weights of this model."),
+    click.option("--base", type=int, help="Channels of the first stage; 64 in the paper.  [default: 32]"),
+    click.option("--depth", type=int, help="How often the network halves the image.  [default: 4]"),
+    click.option("--dropout", type=float, help="At the end of the contracting path.  [default: 0.1]"),
+    options.tile,
+    click.option("--scale", type=float, help="Train and predict at 1/2, 1/3, ... of the resolution.  [default: 1.0]"),
+    click.option("--batch", type=int, help="Examples an update.  [default: 1]"),
+    click.option("--lr", "--rate", "rate", type=float, help="Highest learning rate.  [default: 0.0004]"),
+    click.option("--optimiser", "--optimizer", "optimiser", metavar="adamw|sgd", help="[default: adamw]"),
+    click.option("--ema", type=float, help="Decay of the average of the weights; 0 is none.  [default: 0.998]"),
+    click.option("--loss", metavar="A+B", help="Sum of ce, bce, focal, dice, iou.  [default: ce+dice]"),
+    click.option("--class-weights", type=WeightsType(), help="Of the classes in ce, bce, focal, such as 5,1."),
+    click.option("--border-weight", type=float, help="Weight between close cells; 10 in the paper.  [default: 0.0]"),
+    click.option("--border-sigma", type=float, help="Its reach in pixels.  [default: 5.0]"),
+    click.option("--elastic-sigma", type=float, help="Of elastic displacements, pixels; 0: none.  [default: 10.0]"),
+    click.option("--elastic-grid", type=float, help="Pixels between their control points.  [default: half a tile]"),
+    click.option("--defects", type=float, help="Share of examples with an EM section defect.  [default: 0.0]"),
+    click.option("--validation", type=HeldOutType(), help="What is held out: the last ones.  [default: 0.2]"),
+    click.option("--goal", metavar="v_rand|dice|miou", help="What the model is judged by.  [default: auto]"),
+    click.option("--threshold", type=float, help="Between two classes.  [default: the best on what is held out]"),
+    click.option("--seed", type=int, help="Of weights, examples and dropout.  [default: 0]"),
+    options.device,
+    click.option("--precision", metavar="auto|fp32|bf16|fp16", help="[default: auto]"),
+    click.option("--workers", type=int, help="Processes that draw examples.  [default: 0 on a CPU, else up to 4]"),
+    click.option("--tensorboard", metavar="DIR", help="Write the curves for TensorBoard, too."),
+    click.option("--name", help="Name recorded in the model.  [default: that of the folder]"),
+    click.option("--licence", help="Licence of the model, recorded in it."),
+    options.as_json,
+    options.quiet,
+]
+
+
+def _with_options(function: Any) -> Any:
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
 
 
 @click.command()
 @click.argument("data")
-@click.option("--out", "-o", metavar="RUN", help="Folder of the run.  [default: a new one, runs/NAME]")
-@click.option("--classes", type=ListType(str), help="Names of the classes, in the order of the labels' values.")
-@click.option("--budget", type=DurationType(), help="How long to train: 90s, 20m, 2h.  [default: 20m]")
-@click.option("--steps", type=int, help="How many updates, instead of a budget; makes the run reproducible.")
-@click.option("--init", metavar="FILE|NAME", help="Start from the weights of this model.")
-@click.option("--base", type=int, help="Channels of the first stage; 64 in the paper.  [default: 32]")
-@click.option("--depth", type=int, help="How often the network halves the image.  [default: 4]")
-@options.tile
-@click.option("--batch", type=int, default=1, show_default=True, help="Examples an update.")
-@click.option("--rate", type=float, default=4e-4, show_default=True, help="Highest learning rate.")
-@click.option("--class-weights", type=ListType(float), help="Of the classes in the cross-entropy, such as 5,1.")
-@click.option("--validation", type=float, default=0.2, show_default=True, help="Share that is held out: the last ones.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@options.device
-@click.option("--precision", default="auto", metavar="auto|fp32|bf16|fp16", show_default=True)
-@click.option("--name", default="", help="Name recorded in the model.  [default: that of the folder]")
-@click.option("--licence", default="", help="Licence of the model, recorded in it.")
-@options.overwrite
-@options.as_json
-@options.quiet
-def train(
-    data: str,
-    out: str | None,
-    classes: tuple[str, ...] | None,
-    overwrite: bool,
-    tile: int | None,
-    as_json: bool,
-    quiet: bool,
-    **settings: Any,
-) -> None:
-    """Train a U-Net on DATA, a folder with images/ and labels/ of the same file names.
+@_with_options
+@click.pass_context
+def train(context: click.Context, data: str, as_json: bool, quiet: bool, **given: Any) -> None:
+    """Train a U-Net on DATA, labelled images.
 
-    The last images are held out, predicted whole and scored. The run's folder holds model.safetensors, metrics.jsonl
-    and curves.png.
+    DATA holds images/ and labels/ (or imgs/ and masks/, JPEGImages/ and SegmentationClass/, train-volume.tif and
+    train-labels.tif, an OME-Zarr image with labels, ...). The last images are held out, predicted whole and scored.
+    The run's folder holds model.safetensors and report.html.
     """
     from tilesegment import training
 
-    if tile is not None:
-        settings["tile"] = tile
-
+    if context.get_parameter_source("device") == click.core.ParameterSource.DEFAULT:
+        del given["device"]
     begun: list[tuple[Trainer, Path]] = []
 
     def begin(trainer: "Trainer", folder: Path) -> None:
         begun.append((trainer, folder))
-        for line in _summary(trainer):
-            progress.line(line)
-        progress.line(f"run folder: {folder}")
+        _introduce(progress, trainer, folder)
 
     try:
         with ProgressReport(quiet) as progress:
             run = training.train(
                 data,
-                out,
-                classes=classes,
-                overwrite=overwrite,
                 begin=begin,
                 report=lambda record: _show(progress, record),
-                **settings,
+                **{key: value for key, value in given.items() if value is not None},
             )
     except KeyboardInterrupt:
         for trainer, folder in begun:
-            if trainer.record is not None:
-                click.echo(f"The model after {trainer.record.step:,} steps is in {folder}.", err=True)
+            if trainer.step > 0:
+                click.echo(f"The model after {trainer.step:,} steps is in {folder}.", err=True)
+                again = f"tileseg train {shlex.quote(data)} --out {shlex.quote(str(folder))} --resume"
+                click.echo(f"Go on with: {again}", err=True)
         raise
     if not quiet:
-        if run.scores is not None:
-            click.echo(f"Held out: {_words(run.scores)}", err=True)
-        click.echo(f"{run.steps:,} steps in {run.seconds:,.0f} s. Use the model:", err=True)
-        click.echo(f"  tileseg predict IMAGE --model {shlex.quote(run.model)} --out mask.zarr", err=True)
+        _conclude(run)
     if as_json:
         click.echo(json.dumps(asdict(run)))
 
 
-def _summary(trainer: "Trainer") -> list[str]:
+def _introduce(progress: ProgressReport, trainer: "Trainer", folder: Path) -> None:
     """What the data are and what will be done with them."""
-    sections, data = trainer.data.sections, trainer.data
-    sizes = Counter(f"{s.image.shape[1]} x {s.image.shape[2]}" for s in sections)
-    size = ", ".join(f"{n} of {shape}" for shape, n in sizes.most_common(3)) + (", ..." if len(sizes) > 3 else "")
-    first = sections[0].image
-    lines = [f"{len(sections)} labelled images: {size}; {len(first)} channel(s) of {first.dtype}"]
-    for number, (one, share) in enumerate(zip(data.classes, data.shares(), strict=True)):
-        lines.append(
-            f"  class {number}: {one.name} (value {one.value} in the labels), {100 * share:.1f} % of the pixels"
-        )
-    held = [section.name for section in trainer.held_out]
-    lines.append(f"held out: {', '.join(held)}" if held else "held out: nothing, so there will be no score")
-    lines.append(f"training on {trainer.device}, {trainer.precision}")
-    return lines
+    from tilesegment.training.data import summary
+
+    for line in summary(trainer.data, trainer.held_out).splitlines():
+        progress.line(line)
+    goal = _GOALS[trainer.goal]
+    progress.line(f"training on {trainer.device}, {trainer.precision}; judged by {goal}; run folder: {folder}")
+    if trainer.step:
+        progress.line(f"going on after step {trainer.step:,}")
 
 
 def _show(progress: ProgressReport, record: "Record") -> None:
@@ -116,10 +129,18 @@ def _show(progress: ProgressReport, record: "Record") -> None:
         progress.line(f"step {record.step:,}, loss {record.loss:.3f}, held out: {_words(record.scores)}")
 
 
+def _conclude(run: "TrainingRun") -> None:
+    """What came out, and how to use it."""
+    if run.scores is not None:
+        click.echo(f"Held out: {_words(run.scores)}", err=True)
+    if run.tta is not None:
+        click.echo(f"with the 8 views of --tta: {_words(run.tta)}", err=True)
+    click.echo(f"{run.steps:,} steps in {run.seconds:,.0f} s. See {run.folder}/report.html, use the model:", err=True)
+    click.echo(f"  tileseg predict IMAGE --model {shlex.quote(run.model)} --out mask.zarr", err=True)
+
+
 def _words(scores: "Scores") -> str:
-    means = [value for value in scores.iou if value is not None]
-    text = f"accuracy {scores.accuracy:.3f} (always the same class: {scores.floor:.3f})"
-    text += f", mIoU {sum(means) / len(means):.3f}"
-    if scores.v_rand is not None:
-        text += f", V_Rand {scores.v_rand:.4f}, V_Info {scores.v_info:.4f}"
-    return text
+    text = f"{_GOALS[scores.goal]} {scores.value:.4f} (always the same class: {scores.floor_value:.3f})"
+    if scores.v_info is not None:
+        text += f", V_Info {scores.v_info:.4f}"
+    return text + f", mIoU {scores.miou:.3f}, accuracy {scores.accuracy:.3f} ({scores.floor:.3f})"

@@ -91,6 +91,33 @@ class ListType(click.ParamType):
             self.fail(f"{value!r} is not a list of {what}")
 
 
+class WeightsType(ListType):
+    """`auto`, or numbers separated by commas."""
+
+    name = "auto|a,b,..."
+
+    def __init__(self) -> None:
+        super().__init__(float)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """`auto` as it is, or the numbers."""
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
+class HeldOutType(click.ParamType):
+    """A share such as `0.2`, or names separated by commas."""
+
+    name = "SHARE|NAME,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A float, or a tuple of names; a whole number is the name of an image, but for 0."""
+        if not isinstance(value, str):
+            return value
+        if re.fullmatch(r"0|-?\d*\.\d+", value):
+            return float(value)
+        return tuple(part.strip() for part in value.split(","))
+
+
 class SelectType(click.ParamType):
     """`t=3` or `t=3,c=0`."""
 

@@ -1,5 +1,7 @@
 """Augmentation: image and label stay together, context is mirrored, nothing is left to chance."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,15 +9,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tilesegment.training.augmentation import Augmentation, draw_example, sampling_grid, vary_grey
+from tilesegment.errors import PlanError
+from tilesegment.training import augmentation, defects
+from tilesegment.training.augmentation import Augmentation, draw, draw_example, vary_grey
+from tilesegment.training.data import IGNORE
+from tilesegment.training.defects import Defect
 
-NONE = Augmentation(elastic_sigma=0, rotation=False, flip=False, scale=1, contrast=0, brightness=0, gamma=1, noise=0)
 # moves pixels, leaves their values
-MOVES = Augmentation(contrast=0, brightness=0, gamma=1, noise=0)
+MOVES = Augmentation(contrast=0, brightness=0, gamma=1, noise=0, blur=0)
+NONE = replace(MOVES, elastic_sigma=0, rotation=False, flip=False, zoom=1)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def sampling_grid(shape: tuple[int, int], tile: int, output: int, strength: Augmentation, seed: int) -> Tensor:
+    return augmentation.sampling_grid(shape, tile, output, draw(strength, tile, seeded(seed)))
+
+
+def example(image: Tensor, label: Tensor, tile: int, output: int, strength: Augmentation, seed: int) -> list[Tensor]:
+    x, t, w = draw_example(image, label, None, tile, output, strength, seeded(seed))
+    assert w is None
+    return [x, t]
 
 
 def smooth(height: int, width: int) -> Tensor:
@@ -32,14 +48,14 @@ def test_without_augmentation_an_example_is_a_crop_that_lies_inside_where_it_can
     image = torch.rand(2, height, width, generator=seeded(seed))
     label = torch.randint(5, (height, width), generator=seeded(seed))
     tile = output + 2 * margin
-    grid = sampling_grid((height, width), tile, output, NONE, seeded(seed))
+    grid = sampling_grid((height, width), tile, output, NONE, seed)
     first = ((grid[0, 0] + 1) / 2 * torch.tensor([max(width - 1, 1), max(height - 1, 1)])).flip(0)
     spacing = (grid[-1, -1] - grid[0, 0]) / 2 * torch.tensor([max(width - 1, 1), max(height - 1, 1)])
     np.testing.assert_allclose(spacing, tile - 1, atol=1e-3)
     for start, size in zip(first + margin, (height, width), strict=True):
         if output <= size:
             assert -1e-3 <= start <= size - output + 1e-3
-    x, t = draw_example(image, label, tile, output, NONE, seeded(seed))
+    x, t = example(image, label, tile, output, NONE, seed)
     assert x.shape == (2, tile, tile)
     assert (t.shape, t.dtype) == ((output, output), torch.int64)
     assert set(t.unique().tolist()) <= set(label.unique().tolist())
@@ -48,7 +64,7 @@ def test_without_augmentation_an_example_is_a_crop_that_lies_inside_where_it_can
 def test_context_is_mirrored_without_repeating_the_edge() -> None:
     """A tile as large as can be placed in one way only: the section in its middle, mirrored around."""
     image, label = torch.rand(1, 21, 21, generator=seeded(1)), torch.arange(21 * 21).reshape(21, 21) % 7
-    x, t = draw_example(image, label, 41, 21, NONE, seeded())
+    x, t = example(image, label, 41, 21, NONE, 0)
     expected = np.pad(image.numpy(), ((0, 0), (10, 10), (10, 10)), mode="reflect")
     np.testing.assert_allclose(x, expected, atol=1e-5)
     np.testing.assert_array_equal(t, label)
@@ -60,7 +76,7 @@ def test_image_and_label_move_together(seed: int) -> None:
     """The label of a thresholded image stays the threshold of the moved image, but for rounding at the edges."""
     image = smooth(120, 130)
     label = (image[0] > 0.3).long()
-    x, t = draw_example(image, label, 80, 40, MOVES, seeded(seed))
+    x, t = example(image, label, 80, 40, MOVES, seed)
     inner = x[0, 20:60, 20:60]
     clear = (inner - 0.3).abs() > 0.15
     assert torch.equal((inner > 0.3)[clear].long(), t[clear])
@@ -69,34 +85,36 @@ def test_image_and_label_move_together(seed: int) -> None:
 
 def test_every_strength_does_something_and_only_its_own() -> None:
     image, label = smooth(100, 100), torch.zeros(100, 100, dtype=torch.int64)
-    plain, _ = draw_example(image, label, 60, 20, NONE, seeded(3))
-    moving = [{"elastic_sigma": 5.0}, {"rotation": True}, {"scale": 1.5}]
+    plain, _ = example(image, label, 60, 20, NONE, 3)
+    moving = [{"elastic_sigma": 5.0}, {"rotation": True}, {"zoom": 1.5}, {"elastic_sigma": 3.0, "elastic_grid": 10.0}]
     grey = [{"contrast": 0.4}, {"brightness": 0.5}, {"gamma": 1.6}, {"noise": 0.3}]
     for change in (*moving, *grey):
-        strength = Augmentation(**{**vars(NONE), **change})
-        varied, _ = draw_example(image, label, 60, 20, strength, seeded(3))
+        strength = replace(NONE, **change)
+        varied, _ = example(image, label, 60, 20, strength, 3)
         assert (varied - plain).abs().max() > 0.01, change
-        moved = sampling_grid((100, 100), 60, 20, strength, seeded(3))
-        # noise for the elastic grid is drawn first: then the place is another one
-        if change in grey:
-            assert torch.equal(moved, sampling_grid((100, 100), 60, 20, NONE, seeded(3)))
+        moved = sampling_grid((100, 100), 60, 20, strength, 3)
+        assert torch.equal(moved, sampling_grid((100, 100), 60, 20, NONE, 3)) == (change in grey)
+
+
+def test_the_elastic_grid_is_in_pixels() -> None:
+    points = [draw(replace(NONE, elastic_grid=step), 401, seeded()).elastic.shape[1] for step in (200, 100, 50, 9999)]
+    assert points == [3, 5, 9, 2]
+    assert draw(NONE, 572, seeded()).elastic.shape == (2, 3, 3), "the paper's"
 
 
 def test_flip_is_taken_half_of_the_time() -> None:
     flips = [
         bool(grid[0, 0, 0] > grid[0, -1, 0])
-        for grid in (
-            sampling_grid((50, 50), 20, 10, Augmentation(**{**vars(NONE), "flip": True}), seeded(n)) for n in range(200)
-        )
+        for grid in (sampling_grid((50, 50), 20, 10, replace(NONE, flip=True), n) for n in range(200))
     ]
     assert 70 < sum(flips) < 130
 
 
 def test_elastic_displacements_have_the_given_spread() -> None:
-    strength = Augmentation(**{**vars(NONE), "elastic_sigma": 10.0})
+    strength = replace(NONE, elastic_sigma=10.0)
     moves = []
     for seed in range(150):
-        grid = sampling_grid((201, 201), 61, 21, strength, seeded(seed)) * 100
+        grid = sampling_grid((201, 201), 61, 21, strength, seed) * 100
         straight = torch.arange(61.0)
         rest = grid[..., 0] - straight
         moves.append(float(rest[0, 0] - rest[0, -1]))
@@ -106,16 +124,15 @@ def test_elastic_displacements_have_the_given_spread() -> None:
 
 def test_the_same_seed_gives_the_same_example_and_another_another() -> None:
     image, label = torch.rand(1, 70, 70, generator=seeded()), torch.randint(2, (70, 70), generator=seeded())
-    one, again, other = (draw_example(image, label, 60, 20, Augmentation(), seeded(n)) for n in (5, 5, 6))
+    one, again, other = (example(image, label, 60, 20, Augmentation(), n) for n in (5, 5, 6))
     assert torch.equal(one[0], again[0])
     assert torch.equal(one[1], again[1])
     assert not torch.equal(one[0], other[0])
 
 
 def test_grey_values_are_varied_alike_in_all_channels() -> None:
-    strength = Augmentation(**{**vars(Augmentation()), "noise": 0.0})
     image = smooth(40, 40).expand(3, 40, 40)
-    varied = vary_grey(image, strength, seeded(2))
+    varied = vary_grey(image, draw(Augmentation(noise=0, blur=0), 40, seeded(2)))
     assert torch.equal(varied[0], varied[1])
     assert torch.equal(varied[0], varied[2])
     # order is kept: dark stays darker than light
@@ -123,5 +140,81 @@ def test_grey_values_are_varied_alike_in_all_channels() -> None:
     assert np.corrcoef(varied[0].flatten(), image[0].flatten())[0, 1] > 0.97
 
 
-def test_a_constant_image_stays_finite() -> None:
-    assert torch.isfinite(vary_grey(torch.zeros(1, 9, 9), Augmentation(), seeded())).all()
+@pytest.mark.parametrize("side", [1, 9])
+def test_a_constant_image_stays_finite(side: int) -> None:
+    for seed in range(20):
+        drawn = draw(Augmentation(blur=3, defects=1), side, seeded(seed))
+        assert torch.isfinite(vary_grey(torch.zeros(1, side, side), drawn)).all()
+
+
+def test_one_example_in_five_is_blurred_and_keeps_its_mean() -> None:
+    image = torch.rand(1, 64, 64, generator=seeded())
+    sharp = 0
+    for seed in range(200):
+        varied = vary_grey(image, draw(replace(NONE, blur=2.0), 64, seeded(seed)))
+        sharp += torch.equal(varied, image)
+        assert varied.mean() == pytest.approx(image.mean().item(), abs=0.01)
+        assert varied.std() <= image.std() + 1e-6
+    assert 130 < sharp < 190
+
+
+def test_an_example_has_labelled_pixels_where_there_are_some() -> None:
+    """One labelled corner of a large section: without looking for it most examples would teach nothing."""
+    image, label = smooth(300, 300), torch.full((300, 300), IGNORE, dtype=torch.uint8)
+    label[:90, :90] = 1
+    found = [bool((example(image, label, 60, 40, NONE, seed)[1] != IGNORE).any()) for seed in range(60)]
+    alone = [draw(NONE, 60, seeded(seed)).place.max() < 90 / 260 for seed in range(60)]
+    assert sum(found) > 40 > 2 * sum(map(bool, alone))
+    nothing = torch.full((300, 300), IGNORE, dtype=torch.uint8)
+    assert (example(image, nothing, 60, 40, NONE, 0)[1] == IGNORE).all()
+
+
+def test_the_border_weights_move_with_the_label() -> None:
+    image, border = smooth(90, 90), smooth(90, 90)[0]
+    _, t, w = draw_example(image, torch.zeros(90, 90, dtype=torch.uint8), border, 60, 20, MOVES, seeded(4))
+    x, _, _ = draw_example(image, torch.zeros(90, 90, dtype=torch.uint8), None, 60, 20, MOVES, seeded(4))
+    assert w is not None
+    assert w.shape == t.shape
+    torch.testing.assert_close(w, x[0, 20:40, 20:40])
+
+
+class TestDefects:
+    """Of electron microscopy sections."""
+
+    def test_their_share_and_their_kinds(self) -> None:
+        drawn = [draw(Augmentation(defects=0.4), 100, seeded(seed)).defect for seed in range(300)]
+        kinds = [one.kind for one in drawn if one is not None]
+        assert 90 < len(kinds) < 150
+        assert set(kinds) == set(defects.KINDS)
+        assert all(draw(Augmentation(), 100, seeded(seed)).defect is None for seed in range(50))
+
+    def test_a_fold_hides_a_band_and_darkens_it(self) -> None:
+        """Along y = 0, 6 wide: what lies beyond comes from 6 px farther away on either side."""
+        fold = Defect("fold", 0.0, (0.0, 0.0), 6.0, -3.0)
+        axis = torch.arange(41.0) - 20
+        x, y = fold.displace(axis[None, :].expand(41, 41), axis[:, None].expand(41, 41))
+        assert torch.equal(x[0], axis)
+        assert y[:, 0].tolist() == [v + 6 * np.sign(v) for v in axis.tolist()]
+        painted = fold.paint(torch.ones(1, 41, 41))[0]
+        assert torch.equal(painted[20], torch.full((41,), -3.0))
+        assert torch.equal(painted[:16], torch.ones(16, 41))
+
+    def test_other_kinds_move_nothing_and_change_what_they_should(self) -> None:
+        image = smooth(41, 41)
+        for kind in ("missing", "contrast", "artefact"):
+            defect = Defect(kind, 0.3, (2.0, -3.0), 8.0, 0.5)
+            x = torch.rand(2, 2)
+            assert defect.displace(x, x) == (x, x)
+            assert (defect.paint(image) - image).abs().max() > 0.2
+        faint = Defect("contrast", 0, (0, 0), 0, 0.5).paint(image)
+        assert faint.std() == pytest.approx(image.std().item() / 2, rel=1e-4)
+        assert faint.mean() == pytest.approx(image.mean().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("elastic_sigma", -1), ("elastic_grid", 1), ("zoom", 0.5), ("gamma", 0), ("defects", 2), ("noise", float("nan"))],
+)
+def test_strengths_that_cannot_be(name: str, value: float) -> None:
+    with pytest.raises(PlanError, match=f"{name} is .*; allowed"):
+        Augmentation(**{name: value}).check()

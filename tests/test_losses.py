@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from tilesegment.training.losses import cross_entropy_dice, soft_dice
+from tilesegment.errors import PlanError
+from tilesegment.training.data import IGNORE
+from tilesegment.training.losses import PIXEL_LOSSES, REGION_LOSSES, Loss, balanced_weights
+
+ALL = [*PIXEL_LOSSES, *REGION_LOSSES, "ce+dice", "bce+dice", "dice+focal"]
+
+# three pixels of the classes 0, 0, 1
+LABELS = torch.tensor([[[0, 0, 1]]])
+P_TRUE = (0.9, 0.6, 0.6)
 
 
 def logits_of(probabilities: list[list[float]]) -> torch.Tensor:
@@ -16,62 +24,149 @@ def logits_of(probabilities: list[list[float]]) -> torch.Tensor:
     return torch.tensor(probabilities).log()[None, :, None, :]
 
 
-def test_dice_by_hand() -> None:
-    # class 0: 2 (.9 + .6) / (1.9 + 2) ; class 1: 2 (.6) / (1.1 + 1), over three pixels 0, 0, 1
-    logits = logits_of([[0.9, 0.6, 0.4], [0.1, 0.4, 0.6]])
-    labels = torch.tensor([[[0, 0, 1]]])
-    expected = 1 - (3.0 / 3.9 + 1.2 / 2.1) / 2
-    assert soft_dice(logits, labels).item() == pytest.approx(expected, rel=1e-6)
+LOGITS = logits_of([[0.9, 0.6, 0.4], [0.1, 0.4, 0.6]])
+
+ENTROPY = -sum(math.log(p) for p in P_TRUE) / 3
+DICE = 1 - (3.0 / 3.9 + 1.2 / 2.1) / 2  # 2 (.9 + .6) / (1.9 + 2); 2 (.6) / (1.1 + 1)
+BY_HAND = {
+    "ce": ENTROPY,
+    "bce": ENTROPY,
+    "focal": -sum((1 - p) ** 2 * math.log(p) for p in P_TRUE) / 3,
+    "dice": DICE,
+    "iou": 1 - (1.5 / 2.4 + 0.6 / 1.5) / 2,  # 1.5 / (1.9 + 2 - 1.5); .6 / (1.1 + 1 - .6)
+    "ce+dice": ENTROPY + DICE,
+    " dice + ce ": ENTROPY + DICE,
+}
 
 
-def test_both_by_hand() -> None:
-    logits = logits_of([[0.9, 0.6, 0.4], [0.1, 0.4, 0.6]])
-    labels = torch.tensor([[[0, 0, 1]]])
-    entropy = -(math.log(0.9) + math.log(0.6) + math.log(0.6)) / 3
-    expected = entropy + 1 - (3.0 / 3.9 + 1.2 / 2.1) / 2
-    assert cross_entropy_dice(logits, labels).item() == pytest.approx(expected, rel=1e-6)
+@pytest.mark.parametrize("name", BY_HAND)
+def test_by_hand(name: str) -> None:
+    assert Loss(name)(LOGITS, LABELS).item() == pytest.approx(BY_HAND[name], rel=1e-6)
 
 
-def test_a_class_that_is_not_there_does_not_count() -> None:
+def test_each_class_against_the_others_by_hand() -> None:
+    """One pixel of class 0 with p = .5, .3, .2: the mean of -log .5, -log .7 and -log .8."""
+    loss = Loss("bce")(logits_of([[0.5], [0.3], [0.2]]), torch.zeros(1, 1, 1, dtype=torch.int64))
+    assert loss.item() == pytest.approx(-(math.log(0.5) + math.log(0.7) + math.log(0.8)) / 3, rel=1e-6)
+
+
+def test_binary_cross_entropy_is_the_usual_one_of_the_difference() -> None:
+    logits = torch.randn(2, 2, 5, 4, generator=torch.Generator().manual_seed(0))
+    labels = (torch.rand(2, 5, 4, generator=torch.Generator().manual_seed(1)) < 0.4).long()
+    usual = functional.binary_cross_entropy_with_logits(logits[:, 1] - logits[:, 0], labels.float())
+    assert Loss("bce")(logits, labels).item() == pytest.approx(usual.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", REGION_LOSSES)
+def test_a_class_that_is_not_there_does_not_count(name: str) -> None:
     logits = logits_of([[0.8, 0.5], [0.1, 0.5 - 1e-9], [0.1, 1e-9]])
     labels = torch.zeros(1, 1, 2, dtype=torch.int64)
-    assert soft_dice(logits, labels).item() == pytest.approx(1 - 2 * 1.3 / 3.3, rel=1e-5)
+    expected = {"dice": 1 - 2 * 1.3 / 3.3, "iou": 1 - 1.3 / 2.0}[name]
+    assert Loss(name)(logits, labels).item() == pytest.approx(expected, rel=1e-5)
 
 
-@given(st.integers(2, 5), st.integers(0, 999))
-def test_bounds(classes: int, seed: int) -> None:
+@given(st.sampled_from(ALL), st.integers(2, 5), st.integers(0, 999))
+def test_bounds(name: str, classes: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(2, classes, 5, 4, generator=generator) * 3
     labels = torch.randint(classes, (2, 5, 4), generator=generator)
-    assert 0 <= soft_dice(logits, labels).item() <= 1
+    loss = Loss(name)
+    if name in REGION_LOSSES:
+        assert 0 <= loss(logits, labels).item() <= 1
     perfect = functional.one_hot(labels, classes).movedim(-1, 1).float() * 60
-    assert cross_entropy_dice(perfect, labels).item() == pytest.approx(0, abs=1e-5)
-    worst = -perfect
-    assert cross_entropy_dice(worst, labels) > cross_entropy_dice(logits, labels)
+    assert loss(perfect, labels).item() == pytest.approx(0, abs=1e-5)
+    assert loss(-perfect, labels) > loss(logits, labels) > 0
 
 
-def test_it_is_summed_in_float32_whatever_the_logits() -> None:
+@given(st.sampled_from(ALL), st.integers(2, 4), st.integers(0, 999))
+def test_ignored_pixels_do_not_count(name: str, classes: int, seed: int) -> None:
+    """Whatever is predicted there: the loss of the others alone, and no gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(1, classes, 4, 6, generator=generator, requires_grad=True)
+    labels = torch.randint(classes, (1, 4, 6), generator=generator)
+    alone = Loss(name)(logits[..., :4], labels[..., :4])
+    labels[..., 4:] = IGNORE
+    loss = Loss(name)(logits, labels)
+    assert loss.item() == pytest.approx(alone.item(), rel=1e-5)
+    loss.backward()
+    assert logits.grad is not None
+    assert not logits.grad[..., 4:].any()
+    assert logits.grad[..., :4].any()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nothing_labelled_is_no_gradient(name: str) -> None:
+    logits = torch.randn(1, 3, 2, 2, requires_grad=True)
+    loss = Loss(name)(logits, torch.full((1, 2, 2), IGNORE))
+    assert torch.isfinite(loss)
+    loss.backward()
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_it_is_summed_in_float32_whatever_the_logits(name: str) -> None:
     """In half precision the sums over a tile would be rounded to nothing, or overflow."""
     logits = torch.randn(1, 2, 400, 400, generator=torch.Generator().manual_seed(0))
     labels = (logits[:, 0] < 0).long()
-    half = cross_entropy_dice(logits.half(), labels)
+    half = Loss(name)(logits.half(), labels)
     assert half.dtype == torch.float32
-    assert half.item() == pytest.approx(cross_entropy_dice(logits.half().float(), labels).item(), rel=1e-6)
+    assert half.item() == pytest.approx(Loss(name)(logits.half().float(), labels).item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("loss", [soft_dice, cross_entropy_dice])
-def test_gradients_are_the_slopes(loss: object, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("extreme", [1e-8, 50.0, 1e4])
+def test_extreme_logits_stay_finite(name: str, extreme: float) -> None:
+    logits = torch.tensor([[extreme, -extreme], [-extreme, extreme], [0, 0]])[None, :, None].requires_grad_()
+    loss = Loss(name)(logits, torch.tensor([[[1, 1]]]))
+    loss.backward()
+    assert logits.grad is not None
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradients_are_the_slopes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # finite differences need float64 throughout
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(2, 3, 3, 2, generator=generator, dtype=torch.float64, requires_grad=True)
     labels = torch.randint(3, (2, 3, 2), generator=generator)
-    assert torch.autograd.gradcheck(lambda x: loss(x, labels), logits)
+    labels[0, 0, 0] = IGNORE
+    weights, border = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64), torch.rand(2, 3, 2, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: Loss(name)(x, labels, weights, border).double(), logits)
 
 
-def test_weights_of_classes_count_in_the_cross_entropy() -> None:
-    """Two pixels, of class 0 with p = 1/4 and of class 1 with p = 1/2: (3 log 4 + 1 log 2) / (3 + 1)."""
-    logits = torch.log(torch.tensor([[0.25, 0.5], [0.75, 0.5]]))[None, :, None]
+def test_weights_by_hand() -> None:
+    """Two pixels, of class 0 with p = 1/4 and of class 1 with p = 1/2."""
+    logits = logits_of([[0.25, 0.5], [0.75, 0.5]])
     labels = torch.tensor([[[0, 1]]])
-    weighted = cross_entropy_dice(logits, labels, torch.tensor([3.0, 1.0])) - soft_dice(logits, labels)
-    assert weighted.item() == pytest.approx((3 * math.log(4) + math.log(2)) / 4, rel=1e-6)
+    weights, border = torch.tensor([3.0, 1.0]), torch.tensor([[[4.0, 0.0]]])
+    heavy, light = math.log(4), math.log(2)
+    loss = Loss("ce")
+    assert loss(logits, labels, weights).item() == pytest.approx((3 * heavy + light) / 4, rel=1e-6)
+    assert loss(logits, labels, None, border).item() == pytest.approx((5 * heavy + light) / 6, rel=1e-6)
+    assert loss(logits, labels, weights, border).item() == pytest.approx((7 * heavy + light) / 8, rel=1e-6)
+    assert Loss("dice")(logits, labels, weights, border) == Loss("dice")(logits, labels)
+
+
+@given(st.lists(st.floats(1e-6, 1), min_size=2, max_size=6))
+def test_balanced_weights(given_shares: list[float]) -> None:
+    """Every class weighs the same in all: share times weight is one number; and the mean weight is 1."""
+    shares = tuple(share / sum(given_shares) for share in given_shares)
+    weights = balanced_weights(shares)
+    products = [share * weight for share, weight in zip(shares, weights, strict=True)]
+    assert max(products) == pytest.approx(min(products), rel=1e-6)
+    assert sum(weights) / len(weights) == pytest.approx(1, rel=1e-6)
+
+
+def test_a_class_without_pixels_weighs_one() -> None:
+    assert balanced_weights((0.25, 0.75, 0.0)) == pytest.approx((1.5, 0.5, 1.0))
+    with pytest.raises(PlanError, match="no class has a labelled pixel"):
+        balanced_weights((0.0, 0.0))
+
+
+@pytest.mark.parametrize("text", ["", "mse", "ce+", "ce+ce", "dice-ce"])
+def test_unknown_losses(text: str) -> None:
+    with pytest.raises(PlanError, match=r"is unknown; allowed: ce, bce, focal, dice, iou, and sums of them"):
+        Loss(text)

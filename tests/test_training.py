@@ -16,9 +16,9 @@ import tilesegment
 from tilesegment import DataError, DeviceError, ModelError, PlanError
 from tilesegment.model import Model
 from tilesegment.training import TrainingRun
-from tilesegment.training.augmentation import Augmentation
 from tilesegment.training.data import open_dataset
-from tilesegment.training.loop import Record, Trainer, TrainingSettings
+from tilesegment.training.loop import Record, Trainer
+from tilesegment.training.settings import TrainingSettings
 
 TOY: dict[str, Any] = {"base": 4, "depth": 2, "tile": 72, "dropout": 0.0, "precision": "fp32"}
 
@@ -48,7 +48,10 @@ def test_it_learns(learnt: tuple[TrainingRun, list[Record]]) -> None:
     assert run.scores is not None
     assert run.scores.accuracy > run.scores.floor + 0.25
     assert run.scores.accuracy > 0.9
-    assert run.scores.v_rand is not None
+    assert (run.scores.goal, run.scores.v_rand) == ("dice", None), "the blobs are too few to be cells"
+    assert run.scores.value == run.scores.dice[1] > run.scores.floor_value + 0.15
+    assert run.tta is not None
+    assert run.tta.accuracy > 0.9
 
 
 def test_the_stored_model_scores_what_the_run_says(learnt: tuple[TrainingRun, list[Record]], data: Path) -> None:
@@ -78,7 +81,9 @@ def test_the_model_records_how_it_was_made(learnt: tuple[TrainingRun, list[Recor
 def test_metrics_and_curves(learnt: tuple[TrainingRun, list[Record]]) -> None:
     run, records = learnt
     folder = Path(run.folder)
-    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "metrics.jsonl", "curves.png"}
+    pictures = {"curves.png", "samples.png", "augmentation.png"}
+    rest = {"model.safetensors", "metrics.jsonl", "config.json", "report.html"}
+    assert {path.name for path in folder.iterdir()} == pictures | rest
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in lines] == [record.loss for record in records]
     assert [line["step"] for line in lines] == list(range(1, 91))
@@ -163,6 +168,7 @@ class TestStopped:
         assert Model.load(tmp_path / "run" / "model.safetensors").header.training["steps"] == 2
         assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
         assert (tmp_path / "run" / "curves.png").exists()
+        assert (tmp_path / "run" / "checkpoint.safetensors").exists()
 
     def test_a_model_is_there_from_the_first_look_at_the_held_out(self, data: Path, tmp_path: Path) -> None:
         seen: list[bool] = []
@@ -172,7 +178,15 @@ class TestStopped:
 
     def test_a_loss_that_is_no_number(self, data: Path, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"the loss became \w+ in step \d+; try a lower learning rate"):
-            toy_run(data, tmp_path / "run", steps=40, rate=10, augmentation=Augmentation(brightness=1e38))
+            toy_run(data, tmp_path / "run", steps=40, rate=10, brightness=1e38)
+
+    def test_a_network_that_says_one_class_everywhere(self, data: Path, tmp_path: Path) -> None:
+        """A rate that does nothing, from a start that says class 1 whatever it sees."""
+        trainer = Trainer(open_dataset(data), TrainingSettings(steps=130, rate=1e-9, **TOY))
+        with torch.no_grad():
+            trainer.network.head.bias.copy_(torch.tensor([-50.0, 50.0]))
+        with pytest.raises(DataError, match="has predicted one class everywhere for 100 updates and learns nothing"):
+            list(trainer.run())
 
 
 class TestRefused:
@@ -192,8 +206,19 @@ class TestRefused:
             ({"depth": 9}, ModelError, "depth is 9; allowed: 1 to 7"),
             ({"base": 0}, ModelError, "base is 0"),
             ({"device": "cuda:7"}, DeviceError, "device 'cuda:7' is not here"),
-            ({"precision": "fp64"}, PlanError, "precision 'fp64' cannot be trained in; allowed: auto, fp32"),
-            ({"epochs": 3}, PlanError, "there is no setting 'epochs'; there are: budget, "),
+            ({"precision": "fp64"}, PlanError, "precision 'fp64' cannot be trained with; allowed: auto, fp32"),
+            ({"optimiser": "lion"}, PlanError, "optimiser 'lion' cannot be trained with; allowed: adamw, sgd"),
+            ({"goal": "f1"}, PlanError, "goal 'f1' cannot be trained with; allowed: auto, v_rand, dice, miou"),
+            ({"epochs": 3}, PlanError, "steps and epochs exclude each other"),
+            ({"momentum": 3}, PlanError, "there is no setting 'momentum'; there are: augmentation, base, "),
+            ({"loss": "mse"}, PlanError, "loss 'mse' is unknown; allowed: ce, bce, "),
+            ({"elastic_sigma": -1.0}, PlanError, "elastic_sigma is -1.0; allowed: 0 to"),
+            ({"scale": 0.7}, PlanError, "scale is 0.7; allowed: 1, 0.5, 0.333"),
+            ({"scale": 0.5, "tile": 71}, PlanError, "at scale 0.5 it is a multiple of 2"),
+            ({"preset": "unknown"}, PlanError, "no preset is called 'unknown'; there are: paper"),
+            ({"config": "nothing.json"}, DataError, "nothing.json cannot be read as the config.json of a run"),
+            ({"validation": ("99",)}, DataError, "99"),
+            ({"class_weights": "balanced"}, PlanError, "class_weights 'balanced'; allowed: auto"),
             ({"class_weights": (1.0,)}, PlanError, "expected 2 positive numbers, one a class"),
             ({"class_weights": (1.0, -1.0)}, PlanError, "expected 2 positive numbers"),
             ({"init": "nothing.safetensors"}, ModelError, "no model nothing.safetensors"),
@@ -209,7 +234,7 @@ class TestRefused:
     def test_a_folder_that_is_not_empty(self, data: Path, tmp_path: Path) -> None:
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "model.safetensors").write_bytes(b"precious")
-        with pytest.raises(DataError, match="exists and is not empty; choose another folder"):
+        with pytest.raises(DataError, match="exists and is not empty; resume the run in it, overwrite it"):
             toy_run(data, tmp_path / "run")
         with pytest.raises(PlanError, match="tile 71"):
             toy_run(data, tmp_path / "run", overwrite=True, tile=71)
@@ -275,7 +300,9 @@ def test_a_heavy_class_is_found_more_often(data: Path, tmp_path: Path) -> None:
     """The same run, once with ten times the weight on class 0 and once on class 1."""
     counts = []
     for weights in ((10.0, 1.0), (1.0, 10.0)):
-        run = toy_run(data, tmp_path / str(weights[0]), steps=20, rate=1e-3, class_weights=weights)
+        # a threshold that the held-out image chose would make up for the weights
+        settings = {"steps": 20, "rate": 1e-3, "class_weights": weights, "threshold": 0.5}
+        run = toy_run(data, tmp_path / str(weights[0]), **settings)
         out = tmp_path / f"{weights[0]}.png"
         tilesegment.predict(data / "images" / "04.png", out, run.model, tile=72)
         counts.append(np.mean(np.asarray(Image.open(out)) == 0))

@@ -78,20 +78,32 @@ class Model:
         header = replace(self.header, weights_sha256=weights_hash(weights))
         header.check()
         _check_fit(path, self.network, weights)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with temporary.open("wb") as file:
-                file.write(safetensors.torch.save(weights, metadata={KEY: header.to_json()}))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            write_atomically(path, safetensors.torch.save(weights, metadata={KEY: header.to_json()}))
         except OSError as error:
-            if os.path.exists(temporary):  # unlike Path.exists, False for a name that cannot be
-                temporary.unlink()
             raise ModelError(
                 f"{path} cannot be written ({error.strerror}); choose another place for the model"
             ) from error
         return Model.load(path)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes the file whole or not at all: an existing one is replaced only by a complete one, synced to the disk.
+
+    Raises:
+        OSError: it cannot be written; an existing one is left as it is.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        if os.path.exists(temporary):  # unlike Path.exists, False for a name that cannot be
+            temporary.unlink()
+        raise
 
 
 def weights_hash(weights: dict[str, Tensor]) -> str:

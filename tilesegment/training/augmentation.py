@@ -1,10 +1,17 @@
 """Augmentation: parameters are drawn once, composed into one sampling grid, and applied to image and label alike."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from tilesegment.errors import PlanError
+from tilesegment.training.data import IGNORE
+from tilesegment.training.defects import Defect, draw_defect
+
+_PLACES = 10  # tries to find a place with labelled pixels
 
 
 @dataclass(frozen=True)
@@ -12,92 +19,190 @@ class Augmentation:
     """How strongly examples are varied.
 
     Attributes:
-        elastic_sigma: std of the elastic displacements, pixels (10 in the U-Net paper).
-        elastic_grid: control points a side of the displacement field (3 in the paper), interpolated bicubically.
+        elastic_sigma: std of the elastic displacements, pixels (10 in the U-Net paper); 0 is none.
+        elastic_grid: distance of the displacement field's control points, pixels, between which it is bicubic; None is
+            half a tile: a 3 x 3 grid, as in the paper.
         rotation: of any angle, or none at all.
         flip: mirror images with probability 1/2.
-        scale: largest factor of enlarging or shrinking.
+        zoom: largest factor of enlarging or shrinking.
         contrast, brightness: half-ranges, in std of the image.
         gamma: largest exponent, and its inverse the smallest.
         noise: largest std of additive Gaussian noise, in std of the image.
+        blur: largest sigma of a Gaussian blur, pixels; one example in five is blurred.
+        defects: share of the examples with a defect of serial-section electron microscopy: `defects.Defect`.
     """
 
     elastic_sigma: float = 10.0
-    elastic_grid: int = 3
+    elastic_grid: float | None = None
     rotation: bool = True
     flip: bool = True
-    scale: float = 1.25
+    zoom: float = 1.25
     contrast: float = 0.25
     brightness: float = 0.3
     gamma: float = 1.4
     noise: float = 0.15
+    blur: float = 1.0
+    defects: float = 0.0
+
+    def check(self) -> None:
+        """Whether the values can be.
+
+        Raises:
+            PlanError: they cannot; says which.
+        """
+        bounds: dict[str, tuple[float, float]] = {
+            "elastic_sigma": (0, 1000),
+            "elastic_grid": (4, math.inf),
+            "zoom": (1, 10),
+            "contrast": (0, 1),
+        }
+        bounds |= {"brightness": (0, math.inf), "gamma": (1, 10), "noise": (0, 10), "blur": (0, 20), "defects": (0, 1)}
+        for key, (low, high) in bounds.items():
+            value = getattr(self, key)
+            if value is not None and not low <= value <= high:
+                raise PlanError(f"{key} is {value}; allowed: {low:g} to {high:g}")
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """The parameters of one example.
+
+    Attributes:
+        elastic: (2, g, g) displacements of the control points as (x, y), pixels.
+        angle: of the rotation, radians.
+        zoom: pixels of the section for one of the example.
+        mirror: -1 or 1, on x.
+        place: (2,) as (y, x) in 0 .. 1, where between its first and its last possible place the example lies.
+        contrast, brightness, gamma, noise, blur: what is applied.
+        defect: None for most examples.
+        seed: of the noise.
+    """
+
+    elastic: Tensor
+    angle: float
+    zoom: float
+    mirror: float
+    place: Tensor
+    contrast: float
+    brightness: float
+    gamma: float
+    noise: float
+    blur: float
+    defect: Defect | None
+    seed: int
+
+
+def draw(strength: Augmentation, tile: int, generator: torch.Generator) -> Draw:
+    """Draws the parameters of one example of side `tile`."""
+    points = 3 if strength.elastic_grid is None else max(round((tile - 1) / strength.elastic_grid) + 1, 2)
+    elastic = torch.randn(2, points, points, generator=generator) * strength.elastic_sigma
+    u = torch.rand(9, generator=generator, dtype=torch.float64).tolist()
+    return Draw(
+        elastic=elastic,
+        angle=2 * math.pi * u[0] if strength.rotation else 0.0,
+        zoom=strength.zoom ** (2 * u[1] - 1),
+        mirror=-1.0 if strength.flip and u[2] < 0.5 else 1.0,
+        place=torch.rand(2, generator=generator),
+        contrast=1 + strength.contrast * (2 * u[3] - 1),
+        brightness=strength.brightness * (2 * u[4] - 1),
+        gamma=strength.gamma ** (2 * u[5] - 1),
+        noise=strength.noise * u[6],
+        blur=strength.blur * (5 * u[7] if u[7] < 0.2 else 0),
+        defect=draw_defect(tile, generator) if u[8] < strength.defects else None,
+        seed=int(torch.randint(2**31, (), generator=generator)),
+    )
 
 
 def draw_example(
-    image: Tensor, label: Tensor, tile: int, output: int, strength: Augmentation, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """One training example from a section, at a random place.
+    image: Tensor,
+    label: Tensor,
+    border: Tensor | None,
+    tile: int,
+    output: int,
+    strength: Augmentation,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """One training example from a section, at a random place with labelled pixels.
 
     Args:
         image: (C, H, W) float, normalised.
-        label: (H, W) class ids.
+        label: (H, W) uint8 class ids, `IGNORE` where there is none.
+        border: (H, W) float weights of the pixels, or None.
         tile: side of the network's input.
         output: side of the network's output, at the centre of the input.
         strength: of the variations.
         generator: where the randomness comes from.
 
     Returns:
-        Input (C, tile, tile) float, bilinear, mirrored beyond the section, and its label (output, output) int64,
-        nearest.
+        Input (C, tile, tile) float, bilinear, mirrored beyond the section; its label (output, output) int64, nearest;
+        the border weights (output, output), bilinear, or None.
     """
-    grid = sampling_grid(image.shape[-2:], tile, output, strength, generator)
-    # align_corners puts -1 and 1 at the centres of the edge pixels, so that reflection does not repeat them
-    x = functional.grid_sample(image[None], grid[None], "bilinear", "reflection", align_corners=True)[0]
     crop = (tile - output) // 2
-    inner = grid[crop : crop + output, crop : crop + output]
-    t = functional.grid_sample(label[None, None].float(), inner[None], "nearest", "reflection", align_corners=True)
-    return vary_grey(x, strength, generator), t[0, 0].round().long()
+    for _ in range(_PLACES):
+        drawn = draw(strength, tile, generator)
+        grid = sampling_grid(image.shape[-2:], tile, output, drawn)
+        inner = grid[crop : crop + output, crop : crop + output]
+        t = _sample(label[None].float(), inner, "nearest")[0].round().long()
+        if bool((t != IGNORE).any()):
+            break
+    w = None if border is None else _sample(border[None], inner, "bilinear")[0]
+    return vary_grey(_sample(image, grid, "bilinear"), drawn), t, w
 
 
-def sampling_grid(
-    shape: torch.Size | tuple[int, int], tile: int, output: int, strength: Augmentation, generator: torch.Generator
-) -> Tensor:
+def _sample(values: Tensor, grid: Tensor, mode: str) -> Tensor:
+    """`values` (C, H, W) at `grid` (h, w, 2): (C, h, w)."""
+    # align_corners puts -1 and 1 at the centres of the edge pixels, so that reflection does not repeat them
+    return functional.grid_sample(values[None], grid[None], mode, "reflection", align_corners=True)[0]
+
+
+def sampling_grid(shape: torch.Size | tuple[int, int], tile: int, output: int, drawn: Draw) -> Tensor:
     """Where each pixel of an example comes from: shift, rotation, scale, flip and elastic displacement in one.
 
     Returns:
         (tile, tile, 2) as (x, y) in -1 .. 1 from the first to the last pixel centre of a section of `shape` (H, W).
     """
-    uniform = torch.rand(6, generator=generator)
     axis = torch.arange(tile, dtype=torch.float32) - (tile - 1) / 2
     x, y = axis[None, :].expand(tile, tile), axis[:, None].expand(tile, tile)
-    if strength.elastic_sigma > 0:
-        coarse = torch.randn(1, 2, strength.elastic_grid, strength.elastic_grid, generator=generator)
-        fine = functional.interpolate(coarse * strength.elastic_sigma, (tile, tile), mode="bicubic", align_corners=True)
-        x, y = x + fine[0, 0], y + fine[0, 1]
-    angle = uniform[0] * (2 * torch.pi if strength.rotation else 0)
-    zoom = strength.scale ** (2 * uniform[1] - 1)
-    mirror = -1.0 if strength.flip and uniform[2] < 0.5 else 1.0
-    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-    x, y = (cos * x - sin * y) * mirror, sin * x + cos * y
-    centre_y, centre_x = (_centre(n, output, u) for n, u in zip(shape, uniform[3:5], strict=True))
+    if drawn.defect is not None:
+        x, y = drawn.defect.displace(x, y)
+    if drawn.elastic.any():
+        fine = functional.interpolate(drawn.elastic[None], (tile, tile), mode="bicubic", align_corners=True)[0]
+        x, y = x + fine[0], y + fine[1]
+    cos, sin = math.cos(drawn.angle) * drawn.zoom, math.sin(drawn.angle) * drawn.zoom
+    x, y = (cos * x - sin * y) * drawn.mirror, sin * x + cos * y
+    centre_y, centre_x = (_centre(n, output, float(u)) for n, u in zip(shape, drawn.place, strict=True))
     height, width = shape
     return torch.stack([2 * (x + centre_x) / max(width - 1, 1) - 1, 2 * (y + centre_y) / max(height - 1, 1) - 1], -1)
 
 
-def _centre(size: int, output: int, uniform: Tensor) -> Tensor:
-    """A random place along an axis for the middle of the output, such that it lies inside where it can."""
+def _centre(size: int, output: int, place: float) -> float:
+    """A place along an axis for the middle of the output, such that it lies inside where it can."""
     free = max(size - output, 0)
-    return (size - 1 - free) / 2 + free * uniform
+    return (size - 1 - free) / 2 + free * place
 
 
-def vary_grey(x: Tensor, strength: Augmentation, generator: torch.Generator) -> Tensor:
-    """Contrast, brightness, gamma and noise on a normalised image (C, H, W); one draw for all channels."""
-    uniform = 2 * torch.rand(4, generator=generator) - 1
+def vary_grey(x: Tensor, drawn: Draw) -> Tensor:
+    """Defect, blur, gamma, contrast, brightness and noise on a normalised image (C, H, W), alike in all channels."""
+    if drawn.defect is not None:
+        x = drawn.defect.paint(x)
+    if drawn.blur > 0:
+        x = _blur(x, drawn.blur)
     low, high = x.amin(), x.amax()
-    if strength.gamma > 1 and high > low:
-        x = ((x - low) / (high - low)) ** (strength.gamma ** uniform[0]) * (high - low) + low
+    if drawn.gamma != 1 and high > low:
+        x = ((x - low) / (high - low)) ** drawn.gamma * (high - low) + low
     mean = x.mean()
-    x = (x - mean) * (1 + strength.contrast * uniform[1]) + mean + strength.brightness * uniform[2]
-    if strength.noise > 0:
-        x = x + torch.randn(x.shape, generator=generator) * (strength.noise * (uniform[3] + 1) / 2)
+    x = (x - mean) * drawn.contrast + (mean + drawn.brightness)
+    if drawn.noise > 0:
+        generator = torch.Generator().manual_seed(drawn.seed)
+        x = x + torch.randn(x.shape, generator=generator) * drawn.noise
     return x
+
+
+def _blur(x: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of (C, H, W), mirrored at the edges."""
+    radius = min(math.ceil(3 * sigma), min(x.shape[-2:]) - 1)
+    kernel = torch.exp(-(torch.arange(-radius, radius + 1.0) ** 2) / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    padded = functional.pad(x[:, None], (radius,) * 4, mode="reflect")
+    across = functional.conv2d(padded, kernel[None, None, None, :])
+    return functional.conv2d(across, kernel[None, None, :, None])[:, 0]

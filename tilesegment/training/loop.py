@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,75 +14,22 @@ from torch.optim.swa_utils import AveragedModel
 
 from tilesegment.errors import DataError, PlanError
 from tilesegment.geometry import FieldOfView
-from tilesegment.header import ModelHeader, Normalisation
+from tilesegment.header import ModelHeader
 from tilesegment.model import Model
 from tilesegment.networks import build_network
 from tilesegment.predictors.devices import PRECISIONS, choose_device, choose_precision
-from tilesegment.training.augmentation import Augmentation, draw_example
-from tilesegment.training.data import Dataset, Section, normalisation_of
-from tilesegment.training.losses import cross_entropy_dice
-from tilesegment.training.validation import Scores, validate
+from tilesegment.training.checkpoint import load_checkpoint, save_checkpoint
+from tilesegment.training.data import Dataset, normalisation_of
+from tilesegment.training.examples import Batch, Examples, batches, reduce_section
+from tilesegment.training.losses import Loss, balanced_weights
+from tilesegment.training.settings import DEFAULT_BUDGET, TrainingSettings
+from tilesegment.training.validation import Scores, choose_goal, validate
 
-_DEFAULT_BUDGET = 20 * 60.0
-_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_TILE = 572
 # how often the held-out sections are looked at, in parts of the run
-_VALIDATIONS = 6
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How a model is trained. The defaults suit some thirty images and twenty minutes on a laptop.
-
-    Attributes:
-        budget: seconds of wall clock; None with `steps` None is 20 minutes.
-        steps: number of updates, instead of a budget; then the run is reproducible.
-        base, depth: of the U-Net, 32 and 4 unless `init` has others; 64 and 4 in the paper.
-        dropout: at the end of the contracting path; 0.5 in the paper.
-        tile: side of the network's input.
-        batch: examples an update.
-        rate: highest learning rate of AdamW.
-        class_weights: of the classes in the cross-entropy; a class that must not be missed gets more.
-        init: model, file or bundled name, whose weights training starts from; None starts at random.
-        validation: share of the sections that is held out, the last ones.
-        seed: of weights, examples and dropout.
-        device, precision: as for prediction.
-        augmentation: how examples are varied.
-        name, licence: recorded in the model.
-    """
-
-    budget: float | None = None
-    steps: int | None = None
-    base: int | None = None
-    depth: int | None = None
-    dropout: float = 0.1
-    tile: int = 572
-    batch: int = 1
-    rate: float = 4e-4
-    class_weights: tuple[float, ...] | None = None
-    init: str | None = None
-    validation: float = 0.2
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    name: str = ""
-    licence: str = ""
-
-    def check(self) -> None:
-        """Whether the values can be.
-
-        Raises:
-            PlanError: they cannot; says which.
-        """
-        if self.budget is not None and self.steps is not None:
-            raise PlanError("budget and steps exclude each other; give one of them")
-        bounds = {"budget": (1, math.inf), "steps": (1, math.inf), "batch": (1, 1024), "rate": (1e-9, 10)}
-        for key, (low, high) in {**bounds, "validation": (0, 0.9), "seed": (0, 2**31)}.items():
-            value = getattr(self, key)
-            if value is not None and not low <= value <= high:
-                raise PlanError(f"{key} is {value}; allowed: {low:g} to {high:g}")
-        if self.precision not in _PRECISIONS:
-            raise PlanError(f"precision {self.precision!r} cannot be trained in; allowed: {', '.join(_PRECISIONS)}")
+_LOOKS = 6
+# a network that says the same everywhere for this part of the run, and so many updates, will not learn any more
+_CONSTANT_SHARE, _CONSTANT_UPDATES = 0.3, 100
 
 
 @dataclass(frozen=True)
@@ -91,7 +39,7 @@ class Record:
     Attributes:
         step: updates so far.
         progress: part of the run that is done, 0 to 1.
-        seconds: since the first update began.
+        seconds: of wall clock since the first update began, without the time that the run lay stopped.
         loss: of the latest update.
         rate: learning rate of it.
         scores: on the held-out sections, where they were looked at after this update.
@@ -122,96 +70,114 @@ class Trainer:
         self.device = choose_device(settings.device)
         self.precision = choose_precision(self.device, settings.precision)
         self.sections, self.held_out = data.split(settings.validation)
-        self.normalisation = normalisation_of(self.sections)
-        torch.manual_seed(settings.seed)
-        self.arguments: dict[str, Any] = {
-            "in_channels": len(self.normalisation.mean),
-            "classes": len(data.classes),
-            "depth": 4 if settings.depth is None else settings.depth,
-            "base": 32 if settings.base is None else settings.base,
-            "dropout": settings.dropout,
-        }
+        self.goal = choose_goal(settings.goal, self.sections, len(data.classes))
+        self.loss = Loss(settings.loss)
         self.init = None if settings.init is None else Model.load(settings.init)
+        reduced = [reduce_section(section, settings.reduction) for section in self.sections]
+        self.normalisation = normalisation_of(reduced) if self.init is None else self.init.header.normalisation
+        self.arguments = _arguments(settings, len(reduced[0].image), len(data.classes), self.init)
+        torch.manual_seed(settings.seed)
+        # what is trained sees the reduced images; the model that is kept reduces them itself
+        self.network = build_network("unet", {**self.arguments, "reduction": 1})
         if self.init is not None:
-            self.normalisation = self.init.header.normalisation
-            self.arguments |= _fitting_arguments(self.init.header, self.arguments, settings)
-        self.weights = _class_weights(settings.class_weights, len(data.classes), self.device)
-        self.network = build_network("unet", self.arguments).to(self.device)
-        if self.init is not None:
-            self.network.load_state_dict(self.init.network.state_dict())
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.network.load_state_dict(_bare(self.init.network).state_dict())
+        self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         view = self.network.field_of_view
         assert isinstance(view, FieldOfView)
-        self.view = view
-        self.view.step_of(settings.tile)  # raises where the network cannot take such a tile
+        tile = self._tile(view)
+        self.examples = Examples(
+            reduced,
+            self.normalisation,
+            tile,
+            tile - 2 * view.before,
+            settings.batch,
+            settings.augmentation,
+            settings.seed,
+            (settings.border_weight, settings.border_sigma / settings.reduction),
+        )
+        self.weights = _class_weights(settings.class_weights, data, self.device)
         # early on the average follows closely, later it looks back over a thousand updates
-        self.average = AveragedModel(self.network, avg_fn=lambda mean, new, n: mean.lerp(new, 1 - _decay(int(n))))
-        self.record: Record | None = None
+        self.average = AveragedModel(self.network, avg_fn=lambda mean, new, n: mean.lerp(new, 1 - self._decay(int(n))))
+        self.optimiser = _optimiser(self.network, settings)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.step, self.seconds, self.looks, self.constant = 0, 0.0, 0, 0
+
+    def _tile(self, view: FieldOfView) -> int:
+        """Side of the network's input, pixels of the reduced image."""
+        reduction, wanted = self.settings.reduction, self.settings.tile
+        if wanted is None:
+            return view.nearest_tile(_TILE)
+        if wanted % reduction:
+            raise PlanError(f"tile is {wanted}; at scale {self.settings.scale:g} it is a multiple of {reduction}")
+        view.step_of(wanted // reduction)  # raises where the network cannot take such a tile
+        return wanted // reduction
 
     def run(self) -> Iterator[Record]:
-        """Trains until the budget is used up or the steps are done.
+        """Trains, from where it is, until the budget is used up or the steps are done.
 
         Raises:
-            DataError: the loss is no longer a number.
+            DataError: the loss is no longer a number, or the network says the same class everywhere.
         """
-        settings, start = self.settings, time.monotonic()
-        optimiser = torch.optim.AdamW(self.network.parameters(), lr=settings.rate, weight_decay=1e-4)
-        scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        images = [_normalised(section, self.normalisation) for section in self.sections]
-        labels = [torch.from_numpy(section.label) for section in self.sections]
-        step, progress, validated = 0, 0.0, 0
+        start = time.monotonic() - self.seconds
+        workers = self.settings.workers
+        if workers is None:
+            workers = 0 if self.device.type == "cpu" else min(4, torch.get_num_threads())
+        drawn = batches(self.examples, self.step, workers, self.device.type == "cuda")
+        progress = self._progress()
         while progress < 1:
-            rate = settings.rate * _schedule(progress)
-            for group in optimiser.param_groups:
+            rate = self.settings.rate * _schedule(progress)
+            for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            loss = self._update(*self._examples(images, labels, step), optimiser, scaler)
-            if not math.isfinite(loss):
-                raise DataError(f"the loss became {loss} in step {step + 1}; try a lower learning rate")
-            step, seconds = step + 1, time.monotonic() - start
-            progress = self._progress(step, seconds)
+            loss = self._update(next(drawn))
+            self.step, self.seconds = self.step + 1, time.monotonic() - start
+            progress = self._progress()
+            self._check_health(loss, progress)
             scores = None
-            if self.held_out and int(progress * _VALIDATIONS) > validated:
-                validated = int(progress * _VALIDATIONS)
-                scores = self.scores()
-            self.record = Record(step, progress, seconds, loss, rate, scores)
-            yield self.record
+            if self.held_out and int(progress * _LOOKS) > self.looks:
+                self.looks = int(progress * _LOOKS)
+                scores = self.scores(self.model())
+            yield Record(self.step, progress, self.seconds, loss, rate, scores)
 
-    def _progress(self, step: int, seconds: float) -> float:
+    def _progress(self) -> float:
         """Part of the run that is done, 0 to 1."""
-        if self.settings.steps is not None:
-            return min(step / self.settings.steps, 1.0)
-        return min(seconds / (self.settings.budget or _DEFAULT_BUDGET), 1.0)
+        settings = self.settings
+        steps = settings.steps
+        if settings.epochs is not None:
+            steps = settings.epochs * math.ceil(len(self.sections) / settings.batch)
+        if steps is not None:
+            return min(self.step / steps, 1.0)
+        return min(self.seconds / (settings.budget or DEFAULT_BUDGET), 1.0)
 
-    def _examples(self, images: Sequence[Tensor], labels: Sequence[Tensor], step: int) -> tuple[Tensor, Tensor]:
-        """Inputs (B, C, T, T) and labels (B, t, t) of one update; the same for the same seed and step."""
-        generator = torch.Generator().manual_seed(self.settings.seed * 2**32 + step)
-        tile = self.settings.tile
-        margin = self.view.before if self.view.crops else 0
-        drawn = []
-        for _ in range(self.settings.batch):
-            n = int(torch.randint(len(images), (), generator=generator))
-            augmentation = self.settings.augmentation
-            drawn.append(draw_example(images[n], labels[n], tile, tile - 2 * margin, augmentation, generator))
-        x, t = zip(*drawn, strict=True)
-        inputs = torch.stack(x).to(self.device, memory_format=torch.channels_last)
-        return inputs, torch.stack(t).to(self.device)
-
-    def _update(
-        self, x: Tensor, t: Tensor, optimiser: torch.optim.Optimizer, scaler: torch.amp.grad_scaler.GradScaler
-    ) -> float:
+    def _update(self, batch: Batch) -> float:
         """One step of the optimiser; returns the loss."""
+        x, t, border = (None if part is None else part.to(self.device, non_blocking=True) for part in batch)
+        assert x is not None and t is not None
+        # dropout too depends on the number of the update alone, so that a resumed run draws the same
+        torch.manual_seed(self.settings.seed * 2**32 + self.step)
         half = self.precision in ("bf16", "fp16")
         with torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=half):
-            logits = self.network(x)
-        loss = cross_entropy_dice(logits, t, self.weights)
-        optimiser.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimiser)
+            logits = self.network(x.contiguous(memory_format=torch.channels_last))
+        loss = self.loss(logits, t, self.weights, border)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimiser)
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        scaler.step(optimiser)
-        scaler.update()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
         self.average.update_parameters(self.network)
+        if not _is_constant(t):  # where the label is of one class, the network may well say so
+            self.constant = self.constant + 1 if _is_constant(logits.detach().argmax(1)) else 0
         return float(loss.detach())
+
+    def _check_health(self, loss: float, progress: float) -> None:
+        """Whether there is still something to be learnt."""
+        if not math.isfinite(loss):
+            raise DataError(f"the loss became {loss} in step {self.step}; try a lower learning rate")
+        if self.constant >= max(_CONSTANT_UPDATES, _CONSTANT_SHARE * self.step / progress):
+            raise DataError(
+                f"the network has predicted one class everywhere for {self.constant:,} updates and learns nothing; "
+                "check that the labels fit the images, or try class_weights auto, a lower rate, another seed"
+            )
 
     def model(self) -> Model:
         """The averaged weights so far, with the record of the run."""
@@ -226,55 +192,108 @@ class Trainer:
             training=self._provenance(),
         )
         network = build_network("unet", self.arguments)
-        network.load_state_dict({name: value.cpu() for name, value in self.average.module.state_dict().items()})
+        weights = {name: value.cpu() for name, value in self.average.module.state_dict().items()}
+        _bare(network).load_state_dict(weights)
         return Model(header, network.requires_grad_(False).eval())
 
-    def scores(self) -> Scores:
-        """Of the averaged weights, on the held-out sections, each predicted whole through the tiled engine."""
-        return validate(self.model(), self.held_out, self.device, self.settings.tile)
+    def scores(self, model: Model, *, tta: bool = False) -> Scores:
+        """Of `model` on the held-out sections, each predicted whole through the tiled engine."""
+        return validate(model, self.held_out, self.device, self.precision, self.goal, tta=tta).scores
+
+    def save(self, path: Path) -> None:
+        """Writes the state of the run to `path`, atomically.
+
+        Raises:
+            OSError: it cannot be written; what was there before still is.
+        """
+        state: dict[str, Any] = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "looks": self.looks,
+            "constant": self.constant,
+        }
+        state["scaler"] = self.scaler.state_dict()
+        save_checkpoint(path, self._networks(), self.optimiser, state)
+
+    def restore(self, path: Path) -> None:
+        """Takes up the state that `save` wrote; `run` then goes on, bit for bit where steps are counted.
+
+        Raises:
+            DataError: there is none, or it is that of another run.
+        """
+        state = load_checkpoint(path, self._networks(), self.optimiser)
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.looks, self.constant = state["looks"], state["constant"]
+        self.scaler.load_state_dict(state["scaler"])
+
+    def _networks(self) -> dict[str, nn.Module]:
+        return {"network": self.network, "average": self.average}
+
+    def _decay(self, updates: int) -> float:
+        return min(self.settings.ema, (1 + updates) / (10 + updates))
 
     def _provenance(self) -> dict[str, Any]:
-        record: dict[str, Any] = {}
-        if self.record is not None:
-            record = {"steps": self.record.step, "seconds": round(self.record.seconds, 1)}
+        record: dict[str, Any] = {"steps": self.step, "seconds": round(self.seconds, 1)}
         if self.init is not None:
             header = self.init.header
             record["init"] = {"weights_sha256": header.weights_sha256, "training": dict(header.training)}
         return record | {
-            "settings": asdict(self.settings),
+            "settings": self.settings.to_json(),
             "sections": [section.name for section in self.sections],
             "held_out": [section.name for section in self.held_out],
             "versions": {"tilesegment": version("tilesegment"), "torch": torch.__version__},
         }
 
 
-def _fitting_arguments(init: ModelHeader, wanted: Mapping[str, Any], settings: TrainingSettings) -> dict[str, Any]:
-    """Depth and base of the model that training starts from.
+def _arguments(settings: TrainingSettings, channels: int, classes: int, init: Model | None) -> dict[str, Any]:
+    """Of the network, as `build_network` takes them.
 
     Raises:
-        PlanError: it takes other images, tells other classes apart, or is of another size than was asked for.
+        PlanError: the model that training starts from takes other images, tells other classes apart, or is of another
+            size than was asked for.
     """
-    for key, what in (("in_channels", "channels"), ("classes", "classes")):
-        if init.arguments[key] != wanted[key]:
-            raise PlanError(f"init {settings.init} has {init.arguments[key]} {what}, the data have {wanted[key]}")
-    for key in ("depth", "base"):
-        if getattr(settings, key) not in (None, init.arguments[key]):
-            raise PlanError(f"init {settings.init} has {key} {init.arguments[key]}; leave {key} out, or init")
-    return {key: init.arguments[key] for key in ("depth", "base")}
+    wanted: dict[str, Any] = {"in_channels": channels, "classes": classes, "dropout": settings.dropout}
+    shape = {"depth": 4, "base": 32}
+    if init is not None:
+        given = init.header.arguments
+        for key, what in (("in_channels", "channels"), ("classes", "classes")):
+            if given[key] != wanted[key]:
+                raise PlanError(f"init {settings.init} has {given[key]} {what}, the data have {wanted[key]}")
+        shape = {key: given[key] for key in shape}
+        for key in shape:
+            if getattr(settings, key) not in (None, shape[key]):
+                raise PlanError(f"init {settings.init} has {key} {shape[key]}; leave {key} out, or init")
+        if given.get("reduction", 1) != settings.reduction:
+            raise PlanError(f"init {settings.init} works at scale {1 / given.get('reduction', 1):g}; give that scale")
+    wanted |= {key: value if getattr(settings, key) is None else getattr(settings, key) for key, value in shape.items()}
+    return wanted if settings.reduction == 1 else {**wanted, "reduction": settings.reduction}
 
 
-def _class_weights(weights: tuple[float, ...] | None, classes: int, device: torch.device) -> Tensor | None:
+def _bare(network: nn.Module) -> nn.Module:
+    """The network without what reduces its images."""
+    inner = getattr(network, "network", network)
+    assert isinstance(inner, nn.Module)
+    return inner
+
+
+def _class_weights(weights: tuple[float, ...] | str | None, data: Dataset, device: torch.device) -> Tensor | None:
     if weights is None:
         return None
-    if len(weights) != classes or not all(0 < weight <= 1e4 for weight in weights):
-        raise PlanError(f"class_weights {weights}: expected {classes} positive numbers, one a class")
+    if isinstance(weights, str):
+        weights = balanced_weights(data.shares())
+    if len(weights) != len(data.classes) or not all(0 < weight <= 1e4 for weight in weights):
+        raise PlanError(f"class_weights {weights}: expected {len(data.classes)} positive numbers, one a class")
     return torch.tensor(weights, dtype=torch.float32, device=device)
 
 
-def _normalised(section: Section, scale: Normalisation) -> Tensor:
-    """The section's image (C, H, W) as the network sees it, float32."""
-    mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (scale.mean, scale.std))
-    return (torch.tensor(section.image, dtype=torch.float32) - mean) / std
+def _optimiser(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    if settings.optimiser == "sgd":
+        return torch.optim.SGD(network.parameters(), lr=settings.rate, momentum=0.99)
+    return torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=1e-4)
+
+
+def _is_constant(ids: Tensor) -> bool:
+    return bool((ids == ids.flatten()[0]).all())
 
 
 def _schedule(progress: float, warm_up: float = 0.04) -> float:
@@ -282,7 +301,3 @@ def _schedule(progress: float, warm_up: float = 0.04) -> float:
     if progress < warm_up:
         return 0.05 + 0.95 * progress / warm_up
     return 0.01 + 0.99 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up))) / 2
-
-
-def _decay(updates: int) -> float:
-    return min(0.998, (1 + updates) / (10 + updates))

@@ -1,19 +1,39 @@
 """A training run: a data set in, a folder with the model and what is known of it out."""
 
 import json
-from collections.abc import Callable, Sequence
+import shlex
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-from tilesegment.errors import DataError
+from tilesegment.errors import DataError, PlanError
 from tilesegment.model import Model
-from tilesegment.plan import check_names
+from tilesegment.training.calibration import best_threshold, recentred
+from tilesegment.training.configuration import (
+    CHECKPOINT,
+    CONFIG,
+    METRICS,
+    MODEL,
+    Configuration,
+    begin_with,
+    find_folder,
+    go_on_with,
+)
+from tilesegment.training.contact_sheet import draw_examples
 from tilesegment.training.curves import draw_curves
-from tilesegment.training.data import open_dataset
-from tilesegment.training.loop import Record, Trainer, TrainingSettings
-from tilesegment.training.validation import Scores, validate
+from tilesegment.training.data import open_dataset, summary
+from tilesegment.training.loop import Record, Trainer
+from tilesegment.training.report import write_report
+from tilesegment.training.samples import Sample, draw_samples
+from tilesegment.training.tensorboard import event_writer
+from tilesegment.training.validation import Scores, Validation, predict_sections, validate
+
+# seconds between two checkpoints, and in units of the time that the last one took
+_EVERY, _EVERY_WRITES = 60.0, 50
+_SHEET = 12  # examples on the contact sheet
 
 
 @dataclass(frozen=True)
@@ -21,10 +41,11 @@ class TrainingRun:
     """What a run made.
 
     Attributes:
-        folder: holds `model.safetensors`, `metrics.jsonl` and `curves.png`.
+        folder: holds `model.safetensors`, `report.html`, `metrics.jsonl`, `config.json` and the pictures.
         model: the model's file.
         steps, seconds: how long it trained.
         scores: of the stored model on the held-out sections; None where none were held out.
+        tta: the same, averaged over the 8 symmetries of the square.
     """
 
     folder: str
@@ -32,6 +53,7 @@ class TrainingRun:
     steps: int
     seconds: float
     scores: Scores | None
+    tta: Scores | None
 
 
 def train(
@@ -39,75 +61,188 @@ def train(
     out: str | Path | None = None,
     *,
     classes: Sequence[str] | None = None,
+    ignore: int | None = None,
+    preset: str | None = None,
+    config: str | Path | None = None,
     overwrite: bool = False,
+    resume: bool = False,
+    tensorboard: str | Path | None = None,
     begin: Callable[[Trainer, Path], None] = lambda trainer, folder: None,
     report: Callable[[Record], None] = lambda record: None,
     **settings: Any,
 ) -> TrainingRun:
-    """Trains a U-Net on a folder of labelled images.
+    """Trains a U-Net on labelled images.
 
-    The model file is renewed, atomically, whenever the held-out sections are looked at, and on Ctrl-C. Its weights are
-    stored in float16; the scores at the end are those of the stored weights.
+    The model file is renewed, atomically, whenever the held-out sections are looked at, and on Ctrl-C; a checkpoint is
+    written every minute. The model's weights are stored in float16; the scores at the end are those of the stored
+    weights. Between two classes the line is drawn where it is best on the held-out sections: `calibration`.
 
     Args:
-        data: folder with `images/` and `labels/`, files paired by their stems.
-        out: folder of the run; None is a new one, `runs/NAME`, `runs/NAME-2`, ...
+        data: folder of labelled images, in one of the layouts of `training.data`.
+        out: folder of the run; None is a new one, `runs/NAME`, `runs/NAME-2`, ..., with `resume` the last of them.
         classes: names, in the order of the values in the labels.
+        ignore: value of pixels without a label.
+        preset: a name of `settings.PRESETS`, the start of the settings.
+        config: the `config.json` of another run, the start of the settings instead.
         overwrite: replace the files of an earlier run in `out`; its model stays until there is a new one.
+        resume: go on with the run in `out` from its last checkpoint.
+        tensorboard: folder for TensorBoard's event files.
         begin: called with the trainer and the run's folder once the data are read and checked.
         report: called after every update.
-        settings: the fields of `TrainingSettings`: budget, steps, base, depth, tile, rate, validation, seed, ...
+        settings: the fields of `TrainingSettings` and of its `Augmentation`: budget, steps, base, elastic_sigma, ...
 
     Raises:
         TilesegmentError: data, settings or folder that cannot be; an earlier run is not touched.
     """
-    check_names(settings, TrainingSettings.__dataclass_fields__)
-    folder = _check_folder(Path(data), out, overwrite)
-    name = settings.pop("name", "") or folder.resolve().name
-    trainer = Trainer(open_dataset(data, classes), TrainingSettings(name=name, **settings))
-    try:
+    if resume and (overwrite or preset or config):
+        raise PlanError("resume and overwrite, preset, config exclude each other; give one of them")
+    folder = find_folder(Path(data), out, overwrite, resume)
+    given = {"classes": None if classes is None else list(classes), "ignore": ignore}
+    labels = {key: value for key, value in given.items() if value is not None}
+    chosen = go_on_with(folder, labels, settings) if resume else begin_with(preset, config, labels, settings)
+    if not chosen.settings.name:
+        chosen = replace(chosen, settings=replace(chosen.settings, name=folder.resolve().name))
+    dataset = open_dataset(data, **chosen.labels)
+    began, chosen = chosen, chosen.of_data(Path(data), dataset)
+    if resume and began.data_sha256 != chosen.data_sha256:
+        raise DataError(f"{data} is not what {folder} was trained on; start anew with another folder")
+    trainer = Trainer(dataset, chosen.settings)
+    with _writing(folder), event_writer(tensorboard) as events:
         folder.mkdir(parents=True, exist_ok=True)
+        if resume:
+            trainer.restore(folder / CHECKPOINT)
+        else:
+            _begin(folder, trainer, chosen)
         begin(trainer, folder)
-        return _run(trainer, folder, report)
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written ({error.strerror}); choose another folder with out") from error
+        run = _Run(folder, trainer, chosen)
+        run.go((events, report))
+        return run.finish()
 
 
-def _run(trainer: Trainer, folder: Path, report: Callable[[Record], None]) -> TrainingRun:
-    records: list[Record] = []
-    path = folder / "model.safetensors"
+class _Run:
+    """The files of a run while it goes on."""
+
+    def __init__(self, folder: Path, trainer: Trainer, chosen: Configuration) -> None:
+        self.folder, self.trainer, self.chosen = folder, trainer, chosen
+        self.records = _read_records(folder / METRICS, trainer.step)
+
+    def go(self, reports: Sequence[Callable[[Record], None]]) -> None:
+        """Trains to the end, with a checkpoint now and then; calls each of `reports` with every record."""
+        # what was written after the checkpoint is trained once more
+        with (self.folder / METRICS).open("w", buffering=1) as metrics:
+            metrics.writelines(json.dumps(asdict(record)) + "\n" for record in self.records)
+            last = time.monotonic()
+            took = 0.0
+            try:
+                for record in self.trainer.run():
+                    self.records.append(record)
+                    metrics.write(json.dumps(asdict(record)) + "\n")
+                    if record.scores is not None:
+                        self.trainer.model().save(self.folder / MODEL, half=True)
+                    ended = record.progress >= 1
+                    if ended or time.monotonic() - last > max(_EVERY, _EVERY_WRITES * took):
+                        last = time.monotonic()
+                        self.trainer.save(self.folder / CHECKPOINT)
+                        took, last = time.monotonic() - last, time.monotonic()
+                    for report in reports:
+                        report(record)
+            except KeyboardInterrupt:
+                self._stop()
+                raise
+
+    def _stop(self) -> None:
+        if self.trainer.step > 0:
+            self.trainer.save(self.folder / CHECKPOINT)
+            self.trainer.model().save(self.folder / MODEL, half=True)
+            self._draw_curves()
+
+    def finish(self) -> TrainingRun:
+        """The model, its scores and its pictures; then the checkpoint is no longer needed."""
+        trainer, path = self.trainer, self.folder / MODEL
+        model = self._calibrated(trainer.model()).save(path, half=True)
+        one = tta = None
+        if trainer.held_out:
+            where = (trainer.held_out, trainer.device, trainer.precision, trainer.goal)
+            one, tta = validate(model, *where), validate(model, *where, tta=True)
+            scores = {"scores": asdict(one.scores), "scores_tta": asdict(tta.scores)}
+            header = replace(model.header, training={**model.header.training, **scores})
+            Model(header, model.network).save(path, half=True)
+            self._draw_samples(one)
+        self._draw_curves()
+        last = self.records[-1]
+        scores_of = [None if found is None else found.scores for found in (one, tta)]
+        write_report(
+            self.folder,
+            title=trainer.settings.name,
+            classes=trainer.data.classes,
+            summary=summary(trainer.data, trainer.held_out),
+            settings=self.chosen.to_json(),
+            records=self.records,
+            scores=scores_of[0],
+            tta=scores_of[1],
+            command=f"tileseg predict IMAGE --model {shlex.quote(str(path))} --out mask.zarr",
+            pictures=[self.folder / f"{name}.png" for name in ("curves", "samples", "augmentation")],
+        )
+        (self.folder / CHECKPOINT).unlink(missing_ok=True)
+        return TrainingRun(str(self.folder), str(path), last.step, last.seconds, *scores_of)
+
+    def _calibrated(self, model: Model) -> Model:
+        """The model, of two classes, with its threshold put into it."""
+        trainer, threshold = self.trainer, self.trainer.settings.threshold
+        if len(trainer.data.classes) != 2:
+            return model
+        if threshold is None and trainer.held_out:
+            p = predict_sections(model, trainer.held_out, trainer.device, trainer.precision)
+            threshold = best_threshold([section.label for section in trainer.held_out], p, trainer.goal)
+        if threshold is None:
+            return model
+        header = replace(model.header, training={**model.header.training, "threshold": threshold})
+        return recentred(Model(header, model.network), threshold)
+
+    def _draw_curves(self) -> None:
+        draw_curves(self.records, self.folder / "curves.png", self.trainer.settings.loss, self.trainer.data.classes)
+
+    def _draw_samples(self, found: Validation) -> None:
+        """The two worst and the two best held-out sections, worst first."""
+        scores = found.scores
+        order = sorted(range(len(scores.sections)), key=lambda n: scores.sections[n][1])
+        what = {"v_rand": "V_Rand", "dice": "Dice", "miou": "mIoU"}[scores.goal]
+        samples = []
+        for n in order if len(order) <= 4 else (*order[:2], *order[-2:]):
+            section, (name, value) = self.trainer.held_out[n], scores.sections[n]
+            samples.append(Sample(name, section.image, section.label, found.masks[n], value, what))
+        draw_samples(samples, self.trainer.data.classes, self.folder / "samples.png")
+
+
+def _begin(folder: Path, trainer: Trainer, chosen: Configuration) -> None:
+    """What is known before the first update; an earlier run's model stays until there is a new one."""
+    for name in (CHECKPOINT, METRICS, "report.html", "samples.png"):
+        (folder / name).unlink(missing_ok=True)
+    chosen.write(folder / CONFIG)
+    drawn = []
+    for step in range(_SHEET):
+        x, t, _ = trainer.examples[step]
+        drawn.append((x[0].numpy(), t[0].numpy()))
+    draw_examples(drawn, trainer.data.classes, folder / "augmentation.png")
+
+
+def _read_records(path: Path, steps: int) -> list[Record]:
+    """The first `steps` records of a run that goes on."""
+    if steps == 0 or not path.exists():
+        return []
+    records = []
+    for line in path.read_text().splitlines()[:steps]:
+        found = json.loads(line)
+        if found["scores"] is not None:
+            found["scores"] = Scores.from_json(found["scores"])
+        records.append(Record(**found))
+    return records
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
     try:
-        with (folder / "metrics.jsonl").open("w") as metrics:
-            for record in trainer.run():
-                records.append(record)
-                metrics.write(json.dumps(asdict(record)) + "\n")
-                if record.scores is not None:
-                    metrics.flush()
-                    trainer.model().save(path, half=True)
-                report(record)
-    except KeyboardInterrupt:
-        if records:
-            trainer.model().save(path, half=True)
-            draw_curves(records, folder / "curves.png")
-        raise
-    model, scores = trainer.model().save(path, half=True), None
-    if trainer.held_out:
-        scores = validate(model, trainer.held_out, trainer.device, trainer.settings.tile)
-        header = replace(model.header, training={**model.header.training, "scores": asdict(scores)})
-        Model(header, model.network).save(path, half=True)
-    draw_curves(records, folder / "curves.png")
-    return TrainingRun(str(folder), str(path), records[-1].step, records[-1].seconds, scores)
-
-
-def _check_folder(data: Path, out: str | Path | None, overwrite: bool) -> Path:
-    """Where the run goes; nothing is created yet."""
-    if out is None:
-        name = data.resolve().name
-        names = (name if n == 1 else f"{name}-{n}" for n in count(1))
-        return next(folder for folder in (Path("runs") / name for name in names) if not folder.exists())
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder} is a file; name a folder for the run")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise DataError(f"{folder} exists and is not empty; choose another folder, or overwrite the run in it")
-    return folder
+        yield
+    except OSError as error:
+        words = error.strerror or error
+        raise DataError(f"{folder} cannot be written ({words}); make room, or choose another with out") from error

@@ -1,0 +1,235 @@
+"""The pictures of a run: curves, held-out samples, training examples."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy import ndimage
+
+from tilesegment.metadata import LabelClass, default_colours
+from tilesegment.training.contact_sheet import draw_examples
+from tilesegment.training.curves import draw_curves
+from tilesegment.training.data import IGNORE, open_dataset
+from tilesegment.training.loop import Record
+from tilesegment.training.samples import Sample, draw_samples
+from tilesegment.training.validation import Scores
+
+MISSED, FALSE, CONFUSED = (213, 94, 0), (86, 180, 233), (240, 228, 66)
+NAMES = ["_back_", "$a$b", "细胞", "x" * 300, "\udcff\n\t", "", "plain"]
+
+
+def classes(count: int) -> tuple[LabelClass, ...]:
+    names = [NAMES[n % len(NAMES)] + "*" * (n // len(NAMES)) for n in range(count)]
+    return tuple(LabelClass(name, colour) for name, colour in zip(names, default_colours(count), strict=True))
+
+
+def scores(count: int, value: float, goal: str) -> Scores:
+    cells = value if goal == "v_rand" else None
+    each = (None, *[value / (n + 1) for n in range(count - 1)])
+    return Scores(
+        goal=goal,
+        value=value,
+        floor_value=0.2,
+        threshold=None,
+        accuracy=0.9,
+        floor=0.7,
+        dice=each,
+        iou=each,
+        miou=value,
+        v_rand=cells,
+        v_info=cells,
+        sections=(("a", value),),
+    )
+
+
+def records(number: int, every: int, count: int = 2, goal: str = "v_rand") -> list[Record]:
+    return [
+        Record(n, n / number, n / 7, 1 / n, 1e-3 / n, scores(count, n / number, goal) if n % every == 0 else None)
+        for n in range(1, number + 1)
+    ]
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB"))
+
+
+def share(picture: np.ndarray, colour: tuple[int, int, int], tolerance: int = 30) -> float:
+    """Part of the pixels that are about of a colour."""
+    return float((np.abs(picture.astype(int) - colour).max(-1) <= tolerance).mean())
+
+
+@pytest.mark.parametrize(("count", "goal"), [(2, "v_rand"), (2, "dice"), (5, "miou"), (7, "miou"), (32, "miou")])
+@pytest.mark.parametrize("number", [1, 2, 60])
+def test_curves_of_any_run(tmp_path: Path, count: int, goal: str, number: int) -> None:
+    draw_curves(records(number, max(number // 4, 1), count, goal), tmp_path / "c.png", "ce+$x$", classes(count))
+    drawn = pixels(tmp_path / "c.png")
+    assert 900 < drawn.shape[1] < 2000 and 400 < drawn.shape[0] < 1000
+    assert share(drawn, (8, 81, 156)) > 1e-4, "the main score's curve, or point, is there"
+
+
+def test_curves_without_scores_are_narrower_and_those_of_no_records_empty(tmp_path: Path) -> None:
+    draw_curves(records(50, 100), tmp_path / "one.png", "ce", classes(2))
+    draw_curves([], tmp_path / "none.png", "ce", classes(2))
+    one, none = pixels(tmp_path / "one.png"), pixels(tmp_path / "none.png")
+    assert one.shape == none.shape and one.shape[1] < 1000
+    assert share(one, (8, 81, 156)) > 5e-4 > share(none, (8, 81, 156)) == 0
+
+
+def test_a_long_run_is_drawn_in_little_time(tmp_path: Path) -> None:
+    many = records(100_000, 10_000)
+    start = time.process_time()
+    draw_curves(many, tmp_path / "c.png", "ce", classes(2))
+    assert time.process_time() - start < 10
+    assert share(pixels(tmp_path / "c.png"), (158, 202, 225)) > 1e-4
+
+
+def blobs(side: int, ids: int, seed: int) -> np.ndarray:
+    """Class ids (side, side) uint8 in soft-edged regions."""
+    rng = np.random.default_rng(seed)
+    return np.argmax([ndimage.gaussian_filter(rng.standard_normal((side, side)), 6) for _ in range(ids)], 0).astype(
+        "u1"
+    )
+
+
+def sample(
+    truth: np.ndarray, prediction: np.ndarray, channels: int = 1, dtype: str = "uint8", name: str = "s"
+) -> Sample:
+    image = np.random.default_rng(3).random((channels, *truth.shape)) * 200
+    return Sample(name, image.astype(dtype), truth, prediction, 0.5, "mIoU")
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtype"), [(1, "uint8"), (2, "uint16"), (3, "uint8"), (7, "float32"), (64, "int16")]
+)
+@pytest.mark.parametrize("count", [2, 4, 32])
+def test_samples_of_any_images_and_names(tmp_path: Path, channels: int, dtype: str, count: int) -> None:
+    rows = [
+        sample(blobs(64, min(count, 6), n), blobs(64, min(count, 6), 9), channels, dtype, NAMES[n]) for n in range(4)
+    ]
+    draw_samples(rows, classes(count), tmp_path / "s.png")
+    drawn = pixels(tmp_path / "s.png")
+    # 64 pixels are enlarged five times
+    assert drawn.shape[1] == 4 * 320 + 5 * 12
+    assert 4 * 320 < drawn.shape[0] < 4 * 320 + 800
+    errors = drawn[:, 12 + 3 * 332 : -12]
+    assert share(errors, MISSED) > 0.02 and share(errors, FALSE) > 0.02
+    assert (share(errors, CONFUSED) > 0.02) == (count > 2)
+
+
+def errors_of(path: Path, side: int) -> np.ndarray:
+    """The errors' panel (side, side, 3) of the only row, whose four panels are `side` wide."""
+    drawn = pixels(path)
+    left = 12 + 3 * (side + 12)
+    # the first row of pixels that is not white throughout, other than text
+    dark = (drawn[:, left : left + side] < 250).any(-1).mean(1) > 0.95
+    top = int(np.argmax(dark))
+    return drawn[top : top + side, left : left + side]
+
+
+def test_errors_are_where_they_are_and_ignored_pixels_are_none(tmp_path: Path) -> None:
+    truth, prediction = np.ones((400, 400), np.uint8), np.ones((400, 400), np.uint8)
+    prediction[:100] = 0
+    truth[100:200] = 0
+    truth[200:300], prediction[200:300] = IGNORE, 0
+    draw_samples([sample(truth, prediction)], classes(2), tmp_path / "s.png")
+    panel = errors_of(tmp_path / "s.png", 400)
+    parts = [panel[n : n + 98] for n in (1, 101, 201, 301)]
+    assert [share(part, MISSED) > 0.99 for part in parts] == [True, False, False, False]
+    assert [share(part, FALSE) > 0.99 for part in parts] == [False, True, False, False]
+    for part, grey in zip(parts[2:], (1.0, 1.0), strict=True):
+        assert np.ptp(part.astype(int), axis=-1).max() <= grey, "neither ignored nor right pixels are coloured"
+    assert parts[2].mean() > parts[3].mean(), "what is not labelled is veiled in grey"
+
+
+def test_two_classes_are_outlined_and_more_are_filled(tmp_path: Path) -> None:
+    ids = blobs(400, 2, 0)
+    filled = []
+    for count in (2, 3):
+        draw_samples([sample(ids, ids)], classes(count), tmp_path / "s.png")
+        drawn = pixels(tmp_path / "s.png")[:, 412:824].astype(int)
+        filled.append(float((np.ptp(drawn, axis=-1) > 40).mean()))
+    assert 0.01 < filled[0] < 0.15 < 0.3 < filled[1]
+
+
+@pytest.mark.parametrize(("shape", "panel"), [((1500, 900), (500, 300)), ((3, 2100), (1, 700)), ((1, 1), (320, 320))])
+def test_large_samples_are_reduced_and_small_ones_enlarged(tmp_path: Path, shape, panel) -> None:
+    ids = np.ones(shape, np.uint8)
+    draw_samples([sample(ids, ids)], classes(2), tmp_path / "s.png")
+    drawn = pixels(tmp_path / "s.png")
+    assert drawn.shape[1] == max(4 * panel[1] + 5 * 12, 640)
+    assert panel[0] < drawn.shape[0] < panel[0] + 300
+
+
+def test_samples_of_several_sizes_lie_in_columns(tmp_path: Path) -> None:
+    both = [sample(np.ones(shape, np.uint8), np.zeros(shape, np.uint8)) for shape in ((400, 500), (600, 350))]
+    draw_samples(both, classes(2), tmp_path / "s.png")
+    drawn = pixels(tmp_path / "s.png")
+    assert drawn.shape[1] == 4 * 500 + 5 * 12 and drawn.shape[0] > 1000
+    errors = (np.abs(drawn[:, 12 + 3 * 512 :].astype(int) - MISSED).max(-1) < 30).sum(1)
+    assert (errors[errors > 300] >= 350).all() and set(errors[errors > 300]) >= {350, 500}
+
+
+def examples(number: int, side: int, output: int, channels: int = 1) -> list[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    images = rng.normal(0, 1, (number, channels, side, side)).astype(np.float32)
+    return [(image, blobs(output, 3, n).astype(np.int64)) for n, image in enumerate(images)]
+
+
+@settings(max_examples=40)
+@given(number=st.integers(1, 13), side=st.integers(1, 900), crop=st.integers(0, 450), channels=st.integers(1, 4))
+def test_examples_of_any_number_and_size(tmp_path_factory, number: int, side: int, crop: int, channels: int) -> None:
+    path = tmp_path_factory.getbasetemp() / "e.png"
+    number = min(number, 3) if side > 300 else number
+    draw_examples(examples(number, side, max(side - 2 * crop, 2 - side % 2), channels), classes(3), path)
+    panel = -(-side // -(-side // 400))
+    panel *= max(240 // panel, 1)
+    across, down = min(number, 4), -(-number // 4)
+    drawn = pixels(path)
+    assert drawn.shape[1] == max(across * panel + (across + 1) * 12, 640)
+    assert down * panel < drawn.shape[0] < down * (panel + 12) + 250
+
+
+def test_the_frame_and_the_labels_lie_where_the_output_is(tmp_path: Path) -> None:
+    image, label = np.zeros((1, 300, 300), np.float32), np.zeros((200, 200), np.int64)
+    image[0, 0, 0], label[50:150, 50:150], label[:, 190:] = 1, 1, IGNORE
+    draw_examples([(image, label)], classes(2), tmp_path / "e.png")
+    drawn = pixels(tmp_path / "e.png").astype(int)
+    # black but for frame, outline and veil
+    top = int(np.argmax((drawn[:, 12:312].max(-1) < 60).mean(1) > 0.9))
+    panel = drawn[top : top + 300, 12:312]
+    white = np.argwhere(panel.min(-1) > 200)
+    assert (white.min(0).tolist(), white.max(0).tolist()) in (([49, 49], [250, 250]), ([0, 0], [250, 250]))
+    assert (panel[49, 49:251] == 255).all() and (panel[49:251, 250] == 255).all()
+    outline = np.argwhere(np.ptp(panel, axis=-1) > 100)
+    assert (outline.min(0).tolist(), outline.max(0).tolist()) == ([100, 100], [199, 199])
+    assert len(outline) == 4 * 99
+    assert 60 < panel[150, 245, 0] < 90 and panel[150, 150].max() == 0
+
+
+def test_examples_share_one_contrast(tmp_path: Path) -> None:
+    """So that a user sees that brightness is varied."""
+    dark, bright = (np.random.default_rng(n).normal(2 * n, 0.3, (1, 240, 240)).astype(np.float32) for n in (0, 1))
+    label = np.zeros((240, 240), np.int64)
+    draw_examples([(dark, label), (bright, label)], classes(2), tmp_path / "e.png")
+    drawn = pixels(tmp_path / "e.png")[100:200]
+    assert drawn[:, 20:240].mean() + 80 < drawn[:, 280:490].mean()
+
+
+def test_real_sections(tmp_path: Path, isbi: Path) -> None:
+    data = open_dataset(isbi)
+    one = data.sections[-1]
+    found = ndimage.uniform_filter(one.image[0].astype(np.float32), 5) > 110
+    draw_samples(
+        [Sample(one.name, one.image, one.label, found.astype(np.uint8), 0.5, "V_Rand")],
+        data.classes,
+        tmp_path / "s.png",
+    )
+    drawn = pixels(tmp_path / "s.png")
+    assert drawn.shape[1] == 4 * 512 + 5 * 12
+    assert 0.001 < share(drawn, MISSED) < 0.2 and 0.001 < share(drawn, FALSE) < 0.2

@@ -1,0 +1,77 @@
+"""The state of a training run in one safetensors file, from which it goes on as if it had never stopped."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tilesegment.errors import DataError
+from tilesegment.model import write_atomically
+
+_KEY = "tilesegment.training"
+
+
+def save_checkpoint(
+    path: Path, networks: Mapping[str, nn.Module], optimiser: Optimizer, state: Mapping[str, Any]
+) -> None:
+    """Writes everything to `path`, atomically: a disk that is full, or a kill, leaves the checkpoint before.
+
+    Args:
+        path: of the file.
+        networks: whose weights are kept, by a name each.
+        optimiser: its moments are kept; its rates are the caller's.
+        state: what else there is, as JSON takes it.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    tensors = {
+        f"{name}/{key}": value for name, network in networks.items() for key, value in network.state_dict().items()
+    }
+    for number, moments in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser/{number}/{key}": value for key, value in moments.items()}
+    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    write_atomically(path, safetensors.torch.save(plain, metadata={_KEY: json.dumps(dict(state))}))
+
+
+def load_checkpoint(path: Path, networks: Mapping[str, nn.Module], optimiser: Optimizer) -> dict[str, Any]:
+    """Puts what `save_checkpoint` kept back into `networks` and `optimiser`; returns the rest.
+
+    Raises:
+        DataError: no such file, or not one of this run's.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            state = json.loads((file.metadata() or {})[_KEY])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+        for name, network in networks.items():
+            network.load_state_dict(_under(tensors, name))
+        optimiser.load_state_dict({**optimiser.state_dict(), "state": _moments(_under(tensors, "optimiser"))})
+    except FileNotFoundError:
+        raise DataError(f"{path.parent} holds no {path.name}, so there is nothing to resume") from None
+    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+        words = " ".join(str(error).split())
+        raise DataError(f"{path} is no checkpoint of this run ({words[:200]}); start anew with overwrite") from error
+    assert isinstance(state, dict)
+    return state
+
+
+def _under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors under `name`/, by what follows."""
+    return {key.split("/", 1)[1]: value for key, value in tensors.items() if key.split("/", 1)[0] == name}
+
+
+def _moments(flat: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """An optimiser's state by the number of the parameter."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in flat.items():
+        number, name = key.split("/")
+        # as the weights lie in memory, so that the same sums are made in the same order
+        layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
+        state.setdefault(int(number), {})[name] = value.contiguous(memory_format=layout)
+    return state

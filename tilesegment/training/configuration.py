@@ -1,0 +1,149 @@
+"""Where a run's files lie, and what it is begun with: `config.json`."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+from typing import Any, Self
+
+from tilesegment.errors import DataError, PlanError
+from tilesegment.model import write_atomically
+from tilesegment.training.data import Dataset
+from tilesegment.training.settings import PRESETS, TrainingSettings
+
+MODEL, CHECKPOINT, CONFIG, METRICS = "model.safetensors", "checkpoint.safetensors", "config.json", "metrics.jsonl"
+# what may change when a run is resumed: where it is computed, not what
+_FREE = ("device", "workers")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a run is begun with.
+
+    Attributes:
+        settings: of the training.
+        labels: how the labels are read: `classes` and `ignore` of `open_dataset`, where they were given.
+        data: folder of the data.
+        data_sha256: of names, pixels and labels.
+    """
+
+    settings: TrainingSettings
+    labels: Mapping[str, Any]
+    data: str = ""
+    data_sha256: str = ""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """What `write` wrote.
+
+        Raises:
+            DataError: no such file, or not one of ours.
+        """
+        try:
+            found = json.loads(path.read_text())
+            settings = TrainingSettings.from_json(found["settings"])
+            return cls(settings, dict(found["labels"]), str(found["data"]), str(found["data_sha256"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path} cannot be read as the config.json of a run ({error})") from error
+
+    def write(self, path: Path) -> None:
+        """Writes it to `path`, atomically.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_atomically(path, (json.dumps(self.to_json(), indent=2) + "\n").encode())
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, and the release that it was written by."""
+        more = {"labels": dict(self.labels), "data": self.data, "data_sha256": self.data_sha256}
+        return {**more, "settings": self.settings.to_json(), "tilesegment": version("tilesegment")}
+
+    def of_data(self, folder: Path, data: Dataset) -> Self:
+        """The same, of these data."""
+        digest = hashlib.sha256()
+        for section in data.sections:
+            digest.update(f"{section.name} {section.image.dtype} {section.image.shape}\n".encode())
+            digest.update(section.image.tobytes())
+            digest.update(section.label.tobytes())
+        return replace(self, data=str(folder.resolve()), data_sha256=digest.hexdigest())
+
+
+def begin_with(
+    preset: str | None, config: str | Path | None, labels: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Configuration:
+    """Of a new run: what is given, for the rest a preset, another run's or the defaults.
+
+    Raises:
+        PlanError: preset and config are both given, no such preset, no such setting.
+        DataError: config cannot be read.
+    """
+    if preset is not None and config is not None:
+        raise PlanError("preset and config exclude each other; give one of them")
+    if preset is not None and preset not in PRESETS:
+        raise PlanError(f"no preset is called {preset!r}; there are: {', '.join(PRESETS)}")
+    start: Mapping[str, Any] = PRESETS[preset] if preset is not None else {}
+    if config is not None:
+        other = Configuration.read(Path(config))
+        # a new run has a name of its own
+        start, labels = {**other.settings.to_json(), "name": ""}, {**other.labels, **labels}
+    return Configuration(TrainingSettings.from_json({**start, **settings}), labels)
+
+
+def go_on_with(folder: Path, labels: Mapping[str, Any], settings: Mapping[str, Any]) -> Configuration:
+    """Of the run in `folder`, computed where `settings` say.
+
+    Raises:
+        DataError: there is none.
+        PlanError: something else is given than it was begun with; names the first difference.
+    """
+    began = Configuration.read(folder / CONFIG)
+    wanted = replace(began, settings=TrainingSettings.from_json({**began.settings.to_json(), **settings}))
+    wanted = replace(wanted, labels={**began.labels, **labels})
+    old, new = ({**one.labels, **_flat(one.settings)} for one in (began, wanted))
+    for key, value in new.items():
+        if key not in _FREE and old.get(key) != value:
+            was = f"{folder} was begun with {key} {old.get(key)}, not {value}"
+            raise PlanError(f"{was}; leave it out, or train anew elsewhere")
+    return wanted
+
+
+def find_folder(data: Path, out: str | Path | None, overwrite: bool, resume: bool) -> Path:
+    """Where a run goes, or lies; nothing is created yet.
+
+    Raises:
+        DataError: it exists and is not to be overwritten, is a file, or there is nothing to resume.
+    """
+    if out is None:
+        runs = _runs(data.resolve().name)
+        if resume and len(runs) == 1:
+            raise DataError(f"there is no run of {data} in runs/ to resume; name its folder with out")
+        return runs[-2] if resume else runs[-1]
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file; name a folder for the run")
+    if resume:
+        if (folder / MODEL).exists() and (folder / CONFIG).exists() and not (folder / CHECKPOINT).exists():
+            raise DataError(f"the run in {folder} is finished; there is nothing to resume (go on from it with init)")
+    elif folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise DataError(f"{folder} exists and is not empty; resume the run in it, overwrite it, or choose another")
+    return folder
+
+
+def _runs(name: str) -> Sequence[Path]:
+    """The runs of this name that exist, oldest first, and the next one that does not."""
+    runs = []
+    for number in count(1):
+        runs.append(Path("runs") / (name if number == 1 else f"{name}-{number}"))
+        if not runs[-1].exists():
+            break
+    return runs
+
+
+def _flat(settings: TrainingSettings) -> dict[str, Any]:
+    """All settings and those of the augmentation, by their names."""
+    given = settings.to_json()
+    return {**given.pop("augmentation"), **given}

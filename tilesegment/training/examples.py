@@ -1,0 +1,99 @@
+"""Examples for every update: what they are depends on the seed and the number of the update alone."""
+
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from tilesegment.header import Normalisation
+from tilesegment.training.augmentation import Augmentation, draw_example
+from tilesegment.training.data import IGNORE, Section
+from tilesegment.training.weight_maps import border_weights
+
+Batch = tuple[Tensor, Tensor, Tensor | None]
+
+
+class Examples(Dataset[Batch]):
+    """The batch of update `n` is element `n`, however often and in whatever process it is asked for.
+
+    Args:
+        sections: to draw from.
+        scale: normalisation of their grey values.
+        tile, output: sides of the network's input and output, pixels.
+        batch: examples an update.
+        augmentation: how they are varied.
+        seed: of all draws.
+        border: w0 and sigma of the border weights; w0 = 0 is none.
+    """
+
+    def __init__(
+        self,
+        sections: Sequence[Section],
+        scale: Normalisation,
+        tile: int,
+        output: int,
+        batch: int,
+        augmentation: Augmentation,
+        seed: int,
+        border: tuple[float, float] = (0.0, 5.0),
+    ) -> None:
+        self.tile, self.output, self.batch = tile, output, batch
+        self.augmentation, self.seed = augmentation, seed
+        self.images = [_normalised(section, scale) for section in sections]
+        self.labels = [torch.from_numpy(np.ascontiguousarray(section.label)) for section in sections]
+        self.borders: list[Tensor | None] = [None] * len(self.labels)
+        if border[0] > 0:
+            cells = [(label > 0) & (label != IGNORE) for label in self.labels]
+            self.borders = [torch.from_numpy(border_weights(inside.numpy(), *border)) for inside in cells]
+
+    def __getitem__(self, step: int) -> Batch:
+        """Inputs (B, C, T, T), labels (B, t, t) int64 and border weights (B, t, t), or None, of update `step`."""
+        generator = torch.Generator().manual_seed(self.seed * 2**32 + step)
+        drawn = []
+        for _ in range(self.batch):
+            n = int(torch.randint(len(self.images), (), generator=generator))
+            section = (self.images[n], self.labels[n], self.borders[n])
+            drawn.append(draw_example(*section, self.tile, self.output, self.augmentation, generator))
+        x, t, w = zip(*drawn, strict=True)
+        return torch.stack(x), torch.stack(t), None if w[0] is None else torch.stack(w)
+
+
+def batches(examples: Examples, first: int, workers: int, pin: bool) -> Iterator[Batch]:
+    """The batches of updates `first`, `first` + 1, ..., without end, drawn ahead by `workers` processes."""
+    loader = DataLoader(
+        examples, batch_size=None, sampler=count(first), num_workers=workers, pin_memory=pin, collate_fn=_as_it_is
+    )
+    return iter(loader)
+
+
+def reduce_section(section: Section, factor: int) -> Section:
+    """The section at 1 / `factor` of its size: means of `factor` x `factor` pixels, of labels the most frequent one.
+
+    What is left over at the lower and right edge is cut off.
+    """
+    if factor == 1:
+        return section
+    height, width = (side // factor * factor for side in section.label.shape)
+    image = torch.tensor(section.image[:, :height, :width], dtype=torch.float32)
+    reduced = functional.avg_pool2d(image, factor).numpy()
+    if section.image.dtype.kind != "f":
+        reduced = np.rint(reduced)
+    ids = np.unique(section.label)
+    label = torch.from_numpy(np.ascontiguousarray(section.label[:height, :width]))
+    shares = torch.stack([functional.avg_pool2d((label == int(i))[None].float(), factor)[0] for i in ids])
+    return Section(section.name, reduced.astype(section.image.dtype), ids[shares.argmax(0).numpy()])
+
+
+def _normalised(section: Section, scale: Normalisation) -> Tensor:
+    """The section's image (C, H, W) as the network sees it, float32."""
+    mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (scale.mean, scale.std))
+    return (torch.tensor(section.image, dtype=torch.float32) - mean) / std
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
