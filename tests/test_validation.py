@@ -1,0 +1,130 @@
+"""Scores of held-out sections, and the line between two classes that they decide."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import noise, toy_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from tilesegment.engine import predict_array
+from tilesegment.predictors.torch import TorchPredictor
+from tilesegment.training.calibration import THRESHOLDS, best_threshold, recentred
+from tilesegment.training.data import IGNORE, Section
+from tilesegment.training.validation import choose_goal, validate
+
+CPU = torch.device("cpu")
+
+
+def membranes(side: int = 120) -> np.ndarray:
+    """(side, side) uint8: cells of 20 px, 1, between membranes of 4 px, 0."""
+    lines = np.arange(side) % 20 >= 4
+    return (lines[:, None] & lines[None, :]).astype(np.uint8)
+
+
+def section(label: np.ndarray, name: str = "x") -> Section:
+    return Section(name, noise((1, *label.shape)), label)
+
+
+@pytest.mark.parametrize(
+    ("label", "classes", "goal"),
+    [
+        (membranes(), 2, "v_rand"),
+        (1 - membranes(), 2, "dice"),
+        (np.pad(np.ones((50, 50), np.uint8), 10), 2, "dice"),
+        (membranes() * 2, 3, "miou"),
+    ],
+)
+def test_what_fits_the_labels(label: np.ndarray, classes: int, goal: str) -> None:
+    assert choose_goal("auto", [section(label)], classes) == goal
+    if classes == 2:
+        assert choose_goal("dice", [section(label)], classes) == "dice"
+        assert choose_goal("miou", [section(label)], classes) == "miou"
+
+
+@settings(max_examples=20)
+@given(st.integers(20, 60), st.integers(20, 60), st.integers(0, 99))
+def test_ignored_pixels_do_not_count(height: int, width: int, seed: int) -> None:
+    """The scores are those of the labelled pixels, whatever the network says of the others."""
+    model, image = toy_model(seed=seed), noise((1, height, width), seed)
+    ids, _ = predict_array(TorchPredictor(model, CPU), image, 64)
+    label = np.random.default_rng(seed).integers(0, 2, (height, width)).astype(np.uint8)
+    label[:, width // 2 :] = IGNORE
+    known = label != IGNORE
+    scores = validate(model, [Section("x", image, label)], CPU, "fp32", "dice").scores
+    assert scores.accuracy == pytest.approx(np.mean(ids[known] == label[known]))
+    both = np.sum((ids == 1) & (label == 1))
+    assert scores.value == pytest.approx(2 * both / (np.sum(ids[known]) + np.sum(label == 1)))
+    assert scores.sections == (("x", scores.value),)
+
+
+def test_a_section_larger_than_a_tile_is_scored_whole() -> None:
+    model, image = toy_model(), noise((1, 40, 1100))
+    ids, _ = predict_array(TorchPredictor(model, CPU), image, 64)
+    scores = validate(model, [Section("x", image, ids)], CPU, "fp32", "miou").scores
+    assert scores.accuracy == 1
+    assert scores.value == scores.miou == 1
+
+
+def test_the_floors_are_those_of_a_constant() -> None:
+    label = membranes()
+    cells = ndimage.label(label)[0]
+    sizes = np.bincount(cells[cells > 0])[1:] / label.sum()
+    found = validate(toy_model(), [section(label)], CPU, "fp32", "v_rand").scores
+    # one cell as large as the section: F of (sum A^2 / 1, 1)
+    assert found.floor_value == pytest.approx(2 * np.sum(sizes**2) / (np.sum(sizes**2) + 1))
+    assert found.floor == pytest.approx(label.mean())
+    assert found.value == found.v_rand
+    dice = validate(toy_model(), [section(label)], CPU, "fp32", "dice").scores
+    assert dice.floor_value == pytest.approx(2 * label.mean() / (1 + label.mean()))
+    assert dice.v_rand is None
+    miou = validate(toy_model(), [section(label)], CPU, "fp32", "miou").scores
+    assert miou.floor_value == pytest.approx(label.mean() / 2)
+
+
+@given(st.integers(0, 999), st.floats(0.1, 0.9))
+def test_the_best_threshold_by_dice(seed: int, line: float) -> None:
+    """Against every candidate, computed plainly."""
+    rng = np.random.default_rng(seed)
+    p = rng.random((30, 30))
+    truth = (p + rng.normal(0, 0.1, p.shape) > line).astype(np.uint8)
+    truth[:3] = IGNORE
+    found = best_threshold([truth], [np.stack([1 - p, p])], "dice")
+
+    def dice(threshold: float) -> float:
+        said = p[3:] > threshold
+        return float(2 * np.sum(said & (truth[3:] == 1)) / (said.sum() + np.sum(truth == 1)))
+
+    scores = np.pad([dice(threshold) for threshold in THRESHOLDS], 1, mode="edge")
+    smooth = (scores[:-2] + 2 * scores[1:-1] + scores[2:]) / 4
+    assert smooth[THRESHOLDS.index(found)] == pytest.approx(smooth.max())
+
+
+def test_the_best_threshold_by_v_rand_closes_the_gaps() -> None:
+    """Membranes of which the network is only a little sure: at 1/2 they are open, higher up they are closed."""
+    label = membranes()
+    p = np.where(label == 1, 0.97, 0.7)
+    assert best_threshold([label], [np.stack([1 - p, p])], "v_rand") > 0.7
+    assert best_threshold([label], [np.stack([1 - p, p])], "v_rand") < 0.97
+
+
+@given(st.floats(0.02, 0.98), st.integers(0, 99))
+def test_recentred_is_the_same_mask_at_one_half(threshold: float, seed: int) -> None:
+    model, image = toy_model(seed=seed), noise((1, 40, 50), seed)
+    before = TorchPredictor(model, CPU, "fp64", threshold=threshold)
+    after = TorchPredictor(recentred(model, threshold), CPU, "fp64")
+    (ids, p), (again, q) = (predict_array(predictor, image, 64) for predictor in (before, after))
+    np.testing.assert_array_equal(ids, again)
+    odds = threshold / (1 - threshold)
+    np.testing.assert_allclose(q[1] / q[0] * odds, p[1] / p[0], rtol=1e-6)
+    untouched = TorchPredictor(model, CPU, "fp64", threshold=threshold)
+    np.testing.assert_array_equal(predict_array(untouched, image, 64)[1], p)
+
+
+def test_the_models_own_threshold_is_used() -> None:
+    model, label = toy_model(), membranes(60)
+    high = replace(model, header=replace(model.header, threshold=0.999))
+    assert validate(high, [section(label)], CPU, "fp32", "dice").masks[0].mean() < 0.1
