@@ -93,8 +93,9 @@ def test_a_model_is_scored_on_its_held_out_sections(tmp_path):
     found = json.loads(done.stdout)
     assert found["sections"] == ["04"]
     assert found["one_pass"] == json.loads(json.dumps(asdict(run.scores)))
-    assert found["eight_views"]["floor"] == found["one_pass"]["floor"]
-    assert found["eight_views"] != found["one_pass"]
+    assert found["eight_views"] == json.loads(json.dumps(asdict(run.tta)))
+    done = subprocess.run([*command, "--all"], check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout)["sections"] == ["00", "01", "02", "03", "04"]
 
 
 def test_a_model_is_not_scored_on_what_it_was_trained_on(tmp_path):
@@ -106,3 +107,30 @@ def test_a_model_is_not_scored_on_what_it_was_trained_on(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("Error: ")
     assert "was not trained on" in done.stderr
+
+
+def test_recipes_are_compared_over_contiguous_splits(tmp_path):
+    data = write_pairs(tmp_path / "data", count=5)
+    toy = "base=2,depth=2,tile=60"
+    command = [sys.executable, EXAMPLES / "cross_validate.py", data, tmp_path / "out", f"plain:{toy}"]
+    command += [f"heavy:{toy},class_weights=5/1,loss=ce", "--steps", "2", "--held", "2", "--splits", "2"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()]
+    assert [(line["recipe"], line["held_out"]) for line in lines] == [
+        (name, held) for held in (["00", "01"], ["03", "04"]) for name in ("plain", "heavy")
+    ]
+    mean = np.mean([line["scores"]["v_rand"] for line in lines if line["recipe"] == "heavy"])
+    row = next(row for row in done.stdout.splitlines() if row.startswith("| heavy | 2 |"))
+    assert row.startswith(f"| heavy | 2 | {mean:.4f} ± ")
+    again = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert again.stdout == done.stdout
+    assert len((tmp_path / "out" / "scores.jsonl").read_text().splitlines()) == 4, "nothing is trained twice"
+
+
+def test_a_step_is_measured(tmp_path):
+    data = write_pairs(tmp_path / "data", count=2)
+    command = [sys.executable, EXAMPLES / "measure_step.py", data, "--base", "2", "--depth", "2", "--tile", "60"]
+    done = subprocess.run([*command, "--steps", "4"], check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert found["ratio"] == pytest.approx(found["end_to_end"] / found["bare"])
+    assert 0 < found["example"] < found["end_to_end"]
