@@ -2,8 +2,8 @@
 
     python examples/measure_step.py isbi2012 --base 32 --tile 572 --steps 20
 
-End to end is all that `tileseg train` does for a step: drawing an augmented example, the loss, clipping, the average of
-the weights, the checks. Bare is the network, a cross-entropy and the optimiser on one ready batch. Medians are compared.
+End to end is all that `tileseg train` does for a step: drawing an augmented example, loss, clipping, the average of the
+weights, the checks. Bare is the network, a cross-entropy and the optimiser on one ready batch. Medians are compared.
 """
 
 import argparse

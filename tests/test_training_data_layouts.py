@@ -221,7 +221,7 @@ def test_paths_that_are_no_folder(tmp_path: Path) -> None:
     Image.fromarray(pair(0)[0]).save(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"a\.png is a file; name the folder"):
         open_dataset(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"missing has no folder images/; expected .* found nothing"):
+    with pytest.raises(DataError, match=r"there is no folder .*missing; name the one that holds images"):
         open_dataset(tmp_path / "missing")
     with pytest.raises(DataError, match="cannot be read"):
         open_dataset(tmp_path / ("x" * 5000))

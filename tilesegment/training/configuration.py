@@ -100,6 +100,8 @@ def go_on_with(folder: Path, labels: Mapping[str, Any], settings: Mapping[str, A
         DataError: there is none.
         PlanError: something else is given than it was begun with; names the first difference.
     """
+    if not (folder / CONFIG).exists():
+        raise DataError(f"there is no run in {folder} to resume; leave resume out to begin one")
     began = Configuration.read(folder / CONFIG)
     wanted = replace(began, settings=TrainingSettings.from_json({**began.settings.to_json(), **settings}))
     wanted = replace(wanted, labels={**began.labels, **labels})

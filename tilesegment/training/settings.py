@@ -57,7 +57,7 @@ class TrainingSettings:
     tile: int | None = None
     batch: int = 1
     optimiser: str = "adamw"
-    rate: float = 4e-4
+    rate: float = 1e-3
     ema: float = 0.998
     loss: str = "ce+dice"
     class_weights: tuple[float, ...] | str | None = None

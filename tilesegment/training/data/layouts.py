@@ -57,6 +57,8 @@ def find_layout(path: Path) -> Layout:
         DataError: no layout that is known, an image without its label or the other way round.
         ImageError: a Zarr store with damaged metadata.
     """
+    if not path.exists():
+        raise DataError(f"there is no folder {path}; name the one that holds {_EXPECTED}")
     if path.is_file():
         raise DataError(f"{path} is a file; name the folder that holds {_EXPECTED}")
     for folder in (path, *(path / name for name in _NESTED)):
