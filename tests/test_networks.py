@@ -1,5 +1,6 @@
-"""The networks: sizes, parameters and fields of view are those of the paper, or measured."""
+"""The U-Net of the paper: sizes, parameters and field of view are the paper's, or measured. Networks by name."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tilesegment.errors import ModelError
-from tilesegment.networks import NETWORKS, build_network
+from tilesegment.networks import NETWORKS, build_network, options_of
+from tilesegment.networks.options import Choice
 from tilesegment.networks.unet import UNet
 
 
@@ -135,22 +137,71 @@ def test_every_parameter_learns() -> None:
 
 def test_networks_are_built_by_name() -> None:
     network = build_network("unet", {"in_channels": 3, "classes": 4, "depth": 2, "base": 5, "dropout": 0})
-    assert isinstance(network, NETWORKS["unet"])
+    assert isinstance(network, UNet)
     assert network(torch.rand(1, 3, 44, 44)).shape == (1, 4, 4, 4)
+
+
+THERE_ARE = "unet, unet-same, unet-strided, unetpp, u2net, u2net-small, fcn32, fcn16, fcn8"
 
 
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("vnet", {}, "no network is called 'vnet'; there are: unet"),
-        ("unet", {"width": 3}, "network unet takes no 'width'; it takes: in_channels, classes, depth, base, dropout"),
+        ("vnet", {}, f"no network is called 'vnet'; there are: {THERE_ARE}"),
+        (
+            "unet",
+            {"width": 3},
+            "network unet takes no 'width'; it takes: in_channels, classes, depth, base, dropout, reduction",
+        ),
+        (
+            "unet",
+            {"norm": "batch"},
+            "network unet takes no 'norm'; it takes: in_channels, classes, depth, base, dropout",
+        ),
         ("unet", {"base": 0}, "network unet: base is 0; allowed: 1 to 512"),
         ("unet", {"classes": 1}, "network unet: classes is 1; allowed: 2 to 256"),
         ("unet", {"depth": 2.0}, "network unet: depth is 2.0; allowed: 1 to 7"),
         ("unet", {"dropout": -0.1}, "network unet: dropout is -0.1; allowed: 0 to 0.95"),
+        ("unet", {"reduction": 17}, "network unet: reduction is 17; allowed: 1 to 16"),
+        ("unet-same", {"norm": "instance"}, "network unet-same: norm is 'instance'; allowed: none, batch"),
+        ("unet-same", {"activation": None}, "network unet-same: activation is None; allowed: relu, leaky-relu"),
+        ("unet-same", {"up": "cubic"}, "up is 'cubic'; allowed: transposed, nearest, bilinear, pixel-shuffle"),
+        ("unet-same", {"down": ["max-pool"]}, "down is ['max-pool']; allowed: max-pool, stride-2"),
+        (
+            "unet-strided",
+            {"dropout": 0.1},
+            "takes no 'dropout'; it takes: in_channels, classes, depth, base, reduction",
+        ),
+        ("unetpp", {"level": 5}, "network unetpp: level is 5; allowed: 1 to 4"),
+        ("unetpp", {"supervision": True}, "network unetpp: supervision is True; allowed: deep, last"),
+        ("u2net-small", {"small": False}, "u2net-small takes no 'small'; it takes: in_channels, classes, reduction"),
+        ("fcn16", {"finest": 8}, "takes no 'finest'; it takes: in_channels, classes, base, hidden, dropout, reduction"),
+        ("fcn8", {"hidden": 10**6}, "network fcn8: hidden is 1000000; allowed: 1 to 4096"),
     ],
 )
 def test_networks_that_cannot_be_are_refused(name: str, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ModelError) as caught:
         build_network(name, arguments)
-    assert str(caught.value) == message
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_can_be_chosen_of_a_network_is_told_and_taken(name: str) -> None:
+    """Each option with its default, which is allowed, as is each of its names, and makes a network."""
+    kind, fixed = NETWORKS[name]
+    defaults = inspect.signature(kind).parameters
+    told = options_of(name)
+    assert set(told) == set(defaults) - {"in_channels", "classes", *fixed}
+    for option, choice in kind.options.items():
+        default = defaults[option].default
+        assert choice.allows(default)
+        assert told[option] == f"{choice.text}: {choice.allowed} (default {default})"
+        for value in choice.names if isinstance(choice, Choice) else (choice.low,):
+            with torch.device("meta"):
+                assert isinstance(build_network(name, {option: value}), kind)
+
+
+def test_options_of_a_network_that_is_not_there() -> None:
+    with pytest.raises(ModelError, match=f"no network is called 'vnet'; there are: {THERE_ARE}"):
+        options_of("vnet")

@@ -1,12 +1,18 @@
 """The valid-convolution U-Net of Ronneberger, Fischer and Brox (2015, arXiv:1505.04597)."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from tilesegment.geometry import FieldOfView
+from tilesegment.networks.layers import initialise
+from tilesegment.networks.network import Network
+from tilesegment.networks.options import BASE, DEPTH, DROPOUT, Option
 
 
-class UNet(nn.Module):
+class UNet(Network):
     """U-Net of unpadded convolutions: what it decides, it decides from real context alone.
 
     Contracting path: `depth` times two 3x3 convolutions + ReLU and a 2x2 max-pool of stride 2, doubling the channels.
@@ -24,6 +30,9 @@ class UNet(nn.Module):
     2**depth * k + 4 * (2**depth - 1).
     """
 
+    options: ClassVar[Mapping[str, Option]] = {"depth": DEPTH, "base": BASE, "dropout": DROPOUT}
+    crops = True
+
     def __init__(
         self, in_channels: int = 1, classes: int = 2, depth: int = 4, base: int = 64, dropout: float = 0.5
     ) -> None:
@@ -35,7 +44,7 @@ class UNet(nn.Module):
         self.merge = nn.ModuleList(double_conv(2 * w, w) for w in reversed(widths[:-1]))
         self.head = nn.Conv2d(base, classes, 1)
         self.dropout = nn.Dropout(dropout)
-        self.apply(_initialise)
+        initialise(self)
 
     @property
     def field_of_view(self) -> FieldOfView:
@@ -45,13 +54,18 @@ class UNet(nn.Module):
         return FieldOfView(divisor=divisor, before=margin, after=margin + 4 % divisor, crops=True)
 
     @property
+    def heads(self) -> tuple[nn.Conv2d, ...]:
+        """The 1x1 convolution that gives the logits."""
+        return (self.head,)
+
+    @property
     def values_per_pixel(self) -> int:
         """Values held at once for each input pixel while predicting.
 
         At the top of the expanding path, in `base` channels each: the skip, the up-convolution's output, the two of
-        them joined, and a convolution's input and output.
+        them joined, and a convolution's input and output. With many classes it is the logits and their soft-max.
         """
-        return 6 * self.base
+        return max(6 * self.base, self.base + 2 * self.head.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes, H - m, W - m) of the centre of `x` (B, in_channels, H, W)."""
@@ -84,15 +98,3 @@ def _centre(skip: Tensor, like: Tensor) -> Tensor:
     height, width = like.shape[-2:]
     top, left = (skip.shape[-2] - height) // 2, (skip.shape[-1] - width) // 2
     return skip[..., top : top + height, left : left + width]
-
-
-def _initialise(module: nn.Module) -> None:
-    """Gaussian weights of std sqrt(2 / N), N incoming nodes (section 3 of the paper; He et al. 2015), biases 0."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        # each output pixel of a 2x2 stride-2 up-convolution sees one input pixel: N is its channels alone
-        incoming = module.in_channels
-        if isinstance(module, nn.Conv2d):
-            incoming *= module.kernel_size[0] * module.kernel_size[1]
-        nn.init.normal_(module.weight, std=(2 / incoming) ** 0.5)
-        assert module.bias is not None
-        nn.init.zeros_(module.bias)

@@ -1,0 +1,105 @@
+"""The U-Net of same padding, the one that most tutorials build: output as large as the input."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tilesegment.networks.layers import UPSAMPLINGS, convolution, initialise, upsampling
+from tilesegment.networks.network import Network
+from tilesegment.networks.options import BASE, DEPTH, DROPOUT, Choice, Option
+
+_SLOPES = {"relu": 0.0, "leaky-relu": 0.01}
+
+
+class UNetSame(Network):
+    """U-Net (Ronneberger, Fischer, Brox 2015) with padded convolutions.
+
+    Contracting path: `depth` times two 3x3 convolutions and a halving, doubling the channels. Expanding path:
+    upsampling that halves the channels, the skip beside it, two 3x3 convolutions. A 1x1 convolution gives the logits.
+    `UNetSame(3, 1)` has 31,037,633 parameters, with `norm="none"` 31,031,745.
+
+    Args:
+        in_channels: channels of the input.
+        classes: channels of the output.
+        depth: number of halvings; the divisor is 2 ** depth.
+        base: channels of the first stage.
+        dropout: probability, after each of the last two stages of the contracting path; in training only.
+        norm: `batch` puts BatchNorm after each 3x3 convolution of a stage, which then has no bias; `none`.
+        activation: `relu`, or `leaky-relu` with slope 0.01.
+        up: see `layers.upsampling`.
+        down: `max-pool` of 2x2, or `stride-2`, a 3x3 convolution with activation.
+
+    Shapes: (B, in_channels, H, W) float -> (B, classes, H, W); H and W are multiples of 2 ** depth.
+    """
+
+    options: ClassVar[Mapping[str, Option]] = {
+        "depth": DEPTH,
+        "base": BASE,
+        "dropout": DROPOUT,
+        "norm": Choice("what follows each convolution", ("none", "batch")),
+        "activation": Choice("what follows that", tuple(_SLOPES)),
+        "up": Choice("how the image is doubled", UPSAMPLINGS),
+        "down": Choice("how the image is halved", ("max-pool", "stride-2")),
+    }
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        classes: int = 2,
+        depth: int = 4,
+        base: int = 64,
+        dropout: float = 0.0,
+        norm: str = "batch",
+        activation: str = "relu",
+        up: str = "transposed",
+        down: str = "max-pool",
+    ) -> None:
+        super().__init__()
+        slope, batch = _SLOPES[activation], norm == "batch"
+
+        def double(before: int, after: int) -> nn.Sequential:
+            """Two 3x3 convolutions: (B, before, H, W) -> (B, after, H, W)."""
+            return nn.Sequential(
+                *convolution(before, after, norm=batch, bias=not batch, slope=slope),
+                *convolution(after, after, norm=batch, bias=not batch, slope=slope),
+            )
+
+        widths = [base * 2**stage for stage in range(depth + 1)]
+        self.base = base
+        self.down = nn.ModuleList(double(i, o) for i, o in zip([in_channels, *widths], widths, strict=False))
+        self.halve = nn.ModuleList(
+            nn.MaxPool2d(2) if down == "max-pool" else convolution(w, w, stride=2, slope=slope) for w in widths[:-1]
+        )
+        self.up = nn.ModuleList(upsampling(up, 2 * w, w) for w in reversed(widths[:-1]))
+        self.merge = nn.ModuleList(double(2 * w, w) for w in reversed(widths[:-1]))
+        self.head = nn.Conv2d(base, classes, 1)
+        self.dropout = nn.Dropout(dropout)
+        initialise(self, slope)
+
+    @property
+    def heads(self) -> tuple[nn.Conv2d, ...]:
+        """The 1x1 convolution that gives the logits."""
+        return (self.head,)
+
+    @property
+    def values_per_pixel(self) -> int:
+        """As in `UNet`: at the top of the expanding path, or the logits."""
+        return max(6 * self.base, self.base + 2 * self.head.out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes, H, W) of `x` (B, in_channels, H, W)."""
+        skips: list[Tensor] = []
+        depth = len(self.halve)
+        for stage, convs in enumerate(self.down):
+            x = convs(x)  # (B, base * 2**stage, H / 2**stage, W / 2**stage)
+            if stage >= depth - 1:
+                x = self.dropout(x)
+            if stage < depth:
+                skips.append(x)
+                x = self.halve[stage](x)
+        for up, merge in zip(self.up, self.merge, strict=True):
+            x = up(x)
+            x = merge(torch.cat([skips.pop(), x], dim=1))
+        return self.head(x)
