@@ -1,4 +1,4 @@
-"""`tileseg info` and `tileseg models`."""
+"""`tileseg info`, `tileseg models` and `tileseg networks`."""
 
 import json
 from typing import Any
@@ -33,6 +33,28 @@ def models(as_json: bool) -> None:
         click.echo(
             f"{one['path']:<16}{one['channels']} channel(s) of {one['dtype']}; classes: {classes}; {one['licence']}"
         )
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+def networks(as_json: bool) -> None:
+    """List the networks that can be trained, and their options."""
+    from tilesegment.networks import NETWORKS
+    from tilesegment.networks.summary import describe_network
+    from tilesegment.training.settings import DEFAULT_OPTIONS
+
+    known = [describe_network(name) for name in NETWORKS]
+    if as_json:
+        click.echo(json.dumps(known))
+        return
+    for one in known:
+        size = f"{one['parameters'] / 1e6:.1f} M parameters, halo {one['halo']} px, divisor {one['divisor']}"
+        click.echo(f"{one['name']:<14}{one['words']}\n{'':<14}{size}")
+        for option, words in one["options"].items():
+            click.echo(f"{'':<14}--option {option}=  {words}")
+        if one["name"] in DEFAULT_OPTIONS:
+            begins = ", ".join(f"{option}={value}" for option, value in DEFAULT_OPTIONS[one["name"]].items())
+            click.echo(f"{'':<14}tileseg train begins with {begins}")
 
 
 def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:

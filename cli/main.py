@@ -8,7 +8,8 @@ import click
 
 from tilesegment import TilesegmentError
 from tilesegment_cli.evaluate import evaluate
-from tilesegment_cli.info import info, models
+from tilesegment_cli.import_weights import import_weights
+from tilesegment_cli.info import info, models, networks
 from tilesegment_cli.predict import predict
 from tilesegment_cli.preview import preview
 from tilesegment_cli.train import train
@@ -27,7 +28,7 @@ def tileseg(debug: bool) -> None:
     """  # noqa: D301 - click looks for the backspace itself
 
 
-for command in (predict, train, evaluate, verify, preview, info, models):
+for command in (predict, train, evaluate, verify, preview, info, models, networks, import_weights):
     tileseg.add_command(command)
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 @click.option("--out", "-o", metavar="PATH", help="mask.zarr, image.zarr/labels/NAME, mask.tif, mask.png or mask.jpg.")
 @options.model
 @options.tile
+@options.halo
+@options.prune
 @click.option("--batch", type=BatchType(), default="auto", show_default=True, help="Tiles at a time.")
 @options.device
 @click.option("--precision", default="auto", metavar="auto|fp32|bf16|fp16", show_default=True)
@@ -100,6 +102,12 @@ def predict(
             f"peak memory {peak:.2f} GB{resumed}",
             err=True,
         )
+        if done.mismatch is not None:
+            click.echo(
+                f"halo of {done.halo} px, chosen: with a larger one {100 * done.mismatch:.3f} % of the pixels near "
+                "tile lines and borders are of another class",
+                err=True,
+            )
     if as_json:
         click.echo(json.dumps(asdict(done)))
 

@@ -10,7 +10,7 @@ import click
 
 from tilesegment_cli import options
 from tilesegment_cli.progress import ProgressReport
-from tilesegment_cli.types import DurationType, HeldOutType, ListType, WeightsType
+from tilesegment_cli.types import DurationType, HeldOutType, ListType, OptionType, WeightsType
 
 if TYPE_CHECKING:
     from tilesegment.training import TrainingRun
@@ -32,9 +32,12 @@ _OPTIONS = [
     click.option("--steps", type=int, help="How many updates, instead of a budget; makes the run reproducible."),
     click.option("--epochs", type=int, help="How often as many examples as there are images, instead of a budget."),
     click.option("--init", metavar="FILE|NAME", help="Start from the weights of this model."),
+    click.option("--network", metavar="NAME", help="Architecture: tileseg networks lists them.  [default: unet]"),
+    click.option("--option", "options", type=OptionType(), multiple=True, help="Of the network, such as up=nearest."),
     click.option("--base", type=int, help="Channels of the first stage; 64 in the paper.  [default: 32]"),
     click.option("--depth", type=int, help="How often the network halves the image.  [default: 4]"),
     click.option("--dropout", type=float, help="At the end of the contracting path.  [default: 0.1]"),
+    options.halo,
     options.tile,
     click.option("--scale", type=float, help="Train and predict at 1/2, 1/3, ... of the resolution.  [default: 1.0]"),
     click.option("--batch", type=int, help="Examples an update.  [default: 1]"),
@@ -74,7 +77,7 @@ def _with_options(function: Any) -> Any:
 @_with_options
 @click.pass_context
 def train(context: click.Context, data: str, as_json: bool, quiet: bool, **given: Any) -> None:
-    """Train a U-Net on DATA, labelled images.
+    """Train a network on DATA, labelled images.
 
     DATA holds images/ and labels/ (or imgs/ and masks/, JPEGImages/ and SegmentationClass/, train-volume.tif and
     train-labels.tif, an OME-Zarr image with labels, ...). The last images are held out, predicted whole and scored.
@@ -84,6 +87,7 @@ def train(context: click.Context, data: str, as_json: bool, quiet: bool, **given
 
     if context.get_parameter_source("device") == click.core.ParameterSource.DEFAULT:
         del given["device"]
+    given["options"] = dict(given["options"]) or None
     begun: list[tuple[Trainer, Path]] = []
 
     def begin(trainer: "Trainer", folder: Path) -> None:

@@ -53,6 +53,19 @@ class BatchType(click.ParamType):
         return int(value)
 
 
+class PruneType(click.ParamType):
+    """`L2`."""
+
+    name = "L1..L4"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The level."""
+        match = re.fullmatch(r"[Ll]?(\d)", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a level; write L1, L2, L3 or L4")
+        return int(match[1])
+
+
 class DurationType(click.ParamType):
     """`90s`, `20m`, `2h`."""
 
@@ -102,6 +115,26 @@ class WeightsType(ListType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """`auto` as it is, or the numbers."""
         return value if value == "auto" else super().convert(value, param, ctx)
+
+
+class OptionType(click.ParamType):
+    """`up=nearest`."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """Name and value, a number where it is one."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not (name and equals and text):
+            self.fail(f"{value!r} is not an option; write NAME=VALUE, such as up=nearest")
+        for kind in (int, float):
+            try:
+                return name, kind(text)
+            except ValueError:
+                continue
+        return name, text
 
 
 class HeldOutType(click.ParamType):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from typing import Any
 
 import click
 
@@ -12,6 +13,8 @@ from tilesegment_cli import options
 @click.argument("image")
 @options.model
 @options.tile
+@options.halo
+@options.prune
 @click.option("--device", default="cpu", metavar="cpu|cuda|cuda:N|mps", show_default=True)
 @click.option("--precision", type=click.Choice(["fp64", "fp32"]), default="fp64", show_default=True)
 @options.level
@@ -22,14 +25,9 @@ from tilesegment_cli import options
 def verify(
     image: str,
     model: str | None,
-    tile: int | None,
-    device: str,
-    precision: str,
-    level: int,
-    axes: str | None,
-    select: dict[str, int] | None,
     as_json: bool,
     quiet: bool,
+    **settings: Any,
 ) -> None:
     """Prove on IMAGE that the tiled mask equals the untiled one.
 
@@ -43,17 +41,7 @@ def verify(
             text = f"largest difference {crop.difference:.3g}, {crop.pixels} of {crop.region.area:,} pixels differ"
             click.echo(f"{crop.region!s:<28}{text}", err=True)
 
-    found = compare(
-        image,
-        model,
-        tile=tile,
-        device=device,
-        precision=precision,
-        level=level,
-        axes=axes,
-        select=select,
-        report=report,
-    )
+    found = compare(image, model, report=report, **settings)
     verdict = "seamless" if found.seamless else "NOT seamless"
     if not quiet:
         click.echo(

@@ -1,7 +1,7 @@
 """What several tests need: toy models, and the real sections where they are at hand."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -29,12 +29,20 @@ def toy_model(
     *, depth: int = 2, base: int = 3, channels: int = 1, classes: int = 2, dtype: str = "uint8", seed: int = 0
 ) -> Model:
     """A U-Net with random weights, small enough to run in milliseconds, whose classes are about equally frequent."""
+    return toy_network("unet", channels, classes, dtype, seed, depth=depth, base=base, dropout=0.0)
+
+
+def toy_network(
+    name: str, channels: int = 1, classes: int = 2, dtype: str = "uint8", seed: int = 0, **options: Any
+) -> Model:
+    """Any network with random weights."""
     torch.manual_seed(seed)
-    arguments = {"in_channels": channels, "classes": classes, "depth": depth, "base": base, "dropout": 0.0}
-    network = build_network("unet", arguments).requires_grad_(False).eval()
+    arguments = {"in_channels": channels, "classes": classes, **options}
+    network = build_network(name, arguments).requires_grad_(False).eval()
     names = [LabelClass(f"class {n}", f"#{40 * n:02x}{255 - 40 * n:02x}80", n) for n in range(classes)]
     scale = Normalisation((128.0,) * channels, (70.0,) * channels, dtype)
-    return Model(ModelHeader("unet", arguments, tuple(names), scale, name=f"toy-{depth}", threshold=0.5), network)
+    header = ModelHeader(name, arguments, tuple(names), scale, name=f"toy-{options.get('depth', name)}", threshold=0.5)
+    return Model(header, network)
 
 
 def noise(shape: tuple[int, ...], seed: int = 0, dtype: str = "uint8") -> np.ndarray:

@@ -110,7 +110,7 @@ class NestedUNet(nn.Module):
         super().__init__()
         self.level = level
         nodes = [(i, j) for j in range(level + 1) for i in range(level + 1 - j)]
-        self.blocks = nn.ModuleDict({f"{i}{j}": block(1 if i == j == 0 else 2 * (j + (j > 0) or 1), 2) for i, j in nodes})
+        self.blocks = nn.ModuleDict({f"{i}{j}": block(2 * (j + 1) if i + j else 1, 2) for i, j in nodes})
         self.ups = nn.ModuleDict({f"{i}{j}": nn.ConvTranspose2d(2, 2, 2, stride=2) for i, j in nodes if j})
 
     def forward(self, x: Tensor) -> Tensor:

@@ -35,8 +35,8 @@ ALLOWED = {
 ABOVE = {"training", "evaluation"}
 # third parties that stay where they are wrapped
 ONLY = {
-    "torch": {"networks", "model", "predictors", "training"},
-    "safetensors": {"model", "training"},
+    "torch": {"networks", "model", "predictors", "training", "importing"},
+    "safetensors": {"model", "training", "importing"},
     "dask": {"cluster"},
     "distributed": {"cluster"},
     "click": {"cli"},

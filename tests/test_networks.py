@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tilesegment.errors import ModelError
 from tilesegment.networks import NETWORKS, build_network, options_of
+from tilesegment.networks.field_of_view import derive
 from tilesegment.networks.options import Choice
 from tilesegment.networks.unet import UNet
 
@@ -38,7 +39,7 @@ def test_the_default_is_the_network_of_the_paper() -> None:
 def test_any_size_that_the_field_of_view_names_is_taken(depth: int) -> None:
     with shapes_only():
         network = UNet(3, 5, depth=depth, base=1)
-        view = network.field_of_view
+        view = derive(network)
         for rows, columns in ((1, 1), (1, 4), (5, 2)):
             height, width = (view.tile_of(n * view.divisor) for n in (rows, columns))
             assert (height - 4 * (view.divisor - 1)) % view.divisor == 0, "input = 2^L k + 4 (2^L - 1)"
@@ -60,7 +61,7 @@ def test_the_field_of_view_is_what_the_network_sees(depth: int, axis: int) -> No
             nn.init.constant_(module.weight, 1 / module.weight[0].numel())
             count += 1
     assert count == 5 * depth + 3
-    view = network.field_of_view
+    view = derive(network)
     sides = [view.tile_of(view.divisor)] * 2
     sides[axis - 2] = view.tile_of(3 * view.divisor)
     first, last = view.divisor, view.before + 2 * view.divisor + view.after - 1
@@ -102,7 +103,7 @@ def test_activations_neither_grow_nor_vanish() -> None:
     """What the initialisation is for."""
     torch.manual_seed(0)
     network = UNet(depth=3, base=16).eval()
-    view = network.field_of_view
+    view = derive(network)
     with torch.inference_mode():
         spread = network(torch.randn(1, 1, view.tile_of(8), view.tile_of(8))).std()
     assert 0.05 < spread < 20

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tilesegment.geometry import FieldOfView
 from tilesegment.header import ModelHeader, Normalisation
 from tilesegment.metadata import LabelClass
 from tilesegment.model import Model
-from tilesegment.networks import NETWORKS, Rescaled, build_network
+from tilesegment.networks import NETWORKS, Rescaled, build_network, options_of
+from tilesegment.networks.field_of_view import derive
 from tilesegment.networks.network import Network
-from tilesegment.networks.rescaled import enlarged_view
+from tilesegment.networks.summary import describe_network
 
 # network, its arguments, the divisor and the halo in which a tile is exact (None: beyond what a test can hold),
 # and how many tensors it gives in training
@@ -156,8 +156,9 @@ def test_a_reduced_image_is_seen_by_networks_of_same_padding(factor: int) -> Non
     """Exact with the network's halo, enlarged, and one divisor more; not with what the network alone needs."""
     network = build("unet-same", {"base": 4, "depth": 1, "up": "nearest"}, reduction=factor).double().eval()
     assert isinstance(network, Rescaled) and not network.crops
-    view = enlarged_view(FieldOfView(2, 8, 8, crops=False), factor)
-    assert view == FieldOfView(2 * factor, 10 * factor, 10 * factor, crops=False)
+    view = derive(network)
+    assert (view.divisor, view.crops) == (2 * factor, False)
+    assert 8 * factor <= view.before <= 10 * factor
     around = view.before + view.divisor
     x = torch.randn(1, 1, 2 * around + view.divisor, 2 * around + view.divisor, dtype=torch.float64)
     with torch.inference_mode():
@@ -173,7 +174,7 @@ def test_a_reduced_image_is_seen_by_networks_of_several_outputs() -> None:
     trained = network(x)
     assert isinstance(network, Rescaled) and isinstance(trained, tuple)
     assert [one.shape for one in trained] == [(1, 2, 32, 48)] * 3
-    torch.testing.assert_close(network.eval()(x), trained[-1])
+    torch.testing.assert_close(network.eval()(x), trained[0])
     assert network.heads == network.network.heads
 
 
@@ -221,3 +222,16 @@ def test_the_memory_that_a_network_says_is_what_it_takes(name: str, arguments: d
     measured = held.peak / side**2
     # of a valid network's output a part of the input's size is missing
     assert measured <= network.values_per_pixel <= 2 * measured
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_is_described(name: str) -> None:
+    found = describe_network(name, channels=3, classes=2)
+    assert found["words"].endswith(".")
+    assert found["parameters"] > 1_000_000
+    assert found["options"] == options_of(name)
+    assert (found["divisor"], found["halo"]) == (
+        (16, 92 if name == "unet" else 112 if name == "unet-strided" else 96)
+        if name.startswith("unet")
+        else (32, 3296 if name.startswith("u2net") else 224)
+    )

@@ -40,11 +40,11 @@ def test_every_node_is_made_of_what_the_paper_says() -> None:
             before = torch.cat([*(node(i, k) for k in range(j)), network.up[f"{i}{j}"](node(i + 1, j - 1))], dim=1)
         return network.node[f"{i}{j}"](before)
 
-    expected = tuple(network.head[str(level)](node(0, level)) for level in (1, 2, 3, 4))
+    expected = tuple(network.head[str(level)](node(0, level)) for level in (4, 3, 2, 1))
     assert len(network.node) == 15 and len(network.up) == 10
     trained = network(x)
     assert all(torch.equal(one, other) for one, other in zip(trained, expected, strict=True))
-    assert torch.equal(network.eval()(x), expected[-1])
+    assert torch.equal(network.eval()(x), expected[0])
 
 
 @pytest.mark.parametrize("level", [1, 2, 3, 4])
@@ -56,9 +56,9 @@ def test_pruned_to_a_level_it_says_what_that_head_said(level: int) -> None:
     assert small.training
     (trained,) = small(x)
     predicted = small.eval()(x)
-    assert torch.equal(trained, heads[level - 1])
-    assert torch.equal(predicted, heads[level - 1])
-    assert all(not torch.equal(heads[level - 1], other) for n, other in enumerate(heads) if n != level - 1)
+    assert torch.equal(trained, heads[4 - level])
+    assert torch.equal(predicted, heads[4 - level])
+    assert all(not torch.equal(heads[4 - level], other) for n, other in enumerate(heads) if n != 4 - level)
 
 
 @pytest.mark.parametrize("level", [1, 2, 3, 4])

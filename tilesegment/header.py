@@ -48,6 +48,7 @@ class ModelHeader:
         normalisation: fixed at training.
         pixel_size: of the training images, None if unknown.
         threshold: two classes: probability above which a pixel is class 1.
+        halo: chosen context of a tile, pixels; None is what makes tiles exact.
         name, licence: for people.
         training: record of the run that made it.
         weights_sha256: over the weights, in the order of their names.
@@ -59,6 +60,7 @@ class ModelHeader:
     normalisation: Normalisation
     pixel_size: PixelSize | None = None
     threshold: float = 0.5
+    halo: int | None = None
     name: str = ""
     licence: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -111,6 +113,8 @@ class ModelHeader:
             raise ModelError("its normalisation needs a finite mean and a positive std for every channel")
         if self.arguments.get("in_channels") != self.channels or self.arguments.get("classes") != len(self.classes):
             raise ModelError("its network, its classes and its normalisation do not fit each other")
+        if self.halo is not None and not (isinstance(self.halo, int) and 0 <= self.halo <= 65_536):
+            raise ModelError(f"its halo is {self.halo!r}; allowed: 0 to 65536 pixels, or none")
         if not 0 < self.threshold < 1:
             raise ModelError(f"its threshold is {self.threshold}; allowed: between 0 and 1")
         if size is not None and not all(math.isfinite(side) and side > 0 for side in (size.y, size.x)):

@@ -56,7 +56,8 @@ class Job:
         self.source = open_image(image, axes=axes, select=select)
         try:
             facts = _image_facts(self.source, settings.level)
-            self.model = Model.load(model if model is not None else _default_model(self.source, settings))
+            loaded = Model.load(model if model is not None else _default_model(self.source, settings))
+            self.model = _as_wanted(loaded, settings)
             network = _network_facts(self.model)
             free = free_memory(device)
             self.plan = make_plan(facts, network, settings, device=str(device), precision=precision, free_bytes=free)
@@ -120,6 +121,7 @@ class Job:
             "model": header.weights_sha256,
             "classes": [one.name for one in header.classes],
             "normalisation": asdict(self.normalisation),
+            "halo": self.plan.network.view.before,
             "threshold": self.predictor.threshold,
             "dtype": str(self.source.dtype),
             "axes": self.axes,
@@ -206,10 +208,15 @@ def _image_facts(source: ImageSource, level: int) -> ImageFacts:
 
 def _network_facts(model: Model) -> NetworkFacts:
     weights = sum(value.numel() for value in model.network.parameters()) * 4
-    values = model.network.values_per_pixel
-    assert isinstance(values, int)
-    header = model.header
+    values, header = model.network.values_per_pixel, model.header
     return NetworkFacts(model.field_of_view, header.channels, len(header.classes), weights, values * 4)
+
+
+def _as_wanted(model: Model, settings: Settings) -> Model:
+    """The model, pruned and with the halo that was chosen."""
+    if settings.prune is not None:
+        model = model.pruned(settings.prune)
+    return model if settings.halo is None else model.with_halo(settings.halo)
 
 
 def _default_model(source: ImageSource, settings: Settings) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import safetensors.torch
@@ -14,6 +15,9 @@ from tilesegment.geometry import FieldOfView
 from tilesegment.header import KEY, ModelHeader, read_header
 from tilesegment.models import find_model
 from tilesegment.networks import build_network
+from tilesegment.networks.field_of_view import chosen, derive
+from tilesegment.networks.network import Network
+from tilesegment.networks.unetpp import UNetPlusPlus
 
 
 @dataclass(frozen=True)
@@ -26,14 +30,41 @@ class Model:
     """
 
     header: ModelHeader
-    network: nn.Module
+    network: Network
 
-    @property
+    @cached_property
     def field_of_view(self) -> FieldOfView:
-        """What the network needs to see around what it decides."""
-        view = self.network.field_of_view
-        assert isinstance(view, FieldOfView)
-        return view
+        """What the network needs to see around what it decides, found from the network itself, or the halo chosen.
+
+        Raises:
+            ModelError: no halo makes its tiles exact, and none was chosen.
+        """
+        if self.header.halo is not None:
+            return chosen(self.network, self.header.halo, self.header.channels)
+        return derive(self.network, self.header.channels)
+
+    def with_halo(self, halo: int) -> "Model":
+        """The same with a chosen halo, pixels, rounded up to the network's divisor; its tiles need not be exact.
+
+        Raises:
+            ModelError: the network crops its own output, so that its halo is given.
+        """
+        model = Model(replace(self.header, halo=halo), self.network)
+        model.field_of_view  # noqa: B018 - raises
+        return model
+
+    def pruned(self, level: int) -> "Model":
+        """The part of a U-Net++ that its head `level` needs: smaller and faster, with a smaller halo.
+
+        Raises:
+            ModelError: another network, or it has no such head.
+        """
+        if not isinstance(self.network, UNetPlusPlus):
+            raise ModelError(f"a {self.header.network} cannot be pruned; only unetpp can")
+        network = self.network.pruned(level)
+        arguments = {**self.header.arguments, "level": level, "supervision": "last"}
+        header = replace(self.header, arguments=arguments, weights_sha256=weights_hash(network.state_dict()))
+        return Model(header, network)
 
     @classmethod
     def load(cls, model: str | Path) -> "Model":
@@ -57,7 +88,8 @@ class Model:
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from error
         _check_fit(path, network, weights)
-        network.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
+        plain = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+        network.load_state_dict(plain, assign=True)
         return cls(header, network.requires_grad_(False).eval())
 
     def save(self, path: str | Path, *, half: bool = False) -> "Model":
@@ -65,16 +97,15 @@ class Model:
 
         Args:
             path: of the new file; an existing one is replaced.
-            half: round the weights to float16, which halves the file.
+            half: round the weights to float16, which halves the file; running means and variances are kept as they are.
 
         Raises:
             ModelError: the file cannot be written, or could not be loaded; an existing one is left as it is.
         """
         path = Path(path)
-        dtype = torch.float16 if half else torch.float32
-        weights = {
-            name: value.detach().cpu().to(dtype).contiguous() for name, value in self.network.state_dict().items()
-        }
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
+        if half:
+            weights |= {name: weights[name].half() for name, _ in self.network.named_parameters()}
         header = replace(self.header, weights_sha256=weights_hash(weights))
         header.check()
         _check_fit(path, self.network, weights)
@@ -122,7 +153,7 @@ def _check_fit(path: Path, network: nn.Module, weights: dict[str, Tensor]) -> No
     if missing or extra:
         raise ModelError(f"{path}: weights missing: {sorted(missing)[:3]}, left over: {sorted(extra)[:3]}")
     for name, value in weights.items():
-        if value.shape != expected[name].shape or not value.is_floating_point():
+        if value.shape != expected[name].shape or value.is_floating_point() != expected[name].is_floating_point():
             raise ModelError(f"{path}: {name} is {tuple(value.shape)}, the network wants {tuple(expected[name].shape)}")
         if not torch.isfinite(value).all():
             raise ModelError(f"{path}: {name} holds NaN or infinity; the training had failed")

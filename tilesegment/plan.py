@@ -9,6 +9,7 @@ from tilesegment.errors import PlanError
 from tilesegment.geometry import Block, FieldOfView, Region, TileGrid
 
 DEFAULT_TILE = 572
+_LEAST_STEP = 256  # pixels
 # side of a block, about: large enough that margins are cheap, small enough that a few fit anywhere
 _BLOCK = 2048
 _CHUNK = 384
@@ -27,6 +28,8 @@ class Settings:
         level: of the image's pyramid.
         z: only these planes, half-open.
         channels: of the image, in the order in which the model wants them.
+        halo: context of a tile, pixels, instead of what makes tiles exact.
+        prune: of a U-Net++, the level of the head that is used.
         threshold: two classes: probability above which a pixel is class 1.
         tta: average over the 8 symmetries of the square: 8 times the work, a better mask.
         normalise: `model` takes the grey values that the model was trained on, `image` measures those of this image.
@@ -40,6 +43,8 @@ class Settings:
     level: int = 0
     z: tuple[int, int] | None = None
     channels: tuple[int, ...] | None = None
+    halo: int | None = None
+    prune: int | None = None
     threshold: float | None = None
     tta: bool = False
     normalise: str = "model"
@@ -52,6 +57,8 @@ class Settings:
         """
         if self.batch is not None and not 1 <= self.batch <= 1024:
             raise PlanError(f"batch is {self.batch}; allowed: auto, 1 to 1024")
+        if self.halo is not None and not 0 <= self.halo <= 65_536:
+            raise PlanError(f"halo is {self.halo}; allowed: 0 to 65536 pixels")
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise PlanError(f"threshold is {self.threshold}; allowed: between 0 and 1")
         if self.normalise not in ("model", "image"):
@@ -207,7 +214,7 @@ def make_plan(
     if settings.threshold is not None and network.classes != 2:
         raise PlanError(f"a threshold needs a model of two classes; this one has {network.classes}: leave it out")
     region, planes = _region(image, settings.roi), _planes(image, settings.z)
-    tile = settings.tile if settings.tile is not None else network.view.nearest_tile(DEFAULT_TILE)
+    tile = settings.tile if settings.tile is not None else _default_tile(network.view)
     step = network.view.step_of(tile)
     chunk = _chunk(step)
     # whole tiles and whole chunks: one of the two is a multiple of the other
@@ -249,6 +256,12 @@ def fingerprint(plan: Plan, settings: Settings, more: Mapping[str, Any]) -> dict
         "tta": settings.tta,
         **more,
     }
+
+
+def _default_tile(view: FieldOfView) -> int:
+    """Side of a tile where none was chosen: that of the paper, unless hardly anything of it would be kept."""
+    least = -(-_LEAST_STEP // view.divisor) * view.divisor
+    return max(view.nearest_tile(DEFAULT_TILE), view.tile_of(least))
 
 
 def _region(image: ImageFacts, roi: Region | None) -> Region:

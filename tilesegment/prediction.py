@@ -15,6 +15,7 @@ from tilesegment.masks import create_mask, create_probabilities
 from tilesegment.overview import overview
 from tilesegment.plan import Settings, check_names
 from tilesegment.preview import check_preview_path
+from tilesegment.verification import mismatch
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class Prediction:
         seconds: from the first block to the finished mask.
         mpx_per_s: millions of pixels a second, this run.
         tile, step, batch, device, precision: as planned.
+        halo: context of a tile, pixels.
+        mismatch: of a halo that was chosen: share of the pixels near tile lines and image borders whose class a larger
+            one changes; None where tiles are exact.
         peak_rss_bytes: largest resident memory of the process.
         model: its name.
     """
@@ -42,6 +46,8 @@ class Prediction:
     batch: int
     device: str
     precision: str
+    halo: int
+    mismatch: float | None
     peak_rss_bytes: int
     model: str
 
@@ -73,8 +79,8 @@ def predict(
         preview: a PNG or JPEG, image and overlay side by side.
         axes, select: how the image's dimensions are to be read, see `open_image`.
         report: called after every block with how far it is, and the pixels that this run decides in all.
-        settings: the fields of `Settings`: tile, batch, device, precision, roi, level, z, channels, threshold, tta,
-            normalise.
+        settings: the fields of `Settings`: tile, halo, prune, batch, device, precision, roi, level, z, channels,
+            threshold, tta, normalise.
 
     Raises:
         TilesegmentError: the image, the model, the settings or the output is not to be had; nothing that existed is
@@ -107,9 +113,13 @@ def run_job(
         first, level, size = plan.planes.start, job.settings.level, spec.pixel_size
         overview(job.source, writer.base, plan.region, level, first, spec.classes, size, Path(preview))
     speed = done.pixels / 1e6 / max(done.seconds, 1e-9)
+    known = {"seconds": round(done.seconds, 3), "mpx_per_s": round(speed, 4)}
+    inexact = None if job.model.header.halo is None else mismatch(job)
+    if inexact is not None:
+        known |= {"halo": plan.network.view.before, "mismatch": inexact}
     for store in (likely, writer):
         if store is not None:
-            store.finish({"seconds": round(done.seconds, 3), "mpx_per_s": round(speed, 4)})
+            store.finish(known)
     seconds = time.monotonic() - start
     return Prediction(
         out=str(out),
@@ -123,6 +133,8 @@ def run_job(
         batch=plan.batch,
         device=plan.device,
         precision=plan.precision,
+        halo=plan.network.view.before,
+        mismatch=inexact,
         peak_rss_bytes=peak_memory(),
         model=job.model.header.name,
     )

@@ -1,18 +1,22 @@
 """Proof of seamlessness on a user's own image: tiled against untiled, where seams would show."""
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from tilesegment.errors import PlanError
-from tilesegment.geometry import Region, TileGrid
+from tilesegment.geometry import FieldOfView, Region, TileGrid
 from tilesegment.job import Job
 from tilesegment.plan import Settings
+from tilesegment.predictors.torch import TorchPredictor
 
 # side of a crop: some lines of the coarsest pooling grid on either side of a tile line
 _SIDE = 96
+# a halo that was chosen is judged by so many pixels more of it
+_MORE = 192
 # probabilities that differ by no more are equal: rounding, where another tile shape sums in another order
 _TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4}
 
@@ -69,6 +73,8 @@ def verify(
     model: str | Path | None = None,
     *,
     tile: int | None = None,
+    halo: int | None = None,
+    prune: int | None = None,
     device: str = "cpu",
     precision: str = "fp64",
     level: int = 0,
@@ -79,11 +85,12 @@ def verify(
     """Predicts crops twice: by tiles, as `predict` does, and in one pass, and compares.
 
     The one pass over a crop reads all its context, mirrored beyond the image, from the same pooling grid, and so gives
-    what one pass over the whole mirror-padded image gives there. The crops straddle tile lines and image borders.
+    what one pass over the whole mirror-padded image gives there. The crops straddle tile lines and image borders. A
+    halo that was chosen is compared with a larger one.
 
     Args:
         image, model, axes, select: as in `predict`.
-        tile: side of the tiles that are verified.
+        tile, halo, prune: as for `predict`.
         device, precision: fp64 (on the CPU) leaves no rounding to argue about; fp32 verifies what a GPU does.
         level: of the image's pyramid.
         report: called after each crop.
@@ -93,13 +100,27 @@ def verify(
     """
     if precision not in _TOLERANCE:
         raise PlanError(f"precision {precision!r} has rounding of its own; allowed for verify: {', '.join(_TOLERANCE)}")
-    settings = Settings(tile=tile, device=device, precision=precision, level=level)
+    settings = Settings(tile=tile, halo=halo, prune=prune, device=device, precision=precision, level=level)
     with Job(image, model, settings, axes=axes, select=select) as job:
         crops = []
-        for region in crops_of(job.plan.image.shape, job.plan.step, job.plan.network.view.divisor):
-            crops.append(_compare(job, region))
-            report(crops[-1])
+        for crop in _compare_all(job):
+            crops.append(crop)
+            report(crop)
         return Verification(job.plan.tile, job.plan.step, precision, tuple(crops), _TOLERANCE[precision])
+
+
+def mismatch(job: Job) -> float:
+    """Share of the pixels near tile lines and image borders whose class another tiling would change; exact ones 0."""
+    crops = list(_compare_all(job))
+    return sum(crop.pixels for crop in crops) / sum(crop.region.area for crop in crops)
+
+
+def _compare_all(job: Job) -> Iterator[Crop]:
+    # batches are always full, and here are single tiles and large ones
+    predictor = copy.copy(job.predictor)
+    predictor.batch = 1
+    for region in crops_of(job.plan.image.shape, job.plan.step, job.plan.network.view.divisor):
+        yield _compare(job, predictor, region)
 
 
 def crops_of(shape: tuple[int, int], step: int, divisor: int) -> list[Region]:
@@ -113,7 +134,7 @@ def crops_of(shape: tuple[int, int], step: int, divisor: int) -> list[Region]:
     return list(dict.fromkeys(crops))
 
 
-def _compare(job: Job, region: Region) -> Crop:
+def _compare(job: Job, predictor: TorchPredictor, region: Region) -> Crop:
     """One crop, by tiles of the plan and in one pass."""
     view, shape, plane = job.plan.network.view, job.plan.image.shape, job.plan.planes.start
     probabilities, ids = np.empty((job.plan.network.classes, *region.shape)), np.empty(region.shape, np.uint8)
@@ -122,12 +143,15 @@ def _compare(job: Job, region: Region) -> Crop:
         for column in range(region.x0 // single.step, -(-region.x1 // single.step)):
             tile = single.at(row, column)
             both = tile.write.intersect(region)
-            found_ids, found = job.predictor.predict_probabilities(job.read(plane, tile), tile)
+            found_ids, found = predictor.predict_probabilities(job.read(plane, tile), tile)
             there, here = both.within(tile.write).slices, both.within(region).slices
             probabilities[:, *here], ids[here] = found[:, *there], found_ids[there]
     # one more divisor than the crop is wide: its first pixel need not be on the pooling grid
     side = (max(region.shape) // view.divisor + 2) * view.divisor
+    if job.model.header.halo is not None:
+        more = -(-_MORE // view.divisor) * view.divisor
+        view = FieldOfView(view.divisor, view.before + more, view.after + more, view.crops)
     whole = TileGrid(region, side, side, view).at(0, 0)
     assert len(whole.tiles) == 1
-    once_ids, once = job.predictor.predict_probabilities(job.read(plane, whole), whole)
+    once_ids, once = predictor.predict_probabilities(job.read(plane, whole), whole)
     return Crop(region, float(np.abs(probabilities - once).max()), int(np.count_nonzero(ids != once_ids)))

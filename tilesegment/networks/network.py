@@ -11,8 +11,8 @@ from tilesegment.networks.options import Option
 class Network(nn.Module):
     """(B, in_channels, H, W) float -> logits (B, classes, h, w); soft-max is the caller's.
 
-    In evaluation mode `forward` gives one tensor, in training mode it may give a tuple of them, each to be compared
-    with the same labels.
+    In evaluation mode `forward` gives one tensor, in training mode it may give a tuple of them, that one first, each
+    to be compared with the same labels.
 
     Attributes:
         options: what its constructor takes beside `in_channels` and `classes`.

@@ -6,7 +6,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from tilesegment.geometry import FieldOfView
 from tilesegment.networks.layers import initialise
 from tilesegment.networks.network import Network
 from tilesegment.networks.options import BASE, DEPTH, DROPOUT, Option
@@ -45,13 +44,6 @@ class UNet(Network):
         self.head = nn.Conv2d(base, classes, 1)
         self.dropout = nn.Dropout(dropout)
         initialise(self)
-
-    @property
-    def field_of_view(self) -> FieldOfView:
-        """Where the network looks: 6 * 2**depth - 4 pixels a side, in steps of 2**depth, as its input sizes are."""
-        divisor = 2**self.depth
-        margin = 6 * divisor - 4
-        return FieldOfView(divisor=divisor, before=margin, after=margin + 4 % divisor, crops=True)
 
     @property
     def heads(self) -> tuple[nn.Conv2d, ...]:

@@ -33,8 +33,8 @@ class UNetPlusPlus(Network):
         base: channels of the first stage.
         supervision: `deep` has the heads 1 to `level`, `last`, which is what `pruned` leaves, head `level` alone.
 
-    Shapes: (B, in_channels, H, W) float -> (B, classes, H, W), in training mode a tuple of them, one a head, by rising
-    level; H and W are multiples of 2 ** level.
+    Shapes: (B, in_channels, H, W) float -> (B, classes, H, W), in training mode a tuple of them, one a head, the
+    deepest first; H and W are multiples of 2 ** level.
     """
 
     options: ClassVar[Mapping[str, Option]] = {
@@ -102,7 +102,7 @@ class UNetPlusPlus(Network):
                 joined = torch.cat([*rows[stage], coarser], dim=1)
                 rows[stage].append(self.node[f"{stage}{column}"](joined))
         if self.training:
-            return tuple(head(rows[0][int(level)]) for level, head in self.head.items())
+            return tuple(head(rows[0][int(level)]) for level, head in reversed(list(self.head.items())))
         return self.head[str(self.level)](rows[0][-1])
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
 
 from tilesegment.evaluation import membrane_scores
 from tilesegment.model import Model
@@ -38,10 +37,10 @@ def recentred(model: Model, threshold: float) -> Model:
     over views and a glance at a probability map take it.
     """
     network = copy.deepcopy(model.network)
-    head = getattr(network, "network", network).head
-    assert isinstance(head, nn.Conv2d) and head.bias is not None and len(head.bias) == 2
-    with torch.no_grad():
-        head.bias[1] -= math.log(threshold / (1 - threshold))
+    for head in network.heads:
+        assert head.bias is not None and len(head.bias) == 2
+        with torch.no_grad():
+            head.bias[1] -= math.log(threshold / (1 - threshold))
     return Model(model.header, network)
 
 

@@ -17,7 +17,11 @@ from tilesegment.geometry import FieldOfView
 from tilesegment.header import ModelHeader
 from tilesegment.model import Model
 from tilesegment.networks import build_network
+from tilesegment.networks.field_of_view import chosen, derive
+from tilesegment.networks.network import Network
+from tilesegment.networks.rescaled import Rescaled
 from tilesegment.predictors.devices import PRECISIONS, choose_device, choose_precision
+from tilesegment.training.architecture import choose_network
 from tilesegment.training.checkpoint import load_checkpoint, save_checkpoint
 from tilesegment.training.data import Dataset, normalisation_of
 from tilesegment.training.examples import Batch, Examples, batches, reduce_section
@@ -26,6 +30,7 @@ from tilesegment.training.settings import DEFAULT_BUDGET, TrainingSettings
 from tilesegment.training.validation import Scores, choose_goal, validate
 
 _TILE = 572
+_LARGEST_HALO = 1024
 # how often the held-out sections are looked at, in parts of the run
 _LOOKS = 6
 # a network that says the same everywhere for this part of the run, and so many updates, will not learn any more
@@ -75,41 +80,60 @@ class Trainer:
         self.init = None if settings.init is None else Model.load(settings.init)
         reduced = [reduce_section(section, settings.reduction) for section in self.sections]
         self.normalisation = normalisation_of(reduced) if self.init is None else self.init.header.normalisation
-        self.arguments = _arguments(settings, len(reduced[0].image), len(data.classes), self.init)
+        self.name, self.arguments = choose_network(settings, len(reduced[0].image), len(data.classes), self.init)
         torch.manual_seed(settings.seed)
         # what is trained sees the reduced images; the model that is kept reduces them itself
-        self.network = build_network("unet", {**self.arguments, "reduction": 1})
+        self.network = build_network(self.name, {**self.arguments, "reduction": 1})
         if self.init is not None:
             self.network.load_state_dict(_bare(self.init.network).state_dict())
+        self.halo = settings.halo if settings.halo is not None or self.init is None else self.init.header.halo
+        view = self._view()
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        view = self.network.field_of_view
-        assert isinstance(view, FieldOfView)
         tile = self._tile(view)
         self.examples = Examples(
             reduced,
             self.normalisation,
             tile,
-            tile - 2 * view.before,
+            tile - 2 * view.before if view.crops else tile,
             settings.batch,
             settings.augmentation,
             settings.seed,
             (settings.border_weight, settings.border_sigma / settings.reduction),
         )
         self.weights = _class_weights(settings.class_weights, data, self.device)
-        # early on the average follows closely, later it looks back over a thousand updates
-        self.average = AveragedModel(self.network, avg_fn=lambda mean, new, n: mean.lerp(new, 1 - self._decay(int(n))))
+        self.average = AveragedModel(self.network, avg_fn=self._average, use_buffers=True)
         self.optimiser = _optimiser(self.network, settings)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.step, self.seconds, self.looks, self.constant = 0, 0.0, 0, 0
 
+    def _view(self) -> FieldOfView:
+        """What the network that is trained needs to see; early, so that hours later it can be used.
+
+        Raises:
+            PlanError: so much that held-out sections are hardly predicted with it.
+            ModelError: no halo is exact, and none was chosen.
+        """
+        reduction = self.settings.reduction
+        if self.halo is not None:
+            return chosen(self.network, -(-self.halo // reduction))
+        view = derive(self.network)
+        if view.before > _LARGEST_HALO:
+            raise PlanError(
+                f"tiles of {self.name} are exact with a halo of {view.before} px, which is hardly practical; "
+                "choose one with halo, such as 384, and see what it leaves"
+            )
+        return view
+
     def _tile(self, view: FieldOfView) -> int:
         """Side of the network's input, pixels of the reduced image."""
         reduction, wanted = self.settings.reduction, self.settings.tile
+        # beyond its border a same-padding network is trained on zeros: no halo is needed
+        fits = view if view.crops else FieldOfView(view.divisor, 0, 0, crops=False)
         if wanted is None:
-            return view.nearest_tile(_TILE)
+            return fits.nearest_tile(_TILE)
         if wanted % reduction:
             raise PlanError(f"tile is {wanted}; at scale {self.settings.scale:g} it is a multiple of {reduction}")
-        view.step_of(wanted // reduction)  # raises where the network cannot take such a tile
+        fits.step_of(wanted // reduction)  # raises where the network cannot take such a tile
         return wanted // reduction
 
     def run(self) -> Iterator[Record]:
@@ -157,6 +181,7 @@ class Trainer:
         half = self.precision in ("bf16", "fp16")
         with torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=half):
             logits = self.network(x.contiguous(memory_format=torch.channels_last))
+        main = logits[0] if isinstance(logits, tuple) else logits
         loss = self.loss(logits, t, self.weights, border)
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
@@ -166,7 +191,7 @@ class Trainer:
         self.scaler.update()
         self.average.update_parameters(self.network)
         if not _is_constant(t):  # where the label is of one class, the network may well say so
-            self.constant = self.constant + 1 if _is_constant(logits.detach().argmax(1)) else 0
+            self.constant = self.constant + 1 if _is_constant(main.detach().argmax(1)) else 0
         return float(loss.detach())
 
     def _check_health(self, loss: float, progress: float) -> None:
@@ -182,16 +207,17 @@ class Trainer:
     def model(self) -> Model:
         """The averaged weights so far, with the record of the run."""
         header = ModelHeader(
-            network="unet",
+            network=self.name,
             arguments=self.arguments,
             classes=self.data.classes,
             normalisation=self.normalisation,
             pixel_size=self.data.pixel_size,
+            halo=self.halo,
             name=self.settings.name,
             licence=self.settings.licence,
             training=self._provenance(),
         )
-        network = build_network("unet", self.arguments)
+        network = build_network(self.name, self.arguments)
         weights = {name: value.cpu() for name, value in self.average.module.state_dict().items()}
         _bare(network).load_state_dict(weights)
         return Model(header, network.requires_grad_(False).eval())
@@ -229,8 +255,12 @@ class Trainer:
     def _networks(self) -> dict[str, nn.Module]:
         return {"network": self.network, "average": self.average}
 
-    def _decay(self, updates: int) -> float:
-        return min(self.settings.ema, (1 + updates) / (10 + updates))
+    def _average(self, mean: Tensor, new: Tensor, updates: Tensor | int) -> Tensor:
+        """The average with another update; early on it follows closely, later it looks back over a thousand."""
+        if not mean.is_floating_point():  # a count
+            return new
+        decay = min(self.settings.ema, (1 + int(updates)) / (10 + int(updates)))
+        return mean.lerp(new, 1 - decay)
 
     def _provenance(self) -> dict[str, Any]:
         record: dict[str, Any] = {"steps": self.step, "seconds": round(self.seconds, 1)}
@@ -245,35 +275,9 @@ class Trainer:
         }
 
 
-def _arguments(settings: TrainingSettings, channels: int, classes: int, init: Model | None) -> dict[str, Any]:
-    """Of the network, as `build_network` takes them.
-
-    Raises:
-        PlanError: the model that training starts from takes other images, tells other classes apart, or is of another
-            size than was asked for.
-    """
-    wanted: dict[str, Any] = {"in_channels": channels, "classes": classes, "dropout": settings.dropout}
-    shape = {"depth": 4, "base": 32}
-    if init is not None:
-        given = init.header.arguments
-        for key, what in (("in_channels", "channels"), ("classes", "classes")):
-            if given[key] != wanted[key]:
-                raise PlanError(f"init {settings.init} has {given[key]} {what}, the data have {wanted[key]}")
-        shape = {key: given[key] for key in shape}
-        for key in shape:
-            if getattr(settings, key) not in (None, shape[key]):
-                raise PlanError(f"init {settings.init} has {key} {shape[key]}; leave {key} out, or init")
-        if given.get("reduction", 1) != settings.reduction:
-            raise PlanError(f"init {settings.init} works at scale {1 / given.get('reduction', 1):g}; give that scale")
-    wanted |= {key: value if getattr(settings, key) is None else getattr(settings, key) for key, value in shape.items()}
-    return wanted if settings.reduction == 1 else {**wanted, "reduction": settings.reduction}
-
-
-def _bare(network: nn.Module) -> nn.Module:
+def _bare(network: Network) -> Network:
     """The network without what reduces its images."""
-    inner = getattr(network, "network", network)
-    assert isinstance(inner, nn.Module)
-    return inner
+    return network.network if isinstance(network, Rescaled) else network
 
 
 def _class_weights(weights: tuple[float, ...] | str | None, data: Dataset, device: torch.device) -> Tensor | None:

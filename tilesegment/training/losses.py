@@ -95,16 +95,22 @@ class Loss:
         return tuple(part.strip() for part in self.text.split("+"))
 
     def __call__(
-        self, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None, border: Tensor | None = None
+        self,
+        logits: Tensor | tuple[Tensor, ...],
+        labels: Tensor,
+        class_weights: Tensor | None = None,
+        border: Tensor | None = None,
     ) -> Tensor:
         """The loss, a float32 scalar; 0 if no pixel counts.
 
         Args:
-            logits: (B, K, H, W).
+            logits: (B, K, H, W); of several outputs (deep supervision) the mean of the losses is taken.
             labels: (B, H, W) int64 class ids or `IGNORE`.
             class_weights: (K,) float32; None is 1 for each.
             border: (B, H, W) float32, added to the class weights: `weight_maps.border_weights`.
         """
+        if isinstance(logits, tuple):
+            return torch.stack([self(output, labels, class_weights, border) for output in logits]).mean()
         counted = labels != IGNORE
         weight = counted.float()
         if class_weights is not None:

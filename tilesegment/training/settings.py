@@ -24,8 +24,10 @@ class TrainingSettings:
         budget: seconds of wall clock; None with `steps` and `epochs` None is 20 minutes.
         steps: number of updates, instead of a budget; then the run is reproducible.
         epochs: how often as many examples are drawn as there are sections, instead.
-        base, depth: of the U-Net, 32 and 4 unless `init` has others; 64 and 4 in the paper.
-        dropout: at the end of the contracting path; 0.5 in the paper.
+        network: a name of `networks.NETWORKS`; None is that of `init`, or `unet`.
+        options: of the network, see `networks.options_of`; those not named are `DEFAULT_OPTIONS`, `init`'s, or its own.
+        base, depth, dropout: three of these options, which many networks have; 64, 4 and 0.5 in the paper.
+        halo: context of a tile, pixels, where what makes tiles exact is too large, or nothing does; kept in the model.
         tile: side of the network's input; None is 572, or what corresponds to it at `scale`.
         batch: examples an update.
         optimiser: `adamw`, or `sgd` with momentum 0.99 as in the paper.
@@ -51,9 +53,12 @@ class TrainingSettings:
     budget: float | None = None
     steps: int | None = None
     epochs: int | None = None
+    network: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     base: int | None = None
     depth: int | None = None
-    dropout: float = 0.1
+    dropout: float | None = None
+    halo: int | None = None
     tile: int | None = None
     batch: int = 1
     optimiser: str = "adamw"
@@ -92,7 +97,13 @@ class TrainingSettings:
             "batch": (1, 1024),
         }
         bounds |= {"rate": (1e-9, 10), "ema": (0, 0.99999), "border_weight": (0, 1e4), "border_sigma": (0.1, 1e3)}
-        bounds |= {"validation": (0, 0.9), "threshold": (0.001, 0.999), "seed": (0, 2**31), "workers": (0, 256)}
+        bounds |= {
+            "validation": (0, 0.9),
+            "halo": (0, 65_536),
+            "threshold": (0.001, 0.999),
+            "seed": (0, 2**31),
+            "workers": (0, 256),
+        }
         for key, (low, high) in bounds.items():
             value = getattr(self, key)
             if value is not None and not isinstance(value, tuple) and not low <= value <= high:
@@ -136,6 +147,13 @@ class TrainingSettings:
         varied = replace(augmentation, **{key: value for key, value in given.items() if key in inner})
         return cls(**plain, augmentation=varied)
 
+
+# of networks that training starts at random, where a laptop is better served than by the networks' own
+DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
+    "unet": {"base": 32, "dropout": 0.1},
+    "unet-same": {"base": 32},
+    "unet-strided": {"base": 32},
+}
 
 # the recipe of the U-Net paper (arXiv:1505.04597); it names no learning rate, its release had 0.001 with a summed loss
 PRESETS: dict[str, dict[str, Any]] = {

@@ -1,0 +1,62 @@
+"""`tileseg import`."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tilesegment_cli import options
+from tilesegment_cli.types import ListType, OptionType
+
+
+@click.command("import")
+@click.argument("path", metavar="WEIGHTS")
+@click.option("--network", required=True, metavar="NAME", help="What they are the weights of, such as unet-same.")
+@click.option("--option", "options", type=OptionType(), multiple=True, help="Of the network, such as up=nearest.")
+@click.option("--out", "-o", metavar="FILE", help="The model.  [default: WEIGHTS with the suffix .safetensors]")
+@click.option("--classes", type=ListType(str), help="Names of the classes, in the order of the network's outputs.")
+@click.option("--mean", type=ListType(float), help="Grey value taken as 0; one, or one a channel.  [default: 0]")
+@click.option("--std", type=ListType(float), help="Grey values taken as 1.  [default: 255; uint16: 65535; float32: 1]")
+@click.option("--dtype", metavar="uint8|uint16|float32", help="Of the images it was trained on.  [default: uint8]")
+@click.option("--pixel-size", type=ListType(float), metavar="UM", help="Of these images: its side, or height,width.")
+@click.option("--name", help="Name recorded in the model.  [default: that of the file]")
+@click.option("--licence", help="Licence of the weights, recorded in the model.")
+@click.option("--by-order", is_flag=True, help="If the names are unknown, go by the order of the weights.")
+@options.overwrite
+@options.as_json
+@options.quiet
+def import_weights(
+    path: str, out: str | None, pixel_size: tuple[float, ...] | None, as_json: bool, quiet: bool, **given: Any
+) -> None:
+    """Make a model of WEIGHTS, a PyTorch state dict (.pth, .safetensors).
+
+    Those of the public U-Net (github.com/milesial/Pytorch-UNet) are --network unet-same. Nothing in the file is run.
+    """
+    from tilesegment.description import describe
+    from tilesegment.importing import import_weights as make_model
+    from tilesegment.metadata import PixelSize
+
+    if pixel_size is not None and len(pixel_size) > 2:
+        raise click.UsageError(f"--pixel-size has {len(pixel_size)} numbers; give one, or height,width")
+    given["options"] = dict(given["options"])
+    target = str(Path(path).with_suffix(".safetensors")) if out is None else out
+    model = make_model(
+        path,
+        target,
+        pixel_size=None if pixel_size is None else PixelSize(pixel_size[0], pixel_size[-1]),
+        **{key: value for key, value in given.items() if value is not None},
+    )
+    header = model.header
+    if not quiet:
+        arguments = ", ".join(f"{key}={value}" for key, value in header.arguments.items())
+        click.echo(f"{header.network} ({arguments}), by the {header.training['recognised_by']}", err=True)
+        if given["by_order"]:
+            click.echo("Whether it computes alike the order does not say: look at a prediction.", err=True)
+        scale = header.normalisation
+        click.echo(f"images: {scale.dtype}, mean {list(scale.mean)}, std {list(scale.std)}", err=True)
+        click.echo(f"classes: {', '.join(one.name for one in header.classes)}. Use the model:", err=True)
+        click.echo(f"  tileseg predict IMAGE --model {shlex.quote(target)} --out mask.zarr", err=True)
+    if as_json:
+        click.echo(json.dumps(describe(target)))

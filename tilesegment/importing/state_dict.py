@@ -1,0 +1,139 @@
+"""Weights as others save them: tensors by name, read from a file without running anything that is in it."""
+
+import hashlib
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from tilesegment.errors import ModelError
+
+# grey values, or red, green and blue
+ClassValues = tuple[int | tuple[int, int, int], ...]
+
+# where training programs put the state dict in their checkpoints
+_WITHIN = ("state_dict", "model_state_dict", "model")
+_ADVICE = "save it with torch.save(network.state_dict(), FILE), or as .safetensors"
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """The weights of a network of others.
+
+    Attributes:
+        tensors: float32 by name, in the order of the file; without the counts of batches that BatchNorm keeps, which
+            no prediction depends on, and without a prefix that all names share (`module.` of DataParallel).
+        values: grey value, or red, green and blue, of each class in the masks; None if the file does not say.
+        ordered: whether the order is that in which the network was built; safetensors sorts its tensors.
+        sha256: of the file.
+    """
+
+    tensors: Mapping[str, Tensor]
+    values: ClassValues | None
+    ordered: bool
+    sha256: str
+
+
+def read_state_dict(path: Path) -> StateDict:
+    """The state dict in a safetensors file, or in what `torch.save` wrote; alone, or in a training's checkpoint.
+
+    Raises:
+        ModelError: it cannot be read, is neither, or holds more than plain data: a pickle may run code and is not
+            followed any further.
+    """
+    try:
+        with path.open("rb") as file:
+            digest, size = hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+            file.seek(0)
+            start = file.read(9)
+            file.seek(0)
+            # 8 bytes of length, then JSON
+            sorted_ = start[8:] == b"{"
+            content = safetensors.torch.load(file.read()) if sorted_ else _unpickle(file)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}); name a file of weights") from error
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    except (ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise ModelError(f"{path}: a damaged safetensors file ({printable(error)}); copy it again") from error
+    named, values = _innermost(content)
+    found = {name: value for name, value in named.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    tensors = {name: value for name, value in found.items() if not name.endswith("num_batches_tracked")}
+    if not tensors:
+        raise ModelError(f"{path}: a {type(content).__name__} without weights by name, not a state dict; {_ADVICE}")
+    _check_plain(path, tensors, size)
+    prefix = _shared_prefix(tensors)
+    plain = {name.removeprefix(prefix): value.detach().float() for name, value in tensors.items()}
+    return StateDict(plain, values, not sorted_, digest)
+
+
+def _unpickle(file: BinaryIO) -> Any:
+    """What `torch.save` wrote, as far as it is tensors and plain values; nothing else is ever called."""
+    try:
+        with warnings.catch_warnings():
+            # what is odd about a file is said by our own message, or does not matter
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # whatever damaged or hostile bytes make of the reader
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        what = "it is not what torch.save writes of a state dict, or damaged"
+        if foreign is not None:
+            what = f"it holds {printable(foreign[1])}, which may run code"
+        raise ModelError(f"{what}; nothing in it was run: {_ADVICE}") from error
+
+
+def _innermost(content: object) -> tuple[Mapping[Any, Any], ClassValues | None]:
+    """The state dict within a checkpoint, and the values of the classes, which may stand in it or beside it."""
+    named = content if isinstance(content, Mapping) else {}
+    values = _class_values(named.get("mask_values"))
+    for key in _WITHIN:
+        if isinstance(named.get(key), Mapping):
+            named = named[key]
+            values = values or _class_values(named.get("mask_values"))
+    return named, values
+
+
+def _check_plain(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:
+    """Whether these are weights, of numbers that are all in the file, of `size` bytes."""
+    for name, value in tensors.items():
+        if not value.is_floating_point() or value.layout != torch.strided or value.device.type != "cpu":
+            raise ModelError(f"{path}: {printable(name)} is no plain tensor of floats ({value.dtype}); {_ADVICE}")
+    # a small file can claim a tensor of any size that repeats one number
+    if sum(value.numel() * value.element_size() for value in tensors.values()) > size:
+        raise ModelError(f"{path}: its tensors claim more numbers than it holds; {_ADVICE}")
+
+
+def _shared_prefix(names: Mapping[str, Tensor]) -> str:
+    """The parents that all tensors have in common, such as `module.` or `model.net.`; with a dot at the end."""
+    parents = [name.split(".")[:-1] for name in names]
+    shared = []
+    for level in zip(*parents, strict=False):
+        if len(set(level)) > 1:
+            break
+        shared.append(f"{level[0]}.")
+    return "".join(shared)
+
+
+def _class_values(given: object) -> ClassValues | None:
+    """`mask_values`, if they are what the public U-Net's training writes: sorted grey values, or colours."""
+    if not isinstance(given, list) or not given:
+        return None
+    if all(type(value) is int for value in given):
+        return tuple(given)
+    if all(isinstance(v, list) and len(v) == 3 and all(type(n) is int and 0 <= n <= 255 for n in v) for v in given):
+        return tuple((red, green, blue) for red, green, blue in given)
+    return None
+
+
+def printable(text: object) -> str:
+    """The first line of what a stranger wrote, short and without control characters."""
+    first = (str(text).splitlines() or [""])[0][:120]
+    return "".join(letter if letter.isprintable() else "?" for letter in first)
