@@ -1,6 +1,7 @@
 """The command line as its users meet it: what is printed where, and the exit codes."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def test_help_is_there_for_every_command(name: str, run: Run) -> None:
 def test_every_option_says_what_it_does() -> None:
     for command in tileseg.commands.values():
         assert command.help
-        told_by_their_names = {"image", "mask", "path", "data", "prediction", "truth", "help"}
+        told_by_their_names = {"image", "mask", "path", "data", "prediction", "truth", "device", "precision", "help"}
         for parameter in command.params:
             assert parameter.name in told_by_their_names or getattr(parameter, "help", None), parameter.name
 
@@ -66,12 +67,13 @@ def test_the_command_of_the_readme(folder: Path, run: Run) -> None:
 
 def test_the_other_command_of_the_readme(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """All defaults but the twenty minutes; the command that it ends with works."""
-    monkeypatch.setattr("tilesegment.training.loop._DEFAULT_BUDGET", 1.0)
+    monkeypatch.setattr("tilesegment.training.loop.DEFAULT_BUDGET", 1.0)
     write_pairs(folder / "em_data", 2, side=64)
     found = run("train em_data/")
     assert (found.code, found.out) == (0, "")
-    assert "2 labelled images: 2 of 64 x 64; 1 channel(s) of uint8" in found.err
-    assert "held out: 01" in found.err
+    assert "data          2 labelled images" in found.err
+    assert "held out      1: 01" in found.err
+    assert (folder / "runs" / "em_data" / "report.html").exists()
     command = found.err.strip().splitlines()[-1].strip()
     assert command == "tileseg predict IMAGE --model runs/em_data/model.safetensors --out mask.zarr"
     assert run(command.removeprefix("tileseg ").replace("IMAGE", "slide.tif") + " --roi 0:9,0:9 --tile 204").code == 0
@@ -186,8 +188,10 @@ class TestTrain:
         facts = json.loads(found.out.splitlines()[-1])
         assert (facts["folder"], facts["steps"], facts["model"]) == ("my_run", 3, "my_run/model.safetensors")
         assert 0 < facts["scores"]["accuracy"] < 1
-        assert "  class 1: inside (value 255 in the labels), " in found.err
-        assert "Held out: accuracy 0." in found.err
+        assert re.search(r"1  inside +255  \d\d\.\d\d %", found.err)
+        assert "Held out: Dice 0." in found.err
+        assert "with the 8 views of --tta: Dice 0." in found.err
+        assert "my_run/report.html" in found.err
         told = run("info my_run/model.safetensors").out
         assert "blobs" in told
         assert "MIT" in told
@@ -208,8 +212,57 @@ class TestTrain:
         found = run(self.LINE.replace("--steps 3", "--steps 99"))
         assert (found.code, found.out) == (130, "")
         assert "The model after 2 steps is in runs/data." in found.err
+        assert "Go on with: tileseg train data --out runs/data --resume" in found.err
         assert found.err.rstrip().endswith("Stopped.")
+        monkeypatch.setattr(Trainer, "_update", update)
         assert run("info runs/data/model.safetensors").code == 0
+
+    def test_every_option_reaches_the_run(self, folder: Path, run: Run) -> None:
+        """What is parsed is not ignored: all of it stands in config.json."""
+        write_pairs(folder / "data", 3, side=64)
+        line = (
+            "train data --out my_run -q --steps 2 --network unet-same --option up=nearest --option depth=2 --base 2 "
+            "--dropout 0.2 --tile 64 --scale 0.5 --batch 2 --lr 0.01 --optimiser sgd --ema 0.9 --loss bce+iou "
+            "--class-weights auto --border-weight 3 --border-sigma 2 --elastic-sigma 4 --elastic-grid 20 --defects 0.5 "
+            "--validation 01 --goal miou --threshold 0.4 --seed 7 --precision fp32 --workers 0 --halo 16 --name n "
+            "--licence MIT --device cpu"
+        )
+        assert run(line) == Outcome(0, "", "")
+        settings = json.loads((folder / "my_run" / "config.json").read_text())["settings"]
+        augmentation = settings.pop("augmentation")
+        expected = {
+            "steps": 2, "network": "unet-same", "options": {"up": "nearest", "depth": 2}, "base": 2, "dropout": 0.2,
+            "tile": 64, "scale": 0.5, "batch": 2, "rate": 0.01, "optimiser": "sgd", "ema": 0.9, "loss": "bce+iou",
+            "class_weights": "auto", "border_weight": 3, "border_sigma": 2, "validation": ["01"], "goal": "miou",
+            "threshold": 0.4, "seed": 7, "precision": "fp32", "workers": 0, "halo": 16, "name": "n", "licence": "MIT",
+            "device": "cpu", "budget": None, "epochs": None, "depth": None, "init": None,
+        }  # fmt: skip
+        assert settings == expected
+        assert [augmentation[key] for key in ("elastic_sigma", "elastic_grid", "defects")] == [4, 20, 0.5]
+        # the same again from the file, one thing changed
+        assert run("train data --out again -q --config my_run/config.json --seed 8") == Outcome(0, "", "")
+        again = json.loads((folder / "again" / "config.json").read_text())["settings"]
+        assert {**again, "seed": 7, "name": "n"} == {**settings, "augmentation": augmentation}
+
+    def test_a_stopped_run_goes_on(self, folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        write_pairs(folder / "data", 3, side=64)
+        save = Trainer.save
+        with monkeypatch.context() as stopped:
+            stopped.setattr(Trainer, "_check_health", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            assert run(self.LINE + "--out my_run").code == 130
+        assert Trainer.save is save
+        found = run("train data --out my_run --resume")
+        assert found.code == 0
+        assert "going on after step 1" in found.err
+        assert run("train data --out my_run --resume").code == 1
+
+
+def test_networks_are_listed_with_their_options(run: Run) -> None:
+    found = run("networks")
+    assert found.code == 0
+    for words in ("unetpp", "--option up=", "halo 3296 px", "tileseg train begins with base=32, dropout=0.1"):
+        assert words in found.out
+    assert {one["name"] for one in json.loads(run("networks --json").out)} >= {"unet", "unet-same", "fcn8"}
 
 
 class TestVerify:

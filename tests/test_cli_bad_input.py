@@ -103,7 +103,7 @@ BAD = [
     ("predict slide.tif -m toy.safetensors", 2, "Missing option '--out'"),
     ("predict", 2, "Missing argument 'IMAGE' (see tileseg predict --help)"),
     ("segment slide.tif", 2, "No such command 'segment'"),
-    ("train missing", 1, "missing has no folder images/; expected images/ and labels/"),
+    ("train missing", 1, "there is no folder missing; name the one that holds images/ and labels/"),
     ("train no_label", 1, "no_label/images/00.png has no label; expected no_label/labels/00.*"),
     ("train no_image", 1, "no_image/labels/00.png has no image; expected no_image/images/00.*"),
     ("train sizes", 1, "label 00 is 40 x 41 (y, x), its image 40 x 40"),
