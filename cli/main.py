@@ -8,6 +8,7 @@ import click
 
 from tilesegment import TilesegmentError
 from tilesegment_cli.evaluate import evaluate
+from tilesegment_cli.export import export
 from tilesegment_cli.import_weights import import_weights
 from tilesegment_cli.info import info, models, networks
 from tilesegment_cli.predict import predict
@@ -28,7 +29,7 @@ def tileseg(debug: bool) -> None:
     """  # noqa: D301 - click looks for the backspace itself
 
 
-for command in (predict, train, evaluate, verify, preview, info, models, networks, import_weights):
+for command in (predict, train, evaluate, verify, preview, info, models, networks, import_weights, export):
     tileseg.add_command(command)
 
 

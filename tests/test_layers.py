@@ -35,7 +35,7 @@ ALLOWED = {
 ABOVE = {"training", "evaluation"}
 # third parties that stay where they are wrapped
 ONLY = {
-    "torch": {"networks", "model", "predictors", "training", "importing"},
+    "torch": {"networks", "model", "predictors", "training", "importing", "exchange"},
     "safetensors": {"model", "training", "importing"},
     "dask": {"cluster"},
     "distributed": {"cluster"},

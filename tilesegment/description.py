@@ -11,6 +11,7 @@ from tilesegment.models import bundled_models
 
 # others' suffixes too: that their files are not opened is said better as of a model than as of an image
 _MODELS = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl")
+_FOREIGN = (".onnx", ".zip")
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -28,6 +29,10 @@ def describe(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if path.suffix in _MODELS:
         return _model(str(path), read_header(path))
+    if path.suffix.lower() in _FOREIGN or path.name == "rdf.yaml":
+        from tilesegment.exchange.onnx_model import load_model
+
+        return _model(str(path), load_model(path).header)
     return _mask(path) if _is_mask(path) else _image(path)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from tilesegment.engine import Progress, stream
 from tilesegment.errors import ImageError, ModelError, PlanError
+from tilesegment.exchange.onnx_model import OnnxModel, load_model
 from tilesegment.geometry import Block, Region, TileGrid
 from tilesegment.images import open_image, read_mirrored
 from tilesegment.images.source import ImageSource
@@ -51,13 +52,15 @@ class Job:
     ) -> None:
         settings.check()
         device = choose_device(settings.device)
-        precision = choose_precision(device, settings.precision)
         self.settings, self.axes, self.select = settings, axes, dict(select or {})
         self.source = open_image(image, axes=axes, select=select)
         try:
             facts = _image_facts(self.source, settings.level)
-            loaded = Model.load(model if model is not None else _default_model(self.source, settings))
+            loaded = load_model(model if model is not None else _default_model(self.source, settings))
             self.model = _as_wanted(loaded, settings)
+            precision = choose_precision(device, settings.precision)
+            if isinstance(self.model, OnnxModel) and settings.precision == "auto":
+                precision = "fp32"  # it computes in its own
             network = _network_facts(self.model)
             free = free_memory(device)
             self.plan = make_plan(facts, network, settings, device=str(device), precision=precision, free_bytes=free)
@@ -208,6 +211,8 @@ def _image_facts(source: ImageSource, level: int) -> ImageFacts:
 
 def _network_facts(model: Model) -> NetworkFacts:
     weights = sum(value.numel() for value in model.network.parameters()) * 4
+    if isinstance(model, OnnxModel):
+        weights = model.network.file.size
     values, header = model.network.values_per_pixel, model.header
     return NetworkFacts(model.field_of_view, header.channels, len(header.classes), weights, values * 4)
 

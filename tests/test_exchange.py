@@ -1,0 +1,204 @@
+"""Export: what other programs compute is what PyTorch computes here, and what is read back needs nothing more."""
+
+import io
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import noise, toy_model, toy_network
+from onnx_files import onnxruntime, yaml
+from PIL import Image
+
+from tilesegment.engine import predict_array
+from tilesegment.errors import ModelError
+from tilesegment.exchange.export import export
+from tilesegment.exchange.onnx_model import OnnxModel, load_model
+from tilesegment.geometry import Region, TileGrid
+from tilesegment.header import Normalisation
+from tilesegment.metadata import PixelSize
+from tilesegment.model import Model
+from tilesegment.predictors.torch import TorchPredictor
+from tilesegment_cli.export import export as command
+
+pytest.importorskip("onnxscript", reason="needs the packages of pip install 'tilesegment[onnx]'")
+CPU = torch.device("cpu")
+MODELS = {
+    "unet": lambda: toy_model(),
+    "unet-same": lambda: toy_network("unet-same", depth=2, base=3),
+    "unetpp": lambda: toy_network("unetpp", level=2, base=3, channels=2, classes=3, dtype="uint16"),
+    "reduced": lambda: toy_network("unet", depth=1, base=3, dropout=0.0, reduction=2),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
+    """A model, and the ONNX file that it was exported to."""
+    folder, model = tmp_path_factory.mktemp("export"), MODELS[request.param]()
+    header = replace(model.header, pixel_size=PixelSize(0.5, 0.25), threshold=0.4, training={"scores": {"dice": 0.9}})
+    if header.normalisation.dtype == "uint16":
+        header = replace(header, normalisation=Normalisation((40_000.0, 30_000.0), (19_000.0, 20_000.0), "uint16"))
+    model = Model(header, model.network).save(folder / "m.safetensors")
+    return model, export(folder / "m.safetensors", folder / "m.onnx", "onnx")
+
+
+@pytest.fixture(scope="module", params=["unet", "unet-same"])
+def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
+    """A model, and the package that it was exported to."""
+    folder, model = tmp_path_factory.mktemp("package"), MODELS[request.param]()
+    header = replace(model.header, pixel_size=PixelSize(0.5, 0.25), licence="CC-BY-4.0")
+    model = Model(header, model.network).save(folder / "m.safetensors")
+    return model, export(folder / "m.safetensors", folder / "m.zip", "bioimageio")
+
+
+def test_any_batch_and_size_of_grey_values_gives_the_probabilities(pair: tuple[Model, Path]) -> None:
+    model, path = pair
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    (given,), (result,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.shape) == ("image", ["batch", model.header.channels, "height", "width"])
+    assert (result.name, result.shape[:2]) == ("probabilities", ["batch", len(model.header.classes)])
+    view, scale = model.field_of_view, model.header.normalisation
+    for batch, high, wide in ((1, 1, 1), (2, 4, 2), (3, 2, 5)):
+        sides = view.tile_of(high * view.divisor), view.tile_of(wide * view.divisor)
+        image = noise((batch, model.header.channels, *sides), dtype=scale.dtype).astype(np.float32)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (scale.mean, scale.std))
+        with torch.inference_mode():
+            expected = model.network((torch.from_numpy(image) - mean) / std).softmax(1).numpy()
+        (found,) = session.run(None, {"image": image})
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+        assert np.ptp(expected) > 0.1
+
+
+def test_what_is_read_back_is_the_model(pair: tuple[Model, Path]) -> None:
+    model, path = pair
+    loaded = load_model(path)
+    assert isinstance(loaded, OnnxModel)
+    assert loaded.header == replace(model.header, weights_sha256=loaded.header.weights_sha256)
+    assert loaded.header.weights_sha256 not in ("", model.header.weights_sha256)
+    assert loaded.field_of_view == model.field_of_view
+    bare = replace(loaded, described=None)
+    assert bare.field_of_view == model.field_of_view, "found by running it"
+
+
+@pytest.mark.parametrize("tta", [False, True])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_it_predicts_blocks_as_pytorch_does(pair: tuple[Model, Path], tta: bool, batch: int) -> None:
+    model, path = pair
+    view, dtype = model.field_of_view, model.header.normalisation.dtype
+    block = TileGrid(Region(0, 0, 100, 90), 4 * view.divisor, 8 * view.divisor, view).at(1, 1)
+    pixels = noise((model.header.channels, *block.read.shape), dtype=dtype)
+    ids, expected = TorchPredictor(model, CPU, batch=batch, tta=tta).predict_probabilities(pixels, block)
+    found_ids, found = TorchPredictor(load_model(path), CPU, batch=batch, tta=tta).predict_probabilities(pixels, block)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    assert np.mean(found_ids != ids) < 1e-3
+    assert np.ptp(expected) > 0.05
+
+
+def test_the_images_own_normalisation_reaches_the_graph(pair: tuple[Model, Path]) -> None:
+    model, path = pair
+    channels, dtype = model.header.channels, model.header.normalisation.dtype
+    factor = 1 if dtype == "uint8" else 256
+    scale = Normalisation((90.0 * factor, 110.0 * factor)[:channels], (40.0 * factor, 90.0 * factor)[:channels], dtype)
+    image = noise((channels, 40, 50), dtype=dtype)
+    step = 4 * model.field_of_view.divisor
+    models = (model, load_model(path), model)
+    scales = (scale, scale, None)
+    expected, found, other = (
+        predict_array(TorchPredictor(one, CPU, normalisation=its), image, step)[1]
+        for one, its in zip(models, scales, strict=True)
+    )
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    assert np.abs(other - expected).max() > 1e-2
+
+
+def test_nothing_of_this_machine_is_in_the_file(pair: tuple[Model, Path]) -> None:
+    """PyTorch writes the stack of every layer into it."""
+    content = pair[1].read_bytes()
+    for secret in (str(Path(__file__).parents[1]), "site-packages", ".py", str(pair[1].parent)):
+        assert secret.encode() not in content
+
+
+def test_a_package_holds_what_the_specification_asks_for(packed: tuple[Model, Path]) -> None:
+    model, path = packed
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    assert set(files) == {"rdf.yaml", "weights.onnx", "input.npy", "output.npy", "cover.png", "README.md"}
+    rdf = yaml.safe_load(files["rdf.yaml"])
+    assert rdf["license"] == "CC-BY-4.0"
+    assert b"\n## Validation\n" in files["README.md"]
+    given, result = (np.load(io.BytesIO(files[name]), allow_pickle=False) for name in ("input.npy", "output.npy"))
+    assert (given.dtype, result.dtype) == (np.uint8, np.float32)
+    session = onnxruntime.InferenceSession(files["weights.onnx"], providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"image": given.astype(np.float32)})
+    np.testing.assert_allclose(found, result, rtol=0, atol=1e-4)
+    height, width = np.asarray(Image.open(io.BytesIO(files["cover.png"]))).shape[:2]
+    assert width == 2 * height
+    (image,), (probabilities,) = rdf["inputs"], rdf["outputs"]
+    view = model.field_of_view
+    for axis, scale in ((2, 0.5), (3, 0.25)):
+        size, out = image["axes"][axis], probabilities["axes"][axis]
+        assert (size["scale"], size["unit"], size["size"]["step"]) == (scale, "micrometer", view.divisor)
+        # a network that crops says so by its offset and needs no halo; another has the halo, and no offset
+        assert out["size"]["offset"] == result.shape[-1] - given.shape[-1]
+        assert (out["size"]["offset"], out.get("halo")) == (
+            (-2 * view.before, None) if view.crops else (0, view.before)
+        )
+
+
+def test_a_package_read_back_is_the_model(packed: tuple[Model, Path], tmp_path: Path) -> None:
+    model, path = packed
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(tmp_path / "folder")
+    for place in (path, tmp_path / "folder", tmp_path / "folder" / "rdf.yaml"):
+        loaded = load_model(place)
+        assert loaded.header == replace(model.header, weights_sha256=loaded.header.weights_sha256)
+        assert loaded.field_of_view == model.field_of_view
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # its own
+def test_its_own_validator_accepts_a_package(packed: tuple[Model, Path]) -> None:
+    spec = pytest.importorskip("bioimageio.spec", reason="needs bioimageio.spec, which is not a dependency")
+    found = spec.load_description(packed[1], perform_io_checks=True)
+    assert found.validation_summary.status in ("passed", "valid-format")
+    assert type(found).__name__ == "ModelDescr"
+
+
+def test_a_chosen_halo_goes_along(tmp_path: Path) -> None:
+    model = toy_network("unet-same", depth=1, base=3).with_halo(3).save(tmp_path / "m.safetensors")
+    loaded = load_model(export(tmp_path / "m.safetensors", tmp_path / "m.onnx", "onnx"))
+    assert loaded.field_of_view == model.field_of_view
+    assert loaded.field_of_view.before == 4
+    assert loaded.with_halo(9).field_of_view.before == 10
+
+
+def test_what_cannot_be_exported_is_refused_in_a_line(toy: Path, tmp_path: Path) -> None:
+    there = tmp_path / "there.onnx"
+    there.write_bytes(b"mine")
+    cases = [
+        (toy, tmp_path / "m.onnx", "tflite", "no format is called 'tflite'; there are: onnx, bioimageio"),
+        (toy, tmp_path / "m.zip", "onnx", "m.zip: onnx is written to a file that ends with .onnx"),
+        (toy, there, "onnx", "there.onnx exists; name another output, or use --overwrite to replace it"),
+        (toy, tmp_path / "no" / "m.onnx", "onnx", "no is no folder; make it, or choose another place"),
+        (tmp_path / "none", tmp_path / "m.onnx", "onnx", "neither a file nor a bundled model"),
+    ]
+    for model, out, to, message in cases:
+        with pytest.raises(ModelError) as caught:
+            export(model, out, to)
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert there.read_bytes() == b"mine"
+
+
+def test_the_command_exports_and_says_where(toy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.onnx"
+    done = CliRunner().invoke(command, [str(toy), "--to", "onnx", "--out", str(out), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {"path": str(out), "format": "onnx", "bytes": out.stat().st_size}
+    assert f"--model {out}" in done.stderr
+    again = CliRunner().invoke(command, [str(toy), "--to", "onnx", "--out", str(out)])
+    assert isinstance(again.exception, ModelError)
+    assert CliRunner().invoke(command, [str(out), "--to", "bioimageio", "--out", "m.zip"]).exception is not None

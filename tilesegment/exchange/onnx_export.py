@@ -1,0 +1,140 @@
+"""Writing a model as ONNX: grey values in, class probabilities out, everything else in its metadata."""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tilesegment.errors import ModelError
+from tilesegment.exchange.onnx_file import parse_onnx
+from tilesegment.exchange.onnx_model import VIEW_KEY, check_installed
+from tilesegment.exchange.onnx_network import OnnxNetwork
+from tilesegment.exchange.probing import side_of
+from tilesegment.header import KEY
+from tilesegment.model import Model
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+# of a probability: rounding in single precision, by other kernels
+_TOLERANCE = 1e-4
+
+
+class GreyValues(nn.Module):
+    """(B, C, H, W) float32 grey values -> class probabilities (B, K, h, w), with the model's own normalisation."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.network = model.network
+        scale = model.header.normalisation
+        self.register_buffer("mean", torch.tensor(scale.mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(scale.std)[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Probabilities (B, K, h, w) of grey values (B, C, H, W)."""
+        return torch.softmax(self.network((x - self.mean) / self.std), 1)
+
+
+def to_onnx(model: Model) -> bytes:
+    """The model as an ONNX file: batch, height and width are free; the header lies in the metadata.
+
+    Returns:
+        The file's content. Its input `image` is (batch, C, height, width) float32, its output `probabilities`
+        (batch, K, h, w) float32.
+
+    Raises:
+        ModelError: a package is missing, PyTorch cannot export the network, or onnxruntime computes something else.
+    """
+    check_installed("onnx", "onnxruntime", "onnxscript")
+    view = model.field_of_view
+    network = GreyValues(model).eval()
+    # no two sides alike, and none of them 1: they would be taken for the same, or for fixed
+    sides = side_of(view, 64), side_of(view, 64 + view.divisor)
+    example = torch.from_numpy(example_image(model, *sides)).float().repeat(2, 1, 1, 1)
+    free = torch.export.Dim.DYNAMIC
+    try:
+        with _quiet(), torch.inference_mode():
+            program = torch.onnx.export(
+                network,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=({0: free, 2: free, 3: free},),
+                input_names=["image"],
+                output_names=["probabilities"],
+                verbose=False,
+            )
+        assert program is not None
+        proto = program.model_proto
+    except Exception as error:  # the exporter's errors have no common root
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{model.header.name}: PyTorch cannot export its network to ONNX: {reason}") from error
+    _tidy(proto)
+    metadata = {KEY: model.header.to_json(), VIEW_KEY: json.dumps(asdict(view))}
+    for key, value in metadata.items():
+        proto.metadata_props.add(key=key, value=value)
+    content = proto.SerializeToString()
+    _prove(content, network, example)
+    return content
+
+
+def example_image(model: Model, height: int, width: int) -> np.ndarray:
+    """Random grey values (1, C, height, width), as float32 of the model's range, whole numbers for integer images."""
+    scale = model.header.normalisation
+    mean, std = (np.array(values)[:, None, None] for values in (scale.mean, scale.std))
+    image = np.random.default_rng(0).normal(mean, std, (1, model.header.channels, height, width))
+    if scale.dtype.startswith("uint"):
+        image = np.clip(np.rint(image), 0, np.iinfo(scale.dtype).max)
+    return image.astype(np.float32)
+
+
+def _tidy(proto: "ModelProto") -> None:
+    """Names the free sides, and leaves out where on this machine the network's source lies."""
+    for value, sides in ((proto.graph.input[0], ("height", "width")), (proto.graph.output[0], ("h", "w"))):
+        dims = value.type.tensor_type.shape.dim
+        for place, name in ((0, "batch"), (2, sides[0]), (3, sides[1])):
+            dims[place].dim_param = name
+    del proto.graph.value_info[:]
+    for node in [*proto.graph.node, *(node for function in proto.functions for node in function.node)]:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for part in (*proto.graph.initializer, proto.graph.input[0], proto.graph.output[0], proto.graph):
+        del part.metadata_props[:]
+    del proto.metadata_props[:]
+    proto.producer_name = "tilesegment"
+
+
+def _prove(content: bytes, network: GreyValues, example: Tensor) -> None:
+    """Whether onnxruntime computes what PyTorch does.
+
+    Raises:
+        ModelError: it does not.
+    """
+    found = OnnxNetwork(parse_onnx(content, "the exported model")).run(example.numpy())
+    with torch.inference_mode():
+        expected = network(example).numpy()
+    difference = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
+    if not difference <= _TOLERANCE:
+        raise ModelError(f"the exported model's probabilities differ by {difference:.1e}; update torch and onnxruntime")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what PyTorch's exporter has to say of itself: its own deprecations, and packages it could use."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
