@@ -11,7 +11,7 @@ from tilesegment_cli.progress import ProgressReport
 from tilesegment_cli.types import BatchType, ListType, RangeType, RegionType
 
 if TYPE_CHECKING:
-    from tilesegment import Job
+    from tilesegment import Job, Prediction
     from tilesegment.engine import Progress
 
 
@@ -95,21 +95,25 @@ def predict(
             click.echo("Blocks that are done are kept: the same command goes on from there.", err=True)
             raise
     if not quiet:
-        megapixels, peak = done.pixels / 1e6, done.peak_rss_bytes / 1e9
-        resumed = f", {done.blocks_resumed} blocks were done before" if done.blocks_resumed else ""
-        click.echo(
-            f"{done.out}: {megapixels:,.1f} Mpx in {done.seconds:,.1f} s ({done.mpx_per_s:.2f} Mpx/s), "
-            f"peak memory {peak:.2f} GB{resumed}",
-            err=True,
-        )
-        if done.mismatch is not None:
-            click.echo(
-                f"halo of {done.halo} px, chosen: with a larger one {100 * done.mismatch:.3f} % of the pixels near "
-                "tile lines and borders are of another class",
-                err=True,
-            )
+        _conclude(done)
     if as_json:
         click.echo(json.dumps(asdict(done)))
+
+
+def _conclude(done: "Prediction") -> None:
+    megapixels, peak = done.pixels / 1e6, done.peak_rss_bytes / 1e9
+    resumed = f", {done.blocks_resumed} blocks were done before" if done.blocks_resumed else ""
+    click.echo(
+        f"{done.out}: {megapixels:,.1f} Mpx in {done.seconds:,.1f} s ({done.mpx_per_s:.2f} Mpx/s), "
+        f"peak memory {peak:.2f} GB{resumed}",
+        err=True,
+    )
+    if done.mismatch is not None:
+        click.echo(
+            f"halo of {done.halo} px, chosen: with a larger one {100 * done.mismatch:.3f} % of the pixels near "
+            "tile lines and borders are of another class",
+            err=True,
+        )
 
 
 def _show(progress: ProgressReport, now: "Progress", total: int) -> None:

@@ -114,9 +114,7 @@ def train(
         else:
             _begin(folder, trainer, chosen)
         begin(trainer, folder)
-        run = _Run(folder, trainer, chosen)
-        run.go((events, report))
-        return run.finish()
+        return _Run(folder, trainer, chosen).go((events, report))
 
 
 class _Run:
@@ -126,29 +124,33 @@ class _Run:
         self.folder, self.trainer, self.chosen = folder, trainer, chosen
         self.records = _read_records(folder / METRICS, trainer.step)
 
-    def go(self, reports: Sequence[Callable[[Record], None]]) -> None:
+    def go(self, reports: Sequence[Callable[[Record], None]]) -> TrainingRun:
         """Trains to the end, with a checkpoint now and then; calls each of `reports` with every record."""
+        try:
+            self._train(reports)
+        except KeyboardInterrupt:
+            self._stop()
+            raise
+        return self._finish()
+
+    def _train(self, reports: Sequence[Callable[[Record], None]]) -> None:
         # what was written after the checkpoint is trained once more
         with (self.folder / METRICS).open("w", buffering=1) as metrics:
             metrics.writelines(json.dumps(asdict(record)) + "\n" for record in self.records)
-            last = time.monotonic()
-            took = 0.0
-            try:
-                for record in self.trainer.run():
-                    self.records.append(record)
-                    metrics.write(json.dumps(asdict(record)) + "\n")
-                    if record.scores is not None:
-                        self.trainer.model().save(self.folder / MODEL, half=True)
-                    ended = record.progress >= 1
-                    if ended or time.monotonic() - last > max(_EVERY, _EVERY_WRITES * took):
-                        last = time.monotonic()
-                        self.trainer.save(self.folder / CHECKPOINT)
-                        took, last = time.monotonic() - last, time.monotonic()
-                    for report in reports:
-                        report(record)
-            except KeyboardInterrupt:
-                self._stop()
-                raise
+            last, took = time.monotonic(), 0.0
+            for record in self.trainer.run():
+                self.records.append(record)
+                metrics.write(json.dumps(asdict(record)) + "\n")
+                if record.scores is not None:
+                    self.trainer.model().save(self.folder / MODEL, half=True)
+                ended = record.progress >= 1
+                if ended or time.monotonic() - last > max(_EVERY, _EVERY_WRITES * took):
+                    start = time.monotonic()
+                    self.trainer.save(self.folder / CHECKPOINT)
+                    last = time.monotonic()
+                    took = last - start
+                for report in reports:
+                    report(record)
 
     def _stop(self) -> None:
         if self.trainer.step > 0:
@@ -156,7 +158,7 @@ class _Run:
             self.trainer.model().save(self.folder / MODEL, half=True)
             self._draw_curves()
 
-    def finish(self) -> TrainingRun:
+    def _finish(self) -> TrainingRun:
         """The model, its scores and its pictures; then the checkpoint is no longer needed."""
         trainer, path = self.trainer, self.folder / MODEL
         model = self._calibrated(trainer.model()).save(path, half=True)
