@@ -36,7 +36,19 @@ def test_help_is_there_for_every_command(name: str, run: Run) -> None:
 def test_every_option_says_what_it_does() -> None:
     for command in tileseg.commands.values():
         assert command.help
-        told_by_their_names = {"image", "mask", "path", "data", "prediction", "truth", "device", "precision", "help"}
+        told_by_their_names = {
+            "image",
+            "mask",
+            "path",
+            "data",
+            "prediction",
+            "truth",
+            "device",
+            "precision",
+            "model",
+            "weights",
+            "help",
+        }
         for parameter in command.params:
             assert parameter.name in told_by_their_names or getattr(parameter, "help", None), parameter.name
 
