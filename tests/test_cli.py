@@ -36,7 +36,8 @@ def test_help_is_there_for_every_command(name: str, run: Run) -> None:
 def test_every_option_says_what_it_does() -> None:
     for command in tileseg.commands.values():
         assert command.help
-        told_by_their_names = {
+        told_by_their_names = {"image", "mask", "path", "data", "prediction", "truth", "model", "weights"}
+        told_by_their_names |= {"device", "precision", "seed", "help"}
             "image",
             "mask",
             "path",
