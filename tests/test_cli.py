@@ -38,18 +38,6 @@ def test_every_option_says_what_it_does() -> None:
         assert command.help
         told_by_their_names = {"image", "mask", "path", "data", "prediction", "truth", "model", "weights"}
         told_by_their_names |= {"device", "precision", "seed", "help"}
-            "image",
-            "mask",
-            "path",
-            "data",
-            "prediction",
-            "truth",
-            "device",
-            "precision",
-            "model",
-            "weights",
-            "help",
-        }
         for parameter in command.params:
             assert parameter.name in told_by_their_names or getattr(parameter, "help", None), parameter.name
 
