@@ -34,7 +34,6 @@ def scores(count: int, value: float, goal: str) -> Scores:
         goal=goal,
         value=value,
         floor_value=0.2,
-        threshold=None,
         accuracy=0.9,
         floor=0.7,
         dice=each,
