@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from tilesegment.training.loop import Record, Trainer
     from tilesegment.training.validation import Scores
 
-_GOALS = {"v_rand": "V_Rand", "dice": "Dice", "miou": "mIoU"}
-
 # What the library has a default for is passed on only where it is given; a test compares the defaults that are named.
 _OPTIONS = [
     click.option("--out", "-o", metavar="RUN", help="Folder of the run.  [default: a new one, runs/NAME]"),
@@ -118,10 +116,11 @@ def train(context: click.Context, data: str, as_json: bool, quiet: bool, **given
 def _introduce(progress: ProgressReport, trainer: "Trainer", folder: Path) -> None:
     """What the data are and what will be done with them."""
     from tilesegment.training.data import summary
+    from tilesegment.training.settings import GOAL_NAMES
 
     for line in summary(trainer.data, trainer.held_out).splitlines():
         progress.line(line)
-    goal = _GOALS[trainer.goal]
+    goal = GOAL_NAMES[trainer.goal]
     progress.line(f"training on {trainer.device}, {trainer.precision}; judged by {goal}; run folder: {folder}")
     if trainer.step:
         progress.line(f"going on after step {trainer.step:,}")
@@ -144,7 +143,9 @@ def _conclude(run: "TrainingRun") -> None:
 
 
 def _words(scores: "Scores") -> str:
-    text = f"{_GOALS[scores.goal]} {scores.value:.4f} (always the same class: {scores.floor_value:.3f})"
+    from tilesegment.training.settings import GOAL_NAMES
+
+    text = f"{GOAL_NAMES[scores.goal]} {scores.value:.4f} (always the same class: {scores.floor_value:.3f})"
     if scores.v_info is not None:
         text += f", V_Info {scores.v_info:.4f}"
     return text + f", mIoU {scores.miou:.3f}, accuracy {scores.accuracy:.3f} ({scores.floor:.3f})"

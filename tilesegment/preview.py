@@ -91,6 +91,15 @@ def save_preview(
     image, mask = image[:, ::every, ::every], mask[::every, ::every]
     width = pixel_size.x * every if pixel_size else None
     picture = _compose(stretch(image), overlay(image, mask, classes), classes, title, width)
+    save_picture(picture, path, "preview")
+
+
+def save_picture(picture: Image.Image, path: Path, what: str) -> None:
+    """Writes a PNG or JPEG, by the suffix of `path`, whole or not at all.
+
+    Raises:
+        MaskError: it cannot be written; `what` it is stands in the message.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         try:
@@ -100,7 +109,7 @@ def save_preview(
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise MaskError(
-            f"{path}: the preview cannot be written ({error}): check the folder and its free space"
+            f"{path}: the {what} cannot be written ({error}): check the folder and its free space"
         ) from error
 
 
@@ -133,7 +142,7 @@ def _compose(
     canvas.paste(Image.fromarray(covered), (2 * _GAP + panel, top))
     draw = ImageDraw.Draw(canvas)
     if title:
-        draw.text((_GAP, _GAP // 2 + size), _fit(title, font, canvas.width - 2 * _GAP), "black", font, anchor="lm")
+        draw.text((_GAP, _GAP // 2 + size), shortened(title, font, canvas.width - 2 * _GAP), "black", font, anchor="lm")
     for k, row in enumerate(rows):
         middle = top + height + _GAP + (2 * k + 1) * size
         for x, entry in row:
@@ -163,7 +172,7 @@ def _legend_rows(
     rows: list[list[tuple[float, LabelClass]]] = [[]]
     left = float(_GAP)
     for entry in classes[1:]:
-        entry = LabelClass(_fit(entry.name, font, width - 3 * font.size), entry.colour)
+        entry = LabelClass(shortened(entry.name, font, width - 3 * font.size), entry.colour)
         space = font.getlength(entry.name) + 3 * font.size
         if rows[-1] and left + space > _GAP + width:
             rows.append([])
@@ -173,7 +182,7 @@ def _legend_rows(
     return rows
 
 
-def _fit(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+def shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     """The text on one line, shortened by dots where it is wider than `width` pixels."""
     text = " ".join(text.split())
     if font.getlength(text) <= width:

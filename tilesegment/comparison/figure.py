@@ -1,6 +1,5 @@
 """A picture of an evaluation: image, truth, prediction and errors of the worst images and the best, in a row each."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,10 @@ from PIL import Image, ImageDraw, ImageFont
 from tilesegment.comparison.inputs import Plane, blocks_of, open_pair
 from tilesegment.comparison.matching import Matching
 from tilesegment.comparison.results import Evaluation, ImageScore
-from tilesegment.errors import DataError, MaskError
+from tilesegment.errors import DataError
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
-from tilesegment.preview import check_preview_path, stretch
+from tilesegment.preview import check_preview_path, save_picture, stretch
 
 _PANEL = 560  # most pixels a side of a panel; larger images are reduced by leaving out rows and columns
 _SMALL = 280  # smaller ones are enlarged to about this
@@ -71,18 +70,7 @@ def draw_figure(path: Path, planes: Sequence[Plane], found: Evaluation, matching
         (f"{rank}{found.images[n].name[-_NAME:]}: {_words(found.images[n])}", _panels(planes[n], matching, ignore))
         for rank, n in _chosen(found.images)
     ]
-    picture = _compose(rows, _legend(matching, ignore))
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        try:
-            picture.save(partial, format="PNG" if path.suffix.lower() == ".png" else "JPEG")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise MaskError(
-            f"{path}: the figure cannot be written ({error}): check the folder and its free space"
-        ) from error
+    save_picture(_compose(rows, _legend(matching, ignore)), path, "figure")
 
 
 def _resolved(path: str | Path) -> Path:

@@ -16,6 +16,7 @@ from tilesegment.geometry import FieldOfView
 from tilesegment.header import KEY, ModelHeader, Normalisation
 from tilesegment.metadata import LabelClass, default_colours
 from tilesegment.model import Model
+from tilesegment.networks.field_of_view import widened
 
 # side of a tile as they usually are, pixels
 _USUAL = 512
@@ -132,15 +133,10 @@ class OnnxModel(Model):
                 view = self.prober.view()
             except ModelError:
                 view = FieldOfView(32, 0, 0, crops=False)
-        if not view.crops:
-            halo = -(-halo // view.divisor) * view.divisor
-            return FieldOfView(view.divisor, halo, halo + (view.after - view.before) % view.divisor, crops=False)
-        if halo != view.before:
-            raise ModelError(
-                f"{self.network.file.path}: a halo of {halo} px; this network crops {view.before} px a side itself, no "
-                "other is possible"
-            )
-        return view
+        try:
+            return widened(view, halo)
+        except ModelError as error:
+            raise ModelError(f"{self.network.file.path}: {error}") from error
 
     def _holds(self, view: FieldOfView) -> bool:
         try:

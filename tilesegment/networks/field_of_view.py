@@ -102,7 +102,15 @@ def chosen(network: nn.Module, halo: int, in_channels: int | None = None) -> Fie
         raise ModelError(f"a halo of {halo} px; it is 0 or more")
     channels = channels_of(network, in_channels)
     survey = _survey(network, channels)
-    view = survey.view or probe(network, channels, survey.divisor)
+    return widened(survey.view or probe(network, channels, survey.divisor), halo)
+
+
+def widened(view: FieldOfView, halo: int) -> FieldOfView:
+    """The view with another halo, pixels, rounded up to the divisor.
+
+    Raises:
+        ModelError: the network crops its own output, and another halo than that has no meaning.
+    """
     if not view.crops:
         halo = -(-halo // view.divisor) * view.divisor
         # what the sizes that it takes leave over stays

@@ -3,17 +3,16 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tilesegment.networks.layers import UPSAMPLINGS, convolution, initialise, upsampling
-from tilesegment.networks.network import Network
 from tilesegment.networks.options import BASE, DEPTH, DROPOUT, Choice, Option
+from tilesegment.networks.padded_unet import PaddedUNet
 
 _SLOPES = {"relu": 0.0, "leaky-relu": 0.01}
 
 
-class UNetSame(Network):
+class UNetSame(PaddedUNet):
     """U-Net (Ronneberger, Fischer, Brox 2015) with padded convolutions.
 
     Contracting path: `depth` times two 3x3 convolutions and a halving, doubling the channels. Expanding path:
@@ -77,29 +76,3 @@ class UNetSame(Network):
         self.head = nn.Conv2d(base, classes, 1)
         self.dropout = nn.Dropout(dropout)
         initialise(self, slope)
-
-    @property
-    def heads(self) -> tuple[nn.Conv2d, ...]:
-        """The 1x1 convolution that gives the logits."""
-        return (self.head,)
-
-    @property
-    def values_per_pixel(self) -> int:
-        """As in `UNet`: at the top of the expanding path, or the logits."""
-        return max(6 * self.base, self.base + 2 * self.head.out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes, H, W) of `x` (B, in_channels, H, W)."""
-        skips: list[Tensor] = []
-        depth = len(self.halve)
-        for stage, convs in enumerate(self.down):
-            x = convs(x)  # (B, base * 2**stage, H / 2**stage, W / 2**stage)
-            if stage >= depth - 1:
-                x = self.dropout(x)
-            if stage < depth:
-                skips.append(x)
-                x = self.halve[stage](x)
-        for up, merge in zip(self.up, self.merge, strict=True):
-            x = up(x)
-            x = merge(torch.cat([skips.pop(), x], dim=1))
-        return self.head(x)

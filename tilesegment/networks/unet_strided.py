@@ -3,19 +3,18 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tilesegment.networks.layers import convolution, initialise, upsampling
-from tilesegment.networks.network import Network
 from tilesegment.networks.options import BASE, DEPTH, Option
+from tilesegment.networks.padded_unet import PaddedUNet
 
 _SLOPE = 0.01
 # after the first and after the second convolution of a stage
 _DROPOUTS = (0.3, 0.4)
 
 
-class UNetStrided(Network):
+class UNetStrided(PaddedUNet):
     """U-Net of same padding without pooling.
 
     A stage: two times 3x3 convolution, BatchNorm, dropout (0.3, then 0.4, in training only), LeakyReLU. Down: 3x3
@@ -42,30 +41,8 @@ class UNetStrided(Network):
         self.up = nn.ModuleList(upsampling("nearest", 2 * w, w) for w in reversed(widths[:-1]))
         self.merge = nn.ModuleList(_stage(2 * w, w) for w in reversed(widths[:-1]))
         self.head = nn.Conv2d(base, classes, 3, padding=1)
+        self.dropout = nn.Identity()  # its stages have their own
         initialise(self, _SLOPE)
-
-    @property
-    def heads(self) -> tuple[nn.Conv2d, ...]:
-        """The 3x3 convolution that gives the logits."""
-        return (self.head,)
-
-    @property
-    def values_per_pixel(self) -> int:
-        """As in `UNet`: at the top of the expanding path, or the logits."""
-        return max(6 * self.base, self.base + 2 * self.head.out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes, H, W) of `x` (B, in_channels, H, W)."""
-        skips: list[Tensor] = []
-        for stage, halve in zip(self.down, self.halve, strict=False):
-            x = stage(x)  # (B, base * 2**n, H / 2**n, W / 2**n) in stage n
-            skips.append(x)
-            x = halve(x)
-        x = self.down[-1](x)
-        for up, merge in zip(self.up, self.merge, strict=True):
-            x = up(x)
-            x = merge(torch.cat([skips.pop(), x], dim=1))
-        return self.head(x)
 
 
 def _stage(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from tilesegment.evaluation import membrane_scores
+from tilesegment.evaluation import THRESHOLDS as OFFICIAL
+from tilesegment.evaluation import MembraneScores, membrane_scores
 from tilesegment.model import Model
 from tilesegment.training.data import IGNORE
 
@@ -25,7 +26,10 @@ def best_threshold(truths: Sequence[np.ndarray], probabilities: Sequence[np.ndar
         probabilities: (2, H, W) float, one a section.
         goal: `v_rand`, or any other for the Dice score of class 1.
     """
-    scores = _v_rand(truths, probabilities) if goal == "v_rand" else _dice(truths, probabilities)
+    if goal == "v_rand":
+        scores = score_cells(truths, probabilities, THRESHOLDS).section_rand.mean(1)
+    else:
+        scores = _dice(truths, probabilities)
     smooth = np.convolve(np.pad(scores, 1, mode="edge"), [0.25, 0.5, 0.25], "valid")
     return THRESHOLDS[int(smooth.argmax())]
 
@@ -44,9 +48,12 @@ def recentred(model: Model, threshold: float) -> Model:
     return Model(model.header, network)
 
 
-def _v_rand(truths: Sequence[np.ndarray], probabilities: Sequence[np.ndarray]) -> np.ndarray:
+def score_cells(
+    truths: Sequence[np.ndarray], probabilities: Sequence[np.ndarray], thresholds: Sequence[float] = OFFICIAL
+) -> MembraneScores:
+    """Of the cells, class 1, by the ISBI 2012 protocol; what is not labelled is outside of them."""
     inside = [np.where(truth == IGNORE, 0.0, p[1]) for truth, p in zip(truths, probabilities, strict=True)]
-    return membrane_scores([truth == 1 for truth in truths], inside, THRESHOLDS).section_rand.mean(1)
+    return membrane_scores([truth == 1 for truth in truths], inside, thresholds)
 
 
 def _dice(truths: Sequence[np.ndarray], probabilities: Sequence[np.ndarray]) -> np.ndarray:

@@ -159,7 +159,7 @@ class Trainer:
             scores = None
             if self.held_out and int(progress * _LOOKS) > self.looks:
                 self.looks = int(progress * _LOOKS)
-                scores = self.scores(self.model())
+                scores = self.scores()
             yield Record(self.step, progress, self.seconds, loss, rate, scores)
 
     def _progress(self) -> float:
@@ -222,9 +222,9 @@ class Trainer:
         _bare(network).load_state_dict(weights)
         return Model(header, network.requires_grad_(False).eval())
 
-    def scores(self, model: Model, *, tta: bool = False) -> Scores:
-        """Of `model` on the held-out sections, each predicted whole through the tiled engine."""
-        return validate(model, self.held_out, self.device, self.precision, self.goal, tta=tta).scores
+    def scores(self) -> Scores:
+        """Of the averaged weights on the held-out sections, each predicted whole through the tiled engine."""
+        return validate(self.model(), self.held_out, self.device, self.precision, self.goal).scores
 
     def save(self, path: Path) -> None:
         """Writes the state of the run to `path`, atomically.
@@ -232,13 +232,13 @@ class Trainer:
         Raises:
             OSError: it cannot be written; what was there before still is.
         """
-        state: dict[str, Any] = {
+        state = {
             "step": self.step,
             "seconds": self.seconds,
             "looks": self.looks,
             "constant": self.constant,
+            "scaler": self.scaler.state_dict(),
         }
-        state["scaler"] = self.scaler.state_dict()
         save_checkpoint(path, self._networks(), self.optimiser, state)
 
     def restore(self, path: Path) -> None:

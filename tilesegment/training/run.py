@@ -28,6 +28,7 @@ from tilesegment.training.data import open_dataset, summary
 from tilesegment.training.loop import Record, Trainer
 from tilesegment.training.report import write_report
 from tilesegment.training.samples import Sample, draw_samples
+from tilesegment.training.settings import GOAL_NAMES
 from tilesegment.training.tensorboard import event_writer
 from tilesegment.training.validation import Scores, Validation, predict_sections, validate
 
@@ -208,7 +209,7 @@ class _Run:
         """The two worst and the two best held-out sections, worst first."""
         scores = found.scores
         order = sorted(range(len(scores.sections)), key=lambda n: scores.sections[n][1])
-        what = {"v_rand": "V_Rand", "dice": "Dice", "miou": "mIoU"}[scores.goal]
+        what = GOAL_NAMES[scores.goal]
         samples = []
         for n in order if len(order) <= 4 else (*order[:2], *order[-2:]):
             section, (name, value) = self.trainer.held_out[n], scores.sections[n]

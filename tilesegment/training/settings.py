@@ -12,7 +12,8 @@ from tilesegment.training.losses import Loss
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 OPTIMISERS = ("adamw", "sgd")
-GOALS = ("auto", "v_rand", "dice", "miou")
+GOAL_NAMES = {"v_rand": "V_Rand", "dice": "Dice", "miou": "mIoU"}
+GOALS = ("auto", *GOAL_NAMES)
 DEFAULT_BUDGET = 20 * 60.0
 
 

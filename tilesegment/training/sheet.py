@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from tilesegment.preview import shortened
+
 _GAP = 12  # pixels between and around the panels
 _NARROWEST = 640  # so that title and legends have room beside a single small panel
 
@@ -77,12 +79,7 @@ def enlarged(panel: np.ndarray, side: int) -> np.ndarray:
 
 def fitting(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     """A name as one printable line, shortened by dots where it is wider than `width` pixels."""
-    text = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text + "..."
+    return shortened("".join(c if c.isprintable() else "?" for c in " ".join(text.split())), font, width)
 
 
 def _legend_rows(

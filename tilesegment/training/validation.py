@@ -9,16 +9,10 @@ import torch
 from scipy import ndimage
 
 from tilesegment.engine import predict_array
-from tilesegment.evaluation import (
-    confusion,
-    dice,
-    foreground_scores,
-    iou,
-    membrane_scores,
-    pixel_accuracy,
-)
+from tilesegment.evaluation import confusion, dice, foreground_scores, iou, pixel_accuracy
 from tilesegment.model import Model
 from tilesegment.predictors.torch import TorchPredictor
+from tilesegment.training.calibration import score_cells
 from tilesegment.training.data import IGNORE, Section
 
 # a section is predicted in one tile up to this step: less is computed twice, for some 100 MB
@@ -107,8 +101,7 @@ def validate(
     classes = len(model.header.classes)
     cells = None
     if goal == "v_rand":
-        inside = [np.where(truth == IGNORE, 0.0, p[1]) for truth, p in zip(truths, probabilities, strict=True)]
-        cells = membrane_scores([truth == 1 for truth in truths], inside)
+        cells = score_cells(truths, probabilities)
     masks = tuple(_decide(p, model.header.threshold) for p in probabilities)
     counts = [confusion(truth, mask, classes, IGNORE) for truth, mask in zip(truths, masks, strict=True)]
     total = np.sum(counts, axis=0)
