@@ -13,6 +13,7 @@ from tilesegment_cli.import_weights import import_weights
 from tilesegment_cli.info import info, models, networks
 from tilesegment_cli.predict import predict
 from tilesegment_cli.preview import preview
+from tilesegment_cli.status import finish, status
 from tilesegment_cli.train import train
 from tilesegment_cli.verify import verify
 
@@ -29,12 +30,25 @@ def tileseg(debug: bool) -> None:
     """  # noqa: D301 - click looks for the backspace itself
 
 
-for command in (predict, train, evaluate, verify, preview, info, models, networks, import_weights, export):
+for command in (
+    predict,
+    status,
+    finish,
+    train,
+    evaluate,
+    verify,
+    preview,
+    info,
+    models,
+    networks,
+    import_weights,
+    export,
+):
     tileseg.add_command(command)
 
 
 def main() -> None:
-    """Runs the command line. Exit codes: 0 done, 1 failed, 2 usage, 130 Ctrl-C."""
+    """Runs the command line. Exit codes: 0 done, 1 failed, 2 usage, 3 some failed, 75 asked to stop, 130 Ctrl-C."""
     debug = "--debug" in sys.argv
     # the flag may stand anywhere: it is often added at the end of a line that failed
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]

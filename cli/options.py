@@ -1,8 +1,17 @@
 """Options that several commands share."""
 
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from tilesegment_cli.types import PruneType, SelectType
+
+if TYPE_CHECKING:
+    from tilesegment.cluster import Cluster
 
 model = click.option(
     "--model", "-m", metavar="FILE|NAME", help="Model file or bundled model.  [default: em-membrane, one channel]"
@@ -19,3 +28,66 @@ select = click.option("--select", type=SelectType(), help="Index of a further ax
 as_json = click.option("--json", "as_json", is_flag=True, help="Print a last line of JSON on stdout.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace what exists, once the new is complete.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Who predicts: `workers` processes of this machine, the workers of a `scheduler`, or, without, this process."""
+
+    workers_: int | None
+    scheduler: str | None
+    tls_ca: str | None
+    tls_cert: str | None
+    tls_key: str | None
+    dashboard: bool
+
+    def workers(self, quiet: bool) -> AbstractContextManager["Cluster | None"]:
+        """The cluster, started or joined; None for this process."""
+        tls = (self.tls_ca, self.tls_cert, self.tls_key)
+        if self.workers_ is not None and self.scheduler is not None:
+            raise click.UsageError(
+                "--workers starts a cluster here, --scheduler joins a running one: give one of the two"
+            )
+        if self.scheduler is None and any(tls):
+            raise click.UsageError("--tls-ca, --tls-cert and --tls-key are for a --scheduler")
+        if self.workers_ is None and self.dashboard:
+            raise click.UsageError("--dashboard is for --workers; a running scheduler has its own")
+        if self.workers_ is None and self.scheduler is None:
+            return nullcontext()
+        from tilesegment.cluster import Cluster
+
+        if self.workers_ is not None:
+            cluster = Cluster.start(self.workers_, dashboard=self.dashboard)
+        else:
+            assert self.scheduler is not None
+            cluster = Cluster.join(self.scheduler, *tls)
+        if not quiet:
+            click.echo(cluster.describe(), err=True)
+        return cluster
+
+
+def cluster(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a Dask cluster, handed to the command as one: `cluster`."""
+
+    @functools.wraps(command)
+    def collected(
+        workers: int | None,
+        scheduler: str | None,
+        tls_ca: str | None,
+        tls_cert: str | None,
+        tls_key: str | None,
+        dashboard: bool,
+        **others: Any,
+    ) -> Any:
+        return command(cluster=ClusterOptions(workers, scheduler, tls_ca, tls_cert, tls_key, dashboard), **others)
+
+    for option in (
+        click.option("--dashboard", is_flag=True, help="With --workers: serve Dask's dashboard (needs bokeh)."),
+        click.option("--tls-key", metavar="PEM", help="Its key."),
+        click.option("--tls-cert", metavar="PEM", help="Certificate of this client."),
+        click.option("--tls-ca", metavar="PEM", help="For a tls:// scheduler: who signed its certificate."),
+        click.option("--scheduler", metavar="tcp://...|FILE", help="Predict on a running Dask cluster."),
+        click.option("--workers", type=click.IntRange(1, 1024), help="Predict on so many processes of this machine."),
+    ):
+        collected = option(collected)
+    return collected

@@ -1,23 +1,33 @@
 """`tileseg predict`."""
 
 import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tilesegment_cli import options
-from tilesegment_cli.progress import ProgressReport
-from tilesegment_cli.types import BatchType, ListType, RangeType, RegionType
+from tilesegment_cli.types import BatchType, ListType, PartType, RangeType, RegionType
 
 if TYPE_CHECKING:
-    from tilesegment import Job, Prediction
-    from tilesegment.engine import Progress
+    from tilesegment.batch import Choices, Errand, Outcome
+    from tilesegment.job import Job
+
+SOME_FAILED, STOPPED = 3, 75  # exit codes
 
 
 @click.command()
-@click.argument("image")
+@click.argument("images", nargs=-1, metavar="IMAGE...")
 @click.option("--out", "-o", metavar="PATH", help="mask.zarr, image.zarr/labels/NAME, mask.tif, mask.png or mask.jpg.")
+@click.option("--out-dir", metavar="FOLDER", help="Of many images: a folder for masks, logs and summary.csv.")
+@click.option("--list", "listed", metavar="FILE", help="Also the images of a text file, or a CSV: image, out.")
+@click.option(
+    "--format", "file_format", type=click.Choice(["zarr", "tif", "png", "jpg"]), help="Of masks in --out-dir."
+)
 @options.model
 @options.tile
 @options.halo
@@ -41,18 +51,25 @@ if TYPE_CHECKING:
 )
 @click.option("--probabilities", metavar="P.ZARR", help="Also write the class probabilities, float32.")
 @click.option("--preview", metavar="PNG", help="Also draw image and mask side by side.")
+@click.option("--part", type=PartType(), help="Only the K-th of N parts, for a job array; the last one finishes.")
+@options.cluster
 @options.overwrite
 @click.option("--dry-run", is_flag=True, help="Print the plan and the expected time, write nothing.")
 @options.as_json
 @options.quiet
 @click.option("-v", "--verbose", is_flag=True, help="Print the plan before it is carried out.")
 def predict(
-    image: str,
+    images: tuple[str, ...],
     out: str | None,
+    out_dir: str | None,
+    listed: str | None,
+    file_format: str | None,
     model: str | None,
     ngff: str,
     probabilities: str | None,
     preview: str | None,
+    part: tuple[int, int] | None,
+    cluster: options.ClusterOptions,
     overwrite: bool,
     axes: str | None,
     select: dict[str, int] | None,
@@ -64,61 +81,132 @@ def predict(
 ) -> None:
     """Segment IMAGE (TIFF, OME-Zarr, Zarr, PNG, JPEG) of any size into a mask, without seams.
 
-    A run that was stopped goes on when the same command is given again.
+    A run that was stopped goes on when the same command is given again. Many images go to --out-dir.
     """
-    if out is None and not dry_run:
-        raise click.UsageError("Missing option '--out': where the mask goes, such as --out mask.zarr")
-    from tilesegment.prediction import Job, make_settings, run_job
+    from tilesegment.batch import Choices
+    from tilesegment.prediction import make_settings
 
-    with Job(image, model, make_settings(settings), axes=axes, select=select) as job:
-        if model is None and not quiet:
-            click.echo(f"No --model given: using the bundled {job.model.header.name}.", err=True)
-        if dry_run:
-            _print_plan(job, as_json)
-            return
-        if verbose:
-            for name, value in job.plan.lines():
-                click.echo(f"{name:<10}{value}", err=True)
-        assert out is not None
+    shared = {"probabilities": probabilities, "preview": preview, "ngff": ngff, "overwrite": overwrite}
+    errands = _errands(images, listed, out, out_dir, file_format, shared, needs_out=not dry_run)
+    choices = Choices(model, make_settings(settings), axes, select, part)
+    if dry_run:
+        _print_plans(errands, choices, as_json)
+        return
+    outcomes = _carry_out(errands, choices, cluster, out_dir, quiet, verbose)
+    _conclude(outcomes, out_dir, as_json, quiet)
+
+
+def _errands(
+    images: tuple[str, ...],
+    listed: str | None,
+    out: str | None,
+    out_dir: str | None,
+    file_format: str | None,
+    shared: dict[str, Any],
+    *,
+    needs_out: bool,
+) -> list["Errand"]:
+    """What is to be done, as far as the command line can tell."""
+    from tilesegment.batch import Errand
+    from tilesegment.folder import errands_into, read_list
+    from tilesegment.run import Outputs
+
+    given: list[tuple[str, str | None]] = [(image, None) for image in images]
+    given += [] if listed is None else read_list(listed)
+    if not given:
+        raise click.UsageError("Missing argument 'IMAGE...': name an image, or a --list of them")
+    if out_dir is not None:
+        if out is not None:
+            raise click.UsageError("--out names one mask, --out-dir a folder for many: give one of the two")
+        if shared["probabilities"] is not None or shared["preview"] is not None:
+            raise click.UsageError("--probabilities and --preview are for one image; with --out-dir leave them out")
+        return errands_into(out_dir, given, file_format or "zarr", Outputs("", **shared))
+    if file_format is not None:
+        raise click.UsageError("--format is for --out-dir; with --out the name of the mask says it")
+    if needs_out and out is None:
+        raise click.UsageError("Missing option '--out': where the mask goes, such as --out mask.zarr")
+    if needs_out and len(given) > 1:
+        raise click.UsageError(f"{len(given)} images were given: name a folder for their masks with --out-dir")
+    return [Errand(image, Outputs(out or "", **shared)) for image, _ in given]
+
+
+def _carry_out(
+    errands: list["Errand"],
+    choices: "Choices",
+    cluster: options.ClusterOptions,
+    out_dir: str | None,
+    quiet: bool,
+    verbose: bool,
+) -> list["Outcome"]:
+    from tilesegment.folder import Records
+    from tilesegment.prediction import predict_many
+    from tilesegment_cli.screen import Screen
+
+    records = [] if out_dir is None else [Records(out_dir, choices.part)]
+    with _stopping() as stop:
         try:
-            with ProgressReport(quiet) as progress:
-                done = run_job(
-                    job,
-                    out,
-                    overwrite=overwrite,
-                    ngff=ngff,
-                    probabilities=probabilities,
-                    preview=preview,
-                    report=lambda now, total: _show(progress, now, total),
-                )
+            with cluster.workers(quiet) as workers, Screen(quiet, verbose, many=out_dir is not None) as screen:
+                return list(predict_many(errands, choices, workers, listeners=[screen, *records], stop=stop))
         except KeyboardInterrupt:
             click.echo("Blocks that are done are kept: the same command goes on from there.", err=True)
+            if stop():
+                sys.exit(STOPPED)
             raise
-    if not quiet:
-        _conclude(done)
+
+
+@contextmanager
+def _stopping() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM, which a batch system sends before it kills, has asked to stop; a second one stops at once."""
+    asked = False
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _conclude(outcomes: list["Outcome"], out_dir: str | None, as_json: bool, quiet: bool) -> None:
+    """Results on stdout, errors on stderr, and the exit code."""
+    from tilesegment.prediction import prediction_of
+
+    done = [asdict(prediction_of(one)) for one in outcomes if one.ending is not None and not one.errors]
+    failed = [one for one in outcomes if one.state == "failed"]
+    if out_dir is None and failed:
+        (one,) = failed
+        stored = one.blocks + one.resumed
+        if one.given_up or not stored:
+            raise one.errors[0]
+        failing = f"{len(one.errors)} blocks failed, the other {stored} are stored"
+        click.echo(f"Error: {' '.join(str(one.errors[0]).split())} ({failing})", err=True)
+        sys.exit(SOME_FAILED)
     if as_json:
-        click.echo(json.dumps(asdict(done)))
-
-
-def _conclude(done: "Prediction") -> None:
-    megapixels, peak = done.pixels / 1e6, done.peak_rss_bytes / 1e9
-    resumed = f", {done.blocks_resumed} blocks were done before" if done.blocks_resumed else ""
-    click.echo(
-        f"{done.out}: {megapixels:,.1f} Mpx in {done.seconds:,.1f} s ({done.mpx_per_s:.2f} Mpx/s), "
-        f"peak memory {peak:.2f} GB{resumed}",
-        err=True,
-    )
-    if done.mismatch is not None:
+        click.echo(json.dumps(done[0] if out_dir is None and done else {"images": done, "failed": len(failed)}))
+    if out_dir is not None and not quiet:
         click.echo(
-            f"halo of {done.halo} px, chosen: with a larger one {100 * done.mismatch:.3f} % of the pixels near "
-            "tile lines and borders are of another class",
-            err=True,
+            f"{len(done)} of {len(outcomes)} images done, {len(failed)} failed: see {out_dir}/summary.csv", err=True
         )
+    if any(one.state == "stopped" for one in outcomes):
+        click.echo("Stopped: the same command goes on from here.", err=True)
+        sys.exit(STOPPED)
+    if failed:
+        sys.exit(SOME_FAILED)
 
 
-def _show(progress: ProgressReport, now: "Progress", total: int) -> None:
-    speed = now.pixels / 1e6 / max(now.seconds, 1e-9)
-    progress.show(now.pixels / total, f"{now.pixels / 1e6:,.1f} Mpx, {speed:.2f} Mpx/s", now.seconds)
+def _print_plans(errands: list["Errand"], choices: "Choices", as_json: bool) -> None:
+    """The plan of each image with its expected time, measured on one tile."""
+    from tilesegment.job import Job
+
+    for errand in errands:
+        opened = Job.prepare(errand.image, choices.model, choices.settings, axes=choices.axes, select=choices.select)
+        with opened as job:
+            _print_plan(job, as_json)
 
 
 def _print_plan(job: "Job", as_json: bool) -> None:

@@ -17,7 +17,7 @@ class RegionType(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Region:
         """The region that `value` writes down."""
-        match = re.fullmatch(r"(\d+):(\d+),(\d+):(\d+)", str(value))
+        match = re.fullmatch(r"(\d{1,9}):(\d{1,9}),(\d{1,9}):(\d{1,9})", str(value))
         if match is None:
             self.fail(f"{value!r} is not a region; write y0:y1,x0:x1, such as 0:1024,512:2048")
         y0, y1, x0, x1 = map(int, match.groups())
@@ -33,9 +33,24 @@ class RangeType(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         """First and one past the last."""
-        match = re.fullmatch(r"(\d+):(\d+)", str(value))
+        match = re.fullmatch(r"(\d{1,9}):(\d{1,9})", str(value))
         if match is None:
             self.fail(f"{value!r} is not a range; write a:b, such as 0:30")
+        return int(match[1]), int(match[2])
+
+
+class PartType(click.ParamType):
+    """`3/16`."""
+
+    name = "K/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Which part, counted from 1, and of how many."""
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", str(value))
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            self.fail(f"{value!r} is not a part; write K/N with K from 1 to N, such as 3/16")
         return int(match[1]), int(match[2])
 
 
@@ -48,7 +63,7 @@ class BatchType(click.ParamType):
         """None for `auto`."""
         if value in ("auto", None):
             return None
-        if not str(value).isdecimal() or int(value) < 1:
+        if re.fullmatch(r"\d{1,9}", str(value)) is None or int(value) < 1:
             self.fail(f"{value!r} is not a batch; write auto, or a number of tiles from 1 on")
         return int(value)
 
@@ -75,7 +90,7 @@ class DurationType(click.ParamType):
         """Seconds."""
         if isinstance(value, float):
             return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", str(value))
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smh])", str(value))
         if match is None:
             self.fail(f"{value!r} is not a time; write 90s, 20m or 2h")
         return float(match[1]) * _UNITS[match[2]]
@@ -160,7 +175,7 @@ class SelectType(click.ParamType):
         """Index by axis."""
         if isinstance(value, dict):
             return value
-        pairs = [re.fullmatch(r"([a-z]+)=(\d+)", part.strip()) for part in str(value).split(",")]
+        pairs = [re.fullmatch(r"([a-z]+)=(\d{1,9})", part.strip()) for part in str(value).split(",")]
         if None in pairs:
             self.fail(f"{value!r} does not select; write AXIS=INDEX, such as t=3")
         return {pair[1]: int(pair[2]) for pair in pairs if pair is not None}

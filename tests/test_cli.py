@@ -37,7 +37,7 @@ def test_every_option_says_what_it_does() -> None:
     for command in tileseg.commands.values():
         assert command.help
         told_by_their_names = {"image", "mask", "path", "data", "prediction", "truth", "model", "weights"}
-        told_by_their_names |= {"device", "precision", "seed", "help"}
+        told_by_their_names |= {"images", "masks", "device", "precision", "seed", "help"}
         for parameter in command.params:
             assert parameter.name in told_by_their_names or getattr(parameter, "help", None), parameter.name
 
@@ -174,7 +174,7 @@ class TestPredict:
         monkeypatch.setattr("tilesegment.models.bundled_models", lambda: {"em-membrane": folder / "toy.safetensors"})
         found = run("predict slide.tif --tile 88 --out mask.zarr")
         assert found.code == 0
-        assert found.err.startswith("No --model given: using the bundled ")
+        assert found.err.startswith("Note: no model was named: using the bundled ")
 
 
 class TestTrain:

@@ -101,7 +101,7 @@ BAD = [
     (OPTION.format("--ngff 1"), 2, "'1' is not one of '0.5', '0.4'"),
     (OPTION.format("--colour"), 2, "No such option"),
     ("predict slide.tif -m toy.safetensors", 2, "Missing option '--out'"),
-    ("predict", 2, "Missing argument 'IMAGE' (see tileseg predict --help)"),
+    ("predict", 2, "Missing argument 'IMAGE...': name an image, or a --list of them (see tileseg predict --help)"),
     ("segment slide.tif", 2, "No such command 'segment'"),
     ("train missing", 1, "there is no folder missing; name the one that holds images/ and labels/"),
     ("train no_label", 1, "no_label/images/00.png has no label; expected no_label/labels/00.*"),

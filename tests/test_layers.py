@@ -27,7 +27,7 @@ ALLOWED = {
     "model": {"errors", "geometry", "header", "models", "networks"},
     "images": {"errors", "geometry", "metadata"},
     "masks": {"errors", "geometry", "metadata"},
-    "predictors": {"errors", "geometry", "header", "model"},
+    "predictors": {"errors", "geometry", "header", "model", "plan"},
     "engine": {"errors", "geometry"},
     "preview": {"errors", "metadata"},
     "evaluation": {"errors"},
@@ -98,6 +98,10 @@ def test_only_training_imports_training_and_evaluation() -> None:
     free = {*ABOVE, "__init__", "cli", "verification", "comparison"}
     assert not [(path.name, used) for path, here, used in OURS if used in ABOVE and here not in free]
     assert not [path for path, here, used in OURS if here == "verification" and used == "training"]
+
+
+def test_only_the_command_line_knows_of_the_cluster() -> None:
+    assert not [(path.name, used) for path, here, used in OURS if used == "cluster" and here not in ("cluster", "cli")]
 
 
 def test_nothing_imports_the_command_line() -> None:

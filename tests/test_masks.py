@@ -178,7 +178,8 @@ def test_blocks_of_zarr_2_are_done_when_all_their_chunks_are(tmp_path: Path) -> 
 
 
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
-    create_mask(tmp_path / "mask.zarr", spec_of((70, 70)))
+    writer = create_mask(tmp_path / "mask.zarr", spec_of((70, 70)))
+    writer.write(Region(0, 0, 32, 32), np.ones((32, 32), np.uint8))
     other = spec_of((70, 71), fingerprint={"model": "b", "tile": (64, 64), "overlap": True})
     with pytest.raises(MaskError, match=r"was begun with other settings") as caught:
         create_mask(tmp_path / "mask.zarr", other)

@@ -115,34 +115,40 @@ IN, OUT = ("inputs", 0), ("outputs", 0)
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (edited("format_version", value="0.4.10"), "bioimage.io format 0.4.10; allowed: 0.5"),
+        (edited("format_version", value="0.4.10"), "bioimage.io format '0.4.10'; allowed: 0.5"),
         (edited("type", value="dataset"), "its rdf.yaml describes no model"),
         (edited("weights", value={}), "its rdf.yaml names no weights"),
         (
             edited("weights", value={"pytorch_state_dict": {}, "torchscript": {}}),
-            "has weights as pytorch_state_dict, torchscript only",
+            "has weights as 'pytorch_state_dict', 'torchscript' only",
         ),
         (edited("weights", "onnx", "source", value="../weights.onnx"), "names a file outside the package"),
         (edited("weights", "onnx", "source", value="/etc/hostname"), "names a file outside the package"),
-        (edited("weights", "onnx", "source", value="w.onnx"), "its rdf.yaml names w.onnx, which the package does not"),
-        (edited("weights", "onnx", "sha256", value="0" * 64), "weights.onnx is not what rdf.yaml describes"),
+        (
+            edited("weights", "onnx", "source", value="w.onnx"),
+            "its rdf.yaml names 'w.onnx', which the package does not",
+        ),
+        (edited("weights", "onnx", "sha256", value="0" * 64), "'weights.onnx' is not what rdf.yaml describes"),
         (edited("inputs", value=[]), "has 0 inputs; it must have one"),
-        (edited(*OUT, "axes", value=[BATCH]), "its output has the axes batch; they must be batch, channel, y, x"),
+        (edited(*OUT, "axes", value=[BATCH]), "its output has the axes 'batch'; they must be batch, channel, y, x"),
         (edited(*IN, "axes", 2, "size", value=256), "takes images of 256 px along y only"),
         (edited(*OUT, "axes", 3, "scale", value=2), "gives another number of pixels along x than it takes"),
         (edited(*OUT, "axes", 3, "halo", value=8), "treats y (18, 2, 0, 4) and x (18, 2, 0, 8) differently"),
         (edited(*IN, "axes", 2, "size", "step", value=0), "treats y"),
-        (edited(*IN, "preprocessing", 0, "id", value="scale_range"), "needs the preprocessing scale_range"),
+        (edited(*IN, "preprocessing", 0, "id", value="scale_range"), "needs the preprocessing 'scale_range'"),
         (edited(*IN, "preprocessing", 0, "kwargs", "gain", value=-1), "its preprocessing turns grey values round"),
         (
             edited(*IN, "preprocessing", 0, "kwargs", "gain", value=[1, 2]),
             "its preprocessing has 2 values for 1 channels",
         ),
-        (edited(*IN, "preprocessing", 0, "kwargs", "axis", value="y"), "its preprocessing scale_linear works along y"),
-        (edited(*IN, "preprocessing", value=[{}]), "its rdf.yaml is not one of version 0.5 (KeyError: 'id')"),
+        (
+            edited(*IN, "preprocessing", 0, "kwargs", "axis", value="y"),
+            "its preprocessing 'scale_linear' works along 'y'",
+        ),
+        (edited(*IN, "preprocessing", value=[{}]), "its rdf.yaml is not one of version 0.5 (KeyError('id'))"),
         (
             edited(*OUT, "postprocessing", value=[{"id": "binarize"}]),
-            "needs the postprocessing binarize; allowed: none",
+            "needs the postprocessing 'binarize'; allowed: none",
         ),
         (edited(*OUT, "axes", 1, value={"type": "channel"}), "its rdf.yaml is not one of version 0.5"),
         (edited("inputs", value="raw"), "has 3 inputs; it must have one"),
@@ -235,6 +241,6 @@ def test_weights_in_a_folder_may_not_lie_outside_of_it(tmp_path: Path) -> None:
     (folder / "weights.onnx").symlink_to(tmp_path / "weights.onnx")
     assert refused(folder).startswith("its rdf.yaml names a file outside the package ('weights.onnx')")
     (folder / "weights.onnx").unlink()
-    assert refused(folder).startswith("its rdf.yaml names weights.onnx, which the package does not hold")
+    assert refused(folder).startswith("its rdf.yaml names 'weights.onnx', which the package does not hold")
     pooled().model(folder / "weights.onnx")
     assert load_model(folder).field_of_view == FieldOfView(2, 4, 4, False)

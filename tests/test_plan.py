@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tilesegment.errors import PlanError
 from tilesegment.geometry import FieldOfView, Region
-from tilesegment.plan import ImageFacts, NetworkFacts, Plan, Settings, fingerprint, make_plan
+from tilesegment.plan import ImageFacts, Machine, NetworkFacts, Plan, Settings, fingerprint, make_plan
 
 PAPER = FieldOfView(divisor=16, before=92, after=96, crops=True)
 NETWORK = NetworkFacts(PAPER, channels=1, classes=2, weights_bytes=124 * 10**6, pixel_bytes=1536)
@@ -29,7 +29,7 @@ def plan_of(
     **chosen: Any,
 ) -> Plan:
     """The plan for an image with these settings."""
-    return make_plan(image, network, Settings(**chosen), device=device, precision=precision, free_bytes=free)
+    return make_plan(image, network, Settings(**chosen), Machine(device, precision, free))
 
 
 def test_the_default_is_the_tile_of_the_paper_with_an_exact_step() -> None:

@@ -26,16 +26,17 @@ if TYPE_CHECKING:
     from tilesegment.comparison import Evaluation, evaluate
     from tilesegment.description import describe
     from tilesegment.images import open_image
+    from tilesegment.job import Job
     from tilesegment.masks import open_mask
     from tilesegment.model import Model
     from tilesegment.plan import Plan, Settings
-    from tilesegment.prediction import Job, Prediction, predict
+    from tilesegment.prediction import Prediction, predict
     from tilesegment.training import train
     from tilesegment.verification import verify
 
 _WHERE = {
     "Evaluation": "comparison",
-    "Job": "prediction",
+    "Job": "job",
     "Model": "model",
     "Plan": "plan",
     "Prediction": "prediction",

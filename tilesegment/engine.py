@@ -1,10 +1,8 @@
 """Streaming: read ahead | predict | write behind. Knows neither torch nor dask; it is handed what does the work."""
 
-import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -16,6 +14,7 @@ from tilesegment.geometry import Block, FieldOfView, Region, TileGrid, mirror_in
 _AHEAD = 2
 _BEHIND = 2
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -31,71 +30,73 @@ class Predictor(Protocol):
         """As `predict`, and the class probabilities (K, h, w)."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        pixels, blocks: written so far in this run.
-        seconds: since it began.
-    """
-
-    pixels: int
-    blocks: int
-    seconds: float
-
-
 def stream(
-    work: Iterable[tuple[int, Block]],
-    read: Callable[[int, Block], np.ndarray],
-    predict: Callable[[np.ndarray, Block], Result],
-    write: Callable[[int, Block, Result], None],
-    report: Callable[[Progress], None] = lambda progress: None,
-) -> Progress:
-    """Takes every (plane, block) of `work` through `read`, `predict` and `write`, the three at the same time.
+    work: Iterable[Item],
+    read: Callable[[Item], np.ndarray],
+    predict: Callable[[Item, np.ndarray], Result],
+    write: Callable[[Item, Result], None],
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[Item, Exception | None]]:
+    """Takes every item of `work` through `read`, `predict` and `write`, the three at the same time.
 
     `read` and `write` run in a thread of their own each, in the order of `work`; `predict` runs in the caller's. At
-    most two blocks wait on either side, so memory does not depend on how many there are. The first error stops the run
-    and is raised here; blocks that were written stay written.
+    most two items wait on either side, so memory does not depend on how many there are.
 
     Args:
-        work: plane and block.
-        read: pixels (C, H, W) of `block.read` of a plane.
+        work: blocks to be predicted, of one image or of many.
+        read: pixels (C, H, W) of an item.
         predict: from these to whatever `write` stores.
-        write: stores a block; returns once it is safe.
-        report: called after every block that was written.
-    """
-    start, pixels, blocks = time.monotonic(), 0, 0
-    waiting = iter(work)
-    ahead: deque[tuple[int, Block, Future[np.ndarray]]] = deque()
-    behind: deque[tuple[Block, Future[None]]] = deque()
+        write: stores it; returns once it is safe.
+        stop: asked before an item is predicted; if it says so, the items before are written and the rest is left.
 
-    def settle(most: int) -> None:
-        """Waits until at most `most` blocks are still to be written."""
-        nonlocal pixels, blocks
-        while len(behind) > most:
-            block, written = behind.popleft()
-            written.result()
-            pixels, blocks = pixels + block.write.area, blocks + 1
-            report(Progress(pixels, blocks, time.monotonic() - start))
+    Yields:
+        Each item, in order, with None once it is written, or with the error that it failed with; one that fails does
+        not keep the others from being done. Whoever does not want to go on just stops asking.
+    """
+    waiting = iter(work)
+    ahead: deque[tuple[Item, Future[np.ndarray]]] = deque()
+    behind: deque[tuple[Item, Future[None]]] = deque()
 
     with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
         try:
             while True:
-                for z, block in islice(waiting, _AHEAD + 1 - len(ahead)):
-                    ahead.append((z, block, reader.submit(read, z, block)))
-                if not ahead:
+                ahead.extend((item, reader.submit(read, item)) for item in islice(waiting, _AHEAD + 1 - len(ahead)))
+                if not ahead or stop():
                     break
-                z, block, pending = ahead.popleft()
-                result = predict(pending.result(), block)
-                settle(_BEHIND - 1)
-                behind.append((block, writer.submit(write, z, block, result)))
-            settle(0)
+                item, pending = ahead.popleft()
+                stored = _predicted(item, pending, predict, write, writer)
+                while len(behind) >= _BEHIND:
+                    yield _settled(*behind.popleft())
+                behind.append((item, stored))
+            while behind:
+                yield _settled(*behind.popleft())
         finally:
             # after an error or Ctrl-C: nothing new is begun, what is being written is written to its end
             reader.shutdown(cancel_futures=True)
             writer.shutdown(cancel_futures=True)
-    return Progress(pixels, blocks, time.monotonic() - start)
+
+
+def _predicted(
+    item: Item,
+    pending: Future[np.ndarray],
+    predict: Callable[[Item, np.ndarray], Result],
+    write: Callable[[Item, Result], None],
+    writer: ThreadPoolExecutor,
+) -> Future[None]:
+    """The writing of an item, or a future that failed already as reading or predicting did."""
+    try:
+        return writer.submit(write, item, predict(item, pending.result()))
+    except Exception as error:
+        failed: Future[None] = Future()
+        failed.set_exception(error)
+        return failed
+
+
+def _settled(item: Item, stored: Future[None]) -> tuple[Item, Exception | None]:
+    error = stored.exception()
+    if error is not None and not isinstance(error, Exception):
+        raise error
+    return item, error
 
 
 def predict_array(predictor: Predictor, image: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:

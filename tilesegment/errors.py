@@ -6,7 +6,9 @@ TilesegmentError
 ├── ModelError      a model file is damaged, foreign or does not fit the image
 ├── PlanError       the settings contradict each other, the network or the image
 ├── DeviceError     the device or precision is not to be had here
-└── DataError       a labelled data set cannot be trained on
+├── DataError       a labelled data set cannot be trained on
+├── ClusterError    the cluster cannot be reached, or its workers end where they should not
+└── StoppedError    the run was asked to end early; it can be gone on with
 
 A message is one line: what was given, what is allowed, what to do. Our own mistakes are `AssertionError`.
 """
@@ -38,3 +40,11 @@ class DeviceError(TilesegmentError):
 
 class DataError(TilesegmentError):
     """A labelled data set cannot be trained on."""
+
+
+class ClusterError(TilesegmentError):
+    """The cluster cannot be reached, or its workers end where they should not."""
+
+
+class StoppedError(TilesegmentError):
+    """The run was asked to end early; it can be gone on with."""

@@ -95,7 +95,7 @@ class ModelHeader:
             header = cls(**given)
             header.check()
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise ModelError(f"its header is not one of ours ({type(error).__name__}: {error})") from error
+            raise ModelError(f"its header is not one of ours ({error!r:.200})") from error
         return header
 
     def check(self) -> None:
@@ -142,6 +142,8 @@ def _metadata(path: Path) -> dict[str, str]:
     """The string-to-string metadata of a safetensors file, its lengths checked against the file's."""
     try:
         size = path.stat().st_size
+        if path.is_fifo():  # it would be waited at
+            raise ModelError("a pipe; save the model to a file")
         with path.open("rb") as file:
             start = file.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0

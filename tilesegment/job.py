@@ -1,10 +1,12 @@
-"""A prediction, ready to run: an image, a model, a plan and what is recorded of them."""
+"""A prediction, decided: an image, a model, a plan; as plain data, and opened, ready to predict blocks."""
 
+import os
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -12,72 +14,119 @@ from typing import Any, Self
 
 import numpy as np
 
-from tilesegment.engine import Progress, stream
 from tilesegment.errors import ImageError, ModelError, PlanError
 from tilesegment.exchange.onnx_model import OnnxModel, load_model
+from tilesegment.exchange.onnx_network import why_on_cpu
 from tilesegment.geometry import Block, Region, TileGrid
+from tilesegment.header import Normalisation
 from tilesegment.images import open_image, read_mirrored
+from tilesegment.images.identity import identity
 from tilesegment.images.source import ImageSource
-from tilesegment.masks import MaskSpec, MaskWriter
+from tilesegment.masks import MaskSpec
 from tilesegment.metadata import PixelSize
 from tilesegment.model import Model
-from tilesegment.models import DEFAULT
+from tilesegment.models import DEFAULT, bundled_models, find_model
 from tilesegment.normalisation import choose_normalisation
-from tilesegment.plan import ImageFacts, NetworkFacts, Settings, fingerprint, make_plan
-from tilesegment.predictors.devices import choose_device, choose_precision, free_memory
+from tilesegment.plan import ImageFacts, Machine, NetworkFacts, Plan, Settings, fingerprint, make_plan
+from tilesegment.predictors.devices import choose_device, this_machine
 from tilesegment.predictors.torch import TorchPredictor
 
 
-class Job:
-    """An image, a model and a plan, ready to run. Closes the image when left.
+@dataclass(frozen=True)
+class Order:
+    """A prediction, decided: plain data, the same for every process that carries out a part of it.
 
-    Args:
-        image: path of the image.
-        model: path or bundled name; None takes the bundled default for one-channel images.
+    Attributes:
+        image, model: paths, absolute so that every process finds them.
         settings: what the user chose.
         axes, select: how to read the image, see `open_image`.
-
-    Raises:
-        ImageError, ModelError, PlanError, DeviceError: one of them is not to be had or does not fit the others.
+        plan: what was made of it.
+        normalisation: of the grey values.
+        decides: what decides the pixels, see `fingerprint`.
+        notes: what a user should know of how the model is taken.
     """
 
-    def __init__(
-        self,
+    image: str
+    model: str
+    settings: Settings
+    axes: str | None
+    select: Mapping[str, int]
+    plan: Plan
+    normalisation: Normalisation
+    decides: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+class Job:
+    """An order whose image and model are open. Closes the image when left."""
+
+    def __init__(self, order: Order, source: ImageSource, model: Model) -> None:
+        self.order, self.source, self.model = order, source, model
+        self.plan, self.settings = order.plan, order.settings
+
+    @classmethod
+    def prepare(
+        cls,
         image: str | Path,
         model: str | Path | None,
         settings: Settings,
         *,
         axes: str | None = None,
         select: Mapping[str, int] | None = None,
-    ) -> None:
+        ask: Callable[[Settings], Machine] = this_machine,
+    ) -> Self:
+        """Decides all there is to decide.
+
+        Args:
+            image: path of the image.
+            model: path or bundled name; None takes the bundled default for one-channel images.
+            settings: what the user chose.
+            axes, select: how to read the image, see `open_image`.
+            ask: tells of the machine that will predict.
+
+        Raises:
+            ImageError, ModelError, PlanError, DeviceError: one of them is not to be had or does not fit the others.
+        """
         settings.check()
-        device = choose_device(settings.device)
-        self.settings, self.axes, self.select = settings, axes, dict(select or {})
-        self.source = open_image(image, axes=axes, select=select)
+        machine = ask(settings)
+        source = open_image(image, axes=axes, select=select)
         try:
-            facts = _image_facts(self.source, settings.level)
-            loaded = load_model(model if model is not None else _default_model(self.source, settings))
-            self.model = _as_wanted(loaded, settings)
-            precision = choose_precision(device, settings.precision)
-            if isinstance(self.model, OnnxModel) and settings.precision == "auto":
-                precision = "fp32"  # it computes in its own
-            network = _network_facts(self.model)
-            free = free_memory(device)
-            self.plan = make_plan(facts, network, settings, device=str(device), precision=precision, free_bytes=free)
-            trained = self.model.header.normalisation
-            self.normalisation = choose_normalisation(trained, self.source, self.plan, settings)
+            facts = _image_facts(source, settings.level)
+            path = _absolute(model if model is not None else _default_model(source, settings))
+            loaded = _load(path, settings)
+            notes: tuple[str, ...] = () if model is not None else (f"no model was named: using the bundled {path}",)
+            if isinstance(loaded, OnnxModel):
+                settings, machine, notes = _for_onnx(loaded, settings, machine, ask)
+            plan = make_plan(facts, _network_facts(loaded), settings, machine)
+            normalisation = choose_normalisation(loaded.header.normalisation, source, plan, settings)
+            chosen = {"normalisation": asdict(normalisation), "axes": axes, "select": dict(select or {})}
+            decides = fingerprint(plan, settings, chosen | _decisive(source, loaded, settings))
+            given = (os.path.abspath(image), path, settings, axes, dict(select or {}))
+            return cls(Order(*given, plan, normalisation, decides, notes), source, loaded)
         except BaseException:
-            self.source.close()
+            source.close()
             raise
-        self.predictor = TorchPredictor(
-            self.model,
-            device,
-            precision,
-            batch=self.plan.batch,
-            tta=settings.tta,
-            normalisation=self.normalisation,
-            threshold=settings.threshold,
-        )
+
+    @classmethod
+    def open(cls, order: Order) -> Self:
+        """Opens what was decided elsewhere.
+
+        Raises:
+            ImageError, ModelError, PlanError: image or model are not to be had here, or are others here.
+        """
+        source = open_image(order.image, axes=order.axes, select=order.select)
+        try:
+            model = _load(order.model, order.settings)
+            for name, here in _decisive(source, model, order.settings).items():
+                if here != order.decides[name]:
+                    raise PlanError(
+                        f"{order.image} or {order.model} is another on {platform.node()} ({name} differs); "
+                        "let every machine see the same files"
+                    )
+            return cls(order, source, model)
+        except BaseException:
+            source.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -86,6 +135,23 @@ class Job:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.source.close()
+
+    @cached_property
+    def predictor(self) -> TorchPredictor:
+        """The model on this machine's device, made when it is first asked for.
+
+        Raises:
+            DeviceError: the device or the precision is not to be had here.
+        """
+        return TorchPredictor(
+            self.model,
+            choose_device(self.settings.device),
+            self.plan.precision,
+            batch=self.plan.batch,
+            tta=self.settings.tta,
+            normalisation=self.order.normalisation,
+            threshold=self.settings.threshold,
+        )
 
     def read(self, z: int, block: Block) -> np.ndarray:
         """Pixels (C, H, W) of `block.read` in plane `z`, mirrored beyond the image.
@@ -119,29 +185,18 @@ class Job:
     def spec(self) -> MaskSpec:
         """The mask that this job writes."""
         plan, size, (sy, sx) = self.plan, self.source.pixel_size, self.plan.image.scale
-        header = self.model.header
-        decides = {
-            "model": header.weights_sha256,
-            "classes": [one.name for one in header.classes],
-            "normalisation": asdict(self.normalisation),
-            "halo": self.plan.network.view.before,
-            "threshold": self.predictor.threshold,
-            "dtype": str(self.source.dtype),
-            "axes": self.axes,
-            "select": self.select,
-        }
         return MaskSpec(
             shape=plan.region.shape,
             depth=None if plan.image.depth is None else len(plan.planes),
             block=plan.block,
             chunk=plan.chunk,
-            classes=header.classes,
+            classes=self.model.header.classes,
             pixel_size=None if size is None else PixelSize(size.y * sy, size.x * sx),
             # the centre of a pixel of a reduced level lies between those of level 0
             offset=(plan.region.y0 + (sy - 1) / (2 * sy), plan.region.x0 + (sx - 1) / (2 * sx)),
             scale=(sy, sx),
             first_plane=plan.planes.start,
-            fingerprint=fingerprint(plan, self.settings, decides),
+            fingerprint=self.order.decides,
             provenance=self._provenance(),
         )
 
@@ -158,39 +213,55 @@ class Job:
             "machine": platform.platform(),
         }
 
-    def run(
-        self, mask: MaskWriter, probabilities: MaskWriter | None, report: Callable[[Progress, int], None]
-    ) -> Progress:
-        """Predicts every block that is not stored yet and stores it; the mask is not finished.
 
-        Args:
-            mask, probabilities: where to.
-            report: called after every block with how far it is, and the pixels that this run decides in all.
+def _decisive(source: ImageSource, model: Model, settings: Settings) -> dict[str, Any]:
+    """What decides the pixels and is found in the files themselves."""
+    header = model.header
+    return {
+        "content": identity(source.path),
+        "dtype": str(source.dtype),
+        "model": header.weights_sha256,
+        "classes": [one.name for one in header.classes],
+        "halo": model.field_of_view.before,
+        "threshold": header.threshold if settings.threshold is None else settings.threshold,
+    }
 
-        Raises:
-            ImageError, MaskError: pixels cannot be read, or blocks not be written; what is stored stays.
-        """
-        origin = self.plan.region
-        stores = [mask] if probabilities is None else [probabilities, mask]
 
-        def is_open(z: int, block: Block) -> bool:
-            region, plane = block.write.within(origin), z - self.plan.planes.start
-            return not all(store.is_done(region, plane) for store in stores)
+def _for_onnx(
+    model: OnnxModel, settings: Settings, machine: Machine, ask: Callable[[Settings], Machine]
+) -> tuple[Settings, Machine, tuple[str, ...]]:
+    """Where onnxruntime predicts: on the CPU where it lacks the device's own support, in the file's own precision."""
+    on_cpu = why_on_cpu(settings.device)
+    if on_cpu:
+        settings = replace(settings, device="cpu")
+        machine = ask(settings)
+    if settings.precision == "auto":
+        machine = replace(machine, precision="fp32")
+    return settings, machine, tuple(note for note in (on_cpu, model.assumed) if note)
 
-        def decide(pixels: np.ndarray, block: Block) -> list[np.ndarray]:
-            if probabilities is None:
-                return [self.predictor.predict(pixels, block)]
-            ids, likely = self.predictor.predict_probabilities(pixels, block)
-            return [likely.astype(np.float32, copy=False), ids]
 
-        def write(z: int, block: Block, results: list[np.ndarray]) -> None:
-            region, plane = block.write.within(origin), z - self.plan.planes.start
-            for store, result in zip(stores, results, strict=True):
-                store.write(region, result, plane)
+def _absolute(model: str | Path) -> str:
+    """A path that other processes find too; the name of a bundled model, which each has in a place of its own."""
+    if str(model) in bundled_models():
+        return str(model)
+    return os.path.abspath(model) if os.path.exists(model) else str(find_model(model))  # which says that there is none
 
-        total = sum(block.write.area for z, block in self.plan.work() if is_open(z, block))
-        work = ((z, block) for z, block in self.plan.work() if is_open(z, block))
-        return stream(work, self.read, decide, write, lambda progress: report(progress, total))
+
+def _load(path: str, settings: Settings) -> Model:
+    """The model, pruned and with the halo that was chosen; kept, as many images mostly take one model.
+
+    Raises:
+        ModelError: there is none, or it cannot be pruned or have that halo.
+    """
+    state = os.stat(path) if os.path.exists(path) else None
+    return _loaded(path, state and (state.st_mtime_ns, state.st_size), settings.prune, settings.halo)
+
+
+@lru_cache(maxsize=2)
+def _loaded(path: str, state: tuple[int, int] | None, prune: int | None, halo: int | None) -> Model:
+    model = load_model(path)
+    model = model if prune is None else model.pruned(prune)
+    return model if halo is None else model.with_halo(halo)
 
 
 def _image_facts(source: ImageSource, level: int) -> ImageFacts:
@@ -215,13 +286,6 @@ def _network_facts(model: Model) -> NetworkFacts:
         weights = model.network.file.size
     values, header = model.network.values_per_pixel, model.header
     return NetworkFacts(model.field_of_view, header.channels, len(header.classes), weights, values * 4)
-
-
-def _as_wanted(model: Model, settings: Settings) -> Model:
-    """The model, pruned and with the halo that was chosen."""
-    if settings.prune is not None:
-        model = model.pruned(settings.prune)
-    return model if settings.halo is None else model.with_halo(settings.halo)
 
 
 def _default_model(source: ImageSource, settings: Settings) -> str:

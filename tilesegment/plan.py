@@ -109,6 +109,20 @@ class NetworkFacts:
 
 
 @dataclass(frozen=True)
+class Machine:
+    """What a plan needs to know of the machine that predicts.
+
+    Attributes:
+        device, precision: where and how exactly.
+        free_bytes: memory that a batch may take on the device; None for no more than a tile of the default size takes.
+    """
+
+    device: str
+    precision: str
+    free_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """A prediction, decided.
 
@@ -196,16 +210,13 @@ class Plan:
 _PROCESS_BYTES = 350 * 10**6
 
 
-def make_plan(
-    image: ImageFacts, network: NetworkFacts, settings: Settings, *, device: str, precision: str, free_bytes: int | None
-) -> Plan:
+def make_plan(image: ImageFacts, network: NetworkFacts, settings: Settings, machine: Machine) -> Plan:
     """Decides what `settings` leave open.
 
     Args:
         image, network: what it is about.
         settings: what the user chose.
-        device, precision: as chosen for this machine.
-        free_bytes: memory that a batch may take on the device; None for no more than a tile of the default size takes.
+        machine: that predicts.
 
     Raises:
         PlanError: a setting that does not fit the image or the network.
@@ -220,9 +231,10 @@ def make_plan(
     # whole tiles and whole chunks: one of the two is a multiple of the other
     unit = max(step, chunk)
     block = unit * min(max(round(_BLOCK / unit), 1), -(-max(region.shape) // unit))
-    batch = settings.batch or _batch((block // step) ** 2, tile, network.pixel_bytes, free_bytes)
+    batch = settings.batch or _batch((block // step) ** 2, tile, network.pixel_bytes, machine.free_bytes)
     channels = _channels(image, network.channels, settings.channels)
-    return Plan(image, network, region, planes, channels, tile, step, block, chunk, batch, device, precision)
+    sides = (tile, step, block, chunk)
+    return Plan(image, network, region, planes, channels, *sides, batch, machine.device, machine.precision)
 
 
 def check_names(given: Iterable[str], known: Iterable[str]) -> None:

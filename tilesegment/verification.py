@@ -101,7 +101,7 @@ def verify(
     if precision not in _TOLERANCE:
         raise PlanError(f"precision {precision!r} has rounding of its own; allowed for verify: {', '.join(_TOLERANCE)}")
     settings = Settings(tile=tile, halo=halo, prune=prune, device=device, precision=precision, level=level)
-    with Job(image, model, settings, axes=axes, select=select) as job:
+    with Job.prepare(image, model, settings, axes=axes, select=select) as job:
         crops = []
         for crop in _compare_all(job):
             crops.append(crop)

@@ -9,6 +9,7 @@ import numpy as np
 
 from tilesegment.errors import ModelError
 from tilesegment.exchange.onnx_file import OnnxFile, read_onnx, values_per_pixel
+from tilesegment.exchange.onnx_metadata import KEYS, describe_file
 from tilesegment.exchange.onnx_network import OnnxNetwork
 from tilesegment.exchange.package import Description, is_package, read_package
 from tilesegment.exchange.probing import LARGEST, TOLERANCE, Prober, side_of
@@ -43,17 +44,19 @@ class OnnxModel(Model):
     0 to 1, its logit; K channels are probabilities if they lie within 0 to 1 and sum to 1, else logits.
 
     What a bare ONNX file takes is not known: grey values of its input's own type are fed as they are, others have to be
-    normalised by the image (`normalise="image"`).
+    normalised by the image (`normalise="image"`). `onnx_metadata` says how such a file can tell.
 
     Attributes:
         network: as the file gives it.
         prober: runs it on random images.
         described: its field of view, according to the file or its package; verified before it is used.
+        assumed: a line for people: what was assumed, as neither file nor package says it; empty where they do.
     """
 
     network: OnnxNetwork
     prober: Prober
     described: FieldOfView | None = None
+    assumed: str = ""
 
     @cached_property
     def field_of_view(self) -> FieldOfView:
@@ -189,21 +192,17 @@ def _ours(file: OnnxFile, network: OnnxNetwork) -> OnnxModel:
 
 def _foreign(file: OnnxFile, network: OnnxNetwork, description: Description | None) -> OnnxModel:
     """A model of others: what its package says of it, and what it does."""
-    prober = _prober(network)
-    view = description.view if description is not None else None
+    prober, about = _prober(network), description or describe_file(file)
+    view = about.view
     side = prober.sizes[0] if view is None else side_of(view)
     results = [network.run(image) for image, _, _ in prober.images(side)]
-    if description is None or description.activation is None:
-        network.activation = "probabilities" if all(map(_are_probabilities, results)) else "logits"
-    else:
-        network.activation = description.activation
-    header = _header(file, max(results[0].shape[1], 2), description)
+    network.activation = about.activation or ("probabilities" if all(map(_are_probabilities, results)) else "logits")
+    header = _header(file, max(results[0].shape[1], 2), about)
     header.check()
-    return OnnxModel(header, network, prober, view)
+    return OnnxModel(header, network, prober, view, _assumed(file, header, about))
 
 
-def _header(file: OnnxFile, count: int, description: Description | None) -> ModelHeader:
-    about = description or Description(name=Path(file.path).stem)
+def _header(file: OnnxFile, count: int, about: Description) -> ModelHeader:
     # of one channel only the class that it stands for has a name
     names = ("background", *about.names) if len(about.names) == 1 else about.names
     names = names if len(names) == count else tuple(f"class {n}" for n in range(count))
@@ -217,6 +216,22 @@ def _header(file: OnnxFile, count: int, description: Description | None) -> Mode
         name=about.name,
         licence=about.licence,
         weights_sha256=file.sha256,
+    )
+
+
+def _assumed(file: OnnxFile, header: ModelHeader, about: Description) -> str:
+    """What was taken for granted, in a line; empty if nothing was."""
+    guesses, count = [], len(header.classes)
+    if header.classes[-1].name not in about.names:
+        said = f" (it names {len(about.names)} of {count})" if about.names else ""
+        guesses.append(f"classes called class 0 to class {count - 1}{said}")
+    if about.normalisation is None:
+        guesses.append("grey values fed as they are, unless normalised by the image")
+    if not guesses:
+        return ""
+    return (
+        f"{file.path} does not say all that is needed; assumed: {'; '.join(guesses)}. "
+        f"Put {', '.join(KEYS)} into its metadata_props, or make a bioimage.io package of it"
     )
 
 

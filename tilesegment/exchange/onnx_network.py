@@ -12,12 +12,15 @@ from tilesegment.errors import DeviceError, ModelError
 from tilesegment.exchange.onnx_file import OnnxFile
 from tilesegment.header import Normalisation
 from tilesegment.networks.network import Network
+from tilesegment.predictors.devices import choose_device
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 # what the graph's output is; see `as_logits`
 ACTIVATIONS = ("logits", "probabilities")
+_CUDA = "CUDAExecutionProvider"
+_REMEDY = ", or, for CUDA, pip install onnxruntime-gpu instead of onnxruntime"
 _TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -136,14 +139,10 @@ def open_session(file: OnnxFile, device: torch.device) -> "InferenceSession":
     import onnxruntime
 
     providers: list[Any] = ["CPUExecutionProvider"]
-    if device.type != "cpu":
-        there = onnxruntime.get_available_providers()
-        if device.type != "cuda" or "CUDAExecutionProvider" not in there:
-            raise DeviceError(
-                f"the onnxruntime here does not run ONNX models on {device.type}; give device cpu, or, for CUDA, "
-                "pip install onnxruntime-gpu instead of onnxruntime"
-            )
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+    if not _runs_on(device):
+        raise DeviceError(f"the onnxruntime here does not run ONNX models on {device.type}; give device cpu{_REMEDY}")
+    if device.type == "cuda":
+        providers.insert(0, (_CUDA, {"device_id": device.index or 0}))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     # as torch does; 0 is as many as there are cores
@@ -152,6 +151,24 @@ def open_session(file: OnnxFile, device: torch.device) -> "InferenceSession":
         return onnxruntime.InferenceSession(file.source, options, providers=providers)
     except Exception as error:  # those of onnxruntime have no other root
         raise ModelError(f"{file.path}: onnxruntime cannot run it: {one_line(error)}") from error
+
+
+def why_on_cpu(wanted: str) -> str:
+    """Why `auto` is the CPU for ONNX models here although PyTorch has a GPU, in a line; else empty.
+
+    Args:
+        wanted: name of the device that was asked for.
+    """
+    device = choose_device() if wanted == "auto" else None
+    if device is None or _runs_on(device):
+        return ""
+    return f"the onnxruntime here does not run ONNX models on {device.type}: computing on the CPU{_REMEDY}"
+
+
+def _runs_on(device: torch.device) -> bool:
+    import onnxruntime
+
+    return device.type == "cpu" or (device.type == "cuda" and _CUDA in onnxruntime.get_available_providers())
 
 
 def one_line(error: Exception) -> str:

@@ -84,7 +84,7 @@ def _from_folder(folder: Path) -> tuple[Description, OnnxFile]:
     if not path.is_relative_to(folder.resolve()):
         raise ModelError(f"its {RDF} names a file outside the package ({source!r}), which is not opened")
     if not path.is_file():
-        raise ModelError(f"its {RDF} names {source}, which the package does not hold; download it again")
+        raise ModelError(f"its {RDF} names {source!r}, which the package does not hold; download it again")
     file = read_onnx(path)
     # of the file alone; that of the model is over its external data, too
     with path.open("rb") as stream:
@@ -104,7 +104,7 @@ def _from_zip(archive: zipfile.ZipFile, path: Path) -> tuple[Description, OnnxFi
     rdf = _parse(_entry(archive, name, _LARGEST_RDF))
     source, promised = _weights(rdf)
     if source not in held:
-        raise ModelError(f"its {RDF} names {source}, which the package does not hold; download it again")
+        raise ModelError(f"its {RDF} names {source!r}, which the package does not hold; download it again")
     content = _entry(archive, source, LARGEST)
     _check_hash(source, promised, hashlib.sha256(content).hexdigest())
     return describe(rdf, path.stem), parse_onnx(content, str(path))
@@ -128,7 +128,7 @@ def _check_name(name: str) -> None:
 
 def _check_hash(source: str, promised: object, found: str) -> None:
     if promised is not None and promised != found:
-        raise ModelError(f"{source} is not what {RDF} describes (SHA-256 differs); download it again")
+        raise ModelError(f"{source!r} is not what {RDF} describes (SHA-256 differs); download it again")
 
 
 def _parse(text: bytes) -> Mapping[str, Any]:
@@ -143,7 +143,7 @@ def _parse(text: bytes) -> Mapping[str, Any]:
         raise ModelError(f"its {RDF} describes no model")
     version = str(rdf.get("format_version"))
     if not version.startswith("0.5."):
-        raise ModelError(f"bioimage.io format {version}; allowed: 0.5 (bioimageio.spec converts older ones)")
+        raise ModelError(f"bioimage.io format {version!r}; allowed: 0.5 (bioimageio.spec converts older ones)")
     return rdf
 
 
@@ -155,8 +155,8 @@ def _weights(rdf: Mapping[str, Any]) -> tuple[str, object]:
     entry = weights.get("onnx")
     if not isinstance(entry, dict):
         raise ModelError(
-            f"has weights as {', '.join(map(str, weights))} only; of these none is run here, as they could run code or "
-            "need another program: ask its makers for ONNX"
+            f"has weights as {', '.join(map(repr, weights))} only; of these none is run here, as they could run code "
+            "or need another program: ask its makers for ONNX"
         )
     source = str(entry.get("source", ""))
     _check_name(source)
@@ -176,7 +176,7 @@ def describe(rdf: Mapping[str, Any], name: str) -> Description:
     try:
         return _describe(rdf, name)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
-        raise ModelError(f"its {RDF} is not one of version 0.5 ({type(error).__name__}: {error})") from error
+        raise ModelError(f"its {RDF} is not one of version 0.5 ({error!r:.200})") from error
 
 
 def _describe(rdf: Mapping[str, Any], name: str) -> Description:
@@ -203,7 +203,7 @@ def _axes(axes: Sequence[Mapping[str, Any]], what: str) -> dict[str, Mapping[str
     """The axes by name, if they are those of an image."""
     found = {str(axis.get("id", axis["type"])): axis for axis in axes}
     if list(found) != ["batch", "channel", "y", "x"]:
-        raise ModelError(f"its {what} has the axes {', '.join(found)}; they must be batch, channel, y, x")
+        raise ModelError(f"its {what} has the axes {', '.join(map(repr, found))}; they must be batch, channel, y, x")
     return found
 
 
@@ -213,7 +213,7 @@ def _view(axes: Mapping[str, Mapping[str, Any]], out_axes: Mapping[str, Mapping[
     for axis in "yx":
         size, out = axes[axis]["size"], out_axes[axis]
         if not isinstance(size, dict) or "min" not in size:
-            raise ModelError(f"takes images of {size} px along {axis} only; it must take any size")
+            raise ModelError(f"takes images of {size!r} px along {axis} only; it must take any size")
         reference = out["size"]
         same = isinstance(reference, dict) and str(reference["axis_id"]) == axis
         if not same or float(out.get("scale", 1)) != float(axes[axis].get("scale", 1)):
@@ -237,7 +237,7 @@ def _normalisation(given: Mapping[str, Any], channels: int) -> Normalisation:
     for step in given.get("preprocessing") or []:
         kind, options = step["id"], step.get("kwargs") or {}
         if options.get("axis", "channel") != "channel":
-            raise ModelError(f"its preprocessing {kind} works along {options['axis']}; allowed: along channel")
+            raise ModelError(f"its preprocessing {kind!r} works along {options['axis']!r}; allowed: along channel")
         if kind == "ensure_dtype" and str(options.get("dtype", "")).startswith("float"):
             continue
         if kind == "scale_linear":
@@ -250,7 +250,7 @@ def _normalisation(given: Mapping[str, Any], channels: int) -> Normalisation:
             summands = [-mean / std for mean, std in zip(means, stds, strict=True)]
         else:
             raise ModelError(
-                f"needs the preprocessing {kind}, which a tile cannot have without seams; allowed: ensure_dtype to "
+                f"needs the preprocessing {kind!r}, which a tile cannot have without seams; allowed: ensure_dtype to "
                 "float, scale_linear, fixed_zero_mean_unit_variance"
             )
         gain = [g * f for g, f in zip(gain, factors, strict=True)]
@@ -276,7 +276,8 @@ def _activation(steps: Sequence[Mapping[str, Any]], channels: int) -> str | None
         return None
     if kinds == ["softmax"] or (kinds == ["sigmoid"] and channels == 1):
         return "logits"
-    raise ModelError(f"needs the postprocessing {', '.join(kinds)}; allowed: none, softmax, and sigmoid of one channel")
+    listed = ", ".join(map(repr, kinds))
+    raise ModelError(f"needs the postprocessing {listed}; allowed: none, softmax, and sigmoid of one channel")
 
 
 def _pixel_size(axes: Mapping[str, Mapping[str, Any]]) -> PixelSize | None:

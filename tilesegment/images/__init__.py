@@ -1,5 +1,6 @@
 """Images that are read lazily: TIFF and OME-TIFF, Zarr and OME-Zarr, PNG and JPEG."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def open_image(path: str | Path, *, axes: str | None = None, select: Mapping[str
             from tilesegment.images.zarr_arrays import open_zarr
 
             return open_zarr(name, axes, chosen)
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited at
+            raise ImageError(f"{name} is not a file or folder but a device or a pipe: save the image to a file")
         with open(path, "rb") as file:
             magic = file.read(8)
         if magic.startswith(_TIFF):

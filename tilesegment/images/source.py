@@ -145,5 +145,6 @@ def presented(path: str, dtype: np.dtype) -> np.dtype:
 
 
 def one_line(error: BaseException) -> str:
-    """What `error` says, without line breaks and never empty."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """What `error` says, short, without line breaks or control characters, and never empty."""
+    text = " ".join(str(error).split())[:200] or type(error).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

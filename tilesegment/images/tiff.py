@@ -16,7 +16,7 @@ from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
 from tilesegment.images.axes import Layout, arrange
 from tilesegment.images.source import ImageSource, Level, presented
-from tilesegment.images.tiff_metadata import refuse_entities, tiff_format, tiff_pixel_size
+from tilesegment.images.tiff_metadata import check_description, tiff_format, tiff_pixel_size
 from tilesegment.images.tiff_pages import (
     STRIP_CACHE,
     Plane,
@@ -105,7 +105,7 @@ def open_tiff(path: str, axes: str | None, select: Mapping[str, int]) -> TiffSou
     # _multifile: the XML may name files anywhere on this machine, which are not for us to open
     tiff = TiffFile(path, _multifile=False)
     try:
-        refuse_entities(path, tiff)
+        check_description(path, tiff)
         check_pages(path, tiff)
         if not tiff.series:
             raise ImageError(f"{path} holds no image: it is damaged")

@@ -1,5 +1,6 @@
 """How large the pixels of a TIFF are, as its many dialects say it."""
 
+import math
 import re
 from xml.etree import ElementTree
 
@@ -11,6 +12,7 @@ from tilesegment.metadata import PixelSize
 
 # micrometres a pixel for which resolution tags are believed: 72 to 2400 dots per inch are for printers
 _PLAUSIBLE = (1e-3, 10.0)
+_MAX_PLANES = 1 << 20  # of an OME-TIFF
 
 
 def tiff_format(tiff: TiffFile) -> str:
@@ -18,15 +20,39 @@ def tiff_format(tiff: TiffFile) -> str:
     return "OME-TIFF" if tiff.is_ome else "SVS" if tiff.is_svs else "TIFF"
 
 
-def refuse_entities(path: str, tiff: TiffFile) -> None:
-    """Refuse XML that defines entities, which can blow up to any size, before anything parses it.
+def check_description(path: str, tiff: TiffFile) -> None:
+    """Refuse a description that would fill the memory, before tifffile makes anything of it.
 
     Raises:
-        ImageError: it does.
+        ImageError: XML that defines entities, which can blow up to any size, or OME-XML that claims too many planes.
     """
     description = tiff.pages.first.description
     if "<!DOCTYPE" in description or "<!ENTITY" in description:
         raise ImageError(f"{path} has XML with a document type in its description, which is not accepted: remove it")
+    planes = _claimed_planes(description) if tiff.is_ome else 0
+    if not planes <= _MAX_PLANES:
+        raise ImageError(
+            f"{path} has OME-XML that claims {planes:.3g} planes; at most {_MAX_PLANES} are supported: it is damaged"
+        )
+
+
+def _claimed_planes(xml: str) -> float:
+    """How many planes OME-XML names in all, which tifffile lists one by one; NaN where it names no number."""
+    try:
+        elements = ElementTree.fromstring(xml).iter()
+    except ElementTree.ParseError:  # tifffile does not read it either
+        return 0
+    planes = 0.0
+    for element in elements:
+        # names end so for tifffile
+        if element.tag.endswith("Pixels"):
+            planes += math.prod(abs(float(element.get(f"Size{axis}", 1))) for axis in "ZCT")
+        elif element.tag.endswith("TiffData"):
+            planes += abs(float(element.get("PlaneCount", element.get("NumPlanes", 0))))
+        elif element.tag[:-1].endswith("Along") and "Start" in element.attrib:
+            start, end, step = (float(element.get(name, 1)) for name in ("Start", "End", "Step"))
+            planes += abs((end - start) / step)
+    return planes
 
 
 def tiff_pixel_size(tiff: TiffFile, series: TiffPageSeries) -> PixelSize | None:

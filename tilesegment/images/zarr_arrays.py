@@ -1,5 +1,6 @@
 """Zarr arrays and OME-Zarr images, versions 2 and 3."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -97,16 +98,32 @@ def _open_multiscale(folder: Path, image: Multiscale, axes: str | None, select: 
 
 
 class _StrictStore(LocalStore):
-    """A folder of chunks in which an empty file is damage: Zarr would take an empty shard for one that is missing."""
+    """A folder of chunks in which whatever is no chunk is damage, where Zarr would take it for a missing one.
+
+    That is an empty file, a folder, or a link to what is not there.
+    """
 
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        """What is stored under `key`, None if nothing is; an empty file raises."""
+        """What is stored under `key`, None if nothing is."""
         value = await super().get(key, prototype, byte_range)
-        if value is not None and len(value) == 0:
+        if value is None:
+            self._check_missing(key)
+        elif len(value) == 0:
             raise ValueError(f"{key} is an empty file")
         return value
+
+    def _check_missing(self, key: str) -> None:
+        """Whether there is nothing on the way to `key` but folders."""
+        path = self.root
+        for name in key.split("/"):
+            if not path.is_dir():
+                raise ValueError(f"{path.relative_to(self.root)} is no folder of chunks")
+            path /= name
+            if not os.path.lexists(path):
+                return
+        raise ValueError(f"{key} is not a file that can be read")
 
 
 def _open(folder: Path) -> zarr.Array:

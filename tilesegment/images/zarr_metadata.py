@@ -23,6 +23,7 @@ _MAX_JSON = 64 << 20
 _MAX_CHUNK = 2 << 30
 _MAX_INNER_CHUNKS = 1 << 20  # of a shard, whose index is read as a whole
 _MAX_DIMENSIONS = 8
+_MAX_NAME = 255  # characters of the name of an axis or level
 _DTYPES = {
     "bool",
     "uint8",
@@ -109,16 +110,16 @@ def array_facts(path: str, meta: Mapping[str, Any], attributes: Mapping[str, Any
             dtype, chunks, codecs = meta["dtype"], [meta["chunks"]], _codecs_v2(meta)
         shape = _integers(meta["shape"])
         sizes = [_integers(chunk) for chunk in chunks]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ImageError(f"{path} has damaged Zarr metadata ({type(error).__name__}: {error})") from error
+    except (LookupError, TypeError, ValueError) as error:
+        raise ImageError(f"{path} has damaged Zarr metadata ({error!r:.200})") from error
     if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise ImageError(f"{path} holds pixels of type {str(dtype)[:40]}; {PIXEL_TYPES} are supported: convert it")
+        raise ImageError(f"{path} holds pixels of type {str(dtype)[:40]!r}; {PIXEL_TYPES} are supported: convert it")
     if codecs:
         allowed = ", ".join(sorted(_CODECS_V3 if meta.get("zarr_format") == 3 else _CODECS_V2))
-        raise ImageError(f"{path} is compressed with {codecs[0]}; allowed are {allowed}: rewrite it with one of them")
+        raise ImageError(f"{path} is compressed with {codecs[0]!r}; allowed are {allowed}: rewrite it with one of them")
     _check_chunks(path, shape, sizes, np.dtype(dtype).itemsize)
     names = meta.get("dimension_names") or attributes.get("_ARRAY_DIMENSIONS")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list) or not all(isinstance(name, str) and _is_name(name) for name in names):
         names = None
     return ArrayFacts(shape, None if names is None else tuple(_axis({"name": name}) for name in names))
 
@@ -189,10 +190,12 @@ def multiscale(path: str, attributes: Mapping[str, Any]) -> Multiscale | None:
         units = tuple(str(axes[i].get("unit") or "") for i in (y, x))
         if not paths or any(PurePosixPath(p).is_absolute() or ".." in PurePosixPath(p).parts for p in paths):
             raise ValueError("levels are missing or outside the store")
+        if not all(_is_name(name) for name in (version, *names, *paths)):
+            raise ValueError("a name is too long, or cannot be printed")
         if not all(math.isfinite(s[i]) and s[i] > 0 for s in scales for i in (y, x)):
             raise ValueError("a scale is not positive")
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise ImageError(f"{path} has damaged OME-Zarr metadata ({type(error).__name__}: {error})") from error
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ImageError(f"{path} has damaged OME-Zarr metadata ({error!r:.200})") from error
     return Multiscale(version, names, paths, tuple((s[y], s[x]) for s in scales), (units[0], units[1]))
 
 
@@ -205,6 +208,11 @@ def _scale(described: Mapping[str, Any], length: int) -> list[float]:
                 raise ValueError(f"scale of {len(scale)} numbers for {length} axes")
             return scale
     return [1.0] * length
+
+
+def _is_name(text: str) -> bool:
+    """Whether `text` can stand in a message."""
+    return text.isprintable() and len(text) <= _MAX_NAME
 
 
 def _axis(axis: Mapping[str, Any]) -> str:

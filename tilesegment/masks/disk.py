@@ -1,7 +1,9 @@
-"""The seam to the disk: group metadata, synced and atomic; deleting what is ours; failures as one line."""
+"""The seam to the disk: files and metadata, synced and atomic; deleting what is ours; failures as one line."""
 
 import json
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +14,6 @@ from typing import Any
 from tilesegment.errors import MaskError
 
 MARK = "tilesegment"  # the attribute by which we know our own folders
-_METADATA = ("zarr.json", ".zattrs", ".zgroup")
 _METADATA_LIMIT = 1 << 24  # bytes; a thousand times what metadata takes
 
 
@@ -44,6 +45,46 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def private(path: Path) -> Path:
+    """A name beside `path` that no other process has, on whatever host. What is left there is deleted by `sweep`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+
+
+def store(files: Mapping[Path, bytes]) -> None:
+    """Writes files durably and each in one piece, in place of what is there.
+
+    Raises:
+        OSError: one cannot be written. What was there is still there.
+    """
+    temporaries = {path: private(path) for path in files}
+    try:
+        for path, data in files.items():
+            with temporaries[path].open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, temporary in temporaries.items():
+            os.replace(temporary, path)
+    except BaseException:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+        raise
+    for folder in {path.parent for path in files}:
+        sync(folder)
+
+
+def make_folder(path: Path, root: Path) -> None:
+    """Makes the folder `path` below `root`, durably.
+
+    Raises:
+        FileNotFoundError: there is no `root`.
+    """
+    if path != root and not path.is_dir():
+        make_folder(path.parent, root)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
 
 
 def read_group(path: Path) -> Group | None:
@@ -79,20 +120,39 @@ def is_ours(path: Path) -> bool:
     return group is not None and MARK in group.attributes
 
 
-def remove_ours(path: Path) -> None:
-    """Deletes a folder that we made, its mark last, so that what is left of an interrupted deletion is still ours.
+def remove_ours(path: Path, output: Path) -> None:
+    """Deletes a folder that we made, which is gone at once.
+
+    What an interruption leaves of it has a private name of `output`.
 
     Raises:
         MaskError: we did not make it.
     """
     if not is_ours(path):
         raise MaskError(f"{path} was not made by tilesegment and is not deleted; move it away")
-    for child in path.iterdir():
-        if child.is_dir() and not child.is_symlink():
-            shutil.rmtree(child)
-        elif child.name not in _METADATA:
-            child.unlink()
-    shutil.rmtree(path)
+    aside = private(output)
+    os.replace(path, aside)
+    _discard(aside)
+
+
+def sweep(path: Path) -> None:
+    """Deletes what interrupted runs have left under private names of `path`."""
+    left = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.partial")
+    for found in [entry for entry in path.parent.iterdir() if left.fullmatch(entry.name)]:
+        _discard(found)
+
+
+def sweep_files(path: Path) -> None:
+    """Deletes the temporary files that killed processes have left in the folder `path`, however deep."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            if name.endswith(".partial"):
+                Path(folder, name).unlink(missing_ok=True)
+
+
+def _discard(folder: Path) -> None:
+    # nobody knows its name: what cannot be deleted now is in nobody's way, and left to the next run
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -110,8 +170,4 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    temporary.write_text(json.dumps(document, indent=2), encoding="utf-8")
-    sync(temporary)
-    os.replace(temporary, path)
-    sync(path.parent)
+    store({path: json.dumps(document, indent=2).encode()})

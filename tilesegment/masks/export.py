@@ -1,7 +1,7 @@
 """Writes a stored mask as one file: a pyramidal OME-TIFF, a palette PNG, or a JPEG in the classes' colours."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from tilesegment.geometry import Region
 from tilesegment.masks.blocks import BlockArray
 from tilesegment.masks.disk import MARK
+from tilesegment.masks.record import digest
 from tilesegment.masks.spec import MaskSpec
 
 _TILE = 512  # pixels a side of a TIFF's tiles
@@ -21,17 +22,15 @@ _BAND = 8192  # pixels along x that are read at once, whole tiles
 _CLASSIC_LIMIT = 1 << 31  # bytes before compression from which a TIFF gets 64-bit offsets; few readers lack them
 
 
-def export(kind: str, levels: list[BlockArray], spec: MaskSpec, path: Path) -> None:
+def export(kind: str, levels: list[BlockArray], spec: MaskSpec, record: Mapping[str, Any], path: Path) -> None:
     """Writes the mask in `levels` to `path` as `kind`: `tiff`, `png` or `jpeg`.
 
-    The mask's layout, fingerprint and provenance go along, as JSON in the OME-XML or in a text chunk; not
-    with JPEG, whose comments are short.
+    Its record goes along, as JSON in the OME-XML or in a text chunk; with JPEG, whose comments are short, its digest.
     """
-    record = {"layout": spec.layout(), "fingerprint": spec.fingerprint, "provenance": spec.provenance}
     if kind == "tiff":
         _export_tiff(levels, spec, json.dumps(record), path)
     else:
-        _export_picture(kind, levels[0], spec, json.dumps(record), path)
+        _export_picture(kind, levels[0], spec, record, path)
 
 
 def _export_tiff(levels: list[BlockArray], spec: MaskSpec, record: str, path: Path) -> None:
@@ -72,7 +71,7 @@ def _tiles(level: BlockArray) -> Iterator[np.ndarray]:
                 yield from (ids[:, left : left + _TILE] for left in range(0, ids.shape[1], _TILE))
 
 
-def _export_picture(kind: str, level: BlockArray, spec: MaskSpec, record: str, path: Path) -> None:
+def _export_picture(kind: str, level: BlockArray, spec: MaskSpec, record: Mapping[str, Any], path: Path) -> None:
     ids = level.read(Region.of_shape(spec.shape), 0)
     colours = np.zeros((256, 3), np.uint8)
     colours[: len(spec.classes)] = [label.rgb for label in spec.classes]
@@ -80,9 +79,10 @@ def _export_picture(kind: str, level: BlockArray, spec: MaskSpec, record: str, p
         picture = Image.fromarray(ids)
         picture.putpalette(colours[: len(spec.classes)].tobytes())
         text = PngInfo()
-        text.add_text(MARK, record)
+        text.add_text(MARK, json.dumps(record))
         size = spec.pixel_size
         inch = None if size is None else (25_400 / size.x, 25_400 / size.y)
         picture.save(path, format="PNG", pnginfo=text, dpi=inch)
     else:
-        Image.fromarray(colours[ids]).save(path, format="JPEG", quality=95, subsampling=0)
+        comment = f"{MARK} {digest(record)}"
+        Image.fromarray(colours[ids]).save(path, format="JPEG", quality=95, subsampling=0, comment=comment)

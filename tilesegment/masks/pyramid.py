@@ -29,11 +29,6 @@ def halve(ids: np.ndarray) -> np.ndarray:
     return np.where(first == second, first, rest)
 
 
-def level_shape(shape: tuple[int, int], halvings: int) -> tuple[int, int]:
-    """(height, width) of a level that is `shape` halved `halvings` times."""
-    return -(-shape[0] >> halvings), -(-shape[1] >> halvings)
-
-
 def build_level(source: BlockArray, target: BlockArray, halvings: int) -> None:
     """Fills `target` with `source` halved `halvings` times, block by block.
 

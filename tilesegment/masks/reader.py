@@ -1,19 +1,17 @@
 """Reads masks back that were written as OME-Zarr."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
-from tilesegment.masks.blocks import BlockArray, Grid, open_array
+from tilesegment.masks.blocks import BlockArray, open_array
 from tilesegment.masks.disk import MARK, read_group, reporting
-from tilesegment.masks.ngff import MAX_HALVINGS
-from tilesegment.masks.pyramid import level_shape
 from tilesegment.masks.spec import MaskSpec, spec_from_record
+from tilesegment.masks.target import Target, recorded_target
 
 
 @dataclass(frozen=True)
@@ -56,15 +54,14 @@ def open_mask(path: str | Path) -> Mask:
     spec = spec_from_record(record)
     if record["layout"].get("kind") == "probabilities":
         raise MaskError(f"{path} holds probabilities, no mask; open it as an image")
-    grid = Grid(spec.shape, spec.depth, None, spec.block, spec.chunk, group.format)
-    shapes = [level_shape(spec.shape, halvings) for halvings in _halvings(record)]
-    levels = [open_array(path / str(number), replace(grid, shape=shape)) for number, shape in enumerate(shapes)]
-    return Mask(path, spec, tuple(levels))
+    return Mask(path, spec, open_levels(path, recorded_target(path, path, record), spec))
 
 
-def _halvings(record: dict[str, Any]) -> list[int]:
-    halvings = record["layout"].get("halvings")
-    allowed = range(MAX_HALVINGS)
-    if not isinstance(halvings, list) or not halvings or any(number not in allowed for number in halvings):
-        raise MaskError(f"the mask's record is damaged (halvings {halvings!r}); compute the mask again")
-    return halvings
+def open_levels(path: Path, target: Target, spec: MaskSpec) -> tuple[BlockArray, ...]:
+    """The arrays, level 0 first, of the complete mask, or probabilities, in folder `path`.
+
+    Raises:
+        MaskError: one is missing or another one.
+    """
+    grids = [target.grid(spec).halved(halvings) for halvings in target.halvings]
+    return tuple(open_array(path / str(number), grid) for number, grid in enumerate(grids))

@@ -59,9 +59,9 @@ class MaskSpec:
             "block": self.block,
             "chunk": self.chunk,
             "classes": classes,
-            "pixel_size": None if size is None else [size.y, size.x],
-            "offset": list(self.offset),
-            "scale": list(self.scale),
+            "pixel_size": None if size is None else [float(size.y), float(size.x)],
+            "offset": [float(pixels) for pixels in self.offset],
+            "scale": [float(factor) for factor in self.scale],
             "first_plane": self.first_plane,
         }
 

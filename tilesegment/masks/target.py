@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from tilesegment.errors import MaskError
-from tilesegment.masks.disk import MARK, Group, is_ours, read_group, remove_ours, write_group
-from tilesegment.masks.ngff import ZARR_FORMAT, HostImage, host_image
+from tilesegment.masks.disk import is_ours, read_group
+from tilesegment.masks.exported import KINDS
+from tilesegment.masks.grid import Grid
+from tilesegment.masks.ngff import MAX_HALVINGS, ZARR_FORMAT, HostImage, host_image
+from tilesegment.masks.record import differing, read_record
 from tilesegment.masks.spec import MaskSpec, as_json
 
-_KINDS = {".zarr": "zarr", ".tif": "tiff", ".tiff": "tiff", ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
 _ALLOWED = "allowed are NAME.zarr, IMAGE.zarr/labels/NAME, NAME.tif, NAME.png and NAME.jpg"
 _PICTURE_LIMIT = 64_000_000  # pixels of a PNG or JPEG, which is held in memory whole
 _PICTURE_SIDE = 65_535  # the most that JPEG's header can say
@@ -43,6 +45,17 @@ class Target:
         """Whether the folder in progress becomes the output; else a file is exported from it."""
         return self.kind in ("zarr", "labels", "probabilities")
 
+    def grid(self, spec: MaskSpec) -> Grid:
+        """How level 0 is cut."""
+        channels = len(spec.classes) if self.kind == "probabilities" else None
+        return Grid(spec.shape, spec.depth, channels, spec.block, spec.chunk, ZARR_FORMAT[self.version])
+
+    def record(self, spec: MaskSpec, state: str) -> dict[str, Any]:
+        """What is kept of a mask under our own attribute; `state` is `partial` or `complete`."""
+        layout = {"kind": self.kind, "ngff": self.version, "halvings": self.halvings} | spec.layout()
+        record = {"state": state, "layout": layout, "fingerprint": spec.fingerprint, "provenance": spec.provenance}
+        return as_json(record)
+
 
 def mask_target(path: Path, spec: MaskSpec, ngff: str) -> Target:
     """What the name `path` asks for.
@@ -53,17 +66,16 @@ def mask_target(path: Path, spec: MaskSpec, ngff: str) -> Target:
     if ngff not in ZARR_FORMAT:
         raise MaskError(f"OME-Zarr version {ngff!r} is not written; allowed are {' and '.join(ZARR_FORMAT)}")
     path = Path(os.path.abspath(path))
-    image = path.parent.parent
-    if path.parent.name == "labels" and (group := read_group(image)) is not None:
-        host = host_image(image, group)
-        return Target(path, path.with_name(f".{path.name}.partial"), "labels", host.version, host.halvings, host)
-    kind = _KINDS.get(path.suffix.lower())
+    host = find_host(path)
+    if host is not None:
+        return Target(path, partial_name(path), "labels", host.version, host.halvings, host)
+    kind = "zarr" if path.suffix.lower() == ".zarr" else KINDS.get(path.suffix.lower())
     if kind is None:
         raise MaskError(f"cannot tell from the name {path} what to write; {_ALLOWED}")
     if kind in ("png", "jpeg"):
         _check_picture(path, spec)
     halvings = (0,) if kind in ("png", "jpeg") else _default_halvings(spec.shape)
-    return Target(path, _partial(path), kind, ngff if kind == "zarr" else "0.5", halvings)
+    return Target(path, partial_name(path), kind, ngff if kind == "zarr" else "0.5", halvings)
 
 
 def probabilities_target(path: Path) -> Target:
@@ -75,10 +87,32 @@ def probabilities_target(path: Path) -> Target:
     path = Path(os.path.abspath(path))
     if path.suffix.lower() != ".zarr":
         raise MaskError(f"probabilities cannot be written to {path}; allowed is NAME.zarr")
-    return Target(path, _partial(path), "probabilities", "0.5", (0,))
+    return Target(path, partial_name(path), "probabilities", "0.5", (0,))
 
 
-def check_free(target: Target, overwrite: bool) -> None:
+def recorded_target(path: Path, partial: Path, record: Mapping[str, Any]) -> Target:
+    """The target that `record` was made of, without the image that it belongs to.
+
+    Raises:
+        MaskError: it is not such a record.
+    """
+    layout = record.get("layout")
+    found = [layout.get(name) for name in ("kind", "ngff", "halvings")] if isinstance(layout, dict) else [None] * 3
+    kind, version, halvings = found
+    is_list = isinstance(halvings, list) and all(type(number) is int for number in halvings)
+    if (
+        not is_list
+        or not halvings
+        or halvings != sorted(halvings)
+        or not 0 <= halvings[0] <= halvings[-1] < MAX_HALVINGS
+    ):
+        raise MaskError(f"the mask's record is damaged (halvings {halvings!r}); compute the mask again")
+    if kind not in ("zarr", "labels", "probabilities", *KINDS.values()) or version not in tuple(ZARR_FORMAT):
+        raise MaskError(f"the mask's record is damaged ({kind!r}, OME-Zarr {version!r}); compute the mask again")
+    return Target(path, partial, kind, version, tuple(halvings))
+
+
+def check_free(target: Target, spec: MaskSpec, overwrite: bool) -> None:
     """Sees to it that the output may be put under its final name.
 
     Raises:
@@ -94,61 +128,14 @@ def check_free(target: Target, overwrite: bool) -> None:
     if not path.exists():
         return
     if not overwrite:
-        raise MaskError(f"{path} exists; name another output, or use --overwrite to replace it")
+        there = read_record(path)
+        difference = "" if there is None else differing(there, target.record(spec, "complete"))
+        made = f" and was made with other settings ({difference})" if difference else ""
+        raise MaskError(f"{path} exists{made}; name another output, or use --overwrite to replace it")
     if target.is_folder and not is_ours(path):
         raise MaskError(f"{path} was not made by tilesegment and is not replaced; name another output")
     if not target.is_folder and not path.is_file():
         raise MaskError(f"{path} is no file and is not replaced; name another output")
-
-
-def begin(target: Target, spec: MaskSpec, overwrite: bool) -> None:
-    """Makes the folder in progress, or checks that the one that is there was begun for the same mask.
-
-    Raises:
-        MaskError: it is for another mask and `overwrite` is not set, or it is not ours.
-    """
-    partial, record = target.partial, make_record(target, spec, "partial")
-    if is_ours(partial):
-        group = read_group(partial)
-        assert group is not None
-        differing = _differing(group.attributes[MARK], record)
-        if not differing:
-            return
-        if not overwrite:
-            advice = "run it with the same settings to go on, or use --overwrite to start anew"
-            raise MaskError(f"{partial} was begun with other settings ({differing}); {advice}")
-        remove_ours(partial)
-    elif partial.exists() and not (partial.is_dir() and not any(partial.iterdir())):
-        raise MaskError(f"{partial} is in the way and was not made by tilesegment; move it away")
-    if target.kind == "labels":
-        partial.parent.mkdir(exist_ok=True)
-    partial.mkdir(exist_ok=True)
-    write_group(partial, Group(ZARR_FORMAT[target.version], {MARK: record}))
-
-
-def make_record(target: Target, spec: MaskSpec, state: str) -> dict[str, Any]:
-    """What is kept of a mask under our own attribute; `state` is `partial` or `complete`."""
-    layout = {"kind": target.kind, "ngff": target.version, "halvings": target.halvings} | spec.layout()
-    record = {"state": state, "layout": layout, "fingerprint": spec.fingerprint, "provenance": spec.provenance}
-    return as_json(record)
-
-
-def _differing(there: Any, now: Mapping[str, Any]) -> str:
-    """The settings in which two records differ, with both values; empty if the masks are the same."""
-    differences = []
-    for part in ("layout", "fingerprint"):
-        old, new = there.get(part) if isinstance(there, dict) else None, now[part]
-        if not isinstance(old, dict):
-            return "its record is damaged"
-        for key in sorted(old.keys() | new.keys()):
-            if key not in old or key not in new or old[key] != new[key]:
-                differences.append(f"{key}: {_short(old, key)} there, {_short(new, key)} now")
-    return "; ".join(differences)
-
-
-def _short(values: Mapping[str, Any], key: str) -> str:
-    text = repr(values[key]) if key in values else "none"
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _check_picture(path: Path, spec: MaskSpec) -> None:
@@ -165,5 +152,23 @@ def _default_halvings(shape: tuple[int, int]) -> tuple[int, ...]:
     return tuple(range(1 + ((max(shape) - 1) // _SMALLEST_LEVEL).bit_length()))
 
 
-def _partial(path: Path) -> Path:
-    return path.with_name(f"{path.name}.partial")
+def partial_name(path: Path) -> Path:
+    """The folder in which the output `path` grows; viewers do not look at hidden labels."""
+    return path.with_name(f"{'.' if _image(path) else ''}{path.name}.partial")
+
+
+def _image(path: Path) -> Path | None:
+    """The folder of the Zarr image whose label `path` is or would be."""
+    image = path.parent.parent
+    return image if path.parent.name == "labels" and read_group(image) is not None else None
+
+
+def find_host(path: Path) -> HostImage | None:
+    """The image whose label `path` is or would be, None if there is none.
+
+    Raises:
+        MaskError: it is one that takes no masks.
+    """
+    image = _image(path)
+    group = None if image is None else read_group(image)
+    return None if image is None or group is None else host_image(image, group)

@@ -1,8 +1,8 @@
 """Creates masks: blocks go into a folder in progress beside the output, which appears when it is complete."""
 
 import os
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -13,12 +13,27 @@ import numpy as np
 from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
 from tilesegment.masks import ngff as documents
-from tilesegment.masks.blocks import BlockArray, Grid, create_array
-from tilesegment.masks.disk import MARK, Group, is_ours, read_group, remove_ours, reporting, sync, write_group
+from tilesegment.masks.beginning import begin
+from tilesegment.masks.blocks import BlockArray, create_array
+from tilesegment.masks.disk import (
+    MARK,
+    Group,
+    private,
+    read_group,
+    remove_ours,
+    reporting,
+    sweep,
+    sweep_files,
+    sync,
+    write_group,
+)
 from tilesegment.masks.export import export
-from tilesegment.masks.pyramid import build_level, level_shape
+from tilesegment.masks.locks import gone, held, lock_file
+from tilesegment.masks.pyramid import build_level
+from tilesegment.masks.record import differing, read_record
 from tilesegment.masks.spec import JSON, MaskSpec
-from tilesegment.masks.target import Target, begin, check_free, make_record, mask_target, probabilities_target
+from tilesegment.masks.survey import Survey
+from tilesegment.masks.target import Target, check_free, mask_target, probabilities_target
 
 
 @dataclass(frozen=True)
@@ -61,34 +76,102 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
         """Whether the block `region` of plane `z` is stored."""
         return self.base.is_done(region, z)
 
+    def survey(self) -> Survey:
+        """Which blocks are done, and which stored objects are damaged; writing a damaged block again replaces it.
+
+        Raises:
+            MaskError: the mask was finished or removed by another run, or cannot be looked through.
+        """
+        if lock_file(self.target.partial) is None:
+            raise gone(self.target.partial)
+        return self.base.survey()
+
+    @contextmanager
+    def claimed(self, shared: bool) -> Iterator[None]:
+        """Keeps other runs from writing the mask, until it is left or the process ends, however it ends.
+
+        Args:
+            shared: whether others may claim it too, who share it: the parts of one job.
+
+        Raises:
+            MaskError: another run has claimed it, or has finished or removed it.
+        """
+        with held(self.target.partial, shared=shared) as is_there:
+            if not is_there:
+                raise gone(self.target.partial)
+            yield
+
+    @contextmanager
+    def claimed_to_finish(self) -> Iterator[bool]:
+        """Claims the mask for its end, and yields whether it is for this process to finish it.
+
+        For the parts of one job, after each has stored its blocks and let go of its own claim. Whoever stores the last
+        block finds all of them done. All who find that wait for each other here, so the first of them finishes it and
+        the others find it finished. Where blocks are missing nobody waits: who stores them will come here too.
+        """
+        if not self._all_done():
+            yield False
+            return
+        with held(self.target.partial, wait=True) as is_there:
+            yield is_there
+
+    def try_finish(self, provenance: Mapping[str, JSON] | None = None) -> bool:
+        """Finishes the mask if all blocks are done, as one of the parts of a job. False while blocks are missing.
+
+        It must not be called under a claim of this process's own, which it would wait for.
+
+        Raises:
+            MaskError: as `finish`.
+        """
+        with self.claimed_to_finish() as is_ours_to_do:
+            if is_ours_to_do:
+                try:
+                    self.finish(provenance)
+                except MaskError:
+                    # where there are no locks, another process may have been faster
+                    if not self.is_finished():
+                        raise
+        return is_ours_to_do or self.is_finished()
+
+    def is_finished(self) -> bool:
+        """Whether the mask has its final name: another process may have finished it."""
+        # one of the same settings may have stood there before, and be about to be replaced
+        in_progress = lock_file(self.target.partial) is not None
+        return not in_progress and differing(read_record(self.path), self.target.record(self.spec, "complete")) == ""
+
+    def _all_done(self) -> bool:
+        return lock_file(self.target.partial) is not None and bool(self.base.survey().done.all())
+
     def finish(self, provenance: Mapping[str, JSON] | None = None) -> None:
         """Adds smaller levels and metadata and gives the mask its final name. `provenance` is recorded too.
 
         What is replaced stays whole until the new mask is complete. If it fails, it can be called again, by a later
-        run too.
+        run too. Nobody else may write or finish the mask meanwhile: call it under a claim that is not shared.
 
         Raises:
             MaskError: blocks are missing or damaged, or the disk refuses.
         """
-        missing = [region for region, z in self.base.blocks() if not self.is_done(region, z)]
+        done = self.survey().done
+        missing = [region for (region, _), is_done in zip(self.base.blocks(), done.flat, strict=True) if not is_done]
         if missing:
             raise MaskError(
                 f"{self.path} lacks {len(missing)} blocks, the first is {missing[0]}; run it again to go on"
             )
-        check_free(self.target, self.overwrite)
+        check_free(self.target, self.spec, self.overwrite)
         spec = replace(self.spec, provenance={**self.spec.provenance, **(provenance or {})})
         with reporting("finish", self.path):
             levels = self._levels()
+            sweep_files(self.target.partial)
             if self.target.is_folder:
                 self._publish_folder(spec)
             else:
                 self._publish_file(levels, spec)
+            sweep(self.path)
 
     def _levels(self) -> list[BlockArray]:
         levels, halvings = [self.base], self.target.halvings
         for level in range(1, len(halvings)):
-            grid = replace(self.base.grid, shape=level_shape(self.spec.shape, halvings[level]))
-            levels.append(create_array(self.target.partial / str(level), grid))
+            levels.append(create_array(self.target.partial / str(level), self.base.grid.halved(halvings[level])))
             build_level(levels[-2], levels[-1], halvings[level] - halvings[level - 1])
         return levels
 
@@ -99,24 +182,25 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
             labels = path.parent
             # listed first: if it ends here, a later run puts the mask under the name that is listed
             write_group(labels, documents.with_label(read_group(labels), path.name, self.target.version))
-        aside = path.with_name(f".{path.name}.replaced")
-        if path.exists():
-            if is_ours(aside):
-                remove_ours(aside)
+        aside = private(path)
+        if self.overwrite and path.exists():
             os.replace(path, aside)
-        os.replace(partial, path)
+        try:
+            os.replace(partial, path)
+        except OSError:
+            if aside.exists():
+                os.replace(aside, path)
+            raise
         sync(path.parent)
-        if is_ours(aside):
-            remove_ours(aside)
 
     def _publish_file(self, levels: list[BlockArray], spec: MaskSpec) -> None:
         path, partial = self.target.path, self.target.partial
         temporary = partial / f"export{path.suffix}"
-        export(self.target.kind, levels, spec, temporary)
+        export(self.target.kind, levels, spec, self.target.record(spec, "complete"), temporary)
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
-        remove_ours(partial)
+        remove_ours(partial, path)
 
     def _attributes(self, spec: MaskSpec) -> dict[str, Any]:
         target, axes = self.target, self.base.grid.axes
@@ -127,7 +211,7 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
         else:
             image = "../../" if target.kind == "labels" else None
             extra = {"image-label": documents.label_document(spec, target.version, image)}
-        marked = {MARK: make_record(target, spec, "complete")}
+        marked = {MARK: target.record(spec, "complete")}
         return documents.attributes(target.version, multiscale, extra) | marked
 
 
@@ -149,7 +233,7 @@ def create_mask(path: str | Path, spec: MaskSpec, *, ngff: str = "0.5", overwrit
         MaskError: it cannot be written there. Nothing has been computed or changed then.
     """
     with reporting("create", Path(path)):
-        return _create(mask_target(Path(path), spec, ngff), spec, overwrite, None)
+        return _create(mask_target(Path(path), spec, ngff), spec, overwrite)
 
 
 def create_probabilities(path: str | Path, spec: MaskSpec, *, overwrite: bool = False) -> MaskWriter:
@@ -161,12 +245,22 @@ def create_probabilities(path: str | Path, spec: MaskSpec, *, overwrite: bool = 
         MaskError: `path` is not `NAME.zarr`, or it cannot be written there.
     """
     with reporting("create", Path(path)):
-        return _create(probabilities_target(Path(path)), spec, overwrite, len(spec.classes))
+        return _create(probabilities_target(Path(path)), spec, overwrite)
 
 
-def _create(target: Target, spec: MaskSpec, overwrite: bool, channels: int | None) -> MaskWriter:
-    check_free(target, overwrite)
+def _create(target: Target, spec: MaskSpec, overwrite: bool) -> MaskWriter:
+    check_free(target, spec, overwrite)
     begin(target, spec, overwrite)
-    version = documents.ZARR_FORMAT[target.version]
-    grid = Grid(spec.shape, spec.depth, channels, spec.block, spec.chunk, version)
-    return MaskWriter(target, spec, overwrite, create_array(target.partial / "0", grid))
+    return open_writer(target, spec, overwrite)
+
+
+def open_writer(target: Target, spec: MaskSpec, overwrite: bool) -> MaskWriter:
+    """The mask in progress in the folder of `target`, which was begun for `spec`.
+
+    Raises:
+        MaskError: its array is another one, or damaged; or another process has just finished the mask.
+    """
+    try:
+        return MaskWriter(target, spec, overwrite, create_array(target.partial / "0", target.grid(spec)))
+    except MaskError as error:
+        raise error if target.partial.exists() else gone(target.partial) from error

@@ -3,6 +3,7 @@
 import torch
 
 from tilesegment.errors import DeviceError
+from tilesegment.plan import Machine, Settings
 
 PRECISIONS = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -51,3 +52,19 @@ def free_memory(device: torch.device) -> int | None:
     if device.type != "cuda":
         return None
     return torch.cuda.mem_get_info(device)[0] // 2
+
+
+def this_machine(settings: Settings) -> Machine:
+    """What a plan needs to know of this machine, for the device and precision of `settings`.
+
+    Raises:
+        DeviceError: they are not to be had here.
+    """
+    device = choose_device(settings.device)
+    return Machine(str(device), choose_precision(device, settings.precision), free_memory(device))
+
+
+def use_gpu(number: int) -> None:
+    """Of several GPUs, `cuda` means that of this number from now on in this thread; the numbers go round."""
+    if torch.cuda.device_count() > 1:
+        torch.cuda.set_device(number % torch.cuda.device_count())

@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
-from typing import Any, Self
+from types import UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from tilesegment.errors import DataError, PlanError
 from tilesegment.model import write_atomically
+from tilesegment.plan import check_names
+from tilesegment.training.augmentation import Augmentation
 from tilesegment.training.data import Dataset
 from tilesegment.training.settings import PRESETS, TrainingSettings
 
@@ -45,9 +48,13 @@ class Configuration:
         try:
             found = json.loads(path.read_text())
             settings = TrainingSettings.from_json(found["settings"])
-            return cls(settings, dict(found["labels"]), str(found["data"]), str(found["data_sha256"]))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path} cannot be read as the config.json of a run ({error})") from error
+            _check_types(settings)
+            _check_types(settings.augmentation)
+            labels = dict(found["labels"])
+            check_names(labels, ("classes", "ignore"))
+            return cls(settings, labels, str(found["data"]), str(found["data_sha256"]))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, AssertionError) as error:
+            raise DataError(f"{path} cannot be read as the config.json of a run ({error!r:.200})") from error
 
     def write(self, path: Path) -> None:
         """Writes it to `path`, atomically.
@@ -143,6 +150,19 @@ def _runs(name: str) -> Sequence[Path]:
         if not runs[-1].exists():
             break
     return runs
+
+
+def _check_types(settings: TrainingSettings | Augmentation) -> None:
+    """JSON holds anything anywhere.
+
+    Raises:
+        TypeError: a value is of another type than its field.
+    """
+    for key, hint in get_type_hints(type(settings)).items():
+        kinds = [get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
+        value = getattr(settings, key)
+        if not isinstance(value, (*kinds, int) if float in kinds else tuple(kinds)):
+            raise TypeError(f"{key} is {value!r}")
 
 
 def _flat(settings: TrainingSettings) -> dict[str, Any]:

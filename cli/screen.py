@@ -1,0 +1,83 @@
+"""What a prediction shows while it runs: one bar for all images, a line for what is over."""
+
+from types import TracebackType
+from typing import Self
+
+import click
+
+from tilesegment.batch import Listener, Outcome, Progress
+from tilesegment.geometry import Block
+from tilesegment_cli.progress import ProgressReport
+
+
+class Screen(Listener):
+    """Shows a run on stderr.
+
+    Args:
+        quiet: show nothing but errors.
+        verbose: show plans before they are carried out.
+        many: whether there are many images, of which each one's end is shown, errors among them.
+    """
+
+    def __init__(self, quiet: bool, verbose: bool, many: bool) -> None:
+        self.verbose, self.many = verbose, many
+        self._progress = ProgressReport(quiet)
+        self._noted: set[str] = set()
+
+    def __enter__(self) -> Self:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.__exit__(kind, error, trace)
+
+    def begun(self, outcome: Outcome) -> None:
+        """The plan, if it is asked for, what is assumed, and what was found of an earlier run."""
+        assert outcome.order is not None
+        if self.verbose:
+            for name, value in outcome.order.plan.lines():
+                self._progress.line(f"{name:<10}{value}")
+        for note in outcome.order.notes:
+            if note not in self._noted:
+                self._progress.line(f"Note: {note}")
+        self._noted.update(outcome.order.notes)
+        if outcome.repaired:
+            self._progress.line(f"{outcome.errand.outputs.mask}: {outcome.repaired} damaged blocks are computed again")
+
+    def progressed(self, outcome: Outcome, progress: Progress) -> None:
+        """The bar."""
+        speed = progress.pixels / 1e6 / max(progress.seconds, 1e-9)
+        images = f"{progress.ended} of {progress.images} images, " if self.many else ""
+        self._progress.show(
+            progress.share, f"{images}{progress.pixels / 1e6:,.1f} Mpx, {speed:.2f} Mpx/s", progress.seconds
+        )
+
+    def failed(self, outcome: Outcome, block: Block, error: Exception) -> None:
+        """A block that could not be done, where the others are gone on with."""
+        assert outcome.order is not None
+        if not outcome.given_up and outcome.order.plan.blocks > 1:
+            self._progress.line(f"{error}; going on with the other blocks")
+
+    def ended(self, outcome: Outcome) -> None:
+        """A line for each image."""
+        out = outcome.errand.outputs.mask
+        if outcome.errors:
+            if self.many:
+                # errors are said even where all else is kept quiet
+                click.echo(f"Error: {outcome.errand.image}: {' '.join(str(outcome.errors[0]).split())}", err=True)
+            return
+        if outcome.ending is None:
+            return
+        speed, megapixels = outcome.pixels / 1e6 / max(outcome.seconds, 1e-9), outcome.pixels / 1e6
+        resumed = f", {outcome.resumed} blocks were done before" if outcome.resumed else ""
+        parts = "" if outcome.ending.complete else "; other parts are still to be done"
+        self._progress.line(
+            f"{out}: {megapixels:,.1f} Mpx in {outcome.seconds:,.1f} s ({speed:.2f} Mpx/s){resumed}{parts}"
+        )
+        if outcome.ending.mismatch is not None:
+            self._progress.line(
+                f"halo of {outcome.order.plan.network.view.before if outcome.order else 0} px, chosen: with a larger one "
+                f"{100 * outcome.ending.mismatch:.3f} % of the pixels near tile lines and borders are of another class"
+            )

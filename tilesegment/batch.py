@@ -1,0 +1,310 @@
+"""Many images: one queue over all their blocks, so that nobody idles where one ends; one that fails stops no other."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from tilesegment.errors import ImageError
+from tilesegment.geometry import Block
+from tilesegment.job import Job, Order
+from tilesegment.plan import Machine, Settings
+from tilesegment.run import Ending, Outputs, Run, begin
+
+# blocks of an image that may be unreadable before it is given up
+_MOST_FAILED = 8
+
+
+class Work(NamedTuple):
+    """A block of a run."""
+
+    run: Run
+    z: int
+    block: Block
+
+
+class Workers(Protocol):
+    """Those who predict blocks: this process, or a cluster."""
+
+    def ask(self, settings: Settings) -> Machine:
+        """What a plan needs to know of them."""
+
+    def take(self, run: Run, job: Job) -> None:
+        """A run, before its first block."""
+
+    def stream(self, work: Iterable[Work], stop: Callable[[], bool]) -> Iterator[tuple[Work, Exception | None]]:
+        """Every block once it is stored, or with its error; in any order."""
+
+    def finish(self, run: Run, known: Mapping[str, Any]) -> "Future[Ending]":
+        """Ends a run whose blocks are all stored."""
+
+    def drop(self, run: Run) -> None:
+        """A run that is over or left: nothing is done for it any more when this returns."""
+
+
+@dataclass(frozen=True)
+class Errand:
+    """An image to predict, and where to."""
+
+    image: str | Path
+    outputs: Outputs
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What is the same for all images.
+
+    Attributes:
+        model: path or bundled name; None takes the bundled default for one-channel images.
+        settings: what the user chose.
+        axes, select: how to read the images, see `open_image`.
+        part: (k, n), the k-th of n parts of each image's blocks, counted from 1.
+    """
+
+    model: str | Path | None
+    settings: Settings
+    axes: str | None = None
+    select: Mapping[str, int] | None = None
+    part: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the images are.
+
+    Attributes:
+        pixels, blocks: stored so far in this run.
+        total: pixels that this run decides in all, of the images begun so far.
+        images, begun, ended: how many there are, and of these are begun and at an end.
+        seconds: since the first.
+    """
+
+    pixels: int
+    blocks: int
+    total: int
+    images: int
+    begun: int
+    ended: int
+    seconds: float
+
+    @property
+    def share(self) -> float:
+        """Of the whole, 0 to 1, images counted equal."""
+        return self.begun / self.images * self.pixels / max(self.total, 1)
+
+
+@dataclass
+class Outcome:
+    """What became of an image.
+
+    Attributes:
+        errand: the image.
+        order: what was decided of it, with the model called `model`; None if it could not even be opened.
+        blocks, pixels: stored in this run; `resumed` blocks were there already, `repaired` were but had been damaged.
+        seconds: from its beginning to its end.
+        ending: None unless it came to its end.
+        errors: of its blocks, or the one that kept it from being begun or finished.
+        stopped: whether it was left because the run was asked to stop.
+    """
+
+    errand: Errand
+    order: Order | None = None
+    model: str = ""
+    blocks: int = 0
+    pixels: int = 0
+    resumed: int = 0
+    repaired: int = 0
+    seconds: float = 0.0
+    ending: Ending | None = None
+    errors: list[Exception] = field(default_factory=list)
+    stopped: bool = False
+
+    @property
+    def state(self) -> str:
+        """In a word: complete, failed, stopped, or, as other parts are still to be done, part."""
+        if self.errors or self.ending is None:
+            return "stopped" if self.stopped else "failed"
+        return "complete" if self.ending.complete else "part"
+
+    @property
+    def given_up(self) -> bool:
+        """Whether there is no sense in doing its other blocks: it is not single places of the image that fail."""
+        return len(self.errors) > _MOST_FAILED or any(not isinstance(error, ImageError) for error in self.errors)
+
+
+class Listener:
+    """Hears how a run goes; this one keeps it to itself."""
+
+    def begun(self, outcome: Outcome) -> None:
+        """An image was opened; `outcome.order` says what was decided."""
+
+    def progressed(self, outcome: Outcome, progress: Progress) -> None:
+        """A block of an image is stored."""
+
+    def failed(self, outcome: Outcome, block: Block, error: Exception) -> None:
+        """A block could not be done."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """Nothing more happens to an image, well or not."""
+
+
+@dataclass
+class _Tally:
+    """A run under way: how many of its blocks were handed out, whether that were all, how many came back."""
+
+    outcome: Outcome
+    started: float
+    opened: ExitStack = field(default_factory=ExitStack)
+    claims: ExitStack = field(default_factory=ExitStack)
+    handed_out: int = 0
+    all_out: bool = False
+    settled: int = 0
+    ending: "Future[Ending] | None" = None
+
+
+class Batch:
+    """Predicts images, each to its own outputs.
+
+    Args:
+        errands: the images.
+        choices: what is the same for all of them.
+        workers: who predicts.
+        listeners: hear how it goes.
+        stop: asked between blocks; if it says so, the run ends after those under way.
+    """
+
+    def __init__(
+        self,
+        errands: Iterable[Errand],
+        choices: Choices,
+        workers: Workers,
+        listeners: Sequence[Listener],
+        stop: Callable[[], bool],
+    ) -> None:
+        self.errands, self.choices, self.workers = list(errands), choices, workers
+        self.listeners, self.stop = listeners, stop
+        self._under_way: dict[Run, _Tally] = {}
+        self._over: list[Outcome] = []
+        self._pixels = self._blocks = self._total = self._begun = 0
+        self._start = time.monotonic()
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """What becomes of each image, as they end; the errors of an image are in its outcome."""
+        try:
+            for (run, _, block), error in self.workers.stream(self._work(), self.stop):
+                self._settle(run, block, error)
+                yield from self._ended(wait=False)
+            yield from self._ended(wait=True)
+            self._over += [Outcome(errand, stopped=True) for errand in self.errands[self._begun :]]
+            yield from self._ended(wait=True)
+        finally:
+            for run in list(self._under_way):
+                self._close(run)
+
+    def _work(self) -> Iterator[Work]:
+        """Block after block, image after image. What fails here fails its image alone."""
+        for errand in self.errands:
+            if self.stop():
+                return
+            self._begun += 1
+            tally = _Tally(Outcome(errand), time.monotonic())
+            try:
+                run, blocks = self._begin(tally)
+            except Exception as error:
+                tally.claims.close()
+                tally.opened.close()
+                tally.outcome.errors.append(error)
+                self._over.append(tally.outcome)
+                continue
+            for z, block in blocks:
+                if tally.outcome.given_up:
+                    break
+                tally.handed_out += 1
+                yield Work(run, z, block)
+            tally.all_out = True
+            self._end_when_settled(run)
+
+    def _begin(self, tally: _Tally) -> tuple[Run, Iterator[tuple[int, Block]]]:
+        """Opens an image, and its outputs for this process alone, and finds the blocks that are left."""
+        outcome, given = tally.outcome, self.choices
+        image, axes, select = outcome.errand.image, given.axes, given.select
+        job = Job.prepare(image, given.model, given.settings, axes=axes, select=select, ask=self.workers.ask)
+        tally.opened.enter_context(job)
+        outcome.order, outcome.model = job.order, job.model.header.name
+        run = begin(job, outcome.errand.outputs, given.part)
+        for store in run.stores:
+            tally.claims.enter_context(store.claimed(shared=given.part is not None))
+        done, outcome.repaired = run.stored()
+        outcome.resumed = run.resumed(done)
+        for listener in self.listeners:
+            listener.begun(outcome)
+        self._total += run.pixels_left(done)
+        self.workers.take(run, job)
+        self._under_way[run] = tally
+        return run, run.left(done)
+
+    def _settle(self, run: Run, block: Block, error: Exception | None) -> None:
+        """Counts a block that came back."""
+        tally = self._under_way[run]
+        outcome = tally.outcome
+        tally.settled += 1
+        if error is None:
+            outcome.blocks, outcome.pixels = outcome.blocks + 1, outcome.pixels + block.write.area
+            self._blocks, self._pixels = self._blocks + 1, self._pixels + block.write.area
+            ended = self._begun - len(self._under_way)
+            seconds = time.monotonic() - self._start
+            counts = (len(self.errands), self._begun, ended)
+            progress = Progress(self._pixels, self._blocks, self._total, *counts, seconds)
+            for listener in self.listeners:
+                listener.progressed(outcome, progress)
+        else:
+            outcome.errors.append(error)
+            for listener in self.listeners:
+                listener.failed(outcome, block, error)
+        self._end_when_settled(run)
+
+    def _end_when_settled(self, run: Run) -> None:
+        """Has a run ended whose blocks are all back."""
+        tally = self._under_way[run]
+        if not tally.all_out or tally.settled < tally.handed_out:
+            return
+        outcome, seconds = tally.outcome, time.monotonic() - tally.started
+        if outcome.errors:
+            self._over.append(outcome)
+            self._close(run)
+            return
+        if self.choices.part is not None:
+            tally.claims.close()  # all parts do so, and one of them finishes
+        speed = outcome.pixels / 1e6 / max(seconds, 1e-9)
+        tally.ending = self.workers.finish(run, {"seconds": round(seconds, 3), "mpx_per_s": round(speed, 4)})
+
+    def _ended(self, wait: bool) -> Iterator[Outcome]:
+        """The images that are over; all that were begun, if it is to `wait`."""
+        for run, tally in list(self._under_way.items()):
+            outcome = tally.outcome
+            if tally.ending is not None and (wait or tally.ending.done()):
+                try:
+                    outcome.ending = tally.ending.result()
+                except Exception as error:
+                    outcome.errors.append(error)
+            elif wait:
+                outcome.stopped = not outcome.errors
+            else:
+                continue
+            self._over.append(outcome)
+            self._close(run)
+        while self._over:
+            outcome = self._over.pop(0)
+            for listener in self.listeners:
+                listener.ended(outcome)
+            yield outcome
+
+    def _close(self, run: Run) -> None:
+        tally = self._under_way.pop(run)
+        self.workers.drop(run)
+        tally.claims.close()
+        tally.opened.close()
+        tally.outcome.seconds = time.monotonic() - tally.started

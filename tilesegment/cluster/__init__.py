@@ -1,0 +1,5 @@
+"""The same blocks on the workers of a Dask cluster. Only this package imports dask."""
+
+from tilesegment.cluster.cluster import Cluster
+
+__all__ = ["Cluster"]

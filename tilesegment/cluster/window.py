@@ -1,0 +1,231 @@
+"""A bounded window of tasks over any number of blocks: a million blocks never are a million tasks.
+
+The invariant: every block that is drawn from the work is handed back exactly once, stored or with an error, whatever
+becomes of the workers; what is in memory here and on the scheduler depends on the number of workers alone.
+"""
+
+import time
+import uuid
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from distributed import Client, Future
+from distributed.scheduler import KilledWorker
+
+from tilesegment.batch import Work
+from tilesegment.cluster.tasks import Report
+from tilesegment.errors import ClusterError
+from tilesegment.run import Run
+
+_TASK_SECONDS = 5.0  # that a task should take: overheads of milliseconds are nothing then, a lost one costs little
+_MOST_BLOCKS = 256  # of a task
+_PER_WORKER = 2  # tasks in flight: one at work, one waiting
+_TRIES = 3  # of a block, each on another worker where there is one
+_STALL = 600.0  # seconds without any end after which tasks are sent again, once
+_GONE = 30.0  # seconds that the scheduler may be out of reach
+_LOOK = 5.0  # seconds between two looks at who works
+
+
+@dataclass(frozen=True)
+class Task:
+    """Blocks of one run. A task of one block may be `alone`: nothing else is in flight meanwhile."""
+
+    work: tuple[Work, ...]
+    avoid: frozenset[str] = frozenset()
+    alone: bool = False
+
+
+class Window:
+    """Sends blocks to workers and hands them back as they come.
+
+    Args:
+        client: of the cluster.
+        task: what a worker does with a token, a run and places (plane, row, column): `predict_blocks`.
+        tokens: by which workers know the runs.
+        work: the blocks.
+        stop: asked before a task is sent; if it says so, those in flight are the last.
+        note: called with a line where the cluster does what a user should know of.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        task: Callable[[str, Run, list[tuple[int, int, int]]], Report],
+        tokens: Mapping[Run, str],
+        work: Iterable[Work],
+        stop: Callable[[], bool],
+        note: Callable[[str], None],
+    ) -> None:
+        self.client, self.task, self.tokens, self.stop, self.note = client, task, tokens, stop, note
+        self._work = iter(work)
+        self._next: Work | None = None  # drawn, but of another run than the task before
+        self._again: deque[Task] = deque()
+        self._suspects: deque[Task] = deque()
+        self._in_flight: dict[Any, tuple[Future, Task]] = {}
+        self._finished: SimpleQueue[Future] = SimpleQueue()
+        self._tries: Counter[Work] = Counter()
+        self._failed_on: defaultdict[Work, set[str]] = defaultdict(set)
+        self._workers: list[str] = []
+        self._looked = self._moved = -1e9
+        self._done, self._seconds_per_block, self._longest, self._stalls = 0, 0.0, 0.0, 0
+
+    def results(self) -> Iterator[tuple[Work, Exception | None]]:
+        """Every block once it is stored, or with its error.
+
+        Raises:
+            ClusterError: the scheduler is gone, or nothing moves any more.
+        """
+        self._moved = time.monotonic()
+        try:
+            while True:
+                while len(self._in_flight) < self._room() and (task := self._next_task()) is not None:
+                    self._send(task)
+                if not self._in_flight:
+                    return
+                future = self._wait()
+                _, task = self._in_flight.pop(future.key)
+                yield from self._settle(task, future)
+        finally:
+            self.client.cancel([future for future, _ in self._in_flight.values()])
+
+    def _room(self) -> int:
+        """How many tasks may be in flight."""
+        if any(task.alone for _, task in self._in_flight.values()):
+            return 0
+        now = time.monotonic()
+        if now - self._looked > _LOOK:
+            found = list(self.client.nthreads())
+            if not found and self._workers:
+                self.note("all workers are gone; waiting for others")
+            self._looked, self._workers = now, found
+        return _PER_WORKER * max(len(self._workers), 1)
+
+    def _next_task(self) -> Task | None:
+        """Blocks that failed once go first, those suspected of ending their worker last, each alone."""
+        if self.stop():
+            return None
+        if self._again:
+            return self._again.popleft()
+        if blocks := self._draw():
+            return Task(blocks)
+        return self._suspects.popleft() if self._suspects and not self._in_flight else None
+
+    def _draw(self) -> tuple[Work, ...]:
+        """Blocks of one run for some seconds; no more than a small part of what is done so far, for an even end."""
+        most = _TASK_SECONDS / max(self._seconds_per_block, 1e-6) if self._done else 1
+        most = max(1, min(most, _MOST_BLOCKS, 1 + self._done // (4 * max(len(self._workers), 1))))
+        blocks: list[Work] = []
+        while len(blocks) < int(most):
+            item = self._next if self._next is not None else next(self._work, None)
+            self._next = None
+            if item is None:
+                break
+            if blocks and item.run is not blocks[0].run:
+                self._next = item
+                break
+            blocks.append(item)
+        return tuple(blocks)
+
+    def _send(self, task: Task) -> None:
+        run = task.work[0].run
+        places = [(item.z, item.block.row, item.block.column) for item in task.work]
+        others = [worker for worker in self._workers if worker not in task.avoid] if task.avoid else []
+        future = self.client.submit(
+            self.task,
+            self.tokens[run],
+            run,
+            places,
+            key=f"blocks-{uuid.uuid4().hex}",
+            pure=False,
+            workers=others or None,
+            allow_other_workers=bool(others),
+        )
+        self._in_flight[future.key] = (future, task)
+        future.add_done_callback(self._finished.put)
+
+    def _wait(self) -> Future:
+        """A task that is over, whether well or not."""
+        unreachable = 0.0
+        while True:
+            try:
+                future = self._finished.get(timeout=1.0)
+            except Empty:
+                unreachable = 0.0 if self.client.status == "running" else unreachable + 1.0
+                if unreachable > _GONE or self.client.status == "closed":
+                    raise self._gone() from None
+                self._room()
+                self._watch()
+                continue
+            if future.key in self._in_flight:
+                self._moved = time.monotonic()
+                return future
+
+    def _watch(self) -> None:
+        """Sends tasks again where nothing has come back for far longer than any task took, though there are workers."""
+        if not self._workers:
+            self._moved = time.monotonic()
+        if time.monotonic() - self._moved < max(_STALL, 20 * self._longest):
+            return
+        if self._stalls:
+            raise ClusterError("the workers do not answer any more; see to them, then run it again to go on")
+        self._stalls, self._moved = 1, time.monotonic()
+        self.note(f"nothing came back for {max(_STALL, 20 * self._longest):.0f} s: sending the blocks again")
+        waiting, self._in_flight = list(self._in_flight.values()), {}
+        self.client.cancel([future for future, _ in waiting], force=True)
+        for _, task in waiting:
+            self._send(task)
+
+    def _settle(self, task: Task, future: Future) -> Iterator[tuple[Work, Exception | None]]:
+        """What became of a task's blocks; those that are to be tried again are kept."""
+        if future.status in ("cancelled", "lost"):
+            if self.client.status != "running":
+                raise self._gone()
+            self._again.append(task)
+            return
+        error = future.exception()
+        if isinstance(error, KilledWorker):
+            yield from self._suspect(task)
+            return
+        if error is not None:
+            failure = ClusterError(f"a worker failed: {error!r}; see its log, then run it again to go on")
+            report = Report(dict.fromkeys(range(len(task.work)), failure), 0.0, "")
+        else:
+            report = future.result()
+            self._learn(task, report)
+        for number, item in enumerate(task.work):
+            found = report.errors.get(number)
+            if found is None or not self._try_again(item, report.worker):
+                self._tries.pop(item, None)
+                self._failed_on.pop(item, None)
+                self._done += 1
+                yield item, found
+
+    def _try_again(self, item: Work, worker: str) -> bool:
+        """Keeps a block that failed for another worker, unless it has been tried often enough."""
+        self._tries[item] += 1
+        self._failed_on[item].add(worker)
+        if self._tries[item] < _TRIES:
+            self._again.append(Task((item,), frozenset(self._failed_on[item])))
+            return True
+        return False
+
+    def _suspect(self, task: Task) -> Iterator[tuple[Work, Exception | None]]:
+        """The workers of a task died one after another: its blocks are tried alone before one is called bad."""
+        if not task.alone:
+            self._suspects.extend(Task((item,), alone=True) for item in task.work)
+            return
+        (item,) = task.work
+        where = f"{item.block.write}, plane {item.z},"
+        yield item, ClusterError(f"the block at {where} ends every worker that predicts it; is there memory enough?")
+
+    def _learn(self, task: Task, report: Report) -> None:
+        """How long a block takes."""
+        each = report.seconds / len(task.work)
+        self._seconds_per_block = each if not self._done else 0.7 * self._seconds_per_block + 0.3 * each
+        self._longest = max(self._longest, report.seconds)
+
+    def _gone(self) -> ClusterError:
+        return ClusterError("the scheduler is gone; what is stored is kept: start it, then run it again to go on")

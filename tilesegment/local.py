@@ -1,0 +1,66 @@
+"""Workers: this process, which reads ahead, predicts and writes behind."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from tilesegment.batch import Work
+from tilesegment.engine import stream
+from tilesegment.job import Job
+from tilesegment.plan import Machine, Settings
+from tilesegment.predictors.devices import this_machine
+from tilesegment.run import Ending, Run, finish
+
+
+class ThisProcess:
+    """Predicts here. Finishes an image in a thread of its own while the next one is predicted."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[Run, Job] = {}
+        self._endings: dict[Run, Future[Ending]] = {}
+        self._finisher = ThreadPoolExecutor(1, "finish")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._finisher.shutdown(cancel_futures=True)
+
+    def ask(self, settings: Settings) -> Machine:
+        """What a plan needs to know of this machine."""
+        return this_machine(settings)
+
+    def take(self, run: Run, job: Job) -> None:
+        """A run, before its first block."""
+        self._jobs[run] = job
+
+    def stream(self, work: Iterable[Work], stop: Callable[[], bool]) -> Iterator[tuple[Work, Exception | None]]:
+        """Every block, in order, once it is stored, or with its error."""
+
+        def read(item: Work) -> np.ndarray:
+            return self._jobs[item.run].read(item.z, item.block)
+
+        def predict(item: Work, pixels: np.ndarray) -> list[np.ndarray]:
+            return item.run.decide(self._jobs[item.run], pixels, item.block)
+
+        def write(item: Work, results: list[np.ndarray]) -> None:
+            item.run.store(item.z, item.block, results)
+
+        return stream(work, read, predict, write, stop)
+
+    def finish(self, run: Run, known: Mapping[str, Any]) -> Future[Ending]:
+        """Ends a run whose blocks are all stored."""
+        ending = self._endings[run] = self._finisher.submit(finish, run, self._jobs[run], known)
+        return ending
+
+    def drop(self, run: Run) -> None:
+        """A run that is over or left: nothing is done for it any more when this returns."""
+        ending = self._endings.pop(run, None)
+        if ending is not None and not ending.cancel():
+            wait([ending])
+        del self._jobs[run]

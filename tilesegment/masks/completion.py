@@ -1,0 +1,168 @@
+"""How far a mask is, by its final name: whether nothing is left to do, which is left, and how to go on without its job.
+
+A complete mask that was damaged since becomes one in progress again, so that only what is missing is computed.
+"""
+
+import math
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tilesegment.errors import MaskError
+from tilesegment.masks.blocks import create_array
+from tilesegment.masks.disk import MARK, Group, remove_ours, reporting, sweep, sync, write_group
+from tilesegment.masks.locks import held, lock_file
+from tilesegment.masks.reader import open_levels
+from tilesegment.masks.record import differing, read_record
+from tilesegment.masks.spec import MaskSpec, spec_from_record
+from tilesegment.masks.survey import survey
+from tilesegment.masks.target import Target, find_host, mask_target, partial_name, probabilities_target, recorded_target
+from tilesegment.masks.writer import MaskWriter, open_writer
+
+
+@dataclass(frozen=True)
+class MaskStatus:
+    """How far a mask, or the probabilities of its classes, is.
+
+    Attributes:
+        path: its final name.
+        state: `complete` or `partial`.
+        blocks, done: how many there are, and how many of them are stored whole.
+        damaged: stored objects that are not whole; of a complete mask, of smaller levels too, the missing ones too.
+        spec: what it is.
+    """
+
+    path: Path
+    state: str
+    blocks: int
+    done: int
+    damaged: int
+    spec: MaskSpec
+
+
+def is_complete(path: str | Path, spec: MaskSpec, *, ngff: str = "0.5", probabilities: bool = False) -> bool:
+    """Whether the output `path` exists, was made with the same layout and fingerprint, and is whole.
+
+    One that is not whole becomes a mask in progress again, if it is a Zarr; `create_mask` then goes on with it.
+
+    Args:
+        path, spec, ngff: as for `create_mask`.
+        probabilities: whether it is one of `create_probabilities`.
+
+    Raises:
+        MaskError: no format has such a name, or what is there cannot be read, or not be mended.
+    """
+    target = probabilities_target(Path(path)) if probabilities else mask_target(Path(path), spec, ngff)
+    record = target.record(spec, "complete")
+    with reporting("read", target.path):
+        there = read_record(target.path)
+        if there is None or differing(there, record):
+            return False
+        if target.is_folder and not _is_whole(target, spec, there):
+            _reopen(target, spec, there)
+            return False
+        _tidy(target, record)
+    return True
+
+
+def status(path: str | Path) -> MaskStatus:
+    """How far the mask with the final name `path` is; a complete one is looked through too.
+
+    Raises:
+        MaskError: there is none, or one of which nothing can be said.
+    """
+    path = Path(os.path.abspath(path))
+    with reporting("read", path):
+        folder, record = _find(path)
+        if "digest" in record:
+            raise MaskError(f"{path} is a complete mask, but as a JPEG does not say what it is; ask for a TIFF or PNG")
+        spec = spec_from_record(record)
+        target = recorded_target(path, folder, record)
+        is_partial = folder != path or record.get("state") == "partial"
+        if not target.is_folder and not is_partial:
+            blocks = math.prod(target.grid(spec).blocked)
+            return MaskStatus(path, "complete", blocks, blocks, 0, spec)
+        grids = [target.grid(spec).halved(halvings) for halvings in target.halvings]
+        levels = [survey(folder / str(n), grid) for n, grid in enumerate(grids[:1] if is_partial else grids)]
+    done = levels[0].done
+    damaged = sum(len(level.damaged) if is_partial else np.count_nonzero(~level.done) for level in levels)
+    state = "partial" if is_partial else "complete"
+    return MaskStatus(path, state, done.size, int(np.count_nonzero(done)), int(damaged), spec)
+
+
+def open_partial(path: str | Path, *, overwrite: bool = False) -> MaskWriter:
+    """The mask in progress with the final name `path`, of which nothing else need be known.
+
+    Args:
+        path: its final name.
+        overwrite: replace a mask that is there, once this one is complete.
+
+    Raises:
+        MaskError: there is none, it is finished, or damaged.
+    """
+    path = Path(os.path.abspath(path))
+    with reporting("open", path):
+        folder, record = _find(path)
+        if folder == path and record.get("state") != "partial":
+            raise MaskError(f"{path} is finished; nothing is left to do")
+        spec, target = spec_from_record(record), recorded_target(path, partial_name(path), record)
+        if target.kind == "labels":
+            target = replace(target, host=find_host(path))
+        if folder == path:
+            _reopen(target, spec, record)
+        return open_writer(target, spec, overwrite)
+
+
+def _find(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Where the mask with the final name `path` is, and its record: the complete one, else the one in progress."""
+    found = [(place, read_record(place)) for place in (path, partial_name(path))]
+    records = [(place, record) for place, record in found if record is not None]
+    if not records:
+        raise MaskError(f"{path} is no mask written by tilesegment, and none of that name is in progress; name one")
+    # one under its final name may have been about to become a mask in progress again
+    return records[0] if records[0][1].get("state") != "partial" else records[-1]
+
+
+def _is_whole(target: Target, spec: MaskSpec, record: dict[str, Any]) -> bool:
+    """Whether the folder under its final name has all levels, and these all blocks."""
+    if record.get("state") != "complete":
+        return False
+    try:
+        levels = open_levels(target.path, target, spec)
+    except MaskError:  # of a level: it is built again
+        return False
+    return all(level.survey().done.all() for level in levels)
+
+
+def _reopen(target: Target, spec: MaskSpec, record: dict[str, Any]) -> None:
+    """Turns a complete mask that is damaged into one in progress.
+
+    Killed between any two steps, it is `partial` under its final name, and the next call goes on.
+    """
+    path = target.path
+    if lock_file(path) is None:
+        create_array(path / "0", target.grid(spec))
+    with held(path, wait=True) as is_there:
+        # another process may have done it; and one in progress is gone on with only under --overwrite
+        if not is_there or target.partial.exists():
+            return
+        write_group(path, Group(target.grid(spec).format, {MARK: record | {"state": "partial"}}))
+        for level in [folder for folder in path.iterdir() if folder.name.isdecimal() and folder.name != "0"]:
+            shutil.rmtree(level)
+        os.rename(path, target.partial)
+        sync(path.parent)
+
+
+def _tidy(target: Target, record: dict[str, Any]) -> None:
+    """Deletes what a run that was killed at its very end has left beside its complete output."""
+    partial = target.partial
+    if not target.is_folder and not differing(read_record(partial) or {}, record):
+        with suppress(MaskError), held(partial):  # another run is replacing the output: it is its folder
+            if survey(partial / "0", target.grid(spec_from_record(record))).done.all():
+                remove_ours(partial, target.path)
+    sweep(target.path)

@@ -1,0 +1,211 @@
+"""A prediction whose outputs are begun: which blocks are left, how one is decided and stored, how it ends."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tilesegment.errors import MaskError, PlanError
+from tilesegment.geometry import Block
+from tilesegment.job import Job, Order
+from tilesegment.masks import MaskWriter, create_mask, create_probabilities, is_complete
+from tilesegment.overview import draw_preview, overview
+from tilesegment.preview import check_preview_path
+from tilesegment.verification import mismatch
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a prediction goes.
+
+    Attributes:
+        mask: `mask.zarr`, `image.zarr/labels/NAME`, `mask.tif`, `mask.png` or `mask.jpg`.
+        probabilities: `p.zarr` for the class probabilities (K, H, W) float32.
+        preview: a PNG or JPEG, image and overlay side by side.
+        ngff: OME-Zarr version of a mask on its own.
+        overwrite: replace what is there, once the new is complete.
+    """
+
+    mask: str | Path
+    probabilities: str | Path | None = None
+    preview: str | Path | None = None
+    ngff: str = "0.5"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """An order and the stores that its blocks go to: plain data, so that any process can do any block of it.
+
+    Attributes:
+        order: what is predicted.
+        mask: where the mask is or will be.
+        stores: those of its outputs that are not complete yet, the mask last.
+        preview: a picture to draw before the mask is finished.
+        part: (k, n) of n parts of the blocks this run does the k-th, counted from 1; None for all of them.
+    """
+
+    order: Order
+    mask: Path
+    stores: tuple[MaskWriter, ...]
+    preview: Path | None = None
+    part: tuple[int, int] | None = None
+
+    def stored(self) -> tuple[np.ndarray, int]:
+        """Whether each block is stored, bool (planes, rows, columns), and how many damaged objects were deleted."""
+        plan, damaged = self.order.plan, 0
+        done = np.ones((len(plan.planes), *plan.grid.shape), bool)
+        for store in self.stores:
+            survey = store.survey()
+            done &= survey.done
+            damaged += len(survey.damaged)
+        return done, damaged
+
+    def left(self, done: np.ndarray) -> Iterator[tuple[int, Block]]:
+        """Plane and block of those that this run still has to do, where `done` says which are stored."""
+        grid, first = self.order.plan.grid, self.order.plan.planes.start
+        for index in np.flatnonzero(~self._mine(done)) + share(done.size, self.part).start:
+            z, row, column = np.unravel_index(index, done.shape)
+            yield first + int(z), grid.at(int(row), int(column))
+
+    def resumed(self, done: np.ndarray) -> int:
+        """How many of its blocks were done before."""
+        return int(np.count_nonzero(self._mine(done)))
+
+    def pixels_left(self, done: np.ndarray) -> int:
+        """Pixels of the blocks that are left."""
+        grid = self.order.plan.grid
+        heights, widths = (
+            np.diff([*range(0, size, grid.block), size]) for size in (grid.region.height, grid.region.width)
+        )
+        areas = np.broadcast_to(np.outer(heights, widths), done.shape)
+        return int(self._mine(areas)[~self._mine(done)].sum())
+
+    def decide(self, job: Job, pixels: np.ndarray, block: Block) -> list[np.ndarray]:
+        """What each of the stores gets of `block`, from the pixels (C, H, W) of `block.read`."""
+        if not any(_holds_probabilities(store) for store in self.stores):
+            return [job.predictor.predict(pixels, block)]
+        ids, likely = job.predictor.predict_probabilities(pixels, block)
+        likely = likely.astype(np.float32, copy=False)
+        return [likely if _holds_probabilities(store) else ids for store in self.stores]
+
+    def store(self, z: int, block: Block, results: list[np.ndarray]) -> None:
+        """Stores what was decided, durably.
+
+        Raises:
+            MaskError: the disk refuses; what is stored stays.
+        """
+        plan = self.order.plan
+        region, plane = block.write.within(plan.region), z - plan.planes.start
+        for store, result in zip(self.stores, results, strict=True):
+            store.write(region, result, plane)
+
+    def _mine(self, values: np.ndarray) -> np.ndarray:
+        """Of an array (planes, rows, columns), the values of the blocks of this part, in the order of the work."""
+        mine = share(values.size, self.part)
+        return values.ravel()[mine.start : mine.stop]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended.
+
+    Attributes:
+        complete: whether the outputs have their final names; else other parts are still to be done.
+        mismatch: of a halo that was chosen: share of the pixels near tile lines and image borders whose class a larger
+            one changes; None where tiles are exact.
+    """
+
+    complete: bool
+    mismatch: float | None = None
+
+
+def begin(job: Job, outputs: Outputs, part: tuple[int, int] | None = None) -> Run:
+    """Makes what the outputs grow in, or finds it, with the blocks that an earlier run stored.
+
+    Raises:
+        PlanError, MaskError: they cannot be written there. Nothing has been changed then.
+    """
+    check_outputs(job.order.image, outputs)
+    spec, stores = job.spec(), []
+    anew = outputs.overwrite
+    if outputs.probabilities is not None and (anew or not is_complete(outputs.probabilities, spec, probabilities=True)):
+        stores.append(create_probabilities(outputs.probabilities, spec, overwrite=anew))
+    if anew or not is_complete(outputs.mask, spec, ngff=outputs.ngff):
+        stores.append(create_mask(outputs.mask, spec, ngff=outputs.ngff, overwrite=anew))
+    preview = None if outputs.preview is None else Path(outputs.preview).absolute()
+    return Run(job.order, Path(outputs.mask).absolute(), tuple(stores), preview, part)
+
+
+def finish(run: Run, job: Job, known: Mapping[str, Any]) -> Ending:
+    """Ends a run whose blocks are stored: preview, pyramid, final names; `known` is recorded.
+
+    Of parts, the one that stored the last block does this; it must not hold its own claim any more.
+
+    Raises:
+        MaskError: blocks are missing or damaged, or the disk refuses; it can be called again.
+    """
+    complete, inexact = True, None
+    for store in run.stores:
+        with nullcontext(True) if run.part is None else store.claimed_to_finish() as is_ours_to_do:
+            if is_ours_to_do:
+                if inexact is None and job.model.header.halo is not None:
+                    inexact = mismatch(job)
+                    known = {**known, "halo": run.order.plan.network.view.before, "mismatch": inexact}
+                if run.preview is not None and not _holds_probabilities(store):
+                    _draw(run, job, store, run.preview)
+                store.finish(known)
+        complete &= is_ours_to_do or store.is_finished()
+    if run.preview is not None and not run.stores:
+        draw_preview(run.order.image, run.mask, run.preview)
+    return Ending(complete, inexact)
+
+
+def _draw(run: Run, job: Job, mask: MaskWriter, preview: Path) -> None:
+    """Before the mask is finished: after that a TIFF or a PNG is all there is."""
+    plan, size = run.order.plan, mask.spec.pixel_size
+    level, first, classes = job.settings.level, plan.planes.start, mask.spec.classes
+    overview(job.source, mask.base, plan.region, level, first, classes, size, preview)
+
+
+def share(count: int, part: tuple[int, int] | None) -> range:
+    """The numbers, of 0 to `count` - 1, that are part k of n: parts are disjoint, contiguous and equal but for one."""
+    if part is None:
+        return range(count)
+    k, n = part
+    return range(count * (k - 1) // n, count * k // n)
+
+
+def check_outputs(image: str, outputs: Outputs) -> None:
+    """Whether what a run writes keeps clear of what it reads, and each output of the others. Nothing is written.
+
+    Raises:
+        PlanError: two of them are one, or an output lies in the image elsewhere than among its labels.
+        MaskError: the preview cannot be written under its name.
+    """
+    source = Path(image).resolve()
+    given = {"out": outputs.mask, "probabilities": outputs.probabilities, "preview": outputs.preview}
+    paths = {name: Path(path).resolve() for name, path in given.items() if path is not None}
+    for name, path in paths.items():
+        if path == source or path in source.parents:
+            raise PlanError(f"{name} {given[name]} is the image that is read, or holds it; choose another name")
+        if source in path.parents and (name != "out" or path.parent != source / "labels"):
+            raise PlanError(f"{name} {given[name]} lies in the image; choose another place, or out {image}/labels/NAME")
+    if len(set(paths.values())) < len(paths):
+        raise PlanError(f"{', '.join(paths)} name one file twice; give each a name of its own")
+    if outputs.preview is not None:
+        _check_preview(Path(outputs.preview), outputs.overwrite)
+
+
+def _check_preview(path: Path, overwrite: bool) -> None:
+    """Before hours of work, not after them."""
+    check_preview_path(path)
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise MaskError(f"preview {path} exists; choose another name, or use --overwrite to replace it")
+
+
+def _holds_probabilities(store: MaskWriter) -> bool:
+    return store.target.kind == "probabilities"
