@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from tilesegment.errors import one_line
+
 
 @click.command()
 @click.argument("path")
@@ -71,4 +73,4 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
 def _text(name: str, value: Any) -> str:
     if value in (None, ""):
         return "unknown" if name in ("pixel_size_um", "licence") else "none"
-    return json.dumps(value) if isinstance(value, list | bool) else str(value)
+    return json.dumps(value) if isinstance(value, list | bool) else one_line(value)

@@ -7,6 +7,7 @@ import warnings
 import click
 
 from tilesegment import TilesegmentError
+from tilesegment.errors import one_line
 from tilesegment_cli.evaluate import evaluate
 from tilesegment_cli.export import export
 from tilesegment_cli.import_weights import import_weights
@@ -78,8 +79,8 @@ def main() -> None:
 
 
 def _complain(message: str) -> None:
-    """One line, even where a file's name has several."""
-    click.echo("Error: " + " ".join(message.splitlines()), err=True)
+    """One line, even where an option's value has several."""
+    click.echo(f"Error: {one_line(message)}", err=True)
 
 
 if __name__ == "__main__":

@@ -41,18 +41,23 @@ class ClusterOptions:
     tls_key: str | None
     dashboard: bool
 
-    def workers(self, quiet: bool) -> AbstractContextManager["Cluster | None"]:
-        """The cluster, started or joined; None for this process."""
-        tls = (self.tls_ca, self.tls_cert, self.tls_key)
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is to be one."""
+        return self.workers_ is not None or self.scheduler is not None
+
+    def check(self) -> None:
+        """Refuses options that contradict each other."""
         if self.workers_ is not None and self.scheduler is not None:
-            raise click.UsageError(
-                "--workers starts a cluster here, --scheduler joins a running one: give one of the two"
-            )
-        if self.scheduler is None and any(tls):
+            raise click.UsageError("--workers starts a cluster, --scheduler joins a running one: give one of the two")
+        if self.scheduler is None and any((self.tls_ca, self.tls_cert, self.tls_key)):
             raise click.UsageError("--tls-ca, --tls-cert and --tls-key are for a --scheduler")
         if self.workers_ is None and self.dashboard:
             raise click.UsageError("--dashboard is for --workers; a running scheduler has its own")
-        if self.workers_ is None and self.scheduler is None:
+
+    def workers(self, quiet: bool) -> AbstractContextManager["Cluster | None"]:
+        """The cluster, started or joined; None for this process."""
+        if not self.is_wanted:
             return nullcontext()
         from tilesegment.cluster import Cluster
 
@@ -60,7 +65,7 @@ class ClusterOptions:
             cluster = Cluster.start(self.workers_, dashboard=self.dashboard)
         else:
             assert self.scheduler is not None
-            cluster = Cluster.join(self.scheduler, *tls)
+            cluster = Cluster.join(self.scheduler, self.tls_ca, self.tls_cert, self.tls_key)
         if not quiet:
             click.echo(cluster.describe(), err=True)
         return cluster

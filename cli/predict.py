@@ -86,6 +86,10 @@ def predict(
     from tilesegment.batch import Choices
     from tilesegment.prediction import make_settings
 
+    if part is not None and cluster.is_wanted:
+        raise click.UsageError("--part is for processes without a cluster: leave --workers and --scheduler out")
+    cluster.check()
+
     shared = {"probabilities": probabilities, "preview": preview, "ngff": ngff, "overwrite": overwrite}
     errands = _errands(images, listed, out, out_dir, file_format, shared, needs_out=not dry_run)
     choices = Choices(model, make_settings(settings), axes, select, part)
@@ -184,7 +188,7 @@ def _conclude(outcomes: list["Outcome"], out_dir: str | None, as_json: bool, qui
         if one.given_up or not stored:
             raise one.errors[0]
         failing = f"{len(one.errors)} blocks failed, the other {stored} are stored"
-        click.echo(f"Error: {' '.join(str(one.errors[0]).split())} ({failing})", err=True)
+        click.echo(f"Error: {one.errors[0]} ({failing})", err=True)
         sys.exit(SOME_FAILED)
     if as_json:
         click.echo(json.dumps(done[0] if out_dir is None and done else {"images": done, "failed": len(failed)}))

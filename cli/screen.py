@@ -6,7 +6,9 @@ from typing import Self
 import click
 
 from tilesegment.batch import Listener, Outcome, Progress
+from tilesegment.errors import one_line
 from tilesegment.geometry import Block
+from tilesegment.prediction import peak_memory
 from tilesegment_cli.progress import ProgressReport
 
 
@@ -62,22 +64,23 @@ class Screen(Listener):
 
     def ended(self, outcome: Outcome) -> None:
         """A line for each image."""
-        out = outcome.errand.outputs.mask
-        if outcome.errors:
-            if self.many:
-                # errors are said even where all else is kept quiet
-                click.echo(f"Error: {outcome.errand.image}: {' '.join(str(outcome.errors[0]).split())}", err=True)
-            return
-        if outcome.ending is None:
+        if outcome.errors and self.many:
+            # errors are said even where all else is kept quiet
+            click.echo(f"Error: {outcome.errand.image}: {one_line(outcome.errors[0])}", err=True)
+        if outcome.errors or outcome.ending is None:
             return
         speed, megapixels = outcome.pixels / 1e6 / max(outcome.seconds, 1e-9), outcome.pixels / 1e6
+        peak = "" if self.many else f", peak memory {peak_memory() / 1e9:.2f} GB"
         resumed = f", {outcome.resumed} blocks were done before" if outcome.resumed else ""
         parts = "" if outcome.ending.complete else "; other parts are still to be done"
         self._progress.line(
-            f"{out}: {megapixels:,.1f} Mpx in {outcome.seconds:,.1f} s ({speed:.2f} Mpx/s){resumed}{parts}"
+            f"{outcome.errand.outputs.mask}: {megapixels:,.1f} Mpx in {outcome.seconds:,.1f} s ({speed:.2f} Mpx/s)"
+            f"{peak}{resumed}{parts}"
         )
         if outcome.ending.mismatch is not None:
+            assert outcome.order is not None
+            halo, share = outcome.order.plan.network.view.before, 100 * outcome.ending.mismatch
             self._progress.line(
-                f"halo of {outcome.order.plan.network.view.before if outcome.order else 0} px, chosen: with a larger one "
-                f"{100 * outcome.ending.mismatch:.3f} % of the pixels near tile lines and borders are of another class"
+                f"halo of {halo} px, chosen: with a larger one {share:.3f} % of the pixels near tile lines and borders "
+                "are of another class"
             )

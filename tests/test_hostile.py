@@ -147,7 +147,7 @@ MODELS = {name: replace(case, model=None) for name, case in MODELS.items()}
 SETTINGS = {
     f"{key} {value}": Case(make.good, key, settings={key: value})
     for key, value in [
-        *(("tile", value) for value in (-16, 0, 1, 45)),
+        *(("tile", value) for value in (-16, 0, 1, 45, 10**9, 2**63)),
         *(("halo", value) for value in (-1, 10**9)),
         *(("batch", value) for value in (-1, 0)),
         *(("threshold", value) for value in (-1.0, float("nan"))),

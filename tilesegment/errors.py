@@ -15,7 +15,16 @@ A message is one line: what was given, what is allowed, what to do. Our own mist
 
 
 class TilesegmentError(Exception):
-    """Root of every error that a user can cause and mend."""
+    """Root of every error that a user can cause and mend. Its message is one line, whatever it quotes of a file."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: object, longest: int | None = None) -> str:
+    """What `text`, or an error, says: on one line, without control characters, cut to `longest`, and never empty."""
+    said = " ".join(str(text).splitlines())[:longest] or type(text).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in said)
 
 
 class ImageError(TilesegmentError):

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tilesegment.batch import Errand, Listener, Outcome, Progress
-from tilesegment.errors import PlanError
+from tilesegment.errors import PlanError, one_line
 from tilesegment.geometry import Block
 from tilesegment.model import write_atomically
 from tilesegment.run import Outputs
@@ -115,7 +115,7 @@ class Records(Listener):
 
     def ended(self, outcome: Outcome) -> None:
         """The end goes into the log and the summary, which is complete as far as it goes at any time."""
-        error = _one_line(outcome.errors[0]) if outcome.errors else ""
+        error = one_line(outcome.errors[0]) if outcome.errors else ""
         self._log(outcome, f"{outcome.state} after {outcome.seconds:,.1f} s" + (f": {error}" if error else ""))
         mismatch = None if outcome.ending is None else outcome.ending.mismatch
         counts = (outcome.blocks, outcome.resumed, round(outcome.pixels / 1e6, 3), round(outcome.seconds, 2))
@@ -139,7 +139,3 @@ def _stem(image: str) -> str:
         if lower.endswith(ending):
             return name[: -len(ending)]
     return Path(name).stem
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join((str(error) or repr(error)).split())

@@ -13,6 +13,7 @@ _LEAST_STEP = 256  # pixels
 # side of a block, about: large enough that margins are cheap, small enough that a few fit anywhere
 _BLOCK = 2048
 _CHUNK = 384
+_MOST_TILE = 1 << 14  # pixels; a U-Net's activations for it take hundreds of gigabytes
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Settings:
         Raises:
             PlanError: they cannot; says which.
         """
+        if self.tile is not None and self.tile > _MOST_TILE:
+            raise PlanError(f"tile is {self.tile}; allowed: at most {_MOST_TILE} pixels")
         if self.batch is not None and not 1 <= self.batch <= 1024:
             raise PlanError(f"batch is {self.batch}; allowed: auto, 1 to 1024")
         if self.halo is not None and not 0 <= self.halo <= 65_536:

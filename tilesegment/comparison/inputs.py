@@ -13,10 +13,9 @@ from PIL import Image
 
 from tilesegment.comparison.matching import Counts, Kind
 from tilesegment.description import describe
-from tilesegment.errors import DataError, ImageError
+from tilesegment.errors import DataError, ImageError, one_line
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
-from tilesegment.images.source import one_line
 from tilesegment.masks import open_mask
 from tilesegment.masks.disk import MARK, is_ours, read_group
 from tilesegment.masks.spec import spec_from_record
@@ -229,13 +228,13 @@ def _open_palette(path: Path) -> Layer | None:
                 return None
             ids, text = np.asarray(picture), getattr(picture, "text", {}).get(MARK)
     except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{path} is damaged ({one_line(error)}): copy or export it again") from error
+        raise ImageError(f"{path} is damaged ({one_line(error, 200)}): copy or export it again") from error
     classes = None
     if text is not None:
         try:
             classes = spec_from_record(json.loads(text)).classes
         except ValueError as error:
-            raise ImageError(f"{path} is damaged ({one_line(error)}): export the mask again") from error
+            raise ImageError(f"{path} is damaged ({one_line(error, 200)}): export the mask again") from error
     shape = (ids.shape[0], ids.shape[1])
     return Layer(
         path=str(path),

@@ -4,8 +4,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from tilesegment.errors import ImageError
-from tilesegment.images.source import ImageSource, Level, one_line, read_mirrored
+from tilesegment.errors import ImageError, one_line
+from tilesegment.images.source import ImageSource, Level, read_mirrored
 
 __all__ = ["ImageSource", "Level", "open_image", "read_mirrored"]
 
@@ -50,7 +50,7 @@ def open_image(path: str | Path, *, axes: str | None = None, select: Mapping[str
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # a damaged header fails anywhere in a library: this is the one place where it is told
-        raise ImageError(f"{name} cannot be opened ({one_line(error)}): it is damaged or not readable") from error
+        raise ImageError(f"{name} cannot be opened ({one_line(error, 200)}): it is damaged or not readable") from error
     if not magic:
         raise ImageError(f"{name} is an empty file: copy or export the image again")
     raise ImageError(f"{name} is not an image that can be read; supported are {_FORMATS}")

@@ -6,6 +6,7 @@ from pathlib import Path
 # bytes and number of the samples of a file: its beginning, its end, and others evenly between
 _SAMPLE = 4096
 _SAMPLES = 32
+_METADATA_LIMIT = 1 << 20  # bytes of a metadata file that are looked at
 _METADATA = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
 
 
@@ -19,7 +20,8 @@ def identity(path: str | Path) -> str:
     if path.is_dir():
         for file in (folder / name for folder in _folders(path) for name in _METADATA):
             if file.is_file():
-                digest.update(f"{file.relative_to(path)}\n".encode() + file.read_bytes())
+                with file.open("rb") as opened:
+                    digest.update(f"{file.relative_to(path)}\n".encode() + opened.read(_METADATA_LIMIT))
         return digest.hexdigest()
     with path.open("rb") as opened:
         size = opened.seek(0, 2)

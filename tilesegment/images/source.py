@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from tilesegment.errors import ImageError
+from tilesegment.errors import ImageError, one_line
 from tilesegment.geometry import Region, mirror_indices
 from tilesegment.metadata import PixelSize
 
@@ -91,7 +91,7 @@ class ImageSource(ABC):
         except Exception as error:  # each codec has its own: this is the one place where they become ours
             raise ImageError(
                 f"{self.path} is damaged: pixels {region} of level {level}, plane {z} cannot be read "
-                f"({one_line(error)}): copy or export the image again"
+                f"({one_line(error, 200)}): copy or export the image again"
             ) from error
         return pixels.astype(self.dtype, copy=False)
 
@@ -142,9 +142,3 @@ def presented(path: str, dtype: np.dtype) -> np.dtype:
     if native not in (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32)):
         raise ImageError(f"{path} holds {native} pixels; {PIXEL_TYPES} are supported: convert it")
     return native
-
-
-def one_line(error: BaseException) -> str:
-    """What `error` says, short, without line breaks or control characters, and never empty."""
-    text = " ".join(str(error).split())[:200] or type(error).__name__
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

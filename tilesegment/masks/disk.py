@@ -114,7 +114,7 @@ def write_group(path: Path, group: Group) -> None:
 
 def is_ours(path: Path) -> bool:
     """Whether `path` is a folder that we made: no link, and marked."""
-    if path.is_symlink() or not path.is_dir():
+    if os.path.islink(path) or not os.path.isdir(path):  # unlike those of Path, False for a name that cannot be
         return False
     group = read_group(path)
     return group is not None and MARK in group.attributes
