@@ -46,14 +46,15 @@ def main() -> int:
     ours = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
     given, extra = parser.parse_args(ours), sys.argv[len(ours) + 2 :]
 
-    limits = {} if given.system == "local" else {"walltime": given.walltime}
+    # tasks of one worker follow each other: all its cores compute one of them
+    cores = [f"export OMP_NUM_THREADS={given.cores}"]
+    # without a batch system the script is no more than its last line
+    limits = {} if given.system == "local" else {"walltime": given.walltime, "job_script_prologue": cores}
     queue = SYSTEMS[given.system](
         cores=given.cores,
         processes=1,
         memory=given.memory,
         job_extra_directives=extra,
-        # tasks of one worker follow each other; all its cores compute one of them
-        job_script_prologue=[f"export OMP_NUM_THREADS={given.cores}"],
         worker_extra_args=["--nthreads", "1"],
         **limits,
     )

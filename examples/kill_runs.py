@@ -130,6 +130,11 @@ class Trial:
         """The folder of the masks, where runs are at home."""
         return self.folder / "masks"
 
+    def mask(self, name: object) -> str:
+        """The mask called `name`, in a folder of its own: masks hold their names."""
+        (self.masks / str(name)).mkdir(exist_ok=True)
+        return f"{name}/mask.{self.suffix}"
+
     def start(self, out: str, part: int = 1, change: int = 0) -> None:
         """Starts the process of a part; `change` is the one before which it kills itself."""
         line = ["predict", "../image.png", "-m", "../model.safetensors", "--tile", "88", "-v", "--out", out]
@@ -240,18 +245,21 @@ def kill_at_random(trial: Trial, kills: int, kill_workers: bool, rng: random.Ran
     longest, found = undisturbed(trial), Summary()
     per_kill = IN_A_TASK if kill_workers else IN_FLIGHT * (trial.workers or 1)
     while found.kills < kills:
-        out, before = f"{found.masks}.{trial.suffix}", trial.begun_blocks()
+        out, before = trial.mask(found.masks), trial.begun_blocks()
         for part in range(1, trial.parts + 1):
             trial.start(out, part)
         trial.wait(trial.all_begun)
+        left = 1.0
         while trial.running and found.kills < kills:
-            trial.wait(later(rng.uniform(0, longest)))
+            trial.wait(later(rng.uniform(0, max(left, 0.1) * longest)))
             part = rng.choice([*trial.running, *[0] * (not trial.running)])
             if not part or not (trial.kill_worker(rng) if kill_workers else trial.kill(part)):
                 continue
-            found.kills, found.allowed = found.kills + 1, found.allowed + per_kill
             said = trial.status(out)
-            print(f"kill {found.kills}: {out} {said['state']}, {said['done']} of {said['blocks']}", file=sys.stderr)
+            left = 1 - said["done"] / said["blocks"]
+            if said["state"] == "partial":  # else it came after the end
+                found.kills, found.allowed = found.kills + 1, found.allowed + per_kill
+                print(f"kill {found.kills}: {out}, {said['done']} of {said['blocks']} blocks", file=sys.stderr)
             if not kill_workers:
                 trial.start(out, part)
                 trial.wait(trial.all_begun)
@@ -265,7 +273,7 @@ def kill_at_every_change(trial: Trial) -> Summary:
     undisturbed(trial)
     found = Summary()
     for change in count(1):
-        out, before = f"{change}.{trial.suffix}", trial.begun_blocks()
+        out, before = trial.mask(change), trial.begun_blocks()
         trial.start(out, change=change)
         if trial.running.pop(1).wait() == 0:
             return found
@@ -285,18 +293,20 @@ def later(seconds: float) -> Callable[[], bool]:
 
 def undisturbed(trial: Trial) -> float:
     """Makes the mask that all others have to equal; the seconds that it took once it was begun."""
-    all_parts = replace(trial, parts=1)
-    all_parts.start("undisturbed." + trial.suffix)
-    all_parts.wait(all_parts.all_begun)
+    whole, out = replace(trial, parts=1), trial.mask("undisturbed")
+    whole.start(out)
+    whole.wait(whole.all_begun)
     start = time.monotonic()
-    all_parts.wait_for_all()
-    return time.monotonic() - start
+    whole.wait((whole.masks / out).exists)
+    seconds = time.monotonic() - start
+    whole.wait_for_all()
+    return seconds
 
 
 def conclude(trial: Trial, out: str, before: int, found: Summary) -> None:
     """Adds a mask that is complete to what was `found`; `before` it was begun, so many blocks had been."""
     blocks = trial.status(out)["blocks"]
-    contents = [contents_of(trial.masks / name) for name in (out, "undisturbed." + trial.suffix)]
+    contents = [contents_of(trial.masks / name) for name in (out, trial.mask("undisturbed"))]
     found.masks, found.blocks = found.masks + 1, found.blocks + blocks
     found.identical += contents[0] == contents[1]
     found.recomputed += trial.begun_blocks() - before - blocks
@@ -322,7 +332,7 @@ def make_inputs(folder: Path, size: int) -> None:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (size, size), np.uint8)).save(folder / "image.png")
     torch.manual_seed(0)
-    arguments: dict[str, Any] = {"in_channels": 1, "classes": 2, "depth": 2, "base": 12, "dropout": 0.0}
+    arguments: dict[str, Any] = {"in_channels": 1, "classes": 2, "depth": 2, "base": 32, "dropout": 0.0}
     classes = (LabelClass("membrane", "#303030", 0), LabelClass("cell", "#e0c040", 1))
     header = ModelHeader("unet", arguments, classes, Normalisation((128.0,), (70.0,), "uint8"), name="toy")
     Model(header, build_network("unet", arguments).eval()).save(folder / "model.safetensors")
@@ -332,7 +342,7 @@ def make_inputs(folder: Path, size: int) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="that meet a run")
-    parser.add_argument("--size", type=int, default=1100, help="side of the image, pixels")
+    parser.add_argument("--size", type=int, default=820, help="side of the image, pixels")
     parser.add_argument("--block", type=int, default=96, help="side of a block, pixels, about")
     parser.add_argument("--format", choices=["zarr", "tif"], default="zarr")
     parser.add_argument("--parts", type=int, default=1, help="processes at once, of which one is killed at a time")

@@ -188,7 +188,7 @@ def test_reopening_can_be_killed_at_any_step(tmp_path: Path, monkeypatch: pytest
     assert names(tmp_path) == ["mask.zarr"]
 
 
-@pytest.mark.parametrize("name", [*FILES, HIDDEN])
+@pytest.mark.parametrize("name", ["mask.zarr", "mask.tif", HIDDEN])
 @pytest.mark.parametrize("old", [False, True])
 def test_finishing_can_be_killed_at_any_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, old: bool

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from tilesegment.errors import ImageError
+from tilesegment.errors import ImageError, MaskError
 from tilesegment.geometry import Block
 from tilesegment.job import Job, Order
 from tilesegment.plan import Machine, Settings
@@ -103,7 +103,7 @@ class Outcome:
     Attributes:
         errand: the image.
         order: what was decided of it, with the model called `model`; None if it could not even be opened.
-        blocks, pixels: stored in this run; `resumed` blocks were there already, `repaired` were but had been damaged.
+        blocks, pixels: stored in this run; `resumed` blocks were there already, `repaired` were, but damaged.
         seconds: from its beginning to its end.
         ending: None unless it came to its end.
         errors: of its blocks, or the one that kept it from being begun or finished.
@@ -234,9 +234,7 @@ class Batch:
         job = Job.prepare(image, given.model, given.settings, axes=axes, select=select, ask=self.workers.ask)
         tally.opened.enter_context(job)
         outcome.order, outcome.model = job.order, job.model.header.name
-        run = begin(job, outcome.errand.outputs, given.part)
-        for store in run.stores:
-            tally.claims.enter_context(store.claimed(shared=given.part is not None))
+        run = self._claimed(tally, job)
         done, outcome.repaired = run.stored()
         outcome.resumed = run.resumed(done)
         for listener in self.listeners:
@@ -245,6 +243,22 @@ class Batch:
         self.workers.take(run, job)
         self._under_way[run] = tally
         return run, run.left(done)
+
+    def _claimed(self, tally: _Tally, job: Job) -> Run:
+        """The run, its outputs begun and claimed."""
+        outputs, part = tally.outcome.errand.outputs, self.choices.part
+        for last in (False, True):
+            try:
+                run = begin(job, outputs, part)
+                for store in run.stores:
+                    tally.claims.enter_context(store.claimed(shared=part is not None))
+                return run
+            except MaskError:
+                tally.claims.close()
+                # another part may just have finished it: then the second look finds it complete
+                if last or part is None:
+                    raise
+        raise AssertionError("the second time it returns or raises")
 
     def _settle(self, run: Run, block: Block, error: Exception | None) -> None:
         """Counts a block that came back."""

@@ -55,7 +55,7 @@ class Run:
     part: tuple[int, int] | None = None
 
     def stored(self) -> tuple[np.ndarray, int]:
-        """Whether each block is stored, bool (planes, rows, columns), and how many damaged objects were deleted."""
+        """Whether each block is stored, bool (planes, rows, columns), and how many objects are damaged."""
         plan, damaged = self.order.plan, 0
         done = np.ones((len(plan.planes), *plan.grid.shape), bool)
         for store in self.stores:

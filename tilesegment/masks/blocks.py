@@ -31,6 +31,7 @@ class BlockArray:
     array: zarr.Array
     path: Path
     grid: Grid
+    made: tuple[int, int] | None
 
     def blocks(self) -> Iterator[tuple[Region, int]]:
         """Region and plane of every block, plane by plane, row by row."""
@@ -48,12 +49,8 @@ class BlockArray:
         """
         return survey(self.path, self.grid)
 
-    def is_done(self, region: Region, z: int) -> bool:
-        """Whether all that holds `region` is stored. A file without a byte is none: a loss of power leaves such."""
-        return not self.missing(region, z)
-
     def missing(self, region: Region, z: int) -> list[Path]:
-        """Of the files that hold `region`, those that are not there or empty."""
+        """Of the files that hold `region`, those that are not there or empty: a loss of power leaves such."""
         return [path for path in self.objects(region, z) if not path.is_file() or path.stat().st_size == 0]
 
     def write(self, region: Region, pixels: np.ndarray, z: int) -> None:
@@ -95,12 +92,12 @@ class BlockArray:
             raise MaskError(f"cannot read {names}: {reason}; {advice}") from error
 
     def _store(self, files: dict[Path, bytes]) -> None:
+        # a late block, of a worker whose run has ended, must not revive a mask that was finished, nor get into another
+        if _made(self.path, self.grid) != self.made:
+            raise gone(self.path)
         try:
             store(files)
         except FileNotFoundError:
-            # nothing is made above the array's own folder: a late block must not revive a mask that was finished
-            if not _metadata(self.path, self.grid).exists():
-                raise gone(self.path) from None
             for folder in {path.parent for path in files}:
                 make_folder(folder, self.path)
             store(files)
@@ -124,7 +121,7 @@ def open_array(path: Path, grid: Grid) -> BlockArray:
     found = (array.shape, array.chunks, array.shards, array.dtype)
     if found != (grid.full, grid.chunks, grid.shards, grid.dtype):
         raise MaskError(f"the array {path} is not the one that its group describes; compute the mask again")
-    return BlockArray(array, path, grid)
+    return BlockArray(array, path, grid, _made(path, grid))
 
 
 def create_array(path: Path, grid: Grid) -> BlockArray:
@@ -183,3 +180,12 @@ def _create_array(path: Path, grid: Grid) -> None:
 
 def _metadata(path: Path, grid: Grid) -> Path:
     return path / ("zarr.json" if grid.format == 3 else ".zarray")
+
+
+def _made(path: Path, grid: Grid) -> tuple[int, int] | None:
+    """What tells the array from one that was made anew in its place; None if there is none."""
+    try:
+        found = os.stat(_metadata(path, grid))
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns

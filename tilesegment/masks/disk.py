@@ -142,12 +142,15 @@ def sweep(path: Path) -> None:
         _discard(found)
 
 
-def sweep_files(path: Path) -> None:
-    """Deletes the temporary files that killed processes have left in the folder `path`, however deep."""
-    for folder, _, names in os.walk(path):
+def sweep_inside(path: Path) -> None:
+    """Deletes the temporary files and folders that killed processes have left in the folder `path`, however deep."""
+    for folder, folders, names in os.walk(path):
         for name in names:
             if name.endswith(".partial"):
                 Path(folder, name).unlink(missing_ok=True)
+        for name in folders:
+            if name.endswith(".partial"):
+                _discard(Path(folder, name))
 
 
 def _discard(folder: Path) -> None:

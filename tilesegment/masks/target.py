@@ -99,17 +99,12 @@ def recorded_target(path: Path, partial: Path, record: Mapping[str, Any]) -> Tar
     layout = record.get("layout")
     found = [layout.get(name) for name in ("kind", "ngff", "halvings")] if isinstance(layout, dict) else [None] * 3
     kind, version, halvings = found
-    is_list = isinstance(halvings, list) and all(type(number) is int for number in halvings)
-    if (
-        not is_list
-        or not halvings
-        or halvings != sorted(halvings)
-        or not 0 <= halvings[0] <= halvings[-1] < MAX_HALVINGS
-    ):
+    counts = halvings if isinstance(halvings, list) and all(type(count) is int for count in halvings) else []
+    if not counts or counts != sorted(counts) or counts[0] < 0 or counts[-1] >= MAX_HALVINGS:
         raise MaskError(f"the mask's record is damaged (halvings {halvings!r}); compute the mask again")
     if kind not in ("zarr", "labels", "probabilities", *KINDS.values()) or version not in tuple(ZARR_FORMAT):
         raise MaskError(f"the mask's record is damaged ({kind!r}, OME-Zarr {version!r}); compute the mask again")
-    return Target(path, partial, kind, version, tuple(halvings))
+    return Target(path, partial, kind, version, tuple(counts))
 
 
 def check_free(target: Target, spec: MaskSpec, overwrite: bool) -> None:

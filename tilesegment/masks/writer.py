@@ -23,7 +23,7 @@ from tilesegment.masks.disk import (
     remove_ours,
     reporting,
     sweep,
-    sweep_files,
+    sweep_inside,
     sync,
     write_group,
 )
@@ -71,10 +71,6 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
             MaskError: the disk refuses.
         """
         self.base.write(region, pixels, z)
-
-    def is_done(self, region: Region, z: int = 0) -> bool:
-        """Whether the block `region` of plane `z` is stored."""
-        return self.base.is_done(region, z)
 
     def survey(self) -> Survey:
         """Which blocks are done, and which stored objects are damaged; writing a damaged block again replaces it.
@@ -161,7 +157,7 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
         spec = replace(self.spec, provenance={**self.spec.provenance, **(provenance or {})})
         with reporting("finish", self.path):
             levels = self._levels()
-            sweep_files(self.target.partial)
+            sweep_inside(self.target.partial)
             if self.target.is_folder:
                 self._publish_folder(spec)
             else:

@@ -1,113 +1,37 @@
 """The PyTorch predictor: CPU, CUDA, MPS."""
 
 import copy
-from collections.abc import Callable
+from typing import Unpack
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from tilesegment.geometry import Block, Region, Tile
-from tilesegment.header import Normalisation
 from tilesegment.model import Model
+from tilesegment.predictors.block import BlockPredictor, Options
 from tilesegment.predictors.devices import PRECISIONS
 
-# the symmetries of the square: 0 to 3 quarter turns, each without and with a flip before
-_SYMMETRIES = [(turns, flip) for flip in (False, True) for turns in range(4)]
 
-
-class TorchPredictor:
-    """Predicts whole blocks: normalise, cut into tiles, run in batches, average, keep the centre, put together.
-
-    The block goes to the device once, in the image's own dtype; what comes back is one byte a pixel (and the
-    probabilities, where they are asked for).
+class TorchPredictor(BlockPredictor):
+    """Runs the network as it is.
 
     Args:
         model: the network and its header.
         device: where it runs.
         precision: a name of `PRECISIONS`; weights are kept in it, probabilities in float32 (float64 for fp64).
-        batch: tiles at a time.
-        tta: average the probabilities over the 8 symmetries of the square.
-        normalisation: of the grey values; None is the model's own.
-        threshold: two classes: probability above which a pixel is class 1; None is the model's own.
+        options: see `Options`.
     """
 
     def __init__(
-        self,
-        model: Model,
-        device: torch.device,
-        precision: str = "fp32",
-        *,
-        batch: int = 1,
-        tta: bool = False,
-        normalisation: Normalisation | None = None,
-        threshold: float | None = None,
+        self, model: Model, device: torch.device, precision: str = "fp32", **options: Unpack[Options]
     ) -> None:
-        self.view, self.device, self.batch = model.field_of_view, device, batch
-        self.symmetries = _SYMMETRIES if tta else _SYMMETRIES[:1]
-        self.threshold = model.header.threshold if threshold is None else threshold
-        self.classes = len(model.header.classes)
+        exact = torch.float64 if precision == "fp64" else torch.float32
+        super().__init__(model, device, f"PyTorch {torch.__version__}", exact, options)
         self._dtype = PRECISIONS[precision]
-        self._exact = torch.float64 if precision == "fp64" else torch.float32
         # a copy: the caller keeps its network where and as it is
         network = copy.deepcopy(model.network)
         # double precision is there to prove equality: the plain layout sums in an order that depends less on the shape
         self._layout = torch.contiguous_format if precision == "fp64" else torch.channels_last
         self._network = network.to(device, self._dtype).to(memory_format=self._layout).eval()  # type: ignore[call-overload]
-        scale = normalisation or model.header.normalisation
-        self._mean, self._std = (
-            torch.tensor(values, dtype=self._exact, device=device)[:, None, None] for values in (scale.mean, scale.std)
-        )
 
-    def predict(self, pixels: np.ndarray, block: Block) -> np.ndarray:
-        """Class ids of a block, (h, w) uint8 as `block.write`, from its pixels (C, H, W), H x W as `block.read`."""
-        out = torch.empty(block.write.shape, dtype=torch.uint8, device=self.device)
-        self._each_tile(pixels, block, lambda region, p: out[region.slices].copy_(self._decide(p)))
-        return out.cpu().numpy()
-
-    def predict_probabilities(self, pixels: np.ndarray, block: Block) -> tuple[np.ndarray, np.ndarray]:
-        """As `predict`, and the class probabilities (K, h, w), float32 (float64 for fp64)."""
-        shape = (self.classes, *block.write.shape)
-        out = torch.empty(shape, dtype=self._exact, device=self.device)
-        self._each_tile(pixels, block, lambda region, p: out[:, *region.slices].copy_(p))
-        return self._decide(out).cpu().numpy(), out.cpu().numpy()
-
-    def _decide(self, probabilities: Tensor) -> Tensor:
-        """Class ids (h, w) uint8 from probabilities (K, h, w)."""
-        if self.classes == 2:
-            return (probabilities[1] > self.threshold).to(torch.uint8)
-        return probabilities.argmax(0).to(torch.uint8)
-
-    @torch.inference_mode()
-    def _each_tile(self, pixels: np.ndarray, block: Block, keep: Callable[[Region, Tensor], object]) -> None:
-        """Calls `keep` with each tile's `write` region, counted from the block's, and its probabilities (K, h, w)."""
-        # torch shares the array's memory and wants it writable, which a view of a file is not
-        raw = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(self.device)
-        image = (raw.to(self._exact) - self._mean) / self._std
-        for start in range(0, len(block.tiles), self.batch):
-            tiles = block.tiles[start : start + self.batch]
-            # a batch is always full: another shape may be computed by another kernel, with other rounding
-            regions = [tile.read.within(block.read) for tile in (*tiles, *tiles[-1:] * (self.batch - len(tiles)))]
-            inputs = torch.stack([image[:, *region.slices] for region in regions])
-            for tile, probabilities in zip(tiles, self._probabilities(inputs), strict=False):
-                keep(tile.write.within(block.write), probabilities[:, *self._kept(tile)])
-
-    def _kept(self, tile: Tile) -> tuple[slice, slice]:
-        """The tile's `write` region in the network's output."""
-        before = self.view.before
-        first = (tile.read.y0 + before, tile.read.x0 + before) if self.view.crops else (tile.read.y0, tile.read.x0)
-        return tile.write.shift(-first[0], -first[1]).slices
-
-    def _probabilities(self, inputs: Tensor) -> Tensor:
-        """Class probabilities (B, K, h, w) of normalised tiles (B, C, H, W), averaged over the symmetries."""
-        total: Tensor | None = None
-        for turns, flip in self.symmetries:
-            turned = inputs.flip(-1) if flip else inputs
-            turned = torch.rot90(turned, turns, (-2, -1))
-            logits = self._network(turned.to(self._dtype).contiguous(memory_format=self._layout))
-            # the output is turned back whole, before anything is cropped: its surplus lies on one side only
-            back = torch.rot90(torch.softmax(logits.to(self._exact), 1), -turns, (-2, -1))
-            back = back.flip(-1) if flip else back
-            total = back if total is None else total + back
-        assert total is not None
-        return total / len(self.symmetries)
+    def _logits(self, tiles: Tensor) -> Tensor:
+        return self._network(tiles.to(self._dtype).contiguous(memory_format=self._layout))
