@@ -251,7 +251,7 @@ def kill_at_random(trial: Trial, kills: int, kill_workers: bool, rng: random.Ran
         trial.wait(trial.all_begun)
         left = 1.0
         while trial.running and found.kills < kills:
-            trial.wait(later(rng.uniform(0, max(left, 0.1) * longest)))
+            trial.wait(later(rng.uniform(0, (left + 0.4) * longest)))
             part = rng.choice([*trial.running, *[0] * (not trial.running)])
             if not part or not (trial.kill_worker(rng) if kill_workers else trial.kill(part)):
                 continue

@@ -11,18 +11,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tilesegment.errors import (
+    ClusterError,
     DataError,
     DeviceError,
     ImageError,
     MaskError,
     ModelError,
     PlanError,
+    StoppedError,
     TilesegmentError,
 )
 from tilesegment.geometry import FieldOfView, Region
 from tilesegment.metadata import LabelClass, PixelSize
 
 if TYPE_CHECKING:
+    from tilesegment.cluster import Cluster
     from tilesegment.comparison import Evaluation, evaluate
     from tilesegment.description import describe
     from tilesegment.images import open_image
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from tilesegment.verification import verify
 
 _WHERE = {
+    "Cluster": "cluster",
     "Evaluation": "comparison",
     "Job": "job",
     "Model": "model",
@@ -51,6 +55,8 @@ _WHERE = {
 }
 
 __all__ = [
+    "Cluster",
+    "ClusterError",
     "DataError",
     "DeviceError",
     "Evaluation",
@@ -67,6 +73,7 @@ __all__ = [
     "Prediction",
     "Region",
     "Settings",
+    "StoppedError",
     "TilesegmentError",
     "describe",
     "evaluate",

@@ -17,13 +17,15 @@ from distributed.security import Security
 from tilesegment.batch import Work
 from tilesegment.cluster.tasks import finish_run, predict_blocks
 from tilesegment.cluster.window import Window
-from tilesegment.errors import ClusterError, PlanError
+from tilesegment.errors import ClusterError, PlanError, TilesegmentError
 from tilesegment.job import Job
 from tilesegment.plan import Machine, Settings
 from tilesegment.predictors.devices import this_machine
 from tilesegment.run import Run
 
 _TIMEOUT = 30  # seconds to reach a scheduler
+# a batch system and a terminal signal all processes of a run; it is the first one that decides how to end
+_LEAVE_SIGNALS = "import signal; [signal.signal(one, signal.SIG_IGN) for one in (signal.SIGINT, signal.SIGTERM)]"
 
 
 class Cluster:
@@ -34,10 +36,11 @@ class Cluster:
 
     Args:
         client: of the cluster. Closed with the cluster, and so is `owned`, the cluster that it was made of.
+        dashboard: whether there is one to be named.
     """
 
-    def __init__(self, client: Client, owned: LocalCluster | None = None) -> None:
-        self.client, self._owned = client, owned
+    def __init__(self, client: Client, owned: LocalCluster | None = None, *, dashboard: bool = True) -> None:
+        self.client, self._owned, self._dashboard = client, owned, dashboard
         self.note: Callable[[str], None] = lambda text: None
         self._tokens: dict[Run, str] = {}
         self._machines: dict[Settings, Machine] = {}
@@ -60,13 +63,14 @@ class Cluster:
                 threads_per_worker=1,
                 # the plan bounds what a worker takes; a limit of dask's would stop workers that are within it
                 memory_limit=0,
-                dashboard_address="localhost:0" if dashboard else None,
+                scheduler_kwargs={"dashboard": dashboard, "dashboard_address": "127.0.0.1:0"},
                 silence_logs=logging.CRITICAL,
+                preload=[_LEAVE_SIGNALS],
                 env=dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads),
             )
         except Exception as error:
             raise ClusterError(f"{workers} workers could not be started: {error}") from error
-        return cls(Client(local), local)
+        return cls(Client(local), local, dashboard=dashboard)
 
     @classmethod
     def join(
@@ -115,7 +119,7 @@ class Cluster:
         """Where it is and how large, with a warning if anybody may use it."""
         address, count = self._address(), len(self.client.nthreads())
         text = f"{count} workers of {address}"
-        if self._has_dashboard():
+        if self._dashboard:
             text += f", dashboard {self.client.dashboard_link}"
         if reachable_by_others(address):
             text += "; it has no authentication: whoever reaches it can run code on its workers, use tls://"
@@ -132,7 +136,7 @@ class Cluster:
             if not self.client.nthreads():
                 self.note("waiting for workers")
             self.client.wait_for_workers(1)
-            found = list(self.client.run(this_machine, settings).values())
+            found = self._ask_all(settings)
             precisions = sorted({machine.precision for machine in found})
             if len(precisions) > 1:
                 raise PlanError(f"workers differ, {' and '.join(precisions)} suit them: choose one with precision")
@@ -140,6 +144,14 @@ class Cluster:
             least = min(free) if len(free) == len(found) else None
             self._machines[settings] = Machine(found[0].device, found[0].precision, least)
         return self._machines[settings]
+
+    def _ask_all(self, settings: Settings) -> list[Machine]:
+        try:
+            return list(self.client.run(this_machine, settings).values())
+        except TilesegmentError:
+            raise
+        except Exception as error:  # dask has errors of its own for each way in which a worker ends
+            raise ClusterError(f"the workers do not answer ({error!r}); see to them, then run it again") from error
 
     def take(self, run: Run, job: Job) -> None:
         """A run, before its first block."""
@@ -163,9 +175,6 @@ class Cluster:
 
     def _address(self) -> str:
         return str(self.client.scheduler.address) if self.client.scheduler is not None else ""
-
-    def _has_dashboard(self) -> bool:
-        return bool(self.client.scheduler_info().get("services", {}).get("dashboard"))
 
 
 def reachable_by_others(address: str) -> bool:

@@ -158,10 +158,20 @@ class Window:
                     raise self._gone() from None
                 self._room()
                 self._watch()
+                if self.stop():
+                    self._drop_waiting()
                 continue
             if future.key in self._in_flight:
                 self._moved = time.monotonic()
                 return future
+
+    def _drop_waiting(self) -> None:
+        """Leaves what no worker has begun: a worker is at the first of the tasks that it was given."""
+        begun = {next(iter(keys)) for keys in self.client.processing().values() if keys}
+        waiting = {key: future for key, (future, _) in self._in_flight.items() if key not in begun}
+        self.client.cancel(list(waiting.values()))
+        for key in waiting:
+            del self._in_flight[key]
 
     def _watch(self) -> None:
         """Sends tasks again where nothing has come back for far longer than any task took, though there are workers."""
