@@ -15,6 +15,23 @@ from tilesegment.predictors.devices import this_machine
 from tilesegment.run import Ending, Run, finish
 
 
+def stream_blocks(
+    work: Iterable[Work], job_of: Callable[[Run], Job], stop: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[Work, Exception | None]]:
+    """Reads, predicts and stores blocks of runs whose jobs are open, as `stream` does."""
+
+    def read(item: Work) -> np.ndarray:
+        return job_of(item.run).read(item.z, item.block)
+
+    def predict(item: Work, pixels: np.ndarray) -> list[np.ndarray]:
+        return item.run.decide(job_of(item.run), pixels, item.block)
+
+    def write(item: Work, results: list[np.ndarray]) -> None:
+        item.run.store(item.z, item.block, results)
+
+    return stream(work, read, predict, write, stop)
+
+
 class ThisProcess:
     """Predicts here. Finishes an image in a thread of its own while the next one is predicted."""
 
@@ -41,17 +58,7 @@ class ThisProcess:
 
     def stream(self, work: Iterable[Work], stop: Callable[[], bool]) -> Iterator[tuple[Work, Exception | None]]:
         """Every block, in order, once it is stored, or with its error."""
-
-        def read(item: Work) -> np.ndarray:
-            return self._jobs[item.run].read(item.z, item.block)
-
-        def predict(item: Work, pixels: np.ndarray) -> list[np.ndarray]:
-            return item.run.decide(self._jobs[item.run], pixels, item.block)
-
-        def write(item: Work, results: list[np.ndarray]) -> None:
-            item.run.store(item.z, item.block, results)
-
-        return stream(work, read, predict, write, stop)
+        return stream_blocks(work, self._jobs.__getitem__, stop)
 
     def finish(self, run: Run, known: Mapping[str, Any]) -> Future[Ending]:
         """Ends a run whose blocks are all stored."""

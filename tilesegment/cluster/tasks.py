@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from distributed import get_worker
 
-from tilesegment.engine import stream
+from tilesegment.batch import Work
 from tilesegment.errors import ClusterError, TilesegmentError
-from tilesegment.geometry import Block
 from tilesegment.job import Job
+from tilesegment.local import stream_blocks
 from tilesegment.predictors.devices import use_gpu
 from tilesegment.run import Ending, Run, finish
 
@@ -50,18 +49,8 @@ def predict_blocks(token: str, run: Run, places: list[tuple[int, int, int]]) -> 
         except Exception as error:
             return Report(dict.fromkeys(range(len(places)), _portable(error)), 0.0, worker)
         start, grid = time.monotonic(), run.order.plan.grid
-        work = ((z, grid.at(row, column)) for z, row, column in places)
-
-        def read(item: tuple[int, Block]) -> np.ndarray:
-            return job.read(*item)
-
-        def predict(item: tuple[int, Block], pixels: np.ndarray) -> list[np.ndarray]:
-            return run.decide(job, pixels, item[1])
-
-        def write(item: tuple[int, Block], results: list[np.ndarray]) -> None:
-            run.store(*item, results)
-
-        outcomes = [error for _, error in stream(work, read, predict, write)]
+        work = (Work(run, z, grid.at(row, column)) for z, row, column in places)
+        outcomes = [error for _, error in stream_blocks(work, lambda _: job)]
         errors = {number: _portable(error) for number, error in enumerate(outcomes) if error is not None}
         return Report(errors, time.monotonic() - start, worker)
 
