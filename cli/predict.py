@@ -34,7 +34,7 @@ SOME_FAILED, STOPPED = 3, 75  # exit codes
 @options.prune
 @click.option("--batch", type=BatchType(), default="auto", show_default=True, help="Tiles at a time.")
 @options.device
-@click.option("--precision", default="auto", metavar="auto|fp32|bf16|fp16", show_default=True)
+@click.option("--precision", default="auto", metavar="auto|fp32|bf16|fp16|int8", show_default=True)
 @click.option("--roi", type=RegionType(), help="Only these pixels, of level 0.")
 @options.level
 @click.option("--z", type=RangeType(), help="Only these planes of a stack.")
@@ -45,6 +45,11 @@ SOME_FAILED, STOPPED = 3, 75  # exit codes
 @click.option("--tta", is_flag=True, help="Average over the 8 symmetries of the square: 8 times the work.")
 @click.option(
     "--normalise", type=click.Choice(["model", "image"]), default="model", show_default=True, help="Whose grey values."
+)
+@click.option(
+    "--skip-empty",
+    metavar="constant|tissue|MASK",
+    help="Do not predict blocks of one value, blocks without tissue, or those where an image MASK is zero.",
 )
 @click.option(
     "--ngff", type=click.Choice(["0.5", "0.4"]), default="0.5", help="OME-Zarr version; 0.4 for QuPath and Fiji."
@@ -215,12 +220,13 @@ def _print_plans(errands: list["Errand"], choices: "Choices", as_json: bool) -> 
 
 def _print_plan(job: "Job", as_json: bool) -> None:
     """The plan with its expected time, measured on one tile."""
-    seconds = job.seconds_per_tile() * job.plan.tiles
+    plan, skipping = job.plan, job.order.skipping
+    seconds = job.seconds_per_tile() * plan.tiles * (1 - skipping.share)
     if as_json:
-        plan = job.plan
         known = {name: getattr(plan, name) for name in ("pixels", "blocks", "tiles", "tile", "step", "block", "batch")}
+        known |= {"blocks_skipped": skipping.blocks}
         known |= {"device": plan.device, "precision": plan.precision, "seconds": seconds}
         click.echo(json.dumps(known | {"memory_bytes": plan.memory_bytes, "disk_bytes": plan.disk_bytes}))
         return
-    for name, value in [*job.plan.lines(), ("time", f"about {seconds:,.0f} s, from one tile measured here")]:
+    for name, value in [*job.order.lines(), ("time", f"about {seconds:,.0f} s, from one tile measured here")]:
         click.echo(f"{name:<10}{value}")

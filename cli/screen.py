@@ -39,7 +39,7 @@ class Screen(Listener):
         """The plan, if it is asked for, what is assumed, and what was found of an earlier run."""
         assert outcome.order is not None
         if self.verbose:
-            for name, value in outcome.order.plan.lines():
+            for name, value in outcome.order.lines():
                 self._progress.line(f"{name:<10}{value}")
         for note in outcome.order.notes:
             if note not in self._noted:
@@ -72,10 +72,11 @@ class Screen(Listener):
         speed, megapixels = outcome.pixels / 1e6 / max(outcome.seconds, 1e-9), outcome.pixels / 1e6
         peak = "" if self.many else f", peak memory {peak_memory() / 1e9:.2f} GB"
         resumed = f", {outcome.resumed} blocks were done before" if outcome.resumed else ""
+        skipped = f", {outcome.skipped} of {outcome.blocks} blocks were empty and skipped" if outcome.skipped else ""
         parts = "" if outcome.ending.complete else "; other parts are still to be done"
         self._progress.line(
             f"{outcome.errand.outputs.mask}: {megapixels:,.1f} Mpx in {outcome.seconds:,.1f} s ({speed:.2f} Mpx/s)"
-            f"{peak}{resumed}{parts}"
+            f"{peak}{resumed}{skipped}{parts}"
         )
         if outcome.ending.mismatch is not None:
             assert outcome.order is not None
@@ -84,3 +85,6 @@ class Screen(Listener):
                 f"halo of {halo} px, chosen: with a larger one {share:.3f} % of the pixels near tile lines and borders "
                 "are of another class"
             )
+        if outcome.ending.disagreement is not None:
+            share = 100 * outcome.ending.disagreement
+            self._progress.line(f"int8: {share:.3f} % of the pixels of some tiles are of another class than in fp32")

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -35,10 +36,15 @@ import torch
 from PIL import Image
 
 from tilesegment import engine, plan
+from tilesegment.cluster import window
+from tilesegment.geometry import Block
 from tilesegment.header import ModelHeader, Normalisation
+from tilesegment.job import Job
 from tilesegment.metadata import LabelClass
 from tilesegment.model import Model
 from tilesegment.networks import build_network
+from tilesegment.run import Run
+from tilesegment_cli.main import main as tileseg
 
 IN_FLIGHT = 1 + engine._BEHIND  # blocks of a process: one is predicted, the others wait to be stored
 IN_A_TASK = 8  # blocks, on workers; who kills one loses a task
@@ -64,9 +70,8 @@ def at_change(number: int, deed: Callable[[], object], *, and_after: bool = Fals
 
     def hear(event: str, given: tuple[Any, ...]) -> None:
         writes = event == "open" and not isinstance(given[0], int) and given[2] & (os.O_WRONLY | os.O_RDWR)
-        if (writes or event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir")) and os.path.abspath(
-            os.fsdecode(given[0])
-        ).startswith(folder):
+        changes_names = event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir")
+        if (writes or changes_names) and os.path.abspath(os.fsdecode(given[0])).startswith(folder):
             change()
 
     sync = os.fsync
@@ -75,35 +80,30 @@ def at_change(number: int, deed: Callable[[], object], *, and_after: bool = Fals
         change()
         sync(handle)
 
-    os.fsync = counted_sync
+    os.fsync = counted_sync  # type: ignore[assignment]
     sys.addaudithook(hear)
 
 
-def dask_setup(worker: object) -> None:
-    """Has the blocks counted that this process begins to predict; workers call it by this name."""
-    from tilesegment.predictors.torch import TorchPredictor
+def count_blocks() -> None:
+    """Has the blocks counted that this process begins to predict."""
+    decide = Run.decide
 
-    predict = TorchPredictor.predict
-
-    def counted(self: TorchPredictor, pixels: np.ndarray, block: Any) -> np.ndarray:
+    def counted(self: Run, job: Job, pixels: np.ndarray, block: Block) -> list[np.ndarray]:
         with open(os.environ[COUNTS], "a") as file:
             file.write(f"{block.row} {block.column}\n")
-        return predict(self, pixels, block)
+        return decide(self, job, pixels, block)
 
-    TorchPredictor.predict = counted  # type: ignore[method-assign]
+    Run.decide = counted  # type: ignore[method-assign]
 
 
 def run_command(block: int, change: int, arguments: list[str]) -> None:
     """What the processes do that are killed: `tileseg` with blocks of about `block` pixels, dead before a `change`."""
-    from tilesegment.cluster import window
-    from tilesegment_cli.main import main
-
     plan._BLOCK, plan._CHUNK, window._MOST_BLOCKS = block, block // 2, IN_A_TASK
-    dask_setup(None)
+    count_blocks()
     if change:
         at_change(change, lambda: os.kill(os.getpid(), signal.SIGKILL))
     sys.argv = ["tileseg", *arguments]
-    main()
+    tileseg()
 
 
 @dataclass(frozen=True)
@@ -140,11 +140,7 @@ class Trial:
         line = ["predict", "../image.png", "-m", "../model.safetensors", "--tile", "88", "-v", "--out", out]
         line += [] if self.parts == 1 else ["--part", f"{part}/{self.parts}"]
         line += [] if self.workers is None else ["--workers", str(self.workers)]
-        environment = os.environ | {
-            "OMP_NUM_THREADS": "1",
-            "DASK_DISTRIBUTED__WORKER__PRELOAD": __file__,
-            COUNTS: str(self.folder / "counts.txt"),
-        }
+        environment = os.environ | {"OMP_NUM_THREADS": "1", COUNTS: str(self.folder / "counts.txt")}
         command = [sys.executable, __file__, "run", str(self.block), str(change), *line]
         with self._log(part).open("wb") as log:
             self.running[part] = subprocess.Popen(
@@ -189,16 +185,17 @@ class Trial:
 
     def kill_worker(self, rng: random.Random) -> bool:
         """Kills one of the workers of the process, which goes on; whether there was one."""
-        found = psutil.Process(self.running[1].pid).children(recursive=True)
-        workers = [child.pid for child in found if "spawn_main" in " ".join(child.cmdline())]
+        workers = []
+        for child in psutil.Process(self.running[1].pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                workers += [child.pid] * ("spawn_main" in " ".join(child.cmdline()))
         if workers:
             os.kill(rng.choice(sorted(workers)), signal.SIGKILL)
         return bool(workers)
 
     def status(self, out: str) -> dict[str, Any]:
         """What `tileseg status` says of a mask."""
-        program = "from tilesegment_cli.main import main; main()"
-        command = [sys.executable, "-c", program, "status", out, "--json"]
+        command = [sys.executable, "-m", "tilesegment_cli.main", "status", out, "--json"]
         said = subprocess.run(command, cwd=self.masks, check=True, capture_output=True, text=True)
         (found,) = json.loads(said.stdout)
         return found
@@ -237,7 +234,7 @@ class Summary:
     @property
     def good(self) -> bool:
         """Whether all is as it should be."""
-        return self.masks == self.identical and self.recomputed <= self.allowed and not self.left_over
+        return self.masks == self.identical and 0 <= self.recomputed <= self.allowed and not self.left_over
 
 
 def kill_at_random(trial: Trial, kills: int, kill_workers: bool, rng: random.Random) -> Summary:
@@ -251,15 +248,18 @@ def kill_at_random(trial: Trial, kills: int, kill_workers: bool, rng: random.Ran
         trial.wait(trial.all_begun)
         left = 1.0
         while trial.running and found.kills < kills:
-            trial.wait(later(rng.uniform(0, (left + 0.4) * longest)))
-            part = rng.choice([*trial.running, *[0] * (not trial.running)])
-            if not part or not (trial.kill_worker(rng) if kill_workers else trial.kill(part)):
+            trial.wait(later(rng.uniform(0, (left + 0.4) * longest / trial.parts)))
+            if not trial.running:
+                break
+            part = rng.choice(list(trial.running))
+            if not (trial.kill_worker(rng) if kill_workers else trial.kill(part)):
                 continue
             said = trial.status(out)
+            if said["state"] == "complete":  # it came after the end
+                break
             left = 1 - said["done"] / said["blocks"]
-            if said["state"] == "partial":  # else it came after the end
-                found.kills, found.allowed = found.kills + 1, found.allowed + per_kill
-                print(f"kill {found.kills}: {out}, {said['done']} of {said['blocks']} blocks", file=sys.stderr)
+            found.kills, found.allowed = found.kills + 1, found.allowed + per_kill
+            print(f"kill {found.kills}: {out}, {said['done']} of {said['blocks']} blocks", file=sys.stderr)
             if not kill_workers:
                 trial.start(out, part)
                 trial.wait(trial.all_begun)
@@ -372,7 +372,9 @@ def main() -> int:
     return 0 if found.good else 1
 
 
-if __name__ == "__main__":
+if __name__ == "__mp_main__":  # a worker that such a process has started
+    count_blocks()
+elif __name__ == "__main__":
     if sys.argv[1:2] == ["run"]:
         run_command(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
     else:

@@ -18,7 +18,7 @@ from PIL import Image
 
 import tilesegment
 from tilesegment.models import bundled_models
-from tilesegment.predictors.torch import TorchPredictor
+from tilesegment.predictors.block import BlockPredictor
 from tilesegment.training.loop import Trainer
 from tilesegment_cli.main import tileseg
 
@@ -281,9 +281,9 @@ class TestVerify:
         assert run(self.LINE + " -q") == Outcome(0, "", "")
 
     def test_not_seamless(self, folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        logits = TorchPredictor._probabilities
+        logits = BlockPredictor._probabilities
         monkeypatch.setattr(
-            TorchPredictor, "_probabilities", lambda self, x: logits(self, x - x.mean((2, 3), keepdim=True))
+            BlockPredictor, "_probabilities", lambda self, x: logits(self, x - x.mean((2, 3), keepdim=True))
         )
         found = run(self.LINE + " --json")
         assert found.code == 1

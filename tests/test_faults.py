@@ -73,7 +73,7 @@ def killed(at: int) -> Fault:
 def command(folder: Path, said: Path, line: str, fault: Fault | None, threads: int) -> None:
     """`tileseg` with a line of arguments, as the process does it. Blocks are small."""
     for stream in (1, 2):
-        os.dup2(os.open(f"{said}.{stream}", os.O_CREAT | os.O_WRONLY), stream)
+        os.dup2(os.open(f"{said}.{stream}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), stream)
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts the tests may have it ignored
     torch.set_num_threads(threads)

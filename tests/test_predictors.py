@@ -187,8 +187,8 @@ def test_precisions_are_chosen_by_name() -> None:
     assert choose_precision(torch.device("mps")) == "fp32"
     assert choose_precision(torch.device("mps"), "fp16") == "fp16"
     assert choose_precision(CUDA, "fp16") == "fp16"
-    with pytest.raises(DeviceError, match=r"^precision 'int8' is unknown; allowed: auto, fp32, bf16, fp16$"):
-        choose_precision(CPU, "int8")
+    with pytest.raises(DeviceError, match=r"^precision 'fp8' is unknown; allowed: auto, fp32, bf16, fp16, int8$"):
+        choose_precision(CPU, "fp8")
     for device, name in (("cpu", "fp16"), ("mps", "fp64")):
         with pytest.raises(DeviceError, match=f"^precision {name} is not to be had on {device}; use auto or fp32$"):
             choose_precision(torch.device(device), name)

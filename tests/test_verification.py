@@ -15,7 +15,7 @@ import tilesegment
 from tilesegment.errors import PlanError
 from tilesegment.geometry import Block, Region
 from tilesegment.job import Job
-from tilesegment.predictors.torch import TorchPredictor
+from tilesegment.predictors.block import BlockPredictor
 from tilesegment.verification import Crop, crops_of
 
 
@@ -93,12 +93,12 @@ def test_a_margin_that_is_one_pixel_too_small_is_seen(image: Path, toy: Path, mo
 
 
 def test_grey_values_scaled_tile_by_tile_are_seen(image: Path, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    logits = TorchPredictor._probabilities
+    logits = BlockPredictor._probabilities
 
-    def scaled(predictor: TorchPredictor, inputs: torch.Tensor) -> torch.Tensor:
+    def scaled(predictor: BlockPredictor, inputs: torch.Tensor) -> torch.Tensor:
         return logits(predictor, inputs - inputs.mean((2, 3), keepdim=True))
 
-    monkeypatch.setattr(TorchPredictor, "_probabilities", scaled)
+    monkeypatch.setattr(BlockPredictor, "_probabilities", scaled)
     assert not tilesegment.verify(image, toy, tile=88, precision="fp32").seamless
 
 

@@ -1,12 +1,12 @@
 """Many images: one queue over all their blocks, so that nobody idles where one ends; one that fails stops no other."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from tilesegment.errors import ImageError, MaskError
 from tilesegment.geometry import Block
@@ -19,11 +19,16 @@ _MOST_FAILED = 8
 
 
 class Work(NamedTuple):
-    """A block of a run."""
+    """A block of a run; `is_empty` if it is known, or was found, to be skipped."""
 
     run: Run
     z: int
     block: Block
+    is_empty: bool = False
+
+
+# blocks that came back, each with its error or None; closing it ends what is under way
+Settled: TypeAlias = Generator[tuple[Work, Exception | None], None, None]
 
 
 class Workers(Protocol):
@@ -35,7 +40,7 @@ class Workers(Protocol):
     def take(self, run: Run, job: Job) -> None:
         """A run, before its first block."""
 
-    def stream(self, work: Iterable[Work], stop: Callable[[], bool]) -> Iterator[tuple[Work, Exception | None]]:
+    def stream(self, work: Iterable[Work], stop: Callable[[], bool]) -> Settled:
         """Every block once it is stored, or with its error; in any order."""
 
     def finish(self, run: Run, known: Mapping[str, Any]) -> "Future[Ending]":
@@ -76,8 +81,9 @@ class Progress:
     """How far the images are.
 
     Attributes:
-        pixels, blocks: stored so far in this run.
-        total: pixels that this run decides in all, of the images begun so far.
+        pixels: predicted and stored so far in this run.
+        blocks: stored so far in this run, skipped ones among them.
+        total: pixels that this run predicts in all, of the images begun so far and as far as is known.
         images, begun, ended: how many there are, and of these are begun and at an end.
         seconds: since the first.
     """
@@ -103,7 +109,9 @@ class Outcome:
     Attributes:
         errand: the image.
         order: what was decided of it, with the model called `model`; None if it could not even be opened.
-        blocks, pixels: stored in this run; `resumed` blocks were there already, `repaired` were, but damaged.
+        blocks: stored in this run; `resumed` blocks were there already, `repaired` were, but damaged.
+        pixels: predicted and stored in this run.
+        skipped, pixels_skipped: of the blocks stored in this run, those that were empty, and their pixels.
         seconds: from its beginning to its end.
         ending: None unless it came to its end.
         errors: of its blocks, or the one that kept it from being begun or finished.
@@ -115,6 +123,8 @@ class Outcome:
     model: str = ""
     blocks: int = 0
     pixels: int = 0
+    skipped: int = 0
+    pixels_skipped: int = 0
     resumed: int = 0
     repaired: int = 0
     seconds: float = 0.0
@@ -194,9 +204,10 @@ class Batch:
     def outcomes(self) -> Iterator[Outcome]:
         """What becomes of each image, as they end; the errors of an image are in its outcome."""
         try:
-            for (run, _, block), error in self.workers.stream(self._work(), self.stop):
-                self._settle(run, block, error)
-                yield from self._ended(wait=False)
+            with closing(self.workers.stream(self._work(), self.stop)) as settled:
+                for item, error in settled:
+                    self._settle(item, error)
+                    yield from self._ended(wait=False)
             yield from self._ended(wait=True)
             self._over += [Outcome(errand, stopped=True) for errand in self.errands[self._begun :]]
             yield from self._ended(wait=True)
@@ -223,7 +234,7 @@ class Batch:
                 if tally.outcome.given_up:
                     break
                 tally.handed_out += 1
-                yield Work(run, z, block)
+                yield Work(run, z, block, run.order.is_empty(z, block))
             tally.all_out = True
             self._end_when_settled(run)
 
@@ -260,14 +271,13 @@ class Batch:
                     raise
         raise AssertionError("the second time it returns or raises")
 
-    def _settle(self, run: Run, block: Block, error: Exception | None) -> None:
+    def _settle(self, item: Work, error: Exception | None) -> None:
         """Counts a block that came back."""
-        tally = self._under_way[run]
+        tally = self._under_way[item.run]
         outcome = tally.outcome
         tally.settled += 1
         if error is None:
-            outcome.blocks, outcome.pixels = outcome.blocks + 1, outcome.pixels + block.write.area
-            self._blocks, self._pixels = self._blocks + 1, self._pixels + block.write.area
+            self._count(item, outcome)
             ended = self._begun - len(self._under_way)
             seconds = time.monotonic() - self._start
             counts = (len(self.errands), self._begun, ended)
@@ -277,8 +287,19 @@ class Batch:
         else:
             outcome.errors.append(error)
             for listener in self.listeners:
-                listener.failed(outcome, block, error)
-        self._end_when_settled(run)
+                listener.failed(outcome, item.block, error)
+        self._end_when_settled(item.run)
+
+    def _count(self, item: Work, outcome: Outcome) -> None:
+        """Counts a block that is stored."""
+        area = item.block.write.area
+        outcome.blocks, self._blocks = outcome.blocks + 1, self._blocks + 1
+        if not item.is_empty:
+            outcome.pixels, self._pixels = outcome.pixels + area, self._pixels + area
+            return
+        outcome.skipped, outcome.pixels_skipped = outcome.skipped + 1, outcome.pixels_skipped + area
+        if not item.run.order.is_empty(item.z, item.block):
+            self._total -= area  # it was counted as one to predict
 
     def _end_when_settled(self, run: Run) -> None:
         """Has a run ended whose blocks are all back."""
@@ -293,7 +314,8 @@ class Batch:
         if self.choices.part is not None:
             tally.claims.close()  # all parts do so, and one of them finishes
         speed = outcome.pixels / 1e6 / max(seconds, 1e-9)
-        tally.ending = self.workers.finish(run, {"seconds": round(seconds, 3), "mpx_per_s": round(speed, 4)})
+        known = {"seconds": round(seconds, 3), "mpx_per_s": round(speed, 4)}
+        tally.ending = self.workers.finish(run, known | _found_empty(run, outcome))
 
     def _ended(self, wait: bool) -> Iterator[Outcome]:
         """The images that are over; all that were begun, if it is to `wait`."""
@@ -322,3 +344,13 @@ class Batch:
         tally.claims.close()
         tally.opened.close()
         tally.outcome.seconds = time.monotonic() - tally.started
+
+
+def _found_empty(run: Run, outcome: Outcome) -> dict[str, Any]:
+    """What is recorded of blocks that were found to be empty only when they were read, by this run."""
+    skipping = run.order.skipping
+    if skipping.blocks is not None:
+        return {}
+    share = outcome.pixels_skipped / max(outcome.pixels + outcome.pixels_skipped, 1)
+    found = {"blocks": outcome.skipped, "of_blocks": outcome.blocks, "share": round(share, 6)}
+    return {"skipped": skipping.record | found}

@@ -1,7 +1,7 @@
 """Streaming: read ahead | predict | write behind. Knows neither torch nor dask; it is handed what does the work."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Protocol, TypeVar
@@ -36,7 +36,7 @@ def stream(
     predict: Callable[[Item, np.ndarray], Result],
     write: Callable[[Item, Result], None],
     stop: Callable[[], bool] = lambda: False,
-) -> Iterator[tuple[Item, Exception | None]]:
+) -> Generator[tuple[Item, Exception | None], None, None]:
     """Takes every item of `work` through `read`, `predict` and `write`, the three at the same time.
 
     `read` and `write` run in a thread of their own each, in the order of `work`; `predict` runs in the caller's. At

@@ -14,7 +14,7 @@ from tilesegment.model import write_atomically
 from tilesegment.run import Outputs
 
 FORMATS = ("zarr", "tif", "png", "jpg")
-_COLUMNS = ("image", "mask", "state", "blocks", "resumed", "megapixels", "seconds", "mismatch", "error")
+_COLUMNS = ("image", "mask", "state", "blocks", "resumed", "skipped", "megapixels", "seconds", "mismatch", "error")
 _EVERY = 60.0  # seconds between two lines of progress in a log
 
 
@@ -98,7 +98,7 @@ class Records(Listener):
     def begun(self, outcome: Outcome) -> None:
         """The plan goes into the log."""
         assert outcome.order is not None
-        plan = "; ".join(f"{name}: {value}" for name, value in outcome.order.plan.lines())
+        plan = "; ".join(f"{name}: {value}" for name, value in outcome.order.lines())
         self._log(outcome, f"begun with {outcome.model}; {plan}")
         if outcome.resumed or outcome.repaired:
             self._log(outcome, f"{outcome.resumed} blocks are there already, {outcome.repaired} were damaged")
@@ -118,7 +118,8 @@ class Records(Listener):
         error = one_line(outcome.errors[0]) if outcome.errors else ""
         self._log(outcome, f"{outcome.state} after {outcome.seconds:,.1f} s" + (f": {error}" if error else ""))
         mismatch = None if outcome.ending is None else outcome.ending.mismatch
-        counts = (outcome.blocks, outcome.resumed, round(outcome.pixels / 1e6, 3), round(outcome.seconds, 2))
+        blocks = (outcome.blocks, outcome.resumed, outcome.skipped)
+        counts = (*blocks, round(outcome.pixels / 1e6, 3), round(outcome.seconds, 2))
         self._rows.append((outcome.errand.image, outcome.errand.outputs.mask, outcome.state, *counts, mismatch, error))
         text = io.StringIO()
         csv.writer(text).writerows([_COLUMNS, *self._rows])

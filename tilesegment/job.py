@@ -28,8 +28,11 @@ from tilesegment.model import Model
 from tilesegment.models import DEFAULT, bundled_models, find_model
 from tilesegment.normalisation import choose_normalisation
 from tilesegment.plan import ImageFacts, Machine, NetworkFacts, Plan, Settings, fingerprint, make_plan
+from tilesegment.predictors.block import BlockPredictor
+from tilesegment.predictors.choice import make_predictor
 from tilesegment.predictors.devices import choose_device, this_machine
-from tilesegment.predictors.torch import TorchPredictor
+from tilesegment.predictors.quantisation import folder_for, sample_blocks
+from tilesegment.skipping import Skipping, choose_skipping
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Order:
         plan: what was made of it.
         normalisation: of the grey values.
         decides: what decides the pixels, see `fingerprint`.
-        notes: what a user should know of how the model is taken.
+        skipping: which blocks are not predicted.
+        notes: what a user should know of how the model is taken, and of what is skipped.
     """
 
     image: str
@@ -54,7 +58,16 @@ class Order:
     plan: Plan
     normalisation: Normalisation
     decides: Mapping[str, Any]
+    skipping: Skipping
     notes: tuple[str, ...] = ()
+
+    def is_empty(self, z: int, block: Block) -> bool:
+        """Whether a block is known to be empty, and will not even be read."""
+        return self.skipping.is_empty(z - self.plan.planes.start, block.row, block.column)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """What and how much, for people."""
+        return self.plan.lines() + self.skipping.lines()
 
 
 class Job:
@@ -100,9 +113,13 @@ class Job:
             plan = make_plan(facts, _network_facts(loaded), settings, machine)
             normalisation = choose_normalisation(loaded.header.normalisation, source, plan, settings)
             chosen = {"normalisation": asdict(normalisation), "axes": axes, "select": dict(select or {})}
+            skipping = choose_skipping(source, plan, settings)
+            notes += skipping.notes(plan.image.path)
+            if skipping.mode is not None:
+                chosen["skipped"] = skipping.decides
             decides = fingerprint(plan, settings, chosen | _decisive(source, loaded, settings))
             given = (os.path.abspath(image), path, settings, axes, dict(select or {}))
-            return cls(Order(*given, plan, normalisation, decides, notes), source, loaded)
+            return cls(Order(*given, plan, normalisation, decides, skipping, notes), source, loaded)
         except BaseException:
             source.close()
             raise
@@ -137,21 +154,29 @@ class Job:
         self.source.close()
 
     @cached_property
-    def predictor(self) -> TorchPredictor:
+    def predictor(self) -> BlockPredictor:
         """The model on this machine's device, made when it is first asked for.
 
         Raises:
             DeviceError: the device or the precision is not to be had here.
         """
-        return TorchPredictor(
+        return make_predictor(
             self.model,
             choose_device(self.settings.device),
             self.plan.precision,
+            self.plan.tile,
+            lambda: [(self.read(z, block), block) for z, block in sample_blocks(self.plan)],
+            folder_for(self.order.model),
             batch=self.plan.batch,
             tta=self.settings.tta,
             normalisation=self.order.normalisation,
             threshold=self.settings.threshold,
         )
+
+    @property
+    def disagreement(self) -> float | None:
+        """Share of the pixels of some tiles that another class than in fp32 was found for, where that was measured."""
+        return self.predictor.disagreement if "predictor" in self.__dict__ else None
 
     def read(self, z: int, block: Block) -> np.ndarray:
         """Pixels (C, H, W) of `block.read` in plane `z`, mirrored beyond the image.
@@ -208,6 +233,7 @@ class Job:
             "model": model | {"weights_sha256": header.weights_sha256, "training": dict(header.training)},
             "batch": self.plan.batch,
             "device": self.plan.device,
+            "skipped": self.order.skipping.record,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {name: version(name) for name in ("tilesegment", "torch", "zarr", "numpy")},
             "machine": platform.platform(),

@@ -1,35 +1,50 @@
 """Workers: this process, which reads ahead, predicts and writes behind."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from tilesegment.batch import Work
+from tilesegment.batch import Settled, Work
 from tilesegment.engine import stream
 from tilesegment.job import Job
 from tilesegment.plan import Machine, Settings
 from tilesegment.predictors.devices import this_machine
 from tilesegment.run import Ending, Run, finish
 
+_UNREAD = np.empty((0, 0, 0), np.uint8)  # the pixels of a block that is known to be empty
+
 
 def stream_blocks(
     work: Iterable[Work], job_of: Callable[[Run], Job], stop: Callable[[], bool] = lambda: False
-) -> Iterator[tuple[Work, Exception | None]]:
-    """Reads, predicts and stores blocks of runs whose jobs are open, as `stream` does."""
+) -> Settled:
+    """Reads, predicts and stores blocks of runs whose jobs are open, as `stream` does, but for those that are empty.
+
+    Yields:
+        Each block, with what is known now of its being empty, and None or its error.
+    """
+    found: set[Work] = set()
 
     def read(item: Work) -> np.ndarray:
-        return job_of(item.run).read(item.z, item.block)
+        return _UNREAD if item.is_empty else job_of(item.run).read(item.z, item.block)
 
     def predict(item: Work, pixels: np.ndarray) -> list[np.ndarray]:
+        if item.is_empty or item.run.order.skipping.finds_empty(pixels):
+            found.add(item)
+            return item.run.background(item.block)
         return item.run.decide(job_of(item.run), pixels, item.block)
 
     def write(item: Work, results: list[np.ndarray]) -> None:
         item.run.store(item.z, item.block, results)
 
-    return stream(work, read, predict, write, stop)
+    with closing(stream(work, read, predict, write, stop)) as settled:
+        for item, error in settled:
+            is_empty = item in found
+            found.discard(item)
+            yield item._replace(is_empty=is_empty), error
 
 
 class ThisProcess:
@@ -56,7 +71,7 @@ class ThisProcess:
         """A run, before its first block."""
         self._jobs[run] = job
 
-    def stream(self, work: Iterable[Work], stop: Callable[[], bool]) -> Iterator[tuple[Work, Exception | None]]:
+    def stream(self, work: Iterable[Work], stop: Callable[[], bool]) -> Settled:
         """Every block, in order, once it is stored, or with its error."""
         return stream_blocks(work, self._jobs.__getitem__, stop)
 

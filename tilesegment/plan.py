@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from math import ceil, floor
 from typing import Any
 
+import numpy as np
+
 from tilesegment.errors import PlanError
 from tilesegment.geometry import Block, FieldOfView, Region, TileGrid
 
@@ -24,7 +26,7 @@ class Settings:
         tile: side of the network's input, pixels.
         batch: tiles at a time.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: auto, fp32, bf16 or fp16.
+        precision: auto, fp32, bf16, fp16 or, on a CPU with OpenVINO, int8.
         roi: only these pixels, of level 0.
         level: of the image's pyramid.
         z: only these planes, half-open.
@@ -34,6 +36,8 @@ class Settings:
         threshold: two classes: probability above which a pixel is class 1.
         tta: average over the 8 symmetries of the square: 8 times the work, a better mask.
         normalise: `model` takes the grey values that the model was trained on, `image` measures those of this image.
+        skip_empty: which blocks become class 0 without being predicted: `constant`, those of one value; `tissue`, those
+            without tissue; or the file of a mask, those where it is zero. None predicts all.
     """
 
     tile: int | None = None
@@ -49,6 +53,7 @@ class Settings:
     threshold: float | None = None
     tta: bool = False
     normalise: str = "model"
+    skip_empty: str | None = None
 
     def check(self) -> None:
         """Whether the values can be.
@@ -171,6 +176,13 @@ class Plan:
     def pixels(self) -> int:
         """How many pixels are decided."""
         return self.region.area * len(self.planes)
+
+    @property
+    def areas(self) -> np.ndarray:
+        """How many pixels of each block are decided, int (planes, rows, columns)."""
+        sides = ((self.region.height, self.block), (self.region.width, self.block))
+        heights, widths = (np.diff([*range(0, size, block), size]) for size, block in sides)
+        return np.broadcast_to(np.outer(heights, widths), (len(self.planes), len(heights), len(widths)))
 
     def work(self) -> Iterator[tuple[int, Block]]:
         """Plane and block, in the order in which they are predicted."""

@@ -23,13 +23,14 @@ class Prediction:
         out: the mask.
         complete: whether it has its final name; not, where other parts are still to be done.
         pixels, blocks: decided in this run; `blocks_resumed` were there already, `blocks_repaired` of the others had
-            been, but damaged.
+            been, but damaged. `blocks_skipped` of them were empty; `pixels` are those that were predicted.
         seconds: from the image's opening to the finished mask.
         mpx_per_s: millions of pixels a second, this run.
         tile, step, batch, device, precision: as planned.
         halo: context of a tile, pixels.
         mismatch: of a halo that was chosen: share of the pixels near tile lines and image borders whose class a larger
             one changes; None where tiles are exact.
+        disagreement: of int8: share of the pixels of some tiles that are of another class in fp32.
         peak_rss_bytes: largest resident memory of the process.
         model: its name.
     """
@@ -40,6 +41,7 @@ class Prediction:
     blocks: int
     blocks_resumed: int
     blocks_repaired: int
+    blocks_skipped: int
     seconds: float
     mpx_per_s: float
     tile: int
@@ -49,6 +51,7 @@ class Prediction:
     precision: str
     halo: int
     mismatch: float | None
+    disagreement: float | None
     peak_rss_bytes: int
     model: str
 
@@ -88,7 +91,7 @@ def predict(
         listeners: hear how it goes.
         stop: asked between blocks; if it says so, the run ends there.
         settings: the fields of `Settings`: tile, halo, prune, batch, device, precision, roi, level, z, channels,
-            threshold, tta, normalise.
+            threshold, tta, normalise, skip_empty.
 
     Raises:
         TilesegmentError: the image, the model, the settings or the output is not to be had; nothing that existed is
@@ -137,6 +140,7 @@ def prediction_of(outcome: Outcome) -> Prediction:
         blocks=outcome.blocks,
         blocks_resumed=outcome.resumed,
         blocks_repaired=outcome.repaired,
+        blocks_skipped=outcome.skipped,
         seconds=outcome.seconds,
         mpx_per_s=outcome.pixels / 1e6 / max(outcome.seconds, 1e-9),
         tile=plan.tile,
@@ -146,6 +150,7 @@ def prediction_of(outcome: Outcome) -> Prediction:
         precision=plan.precision,
         halo=plan.network.view.before,
         mismatch=ending.mismatch,
+        disagreement=ending.disagreement,
         peak_rss_bytes=peak_memory(),
         model=outcome.model,
     )

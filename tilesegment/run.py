@@ -76,13 +76,8 @@ class Run:
         return int(np.count_nonzero(self._mine(done)))
 
     def pixels_left(self, done: np.ndarray) -> int:
-        """Pixels of the blocks that are left."""
-        grid = self.order.plan.grid
-        heights, widths = (
-            np.diff([*range(0, size, grid.block), size]) for size in (grid.region.height, grid.region.width)
-        )
-        areas = np.broadcast_to(np.outer(heights, widths), done.shape)
-        return int(self._mine(areas)[~self._mine(done)].sum())
+        """Pixels of the blocks that are left to predict; none of those that are known to be empty."""
+        return int(self._mine(self.order.plan.areas)[~self._mine(done | self.order.skipping.empty)].sum())
 
     def decide(self, job: Job, pixels: np.ndarray, block: Block) -> list[np.ndarray]:
         """What each of the stores gets of `block`, from the pixels (C, H, W) of `block.read`."""
@@ -90,6 +85,13 @@ class Run:
             return [job.predictor.predict(pixels, block)]
         ids, likely = job.predictor.predict_probabilities(pixels, block)
         likely = likely.astype(np.float32, copy=False)
+        return [likely if _holds_probabilities(store) else ids for store in self.stores]
+
+    def background(self, block: Block) -> list[np.ndarray]:
+        """What each of the stores gets of a block that is skipped: class 0, and no doubt of it."""
+        ids = np.zeros(block.write.shape, np.uint8)
+        likely = np.zeros((self.order.plan.network.classes, *ids.shape), np.float32)
+        likely[0] = 1
         return [likely if _holds_probabilities(store) else ids for store in self.stores]
 
     def store(self, z: int, block: Block, results: list[np.ndarray]) -> None:
@@ -117,10 +119,12 @@ class Ending:
         complete: whether the outputs have their final names; else other parts are still to be done.
         mismatch: of a halo that was chosen: share of the pixels near tile lines and image borders whose class a larger
             one changes; None where tiles are exact.
+        disagreement: of int8: share of the pixels of some tiles that are of another class in fp32.
     """
 
     complete: bool
     mismatch: float | None = None
+    disagreement: float | None = None
 
 
 def begin(job: Job, outputs: Outputs, part: tuple[int, int] | None = None) -> Run:
@@ -149,6 +153,8 @@ def finish(run: Run, job: Job, known: Mapping[str, Any]) -> Ending:
         MaskError: blocks are missing or damaged, or the disk refuses; it can be called again.
     """
     complete, inexact = True, None
+    if job.disagreement is not None:
+        known = {**known, "disagreement": job.disagreement}
     for store in run.stores:
         with nullcontext(True) if run.part is None else store.claimed_to_finish() as is_ours_to_do:
             if is_ours_to_do:
@@ -161,7 +167,7 @@ def finish(run: Run, job: Job, known: Mapping[str, Any]) -> Ending:
         complete &= is_ours_to_do or store.is_finished()
     if run.preview is not None and not run.stores:
         draw_preview(run.order.image, run.mask, run.preview)
-    return Ending(complete, inexact)
+    return Ending(complete, inexact, job.disagreement)
 
 
 def _draw(run: Run, job: Job, mask: MaskWriter, preview: Path) -> None:

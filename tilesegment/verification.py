@@ -11,7 +11,7 @@ from tilesegment.errors import PlanError
 from tilesegment.geometry import FieldOfView, Region, TileGrid
 from tilesegment.job import Job
 from tilesegment.plan import Settings
-from tilesegment.predictors.torch import TorchPredictor
+from tilesegment.predictors.block import BlockPredictor
 
 # side of a crop: some lines of the coarsest pooling grid on either side of a tile line
 _SIDE = 96
@@ -134,7 +134,7 @@ def crops_of(shape: tuple[int, int], step: int, divisor: int) -> list[Region]:
     return list(dict.fromkeys(crops))
 
 
-def _compare(job: Job, predictor: TorchPredictor, region: Region) -> Crop:
+def _compare(job: Job, predictor: BlockPredictor, region: Region) -> Crop:
     """One crop, by tiles of the plan and in one pass."""
     view, shape, plane = job.plan.network.view, job.plan.image.shape, job.plan.planes.start
     probabilities, ids = np.empty((job.plan.network.classes, *region.shape)), np.empty(region.shape, np.uint8)

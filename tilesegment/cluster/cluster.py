@@ -5,7 +5,7 @@ import ipaddress
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from distributed import Client, Future, LocalCluster
 from distributed.security import Security
 
-from tilesegment.batch import Work
+from tilesegment.batch import Settled, Work
 from tilesegment.cluster.tasks import finish_run, predict_blocks
 from tilesegment.cluster.window import Window
 from tilesegment.errors import ClusterError, PlanError, TilesegmentError
@@ -157,7 +157,7 @@ class Cluster:
         """A run, before its first block."""
         self._tokens[run] = uuid.uuid4().hex
 
-    def stream(self, work: Iterable[Work], stop: Callable[[], bool]) -> Iterator[tuple[Work, Exception | None]]:
+    def stream(self, work: Iterable[Work], stop: Callable[[], bool]) -> Settled:
         """Every block once it is stored, or with its error, in the order in which workers are done.
 
         Raises:

@@ -33,11 +33,13 @@ class Report:
         errors: of those of its blocks that failed, by their number in the task.
         seconds: that it took, without opening image and model.
         worker: address of the worker.
+        empty: those of its blocks that were skipped, by their number in the task.
     """
 
     errors: Mapping[int, TilesegmentError]
     seconds: float
     worker: str
+    empty: frozenset[int] = frozenset()
 
 
 def predict_blocks(token: str, run: Run, places: list[tuple[int, int, int]]) -> Report:
@@ -49,10 +51,12 @@ def predict_blocks(token: str, run: Run, places: list[tuple[int, int, int]]) -> 
         except Exception as error:
             return Report(dict.fromkeys(range(len(places)), _portable(error)), 0.0, worker)
         start, grid = time.monotonic(), run.order.plan.grid
-        work = (Work(run, z, grid.at(row, column)) for z, row, column in places)
-        outcomes = [error for _, error in stream_blocks(work, lambda _: job)]
-        errors = {number: _portable(error) for number, error in enumerate(outcomes) if error is not None}
-        return Report(errors, time.monotonic() - start, worker)
+        blocks = ((z, grid.at(row, column)) for z, row, column in places)
+        work = (Work(run, z, block, run.order.is_empty(z, block)) for z, block in blocks)
+        settled = list(stream_blocks(work, lambda _: job))
+        errors = {number: _portable(error) for number, (_, error) in enumerate(settled) if error is not None}
+        empty = frozenset(number for number, (item, _) in enumerate(settled) if item.is_empty)
+        return Report(errors, time.monotonic() - start, worker, empty)
 
 
 def finish_run(token: str, run: Run, known: Mapping[str, Any]) -> Ending:

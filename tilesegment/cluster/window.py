@@ -15,7 +15,7 @@ from typing import Any
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
-from tilesegment.batch import Work
+from tilesegment.batch import Settled, Work
 from tilesegment.cluster.tasks import Report
 from tilesegment.errors import ClusterError
 from tilesegment.run import Run
@@ -72,7 +72,7 @@ class Window:
         self._looked = self._moved = -1e9
         self._done, self._seconds_per_block, self._longest, self._stalls = 0, 0.0, 0.0, 0
 
-    def results(self) -> Iterator[tuple[Work, Exception | None]]:
+    def results(self) -> Settled:
         """Every block once it is stored, or with its error.
 
         Raises:

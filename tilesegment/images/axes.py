@@ -50,7 +50,7 @@ class Layout:
         """The index of plane `z` of `region` in the array: an integer or a slice for each dimension."""
         rows, columns = region.slices
         positions: dict[str, int | slice] = {"y": rows, "x": columns, "z": z, **self.fixed}
-        return tuple(positions.get(axis, slice(None)) for axis in self.axes)
+        return tuple(positions.get(axis, slice(0, size)) for axis, size in zip(self.axes, self.shape, strict=True))
 
     def to_planes(self, pixels: np.ndarray) -> np.ndarray:
         """What the array holds at `index`, brought into the order (C, h, w); a view."""

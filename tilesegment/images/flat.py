@@ -38,7 +38,12 @@ class FlatSource(ImageSource):
     @property
     def cache_bytes(self) -> int:
         """The whole image: PNG and JPEG cannot be read in parts."""
-        return self.shape[0] * self.shape[1] * self.channels * self.dtype.itemsize
+        return self._bytes
+
+    @property
+    def decoded_bytes(self) -> int:
+        """All of it, at the first read."""
+        return 0 if self._pixels is None else self._bytes
 
     def _read(self, region: Region, level: int, z: int) -> np.ndarray:
         with self._lock:

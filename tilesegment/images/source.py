@@ -1,5 +1,6 @@
 """What every image looks like from inside the tool, whatever the format it is stored in."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import TracebackType
@@ -70,6 +71,16 @@ class ImageSource(ABC):
     def cache_bytes(self) -> int:
         """Memory that decoded pixels are kept in between reads, at most; 0 where a read leaves nothing behind."""
         return 0
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of pixels decoded so far: those of the image once or more; 0 where nothing has to be decoded."""
+        return 0
+
+    @property
+    def _bytes(self) -> int:
+        """Of all the pixels of level 0."""
+        return math.prod(self.shape) * self.channels * (self.depth or 1) * self.dtype.itemsize
 
     def read(self, region: Region, level: int = 0, z: int = 0) -> np.ndarray:
         """The pixels of `region`, (C, h, w) in `dtype`; maybe a view, maybe not contiguous. Safe in several threads.

@@ -15,10 +15,10 @@ from tifffile import TiffFile, TiffPage, TiffPageSeries
 from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
 from tilesegment.images.axes import Layout, arrange
+from tilesegment.images.pieces import MOST_KEPT
 from tilesegment.images.source import ImageSource, Level, presented
 from tilesegment.images.tiff_metadata import check_description, tiff_format, tiff_pixel_size
 from tilesegment.images.tiff_pages import (
-    STRIP_CACHE,
     Plane,
     SegmentedPlane,
     Segments,
@@ -66,27 +66,39 @@ class TiffSource(ImageSource):
     """
 
     def __init__(
-        self, path: str, format: str, tiff: TiffFile, levels: list[_TiffLevel], dtype: np.dtype, size: PixelSize | None
+        self,
+        path: str,
+        tiff: TiffFile,
+        segments: Segments,
+        levels: list[_TiffLevel],
+        dtype: np.dtype,
+        size: PixelSize | None,
     ) -> None:
         first = levels[0].layout
         (height, width), planes = first.plane, [level.layout.plane for level in levels]
         described = tuple(Level(plane, (_ratio(height, plane[0]), _ratio(width, plane[1]))) for plane in planes)
-        super().__init__(path, format, described, first.depth, first.channels, dtype, size)
+        super().__init__(path, tiff_format(tiff), described, first.depth, first.channels, dtype, size)
         self._tiff = tiff
+        self._segments = segments
         self._levels = levels
 
     @property
     def cache_bytes(self) -> int:
-        """Compressed strips are kept, of one level at most as many as fit."""
-        plane = self._levels[0].planes[0]
-        return STRIP_CACHE if isinstance(plane, SegmentedPlane) and not plane.key.is_tiled else 0
+        """Strips and tiles that reads to come will need, at most as many as the image has."""
+        return min(MOST_KEPT, self._bytes) if isinstance(self._levels[0].planes[0], SegmentedPlane) else 0
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Of strips and tiles; what lies raw is not counted."""
+        return self._segments.pieces.decoded_bytes
 
     def _read(self, region: Region, level: int, z: int) -> np.ndarray:
         return self._levels[level].read(region, z)
 
     def close(self) -> None:
-        """Close the file and drop decoded strips."""
+        """Close the file and drop decoded strips and tiles."""
         self._levels = []
+        self._segments.close()
         self._tiff.close()
 
 
@@ -110,14 +122,17 @@ def open_tiff(path: str, axes: str | None, select: Mapping[str, int]) -> TiffSou
         if not tiff.series:
             raise ImageError(f"{path} holds no image: it is damaged")
         series = max(tiff.series, key=lambda s: s.keyframe.imagelength * s.keyframe.imagewidth)
-        levels = _levels(path, series, axes, select)
-        return TiffSource(path, tiff_format(tiff), tiff, levels, series.dtype, tiff_pixel_size(tiff, series))
+        segments = Segments(tiff)
+        levels = _levels(path, series, segments, axes, select)
+        return TiffSource(path, tiff, segments, levels, series.dtype, tiff_pixel_size(tiff, series))
     except BaseException:
         tiff.close()
         raise
 
 
-def _levels(path: str, series: TiffPageSeries, axes: str | None, select: Mapping[str, int]) -> list[_TiffLevel]:
+def _levels(
+    path: str, series: TiffPageSeries, segments: Segments, axes: str | None, select: Mapping[str, int]
+) -> list[_TiffLevel]:
     """Levels of the pyramid down to the first that differs from level 0 in more than its size."""
     levels: list[_TiffLevel] = []
     for stored in series.levels:
@@ -128,7 +143,7 @@ def _levels(path: str, series: TiffPageSeries, axes: str | None, select: Mapping
             != (levels[0].layout.axes, levels[0].layout.depth, levels[0].layout.channels, series.dtype)
         ):
             break
-        levels.append(_level(path, stored, layout))
+        levels.append(_level(path, stored, segments, layout))
     return levels
 
 
@@ -165,7 +180,7 @@ def _check_kind(path: str, page: TiffPage) -> None:
         raise ImageError(f"{path} has volumetric pages, which are not supported: write one page a plane")
 
 
-def _level(path: str, series: TiffPageSeries, layout: Layout) -> _TiffLevel:
+def _level(path: str, series: TiffPageSeries, segments: Segments, layout: Layout) -> _TiffLevel:
     """The planes of a level, and which samples of them `layout` uses."""
     page = series.keyframe
     stacked = next(k for k in range(len(layout.shape)) if math.prod(layout.shape[k:]) == page.size)
@@ -184,12 +199,12 @@ def _level(path: str, series: TiffPageSeries, layout: Layout) -> _TiffLevel:
         )
     first = layout.fixed.get(sample or "", 0)
     samples = slice(None) if sample is not None and sample == layout.channel else slice(first, first + 1)
-    planes = _planes(path, series)
+    planes = _planes(path, series, segments)
     assert len(planes) == math.prod(layout.shape[:stacked])
     return _TiffLevel(layout, stacked, samples, planes)
 
 
-def _planes(path: str, series: TiffPageSeries) -> tuple[Plane, ...]:
+def _planes(path: str, series: TiffPageSeries, segments: Segments) -> tuple[Plane, ...]:
     """One for each page of the series, compared with the file's size."""
     key, size = series.keyframe, series.keyframe.parent.filehandle.size
     if start := series.dataoffset:
@@ -208,7 +223,6 @@ def _planes(path: str, series: TiffPageSeries) -> tuple[Plane, ...]:
     if key.is_final and all(lies_raw(key, page) for page in pages):
         return raw_planes(key, [page.dataoffsets[0] for page in pages])
     check_segment_size(path, key)
-    segments = Segments(key)
     return tuple(
         SegmentedPlane(key, tuple(page.dataoffsets), tuple(page.databytecounts), page.jpegtables, segments)
         for page in pages

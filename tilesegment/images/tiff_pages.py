@@ -2,8 +2,8 @@
 
 import os
 import struct
-import threading
-from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,9 +12,10 @@ from tifffile import TiffFile, TiffFrame, TiffPage
 
 from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
+from tilesegment.images.pieces import PieceReader, Take
+from tilesegment.threads import decoding_threads
 
 MAX_SEGMENT = 1 << 30  # bytes of a strip or tile once decoded
-STRIP_CACHE = 1 << 29  # bytes of decoded strips kept: those beside a row of blocks, which each block of the row needs
 _DESCRIPTION = 270  # tag
 
 
@@ -68,49 +69,25 @@ def lies_raw(key: TiffPage, page: TiffPage | TiffFrame) -> bool:
 
 
 class Segments:
-    """Reads and decodes strips and tiles of one open file; safe in several threads.
+    """Reads and decodes strips and tiles of one open file, several at a time; safe in several threads."""
 
-    Strips are kept in a cache, least recently used out first: blocks are read row by row, and a strip spans the image,
-    so that without it each would be decoded once for every block of a row.
-    """
+    def __init__(self, tiff: TiffFile) -> None:
+        self.pieces = PieceReader()
+        self._file = tiff.filehandle.fileno()
+        self._pool = ThreadPoolExecutor(decoding_threads(), "decode")
 
-    def __init__(self, page: TiffPage) -> None:
-        self._file = page.parent.filehandle
-        self._file_lock = threading.Lock()
-        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._cached_bytes = 0
-        self._cache_lock = threading.Lock()
-        # threads that need the same strip decode it once, threads that need different ones do so at the same time
-        self._decoding = [threading.Lock() for _ in range(64)]
-
-    def get(self, plane: "SegmentedPlane", index: int) -> np.ndarray | None:
-        """Strip or tile `index` of `plane`, (h, w, samples); None if it is not stored."""
-        offset = plane.offsets[index]
-        if not offset or not plane.counts[index]:
-            return None
-        if plane.key.is_tiled:
-            return self._decode(plane, index)
-        with self._decoding[index % 64]:
-            with self._cache_lock:
-                if offset in self._cache:
-                    self._cache.move_to_end(offset)
-                    return self._cache[offset]
-            strip = self._decode(plane, index)
-            self._keep(offset, strip)
-        return strip
-
-    def _keep(self, offset: int, strip: np.ndarray) -> None:
-        with self._cache_lock:
-            self._cache[offset] = strip
-            self._cached_bytes += strip.nbytes
-            while self._cached_bytes > STRIP_CACHE:
-                _, dropped = self._cache.popitem(last=False)
-                self._cached_bytes -= dropped.nbytes
+    def decode(self, plane: "SegmentedPlane", indices: list[int], take: Callable[[int, np.ndarray], None]) -> None:
+        """Calls `take` with each of the strips or tiles `indices` of `plane` that is stored, (h, w, samples)."""
+        stored = [index for index in indices if plane.offsets[index] and plane.counts[index]]
+        if stored:
+            rows, columns = segment_shape(plane.key)
+            size = rows * columns * plane.key.shaped[4] * np.dtype(plane.key.dtype).itemsize
+            self.pieces.decoded_bytes += len(stored) * size
+        for _ in self._pool.map(lambda index: take(index, self._decode(plane, index)), stored):
+            pass
 
     def _decode(self, plane: "SegmentedPlane", index: int) -> np.ndarray:
-        with self._file_lock:
-            self._file.seek(plane.offsets[index])
-            data = self._file.read(plane.counts[index])
+        data = os.pread(self._file, plane.counts[index], plane.offsets[index])
         tables = {"jpegtables": plane.jpegtables, "jpegheader": plane.key.jpegheader}
         try:
             decoded, _, _ = plane.key.decode(data, index, **tables)
@@ -118,6 +95,11 @@ class Segments:
             raise ValueError(f"{'tile' if plane.key.is_tiled else 'strip'} {index}: {error}") from error
         assert decoded is not None  # only for segments without data
         return decoded[0]
+
+    def close(self) -> None:
+        """Drop what is kept, once nothing is being decoded."""
+        self._pool.shutdown(cancel_futures=True)
+        self.pieces.close()
 
 
 @dataclass(frozen=True)
@@ -144,21 +126,18 @@ class SegmentedPlane:
         down, across = -(-height // rows), -(-width // columns)
         pixels = np.zeros((separate * interleaved, *region.shape), self.key.dtype)
         for sample in range(separate):
+            first = sample * down * across
+
+            def decode(needed: list[Region], take: Take, first: int = first) -> None:
+                own = {first + piece.y0 // rows * across + piece.x0 // columns: piece for piece in needed}
+                self.segments.decode(
+                    self, list(own), lambda index, segment: take(own[index], np.moveaxis(segment, -1, 0))
+                )
+
             part = pixels[sample * interleaved : (sample + 1) * interleaved]
-            for row in range(region.y0 // rows, -(-region.y1 // rows)):
-                for column in range(region.x0 // columns, -(-region.x1 // columns)):
-                    segment = self.segments.get(self, (sample * down + row) * across + column)
-                    if segment is not None:
-                        _paste(part, region, segment, row * rows, column * columns)
+            plane = (id(self), sample), (height, width), (rows, columns)
+            self.segments.pieces.read(part, region, plane, decode)
         return pixels
-
-
-def _paste(pixels: np.ndarray, region: Region, segment: np.ndarray, top: int, left: int) -> None:
-    """Copy what `segment` (h, w, samples) at `top`, `left` has of `region` into `pixels` (samples, h, w)."""
-    own = Region(top, left, top + segment.shape[0], left + segment.shape[1])
-    shared = own.intersect(region)
-    target, source = shared.within(region).slices, shared.within(own).slices
-    pixels[:, *target] = np.moveaxis(segment[source], -1, 0)
 
 
 def segment_shape(page: TiffPage) -> tuple[int, int]:

@@ -1,21 +1,20 @@
 """Zarr arrays and OME-Zarr images, versions 2 and 3."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import zarr
-from zarr.abc.store import ByteRequest
-from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import LocalStore
 
 from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
 from tilesegment.images.axes import Layout, arrange
+from tilesegment.images.pieces import MOST_KEPT, PieceReader, Take
 from tilesegment.images.source import ImageSource, Level
+from tilesegment.images.zarr_chunks import Chunks
 from tilesegment.images.zarr_metadata import ArrayFacts, Multiscale, array_facts, is_array, multiscale, node
 from tilesegment.metadata import PixelSize
+
+_MOST_PIECE = 1 << 27  # bytes: larger chunks are not kept
 
 
 class ZarrSource(ImageSource):
@@ -29,7 +28,7 @@ class ZarrSource(ImageSource):
         self,
         path: str,
         format: str,
-        arrays: list[zarr.Array],
+        arrays: list[Chunks],
         layouts: list[Layout],
         scales: list[tuple[float, float]],
         pixel_size: PixelSize | None,
@@ -39,17 +38,48 @@ class ZarrSource(ImageSource):
             Level(layout.plane, (scale[0] / scales[0][0], scale[1] / scales[0][1]))
             for layout, scale in zip(layouts, scales, strict=True)
         )
-        super().__init__(path, format, levels, first.depth, first.channels, arrays[0].dtype, pixel_size)
+        super().__init__(path, format, levels, first.depth, first.channels, arrays[0].array.dtype, pixel_size)
         self._arrays = arrays
         self._layouts = layouts
+        self._pieces = PieceReader()
+
+    @property
+    def cache_bytes(self) -> int:
+        """Chunks that reads to come will need, at most as many as the image has."""
+        return min(MOST_KEPT, self._bytes)
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Of whole chunks: of chunks that span several planes, all of these."""
+        return self._pieces.decoded_bytes
 
     def _read(self, region: Region, level: int, z: int) -> np.ndarray:
         layout = self._layouts[level]
-        return layout.to_planes(np.asarray(self._arrays[level][layout.index(region, z)]))
+        chunk = dict(zip(layout.axes, self._arrays[level].array.chunks, strict=True))
+        if chunk["y"] * chunk["x"] * self.channels * self.dtype.itemsize > _MOST_PIECE:
+            return self._decode(region, level, z)
+        pixels = np.empty((self.channels, *region.shape), self.dtype)
+
+        def decode(needed: list[Region], take: Take) -> None:
+            """All at once: where blocks are read row by row they fill a rectangle."""
+            box = Region(needed[0].y0, min(p.x0 for p in needed), needed[-1].y1, max(p.x1 for p in needed))
+            decoded = self._decode(box, level, z)
+            for own in needed:
+                take(own, decoded[:, *own.within(box).slices])
+
+        self._pieces.read(pixels, region, ((level, z), layout.plane, (chunk["y"], chunk["x"])), decode)
+        return pixels
+
+    def _decode(self, region: Region, level: int, z: int) -> np.ndarray:
+        array, layout = self._arrays[level], self._layouts[level]
+        index = layout.index(region, z)
+        self._pieces.decoded_bytes += array.decoded_bytes(index)
+        return layout.to_planes(array.read(index))
 
     def close(self) -> None:
-        """Forget the arrays: no file stays open between reads."""
+        """Forget the arrays and what is kept of them: no file stays open between reads."""
         self._arrays = []
+        self._pieces.close()
 
 
 def open_zarr(path: str, axes: str | None, select: Mapping[str, int]) -> ZarrSource:
@@ -66,7 +96,7 @@ def open_zarr(path: str, axes: str | None, select: Mapping[str, int]) -> ZarrSou
     if is_array(meta):
         facts = array_facts(path, meta, attributes)
         layout = arrange(path, _axes(path, facts, axes), facts.shape, select)
-        return ZarrSource(path, "Zarr", [_open(folder)], [layout], [(1.0, 1.0)], None)
+        return ZarrSource(path, "Zarr", [Chunks(folder)], [layout], [(1.0, 1.0)], None)
     image = multiscale(path, attributes)
     if image is None:
         below = sorted(p.name for p in folder.iterdir() if p.is_dir() and node(p))
@@ -77,7 +107,7 @@ def open_zarr(path: str, axes: str | None, select: Mapping[str, int]) -> ZarrSou
 
 def _open_multiscale(folder: Path, image: Multiscale, axes: str | None, select: Mapping[str, int]) -> ZarrSource:
     names = image.axes if axes is None else tuple(axes)
-    arrays: list[zarr.Array] = []
+    arrays: list[Chunks] = []
     layouts: list[Layout] = []
     scales = []
     for name, scale in zip(image.paths, image.scales, strict=True):
@@ -88,46 +118,14 @@ def _open_multiscale(folder: Path, image: Multiscale, axes: str | None, select: 
         layout = arrange(path, names, array_facts(path, *found).shape, select)
         if layouts and (layout.depth, layout.channels) != (layouts[0].depth, layouts[0].channels):
             break
-        array = _open(folder / name)
-        if arrays and array.dtype != arrays[0].dtype:
-            raise ImageError(f"{folder} has levels of {arrays[0].dtype} and {array.dtype}: the store is damaged")
+        array = Chunks(folder / name)
+        if arrays and array.array.dtype != arrays[0].array.dtype:
+            kinds = f"{arrays[0].array.dtype} and {array.array.dtype}"
+            raise ImageError(f"{folder} has levels of {kinds}: the store is damaged")
         arrays.append(array)
         layouts.append(layout)
         scales.append(scale)
     return ZarrSource(str(folder), f"OME-Zarr {image.version}", arrays, layouts, scales, image.pixel_size)
-
-
-class _StrictStore(LocalStore):
-    """A folder of chunks in which whatever is no chunk is damage, where Zarr would take it for a missing one.
-
-    That is an empty file, a folder, or a link to what is not there.
-    """
-
-    async def get(
-        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        """What is stored under `key`, None if nothing is."""
-        value = await super().get(key, prototype, byte_range)
-        if value is None:
-            self._check_missing(key)
-        elif len(value) == 0:
-            raise ValueError(f"{key} is an empty file")
-        return value
-
-    def _check_missing(self, key: str) -> None:
-        """Whether there is nothing on the way to `key` but folders."""
-        path = self.root
-        for name in key.split("/"):
-            if not path.is_dir():
-                raise ValueError(f"{path.relative_to(self.root)} is no folder of chunks")
-            path /= name
-            if not os.path.lexists(path):
-                return
-        raise ValueError(f"{key} is not a file that can be read")
-
-
-def _open(folder: Path) -> zarr.Array:
-    return zarr.open_array(_StrictStore(folder, read_only=True), mode="r")
 
 
 def _axes(path: str, facts: ArrayFacts, axes: str | None) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from tilesegment.masks.encoding import compressor, encode
 from tilesegment.masks.grid import Grid
 from tilesegment.masks.locks import gone
 from tilesegment.masks.survey import Survey, survey
+from tilesegment.zarr_reading import open_for_reading
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,7 @@ class BlockArray:
         top, left = region.y0 // side * side, region.x0 // side * side
         block = Region(top, left, top + side, left + side).intersect(Region.of_shape(self.grid.shape))
         assert region == block, f"{region} is not the block {block}"
-        lead = () if self.grid.channels is None else (self.grid.channels,)
-        assert (pixels.shape, pixels.dtype) == ((*lead, *region.shape), self.grid.dtype)
+        assert (pixels.shape, pixels.dtype) == ((*self._lead, *region.shape), self.grid.dtype)
         with reporting("write", self.path):
             self._store(dict(zip(self.objects(region, z), encode(pixels, self.grid), strict=True)))
 
@@ -85,7 +85,7 @@ class BlockArray:
         if missing := self.missing(region, z):
             raise MaskError(f"{missing[0]} is missing or empty; {advice}")
         try:
-            return np.asarray(self.array[self._index(region, z)])
+            return np.asarray(self.array[self._index(region, z)]).reshape(*self._lead, *region.shape)
         except Exception as error:  # each codec has errors of its own
             names = ", ".join(str(path) for path in self.objects(region, z)[:4])
             reason = (str(error) or repr(error)).splitlines()[0]
@@ -102,9 +102,13 @@ class BlockArray:
                 make_folder(folder, self.path)
             store(files)
 
+    @property
+    def _lead(self) -> tuple[int, ...]:
+        return () if self.grid.channels is None else (self.grid.channels,)
+
     def _index(self, region: Region, z: int) -> Any:
         ys, xs = region.slices
-        return tuple({"c": slice(None), "z": z, "y": ys, "x": xs}[axis] for axis in self.grid.axes)
+        return tuple({"c": slice(None), "z": slice(z, z + 1), "y": ys, "x": xs}[axis] for axis in self.grid.axes)
 
 
 def open_array(path: Path, grid: Grid) -> BlockArray:
@@ -114,7 +118,7 @@ def open_array(path: Path, grid: Grid) -> BlockArray:
         MaskError: there is none, or another one.
     """
     try:
-        array = zarr.open_array(store=path, mode="r+", zarr_format=grid.format)  # type: ignore[arg-type]
+        array = open_for_reading(path, zarr_format=grid.format)
     except Exception as error:  # zarr has a dozen ways to refuse metadata
         reason = (str(error) or repr(error)).splitlines()[0]
         raise MaskError(f"cannot open the array {path}: {reason}; compute the mask again") from error

@@ -48,7 +48,6 @@ class BlockPredictor:
         view: the network's field of view.
         batch, runtime: as given.
         disagreement: share of the pixels to which the same network in fp32 gives another class, where it was measured.
-        note: what a user should know of how the runtime was chosen; empty if nothing.
     """
 
     def __init__(self, model: Model, device: torch.device, runtime: str, exact: torch.dtype, options: Options) -> None:
@@ -59,7 +58,6 @@ class BlockPredictor:
         self.threshold = model.header.threshold if threshold is None else threshold
         self.classes = len(model.header.classes)
         self.disagreement: float | None = None
-        self.note = ""
         self._exact = exact
         scale = options.get("normalisation") or model.header.normalisation
         self._mean, self._std = (

@@ -1,5 +1,7 @@
 """Which device and which precision a run uses."""
 
+from importlib.util import find_spec
+
 import torch
 
 from tilesegment.errors import DeviceError
@@ -25,7 +27,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_precision(device: torch.device, name: str = "auto") -> str:
-    """`auto`: half precision where the device computes in it natively, else fp32. A name of `PRECISIONS` is kept.
+    """`auto`: half precision where the device computes in it natively, else fp32; other names are kept.
 
     Raises:
         DeviceError: unknown, or not to be had on `device`.
@@ -34,11 +36,23 @@ def choose_precision(device: torch.device, name: str = "auto") -> str:
         if device.type == "cuda":
             return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
         return "bf16" if device.type == "cpu" and _cpu_has_bf16() else "fp32"
+    if name == "int8":
+        _check_int8(device)
+        return name
     if name not in PRECISIONS:
-        raise DeviceError(f"precision {name!r} is unknown; allowed: auto, fp32, bf16, fp16")
+        raise DeviceError(f"precision {name!r} is unknown; allowed: auto, fp32, bf16, fp16, int8")
     if (device.type, name) in (("cpu", "fp16"), ("mps", "fp64")):
         raise DeviceError(f"precision {name} is not to be had on {device.type}; use auto or fp32")
     return name
+
+
+def _check_int8(device: torch.device) -> None:
+    if device.type != "cpu":
+        raise DeviceError(f"precision int8 is not to be had on {device.type}; use auto, or device cpu")
+    if find_spec("openvino") is None or find_spec("nncf") is None:
+        raise DeviceError(
+            "precision int8 needs OpenVINO and NNCF; pip install 'tilesegment[int8]', or use auto or fp32"
+        )
 
 
 def _cpu_has_bf16() -> bool:

@@ -1,11 +1,11 @@
-"""The OpenVINO predictor: the CPU, where it is faster than PyTorch, and the only one that computes in int8."""
+"""The OpenVINO predictor: the CPU, in int8 and, to compare it with, in fp32."""
 
 import copy
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Unpack
 
 import torch
@@ -18,21 +18,22 @@ from tilesegment.predictors.block import BlockPredictor, Options
 if TYPE_CHECKING:
     import openvino
 
-# what the convolutions that are not in int8 compute in; OpenVINO's own default is bf16 wherever the CPU has it
-_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+# OpenVINO, from the import on, and NNCF report to their makers over the net what is done with them, unless this package
+# is missing; who has imported it already knows that
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 class OpenVinoPredictor(BlockPredictor):
     """Runs the network, converted for tiles of one shape.
 
-    Tiles are run one after another: on a CPU larger batches bring nothing, and so no result depends on them. Nor does
-    one depend on the number of threads, which is that of PyTorch.
+    Tiles are run one after another, whatever the batch: on a CPU larger ones bring nothing, and so no result depends on
+    them. Nor does one depend on the number of threads, which is that of PyTorch.
 
     Args:
         model: the network and its header.
         tile: side of the tiles, pixels; for tiles of another shape it is converted when they come.
-        precision: fp32, bf16 or int8.
-        quantised: for int8: the network, converted for free shapes and quantised, see `quantisation`.
+        quantised: the network in int8, as `quantisation.quantised` gives it, which also says for which tiles; None
+            computes in fp32.
         options: see `Options`.
 
     Raises:
@@ -43,17 +44,16 @@ class OpenVinoPredictor(BlockPredictor):
         self,
         model: Model,
         tile: int,
-        precision: str = "fp32",
         *,
         quantised: "openvino.Model | None" = None,
         **options: Unpack[Options],
     ) -> None:
         import openvino
 
-        assert (quantised is not None) == (precision == "int8")
         runtime = f"OpenVINO {openvino.get_version().split('-')[0]}"
         super().__init__(model, torch.device("cpu"), runtime, torch.float32, options)
-        self._model, self._quantised, self._precision = model, quantised, precision
+        self.batch = 1
+        self._model, self._quantised = model, quantised
         self._compiled: dict[tuple[int, ...], openvino.CompiledModel] = {}
         self._for_shape((1, model.header.channels, tile, tile))
 
@@ -72,7 +72,8 @@ class OpenVinoPredictor(BlockPredictor):
                 network = self._quantised.clone()
                 network.reshape(shape)
             settings = {
-                "INFERENCE_PRECISION_HINT": _HINTS[self._precision],
+                # of what is not in int8; OpenVINO's own default is bf16 wherever the CPU has it
+                "INFERENCE_PRECISION_HINT": "f32",
                 "PERFORMANCE_HINT": "LATENCY",
                 "INFERENCE_NUM_THREADS": torch.get_num_threads(),
                 # several processes on one machine would be pinned to the same cores
@@ -82,25 +83,13 @@ class OpenVinoPredictor(BlockPredictor):
         return self._compiled[shape]
 
 
-def is_installed() -> bool:
-    """Whether OpenVINO is installed here."""
-    return find_spec("openvino") is not None
-
-
-def has_bf16() -> bool:
-    """Whether OpenVINO computes in bf16 on this CPU; elsewhere it takes fp32 for it."""
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
 def convert(model: Model, shape: tuple[int, ...], *, free: bool = False) -> "openvino.Model":
     """The network for inputs of `shape` (B, C, H, W), in fp32; its weights are copied.
 
     Args:
         model: of which the network is taken.
         shape: of its inputs.
-        free: leave height and width free, which takes longer: the result can be reshaped.
+        free: leave height and width free, which takes several times longer: the result can be reshaped.
 
     Raises:
         ModelError: it cannot be converted.
@@ -113,7 +102,6 @@ def convert(model: Model, shape: tuple[int, ...], *, free: bool = False) -> "ope
     try:
         with _quiet(), torch.no_grad():
             program = torch.export.export(network, (torch.zeros(shape),), dynamic_shapes=(sides,) if free else None)
-            # not by `openvino.convert_model`, which reports what it converts to its makers
             decoder = TorchFXPythonDecoder.from_exported_program(program, dynamic_shapes=free)
             frontend = FrontEndManager().load_by_framework("pytorch")
             return frontend.convert(frontend.load(decoder))

@@ -21,9 +21,7 @@ class TorchPredictor(BlockPredictor):
         options: see `Options`.
     """
 
-    def __init__(
-        self, model: Model, device: torch.device, precision: str = "fp32", **options: Unpack[Options]
-    ) -> None:
+    def __init__(self, model: Model, device: torch.device, precision: str = "fp32", **options: Unpack[Options]) -> None:
         exact = torch.float64 if precision == "fp64" else torch.float32
         super().__init__(model, device, f"PyTorch {torch.__version__}", exact, options)
         self._dtype = PRECISIONS[precision]

@@ -1,0 +1,139 @@
+"""Images stored in pieces: each decoded about once, whatever pipeline does it, and what is kept is a band."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from image_files import fails, make_pixels, tiff, zarr_array
+
+from tilesegment.geometry import Region
+from tilesegment.images import open_image
+from tilesegment.images.pieces import PieceReader, Take, pieces
+from tilesegment.threads import decoding_threads
+from tilesegment.zarr_reading import open_with_zarr, open_with_zarrs
+
+PLANE = make_pixels(1, 150, 211)
+
+
+class Pieces:
+    """A plane in memory that is read in pieces of `side`; `decoded` lists these."""
+
+    def __init__(self, side: tuple[int, int]) -> None:
+        self.reader = PieceReader()
+        self.side = side
+        self.decoded: list[Region] = []
+
+    def decode(self, needed: list[Region], take: Take) -> None:
+        self.decoded += needed
+        for own in needed:
+            take(own, PLANE[:, *own.slices])
+
+    def read(self, region: Region) -> np.ndarray:
+        pixels = np.zeros((1, *region.shape), np.uint8)
+        self.reader.read(pixels, region, ("a plane", PLANE.shape[1:], self.side), self.decode)
+        return pixels
+
+
+@settings(max_examples=40)
+@given(st.data(), st.tuples(st.integers(9, 70), st.integers(9, 70)))
+def test_reads_in_any_order_give_the_pixels(data: st.DataObject, side: tuple[int, int]) -> None:
+    plane = Pieces(side)
+    for _ in range(6):
+        y0, x0 = data.draw(st.integers(0, 150)), data.draw(st.integers(0, 211))
+        region = Region(y0, x0, data.draw(st.integers(y0, 150)), data.draw(st.integers(x0, 211)))
+        np.testing.assert_array_equal(plane.read(region), PLANE[:, *region.slices])
+
+
+def blocks(side: int, margin: int) -> list[Region]:
+    """What blocks of `side` read, row by row."""
+    whole = Region.of_shape(PLANE.shape[1:])
+    return [
+        Region(y - margin, x - margin, y + side + margin, x + side + margin).intersect(whole)
+        for y in range(0, 150, side)
+        for x in range(0, 211, side)
+    ]
+
+
+@settings(max_examples=40)
+@given(st.integers(16, 80), st.tuples(st.integers(9, 70), st.integers(9, 70)), st.data())
+def test_blocks_row_by_row_decode_each_piece_once_and_leave_nothing(
+    block: int, side: tuple[int, int], data: st.DataObject
+) -> None:
+    plane, margin = Pieces(side), data.draw(st.integers(0, block // 8))
+    # a last block that is narrower than the margin is all read with the one before it
+    assume(all((length - 1) % block >= margin for length in PLANE.shape[1:]))
+    for region in blocks(block, margin):
+        plane.read(region)
+    assert sorted(plane.decoded) == sorted(pieces(Region.of_shape(PLANE.shape[1:]), PLANE.shape[1:], side))
+    assert plane.reader._kept_bytes == 0
+    assert not plane.reader._kept
+
+
+def test_what_is_kept_does_not_grow_with_the_height() -> None:
+    plane, kept = Pieces((8, 8)), []
+    for region in blocks(32, 3):
+        plane.read(region)
+        kept.append(plane.reader._kept_bytes)
+    assert kept[-1] == 0
+    # two rows of pieces across the image, and two columns beside the block
+    assert max(kept) <= 2 * 8 * 216 + 2 * 8 * 48
+
+
+@pytest.mark.parametrize("kind", ["zarr", "tiff"])
+def test_a_source_tells_what_it_decoded(tmp_path: Path, kind: str) -> None:
+    pixels = make_pixels(1, 96, 128)
+    write = zarr_array("yx", (32, 32)) if kind == "zarr" else tiff("yx", tile=(32, 32), compression="zlib")
+    with open_image(write(tmp_path, pixels)) as source:
+        assert source.decoded_bytes == 0
+        source.read(Region(0, 0, 33, 32))
+        assert source.decoded_bytes == 2 * 32 * 32
+        assert source.cache_bytes == pixels.nbytes
+
+
+def test_a_chunk_of_several_planes_counts_whole(tmp_path: Path) -> None:
+    with open_image(zarr_array("zyx", (2, 32, 32))(tmp_path, make_pixels(5, 1, 32, 32))) as source:
+        source.read(Region(0, 0, 32, 32), z=3)
+        assert source.decoded_bytes == 2 * 32 * 32
+
+
+@pytest.mark.parametrize("change", [lambda c: c[:-1], lambda c: c * 2, lambda c: b""])
+def test_a_damaged_chunk_is_named_wherever_it_lies(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
+    path = zarr_array("yx", (32, 32), compressors=None)(tmp_path, PLANE)
+    for key in ("c/1/2", "c/4/6"):  # within the image, and at its corner
+        content = (path / key).read_bytes()
+        (path / key).write_bytes(change(content))
+        assert key in fails(path, "is damaged")
+        (path / key).write_bytes(content)
+
+
+def test_both_pipelines_read_the_same(tmp_path: Path) -> None:
+    path = zarr_array("yx", (16, 16), shards=(64, 64))(tmp_path, PLANE)
+    fast = open_with_zarrs(path)
+    if fast is None:
+        pytest.skip("zarrs is not installed")
+    for region in blocks(60, 7):
+        np.testing.assert_array_equal(fast[region.slices], open_with_zarr(path)[region.slices])
+
+
+@pytest.mark.parametrize("options", [{"order": "F"}, {"dtype": ">u2"}])
+def test_what_zarrs_does_not_read_is_read_without_it(tmp_path: Path, options: dict[str, str]) -> None:
+    pixels = PLANE.astype(options.pop("dtype", "u1"))
+    path = zarr_array("yx", (32, 32), zarr_format=2, **options)(tmp_path, pixels)
+    assert open_with_zarrs(path) is None
+    with open_image(path) as source:
+        np.testing.assert_array_equal(source.read(Region.of_shape(source.shape)), pixels)
+
+
+@pytest.mark.parametrize(("told", "threads"), [("3", 3), ("4,2", 4)])
+def test_threads_are_those_that_openmp_may_have(monkeypatch: pytest.MonkeyPatch, told: str, threads: int) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    assert decoding_threads() == threads
+
+
+@pytest.mark.parametrize("told", ["", "0", "many"])
+def test_threads_are_the_cores_where_openmp_is_told_nothing(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    assert decoding_threads() >= 1

@@ -1,0 +1,131 @@
+"""A network in int8: calibrated on tiles of the image itself, kept beside the model, its disagreement measured."""
+
+import hashlib
+import io
+import json
+import logging
+import os
+from collections.abc import Iterable
+from contextlib import redirect_stdout
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tilesegment.errors import ModelError
+from tilesegment.geometry import Block, TileGrid
+from tilesegment.model import Model, weights_hash
+from tilesegment.plan import Plan
+from tilesegment.predictors.block import BlockPredictor
+from tilesegment.predictors.openvino import convert
+
+if TYPE_CHECKING:
+    import openvino
+
+# of an image; every third is kept for measuring, the others calibrate
+_SAMPLES = 12
+
+
+def sample_blocks(plan: Plan) -> list[tuple[int, Block]]:
+    """Plane and block of some single tiles, spread over all that `plan` predicts; the same ones for the same plan."""
+    grid = TileGrid(plan.region, plan.step, plan.step, plan.network.view)
+    count, columns = len(grid) * len(plan.planes), grid.shape[1]
+    # one of each of so many equal ranges, anywhere in it
+    edges = np.linspace(0, count, min(count, _SAMPLES) + 1).astype(int)
+    chosen = np.random.default_rng(0).integers(edges[:-1], edges[1:]).tolist()
+    places = (divmod(index, len(grid)) for index in chosen)
+    return [(plan.planes[z], grid.at(*divmod(place, columns))) for z, place in places]
+
+
+def split(samples: list[tuple[np.ndarray, Block]]) -> tuple[list[np.ndarray], list[tuple[np.ndarray, Block]]]:
+    """Pixels to calibrate on, and pixels with their blocks to measure on; of a single tile both are the same."""
+    calibration = [pixels for number, (pixels, _) in enumerate(samples) if number % 3 != 1]
+    return calibration, samples[1::3] or samples
+
+
+def disagreement(
+    predictor: BlockPredictor, exact: BlockPredictor, samples: Iterable[tuple[np.ndarray, Block]]
+) -> float:
+    """Share of the pixels of `samples` to which the two give different classes."""
+    differing = [predictor.predict(pixels, block) != exact.predict(pixels, block) for pixels, block in samples]
+    return float(np.mean(np.concatenate([each.ravel() for each in differing])))
+
+
+def folder_for(model: str | Path) -> Path:
+    """Where the quantised networks of a model are kept: beside its file, or, where nothing can be written there or the
+    model is a bundled one, in the user's cache. It can be deleted.
+    """
+    path = Path(model)
+    if path.is_file() and os.access(path.parent, os.W_OK):
+        return path.with_name(f"{path.stem}.int8")
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "tilesegment" / "int8"
+
+
+def quantised(model: Model, inputs: list[np.ndarray], folder: Path) -> "openvino.Model":
+    """The network with weights in int8 a channel and activations in int8 a tensor.
+
+    It is for tiles of the shape of `inputs`; with a chosen halo, which is judged by larger tiles, it can be reshaped.
+
+    Args:
+        model: of which the network is taken.
+        inputs: normalised tiles (C, H, W) float32 that show which values occur.
+        folder: where it is kept, and found the next time.
+
+    Raises:
+        ModelError: it cannot be converted, or cannot be kept or read again.
+    """
+    import openvino
+
+    kept, shape = folder / _key(model, inputs), (1, *inputs[0].shape)
+    if not kept.exists():
+        network = convert(model, shape, free=model.header.halo is not None)
+        network.reshape(shape)
+        _keep(_quantise(network, [each[None] for each in inputs]), kept)
+    try:
+        return openvino.Core().read_model(kept / "network.xml")
+    except RuntimeError as error:
+        raise ModelError(f"{kept} cannot be read; delete it, and it is made anew") from error
+
+
+def _keep(network: "openvino.Model", folder: Path) -> None:
+    """Writes it whole or not at all; of two processes that do so at once the first is right."""
+    import openvino
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as temporary:
+            openvino.save_model(network, Path(temporary) / "network.xml", compress_to_fp16=False)
+            if not folder.exists():
+                Path(temporary).rename(folder)
+    except (OSError, RuntimeError) as error:  # the latter is OpenVINO's
+        if not folder.exists():
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(
+                f"{folder} cannot be written ({reason}); let XDG_CACHE_HOME name a folder where it can, or give "
+                "precision fp32"
+            ) from error
+
+
+def _key(model: Model, inputs: list[np.ndarray]) -> str:
+    """Name of what these weights and these tiles give."""
+    header = model.header
+    tools = [version(name) for name in ("openvino", "nncf")]
+    facts = [header.network, dict(header.arguments), header.halo, weights_hash(model.network.state_dict()), tools]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for each in inputs:
+        digest.update(str(each.shape).encode() + np.ascontiguousarray(each).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _quantise(network: "openvino.Model", inputs: list[np.ndarray]) -> "openvino.Model":
+    # it draws its progress on the standard output
+    with redirect_stdout(io.StringIO()):
+        import nncf
+
+        nncf.set_log_level(logging.ERROR)
+        return nncf.quantize(
+            network, nncf.Dataset(inputs), preset=nncf.QuantizationPreset.MIXED, subset_size=len(inputs)
+        )

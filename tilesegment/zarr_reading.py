@@ -1,0 +1,44 @@
+"""Zarr arrays opened for reading, with the faster of two codec pipelines where it is installed and reads them.
+
+That is zarrs, which decodes the chunks of a read in threads of its own. It is never written with: it writes in place,
+so that a process that is killed leaves half a chunk.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import zarr
+from zarr.storage import LocalStore
+
+from tilesegment.threads import decoding_threads
+
+
+def open_for_reading(folder: Path, **options: Any) -> zarr.Array:
+    """The array in `folder`, to be indexed by slices; `options` as zarr's.
+
+    Raises:
+        Exception: there is none, or its metadata is damaged: zarr has a dozen ways to say so.
+    """
+    array = open_with_zarrs(folder, **options)
+    return open_with_zarr(folder, **options) if array is None else array
+
+
+def open_with_zarr(folder: Path, **options: Any) -> zarr.Array:
+    """The array in `folder`, decoded by zarr itself."""
+    return zarr.open_array(LocalStore(folder, read_only=True), mode="r", **options)
+
+
+def open_with_zarrs(folder: Path, **options: Any) -> zarr.Array | None:
+    """The array in `folder`, to be indexed by slices; None if zarrs is not installed, or does not read it."""
+    try:
+        from zarrs.pipeline import UnsupportedMetadataError
+    except ImportError:
+        return None
+    # the array keeps its pipeline, and the pipeline what it was told here
+    pipeline = {"path": "zarrs.ZarrsCodecPipeline", "strict": True, "chunk_concurrent_minimum": 1}
+    with zarr.config.set({"codec_pipeline": pipeline, "threading.max_workers": decoding_threads()}):
+        try:
+            array = open_with_zarr(folder, **options)
+        except UnsupportedMetadataError:
+            return None
+    return array if array.dtype.isnative and array.order == "C" else None
