@@ -3,8 +3,8 @@
     python examples/batch_queue.py slides/*.tif --out-dir masks --system slurm --jobs 8 --cores 4 --memory 8GB
     python examples/batch_queue.py slide.tif --out-dir masks --system local --jobs 2
 
-Needs dask-jobqueue: pip install "tilesegment[jobqueue]". Each job is one worker; jobs come and go as the queue lets them,
-and a job that ends early costs only its blocks. What else the batch system wants to know goes after `--`, as it is:
+Needs dask-jobqueue: pip install "tilesegment[jobqueue]". Each job is one worker; jobs come and go as the queue lets
+them, and one that ends early costs only its blocks. What else the batch system wants to know goes after `--`, as it is:
 
     python examples/batch_queue.py slide.tif --out-dir masks --system slurm -- --partition=gpu --gres=gpu:1
 """

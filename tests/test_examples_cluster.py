@@ -32,8 +32,8 @@ def test_a_batch_system_starts_the_workers(tmp_path: Path) -> None:
     toy_model().save(tmp_path / "toy.safetensors")
     for name, side in (("a", 150), ("b", 90)):
         tifffile.imwrite(tmp_path / f"{name}.tif", noise((side, side)))
-    options = "--out-dir masks --model toy.safetensors --tile 88 --system local --jobs 2 --memory 1GB".split()
-    lines = run(tmp_path, "batch_queue.py", "a.tif", "b.tif", *options).splitlines()
+    line = "a.tif b.tif --out-dir masks --model toy.safetensors --tile 88 --system local --jobs 2 --memory 1GB"
+    lines = run(tmp_path, "batch_queue.py", *line.split()).splitlines()
     assert sorted(line.split(",")[0] for line in lines[1:]) == ["a.tif: complete", "b.tif: complete"]
     assert np.asarray(zarr.open_group(tmp_path / "masks" / "a.zarr", mode="r")["0"]).shape == (150, 150)
 

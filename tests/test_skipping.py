@@ -389,8 +389,7 @@ class TestRuns:
         many = predict(image, "many.zarr", skip_empty=mode, workers=cluster)
         assert (many.blocks, many.complete) == (one.blocks, True)
         np.testing.assert_array_equal(level_0(image.parent / "one.zarr"), level_0(image.parent / "many.zarr"))
-        if mode == "tissue":
-            assert many.blocks_skipped == one.blocks_skipped
+        assert many.blocks_skipped == one.blocks_skipped
 
 
 class TestCommand:

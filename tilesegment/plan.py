@@ -15,7 +15,8 @@ _LEAST_STEP = 256  # pixels
 # side of a block, about: large enough that margins are cheap, small enough that a few fit anywhere
 _BLOCK = 2048
 _CHUNK = 384
-_MOST_TILE = 1 << 14  # pixels; a U-Net's activations for it take hundreds of gigabytes
+_MOST_STEP = 1 << 17  # pixels; a U-Net's activations for it take terabytes
+_MOST_CHUNK = 1 << 14  # pixels; a reader has to decode a chunk whole
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,6 @@ class Settings:
         Raises:
             PlanError: they cannot; says which.
         """
-        if self.tile is not None and self.tile > _MOST_TILE:
-            raise PlanError(f"tile is {self.tile}; allowed: at most {_MOST_TILE} pixels")
         if self.batch is not None and not 1 <= self.batch <= 1024:
             raise PlanError(f"batch is {self.batch}; allowed: auto, 1 to 1024")
         if self.halo is not None and not 0 <= self.halo <= 65_536:
@@ -243,6 +242,8 @@ def make_plan(image: ImageFacts, network: NetworkFacts, settings: Settings, mach
     tile = settings.tile if settings.tile is not None else _default_tile(network.view)
     step = network.view.step_of(tile)
     chunk = _chunk(step)
+    if step > _MOST_STEP or chunk > _MOST_CHUNK:
+        raise PlanError(f"tile is {tile}, much too large; a few thousand pixels are as good")
     # whole tiles and whole chunks: one of the two is a multiple of the other
     unit = max(step, chunk)
     block = unit * min(max(round(_BLOCK / unit), 1), -(-max(region.shape) // unit))

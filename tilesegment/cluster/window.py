@@ -211,7 +211,7 @@ class Window:
                 self._tries.pop(item, None)
                 self._failed_on.pop(item, None)
                 self._done += 1
-                yield item, found
+                yield item._replace(is_empty=item.is_empty or number in report.empty), found
 
     def _try_again(self, item: Work, worker: str) -> bool:
         """Keeps a block that failed for another worker, unless it has been tried often enough."""
