@@ -60,6 +60,13 @@ def toy(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 96 px, so that small images have several."""
+    monkeypatch.setattr("tilesegment.plan._BLOCK", 96)
+    monkeypatch.setattr("tilesegment.plan._CHUNK", 48)
+
+
 # what the command line needs is imported by those who use it: it imports this file itself
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> "Run":

@@ -15,9 +15,9 @@ from typing import Any
 import cluster_tasks
 import numpy as np
 import pytest
-import zarr
 from conftest import toy_model
 from image_files import make_pixels, tiff, zarr_array
+from mask_files import mask_of
 
 import tilesegment
 from tilesegment.batch import Listener, Outcome, Progress, Work
@@ -40,20 +40,14 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def image(tmp_path: Path, small_blocks: None) -> Path:
     """Of 12 blocks."""
-    monkeypatch.setattr("tilesegment.plan._BLOCK", 96)
-    monkeypatch.setattr("tilesegment.plan._CHUNK", 48)
     toy_model(classes=3).save(tmp_path / "toy.safetensors")
     return tiff("yx", tile=(64, 64), compression="zlib")(tmp_path, make_pixels(1, 200, 290))
 
 
 def predict(image: Path, name: str, **more: Any) -> tilesegment.Prediction:
     return tilesegment.predict(image, image.with_name(name), image.with_name("toy.safetensors"), **{**EXACT, **more})
-
-
-def level_0(path: Path) -> np.ndarray:
-    return np.asarray(zarr.open_group(path, mode="r")["0"])
 
 
 class KillAWorker(Listener):
@@ -73,8 +67,8 @@ class TestPrediction:
         done = predict(image, "many.zarr", workers=cluster, probabilities=tmp_path / "many_p.zarr")
         predict(image, "one.zarr", probabilities=tmp_path / "one_p.zarr")
         assert (done.blocks, done.complete) == (12, True)
-        np.testing.assert_array_equal(level_0(tmp_path / "many.zarr"), level_0(tmp_path / "one.zarr"))
-        np.testing.assert_array_equal(level_0(tmp_path / "many_p.zarr"), level_0(tmp_path / "one_p.zarr"))
+        np.testing.assert_array_equal(mask_of(tmp_path / "many.zarr"), mask_of(tmp_path / "one.zarr"))
+        np.testing.assert_array_equal(mask_of(tmp_path / "many_p.zarr"), mask_of(tmp_path / "one_p.zarr"))
 
     def test_a_worker_killed_in_the_middle_costs_only_its_blocks(
         self, cluster: Cluster, image: Path, tmp_path: Path
@@ -84,7 +78,7 @@ class TestPrediction:
         predict(image, "one.zarr")
         assert killer.killed
         assert done.blocks == 12
-        np.testing.assert_array_equal(level_0(tmp_path / "many.zarr"), level_0(tmp_path / "one.zarr"))
+        np.testing.assert_array_equal(mask_of(tmp_path / "many.zarr"), mask_of(tmp_path / "one.zarr"))
 
     def test_a_block_that_cannot_be_read_is_told_with_its_machine_and_the_others_are_done(
         self, cluster: Cluster, image: Path, tmp_path: Path
@@ -99,7 +93,7 @@ class TestPrediction:
         # the last chunk of the image lies in the context of few blocks
         assert predict(store, "m.zarr", workers=cluster).blocks_resumed >= 8
         predict(store, "one.zarr")
-        np.testing.assert_array_equal(level_0(tmp_path / "m.zarr"), level_0(tmp_path / "one.zarr"))
+        np.testing.assert_array_equal(mask_of(tmp_path / "m.zarr"), mask_of(tmp_path / "one.zarr"))
 
     def test_asked_to_stop_it_ends_and_goes_on_when_run_again(
         self, cluster: Cluster, image: Path, tmp_path: Path
@@ -265,7 +259,7 @@ class TestJoin:
             done = predict(image, "m.zarr", workers=cluster)
         assert 3 <= done.blocks_resumed < 12
         predict(image, "one.zarr")
-        np.testing.assert_array_equal(level_0(tmp_path / "m.zarr"), level_0(tmp_path / "one.zarr"))
+        np.testing.assert_array_equal(mask_of(tmp_path / "m.zarr"), mask_of(tmp_path / "one.zarr"))
 
     def test_a_scheduler_that_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("tilesegment.cluster.cluster._TIMEOUT", 1)

@@ -235,10 +235,12 @@ def test_on_real_sections_fp32_by_either_runtime_is_the_same_mask(isbi: Path) ->
     assert np.count_nonzero(ids != expected_ids) <= 2
 
 
-def test_nothing_is_reported_to_the_makers(tmp_path: Path) -> None:
-    """OpenVINO does so by default, from its import on, and first of all makes up an identity for the user."""
+def test_nothing_is_reported_to_the_makers_and_signals_still_arrive(tmp_path: Path) -> None:
+    """By default OpenVINO reports, from its import on, and first of all makes up an identity for the user; and where
+    it is given back it leaves signal handlers without a stack: Ctrl-C would be a segmentation fault.
+    """
     code = (
-        "import sys; sys.path.insert(0, 'tests')\n"
+        "import gc, signal, sys; sys.path.insert(0, 'tests')\n"
         "from pathlib import Path\n"
         "from conftest import toy_model\n"
         "from test_predictors_openvino import samples_of\n"
@@ -247,14 +249,19 @@ def test_nothing_is_reported_to_the_makers(tmp_path: Path) -> None:
         "import torch\n"
         "model = toy_model(depth=1)\n"
         "options = (lambda: samples_of(model), Path(sys.argv[1]))\n"
-        "make_predictor(model, torch.device('cpu'), sys.argv[2], model.field_of_view.tile_of(16), *options)"
+        "make_predictor(model, torch.device('cpu'), sys.argv[2], model.field_of_view.tile_of(16), *options)\n"
+        "gc.collect()\n"
+        "signal.signal(signal.SIGTERM, lambda number, _: print('arrived'))\n"
+        "signal.raise_signal(signal.SIGTERM)"
     )
     home, kept = tmp_path / "home", tmp_path / "kept"
     home.mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "CI"} | {"HOME": str(home)}
-    subprocess.run(
-        [sys.executable, "-c", code, kept, "int8"], check=True, cwd=Path(__file__).parents[1], env=environment
+    command = [sys.executable, "-c", code, kept, "int8"]
+    done = subprocess.run(
+        command, check=True, cwd=Path(__file__).parents[1], env=environment, stdout=subprocess.PIPE, text=True
     )
+    assert done.stdout.endswith("arrived\n")
     assert not (home / "intel").exists()
 
 

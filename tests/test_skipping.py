@@ -1,137 +1,35 @@
 """Blocks that are skipped as empty become class 0; those that are predicted stay as they are, byte for byte."""
 
-import csv
-import itertools
-import json
 import pickle
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import zarr
-from command_line import Run
-from conftest import noise, toy_model
 from hypothesis import given
 from hypothesis import strategies as st
 from image_files import Write, make_pixels, ome_zarr, png, tiff, zarr_array
+from mask_files import mask_of
+from skipping_images import BLOCK, SHAPE, blocks_where, both, padded_section, predict, skipped_of, slide, written
 
 import tilesegment
-from tilesegment import ImageError, MaskError, PlanError, Region
-from tilesegment.batch import Listener, Outcome, Progress
-from tilesegment.cluster import Cluster
+from tilesegment import ImageError, PlanError, Region
 from tilesegment.geometry import FieldOfView
 from tilesegment.job import Job
 from tilesegment.masks import open_mask
 from tilesegment.plan import ImageFacts, Machine, NetworkFacts, Plan, Settings, make_plan
-from tilesegment.prediction import Prediction
 from tilesegment.skipping import Skipping, choose_skipping, find_tissue
 
-# sockets and processes that dask leaves to the garbage collector
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-
-BLOCK, SHAPE = 96, (400, 500)  # blocks of 96 px: 5 x 6 of them
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tilesegment.plan._BLOCK", BLOCK)
-    monkeypatch.setattr("tilesegment.plan._CHUNK", 48)
-
-
-def slide(shape: tuple[int, int] = SHAPE, radius: float = 60) -> tuple[np.ndarray, np.ndarray]:
-    """A round piece of pink tissue on white glass, (3, H, W) uint8, both with noise; and where it is, bool (H, W)."""
-    rng, (height, width) = np.random.default_rng(1), shape
-    y, x = np.ogrid[:height, :width]
-    inside = (y - 180) ** 2 + (x - 220) ** 2 < radius**2
-    glass, pink = (np.array(colour)[:, None, None] for colour in ((243, 241, 243), (226, 168, 205)))
-    pixels = np.where(inside, pink + rng.normal(0, 12, (3, *shape)), glass + rng.normal(0, 3, (3, *shape)))
-    return pixels.clip(0, 255).astype(np.uint8), inside
-
-
-def padded_section(shape: tuple[int, int] = SHAPE) -> np.ndarray:
-    """Grey noise (1, H, W) that ends at column 200; beyond it is black."""
-    pixels = make_pixels(1, *shape) + 20
-    pixels[:, :, 200:] = 0
-    return pixels
-
-
-def predict(image: Path, name: str, **more: Any) -> Prediction:
-    """With a toy model of as many channels as the image."""
-    with tilesegment.open_image(image) as source:
-        channels = source.channels
-    model = image.parent / f"toy-{channels}.safetensors"
-    toy_model(channels=channels, classes=3).save(model)
-    return tilesegment.predict(image, image.parent / name, model, **{"tile": 88, **more})
-
-
-def level_0(path: Path) -> np.ndarray:
-    return np.asarray(zarr.open_group(path, mode="r")["0"])
-
-
-def both(image: Path, **more: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The masks without and with what is skipped."""
-    predict(image, "whole.zarr", **{**more, "skip_empty": None})
-    predict(image, "skipping.zarr", **more)
-    return level_0(image.parent / "whole.zarr"), level_0(image.parent / "skipping.zarr")
-
-
-def written(write: Write, folder: Path, pixels: np.ndarray) -> str:
-    """The path of a mask beside an image."""
-    folder.mkdir()
-    return str(write(folder, pixels))
-
-
-def block_of(mask: np.ndarray, row: int, column: int) -> np.ndarray:
-    """Of a mask (..., H, W), the part that is one block."""
-    return mask[..., row * BLOCK : (row + 1) * BLOCK, column * BLOCK : (column + 1) * BLOCK]
-
-
-def skipped_of(whole: np.ndarray, skipping: np.ndarray) -> set[tuple[int, int]]:
-    """The blocks in which two masks differ, which must be 0 in the second; all others are equal."""
-    found = set()
-    for row, column in np.ndindex(-(-whole.shape[-2] // BLOCK), -(-whole.shape[-1] // BLOCK)):
-        one, other = block_of(whole, row, column), block_of(skipping, row, column)
-        if not np.array_equal(one, other):
-            assert not other.any()
-            found.add((row, column))
-    return found
-
-
-def blocks_where(empty: np.ndarray) -> set[tuple[int, int]]:
-    """The blocks that are True in all of their pixels, of (H, W)."""
-    rows, columns = (-(-side // BLOCK) for side in empty.shape)
-    return {place for place in np.ndindex(rows, columns) if block_of(empty, *place).all()}
-
-
-class Heard(Listener):
-    """Keeps what it hears of a run, and can have it stopped after some blocks."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.progress: list[Progress] = []
-        self.stop_after = stop_after
-
-    def progressed(self, outcome: Outcome, progress: Progress) -> None:
-        self.progress.append(progress)
-
-    def stop(self) -> bool:
-        return self.stop_after is not None and len(self.progress) >= self.stop_after
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with Cluster.start(2) as started:
-        yield started
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 class TestConstant:
     def test_blocks_of_one_value_become_class_0_and_all_others_are_as_they_would_be(self, tmp_path: Path) -> None:
         image = tiff("yx", tile=(64, 64))(tmp_path, padded_section())
         whole, done = predict(image, "whole.zarr"), predict(image, "skipping.zarr", skip_empty="constant")
-        skipped = skipped_of(level_0(tmp_path / "whole.zarr"), level_0(tmp_path / "skipping.zarr"))
+        skipped = skipped_of(mask_of(tmp_path / "whole.zarr"), mask_of(tmp_path / "skipping.zarr"))
         # the network sees 20 px more on either side: those of column 288 on read nothing but black
         assert skipped == {(row, column) for row in range(5) for column in (3, 4, 5)}
         assert (whole.blocks, whole.blocks_skipped, whole.pixels) == (30, 0, 400 * 500)
@@ -334,98 +232,3 @@ def test_the_decision_is_packed_and_travels(planes: int, rows: int, columns: int
     assert found.blocks == np.count_nonzero(empty)
     flipped = np.packbits(~empty).tobytes()
     assert replace(packed, bits=flipped).decides != packed.decides
-
-
-@pytest.mark.parametrize("mode", ["constant", "tissue"])
-class TestRuns:
-    @pytest.fixture
-    def image(self, tmp_path: Path) -> Path:
-        return tiff("yx", tile=(64, 64))(tmp_path, padded_section())
-
-    def test_parts_make_the_mask_of_one_run(self, mode: str, image: Path) -> None:
-        one = predict(image, "one.zarr", skip_empty=mode)
-        parts = [predict(image, "parts.zarr", skip_empty=mode, part=(k, 3)) for k in (1, 3, 2)]
-        assert [part.complete for part in parts] == [False, False, True]
-        assert sum(part.blocks_skipped for part in parts) == one.blocks_skipped > 0
-        np.testing.assert_array_equal(level_0(image.parent / "one.zarr"), level_0(image.parent / "parts.zarr"))
-
-    def test_a_run_that_was_stopped_goes_on_with_the_same_decision(self, mode: str, image: Path) -> None:
-        one = predict(image, "one.zarr", skip_empty=mode)
-        heard = Heard(stop_after=10)
-        with pytest.raises(tilesegment.StoppedError):
-            predict(image, "two.zarr", skip_empty=mode, listeners=[heard], stop=heard.stop)
-        last = predict(image, "two.zarr", skip_empty=mode)
-        assert 0 < last.blocks < 30
-        assert last.blocks + last.blocks_resumed == 30
-        assert 0 < last.blocks_skipped < one.blocks_skipped
-        np.testing.assert_array_equal(level_0(image.parent / "one.zarr"), level_0(image.parent / "two.zarr"))
-        assert predict(image, "two.zarr", skip_empty=mode).blocks == 0
-
-    def test_what_is_skipped_is_part_of_what_decides_a_mask(self, mode: str, image: Path) -> None:
-        predict(image, "mask.zarr", skip_empty=mode)
-        with pytest.raises(MaskError, match="skipped"):
-            predict(image, "mask.zarr")
-
-    def test_skipped_pixels_count_neither_as_done_nor_as_to_do(self, mode: str, image: Path) -> None:
-        heard = Heard()
-        done = predict(image, "mask.zarr", skip_empty=mode, listeners=[heard])
-        assert [one.blocks for one in heard.progress] == [*range(1, 31)]
-        assert all(before.share <= after.share for before, after in itertools.pairwise(heard.progress))
-        assert (heard.progress[-1].pixels, heard.progress[-1].total) == (done.pixels, done.pixels)
-        if mode == "tissue":
-            assert {one.total for one in heard.progress} == {done.pixels}, "known before the first block"
-
-    def test_probabilities_of_what_is_skipped_are_those_of_class_0(self, mode: str, image: Path) -> None:
-        found = image.parent / "p.zarr"
-        predict(image, "mask.zarr", skip_empty=mode, probabilities=found)
-        skipped = block_of(level_0(found), 2, 5)
-        assert skipped.shape == (3, BLOCK, 500 - 5 * BLOCK)
-        assert (skipped[0] == 1).all()
-        assert not skipped[1:].any()
-        assert not (block_of(level_0(found), 2, 1) == 1).any()
-
-    def test_workers_of_a_cluster_skip_the_same_blocks(self, mode: str, image: Path, cluster: Cluster) -> None:
-        one = predict(image, "one.zarr", skip_empty=mode)
-        many = predict(image, "many.zarr", skip_empty=mode, workers=cluster)
-        assert (many.blocks, many.complete) == (one.blocks, True)
-        np.testing.assert_array_equal(level_0(image.parent / "one.zarr"), level_0(image.parent / "many.zarr"))
-        assert many.blocks_skipped == one.blocks_skipped
-
-
-class TestCommand:
-    @pytest.fixture(autouse=True)
-    def image(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(tmp_path)
-        toy_model(channels=3).save(tmp_path / "toy.safetensors")
-        png(tmp_path, slide()[0])
-
-    LINE = "predict image.png -m toy.safetensors --tile 88 --skip-empty tissue "
-
-    def test_the_plan_says_how_much_would_be_skipped(self, run: Run) -> None:
-        told = json.loads(run(self.LINE + "--dry-run --json").out)
-        shown = run(self.LINE + "--dry-run").out
-        assert re.search(
-            rf"^empty +{told['blocks_skipped']} of 30 blocks, .* % of the pixels, are skipped", shown, re.M
-        )
-        assert json.loads(run(self.LINE + "-o m.zarr --json -q").out)["blocks_skipped"] == told["blocks_skipped"] > 9
-
-    def test_of_blocks_that_are_found_as_they_are_read_the_plan_gives_no_number(self, run: Run) -> None:
-        found = run(self.LINE.replace("tissue", "constant") + "--dry-run --json")
-        assert json.loads(found.out)["blocks_skipped"] is None
-
-    def test_the_last_line_says_how_many_were_skipped(self, run: Run) -> None:
-        said = run(self.LINE + "-o m.zarr").err.splitlines()[-1]
-        assert re.search(r", \d+ of 30 blocks were empty and skipped$", said)
-        without = run(self.LINE.replace("--skip-empty tissue", "") + "-o all.zarr").err
-        assert "skipped" not in without
-
-    def test_the_summary_has_a_column(self, run: Run) -> None:
-        run(self.LINE + "--out-dir masks -q")
-        (row,) = csv.DictReader(Path("masks/summary.csv").read_text().splitlines())
-        assert 0 < int(row["skipped"]) < int(row["blocks"]) == 30
-        assert "% of the pixels, are skipped (tissue)" in Path("masks/logs/image.zarr.log").read_text()
-
-    def test_a_note_says_where_nothing_could_be_told(self, run: Run) -> None:
-        png(Path(), noise((3, *SHAPE)))
-        said = run(self.LINE + "-o m.zarr").err
-        assert "Note: image.png: tissue cannot be told from glass, nothing is skipped there" in said

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Unpack
 
 import torch
@@ -64,8 +65,6 @@ class OpenVinoPredictor(BlockPredictor):
 
     def _for_shape(self, shape: tuple[int, ...]) -> "openvino.CompiledModel":
         if shape not in self._compiled:
-            import openvino
-
             if self._quantised is None:
                 network = convert(self._model, shape)
             else:
@@ -79,8 +78,20 @@ class OpenVinoPredictor(BlockPredictor):
                 # several processes on one machine would be pinned to the same cores
                 "ENABLE_CPU_PINNING": False,
             }
-            self._compiled[shape] = openvino.compile_model(network, "CPU", settings)
+            self._compiled[shape] = core().compile_model(network, "CPU", settings)
         return self._compiled[shape]
+
+
+@cache
+def core() -> "openvino.Core":
+    """The one core of this process, which is never given back.
+
+    OpenVINO gives the thread that makes its first core another stack for signal handlers, and frees that stack with the
+    core without taking it back: the next signal, such as that of Ctrl-C, would be a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def convert(model: Model, shape: tuple[int, ...], *, free: bool = False) -> "openvino.Model":

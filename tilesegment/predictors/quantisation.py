@@ -19,7 +19,7 @@ from tilesegment.geometry import Block, TileGrid
 from tilesegment.model import Model, weights_hash
 from tilesegment.plan import Plan
 from tilesegment.predictors.block import BlockPredictor
-from tilesegment.predictors.openvino import convert
+from tilesegment.predictors.openvino import convert, core
 
 if TYPE_CHECKING:
     import openvino
@@ -77,15 +77,14 @@ def quantised(model: Model, inputs: list[np.ndarray], folder: Path) -> "openvino
     Raises:
         ModelError: it cannot be converted, or cannot be kept or read again.
     """
-    import openvino
-
     kept, shape = folder / _key(model, inputs), (1, *inputs[0].shape)
+    runtime = core()  # before NNCF makes and frees cores of its own
     if not kept.exists():
         network = convert(model, shape, free=model.header.halo is not None)
         network.reshape(shape)
         _keep(_quantise(network, [each[None] for each in inputs]), kept)
     try:
-        return openvino.Core().read_model(kept / "network.xml")
+        return runtime.read_model(kept / "network.xml")
     except RuntimeError as error:
         raise ModelError(f"{kept} cannot be read; delete it, and it is made anew") from error
 
