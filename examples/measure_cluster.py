@@ -28,7 +28,7 @@ from tilesegment.cluster import Cluster, window
 from tilesegment.cluster.tasks import Report
 from tilesegment.geometry import FieldOfView, Region, TileGrid
 from tilesegment.job import Job
-from tilesegment.plan import Settings
+from tilesegment.settings import Settings
 from tilesegment.run import Outputs, Run, begin
 
 

@@ -12,9 +12,9 @@ from image_files import make_pixels, png
 from tilesegment.batch import Choices, Errand, Outcome
 from tilesegment.errors import PlanError, TilesegmentError
 from tilesegment.folder import Records, errands_into, read_list
-from tilesegment.plan import Settings
 from tilesegment.prediction import predict_many
 from tilesegment.run import Outputs
+from tilesegment.settings import Settings
 
 NO = Outputs("")
 

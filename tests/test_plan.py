@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tilesegment.errors import PlanError
 from tilesegment.geometry import FieldOfView, Region
-from tilesegment.plan import ImageFacts, Machine, NetworkFacts, Plan, Settings, fingerprint, make_plan
+from tilesegment.plan import ImageFacts, Machine, NetworkFacts, Plan, fingerprint, make_plan
+from tilesegment.settings import Settings
 
 PAPER = FieldOfView(divisor=16, before=92, after=96, crops=True)
 NETWORK = NetworkFacts(PAPER, channels=1, classes=2, weights_bytes=124 * 10**6, pixel_bytes=1536)

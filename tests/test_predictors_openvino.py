@@ -19,12 +19,13 @@ from tilesegment.errors import DeviceError, ModelError
 from tilesegment.geometry import Block, Region, TileGrid
 from tilesegment.model import Model
 from tilesegment.networks.network import Network
-from tilesegment.plan import ImageFacts, Machine, NetworkFacts, Plan, Settings, make_plan
+from tilesegment.plan import ImageFacts, Machine, NetworkFacts, Plan, make_plan
 from tilesegment.predictors.choice import make_predictor
 from tilesegment.predictors.devices import choose_precision
 from tilesegment.predictors.openvino import OpenVinoPredictor, convert
 from tilesegment.predictors.quantisation import folder_for, quantised, sample_blocks
 from tilesegment.predictors.torch import TorchPredictor
+from tilesegment.settings import Settings
 
 for package in ("openvino", "nncf"):
     if find_spec(package) is None:

@@ -19,7 +19,8 @@ from tilesegment import ImageError, PlanError, Region
 from tilesegment.geometry import FieldOfView
 from tilesegment.job import Job
 from tilesegment.masks import open_mask
-from tilesegment.plan import ImageFacts, Machine, NetworkFacts, Plan, Settings, make_plan
+from tilesegment.plan import ImageFacts, Machine, NetworkFacts, Plan, make_plan
+from tilesegment.settings import Settings
 from tilesegment.skipping import Skipping, choose_skipping, find_tissue
 
 pytestmark = pytest.mark.usefixtures("small_blocks")

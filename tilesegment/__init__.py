@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from tilesegment.job import Job
     from tilesegment.masks import open_mask
     from tilesegment.model import Model
-    from tilesegment.plan import Plan, Settings
+    from tilesegment.plan import Plan
     from tilesegment.prediction import Prediction, predict
+    from tilesegment.settings import Settings
     from tilesegment.training import train
     from tilesegment.verification import verify
 
@@ -44,7 +45,7 @@ _WHERE = {
     "Model": "model",
     "Plan": "plan",
     "Prediction": "prediction",
-    "Settings": "plan",
+    "Settings": "settings",
     "describe": "description",
     "evaluate": "comparison",
     "open_image": "images",

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 from tilesegment.errors import ImageError, MaskError
 from tilesegment.geometry import Block
 from tilesegment.job import Job, Order
-from tilesegment.plan import Machine, Settings
+from tilesegment.plan import Machine
 from tilesegment.run import Ending, Outputs, Run, begin
+from tilesegment.settings import Settings
 
 # blocks of an image that may be unreadable before it is given up
 _MOST_FAILED = 8

@@ -27,11 +27,12 @@ from tilesegment.metadata import PixelSize
 from tilesegment.model import Model
 from tilesegment.models import DEFAULT, bundled_models, find_model
 from tilesegment.normalisation import choose_normalisation
-from tilesegment.plan import ImageFacts, Machine, NetworkFacts, Plan, Settings, fingerprint, make_plan
+from tilesegment.plan import ImageFacts, Machine, NetworkFacts, Plan, fingerprint, make_plan
 from tilesegment.predictors.block import BlockPredictor
 from tilesegment.predictors.choice import make_predictor
 from tilesegment.predictors.devices import choose_device, this_machine
 from tilesegment.predictors.quantisation import folder_for, sample_blocks
+from tilesegment.settings import Settings
 from tilesegment.skipping import Skipping, choose_skipping
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from tilesegment.batch import Settled, Work
 from tilesegment.engine import stream
 from tilesegment.job import Job
-from tilesegment.plan import Machine, Settings
+from tilesegment.plan import Machine
 from tilesegment.predictors.devices import this_machine
 from tilesegment.run import Ending, Run, finish
+from tilesegment.settings import Settings
 
 _UNREAD = np.empty((0, 0, 0), np.uint8)  # the pixels of a block that is known to be empty
 

@@ -6,7 +6,8 @@ from tilesegment.errors import ImageError, PlanError
 from tilesegment.geometry import FieldOfView, TileGrid
 from tilesegment.header import Normalisation
 from tilesegment.images.source import ImageSource
-from tilesegment.plan import Plan, Settings
+from tilesegment.plan import Plan
+from tilesegment.settings import Settings
 
 _SAMPLES = 64
 _SAMPLE_SIDE = 512

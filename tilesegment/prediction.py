@@ -11,8 +11,8 @@ from typing import Any
 from tilesegment.batch import Batch, Choices, Errand, Listener, Outcome, Workers
 from tilesegment.errors import PlanError, StoppedError
 from tilesegment.local import ThisProcess
-from tilesegment.plan import Settings, check_names
 from tilesegment.run import Outputs
+from tilesegment.settings import Settings, check_names
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from skimage.filters import threshold_otsu
 from tilesegment.errors import PlanError
 from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, open_image
-from tilesegment.plan import Plan, Settings
+from tilesegment.plan import Plan
+from tilesegment.settings import Settings
 
 CONSTANT, TISSUE = "constant", "tissue"
 

@@ -10,8 +10,8 @@ import numpy as np
 from tilesegment.errors import PlanError
 from tilesegment.geometry import FieldOfView, Region, TileGrid
 from tilesegment.job import Job
-from tilesegment.plan import Settings
 from tilesegment.predictors.block import BlockPredictor
+from tilesegment.settings import Settings
 
 # side of a crop: some lines of the coarsest pooling grid on either side of a tile line
 _SIDE = 96

@@ -19,9 +19,10 @@ from tilesegment.cluster.tasks import finish_run, predict_blocks
 from tilesegment.cluster.window import Window
 from tilesegment.errors import ClusterError, PlanError, TilesegmentError
 from tilesegment.job import Job
-from tilesegment.plan import Machine, Settings
+from tilesegment.plan import Machine
 from tilesegment.predictors.devices import this_machine
 from tilesegment.run import Run
+from tilesegment.settings import Settings
 
 _TIMEOUT = 30  # seconds to reach a scheduler
 # a batch system and a terminal signal all processes of a run; it is the first one that decides how to end

@@ -12,7 +12,7 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from tilesegment.errors import DataError, PlanError
 from tilesegment.model import write_atomically
-from tilesegment.plan import check_names
+from tilesegment.settings import check_names
 from tilesegment.training.augmentation import Augmentation
 from tilesegment.training.data import Dataset
 from tilesegment.training.settings import PRESETS, TrainingSettings

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from tilesegment.errors import PlanError
-from tilesegment.plan import check_names
+from tilesegment.settings import check_names
 from tilesegment.training.augmentation import Augmentation
 from tilesegment.training.losses import Loss
 

@@ -1,0 +1,72 @@
+"""What a user may choose about a prediction."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tilesegment.errors import PlanError
+from tilesegment.geometry import Region
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may choose about a prediction; None means: chosen by the plan.
+
+    Attributes:
+        tile: side of the network's input, pixels.
+        batch: tiles at a time.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto, fp32, bf16, fp16 or, on a CPU with OpenVINO, int8.
+        roi: only these pixels, of level 0.
+        level: of the image's pyramid.
+        z: only these planes, half-open.
+        channels: of the image, in the order in which the model wants them.
+        halo: context of a tile, pixels, instead of what makes tiles exact.
+        prune: of a U-Net++, the level of the head that is used.
+        threshold: two classes: probability above which a pixel is class 1.
+        tta: average over the 8 symmetries of the square: 8 times the work, a better mask.
+        normalise: `model` takes the grey values that the model was trained on, `image` measures those of this image.
+        skip_empty: which blocks become class 0 without being predicted: `constant`, those of one value; `tissue`, those
+            without tissue; or the file of a mask, those where it is zero. None predicts all.
+    """
+
+    tile: int | None = None
+    batch: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    roi: Region | None = None
+    level: int = 0
+    z: tuple[int, int] | None = None
+    channels: tuple[int, ...] | None = None
+    halo: int | None = None
+    prune: int | None = None
+    threshold: float | None = None
+    tta: bool = False
+    normalise: str = "model"
+    skip_empty: str | None = None
+
+    def check(self) -> None:
+        """Whether the values can be.
+
+        Raises:
+            PlanError: they cannot; says which.
+        """
+        if self.batch is not None and not 1 <= self.batch <= 1024:
+            raise PlanError(f"batch is {self.batch}; allowed: auto, 1 to 1024")
+        if self.halo is not None and not 0 <= self.halo <= 65_536:
+            raise PlanError(f"halo is {self.halo}; allowed: 0 to 65536 pixels")
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise PlanError(f"threshold is {self.threshold}; allowed: between 0 and 1")
+        if self.normalise not in ("model", "image"):
+            raise PlanError(f"normalise is {self.normalise!r}; allowed: model, image")
+
+
+def check_names(given: Iterable[str], known: Iterable[str]) -> None:
+    """Whether every setting that was given exists.
+
+    Raises:
+        PlanError: one does not; lists those that do.
+    """
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise PlanError(f"there is no setting {name!r}; there are: {', '.join(known)}")
