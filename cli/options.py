@@ -20,6 +20,9 @@ tile = click.option("--tile", type=int, metavar="PX", help="Side of the network'
 halo = click.option("--halo", type=int, metavar="PX", help="Context of a tile, where exact is not to be had.")
 prune = click.option("--prune", type=PruneType(), help="Of a U-Net++, use the head of this level: L1 to L4.")
 device = click.option("--device", default="auto", metavar="auto|cpu|cuda|cuda:N|mps", show_default=True)
+runtime = click.option(
+    "--runtime", default="auto", metavar="auto|pytorch|openvino", show_default=True, help="What runs the network."
+)
 level = click.option("--level", type=int, default=0, show_default=True, help="Level of the image's pyramid.")
 axes = click.option(
     "--axes", metavar="zyx", help="What the image's dimensions are, if it does not say: letters t z c y x."

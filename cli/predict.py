@@ -35,6 +35,7 @@ SOME_FAILED, STOPPED = 3, 75  # exit codes
 @click.option("--batch", type=BatchType(), default="auto", show_default=True, help="Tiles at a time.")
 @options.device
 @click.option("--precision", default="auto", metavar="auto|fp32|bf16|fp16|int8", show_default=True)
+@options.runtime
 @click.option("--roi", type=RegionType(), help="Only these pixels, of level 0.")
 @options.level
 @click.option("--z", type=RangeType(), help="Only these planes of a stack.")
@@ -225,7 +226,7 @@ def _print_plan(job: "Job", as_json: bool) -> None:
     if as_json:
         known = {name: getattr(plan, name) for name in ("pixels", "blocks", "tiles", "tile", "step", "block", "batch")}
         known |= {"blocks_skipped": skipping.blocks}
-        known |= {"device": plan.device, "precision": plan.precision, "seconds": seconds}
+        known |= {"device": plan.device, "precision": plan.precision, "runtime": plan.runtime, "seconds": seconds}
         click.echo(json.dumps(known | {"memory_bytes": plan.memory_bytes, "disk_bytes": plan.disk_bytes}))
         return
     for name, value in [*job.order.lines(), ("time", f"about {seconds:,.0f} s, from one tile measured here")]:

@@ -17,6 +17,7 @@ from tilesegment_cli import options
 @options.prune
 @click.option("--device", default="cpu", metavar="cpu|cuda|cuda:N|mps", show_default=True)
 @click.option("--precision", type=click.Choice(["fp64", "fp32"]), default="fp64", show_default=True)
+@options.runtime
 @options.level
 @options.axes
 @options.select

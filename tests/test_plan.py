@@ -27,10 +27,11 @@ def plan_of(
     device: str = "cpu",
     precision: str = "fp32",
     free: int | None = None,
+    openvino: bool = False,
     **chosen: Any,
 ) -> Plan:
     """The plan for an image with these settings."""
-    return make_plan(image, network, Settings(**chosen), Machine(device, precision, free))
+    return make_plan(image, network, Settings(**chosen), Machine(device, precision, free, openvino))
 
 
 def test_the_default_is_the_tile_of_the_paper_with_an_exact_step() -> None:
@@ -103,6 +104,12 @@ def test_memory_grows_with_what_is_held() -> None:
         ({"threshold": 0.0}, "threshold is 0.0; allowed: between 0 and 1"),
         ({"threshold": float("nan")}, "threshold is nan; allowed: between 0 and 1"),
         ({"normalise": "tile"}, "normalise is 'tile'; allowed: model, image"),
+        ({"runtime": "tensorrt"}, "runtime is 'tensorrt'; allowed: auto, pytorch, openvino"),
+        (
+            {"runtime": "openvino"},
+            "openvino is not to be had for cpu in fp32; it is for CPUs, in fp32, and in bf16 where they have that: "
+            "pip install 'tilesegment[cpu]'",
+        ),
         ({"tile": 570}, "tile 570 does not fit the network; the nearest that do are 556 and 572"),
         (
             {"roi": Region(0, 0, 10_001, 10)},
@@ -199,8 +206,9 @@ def test_channels_are_those_of_the_model() -> None:
 
 
 def test_the_fingerprint_holds_what_decides_pixels_and_nothing_else() -> None:
-    def of(image: ImageFacts = IMAGE, precision: str = "fp32", device: str = "cpu", **chosen: Any) -> dict[str, Any]:
-        return fingerprint(plan_of(image, precision=precision, device=device, **chosen), Settings(**chosen), {"a": 1})
+    def of(image: ImageFacts = IMAGE, **given: Any) -> dict[str, Any]:
+        chosen = {name: value for name, value in given.items() if name not in ("precision", "device", "openvino")}
+        return fingerprint(plan_of(image, **given), Settings(**chosen), {"a": 1})
 
     same, stack = of(), replace(IMAGE, depth=5)
     assert of(batch=9) == of(device="cuda") == of(replace(IMAGE, path="/elsewhere/slide.tif")) == same
@@ -210,6 +218,7 @@ def test_the_fingerprint_holds_what_decides_pixels_and_nothing_else() -> None:
     for other in (
         of(tile=588),
         of(precision="bf16"),
+        of(openvino=True),
         of(tta=True),
         of(level=1),
         of(roi=Region(0, 0, 100, 100)),
@@ -219,13 +228,33 @@ def test_the_fingerprint_holds_what_decides_pixels_and_nothing_else() -> None:
         assert other != same
 
 
+def test_on_a_cpu_many_tiles_are_run_by_openvino_and_few_are_not_worth_its_conversion() -> None:
+    few, many = (replace(IMAGE, shape=(384, 384 * tiles)) for tiles in (63, 64))
+    assert plan_of(few, openvino=True).runtime == "pytorch"
+    assert plan_of(replace(few, depth=2), openvino=True).runtime == "openvino"
+    assert plan_of(many, openvino=True).runtime == "openvino"
+    assert plan_of(many).runtime == "pytorch"
+    assert plan_of(many, openvino=True, runtime="pytorch").runtime == "pytorch"
+    assert plan_of(few, openvino=True, runtime="openvino").runtime == "openvino"
+    assert plan_of(few, openvino=True, precision="int8").runtime == "openvino"
+    with pytest.raises(PlanError, match="int8 is computed by openvino"):
+        plan_of(few, openvino=True, precision="int8", runtime="pytorch")
+
+
+def test_a_network_that_brings_its_runtime_keeps_it() -> None:
+    onnx = replace(NETWORK, runtime="onnxruntime")
+    assert plan_of(network=onnx, openvino=True).runtime == "onnxruntime"
+    with pytest.raises(PlanError, match="runtime openvino was given, but the model runs by onnxruntime; leave it out"):
+        plan_of(network=onnx, openvino=True, runtime="openvino")
+
+
 def test_the_lines_say_what_and_how_much() -> None:
     lines = dict(plan_of(replace(IMAGE, depth=5), z=(1, 3), precision="bf16").lines())
     assert lines["image"] == "/data/slide.tif (TIFF, 1 channels)"
     assert lines["predicted"] == "10000 x 8000 pixels (y, x) x 2 planes, 160.0 Mpx"
     assert lines["tile"] == "572 px, of which 384 are kept; 1,134 tiles, 1 at a time"
     assert lines["block"] == "1920 px; 60 blocks, chunks of 384"
-    assert lines["device"] == "cpu, bf16"
+    assert lines["device"] == "cpu, bf16, by pytorch"
     assert lines["memory"].endswith("GB, whatever the image's size")
     assert lines["disk"] == "at most 0.21 GB for the mask"
     assert "planes" not in dict(plan_of().lines())["predicted"]

@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zarr
 from conftest import noise, toy_model, toy_network
+from image_files import png
+from mask_files import mask_of
 from PIL import Image
 
 import tilesegment
@@ -61,9 +64,14 @@ def samples_of(model: Model, seed: int = 0) -> list[tuple[np.ndarray, Block]]:
         toy_model(channels=3, classes=4),
         toy_network("unet-same", depth=2, base=4),
         toy_network("unet-same", depth=2, base=4, up="bilinear"),
+        toy_network("unet-same", depth=2, base=4, up="pixel-shuffle", down="stride-2", activation="leaky-relu"),
         toy_network("unet", depth=1, base=4, reduction=2),
+        toy_network("unet-strided", base=2),
+        toy_network("unetpp", base=2),
+        toy_network("fcn8", base=2, hidden=4),
+        toy_network("u2net-small").with_halo(64),
     ],
-    ids=["unet", "channels-and-classes", "same", "bilinear", "reduced"],
+    ids=["unet", "channels", "same", "bilinear", "shuffle", "reduced", "strided", "unetpp", "fcn8", "u2net"],
 )
 def test_in_fp32_it_gives_what_pytorch_gives(model: Model) -> None:
     view, image = model.field_of_view, noise((model.header.channels, 70, 90))
@@ -132,13 +140,46 @@ def test_the_model_stays_as_it_is_and_the_predictor_too() -> None:
     np.testing.assert_array_equal(predict_array(predictor, image, 32)[1], before)
 
 
-def test_only_int8_is_by_openvino(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("runtime", "kind"), [("pytorch", TorchPredictor), ("openvino", OpenVinoPredictor)])
+def test_the_plan_says_who_predicts(runtime: str, kind: type, tmp_path: Path) -> None:
     model = toy_model()
-    tile = model.field_of_view.tile_of(16)
-    for precision in ("fp32", "fp64", "bf16"):
-        predictor = make_predictor(model, CPU, precision, tile, lambda: samples_of(model), tmp_path)
-        assert isinstance(predictor, TorchPredictor)
+    plan = replace(plan_of(model, (90, 70)), precision="fp32", runtime=runtime)
+    assert isinstance(make_predictor(model, CPU, plan, lambda: samples_of(model), tmp_path), kind)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_here_is_refused(tmp_path: Path) -> None:
+    """A cluster's worker may lack what the plan was made for."""
+    plan = replace(plan_of(toy_model(), (90, 70)), precision="fp16", runtime="openvino")
+    with pytest.raises(DeviceError, match=r"the plan wants OpenVINO in fp16, .* pip install 'tilesegment\[cpu\]'$"):
+        make_predictor(toy_model(), CPU, plan, list, tmp_path)
+
+
+def test_a_network_is_converted_once_until_its_weights_change() -> None:
+    model, image = toy_model(depth=1), noise((1, 32, 32))
+    first, again = (both(model)[0] for _ in range(2))
+    assert first._for_shape((1, 1, 48, 48)) is again._for_shape((1, 1, 48, 48))
+    for parameter in model.network.parameters():
+        parameter.mul_(0.5)
+    changed, expected = (predict_array(each, image, 32)[1] for each in both(model))
+    np.testing.assert_allclose(changed, expected, rtol=0, atol=1e-5)
+
+
+def test_of_many_tiles_it_is_the_default_and_the_mask_says_so(
+    tmp_path: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_model(classes=3).save(tmp_path / "toy.safetensors")
+    image = png(tmp_path, noise((1, 200, 290)))
+    for name, worth, more in (("openvino", 35, {}), ("pytorch", 36, {}), ("chosen", 1, {"runtime": "pytorch"})):
+        monkeypatch.setattr("tilesegment.plan._WORTH_CONVERTING", worth)
+        out, settings = tmp_path / f"{name}.zarr", {"tile": 88, "precision": "fp32", **more}
+        done = tilesegment.predict(image, out, tmp_path / "toy.safetensors", **settings)
+        record = zarr.open_group(out, mode="r").attrs["tilesegment"]
+        assert record["fingerprint"]["runtime"] == name.replace("chosen", "pytorch")
+        assert done.blocks == 12
+    masks = [mask_of(tmp_path / f"{name}.zarr") for name in ("openvino", "pytorch", "chosen")]
+    np.testing.assert_array_equal(masks[1], masks[2])
+    assert np.mean(masks[0] != masks[1]) < 1e-4
 
 
 def test_sample_blocks_are_spread_over_the_image() -> None:
@@ -164,8 +205,8 @@ class TestInt8:
 
     def test_it_is_close_and_says_how_close(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         model, folder = toy_model(base=8), tmp_path / "toy.int8"
-        tile, samples = model.field_of_view.tile_of(16), samples_of(model)
-        predictor = make_predictor(model, CPU, "int8", tile, lambda: samples, folder)
+        samples = samples_of(model)
+        predictor = make_predictor(model, CPU, plan_of(model, (90, 70)), lambda: samples, folder)
         exact = TorchPredictor(model, CPU)
         both = [(predictor.predict(*each), exact.predict(*each)) for each in samples[1::3]]
         differing = sum(np.count_nonzero(a != b) for a, b in both) / sum(a.size for a, _ in both)
@@ -224,7 +265,7 @@ class TestInt8:
         model = toy_model()
         bare = replace(model, network=type("Bare", (Network,), {"crops": True})())
         with pytest.raises(DeviceError, match="precision int8 is not to be had for toy-2: it runs as it is; give fp32"):
-            make_predictor(bare, CPU, "int8", 64, list, tmp_path)
+            make_predictor(bare, CPU, plan_of(model, (90, 70)), list, tmp_path)
 
 
 def test_on_real_sections_fp32_by_either_runtime_is_the_same_mask(isbi: Path) -> None:
@@ -244,13 +285,13 @@ def test_nothing_is_reported_to_the_makers_and_signals_still_arrive(tmp_path: Pa
         "import gc, signal, sys; sys.path.insert(0, 'tests')\n"
         "from pathlib import Path\n"
         "from conftest import toy_model\n"
-        "from test_predictors_openvino import samples_of\n"
+        "from test_predictors_openvino import plan_of, samples_of\n"
         "from tilesegment.predictors.choice import make_predictor\n"
         "del sys.modules['pytest']\n"
         "import torch\n"
         "model = toy_model(depth=1)\n"
         "options = (lambda: samples_of(model), Path(sys.argv[1]))\n"
-        "make_predictor(model, torch.device('cpu'), sys.argv[2], model.field_of_view.tile_of(16), *options)\n"
+        "make_predictor(model, torch.device('cpu'), plan_of(model, (90, 70)), *options)\n"
         "gc.collect()\n"
         "signal.signal(signal.SIGTERM, lambda number, _: print('arrived'))\n"
         "signal.raise_signal(signal.SIGTERM)"
@@ -258,7 +299,7 @@ def test_nothing_is_reported_to_the_makers_and_signals_still_arrive(tmp_path: Pa
     home, kept = tmp_path / "home", tmp_path / "kept"
     home.mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "CI"} | {"HOME": str(home)}
-    command = [sys.executable, "-c", code, kept, "int8"]
+    command = [sys.executable, "-c", code, kept]
     done = subprocess.run(
         command, check=True, cwd=Path(__file__).parents[1], env=environment, stdout=subprocess.PIPE, text=True
     )
@@ -268,8 +309,8 @@ def test_nothing_is_reported_to_the_makers_and_signals_still_arrive(tmp_path: Pa
 
 def test_a_conversion_is_static_unless_it_is_to_be_free() -> None:
     model = toy_model(depth=1)
-    assert convert(model, (1, 1, 64, 64)).inputs[0].partial_shape.is_static
-    free = convert(model, (1, 1, 64, 64), free=True)
+    assert convert(model.network, "toy", (1, 1, 64, 64)).inputs[0].partial_shape.is_static
+    free = convert(model.network, "toy", (1, 1, 64, 64), free=True)
     assert not free.inputs[0].partial_shape.is_static
     free.reshape([1, 1, 80, 64])
     assert list(free.outputs[0].shape) == [1, 2, 64, 48]

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from tilesegment.errors import ImageError, MaskError
 from tilesegment.geometry import Block
-from tilesegment.job import Job, Order
+from tilesegment.job import Job
+from tilesegment.order import Order
 from tilesegment.plan import Machine
 from tilesegment.run import Ending, Outputs, Run, begin
 from tilesegment.settings import Settings

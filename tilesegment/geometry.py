@@ -199,11 +199,13 @@ class TileGrid:
     @property
     def tiles(self) -> int:
         """How many tiles the network sees in all."""
-        rows, columns = self.shape
-        # rows and columns of tiles are independent: count each along one line of blocks
-        down = sum(len({tile.read.y0 for tile in self.at(row, 0).tiles}) for row in range(rows))
-        across = sum(len({tile.read.x0 for tile in self.at(0, column).tiles}) for column in range(columns))
-        return down * across
+        return self._tiles_along(self.region.y0, self.region.y1) * self._tiles_along(self.region.x0, self.region.x1)
+
+    def _tiles_along(self, start: int, stop: int) -> int:
+        """Tiles along one axis: all blocks have the same number of them but the last, which may be narrower."""
+        blocks, rest = divmod(stop - start, self.block)
+        whole, last = (len(self._starts(start, start + side)) for side in (self.block, rest))
+        return blocks * whole + (last if rest else 0)
 
 
 def mirror_indices(start: int, stop: int, size: int) -> np.ndarray:

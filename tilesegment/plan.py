@@ -16,6 +16,7 @@ _LEAST_STEP = 256  # pixels
 # side of a block, about: large enough that margins are cheap, small enough that a few fit anywhere
 _BLOCK = 2048
 _CHUNK = 384
+_WORTH_CONVERTING = 64  # tiles; the conversion takes some seconds
 _MOST_STEP = 1 << 17  # pixels; a U-Net's activations for it take terabytes
 _MOST_CHUNK = 1 << 14  # pixels; a reader has to decode a chunk whole
 
@@ -54,6 +55,7 @@ class NetworkFacts:
         classes: how many it tells apart.
         weights_bytes: size of its weights, as used.
         pixel_bytes: memory that a forward pass takes for each input pixel of a tile.
+        runtime: the only one that runs it; None for a network of PyTorch, which others can be handed.
     """
 
     view: FieldOfView
@@ -61,6 +63,7 @@ class NetworkFacts:
     classes: int
     weights_bytes: int
     pixel_bytes: int
+    runtime: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,13 @@ class Machine:
     Attributes:
         device, precision: where and how exactly.
         free_bytes: memory that a batch may take on the device; None for no more than a tile of the default size takes.
+        openvino: whether it is there, and computes in that precision.
     """
 
     device: str
     precision: str
     free_bytes: int | None = None
+    openvino: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class Plan:
         tile, step, block, chunk: sides in pixels; see the words in geometry.
         batch: tiles at a time.
         device, precision: where and how exactly.
+        runtime: what runs the network: pytorch, openvino or onnxruntime.
     """
 
     image: ImageFacts
@@ -103,6 +109,7 @@ class Plan:
     batch: int
     device: str
     precision: str
+    runtime: str
 
     @property
     def grid(self) -> TileGrid:
@@ -162,7 +169,7 @@ class Plan:
             ("predicted", f"{height} x {width} pixels (y, x){planes}, {self.pixels / 1e6:,.1f} Mpx"),
             ("tile", f"{self.tile} px, of which {self.step} are kept; {self.tiles:,} tiles, {self.batch} at a time"),
             ("block", f"{self.block} px; {self.blocks:,} blocks, chunks of {self.chunk}"),
-            ("device", f"{self.device}, {self.precision}"),
+            ("device", f"{self.device}, {self.precision}, by {self.runtime}"),
             ("memory", f"about {self.memory_bytes / 1e9:.1f} GB, whatever the image's size"),
             ("disk", f"at most {self.disk_bytes / 1e9:.2f} GB for the mask"),
         ]
@@ -198,7 +205,9 @@ def make_plan(image: ImageFacts, network: NetworkFacts, settings: Settings, mach
     batch = settings.batch or _batch((block // step) ** 2, tile, network.pixel_bytes, machine.free_bytes)
     channels = _channels(image, network.channels, settings.channels)
     sides = (tile, step, block, chunk)
-    return Plan(image, network, region, planes, channels, *sides, batch, machine.device, machine.precision)
+    tiles = TileGrid(region, step, block, network.view).tiles * len(planes)
+    runtime = _runtime(network, settings, machine, tiles)
+    return Plan(image, network, region, planes, channels, *sides, batch, machine.device, machine.precision, runtime)
 
 
 def fingerprint(plan: Plan, settings: Settings, more: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,9 +226,30 @@ def fingerprint(plan: Plan, settings: Settings, more: Mapping[str, Any]) -> dict
         "step": plan.step,
         "block": plan.block,
         "precision": plan.precision,
+        "runtime": plan.runtime,
         "tta": settings.tta,
         **more,
     }
+
+
+def _runtime(network: NetworkFacts, settings: Settings, machine: Machine, tiles: int) -> str:
+    """What runs the network; OpenVINO, where there is one, is faster on a CPU, once it has converted the network."""
+    if network.runtime is not None:
+        if settings.runtime != "auto":
+            raise PlanError(
+                f"runtime {settings.runtime} was given, but the model runs by {network.runtime}; leave it out"
+            )
+        return network.runtime
+    if settings.runtime == "pytorch" and machine.precision == "int8":
+        raise PlanError("precision int8 is computed by openvino; leave runtime out, or choose another precision")
+    if settings.runtime == "openvino" and not machine.openvino:
+        raise PlanError(
+            f"openvino is not to be had for {machine.device} in {machine.precision}; it is for CPUs, in fp32, and in "
+            "bf16 where they have that: pip install 'tilesegment[cpu]'"
+        )
+    pays = machine.openvino and tiles >= _WORTH_CONVERTING
+    wanted = settings.runtime == "openvino" or machine.precision == "int8"
+    return "openvino" if wanted or (settings.runtime == "auto" and pays) else "pytorch"
 
 
 def _default_tile(view: FieldOfView) -> int:

@@ -10,8 +10,9 @@ import numpy as np
 
 from tilesegment.errors import MaskError, PlanError
 from tilesegment.geometry import Block
-from tilesegment.job import Job, Order
+from tilesegment.job import Job
 from tilesegment.masks import MaskWriter, create_mask, create_probabilities, is_complete
+from tilesegment.order import Order
 from tilesegment.overview import draw_preview, overview
 from tilesegment.preview import check_preview_path
 from tilesegment.verification import mismatch

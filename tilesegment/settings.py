@@ -16,6 +16,7 @@ class Settings:
         batch: tiles at a time.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32, bf16, fp16 or, on a CPU with OpenVINO, int8.
+        runtime: what runs the network: auto, pytorch or, on a CPU, openvino.
         roi: only these pixels, of level 0.
         level: of the image's pyramid.
         z: only these planes, half-open.
@@ -33,6 +34,7 @@ class Settings:
     batch: int | None = None
     device: str = "auto"
     precision: str = "auto"
+    runtime: str = "auto"
     roi: Region | None = None
     level: int = 0
     z: tuple[int, int] | None = None
@@ -56,6 +58,8 @@ class Settings:
             raise PlanError(f"halo is {self.halo}; allowed: 0 to 65536 pixels")
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise PlanError(f"threshold is {self.threshold}; allowed: between 0 and 1")
+        if self.runtime not in ("auto", "pytorch", "openvino"):
+            raise PlanError(f"runtime is {self.runtime!r}; allowed: auto, pytorch, openvino")
         if self.normalise not in ("model", "image"):
             raise PlanError(f"normalise is {self.normalise!r}; allowed: model, image")
 

@@ -77,6 +77,7 @@ def verify(
     prune: int | None = None,
     device: str = "cpu",
     precision: str = "fp64",
+    runtime: str = "auto",
     level: int = 0,
     axes: str | None = None,
     select: Mapping[str, int] | None = None,
@@ -92,6 +93,7 @@ def verify(
         image, model, axes, select: as in `predict`.
         tile, halo, prune: as for `predict`.
         device, precision: fp64 (on the CPU) leaves no rounding to argue about; fp32 verifies what a GPU does.
+        runtime: as for `predict`.
         level: of the image's pyramid.
         report: called after each crop.
 
@@ -100,7 +102,9 @@ def verify(
     """
     if precision not in _TOLERANCE:
         raise PlanError(f"precision {precision!r} has rounding of its own; allowed for verify: {', '.join(_TOLERANCE)}")
-    settings = Settings(tile=tile, halo=halo, prune=prune, device=device, precision=precision, level=level)
+    settings = Settings(
+        tile=tile, halo=halo, prune=prune, device=device, precision=precision, runtime=runtime, level=level
+    )
     with Job.prepare(image, model, settings, axes=axes, select=select) as job:
         crops = []
         for crop in _compare_all(job):

@@ -143,7 +143,8 @@ class Cluster:
                 raise PlanError(f"workers differ, {' and '.join(precisions)} suit them: choose one with precision")
             free = [machine.free_bytes for machine in found if machine.free_bytes is not None]
             least = min(free) if len(free) == len(found) else None
-            self._machines[settings] = Machine(found[0].device, found[0].precision, least)
+            openvino = all(machine.openvino for machine in found)
+            self._machines[settings] = Machine(found[0].device, found[0].precision, least, openvino)
         return self._machines[settings]
 
     def _ask_all(self, settings: Settings) -> list[Machine]:

@@ -72,7 +72,8 @@ class PieceReader:
                     take(own, piece)
             if needed:
                 decode(needed, take)
-            for own, piece in later:
+            # threads are done in any order; what is dropped first must not depend on it
+            for own, piece in sorted(later, key=lambda each: (each[0].y0, each[0].x0)):
                 self._kept[name, own] = piece
                 self._kept_bytes += piece.nbytes
             self._drop(name, region, shape)

@@ -1,4 +1,4 @@
-"""Which runtime predicts: OpenVINO in int8, PyTorch everything else."""
+"""The predictor that a plan asks for."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +10,10 @@ import torch
 from tilesegment.errors import DeviceError
 from tilesegment.geometry import Block
 from tilesegment.model import Model
+from tilesegment.plan import Plan
 from tilesegment.predictors import quantisation
 from tilesegment.predictors.block import BlockPredictor, Options
+from tilesegment.predictors.devices import has_openvino
 from tilesegment.predictors.openvino import OpenVinoPredictor
 from tilesegment.predictors.torch import TorchPredictor
 
@@ -19,31 +21,36 @@ from tilesegment.predictors.torch import TorchPredictor
 def make_predictor(
     model: Model,
     device: torch.device,
-    precision: str,
-    tile: int,
+    plan: Plan,
     samples: Callable[[], list[tuple[np.ndarray, Block]]],
     folder: Path,
     **options: Unpack[Options],
 ) -> BlockPredictor:
-    """The predictor that computes in `precision` on `device`.
+    """The predictor that computes on `device` as `plan` says.
 
     Args:
         model: the network and its header.
-        device, precision: as `choose_device` and `choose_precision` give them.
-        tile: side of the tiles, pixels.
+        device: as `choose_device` gives it.
+        plan: says the runtime, the precision and the side of the tiles.
         samples: for int8: pixels (C, H, W) of some single tiles with their blocks, see `sample_blocks`.
         folder: for int8: where the quantised network is kept, see `folder_for`.
         options: see `Options`.
 
     Raises:
-        DeviceError, ModelError: int8 is not to be had for this model.
+        DeviceError, ModelError: the runtime or int8 is not to be had here or for this model.
     """
-    if precision != "int8":
-        return TorchPredictor(model, device, precision, **options)
+    if plan.precision != "int8" and plan.runtime != "openvino":
+        return TorchPredictor(model, device, plan.precision, **options)
+    if not has_openvino(device, plan.precision):
+        raise DeviceError(
+            f"the plan wants OpenVINO in {plan.precision}, which is not to be had here; pip install 'tilesegment[cpu]'"
+        )
+    if plan.precision != "int8":
+        return OpenVinoPredictor(model, plan.tile, plan.precision, **options)
     # a network without weights of its own brings its own runtime, as ONNX files do
     if not any(True for _ in model.network.parameters()):
         raise DeviceError(f"precision int8 is not to be had for {model.header.name}: it runs as it is; give fp32")
-    return _in_int8(model, tile, samples(), folder, options)
+    return _in_int8(model, plan.tile, samples(), folder, options)
 
 
 def _in_int8(

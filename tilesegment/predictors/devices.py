@@ -47,6 +47,12 @@ def choose_precision(device: torch.device, name: str = "auto") -> str:
     return name
 
 
+def has_openvino(device: torch.device, precision: str) -> bool:
+    """Whether OpenVINO is here and computes in `precision`: what a CPU lacks it would compute in another, unasked."""
+    native = precision in ("fp32", "int8") or (precision == "bf16" and _cpu_has_bf16())
+    return device.type == "cpu" and native and find_spec("openvino") is not None
+
+
 def _check_int8(device: torch.device) -> None:
     if device.type != "cpu":
         raise DeviceError(f"precision int8 is not to be had on {device.type}; use auto, or device cpu")
@@ -76,7 +82,8 @@ def this_machine(settings: Settings) -> Machine:
         DeviceError: they are not to be had here.
     """
     device = choose_device(settings.device)
-    return Machine(str(device), choose_precision(device, settings.precision), free_memory(device))
+    precision = choose_precision(device, settings.precision)
+    return Machine(str(device), precision, free_memory(device), has_openvino(device, precision))
 
 
 def use_gpu(number: int) -> None:

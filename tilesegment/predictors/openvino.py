@@ -1,4 +1,4 @@
-"""The OpenVINO predictor: the CPU, in int8 and, to compare it with, in fp32."""
+"""The OpenVINO predictor: the CPU, in fp32, bf16 and int8."""
 
 import copy
 import logging
@@ -6,14 +6,15 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Unpack
 
 import torch
 from torch import Tensor
 
 from tilesegment.errors import ModelError
-from tilesegment.model import Model
+from tilesegment.model import Model, weights_hash
+from tilesegment.networks.network import Network
 from tilesegment.predictors.block import BlockPredictor, Options
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ class OpenVinoPredictor(BlockPredictor):
     Args:
         model: the network and its header.
         tile: side of the tiles, pixels; for tiles of another shape it is converted when they come.
-        quantised: the network in int8, as `quantisation.quantised` gives it, which also says for which tiles; None
-            computes in fp32.
+        precision: fp32, or bf16 where the CPU has it; of what is not in int8 in a quantised network.
+        quantised: the network in int8, as `quantisation.quantised` gives it, which also says for which tiles.
         options: see `Options`.
 
     Raises:
@@ -45,6 +46,7 @@ class OpenVinoPredictor(BlockPredictor):
         self,
         model: Model,
         tile: int,
+        precision: str = "fp32",
         *,
         quantised: "openvino.Model | None" = None,
         **options: Unpack[Options],
@@ -54,7 +56,8 @@ class OpenVinoPredictor(BlockPredictor):
         runtime = f"OpenVINO {openvino.get_version().split('-')[0]}"
         super().__init__(model, torch.device("cpu"), runtime, torch.float32, options)
         self.batch = 1
-        self._model, self._quantised = model, quantised
+        self._model, self._precision, self._quantised = model, precision, quantised
+        self._weights = weights_hash(model.network.state_dict())
         self._compiled: dict[tuple[int, ...], openvino.CompiledModel] = {}
         self._for_shape((1, model.header.channels, tile, tile))
 
@@ -65,21 +68,34 @@ class OpenVinoPredictor(BlockPredictor):
 
     def _for_shape(self, shape: tuple[int, ...]) -> "openvino.CompiledModel":
         if shape not in self._compiled:
+            name, how = self._model.header.name, (self._precision, torch.get_num_threads())
             if self._quantised is None:
-                network = convert(self._model, shape)
+                self._compiled[shape] = _converted(self._model.network, self._weights, name, shape, *how)
             else:
                 network = self._quantised.clone()
                 network.reshape(shape)
-            settings = {
-                # of what is not in int8; OpenVINO's own default is bf16 wherever the CPU has it
-                "INFERENCE_PRECISION_HINT": "f32",
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                # several processes on one machine would be pinned to the same cores
-                "ENABLE_CPU_PINNING": False,
-            }
-            self._compiled[shape] = core().compile_model(network, "CPU", settings)
+                self._compiled[shape] = _compile(network, *how)
         return self._compiled[shape]
+
+
+@lru_cache(maxsize=2)
+def _converted(
+    network: Network, weights: str, name: str, shape: tuple[int, ...], precision: str, threads: int
+) -> "openvino.CompiledModel":
+    """The network with those weights, ready for inputs of `shape`; kept, as many images mostly take one model."""
+    return _compile(convert(network, name, shape), precision, threads)
+
+
+def _compile(network: "openvino.Model", precision: str, threads: int) -> "openvino.CompiledModel":
+    settings = {
+        # OpenVINO's own default is bf16 wherever the CPU has it
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        # several processes on one machine would be pinned to the same cores
+        "ENABLE_CPU_PINNING": False,
+    }
+    return core().compile_model(network, "CPU", settings)
 
 
 @cache
@@ -94,11 +110,12 @@ def core() -> "openvino.Core":
     return openvino.Core()
 
 
-def convert(model: Model, shape: tuple[int, ...], *, free: bool = False) -> "openvino.Model":
+def convert(network: Network, name: str, shape: tuple[int, ...], *, free: bool = False) -> "openvino.Model":
     """The network for inputs of `shape` (B, C, H, W), in fp32; its weights are copied.
 
     Args:
-        model: of which the network is taken.
+        network: of PyTorch.
+        name: of its model.
         shape: of its inputs.
         free: leave height and width free, which takes several times longer: the result can be reshaped.
 
@@ -108,7 +125,7 @@ def convert(model: Model, shape: tuple[int, ...], *, free: bool = False) -> "ope
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
-    network = copy.deepcopy(model.network).float().eval()
+    network = copy.deepcopy(network).float().eval()
     sides = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     try:
         with _quiet(), torch.no_grad():
@@ -118,7 +135,7 @@ def convert(model: Model, shape: tuple[int, ...], *, free: bool = False) -> "ope
             return frontend.convert(frontend.load(decoder))
     except Exception as error:  # those of PyTorch and OpenVINO have no common root
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{model.header.name}: OpenVINO cannot convert its network: {reason}") from error
+        raise ModelError(f"{name}: OpenVINO cannot convert its network, choose runtime pytorch: {reason}") from error
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def quantised(model: Model, inputs: list[np.ndarray], folder: Path) -> "openvino
     kept, shape = folder / _key(model, inputs), (1, *inputs[0].shape)
     runtime = core()  # before NNCF makes and frees cores of its own
     if not kept.exists():
-        network = convert(model, shape, free=model.header.halo is not None)
+        network = convert(model.network, model.header.name, shape, free=model.header.halo is not None)
         network.reshape(shape)
         _keep(_quantise(network, [each[None] for each in inputs]), kept)
     try:
