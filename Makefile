@@ -21,7 +21,7 @@ demo: .venv/installed
 	@echo "Look at demo/overlay.png; the mask is demo/mask.zarr."
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/installed
 	$(BIN)/ruff check .

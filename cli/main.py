@@ -8,6 +8,7 @@ import click
 
 from tilesegment import TilesegmentError
 from tilesegment.errors import one_line
+from tilesegment_cli.bench import bench
 from tilesegment_cli.evaluate import evaluate
 from tilesegment_cli.export import export
 from tilesegment_cli.import_weights import import_weights
@@ -38,6 +39,7 @@ for command in (
     train,
     evaluate,
     verify,
+    bench,
     preview,
     info,
     models,

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tilesegment_cli import options
+from tilesegment_cli.exit_codes import SOME_FAILED, STOPPED
 from tilesegment_cli.types import BatchType, ListType, PartType, RangeType, RegionType
 
 if TYPE_CHECKING:
     from tilesegment.batch import Choices, Errand, Outcome
     from tilesegment.job import Job
-
-SOME_FAILED, STOPPED = 3, 75  # exit codes
 
 
 @click.command()

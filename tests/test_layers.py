@@ -30,7 +30,7 @@ ALLOWED = {
     "zarr_reading": {"threads"},
     "images": {"errors", "geometry", "metadata", "threads", "zarr_reading"},
     "masks": {"errors", "geometry", "metadata", "zarr_reading"},
-    "predictors": {"errors", "geometry", "header", "model", "plan", "settings"},
+    "predictors": {"errors", "geometry", "header", "model", "networks", "plan", "settings"},
     "engine": {"errors", "geometry"},
     "preview": {"errors", "metadata"},
     "evaluation": {"errors"},
