@@ -78,8 +78,11 @@ class Screen(Listener):
             f"{outcome.errand.outputs.mask}: {megapixels:,.1f} Mpx in {outcome.seconds:,.1f} s ({speed:.2f} Mpx/s)"
             f"{peak}{resumed}{skipped}{parts}"
         )
+        assert outcome.order is not None
+        if outcome.ending.batch < outcome.order.plan.batch:
+            planned, device = outcome.order.plan.batch, outcome.order.plan.device
+            self._progress.line(f"{device} lacks the memory for {planned} tiles at a time: {outcome.ending.batch}")
         if outcome.ending.mismatch is not None:
-            assert outcome.order is not None
             halo, share = outcome.order.plan.network.view.before, 100 * outcome.ending.mismatch
             self._progress.line(
                 f"halo of {halo} px, chosen: with a larger one {share:.3f} % of the pixels near tile lines and borders "

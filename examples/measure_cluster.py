@@ -28,8 +28,8 @@ from tilesegment.cluster import Cluster, window
 from tilesegment.cluster.tasks import Report
 from tilesegment.geometry import FieldOfView, Region, TileGrid
 from tilesegment.job import Job
-from tilesegment.settings import Settings
 from tilesegment.run import Outputs, Run, begin
+from tilesegment.settings import Settings
 
 
 def nothing(token: str, run: Run, places: list[tuple[int, int, int]]) -> Report:

@@ -23,7 +23,7 @@ from tilesegment.header import Normalisation
 from tilesegment.metadata import PixelSize
 from tilesegment.model import Model
 from tilesegment.predictors.torch import TorchPredictor
-from tilesegment_cli.export import export as command
+from tilesegment_cli.main import tileseg
 
 pytest.importorskip("onnxscript", reason="needs the packages of pip install 'tilesegment[onnx]'")
 CPU = torch.device("cpu")
@@ -195,10 +195,12 @@ def test_what_cannot_be_exported_is_refused_in_a_line(toy: Path, tmp_path: Path)
 
 def test_the_command_exports_and_says_where(toy: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.onnx"
-    done = CliRunner().invoke(command, [str(toy), "--to", "onnx", "--out", str(out), "--json"])
+    done = CliRunner().invoke(tileseg, ["export", str(toy), "--to", "onnx", "--out", str(out), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == {"path": str(out), "format": "onnx", "bytes": out.stat().st_size}
     assert f"--model {out}" in done.stderr
-    again = CliRunner().invoke(command, [str(toy), "--to", "onnx", "--out", str(out)])
+    again = CliRunner().invoke(tileseg, ["export", str(toy), "--to", "onnx", "--out", str(out)])
     assert isinstance(again.exception, ModelError)
-    assert CliRunner().invoke(command, [str(out), "--to", "bioimageio", "--out", "m.zip"]).exception is not None
+    assert (
+        CliRunner().invoke(tileseg, ["export", str(out), "--to", "bioimageio", "--out", "m.zip"]).exception is not None
+    )

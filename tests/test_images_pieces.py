@@ -2,16 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from conftest import toy_model
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from image_files import fails, make_pixels, tiff, zarr_array
 
+import tilesegment
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
 from tilesegment.images.pieces import PieceReader, Take, pieces
+from tilesegment.images.zarr_chunks import Chunks
 from tilesegment.threads import decoding_threads
 from tilesegment.zarr_reading import open_with_zarr, open_with_zarrs
 
@@ -109,6 +113,28 @@ def test_a_damaged_chunk_is_named_wherever_it_lies(tmp_path: Path, change: Calla
         (path / key).write_bytes(content)
 
 
+class Vanishing:
+    """An array whose first chunk is deleted just before it is read."""
+
+    def __init__(self, array: Any, chunk: Path) -> None:
+        self.array, self.chunk = array, chunk
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.array, name)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        self.chunk.unlink(missing_ok=True)
+        return self.array[index]
+
+
+def test_a_chunk_that_vanishes_while_it_is_read_is_no_background(tmp_path: Path) -> None:
+    folder = zarr_array("yx", (64, 64))(tmp_path, PLANE)
+    chunks = Chunks(folder)
+    chunks.array = chunks._whole = Vanishing(chunks.array, folder / "c" / "0" / "0")  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="c/0/0 vanished while it was read"):
+        chunks.read((slice(0, 128), slice(0, 128)))
+
+
 def test_both_pipelines_read_the_same(tmp_path: Path) -> None:
     path = zarr_array("yx", (16, 16), shards=(64, 64))(tmp_path, PLANE)
     fast = open_with_zarrs(path)
@@ -137,3 +163,17 @@ def test_threads_are_those_that_openmp_may_have(monkeypatch: pytest.MonkeyPatch,
 def test_threads_are_the_cores_where_openmp_is_told_nothing(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", told)
     assert decoding_threads() >= 1
+
+
+def test_a_run_tells_how_much_more_it_decoded_than_it_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every chunk once: what is more are the parts of chunks beyond the image and what margins reach."""
+    monkeypatch.setattr("tilesegment.plan._BLOCK", 384)
+    toy_model().save(tmp_path / "toy.safetensors")
+    image = zarr_array("yx", (64, 64))(tmp_path, make_pixels(1, 600, 900))
+    done = tilesegment.predict(image, tmp_path / "m.zarr", tmp_path / "toy.safetensors", tile=88)
+    expected = 640 * 960 / (600 * 900)
+    assert done.read_amplification == pytest.approx(expected)
+    record = tilesegment.open_mask(tmp_path / "m.zarr").spec.provenance
+    assert record["read_amplification"] == pytest.approx(expected)
+    again = tilesegment.predict(image, tmp_path / "m.zarr", tmp_path / "toy.safetensors", tile=88)
+    assert again.read_amplification is None, "nothing was read"

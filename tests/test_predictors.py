@@ -1,13 +1,17 @@
 """From the pixels of a block to the classes of a block."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from command_line import Run
 from conftest import noise, toy_model
 
+import tilesegment
 from tilesegment.engine import predict_array
 from tilesegment.errors import DeviceError
 from tilesegment.geometry import Block, Region, TileGrid
@@ -152,6 +156,47 @@ def test_any_batch_gives_every_tile(batch: int) -> None:
     np.testing.assert_allclose(
         probabilities(model, pixels, batch=batch), probabilities(model, pixels), rtol=0, atol=1e-12
     )
+
+
+class RoomFor(TorchPredictor):
+    """On a device whose memory is full with more than `room` tiles at a time; there is no such device to test on."""
+
+    room, error = 2, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    def _logits(self, tiles: torch.Tensor) -> torch.Tensor:
+        if len(tiles) > self.room:
+            raise self.error
+        return super()._logits(tiles)
+
+
+@pytest.mark.parametrize("error", [RoomFor.error, RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)")])
+def test_without_memory_for_a_batch_half_as_many_are_taken(error: RuntimeError) -> None:
+    model = toy_model()
+    pixels, block = pixels_of(model), block_of(model)
+    predictor = RoomFor(model, CPU, "fp64", batch=9)
+    predictor.error = error
+    _, found = predictor.predict_probabilities(pixels, block)
+    assert (predictor.batch, predictor.lacked_memory) == (2, True)
+    np.testing.assert_allclose(found, probabilities(model, pixels), rtol=0, atol=1e-12)
+    predictor.room = 0
+    with pytest.raises(DeviceError, match="cpu lacks the memory for a tile of 56 pixels; choose a smaller tile"):
+        predictor.predict(pixels, block)
+
+
+def test_what_else_goes_wrong_is_no_lack_of_memory() -> None:
+    model, predictor = toy_model(), RoomFor(toy_model(), CPU, batch=4)
+    predictor.error = RuntimeError("an illegal memory access was encountered")
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        predictor.predict(pixels_of(model), block_of(model))
+    assert predictor.batch == 4
+
+
+def test_a_run_says_that_it_took_fewer_tiles_at_a_time(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tilesegment.predictors.choice.TorchPredictor", RoomFor)
+    done = run("predict slide.tif -m toy.safetensors --tile 88 --batch 5 -o m.zarr --json")
+    assert "cpu lacks the memory for 5 tiles at a time: 2" in done.err
+    assert json.loads(done.out)["batch"] == 2
+    assert tilesegment.open_mask(folder / "m.zarr").spec.provenance["batch"] == 2
 
 
 def test_a_step_that_covers_the_image_is_one_pass() -> None:

@@ -34,6 +34,7 @@ class Job:
     def __init__(self, order: Order, source: ImageSource, model: Model) -> None:
         self.order, self.source, self.model = order, source, model
         self.plan, self.settings = order.plan, order.settings
+        self._wanted_bytes = 0
 
     @classmethod
     def prepare(
@@ -112,9 +113,20 @@ class Job:
         )
 
     @property
+    def batch(self) -> int:
+        """Tiles at a time: as planned, or what the device's memory allows."""
+        fewer = "predictor" in self.__dict__ and self.predictor.lacked_memory
+        return self.predictor.batch if fewer else self.plan.batch
+
+    @property
     def disagreement(self) -> float | None:
         """Share of the pixels of some tiles that another class than in fp32 was found for, where that was measured."""
         return self.predictor.disagreement if "predictor" in self.__dict__ else None
+
+    @property
+    def read_amplification(self) -> float | None:
+        """Bytes of the image that were decoded so far, for each byte of the blocks that were read, margins left out."""
+        return self.source.decoded_bytes / self._wanted_bytes if self._wanted_bytes else None
 
     def read(self, z: int, block: Block) -> np.ndarray:
         """Pixels (C, H, W) of `block.read` in plane `z`, mirrored beyond the image.
@@ -123,6 +135,7 @@ class Job:
             ImageError: they cannot be read, or hold NaN or infinity.
         """
         pixels = read_mirrored(self.source, block.read, self.settings.level, z)
+        self._wanted_bytes += block.write.area * len(pixels) * pixels.itemsize
         if self.plan.channels != tuple(range(len(pixels))):
             pixels = pixels[list(self.plan.channels)]
         if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():

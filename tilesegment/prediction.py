@@ -26,11 +26,14 @@ class Prediction:
             been, but damaged. `blocks_skipped` of them were empty; `pixels` are those that were predicted.
         seconds: from the image's opening to the finished mask.
         mpx_per_s: millions of pixels a second, this run.
-        tile, step, batch, device, precision: as planned.
+        tile, step, device, precision: as planned.
+        batch: tiles at a time; fewer than planned where the device's memory did not allow it.
         halo: context of a tile, pixels.
         mismatch: of a halo that was chosen: share of the pixels near tile lines and image borders whose class a larger
             one changes; None where tiles are exact.
         disagreement: of int8: share of the pixels of some tiles that are of another class in fp32.
+        read_amplification: bytes of the image that were decoded, for each byte of the blocks that were read, margins
+            left out; on a cluster, of the worker that finished the mask. None if nothing was read.
         peak_rss_bytes: largest resident memory of the process.
         model: its name.
     """
@@ -52,6 +55,7 @@ class Prediction:
     halo: int
     mismatch: float | None
     disagreement: float | None
+    read_amplification: float | None
     peak_rss_bytes: int
     model: str
 
@@ -91,7 +95,7 @@ def predict(
         listeners: hear how it goes.
         stop: asked between blocks; if it says so, the run ends there.
         settings: the fields of `Settings`: tile, halo, prune, batch, device, precision, roi, level, z, channels,
-            threshold, tta, normalise, skip_empty.
+            runtime, threshold, tta, normalise, skip_empty.
 
     Raises:
         TilesegmentError: the image, the model, the settings or the output is not to be had; nothing that existed is
@@ -145,12 +149,13 @@ def prediction_of(outcome: Outcome) -> Prediction:
         mpx_per_s=outcome.pixels / 1e6 / max(outcome.seconds, 1e-9),
         tile=plan.tile,
         step=plan.step,
-        batch=plan.batch,
+        batch=ending.batch,
         device=plan.device,
         precision=plan.precision,
         halo=plan.network.view.before,
         mismatch=ending.mismatch,
         disagreement=ending.disagreement,
+        read_amplification=ending.read_amplification,
         peak_rss_bytes=peak_memory(),
         model=outcome.model,
     )

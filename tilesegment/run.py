@@ -121,11 +121,16 @@ class Ending:
         mismatch: of a halo that was chosen: share of the pixels near tile lines and image borders whose class a larger
             one changes; None where tiles are exact.
         disagreement: of int8: share of the pixels of some tiles that are of another class in fp32.
+        read_amplification: bytes of the image that were decoded, for each byte of the blocks that were read, margins
+            left out, by the process that ended the run; None if it read none.
+        batch: tiles at a time in the end: fewer than planned where the device's memory did not allow it.
     """
 
     complete: bool
-    mismatch: float | None = None
-    disagreement: float | None = None
+    mismatch: float | None
+    disagreement: float | None
+    read_amplification: float | None
+    batch: int
 
 
 def begin(job: Job, outputs: Outputs, part: tuple[int, int] | None = None) -> Run:
@@ -154,6 +159,7 @@ def finish(run: Run, job: Job, known: Mapping[str, Any]) -> Ending:
         MaskError: blocks are missing or damaged, or the disk refuses; it can be called again.
     """
     complete, inexact = True, None
+    known = {**known, "read_amplification": job.read_amplification, "batch": job.batch}
     if job.disagreement is not None:
         known = {**known, "disagreement": job.disagreement}
     for store in run.stores:
@@ -168,7 +174,7 @@ def finish(run: Run, job: Job, known: Mapping[str, Any]) -> Ending:
         complete &= is_ours_to_do or store.is_finished()
     if run.preview is not None and not run.stores:
         draw_preview(run.order.image, run.mask, run.preview)
-    return Ending(complete, inexact, job.disagreement)
+    return Ending(complete, inexact, job.disagreement, job.read_amplification, job.batch)
 
 
 def _draw(run: Run, job: Job, mask: MaskWriter, preview: Path) -> None:

@@ -62,6 +62,7 @@ class Idle:
     """
 
     disagreement = None  # with the same network in fp32, which is not run either
+    lacked_memory = False
 
     def __init__(self, ids: np.ndarray, view: FieldOfView, classes: int) -> None:
         self.ids, self.view, self.classes, self.batch = ids, view, classes, 1

@@ -38,11 +38,15 @@ class Chunks:
         """
         spans = _spans(index)
         places = list(product(*_touched(spans, self.array.shards or self.array.chunks)))
-        for place in places:
-            _check(self._folder, self.array.metadata.encode_chunk_key(place))
+        keys = [self.array.metadata.encode_chunk_key(place) for place in places]
+        there = [key for key in keys if _is_stored(self._folder, key)]
         array = self._whole if self._whole is not None and self._is_whole(spans) else self.array
         try:
             pixels = np.asarray(array[spans])
+            # what vanishes in the meantime is background to zarr, too
+            for key in there:
+                if not _is_stored(self._folder, key):
+                    raise ValueError(f"{key} vanished while it was read")
             return pixels[tuple(0 if isinstance(at, int) else slice(None) for at in index)]
         except MemoryError:
             raise
@@ -82,17 +86,22 @@ def _touched(spans: tuple[slice, ...], sides: tuple[int, ...]) -> list[range]:
     return [range(span.start // side, -(-span.stop // side)) for span, side in zip(spans, sides, strict=True)]
 
 
-def _check(root: Path, key: str) -> None:
-    """Whether `key` is a file that is not empty, or nothing at all in folders that there are."""
+def _is_stored(root: Path, key: str) -> bool:
+    """Whether `key` is a file; if not, it is nothing at all, in folders that there are.
+
+    Raises:
+        ValueError: it is something else, or an empty file.
+    """
     try:
         found = os.stat(os.path.join(root, key))
     except (FileNotFoundError, NotADirectoryError):
         _check_missing(root, key)
-        return
+        return False
     if not stat.S_ISREG(found.st_mode):
         raise ValueError(f"{key} is not a file that can be read")
     if not found.st_size:
         raise ValueError(f"{key} is an empty file")
+    return True
 
 
 def _check_missing(root: Path, key: str) -> None:

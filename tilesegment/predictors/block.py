@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tilesegment.errors import DeviceError
 from tilesegment.geometry import Block, Region, Tile
 from tilesegment.header import Normalisation
 from tilesegment.model import Model
@@ -31,6 +32,12 @@ class Options(TypedDict, total=False):
     threshold: float | None
 
 
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device's memory did not suffice; that of a CPU and MPS have no class of their own for it."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
 class BlockPredictor:
     """Predicts whole blocks: normalise, cut into tiles, run in batches, average, keep the centre, put together.
 
@@ -46,7 +53,9 @@ class BlockPredictor:
 
     Attributes:
         view: the network's field of view.
-        batch, runtime: as given.
+        batch: tiles at a time, as given, or, where the device's memory did not allow that, half as many, and so on.
+        lacked_memory: whether it did not.
+        runtime: as given.
         disagreement: share of the pixels to which the same network in fp32 gives another class, where it was measured.
     """
 
@@ -58,6 +67,7 @@ class BlockPredictor:
         self.threshold = model.header.threshold if threshold is None else threshold
         self.classes = len(model.header.classes)
         self.disagreement: float | None = None
+        self.lacked_memory = False
         self._exact = exact
         scale = options.get("normalisation") or model.header.normalisation
         self._mean, self._std = (
@@ -95,15 +105,42 @@ class BlockPredictor:
 
     @torch.inference_mode()
     def _each_tile(self, pixels: np.ndarray, block: Block, keep: Callable[[Region, Tensor], object]) -> None:
-        """Calls `keep` with each tile's `write` region, counted from the block's, and its probabilities (K, h, w)."""
-        image = self.normalised(pixels)
-        for start in range(0, len(block.tiles), self.batch):
+        """Calls `keep` with each tile's `write` region, counted from the block's, and its probabilities (K, h, w).
+
+        Raises:
+            DeviceError: the device has not the memory for a single tile.
+        """
+        image, start = self.normalised(pixels), 0
+        while start < len(block.tiles):
             tiles = block.tiles[start : start + self.batch]
-            # a batch is always full: another shape may be computed by another kernel, with other rounding
-            regions = [tile.read.within(block.read) for tile in (*tiles, *tiles[-1:] * (self.batch - len(tiles)))]
-            inputs = torch.stack([image[:, *region.slices] for region in regions])
-            for tile, probabilities in zip(tiles, self._probabilities(inputs), strict=False):
+            found = self._if_memory_allows(image, [tile.read.within(block.read) for tile in tiles])
+            if found is None:
+                self._take_fewer(tiles[0])
+                continue
+            for tile, probabilities in zip(tiles, found, strict=False):
                 keep(tile.write.within(block.write), probabilities[:, *self._kept(tile)])
+            start += len(tiles)
+
+    def _if_memory_allows(self, image: Tensor, regions: list[Region]) -> Tensor | None:
+        """Class probabilities (B, K, h, w) of `regions`, one batch, of an image (C, H, W); None without memory."""
+        # a batch is always full: another shape may be computed by another kernel, with other rounding
+        regions = [*regions, *regions[-1:] * (self.batch - len(regions))]
+        try:
+            return self._probabilities(torch.stack([image[:, *region.slices] for region in regions]))
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            return None
+
+    def _take_fewer(self, tile: Tile) -> None:
+        """Half as many tiles at a time from now on."""
+        if self.batch == 1:
+            raise DeviceError(
+                f"{self.device} lacks the memory for a tile of {tile.read.width} pixels; choose a smaller tile"
+            )
+        self.batch, self.lacked_memory = self.batch // 2, True
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # what was kept for batches of the old size
 
     def _kept(self, tile: Tile) -> tuple[slice, slice]:
         """The tile's `write` region in the network's output."""

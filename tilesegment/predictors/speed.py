@@ -86,18 +86,14 @@ def time_predictor(
     Raises:
         DeviceError: the device has not the memory for it.
     """
-    times: list[float] = []
-    try:
-        first = _time_once(predictor, pixels, block)
-        if first > patience:
-            return [first]
-        while not times or sum(times) < seconds:
-            times.append(_time_once(predictor, pixels, block))
-    except torch.OutOfMemoryError as error:
-        tiles = f"{predictor.batch} tile(s) of {block.tiles[0].read.width} pixels"
-        raise DeviceError(
-            f"{predictor.device} lacks the memory for {tiles} at a time; choose a smaller tile or batch"
-        ) from error
+    times, batch = list[float](), predictor.batch
+    first = _time_once(predictor, pixels, block)
+    if predictor.lacked_memory:
+        raise DeviceError(f"{predictor.device} lacks the memory for {batch} tiles at a time; choose a smaller batch")
+    if first > patience:
+        return [first]
+    while not times or sum(times) < seconds:
+        times.append(_time_once(predictor, pixels, block))
     return times
 
 
