@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 model = click.option(
     "--model", "-m", metavar="FILE|NAME", help="Model file or bundled model.  [default: em-membrane, one channel]"
 )
-tile = click.option("--tile", type=int, metavar="PX", help="Side of the network's input.  [default: 572]")
+tile = click.option(
+    "--tile", type=int, metavar="PX", help="Side of the network's input.  [default: what computes least]"
+)
 halo = click.option("--halo", type=int, metavar="PX", help="Context of a tile, where exact is not to be had.")
 prune = click.option("--prune", type=PruneType(), help="Of a U-Net++, use the head of this level: L1 to L4.")
 device = click.option("--device", default="auto", metavar="auto|cpu|cuda|cuda:N|mps", show_default=True)

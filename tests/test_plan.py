@@ -34,8 +34,8 @@ def plan_of(
     return make_plan(image, network, Settings(**chosen), Machine(device, precision, free, openvino))
 
 
-def test_the_default_is_the_tile_of_the_paper_with_an_exact_step() -> None:
-    plan = plan_of()
+def test_the_tile_of_the_paper_has_an_exact_step() -> None:
+    plan = plan_of(tile=572)
     assert (plan.tile, plan.step, plan.chunk, plan.block, plan.batch) == (572, 384, 384, 1920, 1)
     assert (plan.region, plan.planes, plan.channels) == (Region(0, 0, 10_000, 8_000), range(1), (0,))
     assert (plan.blocks, plan.tiles, plan.pixels) == (6 * 5, 27 * 21, 80_000_000)
@@ -75,8 +75,8 @@ def test_a_batch_divides_the_tiles_of_a_block_and_fits_the_memory(steps: int, pi
 
 def test_the_batch_may_be_chosen() -> None:
     assert plan_of(batch=7).batch == 7
-    assert plan_of(tile=220).batch == 6, "small tiles come in batches of about a default tile's pixels"
-    assert plan_of(free=2**40).batch == 25
+    assert plan_of(tile=220).batch == 6, "small tiles come in batches of about the pixels of the paper's"
+    assert plan_of(free=2**40, tile=572).batch == 25
 
 
 @given(st.integers(4_000, 10_000_000), st.integers(4_000, 10_000_000), st.integers(1, 10_000))
@@ -129,7 +129,7 @@ def test_settings_that_cannot_be_are_refused_in_one_line(chosen: dict[str, Any],
 def test_a_threshold_needs_two_classes() -> None:
     with pytest.raises(PlanError, match="threshold needs a model of two classes; this one has 3"):
         plan_of(network=replace(NETWORK, classes=3), threshold=0.4)
-    assert plan_of(threshold=0.4).step == 384
+    assert plan_of(threshold=0.4).step == 512
 
 
 @pytest.mark.parametrize(
@@ -228,15 +228,39 @@ def test_the_fingerprint_holds_what_decides_pixels_and_nothing_else() -> None:
         assert other != same
 
 
+@pytest.mark.parametrize(
+    ("side", "pixel_bytes", "tile"),
+    [
+        (10_000, 100, 1212),
+        (1024, 100, 1212),
+        (512, 100, 700),
+        (513, 100, 1212),  # against four of 700
+        (200, 100, 444),
+        (10_000, 1536, 700),  # 2.3 GB for a tile of 1212
+        (10_000, 10_000, 444),  # nothing fits; the least
+    ],
+)
+def test_where_no_tile_is_chosen_it_is_the_one_that_computes_least(side: int, pixel_bytes: int, tile: int) -> None:
+    network, image = replace(NETWORK, pixel_bytes=pixel_bytes), replace(IMAGE, shape=(side, side))
+    for free in (None, 2**40):
+        assert plan_of(image, network, free=free).tile == tile
+
+
+def test_a_wide_halo_asks_for_a_large_tile() -> None:
+    u2net = replace(NETWORK, view=FieldOfView(32, 384, 384, False), pixel_bytes=100)
+    assert plan_of(IMAGE, u2net).tile == 1024 + 2 * 384
+
+
 def test_on_a_cpu_many_tiles_are_run_by_openvino_and_few_are_not_worth_its_conversion() -> None:
-    few, many = (replace(IMAGE, shape=(384, 384 * tiles)) for tiles in (63, 64))
-    assert plan_of(few, openvino=True).runtime == "pytorch"
-    assert plan_of(replace(few, depth=2), openvino=True).runtime == "openvino"
-    assert plan_of(many, openvino=True).runtime == "openvino"
-    assert plan_of(many).runtime == "pytorch"
-    assert plan_of(many, openvino=True, runtime="pytorch").runtime == "pytorch"
-    assert plan_of(few, openvino=True, runtime="openvino").runtime == "openvino"
-    assert plan_of(few, openvino=True, precision="int8").runtime == "openvino"
+    # of 572 pixels each, which is 16 million with the 49th
+    few, many = (replace(IMAGE, shape=(384, 384 * tiles)) for tiles in (48, 49))
+
+    def of(image: ImageFacts, openvino: bool = True, **chosen: Any) -> str:
+        return plan_of(image, openvino=openvino, tile=572, **chosen).runtime
+
+    assert [of(few), of(many), of(replace(few, depth=2))] == ["pytorch", "openvino", "openvino"]
+    assert of(many, openvino=False) == of(many, runtime="pytorch") == "pytorch"
+    assert of(few, runtime="openvino") == of(few, precision="int8") == "openvino"
     with pytest.raises(PlanError, match="int8 is computed by openvino"):
         plan_of(few, openvino=True, precision="int8", runtime="pytorch")
 
@@ -249,7 +273,7 @@ def test_a_network_that_brings_its_runtime_keeps_it() -> None:
 
 
 def test_the_lines_say_what_and_how_much() -> None:
-    lines = dict(plan_of(replace(IMAGE, depth=5), z=(1, 3), precision="bf16").lines())
+    lines = dict(plan_of(replace(IMAGE, depth=5), z=(1, 3), precision="bf16", tile=572).lines())
     assert lines["image"] == "/data/slide.tif (TIFF, 1 channels)"
     assert lines["predicted"] == "10000 x 8000 pixels (y, x) x 2 planes, 160.0 Mpx"
     assert lines["tile"] == "572 px, of which 384 are kept; 1,134 tiles, 1 at a time"

@@ -11,12 +11,13 @@ from tilesegment.errors import PlanError
 from tilesegment.geometry import Block, FieldOfView, Region, TileGrid
 from tilesegment.settings import Settings
 
-DEFAULT_TILE = 572
-_LEAST_STEP = 256  # pixels
+_PAPER_TILE = 572  # pixels
+_STEPS = (256, 512, 1024)  # pixels: sides of what is kept of a tile, where none was chosen
+_MOST_ACTIVATIONS = 5 << 28  # bytes that those of a tile may take where its side is not chosen
 # side of a block, about: large enough that margins are cheap, small enough that a few fit anywhere
 _BLOCK = 2048
 _CHUNK = 384
-_WORTH_CONVERTING = 64  # tiles; the conversion takes some seconds
+_WORTH_CONVERTING = 16_000_000  # pixels of tiles; the conversion takes some seconds
 _MOST_STEP = 1 << 17  # pixels; a U-Net's activations for it take terabytes
 _MOST_CHUNK = 1 << 14  # pixels; a reader has to decode a chunk whole
 
@@ -194,7 +195,7 @@ def make_plan(image: ImageFacts, network: NetworkFacts, settings: Settings, mach
     if settings.threshold is not None and network.classes != 2:
         raise PlanError(f"a threshold needs a model of two classes; this one has {network.classes}: leave it out")
     region, planes = _region(image, settings.roi), _planes(image, settings.z)
-    tile = settings.tile if settings.tile is not None else _default_tile(network.view)
+    tile = settings.tile if settings.tile is not None else _default_tile(network, region, machine)
     step = network.view.step_of(tile)
     chunk = _chunk(step)
     if step > _MOST_STEP or chunk > _MOST_CHUNK:
@@ -206,7 +207,7 @@ def make_plan(image: ImageFacts, network: NetworkFacts, settings: Settings, mach
     channels = _channels(image, network.channels, settings.channels)
     sides = (tile, step, block, chunk)
     tiles = TileGrid(region, step, block, network.view).tiles * len(planes)
-    runtime = _runtime(network, settings, machine, tiles)
+    runtime = _runtime(network, settings, machine, tiles * tile**2)
     return Plan(image, network, region, planes, channels, *sides, batch, machine.device, machine.precision, runtime)
 
 
@@ -232,8 +233,11 @@ def fingerprint(plan: Plan, settings: Settings, more: Mapping[str, Any]) -> dict
     }
 
 
-def _runtime(network: NetworkFacts, settings: Settings, machine: Machine, tiles: int) -> str:
-    """What runs the network; OpenVINO, where there is one, is faster on a CPU, once it has converted the network."""
+def _runtime(network: NetworkFacts, settings: Settings, machine: Machine, pixels: int) -> str:
+    """What runs the network on tiles of so many `pixels` in all.
+
+    OpenVINO, where there is one, is faster on a CPU, once it has converted the network.
+    """
     if network.runtime is not None:
         if settings.runtime != "auto":
             raise PlanError(
@@ -247,15 +251,27 @@ def _runtime(network: NetworkFacts, settings: Settings, machine: Machine, tiles:
             f"openvino is not to be had for {machine.device} in {machine.precision}; it is for CPUs, in fp32, and in "
             "bf16 where they have that: pip install 'tilesegment[cpu]'"
         )
-    pays = machine.openvino and tiles >= _WORTH_CONVERTING
+    pays = machine.openvino and pixels >= _WORTH_CONVERTING
     wanted = settings.runtime == "openvino" or machine.precision == "int8"
     return "openvino" if wanted or (settings.runtime == "auto" and pays) else "pytorch"
 
 
-def _default_tile(view: FieldOfView) -> int:
-    """Side of a tile where none was chosen: that of the paper, unless hardly anything of it would be kept."""
-    least = -(-_LEAST_STEP // view.divisor) * view.divisor
-    return max(view.nearest_tile(DEFAULT_TILE), view.tile_of(least))
+def _default_tile(network: NetworkFacts, region: Region, machine: Machine) -> int:
+    """Side of a tile where none was chosen: of those whose activations fit, the one with the fewest pixels to compute.
+
+    Context is computed once for each tile, so large ones compute less, but for what lies beyond the region. That is
+    reckoned and not timed, so that all machines with the memory, and all parts of a run, come to the same.
+    """
+    view = network.view
+    tiles = [view.tile_of(-(-step // view.divisor) * view.divisor) for step in _STEPS]
+    most = _MOST_ACTIVATIONS if machine.free_bytes is None else min(_MOST_ACTIVATIONS, machine.free_bytes)
+    fitting = [tile for tile in tiles if tile**2 * network.pixel_bytes <= most]
+
+    def pixels(tile: int) -> int:
+        step = view.step_of(tile)
+        return ceil(region.height / step) * ceil(region.width / step) * tile**2
+
+    return min(fitting or tiles[:1], key=pixels)
 
 
 def _region(image: ImageFacts, roi: Region | None) -> Region:
@@ -312,7 +328,8 @@ def _chunk(step: int) -> int:
 def _batch(tiles: int, tile: int, pixel_bytes: int, free_bytes: int | None) -> int:
     """The largest batch that divides a block's `tiles` and is no larger than pays.
 
-    Small tiles in batches as large as one default tile; more only where there is memory to spare, as on a GPU.
+    Where memory is shared with all else, small tiles in batches as large as one of the paper; more only where there is
+    memory to spare, as on a GPU.
     """
-    most = DEFAULT_TILE**2 // tile**2 if free_bytes is None else free_bytes // (tile**2 * pixel_bytes)
+    most = _PAPER_TILE**2 // tile**2 if free_bytes is None else free_bytes // (tile**2 * pixel_bytes)
     return max(size for size in range(1, min(max(most, 1), tiles, 64) + 1) if tiles % size == 0)

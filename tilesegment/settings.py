@@ -12,7 +12,7 @@ class Settings:
     """What a user may choose about a prediction; None means: chosen by the plan.
 
     Attributes:
-        tile: side of the network's input, pixels.
+        tile: side of the network's input, pixels; by default what computes least.
         batch: tiles at a time.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32, bf16, fp16 or, on a CPU with OpenVINO, int8.

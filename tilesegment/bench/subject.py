@@ -24,7 +24,7 @@ from tilesegment.settings import Settings
 
 PATIENCE = 5.0  # seconds: what takes longer at first is not done again
 ROUNDS = 3  # everything is measured so many times, in turns
-_LARGE = 32  # tiles along the side of an image that is large: any runtime's start pays
+_LARGE = 1 << 16  # pixels: side of an image that is large, so that any runtime's start pays
 _PROBE = 2048  # side of a drawn image before it is known how large it should be, pixels
 _LARGEST = 1 << 30  # bytes of pixels that are drawn, at most
 # shares of the time that is granted; the rest is for starting, warming up and matrix products
@@ -123,9 +123,11 @@ def drawn_subject(
 
 
 def _settled(subject: Subject) -> Subject:
-    """With the runtime of a large image, whatever the size of the part."""
+    """With the runtime of a large image, and the tile of the image, or, if that is drawn, of a large one."""
     with subject.prepare() as job:
-        return replace(subject, settings=as_if_large(job.plan, subject.settings))
+        large = _large_plan(job.plan, subject.settings)
+        tile = large.tile if subject.drawn else job.plan.tile
+        return replace(subject, settings=replace(as_if_large(job.plan, subject.settings), tile=tile))
 
 
 def _with_parts(subject: Subject, region: Region, plan: Plan, pixels: tuple[int, int]) -> Subject:
@@ -142,9 +144,13 @@ def as_if_large(plan: Plan, settings: Settings) -> Settings:
     """
     if plan.network.runtime is not None:
         return settings
-    image = replace(plan.image, shape=(_LARGE * plan.step, _LARGE * plan.step))
-    large = make_plan(image, plan.network, replace(settings, roi=None), this_machine(settings))
-    return replace(settings, runtime=large.runtime)
+    return replace(settings, runtime=_large_plan(plan, settings).runtime)
+
+
+def _large_plan(plan: Plan, settings: Settings) -> Plan:
+    """What a large image of the kind of `plan` gets."""
+    image = replace(plan.image, shape=(_LARGE, _LARGE))
+    return make_plan(image, plan.network, replace(settings, roi=None), this_machine(settings))
 
 
 def own_copy(model: str | Path, folder: Path) -> str:

@@ -24,8 +24,8 @@ from tilesegment.predictors.openvino import convert, core
 if TYPE_CHECKING:
     import openvino
 
-# of an image; every third is kept for measuring, the others calibrate
-_SAMPLES = 12
+# tiles of an image; every third is kept for measuring, the others calibrate; of large ones fewer show as much
+_LEAST_SAMPLES, _MOST_SAMPLES, _SAMPLED = 3, 12, 4_000_000  # tiles, pixels
 
 
 def sample_blocks(plan: Plan) -> list[tuple[int, Block]]:
@@ -33,7 +33,8 @@ def sample_blocks(plan: Plan) -> list[tuple[int, Block]]:
     grid = TileGrid(plan.region, plan.step, plan.step, plan.network.view)
     count, columns = len(grid) * len(plan.planes), grid.shape[1]
     # one of each of so many equal ranges, anywhere in it
-    edges = np.linspace(0, count, min(count, _SAMPLES) + 1).astype(int)
+    wanted = min(max(round(_SAMPLED / plan.tile**2), _LEAST_SAMPLES), _MOST_SAMPLES)
+    edges = np.linspace(0, count, min(count, wanted) + 1).astype(int)
     chosen = np.random.default_rng(0).integers(edges[:-1], edges[1:]).tolist()
     places = (divmod(index, len(grid)) for index in chosen)
     return [(plan.planes[z], grid.at(*divmod(place, columns))) for z, place in places]
