@@ -15,8 +15,9 @@ from tilesegment_cli.exit_codes import SOME_FAILED, STOPPED
 from tilesegment_cli.types import BatchType, ListType, PartType, RangeType, RegionType
 
 if TYPE_CHECKING:
-    from tilesegment.batch import Choices, Errand, Outcome
+    from tilesegment.batch import Choices
     from tilesegment.job import Job
+    from tilesegment.outcome import Errand, Outcome
 
 
 @click.command()
@@ -116,8 +117,8 @@ def _errands(
     needs_out: bool,
 ) -> list["Errand"]:
     """What is to be done, as far as the command line can tell."""
-    from tilesegment.batch import Errand
     from tilesegment.folder import errands_into, read_list
+    from tilesegment.outcome import Errand
     from tilesegment.run import Outputs
 
     given: list[tuple[str, str | None]] = [(image, None) for image in images]

@@ -5,9 +5,9 @@ from typing import Self
 
 import click
 
-from tilesegment.batch import Listener, Outcome, Progress
 from tilesegment.errors import one_line
 from tilesegment.geometry import Block
+from tilesegment.outcome import Listener, Outcome, Progress
 from tilesegment.prediction import peak_memory
 from tilesegment_cli.progress import ProgressReport
 

@@ -20,12 +20,13 @@ from image_files import make_pixels, tiff, zarr_array
 from mask_files import mask_of
 
 import tilesegment
-from tilesegment.batch import Listener, Outcome, Progress, Work
+from tilesegment.batch import Work
 from tilesegment.cluster import Cluster
 from tilesegment.cluster.cluster import reachable_by_others
 from tilesegment.cluster.window import Window
 from tilesegment.errors import ClusterError, ImageError, PlanError, StoppedError
 from tilesegment.geometry import FieldOfView, Region, TileGrid
+from tilesegment.outcome import Listener, Outcome, Progress
 
 # sockets and processes that dask leaves to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

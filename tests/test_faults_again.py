@@ -16,9 +16,9 @@ from test_faults import BLOCKS, LINE, Fault, Runs, check, contents_of, killed, s
 from test_faults_disk import is_one_line
 from test_masks_survey import DAMAGE
 
-from tilesegment.batch import Listener, Outcome, Progress
 from tilesegment.cluster import Cluster
 from tilesegment.masks import status
+from tilesegment.outcome import Listener, Outcome, Progress
 from tilesegment.prediction import predict
 
 pytest_plugins = ["test_faults"]  # its fixtures

@@ -9,9 +9,10 @@ import zarr
 from conftest import toy_model
 from image_files import make_pixels, png
 
-from tilesegment.batch import Choices, Errand, Outcome
+from tilesegment.batch import Choices
 from tilesegment.errors import PlanError, TilesegmentError
 from tilesegment.folder import Records, errands_into, read_list
+from tilesegment.outcome import Errand, Outcome
 from tilesegment.prediction import predict_many
 from tilesegment.run import Outputs
 from tilesegment.settings import Settings

@@ -11,8 +11,9 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from tilesegment.errors import PlanError
+from tilesegment.facts import ImageFacts, Machine, NetworkFacts
 from tilesegment.geometry import FieldOfView, Region
-from tilesegment.plan import ImageFacts, Machine, NetworkFacts, Plan, fingerprint, make_plan
+from tilesegment.plan import Plan, fingerprint, make_plan
 from tilesegment.settings import Settings
 
 PAPER = FieldOfView(divisor=16, before=92, after=96, crops=True)

@@ -13,7 +13,7 @@ from mask_files import contents, mask_of, saved
 
 import tilesegment
 from tilesegment import ImageError, MaskError, PlanError
-from tilesegment.batch import Listener, Outcome, Progress
+from tilesegment.outcome import Listener, Outcome, Progress
 from tilesegment.prediction import Prediction
 from tilesegment.run import share
 

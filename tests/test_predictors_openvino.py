@@ -19,10 +19,11 @@ from PIL import Image
 import tilesegment
 from tilesegment.engine import predict_array
 from tilesegment.errors import DeviceError, ModelError
+from tilesegment.facts import ImageFacts, Machine, NetworkFacts
 from tilesegment.geometry import Block, Region, TileGrid
 from tilesegment.model import Model
 from tilesegment.networks.network import Network
-from tilesegment.plan import ImageFacts, Machine, NetworkFacts, Plan, make_plan
+from tilesegment.plan import Plan, make_plan
 from tilesegment.predictors.choice import make_predictor
 from tilesegment.predictors.devices import choose_precision
 from tilesegment.predictors.openvino import OpenVinoPredictor, convert

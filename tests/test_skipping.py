@@ -16,10 +16,11 @@ from skipping_images import BLOCK, SHAPE, blocks_where, both, padded_section, pr
 
 import tilesegment
 from tilesegment import ImageError, PlanError, Region
+from tilesegment.facts import ImageFacts, Machine, NetworkFacts
 from tilesegment.geometry import FieldOfView
 from tilesegment.job import Job
 from tilesegment.masks import open_mask
-from tilesegment.plan import ImageFacts, Machine, NetworkFacts, Plan, make_plan
+from tilesegment.plan import Plan, make_plan
 from tilesegment.settings import Settings
 from tilesegment.skipping import Skipping, choose_skipping, find_tissue
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from tilesegment.batch import Errand, Listener, Outcome, Progress
 from tilesegment.errors import PlanError, one_line
 from tilesegment.geometry import Block
 from tilesegment.model import write_atomically
+from tilesegment.outcome import Errand, Listener, Outcome, Progress
 from tilesegment.run import Outputs
 
 FORMATS = ("zarr", "tif", "png", "jpg")

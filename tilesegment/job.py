@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from tilesegment.errors import ImageError
+from tilesegment.facts import Machine
 from tilesegment.geometry import Block, Region, TileGrid
 from tilesegment.images import open_image, read_mirrored
 from tilesegment.images.source import ImageSource
@@ -20,7 +21,6 @@ from tilesegment.masks import MaskSpec
 from tilesegment.metadata import PixelSize
 from tilesegment.model import Model
 from tilesegment.order import Order, check_same, decide, load
-from tilesegment.plan import Machine
 from tilesegment.predictors.block import BlockPredictor
 from tilesegment.predictors.choice import make_predictor
 from tilesegment.predictors.devices import choose_device, this_machine

@@ -10,8 +10,8 @@ import numpy as np
 
 from tilesegment.batch import Settled, Work
 from tilesegment.engine import stream
+from tilesegment.facts import Machine
 from tilesegment.job import Job
-from tilesegment.plan import Machine
 from tilesegment.predictors.devices import this_machine
 from tilesegment.run import Ending, Run, finish
 from tilesegment.settings import Settings

@@ -11,6 +11,7 @@ from typing import Any
 from tilesegment.errors import ModelError, PlanError
 from tilesegment.exchange.onnx_model import OnnxModel, load_model
 from tilesegment.exchange.onnx_network import why_on_cpu
+from tilesegment.facts import ImageFacts, Machine, NetworkFacts
 from tilesegment.geometry import Block
 from tilesegment.header import Normalisation
 from tilesegment.images.identity import identity
@@ -18,7 +19,7 @@ from tilesegment.images.source import ImageSource
 from tilesegment.model import Model
 from tilesegment.models import DEFAULT, bundled_models, find_model
 from tilesegment.normalisation import choose_normalisation
-from tilesegment.plan import ImageFacts, Machine, NetworkFacts, Plan, fingerprint, make_plan
+from tilesegment.plan import Plan, fingerprint, make_plan
 from tilesegment.settings import Settings
 from tilesegment.skipping import Skipping, choose_skipping
 

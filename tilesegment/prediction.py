@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tilesegment.batch import Batch, Choices, Errand, Listener, Outcome, Workers
+from tilesegment.batch import Batch, Choices, Workers
 from tilesegment.errors import PlanError, StoppedError
 from tilesegment.local import ThisProcess
+from tilesegment.outcome import Errand, Listener, Outcome
 from tilesegment.run import Outputs
 from tilesegment.settings import Settings, check_names
 

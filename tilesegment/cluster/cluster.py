@@ -18,8 +18,8 @@ from tilesegment.batch import Settled, Work
 from tilesegment.cluster.tasks import finish_run, predict_blocks
 from tilesegment.cluster.window import Window
 from tilesegment.errors import ClusterError, PlanError, TilesegmentError
+from tilesegment.facts import Machine
 from tilesegment.job import Job
-from tilesegment.plan import Machine
 from tilesegment.predictors.devices import this_machine
 from tilesegment.run import Run
 from tilesegment.settings import Settings

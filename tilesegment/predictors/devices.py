@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import torch
 
 from tilesegment.errors import DeviceError
-from tilesegment.plan import Machine
+from tilesegment.facts import Machine
 from tilesegment.settings import Settings
 
 PRECISIONS = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
