@@ -36,7 +36,7 @@ _OPTIONS = [
     click.option("--depth", type=int, help="How often the network halves the image.  [default: 4]"),
     click.option("--dropout", type=float, help="At the end of the contracting path.  [default: 0.1]"),
     options.halo,
-    options.tile,
+    click.option("--tile", type=int, metavar="PX", help="Side of the network's input.  [default: 572]"),
     click.option("--scale", type=float, help="Train and predict at 1/2, 1/3, ... of the resolution.  [default: 1.0]"),
     click.option("--batch", type=int, help="Examples an update.  [default: 1]"),
     click.option("--lr", "--rate", "rate", type=float, help="Highest learning rate.  [default: 0.001]"),
