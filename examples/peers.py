@@ -150,6 +150,11 @@ def ours(work: Work, model: Model) -> Callable[[], object]:
     return partial(tilesegment.predict, *paths, tile=work.tile, device="cpu", precision=work.precision)
 
 
+def ours_default(work: Work, model: Model) -> Callable[[], object]:
+    """The same, with the tile that it chooses for the image."""
+    return partial(tilesegment.predict, work.folder / IMAGE, work.mask, work.folder / MODEL, device="cpu")
+
+
 def monai(work: Work, model: Model) -> Callable[[], None]:
     """`sliding_window_inference` with its defaults, of the whole image in memory."""
     from monai.inferers import sliding_window_inference
@@ -267,6 +272,7 @@ CONTENDERS = {
     "untiled": Contender(untiled),
     "untiled-padded": Contender(lambda work, model: untiled(work, padded(model)), truth="untiled-padded"),
     "ours": Contender(ours),
+    "ours-default": Contender(ours_default, "auto"),
     "ours-bf16": Contender(ours, "bf16"),
     "ours-int8": Contender(ours, "int8", packages=("openvino", "nncf")),
     "monai": Contender(monai, truth="untiled-padded", packages=("monai",)),
