@@ -14,7 +14,6 @@ import click
 from tilesegment_cli import options
 from tilesegment_cli.exit_codes import STOPPED
 from tilesegment_cli.progress import ProgressReport
-from tilesegment_cli.types import BatchType, ListType
 
 if TYPE_CHECKING:
     from tilesegment.bench import Bench, Trial
@@ -32,16 +31,14 @@ if TYPE_CHECKING:
 @options.tile
 @options.halo
 @options.prune
-@click.option("--batch", type=BatchType(), default="auto", show_default=True, help="Tiles at a time.")
+@options.batch
 @options.device
-@click.option("--precision", default="auto", metavar="auto|fp32|bf16|fp16|int8", show_default=True)
+@options.precision
 @options.runtime
-@click.option("--channels", type=ListType(int), help="Channels of the image that the model sees, such as 0 or 2,1,0.")
+@options.channels
 @options.axes
 @options.select
-@click.option(
-    "--normalise", type=click.Choice(["model", "image"]), default="model", show_default=True, help="Whose grey values."
-)
+@options.normalise
 @options.as_json
 @options.quiet
 def bench(image: str | None, as_json: bool, quiet: bool, **given: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tilesegment_cli.types import PruneType, SelectType
+from tilesegment_cli.types import BatchType, ListType, PruneType, SelectType
 
 if TYPE_CHECKING:
     from tilesegment.cluster import Cluster
@@ -21,15 +21,23 @@ tile = click.option(
 )
 halo = click.option("--halo", type=int, metavar="PX", help="Context of a tile, where exact is not to be had.")
 prune = click.option("--prune", type=PruneType(), help="Of a U-Net++, use the head of this level: L1 to L4.")
+batch = click.option("--batch", type=BatchType(), default="auto", show_default=True, help="Tiles at a time.")
 device = click.option("--device", default="auto", metavar="auto|cpu|cuda|cuda:N|mps", show_default=True)
+precision = click.option("--precision", default="auto", metavar="auto|fp32|bf16|fp16|int8", show_default=True)
 runtime = click.option(
     "--runtime", default="auto", metavar="auto|pytorch|openvino", show_default=True, help="What runs the network."
 )
 level = click.option("--level", type=int, default=0, show_default=True, help="Level of the image's pyramid.")
+channels = click.option(
+    "--channels", type=ListType(int), help="Channels of the image that the model sees, such as 0 or 2,1,0."
+)
 axes = click.option(
     "--axes", metavar="zyx", help="What the image's dimensions are, if it does not say: letters t z c y x."
 )
 select = click.option("--select", type=SelectType(), help="Index of a further axis, such as t=3.")
+normalise = click.option(
+    "--normalise", type=click.Choice(["model", "image"]), default="model", show_default=True, help="Whose grey values."
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print a last line of JSON on stdout.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace what exists, once the new is complete.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")

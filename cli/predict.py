@@ -12,7 +12,7 @@ import click
 
 from tilesegment_cli import options
 from tilesegment_cli.exit_codes import SOME_FAILED, STOPPED
-from tilesegment_cli.types import BatchType, ListType, PartType, RangeType, RegionType
+from tilesegment_cli.types import PartType, RangeType, RegionType
 
 if TYPE_CHECKING:
     from tilesegment.batch import Choices
@@ -32,21 +32,19 @@ if TYPE_CHECKING:
 @options.tile
 @options.halo
 @options.prune
-@click.option("--batch", type=BatchType(), default="auto", show_default=True, help="Tiles at a time.")
+@options.batch
 @options.device
-@click.option("--precision", default="auto", metavar="auto|fp32|bf16|fp16|int8", show_default=True)
+@options.precision
 @options.runtime
 @click.option("--roi", type=RegionType(), help="Only these pixels, of level 0.")
 @options.level
 @click.option("--z", type=RangeType(), help="Only these planes of a stack.")
-@click.option("--channels", type=ListType(int), help="Channels of the image that the model sees, such as 0 or 2,1,0.")
+@options.channels
 @options.axes
 @options.select
 @click.option("--threshold", type=float, help="Two classes: probability above which a pixel is class 1.")
 @click.option("--tta", is_flag=True, help="Average over the 8 symmetries of the square: 8 times the work.")
-@click.option(
-    "--normalise", type=click.Choice(["model", "image"]), default="model", show_default=True, help="Whose grey values."
-)
+@options.normalise
 @click.option(
     "--skip-empty",
     metavar="constant|tissue|MASK",
