@@ -13,7 +13,7 @@ def saved(model: Model, folder: Path) -> Path:
     return folder / "model.safetensors"
 
 
-def mask_of(path: Path, level: int = 0) -> np.ndarray:
+def mask_of(path: str | Path, level: int = 0) -> np.ndarray:
     return np.asarray(zarr.open_group(path, mode="r")[str(level)])
 
 

@@ -13,17 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-import zarr
 from command_line import Outcome, Run
 from conftest import noise
+from mask_files import mask_of
 
 PROGRAM = "from tilesegment_cli.main import main; main()"
 TOY = "-m toy.safetensors --tile 88"
 ARRAY = Path(__file__).parents[1] / "examples" / "job_array.sh"
-
-
-def level_0(path: str) -> np.ndarray:
-    return np.asarray(zarr.open_group(path, mode="r")["0"])
 
 
 def until(condition: object) -> None:
@@ -111,7 +107,7 @@ class TestParts:
             _, said = job.communicate(timeout=100)
             assert (job.returncode, said) == (0, "")
         assert run(f"{command} --out whole.zarr").code == 0
-        np.testing.assert_array_equal(level_0("array.zarr"), level_0("whole.zarr"))
+        np.testing.assert_array_equal(mask_of("array.zarr"), mask_of("whole.zarr"))
 
     def test_status_and_finish(self, folder: Path, run: Run) -> None:
         line = f"predict stack.tif {TOY} --out m.zarr"
@@ -131,7 +127,7 @@ class TestParts:
         run(f"predict stack.tif {TOY} --out m.zarr --part 1/2")
         shutil.copytree("whole.zarr/0", "m.zarr.partial/0", dirs_exist_ok=True)
         assert run("finish m.zarr") == Outcome(0, "", "m.zarr: finished\n")
-        np.testing.assert_array_equal(level_0("m.zarr"), level_0("whole.zarr"))
+        np.testing.assert_array_equal(mask_of("m.zarr"), mask_of("whole.zarr"))
         assert "finished; nothing is left to do" in run("finish m.zarr").err
 
     def test_status_of_what_is_none(self, folder: Path, run: Run) -> None:
@@ -153,7 +149,7 @@ def test_two_workers_make_the_mask_of_one_process(folder: Path, run: Run) -> Non
     assert done.stderr.splitlines()[0].startswith("2 workers of tcp://127.0.0.1:")
     assert "Traceback" not in done.stderr
     run(f"predict stack.tif {TOY} --out one.zarr")
-    np.testing.assert_array_equal(level_0("many.zarr"), level_0("one.zarr"))
+    np.testing.assert_array_equal(mask_of("many.zarr"), mask_of("one.zarr"))
 
 
 def test_sigterm_stores_the_block_under_way_and_the_same_command_goes_on(folder: Path, run: Run) -> None:

@@ -1,10 +1,6 @@
 """Writing a model as ONNX: grey values in, class probabilities out, everything else in its metadata."""
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -19,6 +15,7 @@ from tilesegment.exchange.onnx_network import OnnxNetwork
 from tilesegment.exchange.probing import side_of
 from tilesegment.header import KEY
 from tilesegment.model import Model
+from tilesegment.quiet import quiet
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -63,7 +60,7 @@ def to_onnx(model: Model) -> bytes:
     example = torch.from_numpy(example_image(model, *sides)).float().repeat(2, 1, 1, 1)
     free = torch.export.Dim.DYNAMIC
     try:
-        with _quiet(), torch.inference_mode():
+        with quiet(), torch.inference_mode():
             program = torch.onnx.export(
                 network,
                 (example,),
@@ -125,16 +122,3 @@ def _prove(content: bytes, network: GreyValues, example: Tensor) -> None:
     difference = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
     if not difference <= _TOLERANCE:
         raise ModelError(f"the exported model's probabilities differ by {difference:.1e}; update torch and onnxruntime")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what PyTorch's exporter has to say of itself: its own deprecations, and packages it could use."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

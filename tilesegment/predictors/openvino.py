@@ -1,11 +1,7 @@
 """The OpenVINO predictor: the CPU, in fp32, bf16 and int8."""
 
 import copy
-import logging
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Unpack
 
@@ -16,6 +12,7 @@ from tilesegment.errors import ModelError
 from tilesegment.model import Model, weights_hash
 from tilesegment.networks.network import Network
 from tilesegment.predictors.block import BlockPredictor, Options
+from tilesegment.quiet import quiet
 
 if TYPE_CHECKING:
     import openvino
@@ -57,7 +54,6 @@ class OpenVinoPredictor(BlockPredictor):
         super().__init__(model, torch.device("cpu"), runtime, torch.float32, options)
         self.batch = 1
         self._model, self._precision, self._quantised = model, precision, quantised
-        self._weights = weights_hash(model.network.state_dict())
         self._compiled: dict[tuple[int, ...], openvino.CompiledModel] = {}
         self._for_shape((1, model.header.channels, tile, tile))
 
@@ -68,13 +64,14 @@ class OpenVinoPredictor(BlockPredictor):
 
     def _for_shape(self, shape: tuple[int, ...]) -> "openvino.CompiledModel":
         if shape not in self._compiled:
-            name, how = self._model.header.name, (self._precision, torch.get_num_threads())
+            how = (self._precision, torch.get_num_threads())
             if self._quantised is None:
-                self._compiled[shape] = _converted(self._model.network, self._weights, name, shape, *how)
+                network, name = self._model.network, self._model.header.name
+                self._compiled[shape] = _converted(network, weights_hash(network.state_dict()), name, shape, *how)
             else:
-                network = self._quantised.clone()
-                network.reshape(shape)
-                self._compiled[shape] = _compile(network, *how)
+                quantised = self._quantised.clone()
+                quantised.reshape(shape)
+                self._compiled[shape] = _compile(quantised, *how)
         return self._compiled[shape]
 
 
@@ -128,7 +125,7 @@ def convert(network: Network, name: str, shape: tuple[int, ...], *, free: bool =
     network = copy.deepcopy(network).float().eval()
     sides = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.export.export(network, (torch.zeros(shape),), dynamic_shapes=(sides,) if free else None)
             decoder = TorchFXPythonDecoder.from_exported_program(program, dynamic_shapes=free)
             frontend = FrontEndManager().load_by_framework("pytorch")
@@ -136,16 +133,3 @@ def convert(network: Network, name: str, shape: tuple[int, ...], *, free: bool =
     except Exception as error:  # those of PyTorch and OpenVINO have no common root
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{name}: OpenVINO cannot convert its network, choose runtime pytorch: {reason}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the exporters have to say of themselves."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
