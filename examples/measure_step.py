@@ -27,7 +27,7 @@ def bare_step(trainer: Trainer) -> Callable[[], None]:
     network, device = trainer.network, trainer.device
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-6)
     x, t, _ = trainer.examples[0]
-    x, t = x.to(device, memory_format=torch.channels_last), t.to(device)
+    x, t = x.to(device, memory_format=trainer.layout), t.to(device)
     half = trainer.precision in ("bf16", "fp16")
 
     def step() -> None:

@@ -51,7 +51,8 @@ def load_checkpoint(path: Path, networks: Mapping[str, nn.Module], optimiser: Op
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
         for name, network in networks.items():
             network.load_state_dict(_under(tensors, name))
-        optimiser.load_state_dict({**optimiser.state_dict(), "state": _moments(_under(tensors, "optimiser"))})
+        moments = _moments(_under(tensors, "optimiser"), optimiser)
+        optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
     except FileNotFoundError:
         raise DataError(f"{path.parent} holds no {path.name}, so there is nothing to resume") from None
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
@@ -66,12 +67,15 @@ def _under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.split("/", 1)[1]: value for key, value in tensors.items() if key.split("/", 1)[0] == name}
 
 
-def _moments(flat: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """An optimiser's state by the number of the parameter."""
+def _moments(flat: Mapping[str, Tensor], optimiser: Optimizer) -> dict[int, dict[str, Tensor]]:
+    """The state of `optimiser` by the number of the parameter."""
+    parameters = dict(enumerate(parameter for group in optimiser.param_groups for parameter in group["params"]))
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in flat.items():
         number, name = key.split("/")
-        # as the weights lie in memory, so that the same sums are made in the same order
-        layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
-        state.setdefault(int(number), {})[name] = value.contiguous(memory_format=layout)
+        parameter = parameters[int(number)]
+        if value.shape == parameter.shape:
+            # as the weights lie in memory, so that the same sums are made in the same order
+            value = torch.empty_like(parameter, device=value.device).copy_(value)
+        state.setdefault(int(number), {})[name] = value
     return state

@@ -26,6 +26,7 @@ from tilesegment.training.checkpoint import load_checkpoint, save_checkpoint
 from tilesegment.training.data import Dataset, normalisation_of
 from tilesegment.training.examples import Batch, Examples, batches, reduce_section
 from tilesegment.training.losses import Loss, balanced_weights
+from tilesegment.training.memory import kept_memory
 from tilesegment.training.settings import DEFAULT_BUDGET, TrainingSettings
 from tilesegment.training.validation import Scores, choose_goal, validate
 
@@ -88,7 +89,8 @@ class Trainer:
             self.network.load_state_dict(_bare(self.init.network).state_dict())
         self.halo = settings.halo if settings.halo is not None or self.init is None else self.init.header.halo
         view = self._view()
-        self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.layout = _choose_layout(self.device, self.precision)
+        self.network.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
         tile = self._tile(view)
         self.examples = Examples(
             reduced,
@@ -142,6 +144,10 @@ class Trainer:
         Raises:
             DataError: the loss is no longer a number, or the network says the same class everywhere.
         """
+        with kept_memory():
+            yield from self._updates()
+
+    def _updates(self) -> Iterator[Record]:
         start = time.monotonic() - self.seconds
         workers = self.settings.workers
         if workers is None:
@@ -180,7 +186,7 @@ class Trainer:
         torch.manual_seed(self.settings.seed * 2**32 + self.step)
         half = self.precision in ("bf16", "fp16")
         with torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=half):
-            logits = self.network(x.contiguous(memory_format=torch.channels_last))
+            logits = self.network(x.contiguous(memory_format=self.layout))
         main = logits[0] if isinstance(logits, tuple) else logits
         loss = self.loss(logits, t, self.weights, border)
         self.optimiser.zero_grad(set_to_none=True)
@@ -273,6 +279,15 @@ class Trainer:
             "held_out": [section.name for section in self.held_out],
             "versions": {"tilesegment": version("tilesegment"), "torch": torch.__version__},
         }
+
+
+def _choose_layout(device: torch.device, precision: str) -> torch.memory_format:
+    """How pixels lie in memory while training.
+
+    Half precision and GPUs are made for `channels_last`. In fp32 on a CPU oneDNN's gradients of the weights take 2.6
+    times as long with it (measured with AVX2), a whole update 1.4 times.
+    """
+    return torch.contiguous_format if (device.type, precision) == ("cpu", "fp32") else torch.channels_last
 
 
 def _bare(network: Network) -> Network:
