@@ -3,6 +3,8 @@
 import errno
 import os
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
@@ -12,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 from test_masks import fill, ids_of, names, spec_of
+from test_masks_formats import attributes, make_image
 from test_masks_survey import PROCESSES
 
 from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
 from tilesegment.masks import MaskWriter, create_mask, is_complete, open_mask
+from tilesegment.masks import disk as disk_of_masks
 from tilesegment.masks import locks as locks_of_masks
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks; runs go on without")
@@ -95,6 +99,27 @@ def test_a_claim_on_what_was_finished_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MaskError, match="is gone: the mask was finished"), writer.claimed(shared=True):
         pass
     assert writer.try_finish()
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_masks_of_an_image_that_end_at_the_same_moment_are_all_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    image = tmp_path / "image.zarr"
+    make_image(image, version)
+    write, spec = disk_of_masks.write_group, spec_of((64, 96))
+
+    def slowly(path: Path, group: disk_of_masks.Group) -> None:
+        time.sleep(0.02)
+        write(path, group)
+
+    monkeypatch.setattr("tilesegment.masks.writer.write_group", slowly)
+    writers = [create_mask(image / f"labels/{name}", spec) for name in "abcdef"]
+    for writer in writers:
+        fill(writer, ids_of(spec))
+    with ThreadPoolExecutor(len(writers)) as pool:
+        list(pool.map(MaskWriter.finish, writers))
+    assert sorted(attributes(image / "labels")["labels"]) == list("abcdef")
 
 
 def test_without_locks_all_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

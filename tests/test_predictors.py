@@ -1,6 +1,7 @@
 """From the pixels of a block to the classes of a block."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tilesegment.predictors.torch import TorchPredictor
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def block_of(model: Model) -> Block:
@@ -239,7 +241,7 @@ def test_precisions_are_chosen_by_name() -> None:
             choose_precision(torch.device(device), name)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_a_gpu_gives_what_the_cpu_gives(dtype: str) -> None:
     model = toy_model(base=8, dtype=dtype)
@@ -252,3 +254,41 @@ def test_a_gpu_gives_what_the_cpu_gives(dtype: str) -> None:
         np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
     free = free_memory(CUDA)
     assert free is not None and free > 0
+
+
+def blocks_of(model: Model, count: int) -> list[tuple[np.ndarray, Block]]:
+    return [(pixels_of(model, seed=seed), block_of(model)) for seed in range(count)]
+
+
+@pytest.mark.parametrize("device", [CPU, pytest.param(CUDA, marks=needs_cuda)])
+@pytest.mark.parametrize("tta", [False, True])
+def test_results_may_be_waited_for_later_and_by_another_thread(device: torch.device, tta: bool) -> None:
+    """All blocks are begun before the first result is asked for; then the results are, the last one first."""
+    model = toy_model(base=8, classes=3)
+    blocks = blocks_of(model, 5)
+    alone = [TorchPredictor(model, device, batch=3, tta=tta).predict_probabilities(*each) for each in blocks]
+    predictor = TorchPredictor(model, device, batch=3, tta=tta)
+    pending = [predictor.begin(*each, probabilities=True) for each in blocks]
+    with ThreadPoolExecutor(1) as another:
+        results = list(another.map(lambda wait: wait(), reversed(pending)))
+    for (ids, found), (expected_ids, expected) in zip(reversed(results), alone, strict=True):
+        np.testing.assert_array_equal(ids, expected_ids)
+        np.testing.assert_array_equal(found, expected)
+
+
+class Asking(TorchPredictor):
+    """Asks the device for a value before it goes on, which cannot be recorded."""
+
+    def _logits(self, tiles: torch.Tensor) -> torch.Tensor:
+        logits = super()._logits(tiles)
+        return logits if float(logits.max()) > -1e9 else -logits
+
+
+@needs_cuda
+def test_a_gpu_also_does_what_cannot_be_recorded() -> None:
+    model = toy_model(base=8)
+    (pixels, block), *_ = blocks_of(model, 1)
+    expected = TorchPredictor(model, CUDA).predict_probabilities(pixels, block)[1]
+    predictor = Asking(model, CUDA)
+    for _ in range(2):
+        np.testing.assert_allclose(predictor.predict_probabilities(pixels, block)[1], expected, rtol=0, atol=1e-6)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from tilesegment.batch import Settled, Work
 from tilesegment.engine import stream
 from tilesegment.facts import Machine
 from tilesegment.job import Job
+from tilesegment.predictors.block import Pending
 from tilesegment.predictors.devices import this_machine
 from tilesegment.run import Ending, Run, finish
 from tilesegment.settings import Settings
@@ -32,14 +34,15 @@ def stream_blocks(
     def read(item: Work) -> np.ndarray:
         return _UNREAD if item.is_empty else job_of(item.run).read(item.z, item.block)
 
-    def predict(item: Work, pixels: np.ndarray) -> list[np.ndarray]:
+    def predict(item: Work, pixels: np.ndarray) -> Pending:
         if item.is_empty or item.run.order.skipping.finds_empty(pixels):
             found.add(item)
-            return item.run.background(item.block)
-        return item.run.decide(job_of(item.run), pixels, item.block)
+            return partial(item.run.background, item.block)
+        return item.run.begin(job_of(item.run), pixels, item.block)
 
-    def write(item: Work, results: list[np.ndarray]) -> None:
-        item.run.store(item.z, item.block, results)
+    def write(item: Work, pending: Pending) -> None:
+        # a GPU may still be at it, while the next block is begun
+        item.run.store(item.z, item.block, *pending())
 
     with closing(stream(work, read, predict, write, stop)) as settled:
         for item, error in settled:

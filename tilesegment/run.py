@@ -14,6 +14,7 @@ from tilesegment.job import Job
 from tilesegment.masks import MaskWriter, create_mask, create_probabilities, is_complete
 from tilesegment.order import Order
 from tilesegment.overview import draw_preview, overview
+from tilesegment.predictors.block import Pending
 from tilesegment.preview import check_preview_path
 from tilesegment.verification import mismatch
 
@@ -80,31 +81,37 @@ class Run:
         """Pixels of the blocks that are left to predict; none of those that are known to be empty."""
         return int(self._mine(self.order.plan.areas)[~self._mine(done | self.order.skipping.empty)].sum())
 
-    def decide(self, job: Job, pixels: np.ndarray, block: Block) -> list[np.ndarray]:
-        """What each of the stores gets of `block`, from the pixels (C, H, W) of `block.read`."""
-        if not any(_holds_probabilities(store) for store in self.stores):
-            return [job.predictor.predict(pixels, block)]
-        ids, likely = job.predictor.predict_probabilities(pixels, block)
-        likely = likely.astype(np.float32, copy=False)
-        return [likely if _holds_probabilities(store) else ids for store in self.stores]
+    def begin(self, job: Job, pixels: np.ndarray, block: Block) -> Pending:
+        """Begins to decide `block` from the pixels (C, H, W) of `block.read`; what is returned waits for the result."""
+        return job.predictor.begin(pixels, block, probabilities=self._keeps_probabilities)
 
-    def background(self, block: Block) -> list[np.ndarray]:
-        """What each of the stores gets of a block that is skipped: class 0, and no doubt of it."""
+    def background(self, block: Block) -> tuple[np.ndarray, ...]:
+        """The result for a block that is skipped: class 0, and no doubt of it."""
         ids = np.zeros(block.write.shape, np.uint8)
+        if not self._keeps_probabilities:
+            return (ids,)
         likely = np.zeros((self.order.plan.network.classes, *ids.shape), np.float32)
         likely[0] = 1
-        return [likely if _holds_probabilities(store) else ids for store in self.stores]
+        return ids, likely
 
-    def store(self, z: int, block: Block, results: list[np.ndarray]) -> None:
-        """Stores what was decided, durably.
+    def store(self, z: int, block: Block, ids: np.ndarray, likely: np.ndarray | None = None) -> None:
+        """Stores a result, durably: class ids (h, w), and the probabilities (K, h, w), if they are kept.
 
         Raises:
             MaskError: the disk refuses; what is stored stays.
         """
         plan = self.order.plan
         region, plane = block.write.within(plan.region), z - plan.planes.start
-        for store, result in zip(self.stores, results, strict=True):
-            store.write(region, result, plane)
+        for store in self.stores:
+            if _holds_probabilities(store):
+                assert likely is not None
+                store.write(region, likely.astype(np.float32, copy=False), plane)
+            else:
+                store.write(region, ids, plane)
+
+    @property
+    def _keeps_probabilities(self) -> bool:
+        return any(_holds_probabilities(store) for store in self.stores)
 
     def _mine(self, values: np.ndarray) -> np.ndarray:
         """Of an array (planes, rows, columns), the values of the blocks of this part, in the order of the work."""

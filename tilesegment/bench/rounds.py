@@ -18,6 +18,7 @@ from tilesegment.job import Job
 from tilesegment.local import ThisProcess
 from tilesegment.masks import create_mask
 from tilesegment.prediction import predict
+from tilesegment.predictors.block import Pending
 from tilesegment.run import Run
 from tilesegment.settings import Settings
 
@@ -67,13 +68,10 @@ class Idle:
     def __init__(self, ids: np.ndarray, view: FieldOfView, classes: int) -> None:
         self.ids, self.view, self.classes, self.batch = ids, view, classes, 1
 
-    def predict(self, pixels: np.ndarray, block: Block) -> np.ndarray:
-        """Ids (h, w) of `block.write`."""
-        return cut(self.ids, block)
-
-    def predict_probabilities(self, pixels: np.ndarray, block: Block) -> tuple[np.ndarray, np.ndarray]:
-        """As `predict`, and probabilities (K, h, w) of 0."""
-        return cut(self.ids, block), np.zeros((self.classes, *block.write.shape), np.float32)
+    def begin(self, pixels: np.ndarray, block: Block, *, probabilities: bool = False) -> Pending:
+        """Ids (h, w) of `block.write`, and where they are asked for, probabilities (K, h, w) of 0."""
+        ids = cut(self.ids, block)
+        return lambda: (ids, np.zeros((self.classes, *ids.shape), np.float32)) if probabilities else (ids,)
 
 
 class IdleProcess(ThisProcess):

@@ -87,20 +87,26 @@ def make_folder(path: Path, root: Path) -> None:
         sync(path.parent)
 
 
+def group_file(path: Path) -> Path | None:
+    """The file with the metadata of the Zarr group in folder `path`; None if there is none."""
+    found = [path / name for name in ("zarr.json", ".zattrs") if (path / name).is_file()]
+    return found[0] if found else None
+
+
 def read_group(path: Path) -> Group | None:
     """The metadata of the Zarr group in folder `path`; None if there is none.
 
     Raises:
         MaskError: there is some, but it is no JSON object.
     """
-    for name, version in (("zarr.json", 3), (".zattrs", 2)):
-        if (path / name).is_file():
-            document = _read_json(path / name)
-            attributes = document.get("attributes", {}) if version == 3 else document
-            if not isinstance(attributes, dict):
-                raise MaskError(f"the metadata {path / name} is damaged: attributes are no JSON object")
-            return Group(version, attributes)
-    return None
+    file = group_file(path)
+    if file is None:
+        return None
+    document, version = _read_json(file), 3 if file.name == "zarr.json" else 2
+    attributes = document.get("attributes", {}) if version == 3 else document
+    if not isinstance(attributes, dict):
+        raise MaskError(f"the metadata {file} is damaged: attributes are no JSON object")
+    return Group(version, attributes)
 
 
 def write_group(path: Path, group: Group) -> None:

@@ -8,11 +8,11 @@ import errno
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tilesegment.errors import MaskError
-from tilesegment.masks.disk import reporting
+from tilesegment.masks.disk import group_file, reporting
 
 try:
     import fcntl
@@ -64,6 +64,27 @@ def held(folder: Path, *, shared: bool = False, wait: bool = False) -> Iterator[
                 f"another run is writing {folder}; wait for it, or stop it; parts of one job need --part, all of them"
             )
         yield _is(file, handle)
+    finally:
+        _close(handle)
+
+
+@contextmanager
+def in_turn(group: Path) -> Iterator[None]:
+    """Waits until no other process is here with the Zarr group in this folder, and keeps others out while it is.
+
+    What is locked is the group's metadata, which is not changed. Where that cannot be, all goes on without.
+    """
+    file = group_file(group)
+    handle = None
+    if file is not None and fcntl is not None:
+        with suppress(OSError):  # the image may be read-only, apart from its labels
+            handle = os.open(file, os.O_RDWR)
+    if handle is None:
+        yield
+        return
+    try:
+        _locked(handle, fcntl.LOCK_EX, wait=True)
+        yield
     finally:
         _close(handle)
 

@@ -28,7 +28,7 @@ from tilesegment.masks.disk import (
     write_group,
 )
 from tilesegment.masks.export import export
-from tilesegment.masks.locks import gone, held, lock_file
+from tilesegment.masks.locks import gone, held, in_turn, lock_file
 from tilesegment.masks.pyramid import build_level
 from tilesegment.masks.record import differing, read_record
 from tilesegment.masks.spec import JSON, MaskSpec
@@ -177,7 +177,8 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
         if self.target.kind == "labels":
             labels = path.parent
             # listed first: if it ends here, a later run puts the mask under the name that is listed
-            write_group(labels, documents.with_label(read_group(labels), path.name, self.target.version))
+            with in_turn(labels.parent):  # another mask of this image may be finished at this moment
+                write_group(labels, documents.with_label(read_group(labels), path.name, self.target.version))
         aside = private(path)
         if self.overwrite and path.exists():
             os.replace(path, aside)

@@ -1,7 +1,7 @@
 """What every predictor does: from the pixels of a block to its classes, whatever runs the network."""
 
 from collections.abc import Callable
-from typing import TypedDict
+from typing import TypeAlias, TypedDict
 
 import numpy as np
 import torch
@@ -11,9 +11,14 @@ from tilesegment.errors import DeviceError
 from tilesegment.geometry import Block, Region, Tile
 from tilesegment.header import Normalisation
 from tilesegment.model import Model
+from tilesegment.predictors.transfer import Transfer
 
 # the symmetries of the square: 0 to 3 quarter turns, each without and with a flip before
 _SYMMETRIES = [(turns, flip) for flip in (False, True) for turns in range(4)]
+
+
+Pending: TypeAlias = Callable[[], tuple[np.ndarray, ...]]
+"""Waits for a result that a device is computing: class ids (h, w), and the probabilities (K, h, w), if asked for."""
 
 
 class Options(TypedDict, total=False):
@@ -32,7 +37,7 @@ class Options(TypedDict, total=False):
     threshold: float | None
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device's memory did not suffice; that of a CPU and MPS have no class of their own for it."""
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
@@ -68,7 +73,7 @@ class BlockPredictor:
         self.classes = len(model.header.classes)
         self.disagreement: float | None = None
         self.lacked_memory = False
-        self._exact = exact
+        self._exact, self._transfer = exact, Transfer(device)
         scale = options.get("normalisation") or model.header.normalisation
         self._mean, self._std = (
             torch.tensor(values, dtype=exact, device=device)[:, None, None] for values in (scale.mean, scale.std)
@@ -76,22 +81,29 @@ class BlockPredictor:
 
     def predict(self, pixels: np.ndarray, block: Block) -> np.ndarray:
         """Class ids of a block, (h, w) uint8 as `block.write`, from its pixels (C, H, W), H x W as `block.read`."""
-        out = torch.empty(block.write.shape, dtype=torch.uint8, device=self.device)
-        self._each_tile(pixels, block, lambda region, p: out[region.slices].copy_(self._decide(p)))
-        return out.cpu().numpy()
+        return self.begin(pixels, block)()[0]
 
     def predict_probabilities(self, pixels: np.ndarray, block: Block) -> tuple[np.ndarray, np.ndarray]:
         """As `predict`, and the class probabilities (K, h, w), float32 (float64 for fp64)."""
-        shape = (self.classes, *block.write.shape)
-        out = torch.empty(shape, dtype=self._exact, device=self.device)
-        self._each_tile(pixels, block, lambda region, p: out[:, *region.slices].copy_(p))
-        return self._decide(out).cpu().numpy(), out.cpu().numpy()
+        ids, found = self.begin(pixels, block, probabilities=True)()
+        return ids, found
+
+    def begin(self, pixels: np.ndarray, block: Block, *, probabilities: bool = False) -> Pending:
+        """Begins `predict`, or `predict_probabilities`; what is returned waits for the result and gives it.
+
+        A GPU goes on by itself: the next block can be begun before the result of this one is there.
+        """
+        if not probabilities:
+            ids = torch.empty(block.write.shape, dtype=torch.uint8, device=self.device)
+            self._each_tile(pixels, block, lambda region, p: ids[region.slices].copy_(self._decide(p)))
+            return self._transfer.down(ids)
+        found = torch.empty((self.classes, *block.write.shape), dtype=self._exact, device=self.device)
+        self._each_tile(pixels, block, lambda region, p: found[:, *region.slices].copy_(p))
+        return self._transfer.down(self._decide(found), found)
 
     def normalised(self, pixels: np.ndarray) -> Tensor:
         """What the network sees of pixels (C, H, W): the same shape, on the device."""
-        # torch shares the array's memory and wants it writable, which a view of a file is not
-        raw = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(self.device)
-        return (raw.to(self._exact) - self._mean) / self._std
+        return (self._transfer.up(pixels).to(self._exact) - self._mean) / self._std
 
     def _logits(self, tiles: Tensor) -> Tensor:
         """Logits (B, K, h, w) of normalised tiles (B, C, H, W)."""
@@ -128,7 +140,7 @@ class BlockPredictor:
         try:
             return self._probabilities(torch.stack([image[:, *region.slices] for region in regions]))
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             return None
 

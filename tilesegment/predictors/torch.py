@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from tilesegment.model import Model
-from tilesegment.predictors.block import BlockPredictor, Options
+from tilesegment.predictors.block import BlockPredictor, Options, is_out_of_memory
 from tilesegment.predictors.devices import PRECISIONS
+from tilesegment.predictors.recording import Recording
 
 
 class TorchPredictor(BlockPredictor):
-    """Runs the network as it is.
+    """Runs the network as it is; on CUDA from a recording.
 
     Args:
         model: the network and its header.
@@ -30,6 +31,32 @@ class TorchPredictor(BlockPredictor):
         # double precision is there to prove equality: the plain layout sums in an order that depends less on the shape
         self._layout = torch.contiguous_format if precision == "fp64" else torch.channels_last
         self._network = network.to(device, self._dtype).to(memory_format=self._layout).eval()  # type: ignore[call-overload]
+        self._records = device.type == "cuda"
+        self._recording: Recording | None = None
 
     def _logits(self, tiles: Tensor) -> Tensor:
         return self._network(tiles.to(self._dtype).contiguous(memory_format=self._layout))
+
+    def _probabilities(self, inputs: Tensor) -> Tensor:
+        if not self._records:
+            return super()._probabilities(inputs)
+        if self._recording is None or self._recording.inputs.shape != inputs.shape:
+            self._recording = None  # first: its memory
+            self._recording = self._record(inputs)
+        return super()._probabilities(inputs) if self._recording is None else self._recording(inputs)
+
+    def _record(self, inputs: Tensor) -> Recording | None:
+        """A recording for inputs like these, or None if the network does what cannot be recorded.
+
+        Raises:
+            RuntimeError: the device has not the memory.
+        """
+        compute = super()._probabilities
+        compute(inputs)  # what it raises has nothing to do with the recording; and libraries choose their kernels now
+        try:
+            return Recording(compute, inputs)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            self._records = False
+            return None

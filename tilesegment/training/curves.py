@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from tilesegment.metadata import LabelClass
+from tilesegment.model import write_atomically
 
 if TYPE_CHECKING:
     from tilesegment.training.loop import Record
@@ -22,7 +24,7 @@ _DARK = "#08519c"
 
 
 def draw_curves(records: Sequence["Record"], path: Path, loss: str, classes: Sequence[LabelClass]) -> None:
-    """Draws the loss, the scores on the held-out images and the learning rate over the steps; writes a PNG to `path`.
+    """Draws loss, scores on the held-out images and learning rate over the steps; writes a PNG to `path`, atomically.
 
     Args:
         records: of a run, one a step; there may be none yet.
@@ -49,7 +51,9 @@ def draw_curves(records: Sequence["Record"], path: Path, loss: str, classes: Seq
         one.grid(color="#e5e5e5", linewidth=0.7)
         one.set_axisbelow(True)
         one.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    content = BytesIO()
+    figure.savefig(content, dpi=120, format="png")
+    write_atomically(path, content.getvalue())
 
 
 def goal_name(goal: str, classes: Sequence[LabelClass]) -> str:

@@ -1,11 +1,13 @@
 """Sheets of pictures: panels in rows at their own pixels, with a title, headings, captions and legends."""
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from tilesegment.model import write_atomically
 from tilesegment.preview import shortened
 
 _GAP = 12  # pixels between and around the panels
@@ -21,7 +23,7 @@ def draw_sheet(
     captions: Sequence[str] = (),
     legends: Mapping[str, Mapping[str, str]],
 ) -> None:
-    """Writes panels as one PNG. No panel is resampled, so outlines of one pixel stay crisp.
+    """Writes panels as one PNG, atomically. No panel is resampled, so outlines of one pixel stay crisp.
 
     Args:
         path: of the PNG.
@@ -68,7 +70,9 @@ def draw_sheet(
                 draw.rectangle((_GAP + left, box, _GAP + left + side, box + side), colour, "black")
                 write(_GAP + left + int(1.5 * side), top, text)
         top += line
-    canvas.save(path)
+    content = BytesIO()
+    canvas.save(content, "PNG")
+    write_atomically(path, content.getvalue())
 
 
 def enlarged(panel: np.ndarray, side: int) -> np.ndarray:
