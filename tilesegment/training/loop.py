@@ -25,9 +25,10 @@ from tilesegment.training.architecture import choose_network
 from tilesegment.training.checkpoint import load_checkpoint, save_checkpoint
 from tilesegment.training.data import Dataset, normalisation_of
 from tilesegment.training.examples import Batch, Examples, batches, reduce_section
-from tilesegment.training.losses import Loss, balanced_weights
+from tilesegment.training.losses import Loss
 from tilesegment.training.memory import kept_memory
 from tilesegment.training.settings import DEFAULT_BUDGET, TrainingSettings
+from tilesegment.training.updates import choose_layout, class_weights, make_optimiser, schedule
 from tilesegment.training.validation import Scores, choose_goal, validate
 
 _TILE = 572
@@ -89,7 +90,7 @@ class Trainer:
             self.network.load_state_dict(_bare(self.init.network).state_dict())
         self.halo = settings.halo if settings.halo is not None or self.init is None else self.init.header.halo
         view = self._view()
-        self.layout = _choose_layout(self.device, self.precision)
+        self.layout = choose_layout(self.device, self.precision)
         self.network.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
         tile = self._tile(view)
         self.examples = Examples(
@@ -102,9 +103,9 @@ class Trainer:
             settings.seed,
             (settings.border_weight, settings.border_sigma / settings.reduction),
         )
-        self.weights = _class_weights(settings.class_weights, data, self.device)
+        self.weights = class_weights(settings.class_weights, data, self.device)
         self.average = AveragedModel(self.network, avg_fn=self._average, use_buffers=True)
-        self.optimiser = _optimiser(self.network, settings)
+        self.optimiser = make_optimiser(self.network, settings)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.step, self.seconds, self.looks, self.constant = 0, 0.0, 0, 0
 
@@ -155,7 +156,7 @@ class Trainer:
         drawn = batches(self.examples, self.step, workers, self.device.type == "cuda")
         progress = self._progress()
         while progress < 1:
-            rate = self.settings.rate * _schedule(progress)
+            rate = self.settings.rate * schedule(progress)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             loss = self._update(next(drawn))
@@ -281,42 +282,10 @@ class Trainer:
         }
 
 
-def _choose_layout(device: torch.device, precision: str) -> torch.memory_format:
-    """How pixels lie in memory while training.
-
-    Half precision and GPUs are made for `channels_last`. In fp32 on a CPU oneDNN's gradients of the weights take 2.6
-    times as long with it (measured with AVX2), a whole update 1.4 times.
-    """
-    return torch.contiguous_format if (device.type, precision) == ("cpu", "fp32") else torch.channels_last
-
-
 def _bare(network: Network) -> Network:
     """The network without what reduces its images."""
     return network.network if isinstance(network, Rescaled) else network
 
 
-def _class_weights(weights: tuple[float, ...] | str | None, data: Dataset, device: torch.device) -> Tensor | None:
-    if weights is None:
-        return None
-    if isinstance(weights, str):
-        weights = balanced_weights(data.shares())
-    if len(weights) != len(data.classes) or not all(0 < weight <= 1e4 for weight in weights):
-        raise PlanError(f"class_weights {weights}: expected {len(data.classes)} positive numbers, one a class")
-    return torch.tensor(weights, dtype=torch.float32, device=device)
-
-
-def _optimiser(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    if settings.optimiser == "sgd":
-        return torch.optim.SGD(network.parameters(), lr=settings.rate, momentum=0.99)
-    return torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=1e-4)
-
-
 def _is_constant(ids: Tensor) -> bool:
     return bool((ids == ids.flatten()[0]).all())
-
-
-def _schedule(progress: float, warm_up: float = 0.04) -> float:
-    """Learning rate in parts of the highest: linear warm-up, then half a cosine down to 1 %."""
-    if progress < warm_up:
-        return 0.05 + 0.95 * progress / warm_up
-    return 0.01 + 0.99 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up))) / 2
