@@ -1,6 +1,7 @@
 """What the allocator does with memory that an update gives back."""
 
 import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,10 +15,10 @@ def kept_memory() -> Iterator[None]:
 
     An update on a CPU allocates and frees all its activations. By default glibc gives such large pieces back to the
     system, which has to clear and map each page anew for the next update: a tenth of the time of an update. Afterwards
-    all is given back. Without glibc (macOS, musl) nothing is changed.
+    all is given back. Without glibc (macOS, Windows, musl) nothing is changed.
     """
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "gnu_get_libc_version"):
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc is None or not hasattr(libc, "gnu_get_libc_version"):
         yield
         return
     libc.mallopt(_MMAP_MAX, 0)
