@@ -28,7 +28,4 @@ def test_what_an_update_frees_is_there_for_the_next() -> None:
         pages_mapped()  # the memory comes
         inside = pages_mapped()
     assert inside < pages_mapped() / 10
-    with pytest.raises(KeyError), kept_memory():
-        pages_mapped()
-        raise KeyError
-    assert pages_mapped() > 100, "given back, after an error too"
+    assert pages_mapped() > 100, "afterwards memory is given back as ever"
