@@ -1,5 +1,6 @@
 """Every network trains, with every loss over all of its outputs, and comes out as a model that predicts."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +69,23 @@ def test_a_loss_of_several_outputs_is_the_mean_of_theirs(name: str) -> None:
     assert loss(outputs, labels, weights).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_running_statistics_are_kept_beside_the_average(data: Path) -> None:
-    """Batch norm: what is saved has seen the data, and counts are counts."""
+def test_running_statistics_are_kept_beside_the_average_and_frozen_in_time(data: Path) -> None:
+    """Batch norm: what is saved has seen the data, counts are counts, and most of the run is computed with it."""
     settings = {"network": "unet-same", "options": {"base": 2, "depth": 1}, "tile": 32, "precision": "fp32"}
-    trainer = Trainer(open_dataset(data), TrainingSettings(steps=4, **settings))
-    assert len(list(trainer.run())) == 4
-    state = trainer.model().network.state_dict()
-    counts = [value for key, value in state.items() if key.endswith("num_batches_tracked")]
-    assert counts
-    assert all(int(count) == 4 for count in counts)
-    assert all(value.abs().max() > 0 for key, value in state.items() if key.endswith("running_mean"))
+    trainer = Trainer(open_dataset(data), TrainingSettings(steps=10, **settings))
+    seen = []
+    for _ in trainer.run():
+        state = trainer.network.state_dict()
+        seen.append({key: value.clone() for key, value in state.items() if "running" in key or "tracked" in key})
+    means = [key for key in seen[0] if key.endswith("running_mean")]
+    assert means
+    for before, after in pairwise(seen[:3]):
+        assert all((before[key] != after[key]).all() for key in means)
+    for later in seen[3:]:
+        assert all(torch.equal(later[key], value) for key, value in seen[2].items())
+    kept = trainer.model().network.state_dict()
+    assert all(int(value) == 3 for key, value in kept.items() if key.endswith("tracked"))
+    assert all(kept[key].abs().max() > 0 for key in means)
 
 
 def test_a_pruned_model_is_trained_whole(data: Path, tmp_path: Path) -> None:

@@ -28,13 +28,15 @@ from tilesegment.training.examples import Batch, Examples, batches, reduce_secti
 from tilesegment.training.losses import Loss
 from tilesegment.training.memory import kept_memory
 from tilesegment.training.settings import DEFAULT_BUDGET, TrainingSettings
-from tilesegment.training.updates import choose_layout, class_weights, make_optimiser, schedule
+from tilesegment.training.updates import choose_layout, class_weights, freeze_statistics, make_optimiser, schedule
 from tilesegment.training.validation import Scores, choose_goal, validate
 
 _TILE = 572
 _LARGEST_HALO = 1024
 # how often the held-out sections are looked at, in parts of the run
 _LOOKS = 6
+# from this part of the run on, BatchNorm computes as it will in prediction
+_FREEZE = 0.3
 # a network that says the same everywhere for this part of the run, and so many updates, will not learn any more
 _CONSTANT_SHARE, _CONSTANT_UPDATES = 0.3, 100
 
@@ -156,6 +158,8 @@ class Trainer:
         drawn = batches(self.examples, self.step, workers, self.device.type == "cuda")
         progress = self._progress()
         while progress < 1:
+            if progress >= _FREEZE:
+                freeze_statistics(self.network)
             rate = self.settings.rate * schedule(progress)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate

@@ -47,3 +47,14 @@ def choose_layout(device: torch.device, precision: str) -> torch.memory_format:
     times as long with it (measured with AVX2), a whole update 1.4 times.
     """
     return torch.contiguous_format if (device.type, precision) == ("cpu", "fp32") else torch.channels_last
+
+
+def freeze_statistics(network: nn.Module) -> None:
+    """BatchNorm goes on with the mean and variance that it has seen so far, as it does in prediction.
+
+    With few tiles an update, a network learns to rely on each tile's own statistics, which no other tile and no
+    prediction has; with these it learns to do without: Wu and Johnson 2021, arXiv:2105.07576, section 4.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
