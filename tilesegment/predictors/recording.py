@@ -22,8 +22,10 @@ class Recording:
 
     def __init__(self, compute: Callable[[Tensor], Tensor], inputs: Tensor) -> None:
         self.inputs, self._graph = inputs.clone(), torch.cuda.CUDAGraph()
-        # other threads may go on using the device meanwhile
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        # PyTorch's own stream for this is one of the first GPU that was recorded on
+        stream = torch.cuda.Stream(inputs.device)
+        # thread_local: other threads may go on using the device meanwhile
+        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
             self._outputs = compute(self.inputs)
 
     def __call__(self, inputs: Tensor) -> Tensor:
