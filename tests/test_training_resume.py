@@ -93,6 +93,17 @@ def test_sgd_keeps_its_momentum(data: Path, tmp_path: Path) -> None:
     assert same(resume(data, tmp_path / "two"), one)
 
 
+@pytest.mark.parametrize("step", [2, 6])
+def test_running_statistics_go_on_where_they_were(step: int, data: Path, tmp_path: Path) -> None:
+    """Stopped before they are frozen, and after."""
+    normed = {"network": "unet-same", "base": None, "depth": None, "options": {"base": 2, "depth": 2}, "tile": 64}
+    one = train(data, tmp_path / "one", **normed)
+    assert any(name.endswith("running_mean") for name in one)
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path / "two", report=stop_after(step), **normed)
+    assert same(resume(data, tmp_path / "two"), one)
+
+
 def test_kill_9_and_on(data: Path, tmp_path: Path, whole: tuple[Any, list[str]]) -> None:
     """Checkpoints after every update; the process dies by SIGKILL, metrics half written."""
     out = tmp_path / "run"
