@@ -43,6 +43,7 @@ from tilesegment.job import Job
 from tilesegment.metadata import LabelClass
 from tilesegment.model import Model
 from tilesegment.networks import build_network
+from tilesegment.predictors.block import Pending
 from tilesegment.run import Run
 from tilesegment_cli.main import main as tileseg
 
@@ -86,14 +87,14 @@ def at_change(number: int, deed: Callable[[], object], *, and_after: bool = Fals
 
 def count_blocks() -> None:
     """Has the blocks counted that this process begins to predict."""
-    decide = Run.decide
+    begin = Run.begin
 
-    def counted(self: Run, job: Job, pixels: np.ndarray, block: Block) -> list[np.ndarray]:
+    def counted(self: Run, job: Job, pixels: np.ndarray, block: Block) -> Pending:
         with open(os.environ[COUNTS], "a") as file:
             file.write(f"{block.row} {block.column}\n")
-        return decide(self, job, pixels, block)
+        return begin(self, job, pixels, block)
 
-    Run.decide = counted  # type: ignore[method-assign]
+    Run.begin = counted  # type: ignore[method-assign]
 
 
 def run_command(block: int, change: int, arguments: list[str]) -> None:

@@ -73,6 +73,11 @@ class Idle:
         ids = cut(self.ids, block)
         return lambda: (ids, np.zeros((self.classes, *ids.shape), np.float32)) if probabilities else (ids,)
 
+    def predict_probabilities(self, pixels: np.ndarray, block: Block) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (h, w) of `block.write` and probabilities (K, h, w) of 0: of a chosen halo, the end of a run asks."""
+        ids, likely = self.begin(pixels, block, probabilities=True)()
+        return ids, likely
+
 
 class IdleProcess(ThisProcess):
     """This process, but nothing is predicted."""
