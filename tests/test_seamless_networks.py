@@ -76,16 +76,19 @@ def test_tiled_equals_untiled_in_float64(
 
 @pytest.mark.parametrize("choice", range(len(EXACT)), ids=[f"{name}-{n}" for n, (name, _) in enumerate(EXACT)])
 def test_with_less_it_is_not_equal(choice: int) -> None:
-    """A halo one divisor smaller, or tiles half a divisor off the grid: the tests above can fail."""
+    """A halo one divisor smaller, of one divisor, or tiles half a divisor off the grid: the tests above can fail."""
     model = of(choice, 1)
     view = model.field_of_view
-    if not view.crops:  # such a network has no smaller halo, see `test_field_of_view.py`
-        network = positive(toy_network(EXACT[choice][0], **EXACT[choice][1]).network)
-        assert check(network, view) < 1e-12
-        assert check(network, narrower(view)) > 1e-6
     size = 4 * view.divisor + view.divisor // 2
     image = noise((1, size, size), 1)
     once = predict_array(TorchPredictor(model, CPU, "fp64"), image, 5 * view.divisor)[1]
+    if not view.crops:  # a network that crops has no other halo, see `test_field_of_view.py`
+        network = positive(toy_network(EXACT[choice][0], **EXACT[choice][1]).network)
+        assert check(network, view) < 1e-12
+        assert check(network, narrower(view)) > 1e-6
+        predictor = TorchPredictor(model, CPU, "fp64")
+        predictor.view = FieldOfView(view.divisor, view.divisor, view.divisor, crops=False)
+        assert np.abs(predict_array(predictor, image, view.divisor)[1] - once).max() > 1e-6
     # the whole image from another phase: half a divisor further
     half = view.divisor // 2
     shifted = image[:, half:, half:]
