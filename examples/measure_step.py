@@ -11,6 +11,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch.nn import functional
@@ -20,12 +21,13 @@ from tilesegment.predictors.devices import PRECISIONS
 from tilesegment.training.data import open_dataset
 from tilesegment.training.loop import Trainer
 from tilesegment.training.settings import TrainingSettings
+from tilesegment.training.updates import make_optimiser
 
 
 def bare_step(trainer: Trainer) -> Callable[[], None]:
     """Forward, backward and update of the same network, and nothing else."""
     network, device = trainer.network, trainer.device
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-6)
+    optimiser = make_optimiser(network, replace(trainer.settings, rate=1e-6))
     x, t, _ = trainer.examples[0]
     x, t = x.to(device, memory_format=trainer.layout), t.to(device)
     half = trainer.precision in ("bf16", "fp16")
@@ -68,8 +70,10 @@ def main() -> None:
     parser.add_argument("--tile", type=int, default=572)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--optimiser", default="muon")
     given = parser.parse_args()
     shape = {"base": given.base, "depth": given.depth, "tile": given.tile, "precision": given.precision}
+    shape["optimiser"] = given.optimiser
     try:
         # many more steps than are made: no look at held-out sections falls among them
         settings = TrainingSettings(steps=10**9, validation=0.0, **shape)

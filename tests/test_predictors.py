@@ -248,12 +248,28 @@ def test_a_gpu_gives_what_the_cpu_gives(dtype: str) -> None:
     scale = Normalisation((float(pixels_of(model, dtype).mean()),), (float(pixels_of(model, dtype).std()),), dtype)
     pixels, block = pixels_of(model, dtype), block_of(model)
     expected = probabilities(model, pixels, normalisation=scale)
-    for precision, tolerance in (("fp64", 1e-10), ("fp32", 5e-3), ("bf16", 0.05), ("fp16", 0.01)):
+    for precision, tolerance in (("fp64", 1e-10), ("fp32", 1e-4), ("bf16", 0.05), ("fp16", 0.01)):
         predictor = TorchPredictor(model, CUDA, precision, normalisation=scale, batch=3)
         found = predictor.predict_probabilities(pixels, block)[1]
         np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
     free = free_memory(CUDA)
     assert free is not None and free > 0
+
+
+def cudnn_precision() -> str:
+    return torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined,no-any-return]
+
+
+def test_float32_is_not_rounded_to_tf32() -> None:
+    model, noted = toy_model(), list[str]()
+    model.network.register_forward_hook(lambda *_: noted.append(cudnn_precision()))
+    before = cudnn_precision()
+    assert before != "ieee", "a GPU would round, if it were left to it"
+    predictor, block = TorchPredictor(model, CPU), blocks_of(model, 1)[0]
+    noted.clear()
+    predictor.predict(*block)
+    assert set(noted) == {"ieee"}
+    assert cudnn_precision() == before
 
 
 def blocks_of(model: Model, count: int) -> list[tuple[np.ndarray, Block]]:

@@ -179,7 +179,13 @@ def test_without_an_average_the_weights_themselves_are_kept(data: Path) -> None:
 
 
 def test_every_loss_and_optimiser_trains(data: Path) -> None:
-    for change in ({"loss": "bce+dice"}, {"loss": "focal"}, {"loss": "iou"}, {"optimiser": "sgd", "rate": 1e-3}):
+    for change in (
+        {"loss": "bce+dice"},
+        {"loss": "focal"},
+        {"loss": "iou"},
+        {"optimiser": "sgd"},
+        {"optimiser": "adamw"},
+    ):
         settings = replace(TrainingSettings(steps=8, border_weight=5.0, **TOY), **change)
         records = list(Trainer(open_dataset(data), settings).run())
         assert all(math.isfinite(record.loss) for record in records)

@@ -1,6 +1,8 @@
 """The PyTorch predictor: CPU, CUDA, MPS."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Unpack
 
 import torch
@@ -35,7 +37,8 @@ class TorchPredictor(BlockPredictor):
         self._recording: Recording | None = None
 
     def _logits(self, tiles: Tensor) -> Tensor:
-        return self._network(tiles.to(self._dtype).contiguous(memory_format=self._layout))
+        with _whole_float32():
+            return self._network(tiles.to(self._dtype).contiguous(memory_format=self._layout))
 
     def _probabilities(self, inputs: Tensor) -> Tensor:
         if not self._records:
@@ -60,3 +63,15 @@ class TorchPredictor(BlockPredictor):
                 raise
             self._records = False
             return None
+
+
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Within, cuDNN convolves float32 as such; PyTorch's default is TF32, which has the mantissa of float16."""
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before

@@ -160,7 +160,7 @@ class Trainer:
         while progress < 1:
             if progress >= _FREEZE:
                 freeze_statistics(self.network)
-            rate = self.settings.rate * schedule(progress)
+            rate = self.settings.highest_rate * schedule(progress)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             loss = self._update(next(drawn))

@@ -11,7 +11,8 @@ from tilesegment.training.augmentation import Augmentation
 from tilesegment.training.losses import Loss
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-OPTIMISERS = ("adamw", "sgd")
+# and the highest learning rate that suits each
+OPTIMISERS = {"muon": 3e-3, "adamw": 1e-3, "sgd": 1e-3}
 GOAL_NAMES = {"v_rand": "V_Rand", "dice": "Dice", "miou": "mIoU"}
 GOALS = ("auto", *GOAL_NAMES)
 DEFAULT_BUDGET = 20 * 60.0
@@ -31,8 +32,8 @@ class TrainingSettings:
         halo: context of a tile, pixels, where what makes tiles exact is too large, or nothing does; kept in the model.
         tile: side of the network's input; None is 572, or what corresponds to it at `scale`.
         batch: examples an update.
-        optimiser: `adamw`, or `sgd` with momentum 0.99 as in the paper.
-        rate: highest learning rate.
+        optimiser: `muon`, which learns from fewer updates, `adamw`, or `sgd` with momentum 0.99 as in the paper.
+        rate: highest learning rate; None is that of `OPTIMISERS`.
         ema: decay of the exponential moving average of the weights, which is what is kept; 0 is the weights themselves.
         loss: names of losses joined by `+`: see `losses.Loss`.
         class_weights: of the classes in the losses a pixel, or `auto`: the inverse of their shares of the pixels.
@@ -62,8 +63,8 @@ class TrainingSettings:
     halo: int | None = None
     tile: int | None = None
     batch: int = 1
-    optimiser: str = "adamw"
-    rate: float = 1e-3
+    optimiser: str = "muon"
+    rate: float | None = None
     ema: float = 0.998
     loss: str = "ce+dice"
     class_weights: tuple[float, ...] | str | None = None
@@ -109,7 +110,7 @@ class TrainingSettings:
             value = getattr(self, key)
             if value is not None and not isinstance(value, tuple) and not low <= value <= high:
                 raise PlanError(f"{key} is {value}; allowed: {low:g} to {high:g}")
-        for key, allowed in (("precision", PRECISIONS), ("optimiser", OPTIMISERS), ("goal", GOALS)):
+        for key, allowed in (("precision", PRECISIONS), ("optimiser", tuple(OPTIMISERS)), ("goal", GOALS)):
             if getattr(self, key) not in allowed:
                 raise PlanError(f"{key} {getattr(self, key)!r} cannot be trained with; allowed: {', '.join(allowed)}")
         if isinstance(self.class_weights, str) and self.class_weights != "auto":
@@ -125,6 +126,11 @@ class TrainingSettings:
         if not (1 <= factor <= 16 and math.isclose(self.scale * factor, 1, rel_tol=0.01)):
             raise PlanError(f"scale is {self.scale}; allowed: 1, 0.5, 0.333, 0.25, ... 1/16")
         return factor
+
+    @property
+    def highest_rate(self) -> float:
+        """The learning rate at its highest."""
+        return OPTIMISERS[self.optimiser] if self.rate is None else self.rate
 
     def to_json(self) -> dict[str, Any]:
         """All values, as `from_json` takes them."""

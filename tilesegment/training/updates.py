@@ -6,9 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from tilesegment.errors import PlanError
+from tilesegment.networks.network import Network
 from tilesegment.training.data import Dataset
 from tilesegment.training.losses import balanced_weights
+from tilesegment.training.muon import Muon
 from tilesegment.training.settings import TrainingSettings
+
+_DECAY = 1e-4
+# channels on either side of a layer that is called hidden: the first one has those of the image on one
+_FEWEST = 8
 
 
 def class_weights(weights: tuple[float, ...] | str | None, data: Dataset, device: torch.device) -> Tensor | None:
@@ -26,11 +32,19 @@ def class_weights(weights: tuple[float, ...] | str | None, data: Dataset, device
     return torch.tensor(weights, dtype=torch.float32, device=device)
 
 
-def make_optimiser(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """AdamW, or the U-Net paper's SGD with a momentum of 0.99."""
+def make_optimiser(network: Network, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """Muon, AdamW, or the U-Net paper's SGD with a momentum of 0.99."""
+    rate = settings.highest_rate
     if settings.optimiser == "sgd":
-        return torch.optim.SGD(network.parameters(), lr=settings.rate, momentum=0.99)
-    return torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=1e-4)
+        return torch.optim.SGD(network.parameters(), lr=rate, momentum=0.99)
+    if settings.optimiser == "adamw":
+        return torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=_DECAY)
+    hidden, others = list[nn.Parameter](), list[nn.Parameter]()
+    of_heads = {id(parameter) for head in network.heads for parameter in head.parameters()}
+    for parameter in network.parameters():
+        inner = parameter.ndim > 1 and min(parameter.shape[:2]) >= _FEWEST and id(parameter) not in of_heads
+        (hidden if inner else others).append(parameter)
+    return Muon(hidden, others, rate, weight_decay=_DECAY)
 
 
 def schedule(progress: float, warm_up: float = 0.04) -> float:

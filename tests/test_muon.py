@@ -1,0 +1,82 @@
+"""Muon: orthogonal steps for hidden layers, Adam's for all others."""
+
+import pytest
+import torch
+from torch import nn
+
+from tilesegment.networks import build_network
+from tilesegment.training.muon import Muon, orthogonal
+from tilesegment.training.settings import TrainingSettings
+from tilesegment.training.updates import make_optimiser
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (16, 144), (64, 20), (5, 1)])
+def test_singular_values_come_close_to_1(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(shape)
+    found = orthogonal(matrix)
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    values = torch.diag(u.T @ found @ v.T)
+    assert found.shape == shape
+    assert values.min() > 0.5, "directions that hardly count in the gradient count, too"
+    assert values.max() < 1.3
+    torch.testing.assert_close(found, u @ torch.diag(values) @ v, atol=1e-3, rtol=0)
+
+
+def test_a_matrix_of_one_direction_or_none_is_no_trouble() -> None:
+    one = torch.outer(torch.arange(1.0, 9), torch.arange(1.0, 31))
+    values = torch.linalg.svdvals(orthogonal(one * 1e-12))
+    assert 0.6 < values[0] < 1.3
+    assert values[1:].max() < 0.02, "what is rounding stays small"
+    assert orthogonal(torch.zeros(4, 9)).abs().max() == 0
+
+
+def test_the_first_step_of_a_kernel_by_hand() -> None:
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(8, 9, 3, 3))
+    before, gradient = weight.detach().clone(), torch.randn(8, 9, 3, 3)
+    weight.grad = gradient.clone()
+    Muon([weight], [], lr=0.1, momentum=0.9, weight_decay=0.01).step()
+    step = orthogonal(gradient.flatten(1)).view(8, 9, 3, 3) * 0.1 * 0.2 * 9.0  # the square root of 9 * 3 * 3
+    torch.testing.assert_close(weight.detach(), before * (1 - 0.1 * 0.01) - step)
+    assert step.square().mean().sqrt() == pytest.approx(0.1 * 0.2 * 9 / 9, rel=0.25), "0.2 of the rate, as AdamW's"
+
+
+def test_momentum_is_nesterovs() -> None:
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.zeros(8, 8))
+    optimiser = Muon([weight], [], lr=1.0, momentum=0.9, weight_decay=0)
+    first, second = torch.randn(2, 8, 8)
+    for gradient in (first, second):
+        before = weight.detach().clone()
+        weight.grad = gradient
+        optimiser.step()
+    mean = 0.9 * 0.1 * first + 0.1 * second
+    ahead = 0.1 * second + 0.9 * mean
+    torch.testing.assert_close(weight.detach() - before, -orthogonal(ahead) * 0.2 * 8**0.5, atol=1e-4, rtol=0)
+
+
+def test_the_others_are_adams() -> None:
+    """As PyTorch computes it."""
+    torch.manual_seed(0)
+    ours, theirs = nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(5))
+    one = Muon([], [ours], lr=0.1, weight_decay=0.01)
+    other = torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.01)
+    for _ in range(7):
+        ours.grad = torch.randn(5)
+        theirs.grad = ours.grad.clone()
+        one.step()
+        other.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("network", ["unet", "unet-same", "unetpp", "fcn8"])
+def test_hidden_weights_go_one_way_the_rest_the_other(network: str) -> None:
+    built = build_network(network, {"in_channels": 3, "classes": 9, "base": 8})
+    first, second = make_optimiser(built, TrainingSettings()).param_groups
+    hidden, others = ({id(p) for p in group["params"]} for group in (first, second))
+    assert len(hidden) + len(others) == len(list(built.parameters()))
+    for name, parameter in built.named_parameters():
+        head = any(parameter is p for one in built.heads for p in one.parameters())
+        plain = parameter.ndim == 1 or parameter.shape[1] == 3 or head
+        assert (id(parameter) in others) == plain, name
