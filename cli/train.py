@@ -148,4 +148,6 @@ def _words(scores: "Scores") -> str:
     text = f"{GOAL_NAMES[scores.goal]} {scores.value:.4f} (always the same class: {scores.floor_value:.3f})"
     if scores.v_info is not None:
         text += f", V_Info {scores.v_info:.4f}"
-    return text + f", mIoU {scores.miou:.3f}, accuracy {scores.accuracy:.3f} ({scores.floor:.3f})"
+    each = " ".join("-" if value is None else f"{value:.3f}" for value in scores.iou)
+    mean = "" if scores.goal == "miou" else f"mIoU {scores.miou:.3f}, "
+    return text + f", {mean}IoU of each class {each}, accuracy {scores.accuracy:.3f} ({scores.floor:.3f})"

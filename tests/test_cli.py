@@ -73,6 +73,7 @@ def test_the_other_command_of_the_readme(folder: Path, run: Run, monkeypatch: py
     found = run("train em_data/")
     assert (found.code, found.out) == (0, "")
     assert "data          2 labelled images" in found.err
+    assert "IoU of each class 0." in found.err
     assert "held out      1: 01" in found.err
     assert (folder / "runs" / "em_data" / "report.html").exists()
     command = found.err.strip().splitlines()[-1].strip()
