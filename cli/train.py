@@ -103,7 +103,7 @@ def train(context: click.Context, data: str, as_json: bool, quiet: bool, **given
     except KeyboardInterrupt:
         for trainer, folder in begun:
             if trainer.step > 0:
-                click.echo(f"The model after {trainer.step:,} steps is in {folder}.", err=True)
+                click.echo(f"The model after {trainer.kept_step:,} steps is in {folder}.", err=True)
                 again = f"tileseg train {shlex.quote(data)} --out {shlex.quote(str(folder))} --resume"
                 click.echo(f"Go on with: {again}", err=True)
         raise
@@ -138,7 +138,9 @@ def _conclude(run: "TrainingRun") -> None:
         click.echo(f"Held out: {_words(run.scores)}", err=True)
     if run.tta is not None:
         click.echo(f"with the 8 views of --tta: {_words(run.tta)}", err=True)
-    click.echo(f"{run.steps:,} steps in {run.seconds:,.0f} s. See {run.folder}/report.html, use the model:", err=True)
+    best = "" if run.kept_step == run.steps else f", of which the model after {run.kept_step:,} was the best"
+    words = f"{run.steps:,} steps in {run.seconds:,.0f} s{best}. See {run.folder}/report.html, use the model:"
+    click.echo(words, err=True)
     click.echo(f"  tileseg predict IMAGE --model {shlex.quote(run.model)} --out mask.zarr", err=True)
 
 

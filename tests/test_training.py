@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tilesegment.training import TrainingRun
 from tilesegment.training.data import open_dataset
 from tilesegment.training.loop import Record, Trainer
 from tilesegment.training.settings import TrainingSettings
+from tilesegment.training.validation import Validation, validate
 
 TOY: dict[str, Any] = {"base": 4, "depth": 2, "tile": 72, "dropout": 0.0, "precision": "fp32"}
 
@@ -271,6 +273,28 @@ def test_every_update_keeps_an_average(data: Path) -> None:
     now, mean = trainer.network.state_dict(), trainer.model().network.state_dict()
     for name, value in now.items():
         assert 0 < (value - mean[name]).norm() < (value - before[name]).norm(), name
+
+
+def test_the_model_is_the_best_of_the_looks(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of equal ones the later; what is trained goes on from where it is."""
+    values = iter([0.1, 0.5, 0.5, 0.3, 0.2, 0.4])
+
+    def scored(*where: Any) -> Validation:
+        found = validate(*where)
+        return Validation(replace(found.scores, value=next(values)), found.masks)
+
+    monkeypatch.setattr("tilesegment.training.loop.validate", scored)
+    trainer = Trainer(open_dataset(data), TrainingSettings(steps=12, **TOY))
+    averages = {}
+    for record in trainer.run():
+        if record.scores is not None:
+            averages[record.step] = {name: value.clone() for name, value in trainer.average.module.state_dict().items()}
+    assert list(averages) == [2, 4, 6, 8, 10, 12]
+    model = trainer.model()
+    assert trainer.kept_step == model.header.training["kept_step"] == 6
+    for name, value in model.network.state_dict().items():
+        assert torch.equal(value, averages[6][name]), name
+    assert any(not torch.equal(averages[6][name], averages[12][name]) for name in averages[6])
 
 
 def test_training_goes_on_from_a_model(learnt: tuple[TrainingRun, list[Record]], data: Path, tmp_path: Path) -> None:

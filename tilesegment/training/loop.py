@@ -1,5 +1,6 @@
 """The training loop: examples in, a model out."""
 
+import copy
 import math
 import time
 from collections.abc import Iterator
@@ -107,6 +108,8 @@ class Trainer:
         )
         self.weights = class_weights(settings.class_weights, data, self.device)
         self.average = AveragedModel(self.network, avg_fn=self._average, use_buffers=True)
+        # weights at the best look, how good they were, and after which update
+        self.best, self.best_value, self.best_step = copy.deepcopy(self.average.module), -math.inf, 0
         self.optimiser = make_optimiser(self.network, settings)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.step, self.seconds, self.looks, self.constant = 0, 0.0, 0, 0
@@ -170,7 +173,7 @@ class Trainer:
             scores = None
             if self.held_out and int(progress * _LOOKS) > self.looks:
                 self.looks = int(progress * _LOOKS)
-                scores = self.scores()
+                scores = self._look()
             yield Record(self.step, progress, self.seconds, loss, rate, scores)
 
     def _progress(self) -> float:
@@ -216,7 +219,15 @@ class Trainer:
             )
 
     def model(self) -> Model:
-        """The averaged weights so far, with the record of the run."""
+        """The weights that were best at a look, before the first one the average so far, with the record of the run."""
+        return self._model(self.best if self.best_step else self.average.module)
+
+    @property
+    def kept_step(self) -> int:
+        """After which update the weights of `model` were those that were trained."""
+        return self.best_step or self.step
+
+    def _model(self, trained: nn.Module) -> Model:
         header = ModelHeader(
             network=self.name,
             arguments=self.arguments,
@@ -229,13 +240,21 @@ class Trainer:
             training=self._provenance(),
         )
         network = build_network(self.name, self.arguments)
-        weights = {name: value.cpu() for name, value in self.average.module.state_dict().items()}
+        weights = {name: value.cpu() for name, value in trained.state_dict().items()}
         _bare(network).load_state_dict(weights)
         return Model(header, network.requires_grad_(False).eval())
 
-    def scores(self) -> Scores:
-        """Of the averaged weights on the held-out sections, each predicted whole through the tiled engine."""
-        return validate(self.model(), self.held_out, self.device, self.precision, self.goal).scores
+    def _look(self) -> Scores:
+        """Scores of the averaged weights on the held-out sections, each predicted whole through the tiled engine.
+
+        The best are kept: a network learns thirty images by heart in the end, a large one soon.
+        """
+        model = self._model(self.average.module)
+        scores = validate(model, self.held_out, self.device, self.precision, self.goal).scores
+        if scores.value >= self.best_value:
+            self.best.load_state_dict(self.average.module.state_dict())
+            self.best_value, self.best_step = scores.value, self.step
+        return scores
 
     def save(self, path: Path) -> None:
         """Writes the state of the run to `path`, atomically.
@@ -248,6 +267,8 @@ class Trainer:
             "seconds": self.seconds,
             "looks": self.looks,
             "constant": self.constant,
+            "best_value": self.best_value,
+            "best_step": self.best_step,
             "scaler": self.scaler.state_dict(),
         }
         save_checkpoint(path, self._networks(), self.optimiser, state)
@@ -261,10 +282,11 @@ class Trainer:
         state = load_checkpoint(path, self._networks(), self.optimiser)
         self.step, self.seconds = state["step"], state["seconds"]
         self.looks, self.constant = state["looks"], state["constant"]
+        self.best_value, self.best_step = state["best_value"], state["best_step"]
         self.scaler.load_state_dict(state["scaler"])
 
     def _networks(self) -> dict[str, nn.Module]:
-        return {"network": self.network, "average": self.average}
+        return {"network": self.network, "average": self.average, "best": self.best}
 
     def _average(self, mean: Tensor, new: Tensor, updates: Tensor | int) -> Tensor:
         """The average with another update; early on it follows closely, later it looks back over a thousand."""
@@ -274,7 +296,7 @@ class Trainer:
         return mean.lerp(new, 1 - decay)
 
     def _provenance(self) -> dict[str, Any]:
-        record: dict[str, Any] = {"steps": self.step, "seconds": round(self.seconds, 1)}
+        record: dict[str, Any] = {"steps": self.step, "kept_step": self.kept_step, "seconds": round(self.seconds, 1)}
         if self.init is not None:
             header = self.init.header
             record["init"] = {"weights_sha256": header.weights_sha256, "training": dict(header.training)}

@@ -45,6 +45,8 @@ class TrainingRun:
         folder: holds `model.safetensors`, `report.html`, `metrics.jsonl`, `config.json` and the pictures.
         model: the model's file.
         steps, seconds: how long it trained.
+        kept_step: after which update the weights were those of the model: where the held-out sections were predicted
+            best, or at the end.
         scores: of the stored model on the held-out sections; None where none were held out.
         tta: the same, averaged over the 8 symmetries of the square.
     """
@@ -53,6 +55,7 @@ class TrainingRun:
     model: str
     steps: int
     seconds: float
+    kept_step: int
     scores: Scores | None
     tta: Scores | None
 
@@ -74,9 +77,10 @@ def train(
 ) -> TrainingRun:
     """Trains a U-Net on labelled images.
 
-    The model file is renewed, atomically, whenever the held-out sections are looked at, and on Ctrl-C; a checkpoint is
-    written every minute. The model's weights are stored in float16; the scores at the end are those of the stored
-    weights. Between two classes the line is drawn where it is best on the held-out sections: `calibration`.
+    The held-out sections are looked at six times; the weights that predict them best are those of the model. Its file
+    is renewed, atomically, at each look, and on Ctrl-C; a checkpoint is written every minute. The model's weights are
+    stored in float16; the scores at the end are those of the stored weights. Between two classes the line is drawn
+    where it is best on the held-out sections: `calibration`.
 
     Args:
         data: folder of labelled images, in one of the layouts of `training.data`.
@@ -187,7 +191,7 @@ class _Run:
             pictures=[self.folder / f"{name}.png" for name in ("curves", "samples", "augmentation")],
         )
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
-        return TrainingRun(str(self.folder), str(path), last.step, last.seconds, *scores_of)
+        return TrainingRun(str(self.folder), str(path), last.step, last.seconds, trainer.kept_step, *scores_of)
 
     def _calibrated(self, model: Model) -> Model:
         """The model, of two classes, with its threshold put into it."""
