@@ -72,8 +72,7 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--optimiser", default="muon")
     given = parser.parse_args()
-    shape = {"base": given.base, "depth": given.depth, "tile": given.tile, "precision": given.precision}
-    shape["optimiser"] = given.optimiser
+    shape = {name: getattr(given, name) for name in ("base", "depth", "tile", "precision", "optimiser")}
     try:
         # many more steps than are made: no look at held-out sections falls among them
         settings = TrainingSettings(steps=10**9, validation=0.0, **shape)
