@@ -1,15 +1,20 @@
 """Images stored in pieces: each decoded about once, whatever pipeline does it, and what is kept is a band."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import zarr
 from conftest import toy_model
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from image_files import fails, make_pixels, tiff, zarr_array
+from zarr.core.codec_pipeline import BatchedCodecPipeline
+from zarr.storage import MemoryStore
 
 import tilesegment
 from tilesegment.geometry import Region
@@ -142,6 +147,28 @@ def test_both_pipelines_read_the_same(tmp_path: Path) -> None:
         pytest.skip("zarrs is not installed")
     for region in blocks(60, 7):
         np.testing.assert_array_equal(fast[region.slices], open_with_zarr(path)[region.slices])
+
+
+def test_other_threads_may_make_arrays_while_one_is_opened(tmp_path: Path) -> None:
+    """They get zarr's own pipeline, which writes atomically, and not a word of what the fast one was told."""
+    path = zarr_array("yx", (16, 16))(tmp_path, PLANE)
+    if open_with_zarrs(path) is None:
+        pytest.skip("zarrs is not installed")
+    ended = threading.Event()
+
+    def keep_opening() -> None:
+        while not ended.is_set():
+            assert type(cast(zarr.Array, open_with_zarrs(path)).async_array.codec_pipeline).__name__.startswith("Zarrs")
+
+    with ThreadPoolExecutor(2) as opening:
+        others = [opening.submit(keep_opening) for _ in range(2)]
+        try:
+            made = [zarr.create_array(MemoryStore(), shape=(8, 8), chunks=(4, 4), dtype="u1") for _ in range(100)]
+        finally:
+            ended.set()
+        for other in others:
+            other.result()
+    assert {type(array.async_array.codec_pipeline) for array in made} == {BatchedCodecPipeline}
 
 
 @pytest.mark.parametrize("options", [{"order": "F"}, {"dtype": ">u2"}])

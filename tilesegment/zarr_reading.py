@@ -4,6 +4,7 @@ That is zarrs, which decodes the chunks of a read in threads of its own. It is n
 so that a process that is killed leaves half a chunk.
 """
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import zarr
 from zarr.storage import LocalStore
 
 from tilesegment.threads import decoding_threads
+
+_TELLING = threading.Lock()
 
 
 def open_for_reading(folder: Path, **options: Any) -> zarr.Array:
@@ -31,14 +34,17 @@ def open_with_zarr(folder: Path, **options: Any) -> zarr.Array:
 def open_with_zarrs(folder: Path, **options: Any) -> zarr.Array | None:
     """The array in `folder`, to be indexed by slices; None if zarrs is not installed, or does not read it."""
     try:
-        from zarrs.pipeline import UnsupportedMetadataError
+        from zarrs.pipeline import UnsupportedMetadataError, ZarrsCodecPipeline
     except ImportError:
         return None
-    # the array keeps its pipeline, and the pipeline what it was told here
-    pipeline = {"path": "zarrs.ZarrsCodecPipeline", "strict": True, "chunk_concurrent_minimum": 1}
-    with zarr.config.set({"codec_pipeline": pipeline, "threading.max_workers": decoding_threads()}):
+    array = open_with_zarr(folder, **options)
+    # the pipeline keeps what it is told here; the configuration is that of all threads, so nothing that others go by
+    told = {"codec_pipeline.strict": True, "codec_pipeline.chunk_concurrent_minimum": 1}
+    with _TELLING, zarr.config.set({**told, "threading.max_workers": decoding_threads()}):
         try:
-            array = open_with_zarr(folder, **options)
+            pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(array.metadata, array.store)
         except UnsupportedMetadataError:
             return None
+    # as zarr itself does it; it would choose by its configuration, by which other threads open what they write
+    object.__setattr__(array.async_array, "codec_pipeline", pipeline)
     return array if array.dtype.isnative and array.order == "C" else None
