@@ -83,6 +83,25 @@ def test_what_another_run_writes_is_not_deleted(tmp_path: Path, monkeypatch: pyt
     assert not create_mask(path, other, overwrite=True).survey().done.any()
 
 
+def test_a_folder_that_another_part_replaces_while_it_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mask.zarr"
+    partial = create_mask(path, spec_of((130, 200), fingerprint={"model": "b"})).target.partial
+    find, left = disk_of_masks.group_file, [partial]
+
+    def found(folder: Path) -> Path | None:
+        file = find(folder)
+        if folder in left:
+            left.remove(folder)
+            partial.rename(tmp_path / "aside")
+        return file
+
+    monkeypatch.setattr(disk_of_masks, "group_file", found)
+    assert not create_mask(path, SPEC, overwrite=True).survey().done.any()
+    assert not left
+
+
 def test_a_mask_in_which_nothing_is_stored_is_begun_anew(tmp_path: Path) -> None:
     create_mask(tmp_path / "mask.zarr", SPEC, ngff="0.4")
     writer = create_mask(tmp_path / "mask.zarr", spec_of((40, 40), fingerprint={"model": "b"}))

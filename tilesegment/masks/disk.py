@@ -100,9 +100,10 @@ def read_group(path: Path) -> Group | None:
         MaskError: there is some, but it is no JSON object.
     """
     file = group_file(path)
-    if file is None:
+    document = None if file is None else _read_json(file)
+    if file is None or document is None:
         return None
-    document, version = _read_json(file), 3 if file.name == "zarr.json" else 2
+    version = 3 if file.name == "zarr.json" else 2
     attributes = document.get("attributes", {}) if version == 3 else document
     if not isinstance(attributes, dict):
         raise MaskError(f"the metadata {file} is damaged: attributes are no JSON object")
@@ -164,11 +165,15 @@ def _discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None if the file is gone: another process may have renamed its folder just now."""
     with reporting("read", path):
-        if path.stat().st_size > _METADATA_LIMIT:
-            raise MaskError(f"the metadata {path} is larger than {_METADATA_LIMIT >> 20} MiB: not read")
-        content = path.read_bytes()
+        try:
+            if path.stat().st_size > _METADATA_LIMIT:
+                raise MaskError(f"the metadata {path} is larger than {_METADATA_LIMIT >> 20} MiB: not read")
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
