@@ -29,7 +29,7 @@ _OPTIONS = [
     click.option("--budget", type=DurationType(), metavar="20m", help="How long: 90s, 20m, 2h.  [default: 20m]"),
     click.option("--steps", type=int, help="How many updates, instead of a budget; makes the run reproducible."),
     click.option("--epochs", type=int, help="How often as many examples as there are images, instead of a budget."),
-    click.option("--init", metavar="FILE|NAME", help="Start from the weights of this model."),
+    click.option("--init", metavar="FILE|NAME", help="Start from the weights of this model, perhaps of other classes."),
     click.option("--network", metavar="NAME", help="Architecture: tileseg networks lists them.  [default: unet]"),
     click.option("--option", "options", type=OptionType(), multiple=True, help="Of the network, such as up=nearest."),
     click.option("--base", type=int, help="Channels of the first stage; 64 in the paper.  [default: 32]"),
@@ -122,6 +122,8 @@ def _introduce(progress: ProgressReport, trainer: "Trainer", folder: Path) -> No
         progress.line(line)
     goal = GOAL_NAMES[trainer.goal]
     progress.line(f"training on {trainer.device}, {trainer.precision}; judged by {goal}; run folder: {folder}")
+    if trainer.anew:
+        progress.line(f"{trainer.settings.init} tells other classes apart; begun at random: {', '.join(trainer.anew)}")
     if trainer.step:
         progress.line(f"going on after step {trainer.step:,}")
 

@@ -1,6 +1,7 @@
 """The training loop on toy data: it learns, it repeats itself, it ends in time, it leaves what it should."""
 
 import json
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from click.testing import CliRunner
 from data_sets import write_pairs, write_stack
 from PIL import Image
 
@@ -21,6 +23,7 @@ from tilesegment.training.data import open_dataset
 from tilesegment.training.loop import Record, Trainer
 from tilesegment.training.settings import TrainingSettings
 from tilesegment.training.validation import Validation, validate
+from tilesegment_cli.train import train as command
 
 TOY: dict[str, Any] = {"base": 4, "depth": 2, "tile": 72, "dropout": 0.0, "precision": "fp32"}
 
@@ -309,6 +312,25 @@ def test_training_goes_on_from_a_model(learnt: tuple[TrainingRun, list[Record]],
     assert header.normalisation == start.normalisation
     assert header.training["init"]["weights_sha256"] == start.weights_sha256
     assert header.training["init"]["training"]["steps"] == first.steps
+
+
+def test_training_goes_on_from_a_model_of_other_classes(
+    learnt: tuple[TrainingRun, list[Record]], data: Path, tmp_path: Path
+) -> None:
+    """What it knows of images is kept, what it says of them is learnt anew."""
+    shutil.copytree(data, tmp_path / "data")
+    for path in (tmp_path / "data" / "labels").iterdir():
+        label = np.asarray(Image.open(path))
+        Image.fromarray(np.where(label == 0, 0, 1 + (np.arange(label.shape[1]) > 48)).astype(np.uint8)).save(path)
+    out, settings = tmp_path / "run", "--steps 1 --lr 1e-6 --validation 0 --tile 72 --precision fp32"
+    given = [str(tmp_path / "data"), "--out", str(out), "--init", learnt[0].model, *settings.split()]
+    found = CliRunner().invoke(command, given)
+    assert f"{learnt[0].model} tells other classes apart; begun at random: head\n" in found.stderr
+    model, start = Model.load(out / "model.safetensors"), Model.load(learnt[0].model).network.state_dict()
+    assert model.header.arguments["classes"] == 3
+    assert model.header.training["init"]["anew"] == ["head"]
+    for name, value in model.network.state_dict().items():
+        assert name.startswith("head") or torch.allclose(value, start[name], atol=1e-3), name
 
 
 @pytest.mark.parametrize("settings", [{"base": 8}, {"depth": 3, "tile": 60}])

@@ -13,6 +13,8 @@ from PIL import Image
 import tilesegment
 from tilesegment import ModelError, PlanError
 from tilesegment.model import Model
+from tilesegment.networks import build_network
+from tilesegment.training.architecture import take_over
 from tilesegment.training.data import open_dataset
 from tilesegment.training.loop import Trainer
 from tilesegment.training.losses import PIXEL_LOSSES, REGION_LOSSES, Loss
@@ -98,6 +100,22 @@ def test_a_pruned_model_is_trained_whole(data: Path, tmp_path: Path) -> None:
         for level in (1, 2, 3, 4)
     ]
     assert halos == [8, 24, 48, 96]
+
+
+@pytest.mark.parametrize(("name", "options"), [(name, options) for name, options, _ in TOYS], ids=[n for n, *_ in TOYS])
+def test_only_what_tells_classes_apart_begins_anew_with_other_classes(name: str, options: dict[str, Any]) -> None:
+    """A layer does if its output has a channel a class; what sees only those, behind it, may too."""
+    start, network = (build_network(name, {**options, "in_channels": 1, "classes": n}) for n in (2, 5))
+    anew = take_over(network, start)
+    assert anew
+    for layer, module in network.named_modules():
+        if hasattr(module, "weight"):
+            assert (layer in anew) == (5 in module.weight.shape[:2] or 25 in module.weight.shape[:2]), layer
+    own = network.state_dict()
+    for key, value in start.state_dict().items():
+        assert torch.equal(value, own[key]) == (key.rpartition(".")[0] not in anew), key
+    same = build_network(name, {**options, "in_channels": 1, "classes": 2})
+    assert take_over(same, start) == ()
 
 
 class TestRefused:

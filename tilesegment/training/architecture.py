@@ -1,6 +1,8 @@
-"""Which network is trained, and with which options."""
+"""Which network is trained, with which options, and from which weights on."""
 
 from typing import Any
+
+from torch import nn
 
 from tilesegment.errors import PlanError
 from tilesegment.model import Model
@@ -20,7 +22,7 @@ def choose_network(
         init: the model that training starts from.
 
     Raises:
-        PlanError: `init` takes other images, tells other classes apart, or is another network than was asked for.
+        PlanError: `init` takes other images, or is another network than was asked for.
         ModelError: no such network, no such option.
     """
     name = settings.network or ("unet" if init is None else init.header.network)
@@ -36,22 +38,31 @@ def choose_network(
     if init is None:
         arguments = {**DEFAULT_OPTIONS.get(name, {}), **asked, **data}
     else:
-        _check_init(settings, init, name, asked, data)
-        arguments = {**init.header.arguments, **asked}
+        _check_init(settings, init, name, asked, channels)
+        arguments = {**init.header.arguments, **asked, "classes": classes}
     arguments.pop("reduction", None)
     return name, arguments if settings.reduction == 1 else {**arguments, "reduction": settings.reduction}
 
 
-def _check_init(
-    settings: TrainingSettings, init: Model, name: str, asked: dict[str, Any], data: dict[str, int]
-) -> None:
-    """Whether the weights of `init` fit."""
-    given, words = init.header.arguments, {"in_channels": "channels", "classes": "classes"}
+def take_over(network: nn.Module, start: nn.Module) -> tuple[str, ...]:
+    """Gives `network` the weights of `start`, the same but perhaps for the number of classes.
+
+    Returns:
+        The layers that begin at random, because they tell the classes apart and those are others.
+    """
+    weights, own = start.state_dict(), network.state_dict()
+    fitting = {name: value for name, value in weights.items() if value.shape == own[name].shape}
+    network.load_state_dict({**own, **fitting})
+    return tuple(dict.fromkeys(name.rpartition(".")[0] for name in weights if name not in fitting))
+
+
+def _check_init(settings: TrainingSettings, init: Model, name: str, asked: dict[str, Any], channels: int) -> None:
+    """Whether the weights of `init` fit, those that tell classes apart excepted."""
+    given = init.header.arguments
     if name != init.header.network:
         raise PlanError(f"init {settings.init} is a {init.header.network}, not a {name}; leave network out, or init")
-    for key, value in data.items():
-        if given[key] != value:
-            raise PlanError(f"init {settings.init} has {given[key]} {words[key]}, the data have {value}")
+    if given["in_channels"] != channels:
+        raise PlanError(f"init {settings.init} has {given['in_channels']} channels, the data have {channels}")
     for key, value in asked.items():
         # dropout has no weights
         if key != "dropout" and key in given and given[key] != value:

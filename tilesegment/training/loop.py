@@ -22,7 +22,7 @@ from tilesegment.networks.field_of_view import chosen, derive
 from tilesegment.networks.network import Network
 from tilesegment.networks.rescaled import Rescaled
 from tilesegment.predictors.devices import PRECISIONS, choose_device, choose_precision
-from tilesegment.training.architecture import choose_network
+from tilesegment.training.architecture import choose_network, take_over
 from tilesegment.training.checkpoint import load_checkpoint, save_checkpoint
 from tilesegment.training.data import Dataset, normalisation_of
 from tilesegment.training.examples import Batch, Examples, batches, reduce_section
@@ -89,8 +89,8 @@ class Trainer:
         torch.manual_seed(settings.seed)
         # what is trained sees the reduced images; the model that is kept reduces them itself
         self.network = build_network(self.name, {**self.arguments, "reduction": 1})
-        if self.init is not None:
-            self.network.load_state_dict(_bare(self.init.network).state_dict())
+        # layers that `init` could not begin
+        self.anew = () if self.init is None else take_over(self.network, _bare(self.init.network))
         self.halo = settings.halo if settings.halo is not None or self.init is None else self.init.header.halo
         view = self._view()
         self.layout = choose_layout(self.device, self.precision)
@@ -299,7 +299,11 @@ class Trainer:
         record: dict[str, Any] = {"steps": self.step, "kept_step": self.kept_step, "seconds": round(self.seconds, 1)}
         if self.init is not None:
             header = self.init.header
-            record["init"] = {"weights_sha256": header.weights_sha256, "training": dict(header.training)}
+            record["init"] = {
+                "weights_sha256": header.weights_sha256,
+                "anew": list(self.anew),
+                "training": dict(header.training),
+            }
         return record | {
             "settings": self.settings.to_json(),
             "sections": [section.name for section in self.sections],

@@ -42,7 +42,7 @@ p { margin: .4rem 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: .5rem 0 1rem; min-width: 22rem; }
 th, td { padding: .3rem 1.2rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-td { font-variant-numeric: tabular-nums; overflow-wrap: break-word; }
+td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 th, code { white-space: nowrap; }
 .swatch { display: inline-block; width: .9em; height: .9em; margin-right: .5em; vertical-align: -.08em;
   border: 1px solid var(--soft); }
@@ -130,7 +130,10 @@ def _headline(scores: "Scores | None", tta: "Scores | None", classes: Sequence[L
         )
         return f"<div class='headline'>{text}</div>"
     text = f"<strong>{escape(goal_name(scores.goal, classes))} {_number(scores.value)}</strong>"
-    text += "<p>on the held-out images, of which none was trained on; 1 is perfect."
+    text += (
+        "<p>on the held-out images; 1 is perfect. None was trained on, but the model that was best on them was kept:"
+    )
+    text += " expect a little less on others."
     if tta is not None:
         text += f" With test-time augmentation (<code>--tta</code>) {_number(tta.value)}."
     text += (

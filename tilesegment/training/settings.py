@@ -39,7 +39,8 @@ class TrainingSettings:
         class_weights: of the classes in the losses a pixel, or `auto`: the inverse of their shares of the pixels.
         border_weight, border_sigma: w0 and sigma (pixels) of the paper's weight map between close cells; a cell is a
             connected region of any class but the first. 10 and 5 in the paper; w0 = 0 is no map.
-        init: model, file or bundled name, whose weights training starts from; None starts at random.
+        init: model, file or bundled name, whose weights training starts from; None starts at random. If it tells
+            another number of classes apart than there are in the data, the layers that do so start at random.
         scale: 1, 1/2, 1/3, ...: train, and later predict, on images reduced to this.
         validation: share of the sections that is held out, the last ones, or the names of those to hold out.
         goal: what the model is judged by: `v_rand` (cells), `dice` (of class 1), `miou`; `auto` sees what fits.
