@@ -31,6 +31,30 @@ def test_a_matrix_of_one_direction_or_none_is_no_trouble() -> None:
     assert orthogonal(torch.zeros(4, 9)).abs().max() == 0
 
 
+@pytest.mark.parametrize("scale", [1e-38, 1e-30, 1e-22, 1e-15, 1e30])
+def test_only_the_direction_of_a_gradient_counts(scale: float) -> None:
+    """However small it is: the squares of 1e-22 are 0 in float32."""
+    torch.manual_seed(0)
+    matrix = torch.randn(12, 40)
+    torch.testing.assert_close(orthogonal(matrix * scale), orthogonal(matrix), atol=1e-3, rtol=0)
+
+
+def test_a_layer_that_gets_no_gradient_any_more_stands_still() -> None:
+    """Until it fades below what float32 can hold, the mean of the old ones has a direction."""
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(8, 8))
+    optimiser = Muon([weight], [], lr=1.0, weight_decay=0)
+    weight.grad = torch.randn(8, 8)
+    optimiser.step()
+    before, weight.grad = weight.detach().clone(), torch.zeros(8, 8)
+    for _ in range(3000):
+        optimiser.step()
+    assert torch.equal(weight, before)
+    weight.grad = torch.randn(8, 8)
+    optimiser.step()
+    assert (weight - before).norm() > 1
+
+
 def test_the_first_step_of_a_kernel_by_hand() -> None:
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(8, 9, 3, 3))

@@ -62,7 +62,9 @@ class Muon(Optimizer):
         state["mean"].lerp_(gradient, 1 - group["momentum"])
         ahead = gradient.lerp(state["mean"], group["momentum"]).flatten(1)
         size = group["lr"] * 0.2 * max(ahead.shape) ** 0.5
-        weight.sub_(orthogonal(ahead).view(weight.shape), alpha=size)
+        # what is left of the mean when no gradient comes any more is not to be blown up to a whole step
+        step = orthogonal(ahead).view(weight.shape) * gradient.any()
+        weight.sub_(step, alpha=size)
 
     def _other(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         """Adam: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1."""
@@ -89,6 +91,8 @@ def orthogonal(matrix: Tensor) -> Tensor:
         matrix: (m, n) float.
     """
     x = matrix.float()
+    # in two steps: the squares of values below 1e-20 are 0 in float32, and their norm with them
+    x = x / x.abs().amax().clamp_min(1e-30)
     x = x / x.norm().clamp_min(1e-30)
     tall = len(x) > len(x[0])
     gram = x.T @ x if tall else x @ x.T
