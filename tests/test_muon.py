@@ -43,7 +43,7 @@ def test_a_layer_that_gets_no_gradient_any_more_stands_still() -> None:
     """Until it fades below what float32 can hold, the mean of the old ones has a direction."""
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(8, 8))
-    optimiser = Muon([weight], [], lr=1.0, weight_decay=0)
+    optimiser = Muon([weight], [], lr=1.0, decay=0)
     weight.grad = torch.randn(8, 8)
     optimiser.step()
     before, weight.grad = weight.detach().clone(), torch.zeros(8, 8)
@@ -60,16 +60,30 @@ def test_the_first_step_of_a_kernel_by_hand() -> None:
     weight = nn.Parameter(torch.randn(8, 9, 3, 3))
     before, gradient = weight.detach().clone(), torch.randn(8, 9, 3, 3)
     weight.grad = gradient.clone()
-    Muon([weight], [], lr=0.1, momentum=0.9, weight_decay=0.01).step()
+    Muon([weight], [], lr=0.1, momentum=0.9, decay=0.01).step()
     step = orthogonal(gradient.flatten(1)).view(8, 9, 3, 3) * 0.1 * 0.2 * 9.0  # the square root of 9 * 3 * 3
     torch.testing.assert_close(weight.detach(), before * (1 - 0.1 * 0.01) - step)
     assert step.square().mean().sqrt() == pytest.approx(0.1 * 0.2 * 9 / 9, rel=0.25), "0.2 of the rate, as AdamW's"
 
 
+def test_weights_do_not_grow_for_ever() -> None:
+    """Pushed the same way by every update, to where decay and steps are in balance: 0.2 sqrt(longer side) / decay."""
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.zeros(8, 16))
+    optimiser = Muon([weight], [], lr=0.01, decay=2.0)
+    weight.grad = torch.randn(8, 16)
+    norms = []
+    for _ in range(600):
+        optimiser.step()
+        norms.append(float(torch.linalg.matrix_norm(weight.detach(), 2)))
+    assert norms[50] < 0.8 * norms[-1] < 0.2 * 4 / 2
+    assert norms[-1] == pytest.approx(norms[-100], rel=0.01)
+
+
 def test_momentum_is_nesterovs() -> None:
     torch.manual_seed(0)
     weight = nn.Parameter(torch.zeros(8, 8))
-    optimiser = Muon([weight], [], lr=1.0, momentum=0.9, weight_decay=0)
+    optimiser = Muon([weight], [], lr=1.0, momentum=0.9, decay=0)
     first, second = torch.randn(2, 8, 8)
     for gradient in (first, second):
         before = weight.detach().clone()

@@ -20,14 +20,16 @@ class Muon(Optimizer):
     A gradient has few large singular values, so that plain steps turn a layer's weights in few directions; here all
     directions move alike. Jordan 2024 (kellerjordan.github.io/posts/muon), with a kernel (O, I, h, w) taken as the
     matrix (O, I h w); steps are as large as AdamW's, by the factor 0.2 sqrt(longer side) of Liu et al. 2025
-    (arXiv:2502.16982, section 2.2), so that one learning rate is for both.
+    (arXiv:2502.16982, section 2.2), so that one learning rate is for both. Steps do not shrink with the gradient:
+    without a strong decay weights grow for as long as it is trained, and ReLUs die of it, the deepest layer's first.
 
     Args:
         hidden: weights of hidden layers, of two dimensions or more.
         others: biases, weights of the first and the last layer, scales of normalisation.
         lr: learning rate.
         momentum: of the hidden layers' gradients, which is Nesterov's.
-        weight_decay: decoupled, as in AdamW.
+        decay: of the hidden layers' weights, decoupled; times `lr` is what is lost in an update.
+        weight_decay: the same of the others, as in AdamW.
     """
 
     def __init__(
@@ -37,11 +39,15 @@ class Muon(Optimizer):
         lr: float,
         *,
         momentum: float = 0.95,
+        decay: float = 1.0,
         weight_decay: float = 1e-4,
     ) -> None:
-        groups = [{"params": list(params), "hidden": kind} for params, kind in ((hidden, True), (others, False))]
+        groups = [
+            {"params": list(hidden), "hidden": True, "weight_decay": decay},
+            {"params": list(others), "hidden": False, "weight_decay": weight_decay},
+        ]
         given = [group for group in groups if group["params"]]
-        super().__init__(given, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(given, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -96,11 +102,11 @@ def orthogonal(matrix: Tensor) -> Tensor:
     x = x / x.norm().clamp_min(1e-30)
     tall = len(x) > len(x[0])
     gram = x.T @ x if tall else x @ x.T
-    total = torch.eye(len(gram), device=x.device)
+    total = None
     for left in reversed(range(_ITERATIONS)):
         factor = _B * gram + _C * (gram @ gram)
         factor.diagonal().add_(_A)
-        total = factor @ total
+        total = factor if total is None else factor @ total
         if left:
             gram = factor @ gram @ factor
     return (x @ total if tall else total @ x).to(matrix.dtype)
