@@ -48,13 +48,38 @@ def test_the_command_names_the_defaults_of_the_library() -> None:
         if isinstance(one, click.Option) and one.help and "[default: " in one.help and one.name in known
     }
     # those that say in words what None stands for
-    words = {"budget": "20m", "base": "32", "depth": "4", "tile": "572"}
+    words = {"budget": "20m", "depth": "4"}
+    words |= {"base": "32; on a CPU in fp32 16", "tile": "572; on a CPU in fp32 444"}
     for name, text in named.items():
         if name in words:
             assert (text, known[name]) == (words[name], None)
         elif known[name] not in (None, ""):
             assert text == str(known[name]), name
     assert {"rate", "loss", "validation", "elastic_sigma", "ema", "scale", "goal", "seed"} <= set(named)
+
+
+@pytest.mark.parametrize(
+    ("given", "base", "tile"),
+    [
+        ({"precision": "fp32"}, 16, 444),
+        ({"precision": "bf16"}, 32, 572),
+        ({"precision": "fp32", "scale": 0.5}, 16, 888),
+        ({"precision": "fp32", "network": "unet-same"}, 16, 432),
+        ({"precision": "fp32", "base": 8}, 8, 444),
+        ({"precision": "fp32", "options": {"base": 8}, "tile": 572}, None, 572),
+        ({"precision": "fp32", "network": "fcn8", "options": {"hidden": 4}}, None, 416),
+        ({"precision": "fp32", "init": "em-membrane"}, None, 444),
+    ],
+)
+def test_where_updates_are_slow_the_network_is_smaller(
+    given: dict[str, Any], base: int | None, tile: int, data: Path
+) -> None:
+    """And what was chosen for this machine is in the settings, for another."""
+    trainer = Trainer(open_dataset(data), TrainingSettings(device="cpu", **given))
+    assert (trainer.settings.base, trainer.settings.tile) == (base, tile)
+    assert trainer.examples.tile == tile * trainer.settings.scale
+    again = Trainer(open_dataset(data), replace(trainer.settings, precision="bf16"))
+    assert (again.arguments, again.settings.tile) == (trainer.arguments, tile)
 
 
 def test_the_paper() -> None:

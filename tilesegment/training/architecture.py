@@ -1,5 +1,6 @@
 """Which network is trained, with which options, and from which weights on."""
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -7,7 +8,19 @@ from torch import nn
 from tilesegment.errors import PlanError
 from tilesegment.model import Model
 from tilesegment.networks import options_of
-from tilesegment.training.settings import DEFAULT_OPTIONS, TrainingSettings
+from tilesegment.training.settings import DEFAULT_OPTIONS, SLOW_BASE, TrainingSettings
+
+
+def settled(settings: TrainingSettings, slow: bool) -> TrainingSettings:
+    """The settings with the base that is chosen for the machine, so that they make the same network on another.
+
+    Args:
+        settings: what was asked for.
+        slow: whether updates are slow here: on a CPU, in fp32.
+    """
+    own = DEFAULT_OPTIONS.get(settings.network or "unet", {}).get("base")
+    asked = settings.base is not None or "base" in settings.options or settings.init is not None
+    return settings if own is None or asked else replace(settings, base=min(own, SLOW_BASE) if slow else own)
 
 
 def choose_network(

@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,16 @@ from tilesegment.networks.field_of_view import chosen, derive
 from tilesegment.networks.network import Network
 from tilesegment.networks.rescaled import Rescaled
 from tilesegment.predictors.devices import PRECISIONS, choose_device, choose_precision
-from tilesegment.training.architecture import choose_network, take_over
+from tilesegment.training.architecture import choose_network, settled, take_over
 from tilesegment.training.checkpoint import load_checkpoint, save_checkpoint
 from tilesegment.training.data import Dataset, normalisation_of
 from tilesegment.training.examples import Batch, Examples, batches, reduce_section
 from tilesegment.training.losses import Loss
 from tilesegment.training.memory import kept_memory
-from tilesegment.training.settings import DEFAULT_BUDGET, TrainingSettings
+from tilesegment.training.settings import DEFAULT_BUDGET, SLOW_TILE, TILE, TrainingSettings
 from tilesegment.training.updates import choose_layout, class_weights, freeze_statistics, make_optimiser, schedule
 from tilesegment.training.validation import Scores, choose_goal, validate
 
-_TILE = 572
 _LARGEST_HALO = 1024
 # how often the held-out sections are looked at, in parts of the run
 _LOOKS = 6
@@ -76,9 +75,11 @@ class Trainer:
 
     def __init__(self, data: Dataset, settings: TrainingSettings) -> None:
         settings.check()
-        self.settings, self.data = settings, data
         self.device = choose_device(settings.device)
         self.precision = choose_precision(self.device, settings.precision)
+        self.slow = self.device.type == "cpu" and self.precision == "fp32"
+        settings = settled(settings, self.slow)
+        self.settings, self.data = settings, data
         self.sections, self.held_out = data.split(settings.validation)
         self.goal = choose_goal(settings.goal, self.sections, len(data.classes))
         self.loss = Loss(settings.loss)
@@ -96,6 +97,7 @@ class Trainer:
         self.layout = choose_layout(self.device, self.precision)
         self.network.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
         tile = self._tile(view)
+        self.settings = replace(settings, tile=tile * settings.reduction)
         self.examples = Examples(
             reduced,
             self.normalisation,
@@ -138,7 +140,7 @@ class Trainer:
         # beyond its border a same-padding network is trained on zeros: no halo is needed
         fits = view if view.crops else FieldOfView(view.divisor, 0, 0, crops=False)
         if wanted is None:
-            return fits.nearest_tile(_TILE)
+            return fits.nearest_tile(SLOW_TILE if self.slow else TILE)
         if wanted % reduction:
             raise PlanError(f"tile is {wanted}; at scale {self.settings.scale:g} it is a multiple of {reduction}")
         fits.step_of(wanted // reduction)  # raises where the network cannot take such a tile

@@ -112,6 +112,8 @@ def train(
     if resume and began.data_sha256 != chosen.data_sha256:
         raise DataError(f"{data} is not what {folder} was trained on; start anew with another folder")
     trainer = Trainer(dataset, chosen.settings)
+    # with what was chosen for this machine, so that the run is the same on another
+    chosen = replace(chosen, settings=trainer.settings)
     with _writing(folder), event_writer(tensorboard) as events:
         folder.mkdir(parents=True, exist_ok=True)
         if resume:

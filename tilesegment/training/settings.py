@@ -28,9 +28,11 @@ class TrainingSettings:
         epochs: how often as many examples are drawn as there are sections, instead.
         network: a name of `networks.NETWORKS`; None is that of `init`, or `unet`.
         options: of the network, see `networks.options_of`; those not named are `DEFAULT_OPTIONS`, `init`'s, or its own.
-        base, depth, dropout: three of these options, which many networks have; 64, 4 and 0.5 in the paper.
+        base, depth, dropout: three of these options, which many networks have; 64, 4 and 0.5 in the paper. Where
+            `DEFAULT_OPTIONS` names a base, it is `SLOW_BASE` on a CPU that trains in fp32: see `settled`.
         halo: context of a tile, pixels, where what makes tiles exact is too large, or nothing does; kept in the model.
-        tile: side of the network's input; None is 572, or what corresponds to it at `scale`.
+        tile: side of the network's input; None is 572, or 444 on a CPU that trains in fp32, or what corresponds to it
+            at `scale` and fits the network.
         batch: examples an update.
         optimiser: `muon`, which learns from fewer updates, `adamw`, or `sgd` with momentum 0.99 as in the paper.
         rate: highest learning rate; None is that of `OPTIMISERS`.
@@ -155,6 +157,11 @@ class TrainingSettings:
         varied = replace(augmentation, **{key: value for key, value in given.items() if key in inner})
         return cls(**plain, augmentation=varied)
 
+
+# where updates are slow, their number counts for more than the width of the network: with a quarter of the weights and
+# smaller tiles there are five times as many in the same time
+SLOW_BASE = 16
+TILE, SLOW_TILE = 572, 444
 
 # of networks that training starts at random, where a laptop is better served than by the networks' own
 DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
