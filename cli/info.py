@@ -43,7 +43,7 @@ def networks(as_json: bool) -> None:
     """List the networks that can be trained, and their options."""
     from tilesegment.networks import NETWORKS
     from tilesegment.networks.summary import describe_network
-    from tilesegment.training.settings import DEFAULT_OPTIONS
+    from tilesegment.training.settings import DEFAULT_OPTIONS, SLOW_BASE
 
     known = [describe_network(name) for name in NETWORKS]
     if as_json:
@@ -56,7 +56,7 @@ def networks(as_json: bool) -> None:
             click.echo(f"{'':<14}--option {option}=  {words}")
         if one["name"] in DEFAULT_OPTIONS:
             begins = ", ".join(f"{option}={value}" for option, value in DEFAULT_OPTIONS[one["name"]].items())
-            click.echo(f"{'':<14}tileseg train begins with {begins}")
+            click.echo(f"{'':<14}tileseg train begins with {begins}; on a CPU in fp32 with base={SLOW_BASE}")
 
 
 def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
