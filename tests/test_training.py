@@ -23,7 +23,7 @@ from tilesegment.training.data import open_dataset
 from tilesegment.training.loop import Record, Trainer
 from tilesegment.training.settings import TrainingSettings
 from tilesegment.training.validation import Validation, validate
-from tilesegment_cli.train import train as command
+from tilesegment_cli.main import tileseg
 
 TOY: dict[str, Any] = {"base": 4, "depth": 2, "tile": 72, "dropout": 0.0, "precision": "fp32"}
 
@@ -324,7 +324,7 @@ def test_training_goes_on_from_a_model_of_other_classes(
         Image.fromarray(np.where(label == 0, 0, 1 + (np.arange(label.shape[1]) > 48)).astype(np.uint8)).save(path)
     out, settings = tmp_path / "run", "--steps 1 --lr 1e-6 --validation 0 --tile 72 --precision fp32"
     given = [str(tmp_path / "data"), "--out", str(out), "--init", learnt[0].model, *settings.split()]
-    found = CliRunner().invoke(command, given)
+    found = CliRunner().invoke(tileseg, ["train", *given])
     assert f"{learnt[0].model} tells other classes apart; begun at random: head\n" in found.stderr
     model, start = Model.load(out / "model.safetensors"), Model.load(learnt[0].model).network.state_dict()
     assert model.header.arguments["classes"] == 3
