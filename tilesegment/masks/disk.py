@@ -100,8 +100,7 @@ def read_group(path: Path) -> Group | None:
         MaskError: there is some, but it is no JSON object.
     """
     file = group_file(path)
-    document = None if file is None else _read_json(file)
-    if file is None or document is None:
+    if file is None or (document := _read_json(file)) is None:
         return None
     version = 3 if file.name == "zarr.json" else 2
     attributes = document.get("attributes", {}) if version == 3 else document

@@ -69,6 +69,10 @@ class Configuration:
         more = {"labels": dict(self.labels), "data": self.data, "data_sha256": self.data_sha256}
         return {**more, "settings": self.settings.to_json(), "tilesegment": version("tilesegment")}
 
+    def named(self, name: str) -> Self:
+        """The same, its model called `name` if it has no name yet."""
+        return self if self.settings.name else replace(self, settings=replace(self.settings, name=name))
+
     def of_data(self, folder: Path, data: Dataset) -> Self:
         """The same, of these data."""
         digest = hashlib.sha256()

@@ -130,10 +130,8 @@ def _headline(scores: "Scores | None", tta: "Scores | None", classes: Sequence[L
         )
         return f"<div class='headline'>{text}</div>"
     text = f"<strong>{escape(goal_name(scores.goal, classes))} {_number(scores.value)}</strong>"
-    text += (
-        "<p>on the held-out images; 1 is perfect. None was trained on, but the model that was best on them was kept:"
-    )
-    text += " expect a little less on others."
+    text += "<p>on the held-out images; 1 is perfect. None was trained on, but the model that was best on them was "
+    text += "kept: expect a little less on others."
     if tta is not None:
         text += f" With test-time augmentation (<code>--tta</code>) {_number(tta.value)}."
     text += (

@@ -105,10 +105,8 @@ def train(
     given = {"classes": None if classes is None else list(classes), "ignore": ignore}
     labels = {key: value for key, value in given.items() if value is not None}
     chosen = go_on_with(folder, labels, settings) if resume else begin_with(preset, config, labels, settings)
-    if not chosen.settings.name:
-        chosen = replace(chosen, settings=replace(chosen.settings, name=folder.resolve().name))
     dataset = open_dataset(data, **chosen.labels)
-    began, chosen = chosen, chosen.of_data(Path(data), dataset)
+    began, chosen = chosen, chosen.named(folder.resolve().name).of_data(Path(data), dataset)
     if resume and began.data_sha256 != chosen.data_sha256:
         raise DataError(f"{data} is not what {folder} was trained on; start anew with another folder")
     trainer = Trainer(dataset, chosen.settings)
