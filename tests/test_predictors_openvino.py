@@ -84,6 +84,22 @@ def test_in_fp32_it_gives_what_pytorch_gives(model: Model) -> None:
     assert not np.any((ids != expected_ids) & (ordered[-1] - ordered[-2] > 1e-5))
 
 
+def test_bf16_rounds_as_pytorch_does() -> None:
+    """It is about as far from fp32 as PyTorch is in bf16: neither equal nor worse."""
+    model, image = toy_model(depth=2, base=16), noise((1, 90, 70))
+    tile = model.field_of_view.tile_of(32)
+    half = OpenVinoPredictor(model, tile, "bf16")
+    if half._for_shape((1, 1, tile, tile)).get_property("INFERENCE_PRECISION_HINT").to_string() != "bf16":
+        pytest.skip("this CPU has no bf16, and OpenVINO does not emulate it here")
+    exact = TorchPredictor(model, CPU)
+    known, ours, theirs = (
+        predict_array(each, image, 32)[1] for each in (exact, half, TorchPredictor(model, CPU, "bf16"))
+    )
+    error, expected = (float(np.sqrt(np.mean((found - known) ** 2))) for found in (ours, theirs))
+    assert 0.3 * expected < error < 3 * expected
+    assert expected > 1e-5
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_equal_tile_shapes_give_equal_pixels(batch: int) -> None:
     """Bit for bit, whatever the blocks and the batch."""
