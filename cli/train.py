@@ -50,6 +50,7 @@ _OPTIONS = [
     click.option("--border-sigma", type=float, help="Its reach in pixels.  [default: 5.0]"),
     click.option("--elastic-sigma", type=float, help="Of elastic displacements, pixels; 0: none.  [default: 10.0]"),
     click.option("--elastic-grid", type=float, help="Pixels between their control points.  [default: half a tile]"),
+    click.option("--shades", type=float, help="Std of the brightness of cells.  [default: for v_rand 0.7, else 0]"),
     click.option("--defects", type=float, help="Share of examples with an EM section defect.  [default: 0.0]"),
     click.option("--validation", type=HeldOutType(), metavar="SHARE|NAMES", help="What is held out.  [default: 0.2]"),
     click.option("--goal", metavar="v_rand|dice|miou", help="What the model is judged by.  [default: auto]"),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tilesegment.errors import PlanError
 from tilesegment.training import augmentation, defects
-from tilesegment.training.augmentation import Augmentation, draw, draw_example, vary_grey
+from tilesegment.training.augmentation import Augmentation, draw, draw_example, number_cells, vary_grey
 from tilesegment.training.data import IGNORE
 from tilesegment.training.defects import Defect
 
@@ -29,7 +29,7 @@ def sampling_grid(shape: tuple[int, int], tile: int, output: int, strength: Augm
 
 
 def example(image: Tensor, label: Tensor, tile: int, output: int, strength: Augmentation, seed: int) -> list[Tensor]:
-    x, t, w = draw_example(image, label, None, tile, output, strength, seeded(seed))
+    x, t, w = draw_example(image, label, None, None, tile, output, strength, seeded(seed))
     assert w is None
     return [x, t]
 
@@ -162,20 +162,79 @@ def test_an_example_has_labelled_pixels_where_there_are_some() -> None:
     """One labelled corner of a large section: without looking for it most examples would teach nothing."""
     image, label = smooth(300, 300), torch.full((300, 300), IGNORE, dtype=torch.uint8)
     label[:90, :90] = 1
-    found = [bool((example(image, label, 60, 40, NONE, seed)[1] != IGNORE).any()) for seed in range(60)]
-    alone = [draw(NONE, 60, seeded(seed)).place.max() < 90 / 260 for seed in range(60)]
-    assert sum(found) > 40 > 2 * sum(map(bool, alone))
+    found = [bool((example(image, label, 60, 40, NONE, seed)[1] != IGNORE).any()) for seed in range(200)]
+    alone = [draw(NONE, 60, seeded(seed)).place.max() < 90 / 260 for seed in range(200)]
+    assert sum(found) > 120 > 2 * sum(map(bool, alone))
     nothing = torch.full((300, 300), IGNORE, dtype=torch.uint8)
     assert (example(image, nothing, 60, 40, NONE, 0)[1] == IGNORE).all()
 
 
 def test_the_border_weights_move_with_the_label() -> None:
     image, border = smooth(90, 90), smooth(90, 90)[0]
-    _, t, w = draw_example(image, torch.zeros(90, 90, dtype=torch.uint8), border, 60, 20, MOVES, seeded(4))
-    x, _, _ = draw_example(image, torch.zeros(90, 90, dtype=torch.uint8), None, 60, 20, MOVES, seeded(4))
+    _, t, w = draw_example(image, torch.zeros(90, 90, dtype=torch.uint8), border, None, 60, 20, MOVES, seeded(4))
+    x, _, _ = draw_example(image, torch.zeros(90, 90, dtype=torch.uint8), None, None, 60, 20, MOVES, seeded(4))
     assert w is not None
     assert w.shape == t.shape
     torch.testing.assert_close(w, x[0, 20:40, 20:40])
+
+
+class TestShades:
+    """Of cells: each has its own."""
+
+    LABEL = torch.zeros(90, 90, dtype=torch.uint8)
+    LABEL[4:40, 4:86], LABEL[50:86, 4:40], LABEL[50:86, 50:86] = 1, 2, 1
+    CELLS = torch.from_numpy(number_cells(LABEL.numpy()))
+
+    def test_cells_are_the_regions_of_any_class_but_the_first(self) -> None:
+        label = np.array([[1, 1, 0, 2], [0, IGNORE, 0, 2], [3, 0, 1, 0]], np.uint8)
+        assert number_cells(label).tolist() == [[1, 1, 0, 2], [0, 0, 0, 2], [3, 0, 4, 0]]
+
+    def test_thousands_of_cells_are_none_of_them_outside(self) -> None:
+        label = np.zeros((120, 120), np.uint8)
+        label[::2, ::2] = 1
+        cells = number_cells(label)
+        assert np.array_equal(cells > 0, label > 0)
+        assert len(np.unique(cells[cells > 0])) == 1023
+
+    def test_every_cell_changes_by_its_own_and_what_is_between_stays(self) -> None:
+        image = smooth(90, 90).repeat(2, 1, 1)
+        for seed in range(5):
+            drawn = replace(draw(NONE, 90, seeded(seed)), shade=0.5)
+            varied = augmentation.shade_cells(image, self.CELLS.long(), drawn)
+            assert torch.equal(varied[0], varied[1]), "a cell is no other colour"
+            assert torch.equal(varied[:, 43:47], image[:, 43:47])
+            lines = []
+            for cell in (np.s_[6:38, 6:84], np.s_[52:84, 6:38], np.s_[52:84, 52:84]):
+                x, y = image[0][cell].flatten().numpy(), varied[0][cell].flatten().numpy()
+                factor, added = np.polyfit(x, y, 1)
+                np.testing.assert_allclose(y, factor * x + added, atol=1e-4)
+                assert 0.69 < factor < 1.31
+                lines.append((factor, added))
+            assert all(abs(one[1] - other[1]) > 1e-3 for one, other in zip(lines, lines[1:], strict=False))
+
+    def test_they_move_with_the_label(self) -> None:
+        """Where the example has no cell, at some distance, it is what it is without shades."""
+        found = 0
+        for seed in range(6):
+            strength = replace(MOVES, elastic_sigma=4.0, shades=0.7)
+            args = (90, 40, strength)
+            plain, t, _ = draw_example(smooth(90, 90), self.LABEL, None, None, *args, seeded(seed))
+            varied, again, _ = draw_example(smooth(90, 90), self.LABEL, None, self.CELLS, *args, seeded(seed))
+            assert torch.equal(t, again)
+            changed = (varied - plain)[0, 25:65, 25:65].abs() > 1e-6
+            near = torch.nn.functional.max_pool2d((t > 0).float()[None, None], 5, 1, 2)[0, 0] > 0
+            inner = slice(2, -2)
+            assert not changed[inner, inner][~near[inner, inner]].any()
+            found += int(changed.any())
+            if changed.any():
+                assert changed[t > 0].float().mean() > 0.95
+        assert found >= 3
+
+    def test_most_examples_have_them_to_some_degree(self) -> None:
+        drawn = [draw(replace(NONE, shades=0.7), 60, seeded(seed)).shade for seed in range(300)]
+        assert 180 < sum(shade > 0 for shade in drawn) < 240
+        assert 0.6 < max(drawn) <= 0.7
+        assert all(draw(NONE, 60, seeded(seed)).shade == 0 for seed in range(20))
 
 
 class TestDefects:
@@ -213,7 +272,15 @@ class TestDefects:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("elastic_sigma", -1), ("elastic_grid", 1), ("zoom", 0.5), ("gamma", 0), ("defects", 2), ("noise", float("nan"))],
+    [
+        ("elastic_sigma", -1),
+        ("elastic_grid", 1),
+        ("zoom", 0.5),
+        ("gamma", 0),
+        ("defects", 2),
+        ("noise", float("nan")),
+        ("shades", -1),
+    ],
 )
 def test_strengths_that_cannot_be(name: str, value: float) -> None:
     with pytest.raises(PlanError, match=f"{name} is .*; allowed"):

@@ -226,8 +226,8 @@ class TestTrain:
             "train data --out my_run -q --steps 2 --network unet-same --option up=nearest --option depth=2 --base 2 "
             "--dropout 0.2 --tile 64 --scale 0.5 --batch 2 --lr 0.01 --optimiser sgd --ema 0.9 --loss bce+iou "
             "--class-weights auto --border-weight 3 --border-sigma 2 --elastic-sigma 4 --elastic-grid 20 --defects 0.5 "
-            "--validation 01 --goal miou --threshold 0.4 --seed 7 --precision fp32 --workers 0 --halo 16 --name n "
-            "--licence MIT --device cpu"
+            "--shades 0.3 --validation 01 --goal miou --threshold 0.4 --seed 7 --precision fp32 --workers 0 --halo 16 "
+            "--name n --licence MIT --device cpu"
         )
         assert run(line) == Outcome(0, "", "")
         settings = json.loads((folder / "my_run" / "config.json").read_text())["settings"]
@@ -240,7 +240,8 @@ class TestTrain:
             "device": "cpu", "budget": None, "epochs": None, "depth": None, "init": None,
         }  # fmt: skip
         assert settings == expected
-        assert [augmentation[key] for key in ("elastic_sigma", "elastic_grid", "defects")] == [4, 20, 0.5]
+        strengths = ("elastic_sigma", "elastic_grid", "defects", "shades")
+        assert [augmentation[key] for key in strengths] == [4, 20, 0.5, 0.3]
         # the same again from the file, one thing changed
         assert run("train data --out again -q --config my_run/config.json --seed 8") == Outcome(0, "", "")
         again = json.loads((folder / "again" / "config.json").read_text())["settings"]

@@ -113,7 +113,7 @@ def test_recipes_are_compared_over_contiguous_splits(tmp_path):
     data = write_pairs(tmp_path / "data", count=5)
     toy = "base=2,depth=2,tile=60"
     command = [sys.executable, EXAMPLES / "cross_validate.py", data, tmp_path / "out", f"plain:{toy}"]
-    command += [f"heavy:{toy},class_weights=5/1,loss=ce", "--steps", "2", "--held", "2", "--splits", "2"]
+    command += [f"heavy:{toy},class_weights=5/1,loss=ce", "--steps", "2", "--held", "2", "--splits", "2", "--keep"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     lines = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()]
     assert [(line["recipe"], line["held_out"]) for line in lines] == [
@@ -122,6 +122,10 @@ def test_recipes_are_compared_over_contiguous_splits(tmp_path):
     mean = np.mean([line["scores"]["v_rand"] for line in lines if line["recipe"] == "heavy"])
     row = next(row for row in done.stdout.splitlines() if row.startswith("| heavy | 2 |"))
     assert row.startswith(f"| heavy | 2 | {mean:.4f} ± ")
+    records = (tmp_path / "out" / "heavy-1" / "metrics.jsonl").read_text().splitlines()
+    assert lines[-1]["last"] == json.loads(records[-1])["scores"]
+    last = np.mean([line["last"]["v_info"] for line in lines if line["recipe"] == "heavy"])
+    assert f"| {last:.4f} ± " in row
     again = subprocess.run(command, check=True, capture_output=True, text=True)
     assert again.stdout == done.stdout
     assert len((tmp_path / "out" / "scores.jsonl").read_text().splitlines()) == 4, "nothing is trained twice"

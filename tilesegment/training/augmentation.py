@@ -3,7 +3,9 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
@@ -11,7 +13,10 @@ from tilesegment.errors import PlanError
 from tilesegment.training.data import IGNORE
 from tilesegment.training.defects import Defect, draw_defect
 
+CELL_SHADES = 0.7  # what suits cells that fill the image
 _PLACES = 10  # tries to find a place with labelled pixels
+# cells in shades of their own: share of the examples, half-range of the factor, how many are told apart
+_SHADED, _SHADE_FACTOR, _SHADES = 0.7, 0.3, 1024
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class Augmentation:
         noise: largest std of additive Gaussian noise, in std of the image.
         blur: largest sigma of a Gaussian blur, pixels; one example in five is blurred.
         defects: share of the examples with a defect of serial-section electron microscopy: `defects.Defect`.
+        shades: largest std of the brightness of cells, each of which has its own then, in std of the image; see
+            `shade_cells`. None is `CELL_SHADES` where the goal is V_Rand, else 0.
     """
 
     elastic_sigma: float = 10.0
@@ -43,6 +50,7 @@ class Augmentation:
     noise: float = 0.15
     blur: float = 1.0
     defects: float = 0.0
+    shades: float | None = None
 
     def check(self) -> None:
         """Whether the values can be.
@@ -57,6 +65,7 @@ class Augmentation:
             "contrast": (0, 1),
         }
         bounds |= {"brightness": (0, math.inf), "gamma": (1, 10), "noise": (0, 10), "blur": (0, 20), "defects": (0, 1)}
+        bounds |= {"shades": (0, 10)}
         for key, (low, high) in bounds.items():
             value = getattr(self, key)
             if value is not None and not low <= value <= high:
@@ -75,7 +84,8 @@ class Draw:
         place: (2,) as (y, x) in 0 .. 1, where between its first and its last possible place the example lies.
         contrast, brightness, gamma, noise, blur: what is applied.
         defect: None for most examples.
-        seed: of the noise.
+        shade: std of the cells' brightness.
+        seed: of the noise, and of the cells' shades.
     """
 
     elastic: Tensor
@@ -89,6 +99,7 @@ class Draw:
     noise: float
     blur: float
     defect: Defect | None
+    shade: float
     seed: int
 
 
@@ -96,7 +107,7 @@ def draw(strength: Augmentation, tile: int, generator: torch.Generator) -> Draw:
     """Draws the parameters of one example of side `tile`."""
     points = 3 if strength.elastic_grid is None else max(round((tile - 1) / strength.elastic_grid) + 1, 2)
     elastic = torch.randn(2, points, points, generator=generator) * strength.elastic_sigma
-    u = torch.rand(9, generator=generator, dtype=torch.float64).tolist()
+    u = torch.rand(11, generator=generator, dtype=torch.float64).tolist()
     return Draw(
         elastic=elastic,
         angle=2 * math.pi * u[0] if strength.rotation else 0.0,
@@ -109,6 +120,7 @@ def draw(strength: Augmentation, tile: int, generator: torch.Generator) -> Draw:
         noise=strength.noise * u[6],
         blur=strength.blur * (5 * u[7] if u[7] < 0.2 else 0),
         defect=draw_defect(tile, generator) if u[8] < strength.defects else None,
+        shade=(strength.shades or 0.0) * (u[9] if u[10] < _SHADED else 0),
         seed=int(torch.randint(2**31, (), generator=generator)),
     )
 
@@ -117,6 +129,7 @@ def draw_example(
     image: Tensor,
     label: Tensor,
     border: Tensor | None,
+    cells: Tensor | None,
     tile: int,
     output: int,
     strength: Augmentation,
@@ -128,6 +141,7 @@ def draw_example(
         image: (C, H, W) float, normalised.
         label: (H, W) uint8 class ids, `IGNORE` where there is none.
         border: (H, W) float weights of the pixels, or None.
+        cells: (H, W) int16 as `number_cells` gives them, or None where cells keep their shades.
         tile: side of the network's input.
         output: side of the network's output, at the centre of the input.
         strength: of the variations.
@@ -146,7 +160,10 @@ def draw_example(
         if bool((t != IGNORE).any()):
             break
     w = None if border is None else _sample(border[None], inner, "bilinear")[0]
-    return vary_grey(_sample(image, grid, "bilinear"), drawn), t, w
+    x = _sample(image, grid, "bilinear")
+    if cells is not None and drawn.shade > 0:
+        x = shade_cells(x, _sample(cells[None].float(), grid, "nearest")[0].round().long(), drawn)
+    return vary_grey(x, drawn), t, w
 
 
 def _sample(values: Tensor, grid: Tensor, mode: str) -> Tensor:
@@ -179,6 +196,44 @@ def _centre(size: int, output: int, place: float) -> float:
     """A place along an axis for the middle of the output, such that it lies inside where it can."""
     free = max(size - output, 0)
     return (size - 1 - free) / 2 + free * place
+
+
+def number_cells(label: np.ndarray) -> np.ndarray:
+    """Numbers of the cells, the 4-connected regions of any class but the first.
+
+    Args:
+        label: (H, W) uint8 class ids, `IGNORE` where there is none.
+
+    Returns:
+        (H, W) int16: 1 to 1023, of which cells far from each other may have the same, and 0 outside of cells.
+    """
+    cells, _ = ndimage.label((label > 0) & (label != IGNORE))
+    return np.where(cells > 0, 1 + (cells - 1) % (_SHADES - 1), 0).astype(np.int16)
+
+
+def shade_cells(x: Tensor, cells: Tensor, drawn: Draw) -> Tensor:
+    """Each cell of `x` (C, H, W) brighter or darker and of more or less contrast than it was; what is between stays.
+
+    Where few images are labelled, few pairs of neighbours differ in their shade, and a network does not learn that a
+    change of it, such as from an axon to dark glia, may be the only sign of a membrane that was cut obliquely.
+
+    Args:
+        x: normalised, (C, H, W).
+        cells: (H, W) int64, see `number_cells`.
+        drawn: `shade` is the std of the brightness that is added, in that of the image.
+    """
+    # another stream than the noise's
+    generator = torch.Generator().manual_seed(drawn.seed + 1)
+    added = torch.randn(_SHADES, generator=generator) * drawn.shade
+    factor = 1 + _SHADE_FACTOR * (2 * torch.rand(_SHADES, generator=generator) - 1)
+    added[0], factor[0] = 0, 1
+    maps = torch.stack([factor, added]).index_select(1, cells.flatten()).view(2, *cells.shape)
+    # no edges sharper than those that a microscope draws; avg_pool2d would take six times as long
+    maps = functional.pad(maps, (2, 2, 2, 2), mode="replicate")
+    for axis in (-2, -1, -2, -1):
+        size = maps.shape[axis] - 2
+        maps = (maps.narrow(axis, 0, size) + maps.narrow(axis, 1, size) + maps.narrow(axis, 2, size)) / 3
+    return x * maps[0] + maps[1]
 
 
 def vary_grey(x: Tensor, drawn: Draw) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from tilesegment.header import Normalisation
-from tilesegment.training.augmentation import Augmentation, draw_example
+from tilesegment.training.augmentation import Augmentation, draw_example, number_cells
 from tilesegment.training.data import IGNORE, Section
 from tilesegment.training.weight_maps import border_weights
 
@@ -50,6 +50,9 @@ class Examples(Dataset[Batch]):
         if border[0] > 0:
             cells = [(label > 0) & (label != IGNORE) for label in self.labels]
             self.borders = [torch.from_numpy(border_weights(inside.numpy(), *border)) for inside in cells]
+        self.cells: list[Tensor | None] = [None] * len(self.labels)
+        if augmentation.shades:
+            self.cells = [torch.from_numpy(number_cells(label.numpy())) for label in self.labels]
 
     def __getitem__(self, step: int) -> Batch:
         """Inputs (B, C, T, T), labels (B, t, t) int64 and border weights (B, t, t), or None, of update `step`."""
@@ -57,7 +60,7 @@ class Examples(Dataset[Batch]):
         drawn = []
         for _ in range(self.batch):
             n = int(torch.randint(len(self.images), (), generator=generator))
-            section = (self.images[n], self.labels[n], self.borders[n])
+            section = (self.images[n], self.labels[n], self.borders[n], self.cells[n])
             drawn.append(draw_example(*section, self.tile, self.output, self.augmentation, generator))
         x, t, w = zip(*drawn, strict=True)
         return torch.stack(x), torch.stack(t), None if w[0] is None else torch.stack(w)

@@ -23,6 +23,7 @@ from tilesegment.networks.network import Network
 from tilesegment.networks.rescaled import Rescaled
 from tilesegment.predictors.devices import PRECISIONS, choose_device, choose_precision
 from tilesegment.training.architecture import choose_network, settled, take_over
+from tilesegment.training.augmentation import CELL_SHADES
 from tilesegment.training.checkpoint import load_checkpoint, save_checkpoint
 from tilesegment.training.data import Dataset, normalisation_of
 from tilesegment.training.examples import Batch, Examples, batches, reduce_section
@@ -79,9 +80,13 @@ class Trainer:
         self.precision = choose_precision(self.device, settings.precision)
         self.slow = self.device.type == "cpu" and self.precision == "fp32"
         settings = settled(settings, self.slow)
-        self.settings, self.data = settings, data
+        self.data = data
         self.sections, self.held_out = data.split(settings.validation)
         self.goal = choose_goal(settings.goal, self.sections, len(data.classes))
+        if settings.augmentation.shades is None:
+            shades = CELL_SHADES if self.goal == "v_rand" else 0.0
+            settings = replace(settings, augmentation=replace(settings.augmentation, shades=shades))
+        self.settings = settings
         self.loss = Loss(settings.loss)
         self.init = None if settings.init is None else Model.load(settings.init)
         reduced = [reduce_section(section, settings.reduction) for section in self.sections]

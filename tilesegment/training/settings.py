@@ -187,5 +187,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "border_sigma": 5.0,
         "elastic_sigma": 10.0,
         "elastic_grid": None,
+        "shades": 0.0,
     }
 }
