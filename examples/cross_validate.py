@@ -6,8 +6,8 @@ A recipe is NAME or NAME:KEY=VALUE,KEY=VALUE, the keys being those of `tilesegme
 splits hold out ranges of `--held` neighbouring sections, spread evenly over the stack. Scores are added to
 OUT/scores.jsonl as they come, what is there already is not trained again; the table at the end is Markdown.
 
-A run keeps the weights of its best look at the held-out sections, on which they are then scored, so that this score is a
-little too good. The score of the last look, whatever it was, stands beside it.
+A run keeps the weights of its best look at the held-out sections, on which they are then scored, so that this score is
+a little too good. The score of the last look, whatever it was, stands beside it.
 """
 
 import argparse

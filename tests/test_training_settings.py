@@ -87,7 +87,23 @@ def test_the_paper() -> None:
     paper.check()
     assert (paper.base, paper.depth, paper.dropout, paper.optimiser, paper.batch) == (64, 4, 0.5, "sgd", 1)
     assert (paper.border_weight, paper.border_sigma, paper.loss) == (10, 5, "ce")
-    assert (paper.augmentation.elastic_sigma, paper.augmentation.elastic_grid) == (10, None)
+    augmentation = paper.augmentation
+    assert (augmentation.elastic_sigma, augmentation.elastic_grid, augmentation.shades) == (10, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("goal", "given", "shades"), [("v_rand", None, 0.7), ("v_rand", 0.0, 0), ("dice", None, 0), ("dice", 0.2, 0.2)]
+)
+def test_cells_have_shades_of_their_own(goal: str, given: float | None, shades: float, data: Path) -> None:
+    """Where they fill the image, or it is asked for; and what was chosen is in the settings."""
+    asked = TrainingSettings(goal=goal, steps=1, augmentation=Augmentation(shades=given), **TOY)
+    trainer = Trainer(open_dataset(data), asked)
+    assert trainer.settings.augmentation.shades == shades
+    examples = trainer.examples
+    plain = Trainer(open_dataset(data), replace(asked, augmentation=Augmentation(shades=0.0))).examples
+    differ = [not torch.equal(examples[n][0], plain[n][0]) for n in range(8)]
+    assert any(differ) == (shades > 0)
+    assert all(torch.equal(examples[n][1], plain[n][1]) for n in range(8))
 
 
 def test_the_papers_recipe_learns(data: Path, tmp_path: Path) -> None:
