@@ -198,6 +198,11 @@ def _centre(size: int, output: int, place: float) -> float:
     return (size - 1 - free) / 2 + free * place
 
 
+def inside_cells(label: np.ndarray) -> np.ndarray:
+    """Where a label (H, W) uint8 has any class but the first: (H, W) bool."""
+    return (label > 0) & (label != IGNORE)
+
+
 def number_cells(label: np.ndarray) -> np.ndarray:
     """Numbers of the cells, the 4-connected regions of any class but the first.
 
@@ -207,7 +212,7 @@ def number_cells(label: np.ndarray) -> np.ndarray:
     Returns:
         (H, W) int16: 1 to 1023, of which cells far from each other may have the same, and 0 outside of cells.
     """
-    cells, _ = ndimage.label((label > 0) & (label != IGNORE))
+    cells, _ = ndimage.label(inside_cells(label))
     return np.where(cells > 0, 1 + (cells - 1) % (_SHADES - 1), 0).astype(np.int16)
 
 

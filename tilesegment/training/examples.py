@@ -11,8 +11,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from tilesegment.header import Normalisation
-from tilesegment.training.augmentation import Augmentation, draw_example, number_cells
-from tilesegment.training.data import IGNORE, Section
+from tilesegment.training.augmentation import Augmentation, draw_example, inside_cells, number_cells
+from tilesegment.training.data import Section
 from tilesegment.training.weight_maps import border_weights
 
 Batch = tuple[Tensor, Tensor, Tensor | None]
@@ -48,8 +48,8 @@ class Examples(Dataset[Batch]):
         self.labels = [torch.from_numpy(np.ascontiguousarray(section.label)) for section in sections]
         self.borders: list[Tensor | None] = [None] * len(self.labels)
         if border[0] > 0:
-            cells = [(label > 0) & (label != IGNORE) for label in self.labels]
-            self.borders = [torch.from_numpy(border_weights(inside.numpy(), *border)) for inside in cells]
+            cells = [inside_cells(label.numpy()) for label in self.labels]
+            self.borders = [torch.from_numpy(border_weights(inside, *border)) for inside in cells]
         self.cells: list[Tensor | None] = [None] * len(self.labels)
         if augmentation.shades:
             self.cells = [torch.from_numpy(number_cells(label.numpy())) for label in self.labels]
