@@ -4,16 +4,16 @@
     python examples/compare_peers.py --size 1536 --base 64 --threads 2 --json peers.json
     python examples/compare_peers.py --only ours,monai,dask
 
-Same weights, same image, same threads of the CPU, tiles of the same side (but for `ours-default`, which chooses its
-own), one at a time (dask computes one on each thread). Each contender has a fresh process, in which it does all of the
-work twice. What counts is the second call; the first is given, too. The peak is that of the process's resident memory
-over both, libraries included (PyTorch and Zarr are 230 MB). `--rounds` does all of it several times, in turns: seconds
-are medians, the peak is the largest.
+Same weights, same image, same threads of the CPU, tiles of the same side (but for the two that end in `-default`, which
+choose their own), one at a time (dask computes one on each thread). Each contender has a fresh process, in which it
+does all of the work twice. What counts is the second call; the first is given, too. The peak is that of the process's
+resident memory over both, libraries included (PyTorch and Zarr are 230 MB). `--rounds` does all of it several times, in
+turns: seconds are medians, the peak is the largest.
 
 In the time: opening the Zarr image (chunks of 512), reading, predicting, storing the mask as Zarr. Not in it: starting
 Python, importing libraries, loading the weights and converting them to the precision; but in that of ours, which is
 called as a user calls it, are loading the weights, syncing what is stored to the disk, and the mask's pyramid. What is
-compiled, calibrated (int8) or allocated once is in the first call only.
+compiled, calibrated and measured (int8) or allocated once is in the first call only.
 
 `differ` counts the pixels whose class is not that of one pass over the whole mirror-padded image in fp32, `untiled`. A
 pixel in a million may, where tiles are exact, too: another shape is summed in another order. MONAI's defaults need a

@@ -152,7 +152,8 @@ def ours(work: Work, model: Model) -> Callable[[], object]:
 
 def ours_default(work: Work, model: Model) -> Callable[[], object]:
     """The same, with the tile that it chooses for the image."""
-    return partial(tilesegment.predict, work.folder / IMAGE, work.mask, work.folder / MODEL, device="cpu")
+    paths = work.folder / IMAGE, work.mask, work.folder / MODEL
+    return partial(tilesegment.predict, *paths, device="cpu", precision=work.precision)
 
 
 def monai(work: Work, model: Model) -> Callable[[], None]:
@@ -275,6 +276,7 @@ CONTENDERS = {
     "ours-default": Contender(ours_default, "auto"),
     "ours-bf16": Contender(ours, "bf16"),
     "ours-int8": Contender(ours, "int8", packages=("openvino", "nncf")),
+    "ours-int8-default": Contender(ours_default, "int8", packages=("openvino", "nncf")),
     "monai": Contender(monai, truth="untiled-padded", packages=("monai",)),
     "monai-exact": Contender(monai_exact, packages=("monai",)),
     "monai-exact-bf16": Contender(monai_exact, "bf16", packages=("monai",)),

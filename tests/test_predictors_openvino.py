@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -231,6 +232,33 @@ class TestInt8:
         assert 0 < differing < 0.1
         assert capfd.readouterr().out == ""
 
+    def test_how_close_is_measured_once(self, tmp_path: Path) -> None:
+        """For these tiles and this way to predict; what is damaged, or cannot be kept, is measured again."""
+        model = toy_model(base=8)
+
+        def measure(seed: int, **options: Any) -> tuple[float | None, list[Path]]:
+            plan, samples = plan_of(model, (90, 70)), samples_of(model)
+            # other pixels to measure on, the same to calibrate
+            samples[1] = noise(samples[1][0].shape, seed), samples[1][1]
+            predictor = make_predictor(model, CPU, plan, lambda: samples, tmp_path, **options)
+            return predictor.disagreement, sorted(tmp_path.glob("*/disagreement-*"))
+
+        first, (kept,) = measure(1)
+        assert first is not None
+        kept.write_text("0.25")
+        assert measure(1) == (0.25, [kept])
+        for damaged in ("", "{", "7", "NaN", '"0.5"x'):
+            kept.write_text(damaged)
+            assert measure(1) == (first, [kept])
+        kept.write_text("0.25")
+        assert measure(2)[0] != 0.25
+        assert measure(1, threshold=0.2)[0] != 0.25
+        assert measure(1, tta=True)[0] != 0.25
+        assert len(measure(1)[1]) == 4
+        kept.unlink()
+        kept.mkdir()
+        assert measure(1)[0] == first
+
     def test_it_is_quantised_once(self, tmp_path: Path) -> None:
         """For these weights and these tiles; other tiles give another."""
         model, folder = toy_model(depth=1), tmp_path / "toy.int8"
@@ -251,7 +279,7 @@ class TestInt8:
         model, image = toy_network("unet-same", depth=1, base=4, up="bilinear").with_halo(16), noise((1, 90, 70))
         view = model.field_of_view
         inputs = [(noise((1, view.tile_of(16), view.tile_of(16)), n) / 64 - 2).astype(np.float32) for n in range(3)]
-        network = quantised(model, inputs, tmp_path)
+        network, _ = quantised(model, inputs, tmp_path)
         predictor = OpenVinoPredictor(model, view.tile_of(16), quantised=network)
         small, large = (predict_array(predictor, image, step)[1] for step in (16, 96))
         # integers are summed exactly; what is left of fp32 rounds

@@ -1,6 +1,7 @@
 """The predictor that a plan asks for."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -56,10 +57,10 @@ def make_predictor(
 def _in_int8(
     model: Model, tile: int, samples: list[tuple[np.ndarray, Block]], folder: Path, options: Options
 ) -> BlockPredictor:
-    exact = OpenVinoPredictor(model, tile, **options)
     calibration, held_out = quantisation.split(samples)
-    inputs = [exact.normalised(pixels).numpy() for pixels in calibration]
-    network = quantisation.quantised(model, inputs, folder)
+    normalised = BlockPredictor(model, torch.device("cpu"), "", torch.float32, options).normalised
+    network, kept = quantisation.quantised(model, [normalised(pixels).numpy() for pixels in calibration], folder)
     predictor = OpenVinoPredictor(model, tile, quantised=network, **options)
-    predictor.disagreement = quantisation.disagreement(predictor, exact, held_out)
+    exact = partial(OpenVinoPredictor, model, tile, **options)
+    predictor.disagreement = quantisation.disagreement(predictor, exact, held_out, kept)
     return predictor

@@ -1,12 +1,12 @@
-"""A network in int8: calibrated on tiles of the image itself, kept beside the model, its disagreement measured."""
+"""A network in int8: calibrated on tiles of the image itself, its disagreement measured, both kept beside the model."""
 
 import hashlib
 import io
 import json
 import logging
 import os
-from collections.abc import Iterable
-from contextlib import redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,7 @@ import numpy as np
 
 from tilesegment.errors import ModelError
 from tilesegment.geometry import Block, TileGrid
-from tilesegment.model import Model, weights_hash
+from tilesegment.model import Model, weights_hash, write_atomically
 from tilesegment.plan import Plan
 from tilesegment.predictors.block import BlockPredictor
 from tilesegment.predictors.openvino import convert, core
@@ -47,11 +47,42 @@ def split(samples: list[tuple[np.ndarray, Block]]) -> tuple[list[np.ndarray], li
 
 
 def disagreement(
-    predictor: BlockPredictor, exact: BlockPredictor, samples: Iterable[tuple[np.ndarray, Block]]
+    predictor: BlockPredictor,
+    make_exact: Callable[[], BlockPredictor],
+    samples: list[tuple[np.ndarray, Block]],
+    folder: Path,
 ) -> float:
-    """Share of the pixels of `samples` to which the two give different classes."""
+    """Share of the pixels of `samples` to which a quantised network gives other classes than the same one in fp32.
+
+    Args:
+        predictor: runs the quantised network.
+        make_exact: makes what runs the one in fp32; called only if it was not measured on these samples before.
+        samples: pixels and their blocks.
+        folder: of the quantised network, where what was measured is kept.
+    """
+    kept = folder / f"disagreement-{_digest_of(predictor, samples)}.json"
+    # what is damaged is measured again
+    with suppress(OSError, ValueError):
+        share = float(json.loads(kept.read_text()))
+        if 0 <= share <= 1:
+            return share
+    exact = make_exact()
     differing = [predictor.predict(pixels, block) != exact.predict(pixels, block) for pixels, block in samples]
-    return float(np.mean(np.concatenate([each.ravel() for each in differing])))
+    share = float(np.mean(np.concatenate([each.ravel() for each in differing])))
+    with suppress(OSError):  # then it is measured each time
+        write_atomically(kept, json.dumps(share).encode())
+    return share
+
+
+def _digest_of(predictor: BlockPredictor, samples: list[tuple[np.ndarray, Block]]) -> str:
+    """Name of what the disagreement depends on, beside the quantised network."""
+    # CPUs without instructions for int8 add up in fewer bits
+    cpu = [str(core().get_property("CPU", name)) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
+    facts = [cpu, predictor.threshold, len(predictor.symmetries), [str(block) for _, block in samples]]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for pixels, _ in samples:
+        digest.update(predictor.normalised(pixels).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def folder_for(model: str | Path) -> Path:
@@ -65,15 +96,15 @@ def folder_for(model: str | Path) -> Path:
     return Path(cache) / "tilesegment" / "int8"
 
 
-def quantised(model: Model, inputs: list[np.ndarray], folder: Path) -> "openvino.Model":
-    """The network with weights in int8 a channel and activations in int8 a tensor.
+def quantised(model: Model, inputs: list[np.ndarray], folder: Path) -> tuple["openvino.Model", Path]:
+    """The network with weights in int8 a channel and activations in int8 a tensor, and the folder of its files.
 
     It is for tiles of the shape of `inputs`; with a chosen halo, which is judged by larger tiles, it can be reshaped.
 
     Args:
         model: of which the network is taken.
         inputs: normalised tiles (C, H, W) float32 that show which values occur.
-        folder: where it is kept, and found the next time.
+        folder: in which it is kept, and found the next time.
 
     Raises:
         ModelError: it cannot be converted, or cannot be kept or read again.
@@ -85,7 +116,7 @@ def quantised(model: Model, inputs: list[np.ndarray], folder: Path) -> "openvino
         network.reshape(shape)
         _keep(_quantise(network, [each[None] for each in inputs]), kept)
     try:
-        return runtime.read_model(kept / "network.xml")
+        return runtime.read_model(kept / "network.xml"), kept
     except RuntimeError as error:
         raise ModelError(f"{kept} cannot be read; delete it, and it is made anew") from error
 
@@ -113,7 +144,9 @@ def _key(model: Model, inputs: list[np.ndarray]) -> str:
     """Name of what these weights and these tiles give."""
     header = model.header
     tools = [version(name) for name in ("openvino", "nncf")]
-    facts = [header.network, dict(header.arguments), header.halo, weights_hash(model.network.state_dict()), tools]
+    # of a model from a file they are known
+    weights = header.weights_sha256 or weights_hash(model.network.state_dict())
+    facts = [header.network, dict(header.arguments), header.halo, weights, tools]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for each in inputs:
         digest.update(str(each.shape).encode() + np.ascontiguousarray(each).tobytes())
