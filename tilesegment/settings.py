@@ -24,7 +24,7 @@ class Settings:
         halo: context of a tile, pixels, instead of what makes tiles exact.
         prune: of a U-Net++, the level of the head that is used.
         threshold: two classes: probability above which a pixel is class 1.
-        tta: average over the 8 symmetries of the square: 8 times the work, a better mask.
+        tta: average over the 8 symmetries of the square: 8 times the work, often a better mask.
         normalise: `model` takes the grey values that the model was trained on, `image` measures those of this image.
         skip_empty: which blocks become class 0 without being predicted: `constant`, those of one value; `tissue`, those
             without tissue; or the file of a mask, those where it is zero. None predicts all.
@@ -58,6 +58,8 @@ class Settings:
             raise PlanError(f"halo is {self.halo}; allowed: 0 to 65536 pixels")
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise PlanError(f"threshold is {self.threshold}; allowed: between 0 and 1")
+        if self.roi is not None and not isinstance(self.roi, Region):
+            raise PlanError(f"roi is {self.roi}; expected a tilesegment.Region(y0, x0, y1, x1)")
         if self.runtime not in ("auto", "pytorch", "openvino"):
             raise PlanError(f"runtime is {self.runtime!r}; allowed: auto, pytorch, openvino")
         if self.normalise not in ("model", "image"):
