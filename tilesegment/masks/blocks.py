@@ -18,7 +18,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
 from tilesegment.masks.disk import make_folder, private, reporting, store, sync
-from tilesegment.masks.encoding import compressor, encode
+from tilesegment.masks.encoding import COMPRESSOR, encode
 from tilesegment.masks.grid import Grid
 from tilesegment.masks.locks import gone
 from tilesegment.masks.survey import Survey, survey
@@ -161,14 +161,14 @@ def _make_array(path: Path, grid: Grid) -> None:
 
 
 def _create_array(path: Path, grid: Grid) -> None:
-    blosc = compressor(grid)
+    cname, level = COMPRESSOR.cname, COMPRESSOR.clevel
     options: dict[str, Any]
     if grid.format == 3:
-        codec = BloscCodec(typesize=grid.dtype.itemsize, cname=blosc.cname, clevel=blosc.clevel, shuffle="bitshuffle")
+        codec = BloscCodec(typesize=grid.dtype.itemsize, cname=cname, clevel=level, shuffle="bitshuffle")
         # blosc does not notice flipped bits
         options = {"compressors": [codec, Crc32cCodec()], "dimension_names": list(grid.axes), "shards": grid.shards}
     else:
-        options = {"compressors": blosc, "chunk_key_encoding": {"name": "v2", "separator": "/"}}
+        options = {"compressors": COMPRESSOR, "chunk_key_encoding": {"name": "v2", "separator": "/"}}
     zarr.create_array(
         store=path,
         shape=grid.full,
