@@ -27,8 +27,8 @@ from tilesegment.networks.network import Network
 from tilesegment.plan import Plan, make_plan
 from tilesegment.predictors.choice import make_predictor
 from tilesegment.predictors.devices import choose_precision
-from tilesegment.predictors.openvino import OpenVinoPredictor, convert
-from tilesegment.predictors.quantisation import folder_for, quantised, sample_blocks
+from tilesegment.predictors.openvino import OpenVinoPredictor, convert, core
+from tilesegment.predictors.quantisation import crop_by_strides, folder_for, quantised, sample_blocks
 from tilesegment.predictors.torch import TorchPredictor
 from tilesegment.settings import Settings
 
@@ -38,6 +38,7 @@ for package in ("openvino", "nncf"):
 
 
 CPU = torch.device("cpu")
+EXACTLY = {"INFERENCE_PRECISION_HINT": "f32"}  # OpenVINO's own default is bf16 wherever the CPU has it
 
 
 def both(model: Model, step: int = 32) -> tuple[OpenVinoPredictor, TorchPredictor]:
@@ -273,6 +274,22 @@ class TestInt8:
         quantised(model, inputs[:2], folder)
         quantised(toy_model(depth=1, seed=1), inputs, folder)
         assert len(list(folder.iterdir())) == 3
+
+    def test_crops_are_of_integers(self, tmp_path: Path) -> None:
+        """And by the older operation nothing else is computed than by the one that PyTorch's program has."""
+        model, tile = toy_model(), toy_model().field_of_view.tile_of(16)
+        inputs = [(noise((1, tile, tile), n) / 64 - 2).astype(np.float32) for n in range(3)]
+        network = convert(model.network, "toy", (1, 1, tile, tile))
+        expected = core().compile_model(network, "CPU", EXACTLY)(inputs[0][None])[0]
+        crop_by_strides(network)
+        assert "Slice" not in [each.get_type_name() for each in network.get_ordered_ops()]
+        found = core().compile_model(network, "CPU", EXACTLY)(inputs[0][None])[0]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+        quantised_network, _ = quantised(model, inputs, tmp_path)
+        crops = [each for each in quantised_network.get_ordered_ops() if each.get_type_name() == "StridedSlice"]
+        sources = {each.input_value(0).get_node().get_type_name() for each in crops}
+        assert len(crops) == 4 and sources == {"FakeQuantize", "StridedSlice"}, "height and width of two skips"
 
     def test_with_a_chosen_halo_tiles_of_any_shape_are_taken(self, tmp_path: Path) -> None:
         """As it is judged by larger ones."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # tiles of an image; every third is kept for measuring, the others calibrate; of large ones fewer show as much
 _LEAST_SAMPLES, _MOST_SAMPLES, _SAMPLED = 3, 12, 4_000_000  # tiles, pixels
+_RECIPE = 2  # number of the way in which a network is quantised: what was kept by another one is not taken
 
 
 def sample_blocks(plan: Plan) -> list[tuple[int, Block]]:
@@ -143,7 +144,7 @@ def _keep(network: "openvino.Model", folder: Path) -> None:
 def _key(model: Model, inputs: list[np.ndarray]) -> str:
     """Name of what these weights and these tiles give."""
     header = model.header
-    tools = [version(name) for name in ("openvino", "nncf")]
+    tools = [_RECIPE, *(version(name) for name in ("openvino", "nncf"))]
     # of a model from a file they are known
     weights = header.weights_sha256 or weights_hash(model.network.state_dict())
     facts = [header.network, dict(header.arguments), header.halo, weights, tools]
@@ -153,7 +154,32 @@ def _key(model: Model, inputs: list[np.ndarray]) -> str:
     return digest.hexdigest()[:16]
 
 
+def crop_by_strides(network: "openvino.Model") -> None:
+    """Replaces every operation that crops by fixed bounds by its older form, through which NNCF lets integers pass.
+
+    Else a skip is computed in fp32, cropped in fp32, and then rounded: a tenth of the time of a U-Net in int8.
+    """
+    from openvino import opset8
+
+    for crop in network.get_ordered_ops():
+        if crop.get_type_name() != "Slice":
+            continue
+        bounds = [value.get_node() for value in crop.input_values()[1:]]
+        if len(bounds) < 4 or any(bound.get_type_name() != "Constant" for bound in bounds):
+            continue
+        rank = crop.get_output_partial_shape(0).rank.get_length()
+        start, stop, step, whole = (np.full(rank, value, np.int64) for value in (0, 0, 1, 1))
+        starts, stops, steps, axes = (bound.get_data() for bound in bounds)
+        start[axes], stop[axes], step[axes], whole[axes] = starts, stops, steps, 0
+        places = (opset8.constant(each) for each in (start, stop, step))
+        replaced = opset8.strided_slice(crop.input_value(0), *places, whole.tolist(), whole.tolist())
+        for target in crop.output(0).get_target_inputs():
+            target.replace_source_output(replaced.output(0))
+    network.validate_nodes_and_infer_types()
+
+
 def _quantise(network: "openvino.Model", inputs: list[np.ndarray]) -> "openvino.Model":
+    crop_by_strides(network)
     # it draws its progress on the standard output
     with redirect_stdout(io.StringIO()):
         import nncf
