@@ -248,7 +248,7 @@ class TestInt8:
         assert first is not None
         kept.write_text("0.25")
         assert measure(1) == (0.25, [kept])
-        for damaged in ("", "{", "7", "NaN", '"0.5"x'):
+        for damaged in ("", "{", "7", "NaN", "[0.5]", '"0.5"x'):
             kept.write_text(damaged)
             assert measure(1) == (first, [kept])
         kept.write_text("0.25")

@@ -41,13 +41,13 @@ def _majorities(ids: np.ndarray) -> np.ndarray:
 
 
 def _columns(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The even and the odd columns of `ids` (h, 2 w) uint8, each contiguous: three times as fast as strided slices."""
+    """The even and the odd columns of `ids` (h, 2 w) uint8, each contiguous, as numpy computes fastest."""
     pairs = ids.view("<u2")
     return pairs.astype(np.uint8), (pairs >> 8).astype(np.uint8)
 
 
 def _choose(where: np.ndarray, ids: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """`ids` where it is true, else `others`: numpy.where, ten times as fast for bytes."""
+    """`ids` where it is true, else `others`: numpy.where, several times as fast for bytes."""
     mask = np.negative(where.view(np.uint8))
     return others ^ ((others ^ ids) & mask)
 

@@ -63,7 +63,7 @@ def disagreement(
     """
     kept = folder / f"disagreement-{_digest_of(predictor, samples)}.json"
     # what is damaged is measured again
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, TypeError):
         share = float(json.loads(kept.read_text()))
         if 0 <= share <= 1:
             return share
