@@ -15,16 +15,12 @@ from test_masks import fill, ids_of, spec_of
 from test_masks_formats import make_image
 
 import tilesegment
-from tilesegment.batch import Work
 from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
-from tilesegment.job import Job
-from tilesegment.local import ThisProcess
 from tilesegment.masks import MaskWriter, create_mask, create_probabilities, open_mask
+from tilesegment.masks import writer as module
 from tilesegment.masks.blocks import BlockArray
 from tilesegment.masks.pyramid import build_missing, halve
-from tilesegment.run import Outputs, begin
-from tilesegment.settings import Settings
 
 
 def write_and_grow(writer: MaskWriter, ids: np.ndarray, seed: int = 0) -> None:
@@ -161,22 +157,16 @@ def test_probabilities_have_nothing_to_grow(tmp_path: Path) -> None:
     assert len(writer.levels) == 1
 
 
-def test_levels_grow_while_blocks_are_predicted(small_blocks: None, tmp_path: Path) -> None:
-    image, model = tiff("yx")(tmp_path, noise((1, 600, 700))), saved(toy_model(), tmp_path)
-    with Job.prepare(image, model, Settings(tile=88)) as job, ThisProcess() as workers:
-        run = begin(job, Outputs(tmp_path / "mask.zarr"))
-        workers.take(run, job)
-        work = [Work(run, z, block, False) for z, block in job.plan.work()]
-        settled = list(workers.stream(work, lambda: False))
-        assert [error for _, error in settled] == [None] * 56
-        workers._finisher.submit(int).result()  # its one thread has done all that was begun before
-        (writer,) = run.stores
-        assert len(writer.levels) == 2
-        assert all(level.survey().done.all() for level in writer.levels)
-        workers.drop(run)
+def test_while_predicting_all_levels_grow(small_blocks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a run finds nothing to build."""
+    found = []
 
+    def spy(levels: Sequence[BlockArray], halvings: Sequence[int]) -> None:
+        found.extend(bool(level.survey().done.all()) for level in levels)
+        build_missing(levels, halvings)
 
-def test_the_levels_of_a_prediction_are_complete(small_blocks: None, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "build_missing", spy)
     image, model = tiff("yx")(tmp_path, noise((1, 600, 700))), saved(toy_model(), tmp_path)
-    tilesegment.predict(image, tmp_path / "mask.zarr", model, tile=88)
+    done = tilesegment.predict(image, tmp_path / "mask.zarr", model, tile=88)
+    assert done.blocks > 4 and found == [True, True]
     np.testing.assert_array_equal(mask_of(tmp_path / "mask.zarr", 1), halve(mask_of(tmp_path / "mask.zarr")))

@@ -91,8 +91,6 @@ class ThisProcess:
 
     def finish(self, run: Run, known: Mapping[str, Any]) -> Future[Ending]:
         """Ends a run whose blocks are all stored."""
-        for task in self._begun[run]:
-            task.cancel()  # in the end more than one thread builds what has not grown
         return self._begin(run, finish, run, self._jobs[run], known)
 
     def drop(self, run: Run) -> None:
