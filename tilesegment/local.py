@@ -1,12 +1,11 @@
 """Workers: this process, which reads ahead, predicts and writes behind."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 
@@ -18,8 +17,6 @@ from tilesegment.predictors.block import Pending
 from tilesegment.predictors.devices import this_machine
 from tilesegment.run import Ending, Run, finish
 from tilesegment.settings import Settings
-
-Result = TypeVar("Result")
 
 _UNREAD = np.empty((0, 0, 0), np.uint8)  # the pixels of a block that is known to be empty
 
@@ -55,13 +52,11 @@ def stream_blocks(
 
 
 class ThisProcess:
-    """Predicts here. A thread of its own builds the smaller levels of what is stored, and finishes an image while the
-    next one is predicted.
-    """
+    """Predicts here. Finishes an image in a thread of its own while the next one is predicted."""
 
     def __init__(self) -> None:
         self._jobs: dict[Run, Job] = {}
-        self._begun: dict[Run, deque[Future[Any]]] = {}  # in that thread, in order
+        self._endings: dict[Run, Future[Ending]] = {}
         self._finisher = ThreadPoolExecutor(1, "finish")
 
     def __enter__(self) -> Self:
@@ -78,29 +73,20 @@ class ThisProcess:
 
     def take(self, run: Run, job: Job) -> None:
         """A run, before its first block."""
-        self._jobs[run], self._begun[run] = job, deque()
+        self._jobs[run] = job
 
     def stream(self, work: Iterable[Work], stop: Callable[[], bool]) -> Settled:
         """Every block, in order, once it is stored, or with its error."""
-        with closing(stream_blocks(work, self._jobs.__getitem__, stop)) as settled:
-            for item, error in settled:
-                # of parts, the others must not finish the mask meanwhile: whoever does builds all of it
-                if error is None and item.run.part is None:
-                    self._begin(item.run, item.run.grow, item.z, item.block)
-                yield item, error
+        return stream_blocks(work, self._jobs.__getitem__, stop)
 
     def finish(self, run: Run, known: Mapping[str, Any]) -> Future[Ending]:
         """Ends a run whose blocks are all stored."""
-        return self._begin(run, finish, run, self._jobs[run], known)
+        ending = self._endings[run] = self._finisher.submit(finish, run, self._jobs[run], known)
+        return ending
 
     def drop(self, run: Run) -> None:
         """A run that is over or left: nothing is done for it any more when this returns."""
-        wait([task for task in self._begun.pop(run) if not task.cancel()])
+        ending = self._endings.pop(run, None)
+        if ending is not None and not ending.cancel():
+            wait([ending])
         del self._jobs[run]
-
-    def _begin(self, run: Run, task: Callable[..., Result], *arguments: Any) -> Future[Result]:
-        begun = self._begun[run]
-        while begun and begun[0].done():
-            begun.popleft()
-        begun.append(self._finisher.submit(task, *arguments))
-        return begun[-1]

@@ -109,11 +109,6 @@ class Run:
             else:
                 store.write(region, ids, plane)
 
-    def grow(self, z: int, block: Block) -> None:
-        """Builds what can be built of the smaller levels now that this block is stored, so that `finish` need not."""
-        for store in self.stores:
-            store.grow(block.write.within(self.order.plan.region), z - self.order.plan.planes.start)
-
     @property
     def _keeps_probabilities(self) -> bool:
         return any(_holds_probabilities(store) for store in self.stores)

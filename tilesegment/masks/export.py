@@ -1,7 +1,7 @@
 """Writes a stored mask as one file: a pyramidal OME-TIFF, a palette PNG, or a JPEG in the classes' colours."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -22,7 +22,7 @@ _BAND = 8192  # pixels along x that are read at once, whole tiles
 _CLASSIC_LIMIT = 1 << 31  # bytes before compression from which a TIFF gets 64-bit offsets; few readers lack them
 
 
-def export(kind: str, levels: Sequence[BlockArray], spec: MaskSpec, record: Mapping[str, Any], path: Path) -> None:
+def export(kind: str, levels: list[BlockArray], spec: MaskSpec, record: Mapping[str, Any], path: Path) -> None:
     """Writes the mask in `levels` to `path` as `kind`: `tiff`, `png` or `jpeg`.
 
     Its record goes along, as JSON in the OME-XML or in a text chunk; with JPEG, whose comments are short, its digest.
@@ -33,7 +33,7 @@ def export(kind: str, levels: Sequence[BlockArray], spec: MaskSpec, record: Mapp
         _export_picture(kind, levels[0], spec, record, path)
 
 
-def _export_tiff(levels: Sequence[BlockArray], spec: MaskSpec, record: str, path: Path) -> None:
+def _export_tiff(levels: list[BlockArray], spec: MaskSpec, record: str, path: Path) -> None:
     size = (spec.depth or 1) * spec.shape[0] * spec.shape[1]
     metadata: dict[str, Any] = {"axes": levels[0].grid.axes.upper(), "MapAnnotation": {MARK: record}}
     metadata["UUID"] = str(uuid5(NAMESPACE_URL, record))  # tifffile's own would hold this computer's address

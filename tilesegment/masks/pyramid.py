@@ -1,9 +1,7 @@
 """Smaller levels of a mask: every pixel is the class that most of the pixels under it have."""
 
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 
 import numpy as np
 
@@ -54,49 +52,21 @@ def _choose(where: np.ndarray, ids: np.ndarray, others: np.ndarray) -> np.ndarra
     return others ^ ((others ^ ids) & mask)
 
 
-def grow(levels: Sequence[BlockArray], halvings: Sequence[int], region: Region, z: int) -> None:
-    """Builds the blocks of smaller levels above a block of level 0, as far as all that is under them is stored.
-
-    Done for every block, from whatever process, each is built when the last block under it is stored.
-
-    Args:
-        levels: level 0 first.
-        halvings: how often each is half as large as level 0.
-        region: the block, which is stored.
-        z: its plane.
-
-    Raises:
-        MaskError: what is stored cannot be read, or the disk refuses.
-    """
-    for (source, before), (target, after) in pairwise(zip(levels, halvings, strict=True)):
-        side, halved = target.grid.block, after - before
-        top, left = ((edge >> halved) // side * side for edge in (region.y0, region.x0))
-        region = Region(top, left, top + side, left + side).intersect(Region.of_shape(target.grid.shape))
-        if source.missing(_above(source, region, halved), z):
-            return
-        target.write(region, _reduced(source, region, z, halved), z)
-
-
-def build_missing(levels: Sequence[BlockArray], halvings: Sequence[int]) -> None:
-    """Builds all blocks of smaller levels that are not stored yet: see `grow`.
+def build_level(source: BlockArray, target: BlockArray, halvings: int) -> None:
+    """Fills `target` with `source` halved `halvings` times, block by block.
 
     More than one halving is a majority of majorities.
 
     Raises:
-        MaskError: what is stored cannot be read, or the disk refuses.
+        MaskError: `source` cannot be read or `target` not be written.
     """
-    for (source, before), (target, after) in pairwise(zip(levels, halvings, strict=True)):
-        _build_level(source, target, after - before)
 
-
-def _build_level(source: BlockArray, target: BlockArray, halvings: int) -> None:
     def build(region: Region, z: int) -> None:
         target.write(region, _reduced(source, region, z, halvings), z)
 
-    blocks = zip(target.blocks(), target.survey().done.flat, strict=True)
     # numpy and the codecs let go of the interpreter; more threads would only hold more blocks in memory
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        jobs = [pool.submit(build, *block) for block, is_done in blocks if not is_done]
+        jobs = [pool.submit(build, region, z) for region, z in target.blocks()]
         try:
             for job in jobs:
                 job.result()
@@ -107,19 +77,15 @@ def _build_level(source: BlockArray, target: BlockArray, halvings: int) -> None:
 
 def _reduced(source: BlockArray, region: Region, z: int, halvings: int) -> np.ndarray:
     """`region` of the level `halvings` below `source`, in pieces that each stand for one block of `source`."""
+    whole = Region.of_shape(source.grid.shape)
     piece = max(1, source.grid.block >> halvings)
     reduced = np.empty(region.shape, np.uint8)
     for y in range(region.y0, region.y1, piece):
         for x in range(region.x0, region.x1, piece):
             part = Region(y, x, y + piece, x + piece).intersect(region)
-            ids = source.read(_above(source, part, halvings), z)
+            above = Region(*(edge << halvings for edge in (part.y0, part.x0, part.y1, part.x1)))
+            ids = source.read(above.intersect(whole), z)
             for _ in range(halvings):
                 ids = halve(ids)
             reduced[part.within(region).slices] = ids
     return reduced
-
-
-def _above(source: BlockArray, region: Region, halvings: int) -> Region:
-    """What of `source` becomes `region` of the level `halvings` below it."""
-    scaled = Region(*(edge << halvings for edge in (region.y0, region.x0, region.y1, region.x1)))
-    return scaled.intersect(Region.of_shape(source.grid.shape))

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +29,7 @@ from tilesegment.masks.disk import (
 )
 from tilesegment.masks.export import export
 from tilesegment.masks.locks import gone, held, in_turn, lock_file
-from tilesegment.masks.pyramid import build_missing, grow
+from tilesegment.masks.pyramid import build_level
 from tilesegment.masks.record import differing, read_record
 from tilesegment.masks.spec import JSON, MaskSpec
 from tilesegment.masks.survey import Survey
@@ -38,7 +38,7 @@ from tilesegment.masks.target import Target, check_free, mask_target, probabilit
 
 @dataclass(frozen=True)
 class MaskWriter(AbstractContextManager["MaskWriter"]):
-    """A mask, or the probabilities of its classes, in progress; `levels` are its arrays, level 0 first.
+    """A mask, or the probabilities of its classes, in progress.
 
     Threads and processes may write different blocks at a time; a writer can be pickled. Leaving it as a context does
     not end the mask: only `finish` does, and until then whatever is stored is there for the next run to go on with.
@@ -47,12 +47,7 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
     target: Target
     spec: MaskSpec
     overwrite: bool
-    levels: tuple[BlockArray, ...]
-
-    @property
-    def base(self) -> BlockArray:
-        """Level 0, which is what is written; the others follow from it."""
-        return self.levels[0]
+    base: BlockArray
 
     @property
     def path(self) -> Path:
@@ -76,14 +71,6 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
             MaskError: the disk refuses.
         """
         self.base.write(region, pixels, z)
-
-    def grow(self, region: Region, z: int = 0) -> None:
-        """Builds what can be built of the smaller levels now that this block is written, so that `finish` need not.
-
-        What cannot be read or stored is left to `finish`, which says so.
-        """
-        with suppress(MaskError):
-            grow(self.levels, self.target.halvings, region, z)
 
     def survey(self) -> Survey:
         """Which blocks are done, and which stored objects are damaged; writing a damaged block again replaces it.
@@ -169,13 +156,20 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
         check_free(self.target, self.spec, self.overwrite)
         spec = replace(self.spec, provenance={**self.spec.provenance, **(provenance or {})})
         with reporting("finish", self.path):
-            build_missing(self.levels, self.target.halvings)
+            levels = self._levels()
             sweep_inside(self.target.partial)
             if self.target.is_folder:
                 self._publish_folder(spec)
             else:
-                self._publish_file(spec)
+                self._publish_file(levels, spec)
             sweep(self.path)
+
+    def _levels(self) -> list[BlockArray]:
+        levels, halvings = [self.base], self.target.halvings
+        for level in range(1, len(halvings)):
+            levels.append(create_array(self.target.partial / str(level), self.base.grid.halved(halvings[level])))
+            build_level(levels[-2], levels[-1], halvings[level] - halvings[level - 1])
+        return levels
 
     def _publish_folder(self, spec: MaskSpec) -> None:
         path, partial = self.target.path, self.target.partial
@@ -196,10 +190,10 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
             raise
         sync(path.parent)
 
-    def _publish_file(self, spec: MaskSpec) -> None:
+    def _publish_file(self, levels: list[BlockArray], spec: MaskSpec) -> None:
         path, partial = self.target.path, self.target.partial
         temporary = partial / f"export{path.suffix}"
-        export(self.target.kind, self.levels, spec, self.target.record(spec, "complete"), temporary)
+        export(self.target.kind, levels, spec, self.target.record(spec, "complete"), temporary)
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
@@ -263,9 +257,7 @@ def open_writer(target: Target, spec: MaskSpec, overwrite: bool) -> MaskWriter:
     Raises:
         MaskError: its array is another one, or damaged; or another process has just finished the mask.
     """
-    grids = [target.grid(spec).halved(halvings) for halvings in target.halvings]
     try:
-        levels = tuple(create_array(target.partial / str(number), grid) for number, grid in enumerate(grids))
-        return MaskWriter(target, spec, overwrite, levels)
+        return MaskWriter(target, spec, overwrite, create_array(target.partial / "0", target.grid(spec)))
     except MaskError as error:
         raise error if target.partial.exists() else gone(target.partial) from error
