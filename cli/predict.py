@@ -165,19 +165,20 @@ def _carry_out(
 @contextmanager
 def _stopping() -> Iterator[Callable[[], bool]]:
     """Whether SIGTERM, which a batch system sends before it kills, has asked to stop; a second one stops at once."""
-    asked = False
+    asked = 0
 
     def ask(number: int, frame: object) -> None:
         nonlocal asked
-        if asked:
+        asked += 1
+        if asked == 2:  # a third one must not keep it from ending in order
             raise KeyboardInterrupt
-        asked = True
 
     before = signal.signal(signal.SIGTERM, ask)
     try:
-        yield lambda: asked
+        yield lambda: asked > 0
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if asked < 2:  # else the process is about to end, and says so by its exit code
+            signal.signal(signal.SIGTERM, before)
 
 
 def _conclude(outcomes: list["Outcome"], out_dir: str | None, as_json: bool, quiet: bool) -> None:
