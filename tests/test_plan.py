@@ -80,10 +80,21 @@ def test_the_batch_may_be_chosen() -> None:
     assert plan_of(free=2**40, tile=572).batch == 25
 
 
-@given(st.integers(4_000, 10_000_000), st.integers(4_000, 10_000_000), st.integers(1, 10_000))
+@given(st.integers(1, 10_000_000), st.integers(1, 10_000_000), st.integers(1, 10_000))
 def test_memory_does_not_depend_on_the_size_of_the_image(height: int, width: int, depth: int) -> None:
-    expected = plan_of().memory_bytes
-    assert plan_of(replace(IMAGE, shape=(height, width), depth=depth)).memory_bytes == expected
+    """But for small images, which have small blocks, and smaller tiles where these waste less."""
+    image = replace(IMAGE, shape=(height, width), depth=depth)
+    assert plan_of(image).memory_bytes <= plan_of().memory_bytes
+    if max(height, width) > 4_000:
+        assert plan_of(image, tile=572).memory_bytes == plan_of(tile=572).memory_bytes
+
+
+def test_calibrating_takes_memory_too_but_not_more_for_larger_tiles() -> None:
+    least = plan_of(tile=700).memory_bytes
+    assert plan_of(tile=700, precision="int8", openvino=True).memory_bytes > least
+    large = plan_of(tile=1212, precision="int8", openvino=True)
+    assert large.sample_step == 512
+    assert large.memory_bytes < plan_of(tile=1212).memory_bytes
 
 
 def test_memory_grows_with_what_is_held() -> None:
@@ -231,21 +242,32 @@ def test_the_fingerprint_holds_what_decides_pixels_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "pixel_bytes", "tile"),
+    ("side", "pixel_bytes", "precision", "tile"),
     [
-        (10_000, 100, 1212),
-        (1024, 100, 1212),
-        (512, 100, 700),
-        (513, 100, 1212),  # against four of 700
-        (200, 100, 444),
-        (10_000, 1536, 700),  # 2.3 GB for a tile of 1212
-        (10_000, 10_000, 444),  # nothing fits; the least
+        (10_000, 100, "fp32", 1212),
+        (1024, 100, "fp32", 1212),
+        (1536, 100, "fp32", 956),  # four of them
+        (1100, 100, "fp32", 572),  # nine
+        (512, 100, "fp32", 700),
+        (513, 100, "fp32", 956),  # against four of 572
+        (200, 100, "fp32", 444),
+        (10_000, 1536, "fp32", 700),  # 2.3 GB for a tile of 1212
+        (10_000, 1536, "bf16", 1212),  # half of it
+        (10_000, 1536, "int8", 1212),
+        (10_000, 10_000, "fp32", 444),  # nothing fits; the least
     ],
 )
-def test_where_no_tile_is_chosen_it_is_the_one_that_computes_least(side: int, pixel_bytes: int, tile: int) -> None:
+def test_where_no_tile_is_chosen_it_is_the_one_that_computes_least(
+    side: int, pixel_bytes: int, precision: str, tile: int
+) -> None:
     network, image = replace(NETWORK, pixel_bytes=pixel_bytes), replace(IMAGE, shape=(side, side))
     for free in (None, 2**40):
-        assert plan_of(image, network, free=free).tile == tile
+        assert plan_of(image, network, free=free, precision=precision, openvino=True).tile == tile
+
+
+def test_logits_take_their_room_in_any_precision() -> None:
+    many = replace(NETWORK, classes=200, pixel_bytes=4 * (64 + 2 * 200))
+    assert plan_of(network=many, precision="int8", openvino=True).tile == plan_of(network=many).tile == 700
 
 
 def test_a_wide_halo_asks_for_a_large_tile() -> None:

@@ -38,7 +38,7 @@ class NetworkFacts:
         channels: that it takes.
         classes: how many it tells apart.
         weights_bytes: size of its weights, as used.
-        pixel_bytes: memory that a forward pass takes for each input pixel of a tile.
+        pixel_bytes: memory that a forward pass in fp32 takes for each input pixel of a tile.
         runtime: the only one that runs it; None for a network of PyTorch, which others can be handed.
     """
 

@@ -13,8 +13,10 @@ from tilesegment.geometry import Block, Region, TileGrid
 from tilesegment.settings import Settings
 
 _PAPER_TILE = 572  # pixels
-_STEPS = (256, 512, 1024)  # pixels: sides of what is kept of a tile, where none was chosen
+STEPS = (256, 384, 512, 768, 1024)  # pixels: sides of what is kept of a tile, where none was chosen
 _MOST_ACTIVATIONS = 5 << 28  # bytes that those of a tile may take where its side is not chosen
+_SAMPLE_STEP = 512  # pixels, at most: while int8 is calibrated, many more values are held, and in fp32
+_VALUE_BYTES = {"int8": 1, "bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}
 # side of a block, about: large enough that margins are cheap, small enough that a few fit anywhere
 _BLOCK = 2048
 _CHUNK = 384
@@ -84,6 +86,12 @@ class Plan:
         return ((z, block) for z in self.planes for block in self.grid)
 
     @property
+    def sample_step(self) -> int:
+        """Of the tiles on which int8 is calibrated: where the plan's are large, these are smaller."""
+        divisor = self.network.view.divisor
+        return min(self.step, max(_SAMPLE_STEP // divisor, 1) * divisor)
+
+    @property
     def memory_bytes(self) -> int:
         """Estimate of the largest resident memory on the host; does not depend on the image's size.
 
@@ -93,8 +101,18 @@ class Plan:
         side = min(self.block, -(-max(self.region.shape) // self.step) * self.step) + self.tile - self.step
         raw = side * side * self.image.channels * self.image.itemsize
         blocks = 3 * raw + side * side * (4 * self.network.channels + 2 + 2)
-        activations = self.batch * self.tile**2 * self.network.pixel_bytes if self.device == "cpu" else 0
+        activations = self._activations if self.device == "cpu" else 0
         return _PROCESS_BYTES + self.image.cache_bytes + 2 * self.network.weights_bytes + blocks + activations
+
+    @property
+    def _activations(self) -> int:
+        """Bytes of those of a batch; or, where int8 is calibrated first, what that takes."""
+        predicting = self.batch * self.tile**2 * _pixel_bytes(self.network, self.precision)
+        if self.precision != "int8":
+            return predicting
+        sample = self.network.view.tile_of(self.sample_step)
+        # measured: a library of its own, and twice as much as a forward pass in fp32
+        return max(predicting, 10**8 + 2 * sample**2 * self.network.pixel_bytes)
 
     @property
     def disk_bytes(self) -> int:
@@ -203,15 +221,21 @@ def _default_tile(network: NetworkFacts, region: Region, machine: Machine) -> in
     reckoned and not timed, so that all machines with the memory, and all parts of a run, come to the same.
     """
     view = network.view
-    tiles = [view.tile_of(-(-step // view.divisor) * view.divisor) for step in _STEPS]
+    tiles = [view.tile_of(-(-step // view.divisor) * view.divisor) for step in STEPS]
     most = _MOST_ACTIVATIONS if machine.free_bytes is None else min(_MOST_ACTIVATIONS, machine.free_bytes)
-    fitting = [tile for tile in tiles if tile**2 * network.pixel_bytes <= most]
+    pixel_bytes = _pixel_bytes(network, machine.precision)
+    fitting = [tile for tile in tiles if tile**2 * pixel_bytes <= most]
 
     def pixels(tile: int) -> int:
         step = view.step_of(tile)
         return ceil(region.height / step) * ceil(region.width / step) * tile**2
 
     return min(fitting or tiles[:1], key=pixels)
+
+
+def _pixel_bytes(network: NetworkFacts, precision: str) -> int:
+    """Memory that a forward pass takes for each input pixel; logits and their soft-max are always in fp32."""
+    return max(network.pixel_bytes * _VALUE_BYTES[precision] // 4, 8 * network.classes)
 
 
 def _region(image: ImageFacts, roi: Region | None) -> Region:

@@ -14,11 +14,10 @@ import numpy as np
 from tilesegment.bench.subject import PATIENCE, Subject, as_if_large, some_tiles, tiles_computed
 from tilesegment.errors import DeviceError, ModelError, PlanError
 from tilesegment.job import Job
-from tilesegment.plan import Plan
+from tilesegment.plan import STEPS, Plan
 from tilesegment.predictors.speed import precisions_on, time_predictor
 from tilesegment.settings import Settings
 
-STEPS = (256, 512, 1024)  # sides of the kept part of a tile, pixels
 _ALONE = 1.0  # seconds that each is measured, at least one time
 _WORTH_IT = 1.05  # times the default; less may be chance
 _MOST_MEMORY = 0.8  # of that of the machine
@@ -102,7 +101,7 @@ class Sweep:
         self._compare(ids)
         best = [given, *others][self.trials.index(self.best)]
         for number, tile in enumerate(self._tiles(plan)):
-            report(0.5 + 0.1 * number, f"tile {tile}")
+            report(0.5 + 0.3 * number / len(STEPS), f"tile {tile}")
             self._try(replace(best, tile=tile))
         best, batch = replace(best, tile=self.best.tile), self.best.batch
         # OpenVINO takes tile by tile
@@ -115,7 +114,10 @@ class Sweep:
         return self.best if (self.best.times_default or 0) >= _WORTH_IT else self.trials[0]
 
     def _others(self, plan: Plan, given: Settings) -> Iterator[Settings]:
-        """Other precisions, each in the runtime that it gets, and the other runtime in the given precision."""
+        """Other precisions, each in the runtime that it gets, and the other runtime in the given precision; in tiles of
+        the plan.
+        """
+        given = replace(given, tile=plan.tile)
         if plan.network.runtime is not None:  # as of ONNX, which has one precision too
             return
         for name in precisions_on(plan.device):

@@ -107,14 +107,13 @@ def core() -> "openvino.Core":
     return openvino.Core()
 
 
-def convert(network: Network, name: str, shape: tuple[int, ...], *, free: bool = False) -> "openvino.Model":
+def convert(network: Network, name: str, shape: tuple[int, ...]) -> "openvino.Model":
     """The network for inputs of `shape` (B, C, H, W), in fp32; its weights are copied.
 
     Args:
         network: of PyTorch.
         name: of its model.
         shape: of its inputs.
-        free: leave height and width free, which takes several times longer: the result can be reshaped.
 
     Raises:
         ModelError: it cannot be converted.
@@ -123,11 +122,10 @@ def convert(network: Network, name: str, shape: tuple[int, ...], *, free: bool =
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
     network = copy.deepcopy(network).float().eval()
-    sides = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     try:
         with quiet(), torch.no_grad():
-            program = torch.export.export(network, (torch.zeros(shape),), dynamic_shapes=(sides,) if free else None)
-            decoder = TorchFXPythonDecoder.from_exported_program(program, dynamic_shapes=free)
+            program = torch.export.export(network, (torch.zeros(shape),))
+            decoder = TorchFXPythonDecoder.from_exported_program(program, dynamic_shapes=False)
             frontend = FrontEndManager().load_by_framework("pytorch")
             return frontend.convert(frontend.load(decoder))
     except Exception as error:  # those of PyTorch and OpenVINO have no common root

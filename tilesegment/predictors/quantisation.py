@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 
 # tiles of an image; every third is kept for measuring, the others calibrate; of large ones fewer show as much
 _LEAST_SAMPLES, _MOST_SAMPLES, _SAMPLED = 3, 12, 4_000_000  # tiles, pixels
-_RECIPE = 2  # number of the way in which a network is quantised: what was kept by another one is not taken
+_RECIPE = 3  # number of the way in which a network is quantised: what was kept by another one is not taken
 
 
 def sample_blocks(plan: Plan) -> list[tuple[int, Block]]:
     """Plane and block of some single tiles, spread over all that `plan` predicts; the same ones for the same plan."""
-    grid = TileGrid(plan.region, plan.step, plan.step, plan.network.view)
+    view, step = plan.network.view, plan.sample_step
+    grid = TileGrid(plan.region, step, step, view)
     count, columns = len(grid) * len(plan.planes), grid.shape[1]
     # one of each of so many equal ranges, anywhere in it
-    wanted = min(max(round(_SAMPLED / plan.tile**2), _LEAST_SAMPLES), _MOST_SAMPLES)
+    wanted = min(max(round(_SAMPLED / view.tile_of(step) ** 2), _LEAST_SAMPLES), _MOST_SAMPLES)
     edges = np.linspace(0, count, min(count, wanted) + 1).astype(int)
     chosen = np.random.default_rng(0).integers(edges[:-1], edges[1:]).tolist()
     places = (divmod(index, len(grid)) for index in chosen)
@@ -100,7 +101,7 @@ def folder_for(model: str | Path) -> Path:
 def quantised(model: Model, inputs: list[np.ndarray], folder: Path) -> tuple["openvino.Model", Path]:
     """The network with weights in int8 a channel and activations in int8 a tensor, and the folder of its files.
 
-    It is for tiles of the shape of `inputs`; with a chosen halo, which is judged by larger tiles, it can be reshaped.
+    It is for tiles of the shape of `inputs`, and can be reshaped for others.
 
     Args:
         model: of which the network is taken.
@@ -113,8 +114,7 @@ def quantised(model: Model, inputs: list[np.ndarray], folder: Path) -> tuple["op
     kept, shape = folder / _key(model, inputs), (1, *inputs[0].shape)
     runtime = core()  # before NNCF makes and frees cores of its own
     if not kept.exists():
-        network = convert(model.network, model.header.name, shape, free=model.header.halo is not None)
-        network.reshape(shape)
+        network = convert(model.network, model.header.name, shape)
         _keep(_quantise(network, [each[None] for each in inputs]), kept)
     try:
         return runtime.read_model(kept / "network.xml"), kept
@@ -157,22 +157,26 @@ def _key(model: Model, inputs: list[np.ndarray]) -> str:
 def crop_by_strides(network: "openvino.Model") -> None:
     """Replaces every operation that crops by fixed bounds by its older form, through which NNCF lets integers pass.
 
-    Else a skip is computed in fp32, cropped in fp32, and then rounded: a tenth of the time of a U-Net in int8.
+    Else a skip is computed in fp32, cropped in fp32, and then rounded: a tenth of the time of a U-Net in int8. Bounds
+    at the end are counted from there: a skip is cropped by as much in any tile, and so the network can be reshaped.
     """
     from openvino import opset8
 
-    for crop in network.get_ordered_ops():
-        if crop.get_type_name() != "Slice":
-            continue
+    crops = [each for each in network.get_ordered_ops() if each.get_type_name() == "Slice"]
+    shapes = [np.array(list(crop.get_input_shape(0))) for crop in crops]  # of a crop of a crop, before that is replaced
+    for crop, sides in zip(crops, shapes, strict=True):
         bounds = [value.get_node() for value in crop.input_values()[1:]]
         if len(bounds) < 4 or any(bound.get_type_name() != "Constant" for bound in bounds):
             continue
-        rank = crop.get_output_partial_shape(0).rank.get_length()
-        start, stop, step, whole = (np.full(rank, value, np.int64) for value in (0, 0, 1, 1))
         starts, stops, steps, axes = (bound.get_data() for bound in bounds)
-        start[axes], stop[axes], step[axes], whole[axes] = starts, stops, steps, 0
-        places = (opset8.constant(each) for each in (start, stop, step))
-        replaced = opset8.strided_slice(crop.input_value(0), *places, whole.tolist(), whole.tolist())
+        if np.any(steps != 1):
+            continue
+        start, stop = np.zeros_like(sides), np.zeros_like(sides)
+        start[axes], stop[axes] = starts, np.where(stops < 0, stops, np.minimum(stops - sides[axes], 0))
+        places = (opset8.constant(each) for each in (start, stop, np.ones_like(sides)))
+        # 1 in a mask stands for all there is on that side
+        masks = ((each == 0).astype(int).tolist() for each in (start, stop))
+        replaced = opset8.strided_slice(crop.input_value(0), *places, *masks)
         for target in crop.output(0).get_target_inputs():
             target.replace_source_output(replaced.output(0))
     network.validate_nodes_and_infer_types()

@@ -1,0 +1,43 @@
+"""Networks of every kind that there is, as small as can be, and plans to predict with them."""
+
+import numpy as np
+import pytest
+from conftest import noise, toy_model, toy_network
+
+from tilesegment.facts import ImageFacts, Machine, NetworkFacts
+from tilesegment.geometry import Block
+from tilesegment.model import Model
+from tilesegment.plan import Plan, make_plan
+from tilesegment.predictors.quantisation import sample_blocks
+from tilesegment.settings import Settings
+
+NETWORKS = [
+    (toy_model(depth=2, base=8), "unet"),
+    (toy_model(channels=3, classes=4), "channels"),
+    (toy_network("unet-same", depth=2, base=4), "same"),
+    (toy_network("unet-same", depth=2, base=4, up="bilinear"), "bilinear"),
+    (
+        toy_network("unet-same", depth=2, base=4, up="pixel-shuffle", down="stride-2", activation="leaky-relu"),
+        "shuffle",
+    ),
+    (toy_network("unet", depth=1, base=4, reduction=2), "reduced"),
+    (toy_network("unet-strided", base=2), "strided"),
+    (toy_network("unetpp", base=2), "unetpp"),
+    (toy_network("fcn8", base=2, hidden=4), "fcn8"),
+    (toy_network("u2net-small").with_halo(64), "u2net"),
+]
+of_every_network = pytest.mark.parametrize("model", [each for each, _ in NETWORKS], ids=[name for _, name in NETWORKS])
+
+
+def plan_of(model: Model, shape: tuple[int, int], depth: int | None = None, step: int = 16) -> Plan:
+    """For an image of `shape` (H, W), in tiles of which `step` pixels are kept."""
+    header, view = model.header, model.field_of_view
+    image = ImageFacts("image", "TIFF", shape, depth, header.channels, 1)
+    network = NetworkFacts(view, header.channels, len(header.classes), 1000, 100)
+    return make_plan(image, network, Settings(tile=view.tile_of(step)), Machine("cpu", "int8"))
+
+
+def samples_of(model: Model, seed: int = 0) -> list[tuple[np.ndarray, Block]]:
+    """Random pixels for the sample blocks of an image of 90 x 70."""
+    blocks = sample_blocks(plan_of(model, (90, 70)))
+    return [(noise((1, *block.read.shape), seed + n), block) for n, (_, block) in enumerate(blocks)]
