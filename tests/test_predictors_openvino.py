@@ -28,7 +28,6 @@ if find_spec("openvino") is None:
 
 
 CPU = torch.device("cpu")
-EXACTLY = {"INFERENCE_PRECISION_HINT": "f32"}  # OpenVINO's own default is bf16 wherever the CPU has it
 
 
 def both(model: Model, step: int = 32) -> tuple[OpenVinoPredictor, TorchPredictor]:

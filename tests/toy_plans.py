@@ -11,22 +11,19 @@ from tilesegment.plan import Plan, make_plan
 from tilesegment.predictors.quantisation import sample_blocks
 from tilesegment.settings import Settings
 
-NETWORKS = [
-    (toy_model(depth=2, base=8), "unet"),
-    (toy_model(channels=3, classes=4), "channels"),
-    (toy_network("unet-same", depth=2, base=4), "same"),
-    (toy_network("unet-same", depth=2, base=4, up="bilinear"), "bilinear"),
-    (
-        toy_network("unet-same", depth=2, base=4, up="pixel-shuffle", down="stride-2", activation="leaky-relu"),
-        "shuffle",
-    ),
-    (toy_network("unet", depth=1, base=4, reduction=2), "reduced"),
-    (toy_network("unet-strided", base=2), "strided"),
-    (toy_network("unetpp", base=2), "unetpp"),
-    (toy_network("fcn8", base=2, hidden=4), "fcn8"),
-    (toy_network("u2net-small").with_halo(64), "u2net"),
-]
-of_every_network = pytest.mark.parametrize("model", [each for each, _ in NETWORKS], ids=[name for _, name in NETWORKS])
+NETWORKS = {
+    "unet": toy_model(depth=2, base=8),
+    "channels": toy_model(channels=3, classes=4),
+    "same": toy_network("unet-same", depth=2, base=4),
+    "bilinear": toy_network("unet-same", depth=2, base=4, up="bilinear"),
+    "shuffle": toy_network("unet-same", depth=2, base=4, up="pixel-shuffle", down="stride-2", activation="leaky-relu"),
+    "reduced": toy_network("unet", depth=1, base=4, reduction=2),
+    "strided": toy_network("unet-strided", base=2),
+    "unetpp": toy_network("unetpp", base=2),
+    "fcn8": toy_network("fcn8", base=2, hidden=4),
+    "u2net": toy_network("u2net-small").with_halo(64),
+}
+of_every_network = pytest.mark.parametrize("model", NETWORKS.values(), ids=NETWORKS.keys())
 
 
 def plan_of(model: Model, shape: tuple[int, int], depth: int | None = None, step: int = 16) -> Plan:

@@ -98,6 +98,10 @@ class FieldOfView:
         """Side of the network's input that decides `step` pixels a side."""
         return self.before + step + self.after
 
+    def step_for(self, size: int) -> int:
+        """The smallest step of at least `size` pixels."""
+        return -(-size // self.divisor) * self.divisor
+
     def step_of(self, tile: int) -> int:
         """Side of the part that is kept of a tile of side `tile`.
 

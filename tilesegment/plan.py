@@ -221,7 +221,7 @@ def _default_tile(network: NetworkFacts, region: Region, machine: Machine) -> in
     reckoned and not timed, so that all machines with the memory, and all parts of a run, come to the same.
     """
     view = network.view
-    tiles = [view.tile_of(-(-step // view.divisor) * view.divisor) for step in STEPS]
+    tiles = [view.tile_of(view.step_for(step)) for step in STEPS]
     most = _MOST_ACTIVATIONS if machine.free_bytes is None else min(_MOST_ACTIVATIONS, machine.free_bytes)
     pixel_bytes = _pixel_bytes(network, machine.precision)
     fitting = [tile for tile in tiles if tile**2 * pixel_bytes <= most]

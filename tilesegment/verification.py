@@ -153,7 +153,7 @@ def _compare(job: Job, predictor: BlockPredictor, region: Region) -> Crop:
     # one more divisor than the crop is wide: its first pixel need not be on the pooling grid
     side = (max(region.shape) // view.divisor + 2) * view.divisor
     if job.model.header.halo is not None:
-        more = -(-_MORE // view.divisor) * view.divisor
+        more = view.step_for(_MORE)
         view = FieldOfView(view.divisor, view.before + more, view.after + more, view.crops)
     whole = TileGrid(region, side, side, view).at(0, 0)
     assert len(whole.tiles) == 1

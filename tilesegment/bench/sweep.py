@@ -186,7 +186,7 @@ class Sweep:
         """Tiles that keep about `STEPS`; none that is larger than the image, unless that was drawn."""
         view = plan.network.view
         for step in STEPS:
-            tile = view.tile_of(-(-step // view.divisor) * view.divisor)
+            tile = view.tile_of(view.step_for(step))
             if tile != plan.tile and (self.subject.drawn or step <= max(plan.image.shape)):
                 yield tile
 

@@ -47,7 +47,7 @@ def to_package(model: Model) -> bytes:
             "export it to onnx, or give the model a halo"
         )
     weights = to_onnx(model)
-    side = view.tile_of(-(-128 // view.divisor) * view.divisor)
+    side = view.tile_of(view.step_for(128))
     image = example_image(model, side, side)
     with torch.inference_mode():
         result = GreyValues(model).eval()(torch.from_numpy(image)).numpy()

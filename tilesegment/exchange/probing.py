@@ -34,7 +34,7 @@ _LOUD = 1e3
 
 def side_of(view: FieldOfView, least: int = 64) -> int:
     """A side of images that a network of that field of view takes, and gives at least `least` pixels of."""
-    step = -(-least // view.divisor) * view.divisor
+    step = view.step_for(least)
     # the halo is needed for exact tiles only
     return view.tile_of(step) if view.crops else step + (view.after - view.before) % view.divisor
 

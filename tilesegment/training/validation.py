@@ -134,10 +134,10 @@ def predict_sections(
 ) -> list[np.ndarray]:
     """Class probabilities (K, H, W) of each section."""
     predictor = TorchPredictor(model, device, precision, tta=tta)
-    divisor = model.field_of_view.divisor
+    view = model.field_of_view
     found = []
     for section in sections:
-        step = min(-(-max(section.label.shape) // divisor) * divisor, max(_LARGEST_STEP // divisor, 1) * divisor)
+        step = min(view.step_for(max(section.label.shape)), max(_LARGEST_STEP // view.divisor, 1) * view.divisor)
         found.append(predict_array(predictor, section.image, step)[1])
     return found
 
