@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
 from tilesegment.masks import MaskSpec, MaskWriter, create_mask, create_probabilities, open_mask
-from tilesegment.masks.pyramid import halve
+from tilesegment.masks.blocks import create_array
+from tilesegment.masks.grid import Grid
+from tilesegment.masks.pyramid import build_levels, halve
 from tilesegment.metadata import LabelClass, PixelSize, default_colours
 
 CLASSES = tuple(LabelClass(f"class {i}", colour) for i, colour in enumerate(default_colours(4)))
@@ -127,6 +129,38 @@ def test_levels_are_halved_until_they_fit_512_pixels(
         assert np.array_equal(mask.read(Region.of_shape(array.grid.shape), level), expected)
         assert (max(expected.shape) <= 512) == (level == len(mask.levels) - 1)
         expected = halve(expected)
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    shape=st.tuples(st.integers(1, 150), st.integers(1, 150)),
+    depth=st.none() | st.integers(1, 2),
+    cut=st.sampled_from([(1, 32), (2, 16), (1, 17), (3, 7), (2, 9)]),
+    halvings=st.lists(st.integers(0, 3), min_size=1, max_size=4),
+    seed=st.integers(0, 99),
+)
+def test_each_level_is_the_one_before_it_halved_however_it_is_cut(
+    tmp_path_factory: pytest.TempPathFactory,
+    shape: tuple[int, int],
+    depth: int | None,
+    cut: tuple[int, int],
+    halvings: list[int],
+    seed: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("levels")
+    zarr.create_group(folder)
+    grid = Grid(shape, depth, None, cut[0] * cut[1], cut[1], 3)
+    counts = [0, *np.cumsum(halvings).tolist()]
+    levels = [create_array(folder / str(level), grid.halved(count)) for level, count in enumerate(counts)]
+    ids = np.random.default_rng(seed).integers(0, 4, (depth or 1, *shape), dtype=np.uint8)
+    for region, z in levels[0].blocks():
+        levels[0].write(region, ids[z][region.slices], z)
+    build_levels(levels, counts)
+    for z, plane in enumerate(ids):
+        for level, count in zip(levels[1:], halvings, strict=True):
+            for _ in range(count):
+                plane = halve(plane)
+            assert np.array_equal(level.read(Region.of_shape(plane.shape), z), plane)
 
 
 def test_a_finished_mask_tells_what_it_is(tmp_path: Path) -> None:

@@ -71,6 +71,12 @@ class Region:
         y0, x0 = max(self.y0, other.y0), max(self.x0, other.x0)
         return Region(y0, x0, max(y0, min(self.y1, other.y1)), max(x0, min(self.x1, other.x1)))
 
+    def squares(self, side: int) -> Iterator["Region"]:
+        """The squares of `side` that it is cut into, row by row from its first pixel; clipped at its end."""
+        for y in range(self.y0, self.y1, side):
+            for x in range(self.x0, self.x1, side):
+                yield Region(y, x, min(y + side, self.y1), min(x + side, self.x1))
+
     def contains(self, other: "Region") -> bool:
         """Whether every pixel of `other` is in this region."""
         return self.y0 <= other.y0 and self.x0 <= other.x0 and other.y1 <= self.y1 and other.x1 <= self.x1

@@ -78,12 +78,9 @@ class Grid:
 
     def blocks(self) -> Iterator[tuple[Region, int]]:
         """Region and plane of every block, plane by plane, row by row."""
-        (height, width), side = self.shape, self.block
-        whole = Region.of_shape(self.shape)
         for z in range(self.depth or 1):
-            for y in range(0, height, side):
-                for x in range(0, width, side):
-                    yield Region(y, x, y + side, x + side).intersect(whole), z
+            for region in Region.of_shape(self.shape).squares(self.block):
+                yield region, z
 
     def root(self, path: Path) -> Path:
         """The folder of the stored objects of the array in folder `path`."""

@@ -1,13 +1,20 @@
 """Smaller levels of a mask: every pixel is the class that most of the pixels under it have."""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from tilesegment.geometry import Region
 from tilesegment.masks.blocks import BlockArray
 
+_AHEAD = 6  # blocks in work or waiting to be made part of smaller ones
+_READ = 2  # blocks along a side that are read at a time: a call costs as much as decoding some chunks
 _STRIP = 128  # rows halved at a time, an even number: what is computed in between stays in the CPU's cache
 
 
@@ -52,40 +59,105 @@ def _choose(where: np.ndarray, ids: np.ndarray, others: np.ndarray) -> np.ndarra
     return others ^ ((others ^ ids) & mask)
 
 
-def build_level(source: BlockArray, target: BlockArray, halvings: int) -> None:
-    """Fills `target` with `source` halved `halvings` times, block by block.
+def build_levels(levels: Sequence[BlockArray], halvings: Sequence[int]) -> None:
+    """Fills all `levels` but the first from it; each of its blocks is read once, and what is smaller not at all.
 
-    More than one halving is a majority of majorities.
+    Args:
+        levels: from the largest to the smallest, their blocks of one size.
+        halvings: how often each is half as large as the first. More than one between two is a majority of majorities.
 
     Raises:
-        MaskError: `source` cannot be read or `target` not be written.
+        MaskError: the first level cannot be read or another not be written.
+    """
+    pyramid = _Pyramid(levels, halvings)
+    top = len(levels) - 1
+    blocks = [(top, *block) for block in levels[top].blocks()] if top else []
+    leaves = (leaf for block in blocks for leaf in pyramid.leaves(*block))
+    # numpy and the codecs let go of the interpreter; more threads would only hold more blocks in memory
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool, closing(_ahead(pool, pyramid.grow, leaves)) as grown:
+        for block in blocks:
+            pyramid.complete(*block, grown)
+
+
+@dataclass(frozen=True)
+class _Pyramid:
+    """Every block of a level comes from those above it, 2 x 2 of them where it is half as large.
+
+    So a block is grown depth first: little is held, however large the mask.
     """
 
-    def build(region: Region, z: int) -> None:
-        target.write(region, _reduced(source, region, z, halvings), z)
+    levels: Sequence[BlockArray]
+    halvings: Sequence[int]
 
-    # numpy and the codecs let go of the interpreter; more threads would only hold more blocks in memory
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        jobs = [pool.submit(build, region, z) for region, z in target.blocks()]
-        try:
-            for job in jobs:
-                job.result()
-        finally:
-            for job in jobs:
-                job.cancel()
+    def leaves(self, level: int, region: Region, z: int) -> Iterator[tuple[Region, int]]:
+        """The blocks of level 1 that block `region` of `level` comes from, in the order in which `complete` asks."""
+        if level == 1:
+            yield region, z
+            return
+        for part in self._above(level, region).squares(self._block):
+            yield from self.leaves(level - 1, part, z)
+
+    def grow(self, leaf: tuple[Region, int]) -> np.ndarray:
+        """Stores and returns a block of level 1."""
+        region, z = leaf
+        return self._store(1, region, z, _READ * self._block, lambda part: self.levels[0].read(part, z))
+
+    def complete(self, level: int, region: Region, z: int, grown: Iterator[np.ndarray]) -> np.ndarray:
+        """Stores and returns a block of `level`, with all that it comes from; `grown` are its leaves."""
+        if level == 1:
+            return next(grown)
+        return self._store(level, region, z, self._block, lambda part: self.complete(level - 1, part, z, grown))
+
+    @property
+    def _block(self) -> int:
+        return self.levels[0].grid.block
+
+    def _above(self, level: int, region: Region) -> Region:
+        """What `region` of `level` stands for in the level before."""
+        return _doubled(region, self._count(level), self.levels[level - 1].grid.shape)
+
+    def _count(self, level: int) -> int:
+        return self.halvings[level] - self.halvings[level - 1]
+
+    def _store(self, level: int, region: Region, z: int, side: int, read: Callable[[Region], np.ndarray]) -> np.ndarray:
+        """Stores and returns block `region` of `level`; `read` gives squares of `side` of the level before."""
+        count = self._count(level)
+        # an odd square cannot be halved by itself, as a window reaches into the next one
+        alone = next(n for n in range(count, -1, -1) if side % (1 << n) == 0)
+        whole = _doubled(region, count - alone, self.levels[level - 1].grid.halved(alone).shape)
+        joined = np.empty(whole.shape, np.uint8)
+        for part in self._above(level, region).squares(side):
+            ids = _halved(read(part), alone)
+            top, left = (part.y0 >> alone) - whole.y0, (part.x0 >> alone) - whole.x0
+            joined[top : top + ids.shape[0], left : left + ids.shape[1]] = ids
+        ids = _halved(joined, count - alone)
+        self.levels[level].write(region, ids, z)
+        return ids
 
 
-def _reduced(source: BlockArray, region: Region, z: int, halvings: int) -> np.ndarray:
-    """`region` of the level `halvings` below `source`, in pieces that each stand for one block of `source`."""
-    whole = Region.of_shape(source.grid.shape)
-    piece = max(1, source.grid.block >> halvings)
-    reduced = np.empty(region.shape, np.uint8)
-    for y in range(region.y0, region.y1, piece):
-        for x in range(region.x0, region.x1, piece):
-            part = Region(y, x, y + piece, x + piece).intersect(region)
-            above = Region(*(edge << halvings for edge in (part.y0, part.x0, part.y1, part.x1)))
-            ids = source.read(above.intersect(whole), z)
-            for _ in range(halvings):
-                ids = halve(ids)
-            reduced[part.within(region).slices] = ids
-    return reduced
+def _halved(ids: np.ndarray, count: int) -> np.ndarray:
+    for _ in range(count):
+        ids = halve(ids)
+    return ids
+
+
+def _doubled(region: Region, count: int, shape: tuple[int, int]) -> Region:
+    """What `region` stands for in a level of `shape`, `count` times twice as large."""
+    doubled = Region(*(edge << count for edge in (region.y0, region.x0, region.y1, region.x1)))
+    return doubled.intersect(Region.of_shape(shape))
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, grow: Callable[[tuple[Region, int]], np.ndarray], leaves: Iterable[tuple[Region, int]]
+) -> Generator[np.ndarray, None, None]:
+    """`grow` of every leaf, in order, a few of them ahead of what is asked for."""
+    waiting, begun = iter(leaves), deque[Future[np.ndarray]]()
+    try:
+        while True:
+            begun.extend(pool.submit(grow, leaf) for leaf in islice(waiting, _AHEAD - len(begun)))
+            if not begun:
+                return
+            yield begun.popleft().result()
+    finally:
+        for each in begun:
+            each.cancel()

@@ -29,7 +29,7 @@ from tilesegment.masks.disk import (
 )
 from tilesegment.masks.export import export
 from tilesegment.masks.locks import gone, held, in_turn, lock_file
-from tilesegment.masks.pyramid import build_level
+from tilesegment.masks.pyramid import build_levels
 from tilesegment.masks.record import differing, read_record
 from tilesegment.masks.spec import JSON, MaskSpec
 from tilesegment.masks.survey import Survey
@@ -168,7 +168,7 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
         levels, halvings = [self.base], self.target.halvings
         for level in range(1, len(halvings)):
             levels.append(create_array(self.target.partial / str(level), self.base.grid.halved(halvings[level])))
-            build_level(levels[-2], levels[-1], halvings[level] - halvings[level - 1])
+        build_levels(levels, halvings)
         return levels
 
     def _publish_folder(self, spec: MaskSpec) -> None:
