@@ -111,6 +111,16 @@ def test_flip_is_taken_half_of_the_time() -> None:
     assert 70 < sum(flips) < 130
 
 
+@pytest.mark.parametrize("step", [30, 15, 7, 9999])
+def test_elastic_displacements_are_bicubic_between_the_control_points(step: float) -> None:
+    strength = replace(NONE, elastic_sigma=10.0, elastic_grid=step)
+    straight = sampling_grid((101, 101), 61, 21, replace(strength, elastic_sigma=0), 4)
+    moved = (sampling_grid((101, 101), 61, 21, strength, 4) - straight) * 50
+    points = draw(strength, 61, seeded(4)).elastic
+    field = torch.nn.functional.interpolate(points[None], (61, 61), mode="bicubic", align_corners=True)[0]
+    assert torch.allclose(moved.permute(2, 0, 1), field, atol=1e-3)
+
+
 def test_elastic_displacements_have_the_given_spread() -> None:
     strength = replace(NONE, elastic_sigma=10.0)
     moves = []

@@ -114,7 +114,7 @@ class Trainer:
             (settings.border_weight, settings.border_sigma / settings.reduction),
         )
         self.weights = class_weights(settings.class_weights, data, self.device)
-        self.average = AveragedModel(self.network, avg_fn=self._average, use_buffers=True)
+        self.average = AveragedModel(self.network, multi_avg_fn=self._follow, use_buffers=True)
         # weights at the best look, how good they were, and after which update
         self.best, self.best_value, self.best_step = copy.deepcopy(self.average.module), -math.inf, 0
         self.optimiser = make_optimiser(self.network, settings)
@@ -212,7 +212,7 @@ class Trainer:
         self.scaler.update()
         self.average.update_parameters(self.network)
         if not _is_constant(t):  # where the label is of one class, the network may well say so
-            self.constant = self.constant + 1 if _is_constant(main.detach().argmax(1)) else 0
+            self.constant = self.constant + 1 if _is_constant(main.detach().max(1).indices) else 0
         return float(loss.detach())
 
     def _check_health(self, loss: float, progress: float) -> None:
@@ -295,12 +295,14 @@ class Trainer:
     def _networks(self) -> dict[str, nn.Module]:
         return {"network": self.network, "average": self.average, "best": self.best}
 
-    def _average(self, mean: Tensor, new: Tensor, updates: Tensor | int) -> Tensor:
-        """The average with another update; early on it follows closely, later it looks back over a thousand."""
-        if not mean.is_floating_point():  # a count
-            return new
+    def _follow(self, means: Any, latest: Any, updates: Tensor | int) -> None:
+        """Moves averages, a list of tensors, towards `latest`: early on closely, later they span a thousand updates."""
         decay = min(self.settings.ema, (1 + int(updates)) / (10 + int(updates)))
-        return mean.lerp(new, 1 - decay)
+        for mean, new in zip(means, latest, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(new, 1 - decay)
+            else:  # a count
+                mean.copy_(new)
 
     def _provenance(self) -> dict[str, Any]:
         record: dict[str, Any] = {"steps": self.step, "kept_step": self.kept_step, "seconds": round(self.seconds, 1)}
