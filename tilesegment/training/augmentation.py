@@ -200,9 +200,8 @@ def _bicubic(points: int, tile: int) -> Tensor:
 
     One axis after the other, as products of small matrices, is fifty times as fast as interpolating the plane.
     """
-    return functional.interpolate(torch.eye(points)[None, None], (tile, points), mode="bicubic", align_corners=True)[
-        0, 0
-    ]
+    units = torch.eye(points)[None, None]
+    return functional.interpolate(units, (tile, points), mode="bicubic", align_corners=True)[0, 0]
 
 
 def _centre(size: int, output: int, place: float) -> float:

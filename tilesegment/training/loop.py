@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -295,8 +295,8 @@ class Trainer:
     def _networks(self) -> dict[str, nn.Module]:
         return {"network": self.network, "average": self.average, "best": self.best}
 
-    def _follow(self, means: Any, latest: Any, updates: Tensor | int) -> None:
-        """Moves averages, a list of tensors, towards `latest`: early on closely, later they span a thousand updates."""
+    def _follow(self, means: Sequence[Tensor], latest: Sequence[Tensor], updates: Tensor | int) -> None:
+        """Moves averages towards the latest values: early on closely, later they look back over a thousand updates."""
         decay = min(self.settings.ema, (1 + int(updates)) / (10 + int(updates)))
         for mean, new in zip(means, latest, strict=True):
             if mean.is_floating_point():
