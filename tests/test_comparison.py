@@ -18,7 +18,6 @@ from scipy import ndimage
 from tilesegment import evaluate
 from tilesegment.comparison.cells import windows_of
 from tilesegment.comparison.figure import _reduced
-from tilesegment.comparison.inputs import blocks_of
 from tilesegment.comparison.matching import count_pairs
 from tilesegment.errors import TilesegmentError
 from tilesegment.evaluation import THRESHOLDS, confusion, dice, iou, membrane_scores, pixel_accuracy
@@ -176,7 +175,8 @@ def test_blocks_add_up_to_the_whole(height: int, width: int, side: int, seed: in
     rng = np.random.default_rng(seed)
     truth, guess = rng.integers(0, 3, (2, height, width), np.uint8)
     whole = count_pairs(truth, guess, 2, ("t", "p"))
-    parts = [count_pairs(truth[r.slices], guess[r.slices], 2, ("t", "p")) for r in blocks_of(truth.shape, side)]
+    blocks = Region.of_shape((height, width)).squares(side)
+    parts = [count_pairs(truth[r.slices], guess[r.slices], 2, ("t", "p")) for r in blocks]
     assert sum(parts[1:], parts[0]) == whole
     assert sum(whole.values()) == np.count_nonzero(truth != 2)
 

@@ -160,6 +160,18 @@ def test_regions_meet_as_sets_of_pixels_do(a: Region, b: Region) -> None:
     assert b.within(a).shift(a.y0, a.x0) == b
 
 
+@given(regions(40), st.integers(1, 50))
+def test_a_region_is_cut_into_squares_row_by_row(region: Region, side: int) -> None:
+    squares = list(region.squares(side))
+    cover = np.zeros(region.shape, int)
+    for square in squares:
+        cover[square.within(region).slices] += 1
+        assert max(square.shape) <= side
+    assert (cover == 1).all()
+    assert squares == sorted(squares, key=lambda square: (square.y0, square.x0))
+    assert len(squares) == -(-region.height // side) * -(-region.width // side)
+
+
 def test_regions_are_plain_values() -> None:
     region = Region.of_shape((5, 7))
     assert (str(region), region.shape, region.slices) == ("0:5,0:7", (5, 7), (slice(0, 5), slice(0, 7)))

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from tilesegment.comparison.cells import CellPart, cell_score, score_cells
 from tilesegment.comparison.figure import check_figure, draw_figure
-from tilesegment.comparison.inputs import Pair, Plane, blocks_of, find_pairs, open_pair
+from tilesegment.comparison.inputs import BLOCK, Pair, Plane, find_pairs, open_pair
 from tilesegment.comparison.matching import Counts, Kind, Matching, check_values, count_pairs, match
 from tilesegment.comparison.results import Evaluation, class_scores, floor_scores, image_score, mean, pixel_error
 from tilesegment.errors import DataError
 from tilesegment.evaluation import pixel_accuracy
+from tilesegment.geometry import Region
 
 Report = Callable[[float, str], None]
 
@@ -90,7 +91,7 @@ def _count(pairs: Sequence[Pair], ignore: int | None, report: Report) -> tuple[l
             names, read = (truth.path, prediction.path), 0
             for z in range(truth.depth):
                 counts: Counts = Counter()
-                for region in blocks_of(truth.shape):
+                for region in Region.of_shape(truth.shape).squares(BLOCK):
                     codes = prediction.kind.codes(prediction.read(region, z), prediction.path)
                     counts.update(count_pairs(truth.read(region, z)[0], codes, ignore, names))
                     check_values({value for value, _ in counts}, f"truth {truth.path}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tilesegment.comparison.inputs import Plane, blocks_of, open_pair
+from tilesegment.comparison.inputs import BLOCK, Plane, open_pair
 from tilesegment.comparison.matching import Matching
 from tilesegment.comparison.results import Evaluation, ImageScore
 from tilesegment.errors import DataError
@@ -157,7 +157,7 @@ def _legend(matching: Matching, ignore: int | None) -> list[tuple[Colour, str]]:
 def _reduced(read: Callable[[Region], np.ndarray], shape: tuple[int, int], factor: int) -> np.ndarray:
     """Every `factor`-th row and column of what `read` gives of a plane, (C, h / factor, w / factor), by blocks."""
     small: np.ndarray | None = None
-    for region in blocks_of(shape):
+    for region in Region.of_shape(shape).squares(BLOCK):
         # the first row and column of a block that are multiples of the factor
         top, left = -region.y0 % factor, -region.x0 % factor
         part = read(region)[:, top::factor, left::factor]

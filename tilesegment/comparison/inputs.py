@@ -180,14 +180,6 @@ def find_pairs(prediction: str | Path, truth: str | Path, image: str | Path | No
     return [Pair(s, predictions[s], truths[s], images[s] if images is not None else None) for s in sorted(truths)]
 
 
-def blocks_of(shape: tuple[int, int], side: int = BLOCK) -> Iterator[Region]:
-    """The regions of at most `side` x `side` pixels that an image of `shape` is read in."""
-    whole = Region.of_shape(shape)
-    for y in range(0, shape[0], side):
-        for x in range(0, shape[1], side):
-            yield Region(y, x, y + side, x + side).intersect(whole)
-
-
 def _is_folder(path: Path) -> bool:
     """Whether `path` is a folder of files, and not a Zarr store."""
     return path.is_dir() and path.suffix != ".zarr" and not any((path / name).is_file() for name in _MARKERS)

@@ -212,7 +212,8 @@ class Trainer:
         self.scaler.update()
         self.average.update_parameters(self.network)
         if not _is_constant(t):  # where the label is of one class, the network may well say so
-            self.constant = self.constant + 1 if _is_constant(main.detach().max(1).indices) else 0
+            ids = main.detach().max(1).indices  # not argmax: see `BlockPredictor`
+            self.constant = self.constant + 1 if _is_constant(ids) else 0
         return float(loss.detach())
 
     def _check_health(self, loss: float, progress: float) -> None:
