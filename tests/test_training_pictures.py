@@ -1,6 +1,7 @@
 """The pictures of a run: curves, held-out samples, training examples."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,17 @@ def test_curves_without_scores_are_narrower_and_those_of_no_records_empty(tmp_pa
     one, none = pixels(tmp_path / "one.png"), pixels(tmp_path / "none.png")
     assert one.shape == none.shape and one.shape[1] < 1000
     assert share(one, (8, 81, 156)) > 5e-4 > share(none, (8, 81, 156)) == 0
+
+
+def test_a_constant_predictor_far_below_does_not_flatten_the_scores(tmp_path: Path) -> None:
+    seen = [
+        Record(n, n / 6, n, 0.5, 1e-3, replace(scores(2, 0.95 + n / 150, "v_rand"), floor_value=0.09, accuracy=0.96))
+        for n in range(1, 7)
+    ]
+    draw_curves(seen, tmp_path / "c.png", "ce", classes(2))
+    right = pixels(tmp_path / "c.png")[:-160, 800:]  # without the loss, and without the legend
+    rows = np.flatnonzero((np.abs(right.astype(int) - (8, 81, 156)).max(-1) <= 30).any(1))
+    assert np.ptp(rows) > len(right) / 2
 
 
 def test_a_long_run_is_drawn_in_little_time(tmp_path: Path) -> None:

@@ -81,7 +81,11 @@ def _draw_loss(axes: Axes, records: Sequence["Record"], loss: str) -> None:
 
 
 def _draw_scores(axes: Axes, seen: Sequence["Record"], classes: Sequence[LabelClass]) -> None:
-    """What the run is judged by, heavy, and what a constant predictor gets, dotted; V_Info or the IoU of each class."""
+    """What the run is judged by, heavy, and what a constant predictor gets, dotted; V_Info or the IoU of each class.
+
+    The axis shows the range of the scores: that of a constant predictor, often far below, would flatten what happens
+    between 0.95 and 0.99, so it is drawn where it falls into that range and is written in the legend wherever it is.
+    """
     steps = [record.step for record in seen]
     scores = [record.scores for record in seen if record.scores is not None]
     first, name = scores[0], _drawable(goal_name(scores[0].goal, classes))
@@ -101,11 +105,14 @@ def _draw_scores(axes: Axes, seen: Sequence["Record"], classes: Sequence[LabelCl
     else:
         draw("V_Info", [one.v_info for one in scores], "s-", "#e69f00")
     draw("pixel accuracy", [one.accuracy for one in scores], "x--", "#777777")
-    draw("pixel accuracy, always the same class", [one.floor for one in scores], ":", "#777777")
     draw(name, [one.value for one in scores], "D-", _DARK, 2.6)
-    draw(f"{name}, always the same class", [one.floor_value for one in scores], ":", _DARK)
+    lowest = np.nanmin(np.concatenate([line.get_ydata() for line in axes.lines]))
+    for what, floor, colour in (("pixel accuracy", first.floor, "#777777"), (name, first.floor_value, _DARK)):
+        axes.axhline(floor, linestyle=":", color=colour, label=f"{what}, always the same class: {floor:.3f}")
     axes.set_title("Scores on the held-out images", loc="left", fontweight="bold")
-    axes.set(xlabel="step", ylim=(None, 1.0))
+    # a little room below, and above for the markers of what is nearly 1
+    room = 0.05 * max(1 - lowest, 0.01)
+    axes.set(xlabel="step", ylim=(lowest - room, 1 + room))
     # below, where it covers no curve
     axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1))
 
