@@ -132,7 +132,7 @@ class Opening:
 
     def _prediction(self, path: Path, files: ExitStack) -> Layer:
         source = None if describe(path)["kind"] != "image" else files.enter_context(open_image(path))
-        if source is not None and source.dtype.kind == "f":
+        if source is not None and source.stored_dtype.kind == "f":
             kind = Kind(source.channels, _probability_classes(path), ids=False)
             return Layer(
                 str(path), source.shape, source.depth or 1, kind, None, lambda region, z: source.read(region, 0, z)

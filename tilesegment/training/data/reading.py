@@ -124,10 +124,10 @@ def _scanned(layout: Layout, reading: _Reading) -> tuple[list[Scan], set[PixelSi
     first: tuple[str, int, np.dtype] | None = None
     for pair in layout.every:
         with reading.open(pair) as (source, label):
-            first = first or (pair.name, source.channels, source.dtype)
-            if (source.channels, source.dtype) != first[1:]:
+            first = first or (pair.name, source.channels, source.stored_dtype)
+            if (source.channels, source.stored_dtype) != first[1:]:
                 raise DataError(
-                    f"{pair.name} has {source.channels} channels of {source.dtype}, {first[0]} has {first[1]} of "
+                    f"{pair.name} has {source.channels} channels of {source.stored_dtype}, {first[0]} has {first[1]} of "
                     f"{first[2]}; all images must be of one kind"
                 )
             _check_fit(pair.name, source, label)
