@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _OPTIONS = [
     click.option("--out", "-o", metavar="RUN", help="Folder of the run.  [default: a new one, runs/NAME]"),
     click.option("--classes", type=ListType(str), help="Names of the classes, in the order of the labels' values."),
-    click.option("--ignore", type=int, metavar="VALUE", help="Value in the labels of pixels without a label."),
+    options.ignore,
+    options.instances,
     click.option("--preset", metavar="paper", help="Start from the settings of the U-Net paper."),
     click.option("--config", metavar="FILE", help="Start from the config.json of another run."),
     click.option("--resume", is_flag=True, help="Go on with the run in RUN, or with the last one, where it stopped."),
@@ -80,14 +81,16 @@ def _with_options(function: Any) -> Any:
 def train(context: click.Context, data: str, as_json: bool, quiet: bool, **given: Any) -> None:
     """Train a network on DATA, labelled images.
 
-    DATA holds images/ and labels/ (or imgs/ and masks/, JPEGImages/ and SegmentationClass/, train-volume.tif and
-    train-labels.tif, an OME-Zarr image with labels, ...). The last images are held out, predicted whole and scored.
+    DATA holds images/ and labels/ (or imgs/ and masks/, JPEGImages/ and SegmentationClass/, NAME and NAME_masks in one
+    folder, an OME-Zarr image with labels, ...). The last images, or those in val/, are held out, predicted whole and
+    scored.
     The run's folder holds model.safetensors and report.html.
     """
     from tilesegment import training
 
     if context.get_parameter_source("device") == click.core.ParameterSource.DEFAULT:
         del given["device"]
+    given["instances"] = given["instances"] or None
     given["options"] = dict(given["options"]) or None
     begun: list[tuple[Trainer, Path]] = []
 

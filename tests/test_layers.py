@@ -32,6 +32,7 @@ ALLOWED = {
     "zarr_reading": {"threads"},
     "images": {"errors", "geometry", "metadata", "threads", "zarr_reading"},
     "masks": {"errors", "geometry", "metadata", "zarr_reading"},
+    "labels": {"errors", "geometry", "images", "masks", "metadata"},
     "predictors": {"errors", "facts", "geometry", "header", "model", "networks", "plan", "quiet", "settings"},
     "engine": {"errors", "geometry"},
     "preview": {"errors", "metadata"},

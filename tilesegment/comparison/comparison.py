@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,8 @@ def _count(pairs: Sequence[Pair], opening: Opening, report: Report) -> _Counted:
     for n, pair in enumerate(pairs):
         with opening.open(pair) as (prediction, truth):
             kinds.append((prediction.kind, Kind(0, truth.classes, truth.classes is not None)))
-            if kinds[-1] != kinds[0]:
+            together = [_together(kinds[0][n], kinds[-1][n]) for n in (0, 1)]
+            if None in together:
                 raise DataError(
                     f"{pair.prediction} and {pairs[0].prediction}, or their truths, are of different kinds or classes; "
                     "compare those of one kind at a time"
@@ -132,7 +134,16 @@ def _count(pairs: Sequence[Pair], opening: Opening, report: Report) -> _Counted:
             truths.append(replace(scanner.scan(), name=pair.name))
             if other is not None:
                 predictions.append(replace(other.scan(), name=pair.name))
-    return _Counted(planes, *kinds[0], truths, predictions)
+    kind, truth_kind = (reduce(lambda a, b: _together(a, b) or a, column) for column in zip(*kinds, strict=True))
+    return _Counted(planes, kind, truth_kind, truths, predictions)
+
+
+def _together(one: Kind, other: Kind) -> Kind | None:
+    """The kind of two files; predicted masks may lie among other labels. None if they cannot be scored together."""
+    if one == other:
+        return one
+    same = one.channels == other.channels == 0 and (one.classes is None or other.classes is None)
+    return Kind(0, None, ids=False) if same else None
 
 
 def _count_block(

@@ -17,20 +17,22 @@ class JoinedSource(ImageSource):
     def __init__(self, sources: Sequence[ImageSource]) -> None:
         first = sources[0]
         for other in sources[1:]:
-            if (other.shape, other.depth, other.dtype) != (first.shape, first.depth, first.dtype):
+            if (other.shape, other.depth, other.stored_dtype) != (first.shape, first.depth, first.stored_dtype):
                 sizes = [
-                    f"{one.path} is {one.depth or 1} x {one.shape[0]} x {one.shape[1]} (z, y, x) of {one.dtype}"
+                    f"{one.path} is {one.depth or 1} x {one.shape[0]} x {one.shape[1]} (z, y, x) of {one.stored_dtype}"
                     for one in (first, other)
                 ]
-                raise ImageError(f"the channels of an image differ: {', '.join(sizes)}; they must be of one size")
+                raise ImageError(
+                    f"the channels of an image differ: {', '.join(sizes)}; they must be of one size and type"
+                )
         channels = sum(one.channels for one in sources)
         super().__init__(
-            first.path, first.format, first.levels[:1], first.depth, channels, first.dtype, first.pixel_size
+            first.path, first.format, first.levels[:1], first.depth, channels, first.stored_dtype, first.pixel_size
         )
         self._sources = tuple(sources)
 
     def _read(self, region: Region, level: int, z: int) -> np.ndarray:
-        return np.concatenate([one.read(region, level, z) for one in self._sources])
+        return np.concatenate([one.read_stored(region, level, z) for one in self._sources])
 
     def close(self) -> None:
         """Close all files."""

@@ -259,9 +259,8 @@ def _fitted(
             kinds = sorted({base[0].name: _kind(base[0]), members[0].name: kind}.items())
             listed = ", ".join(f"{name} ({one})" for name, one in kinds)
             raise DataError(
-                f"the labels are of several kinds: {listed}; which of their values mean the same cannot be told "
-                f"({_list(used, kind == 'colour')} and {_list(target, coloured)}); save all as grey values, or all in "
-                "colours"
+                f"the labels are of several kinds: {listed}; save all as grey values, or all in colours, as it "
+                f"cannot be told which of {_list(used, kind == 'colour')} is which of {_list(target, coloured)}"
             )
         meanings = {value: scale(value) for value in used}
         tables |= {n: {s: v if v == ignore else meanings[v] for s, v in table.items()} for n, table in own.items()}
@@ -291,8 +290,8 @@ def _scale(
     if one.classes is not None:
         colours = [int(c.colour[1:], 16) for c in one.classes]
         values = [c.value for c in one.classes if c.value is not None]
-        candidates = [colours] * coloured + [values] * (len(values) == len(colours))
-        candidates += [range(len(colours))] + [target] * (len(target) == len(colours))
+        candidates = [*[colours] * coloured, *[values] * (len(values) == len(colours))]
+        candidates += [range(len(colours)), *[target] * (len(target) == len(colours))]
     elif kind == "palette":
         drawn = [int(one.colours.get(n, "#000000")[1:], 16) for n in range(256)]
         candidates = [drawn] if coloured else [range(256), target]
@@ -306,7 +305,7 @@ def _scale(
             continue
         found = {scale[value] for value in used}
         if found <= wanted or (wanted <= set(scale) and len(scale) < 256):
-            return lambda value, scale=scale: scale[value]
+            return scale.__getitem__
     return None
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from tilesegment.errors import DataError
 from tilesegment.geometry import Region
 from tilesegment.labels.label import Label
-from tilesegment.labels.scanning import distinct, pieces_of
+from tilesegment.labels.scanning import Pieces, distinct, pieces_of
 
 NOT_LABELLED = -1  # what `parted` hands out where the label has the ignored value
 _NAMES = {0: "background", 1: "object"}
@@ -54,32 +54,28 @@ def _inside(ids: np.ndarray) -> np.ndarray:
     return inside
 
 
-def count_pieces(label: Label) -> tuple[int, int]:
-    """Connected pieces of one id, and ids, in the first blocks of a label: what `check_objects` is told."""
-    pieces = values = 0
-    for _, (z, region) in zip(range(_BLOCKS), label.blocks(), strict=False):
-        pixels = label.read(region, z)
-        more = pieces_of(pixels, distinct(pixels))
-        pieces, values = pieces + more[0], values + more[1]
-    return pieces, values
+def count_pieces(label: Label) -> list[Pieces]:
+    """The pieces in each of the first blocks of a label: what `check_objects` is told."""
+    blocks = [label.read(region, z) for _, (z, region) in zip(range(_BLOCKS), label.blocks(), strict=False)]
+    return [pieces_of(pixels, distinct(pixels)) for pixels in blocks]
 
 
-def check_objects(counts: Sequence[tuple[int, int]], most: int) -> tuple[str, ...]:
+def check_objects(blocks: Sequence[Pieces]) -> tuple[str, ...]:
     """Whether labels that are to be ids of objects may be such; what the user should know, a sentence each.
 
     Args:
-        counts: of each label, as `count_pieces` gives them.
-        most: how many ids occur at most in a label.
+        blocks: of all labels, as `count_pieces` gives them.
 
     Raises:
         DataError: the values are classes.
     """
-    pieces, values = (sum(one[n] for one in counts) for n in (0, 1))
-    if most <= 1:
+    total = sum(blocks, Pieces())
+    if max((one.values for one in blocks), default=0) <= 1:
         return ("the labels hold one value besides background, so that objects that touch are taken for one",)
-    if pieces > _MOST_PIECES * values:
+    if total.count > _MOST_PIECES * total.values:
+        each = f"{total.count / total.values:.0f} connected pieces"
         raise DataError(
-            f"the values of the labels lie in {pieces / values:.0f} connected pieces each: they are classes, not ids "
-            "of single objects; leave out --instances"
+            f"the values of the labels lie in {each} each: they are classes, not ids of single objects; leave out "
+            "--instances"
         )
     return ()

@@ -14,8 +14,33 @@ MOST_CLASSES = 32  # more distinct values are ids of objects, a grey image, a sm
 _LARGEST = 65_535  # of uint16; a larger value is no class
 _LEAST_OBJECTS = 4  # values besides background below which pieces tell nothing
 _PIECES = 1.5  # mean number of connected pieces of a value, up to which it is the id of an object
-_DENSE = 0.5  # of few values, the least part of the numbers from 1 to the largest that are used in a file
+_LEAST_PIXELS = 4  # mean number of pixels of a piece, below which it is noise
+_DENSE = 0.35  # of few values, the least part of the numbers from 1 to the largest that are used in a file
+_RECURRENCE = 2.0  # or else the mean number of files that hold a value, from which it is a class
 _BLOCKS = 16  # blocks of a file in which pieces are counted
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The connected pieces of one value in a label, counted block by block.
+
+    Attributes:
+        count: how many there are.
+        values: of how many values, each counted anew in every block.
+        pixels: how many are in them.
+    """
+
+    count: int = 0
+    values: int = 0
+    pixels: int = 0
+
+    def __add__(self, other: "Pieces") -> "Pieces":
+        return Pieces(self.count + other.count, self.values + other.values, self.pixels + other.pixels)
+
+    @property
+    def are_objects(self) -> bool:
+        """Whether the values may be ids of objects: each in one piece, or hardly more, of some pixels."""
+        return 0 < self.count <= _PIECES * self.values and self.pixels >= _LEAST_PIXELS * self.count
 
 
 @dataclass(frozen=True)
@@ -23,7 +48,7 @@ class Scan:
     """What all of a label file holds: its distinct values, ascending, int64; the rest as in `Label`.
 
     Attributes:
-        pieces: connected pieces of one value other than 0, counted block by block, and how many values they are of.
+        pieces: of values other than 0.
     """
 
     name: str
@@ -32,7 +57,7 @@ class Scan:
     colours: Mapping[int, str] = field(default_factory=dict)
     names: Mapping[int, str] = field(default_factory=dict)
     classes: tuple[LabelClass, ...] | None = None
-    pieces: tuple[int, int] = (0, 0)
+    pieces: Pieces = field(default_factory=Pieces)
 
 
 class Scanner:
@@ -49,7 +74,7 @@ class Scanner:
         self.label = label
         self.ignore = ignore
         self.values: set[float] = set()
-        self._pieces, self._blocks = (0, 0), 0
+        self._pieces, self._blocks = Pieces(), 0
 
     def add(self, pixels: np.ndarray) -> None:
         """Take note of a block (h, w).
@@ -61,8 +86,7 @@ class Scanner:
         self.values.update(found.tolist())
         if self._blocks < _BLOCKS:
             self._blocks += 1
-            pieces, values = pieces_of(pixels, found)
-            self._pieces = self._pieces[0] + pieces, self._pieces[1] + values
+            self._pieces += pieces_of(pixels, found)
         if len(self.values) > MOST_CLASSES + 1:
             self.scan()
 
@@ -97,30 +121,32 @@ def distinct(pixels: np.ndarray) -> np.ndarray:
     return np.unique(pixels)
 
 
-def pieces_of(pixels: np.ndarray, values: np.ndarray) -> tuple[int, int]:
-    """How many connected pieces of one value other than 0 a block has, and how many such values."""
+def pieces_of(pixels: np.ndarray, values: np.ndarray) -> Pieces:
+    """The pieces in a block (h, w) that holds `values`, ascending."""
     count = np.count_nonzero(values)
     if count == 0 or not np.isfinite(values).all():
-        return 0, 0
-    ids = np.searchsorted(values, pixels) + 1 if values[0] != 0 else np.searchsorted(values, pixels)
-    return int(label_pieces(ids, background=0, connectivity=2).max()), int(count)
+        return Pieces()
+    ids = np.searchsorted(values, pixels) + 1
+    ids[pixels == 0] = 0
+    return Pieces(int(label_pieces(ids, background=0, connectivity=2).max()), int(count), int(np.count_nonzero(ids)))
 
 
 def look_like_objects(scans: Sequence[Scan]) -> bool:
     """Whether the labels hold ids of single objects: many values, each in one connected piece or hardly more.
 
-    Few values are ids only if they are about those from 1 to their number, and not the same in all files.
+    Few values are ids only if they are not the same in all files, and are about those from 1 to their number or, where
+    parts were cut out of larger images, hardly ever the same in two files.
     """
     plain = [one for one in scans if one.classes is None]
     sets = [frozenset(one.values[one.values > 0].tolist()) for one in plain]
     used = frozenset().union(*sets)
-    pieces, values = (sum(one.pieces[n] for one in plain) for n in (0, 1))
-    if len(used) < _LEAST_OBJECTS or pieces > _PIECES * values:
+    if len(used) < _LEAST_OBJECTS or not sum((one.pieces for one in plain), Pieces()).are_objects:
         return False
     if len(used) > MOST_CLASSES or any(one.kind == "colour" for one in plain):
         return len(used) > MOST_CLASSES
-    dense = sum(map(len, sets)) >= _DENSE * sum(max(one, default=0) for one in sets)
-    return (dense or max(used) > 255) and (len(sets) == 1 or len(set(sets)) > 1)
+    count = sum(map(len, sets))
+    dense = count >= _DENSE * sum(max(one, default=0) for one in sets)
+    return (dense or count < _RECURRENCE * len(used)) and (len(sets) == 1 or len(set(sets)) > 1)
 
 
 def objects_error(what: str, count: int, settled: str = "") -> DataError:
@@ -132,12 +158,12 @@ def objects_error(what: str, count: int, settled: str = "") -> DataError:
     )
 
 
-def _check(name: str, label: Label, values: list[float], pieces: tuple[int, int]) -> None:
+def _check(name: str, label: Label, values: list[float], pieces: Pieces) -> None:
     """Whether `values`, ascending, may stand for classes."""
     if label.jpeg and len(values) > 2:
         raise _smeared_error(name, label, values)
     whole = all(np.isfinite(value) and value == np.rint(value) for value in values)
-    if len(values) > MOST_CLASSES and whole and pieces[0] <= _PIECES * pieces[1]:
+    if len(values) > MOST_CLASSES and whole and pieces.are_objects:
         raise objects_error(name, len(values))
     if label.kind != "colour" and _smeared(values):
         raise _smeared_error(name, label, values)

@@ -66,6 +66,7 @@ def train(
     *,
     classes: Sequence[str] | None = None,
     ignore: int | None = None,
+    instances: bool | None = None,
     preset: str | None = None,
     config: str | Path | None = None,
     overwrite: bool = False,
@@ -87,6 +88,7 @@ def train(
         out: folder of the run; None is a new one, `runs/NAME`, `runs/NAME-2`, ..., with `resume` the last of them.
         classes: names, in the order of the values in the labels.
         ignore: value of pixels without a label.
+        instances: the labels are ids of single objects: learn background and object, see `labels.parted`.
         preset: a name of `settings.PRESETS`, the start of the settings.
         config: the `config.json` of another run, the start of the settings instead.
         overwrite: replace the files of an earlier run in `out`; its model stays until there is a new one.
@@ -102,7 +104,7 @@ def train(
     if resume and (overwrite or preset or config):
         raise PlanError("resume and overwrite, preset, config exclude each other; give one of them")
     folder = find_folder(Path(data), out, overwrite, resume)
-    given = {"classes": None if classes is None else list(classes), "ignore": ignore}
+    given = {"classes": None if classes is None else list(classes), "ignore": ignore, "instances": instances}
     labels = {key: value for key, value in given.items() if value is not None}
     chosen = go_on_with(folder, labels, settings) if resume else begin_with(preset, config, labels, settings)
     dataset = open_dataset(data, **chosen.labels)

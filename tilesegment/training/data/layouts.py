@@ -186,8 +186,7 @@ def _paired(images: Listing, labels: Listing, *, lenient: bool) -> tuple[tuple[P
         if not listing.images and listing.folders:
             inner = listing.folders[0]
             raise DataError(f"{inner} is a folder; expected the images themselves in {listing.folder}, move them up")
-    there = {stem: (path,) for stem, path in images.images.items()}
-    there = _with_channels(there, labels.images)
+    there = _with_channels(images.images, labels.images)
     by_image: dict[str, Path] = {}
     for stem, image in match_stems(labels.images, there).items():
         path = labels.images[stem]
@@ -205,14 +204,14 @@ def _paired(images: Listing, labels: Listing, *, lenient: bool) -> tuple[tuple[P
     return tuple(Pair(stem, there[stem], by_image[stem]) for stem in sorted(by_image)), alone
 
 
-def _with_channels(images: dict[str, tuple[Path, ...]], labels: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
+def _with_channels(images: Mapping[str, Path], labels: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
     """The images, those of nnU-Net's cases of several channels (case_0000, case_0001, label case) as one each."""
     cases: dict[str, list[str]] = {}
     for stem in sorted(images):
         found = _CHANNEL.match(stem)
         if found is not None and stem not in labels and found[1] in labels and found[1] not in images:
             cases.setdefault(found[1], []).append(stem)
-    joined = dict(images)
+    joined: dict[str, tuple[Path, ...]] = {stem: (path,) for stem, path in images.items()}
     for case, stems in cases.items():
         if len(stems) == 1:
             continue
@@ -220,7 +219,9 @@ def _with_channels(images: dict[str, tuple[Path, ...]], labels: Mapping[str, Pat
         if stems != expected:
             lacking = next(one for one in expected if one not in stems)
             raise DataError(f"the case {case} has {len(stems)} channels, but no {lacking}.*; add it, or renumber them")
-        joined[case] = tuple(joined.pop(stem)[0] for stem in stems)
+        joined[case] = tuple(images[stem] for stem in stems)
+        for stem in stems:
+            del joined[stem]
     return joined
 
 

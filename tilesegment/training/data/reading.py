@@ -109,12 +109,11 @@ def open_dataset(
 
 def _check_instances(layout: Layout, reading: _Reading) -> tuple[str, ...]:
     """Whether the labels may be ids of objects; what the user should know, a sentence each."""
-    counts, most = [], 0
+    blocks = []
     for pair in layout.every:
         with open_label(pair.label, reading.voc) as label:
-            counts.append(count_pieces(label))
-            most = max(most, counts[-1][1])
-    return check_objects(counts, most)
+            blocks += count_pieces(label)
+    return check_objects(blocks)
 
 
 def _scanned(layout: Layout, reading: _Reading) -> tuple[list[Scan], set[PixelSize | None]]:
@@ -127,8 +126,8 @@ def _scanned(layout: Layout, reading: _Reading) -> tuple[list[Scan], set[PixelSi
             first = first or (pair.name, source.channels, source.stored_dtype)
             if (source.channels, source.stored_dtype) != first[1:]:
                 raise DataError(
-                    f"{pair.name} has {source.channels} channels of {source.stored_dtype}, {first[0]} has {first[1]} of "
-                    f"{first[2]}; all images must be of one kind"
+                    f"{pair.name} has {source.channels} channels of {source.stored_dtype}, {first[0]} has {first[1]} "
+                    f"of {first[2]}; all images must be of one kind"
                 )
             _check_fit(pair.name, source, label)
             sizes.add(source.pixel_size)
