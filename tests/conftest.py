@@ -89,16 +89,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def isbi() -> Path:
     """The labelled sections of the ISBI 2012 challenge; skips where they are not at hand."""
-    return _data("isbi2012")
+    return data_folder("isbi2012")
 
 
 @pytest.fixture(scope="session")
 def vnc() -> Path:
     """The labelled sections of the ventral nerve cord; skips where they are not at hand."""
-    return _data("vnc")
+    return data_folder("vnc")
 
 
-def _data(name: str) -> Path:
+def data_folder(name: str) -> Path:
+    """A folder of real data; skips where it is not at hand."""
     if not (_SHARED / name).is_dir():
         pytest.skip(f"needs the real sections in {_SHARED / name}, which are not part of the repository")
     return _SHARED / name

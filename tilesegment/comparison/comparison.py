@@ -16,7 +16,7 @@ from tilesegment.comparison.results import Evaluation, class_scores, floor_score
 from tilesegment.errors import DataError
 from tilesegment.evaluation import pixel_accuracy
 from tilesegment.geometry import Region
-from tilesegment.labels import BLOCK, Coding, Label, Scan, Scanner, decide
+from tilesegment.labels import BLOCK, OBJECT_NAMES, Coding, Label, Scan, Scanner, decide
 
 Report = Callable[[float, str], None]
 
@@ -65,6 +65,8 @@ def evaluate(
     # where cells are not known to be left out, they are half of the work
     share = 1.0 if cells is False else 0.5
     counted = _count(pairs, opening, lambda done, name: report(share * done, name))
+    if instances and classes is None and counted.kind.classes is None:
+        classes = OBJECT_NAMES
     coding = _decide_truth(counted, classes, opening.read_ignore)
     planes = [replace(one, counts=_by_value(one, coding, None)) for one in counted.planes]
     if not any(plane.counts for plane in planes):

@@ -6,7 +6,7 @@ decides what they mean, `instances` makes two classes of ids of single objects.
 
 from tilesegment.labels.coding import IGNORE, Coding, classes_of, decide
 from tilesegment.labels.files import Listing, core_of, is_folder_of_files, list_images, match_stems, stem_of
-from tilesegment.labels.instances import NOT_LABELLED, parted
+from tilesegment.labels.instances import NOT_LABELLED, OBJECT_NAMES, parted
 from tilesegment.labels.label import BLOCK, Label, open_label
 from tilesegment.labels.scanning import MOST_CLASSES, Scan, Scanner, scan
 
@@ -15,6 +15,7 @@ __all__ = [
     "IGNORE",
     "MOST_CLASSES",
     "NOT_LABELLED",
+    "OBJECT_NAMES",
     "Coding",
     "Label",
     "Listing",

@@ -11,7 +11,7 @@ from tilesegment.labels.label import Label
 from tilesegment.labels.scanning import Pieces, distinct, pieces_of
 
 NOT_LABELLED = -1  # what `parted` hands out where the label has the ignored value
-_NAMES = {0: "background", 1: "object"}
+OBJECT_NAMES = ("background", "object")
 _MOST_PIECES = 3.0  # mean number of connected pieces of a value, beyond which it is a class and no object
 _BLOCKS = 16  # blocks of a file in which pieces are counted
 
@@ -36,13 +36,13 @@ def parted(label: Label, name: str, ignore: int | None) -> Label:
         if (ids[~unknown] < 0).any():
             least = ids[~unknown].min()
             raise DataError(f"{name} holds {least}; expected ids from 0: give --ignore {least} if it means no label")
-        values = np.where(_inside(np.where(unknown, 0, ids)), 1, 0)
+        values = np.where(inside_objects(np.where(unknown, 0, ids)), 1, 0)
         return np.where(unknown, NOT_LABELLED, values)[region.within(around).slices].astype(np.int16)
 
-    return replace(label, kind="grey", jpeg=False, read=read, colours={}, names=_NAMES, classes=None)
+    return replace(label, kind="grey", jpeg=False, read=read, colours={}, names=dict(enumerate(OBJECT_NAMES)), classes=None)
 
 
-def _inside(ids: np.ndarray) -> np.ndarray:
+def inside_objects(ids: np.ndarray) -> np.ndarray:
     """Where an object is that no other one touches: (h, w) bool."""
     padded = np.pad(ids, 1)
     height, width = ids.shape
