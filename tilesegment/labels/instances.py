@@ -39,7 +39,9 @@ def parted(label: Label, name: str, ignore: int | None) -> Label:
         values = np.where(inside_objects(np.where(unknown, 0, ids)), 1, 0)
         return np.where(unknown, NOT_LABELLED, values)[region.within(around).slices].astype(np.int16)
 
-    return replace(label, kind="grey", jpeg=False, read=read, colours={}, names=dict(enumerate(OBJECT_NAMES)), classes=None)
+    return replace(
+        label, kind="grey", jpeg=False, read=read, colours={}, names=dict(enumerate(OBJECT_NAMES)), classes=None
+    )
 
 
 def inside_objects(ids: np.ndarray) -> np.ndarray:

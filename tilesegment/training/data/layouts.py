@@ -1,5 +1,6 @@
 """Which image belongs to which label: the ways in which people keep labelled images, found in a folder."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from tilesegment.errors import DataError
 from tilesegment.images.zarr_metadata import node
-from tilesegment.labels import Listing, is_folder_of_files, list_images, match_stems
+from tilesegment.labels import Listing, is_folder_of_files, list_images, match_stems, stem_of
 from tilesegment.labels.files import LABEL_PREFIXES, LABEL_SUFFIXES, core_of, without
 
 # names of folders, in any case
@@ -51,6 +52,7 @@ class Layout:
         held_out: those that are kept apart, in a folder val/.
         voc: labels are those of Pascal VOC: the indices of a palette are the classes, 255 means not labelled.
         names: of the classes by value, where a file tells them.
+        ignore: the value that means "not labelled", where a file tells it.
         warnings: what was left out or decided, a sentence each.
     """
 
@@ -59,6 +61,7 @@ class Layout:
     held_out: tuple[Pair, ...] = ()
     voc: bool = False
     names: Mapping[int, str] = field(default_factory=dict)
+    ignore: int | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -177,7 +180,9 @@ def _layout(folder: Path, images: Path, labels: Path, *, voc: bool = False) -> L
     channels = max(len(pair.images) for pair in pairs)
     words += f", a file for each of {channels} channels" * (channels > 1)
     notes = (*listed[0].notes([p.name for p in pairs]), *listed[1].notes([p.name for p in pairs]), *left)
-    return Layout(words, pairs, (), voc, _class_names(folder) if voc else {}, notes)
+    told = {name: value for value, name in _class_names(folder).items()} if voc else _nnunet_labels(folder)
+    ignore = told.pop("ignore", None)
+    return Layout(words, pairs, (), voc, {value: name for name, value in told.items()}, ignore, notes)
 
 
 def _paired(images: Listing, labels: Listing, *, lenient: bool) -> tuple[tuple[Pair, ...], list[Path]]:
@@ -268,11 +273,21 @@ def _class_names(folder: Path) -> dict[int, str]:
     return {number: name for number, name in enumerate(names) if name}
 
 
+def _nnunet_labels(folder: Path) -> dict[str, int]:
+    """The labels of nnU-Net's dataset.json, values by names: {"background": 0}, in older ones {"0": "background"}."""
+    try:
+        labels = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["labels"]
+        pairs = [(name, value) if isinstance(value, int) else (value, int(name)) for name, value in labels.items()]
+        return {" ".join(str(name).split()): value for name, value in pairs}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none, or one of another kind
+        return {}
+
+
 def _zarr(folder: Path) -> Layout | None:
     """An OME-Zarr image with a label in it, a label of one, or a folder of such images."""
     if node(folder) is not None:
         if folder.parent.name == "labels" and node(folder.parent.parent) is not None:
-            pair = Pair(_zarr_name(folder.parent.parent), (folder.parent.parent,), folder)
+            pair = Pair(stem_of(folder.parent.parent), (folder.parent.parent,), folder)
         else:
             pair = _zarr_pair(folder)
         return Layout(f"{pair.images[0].name} with labels/{pair.label.name} in it", (pair,))
@@ -283,10 +298,6 @@ def _zarr(folder: Path) -> Layout | None:
     return Layout("OME-Zarr images with labels/ in them", tuple(sorted(pairs, key=lambda pair: pair.name)))
 
 
-def _zarr_name(store: Path) -> str:
-    return store.stem.removesuffix(".ome")
-
-
 def _zarr_pair(store: Path) -> Pair:
     """The image in the folder `store` and its only label."""
     folder = store / "labels"
@@ -295,4 +306,4 @@ def _zarr_pair(store: Path) -> Pair:
         raise DataError(f"{store} has no label; expected one in {folder}/, or remove the image")
     if len(names) > 1:
         raise DataError(f"{store} has the labels {', '.join(names)}; name one as the data: {folder / names[0]}")
-    return Pair(_zarr_name(store), (store,), folder / names[0])
+    return Pair(stem_of(store), (store,), folder / names[0])

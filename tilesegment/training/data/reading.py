@@ -75,7 +75,7 @@ def open_dataset(
             then its label is one, too.
         classes: names, in the order of the values in the labels; colours are ordered by red, then green, then blue.
         ignore: the value in the labels that means "not labelled". None: 255 in Pascal VOC, and where the other values
-            are 0, 1, 2, ...; else there is none.
+            are 0, 1, 2, ...; in nnU-Net's folders what its dataset.json says; else there is none.
         instances: the labels are ids of single objects: read as background and object, see `labels.parted`.
 
     Raises:
@@ -87,6 +87,7 @@ def open_dataset(
         layout = find_layout(Path(path))
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); see to the path and its permissions") from error
+    ignore = layout.ignore if ignore is None else ignore
     reading = _Reading(layout.voc, ignore, instances)
     warnings = _check_instances(layout, reading) if instances else ()
     scans, sizes = _scanned(layout, reading)

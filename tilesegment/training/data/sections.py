@@ -1,6 +1,7 @@
 """What training sees of a data set, however it was stored."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,6 +79,7 @@ class Dataset:
             cut = len(self.sections) - held
             return self.sections[:cut], self.sections[cut:]
         wanted = {validation} if isinstance(validation, str) else set(validation)
+        wanted = {unicodedata.normalize("NFC", name) for name in wanted}
         missing = sorted(wanted - {n for s in self.sections for n in (s.name, s.stem)})
         if missing:
             there = ", ".join([s.name for s in self.sections][:8]) + (", ..." if len(self.sections) > 8 else "")
