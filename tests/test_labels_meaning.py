@@ -282,3 +282,17 @@ def test_the_command_says_how_labels_are_read(run: Run, tmp_path: Path, monkeypa
     done = run("evaluate p/labels t/labels --json")
     assert (done.code, json.loads(done.out)["accuracy"]) == (0, 1)
     assert "Note: 1 (mask) is read by the values of the other labels: 0 is 0, 1 is 255" in done.err
+
+
+def test_predictions_on_two_scales_are_read_by_the_truth(tmp_path: Path) -> None:
+    write(tmp_path / "t", grey(0, 255), grey(0, 255))
+    write(tmp_path / "p", grey(0, 1), grey(0, 255))
+    assert evaluate(tmp_path / "p" / "labels", tmp_path / "t" / "labels").accuracy == 1
+
+
+def test_what_is_predicted_is_never_left_out(tmp_path: Path) -> None:
+    """255 in a prediction is a wrong class, even where it would mean "not labelled" in a truth."""
+    write(tmp_path / "t", grey(0, 1))
+    write(tmp_path / "p", void)
+    with pytest.raises(DataError, match="0, 1, 255"):
+        evaluate(tmp_path / "p" / "labels", tmp_path / "t" / "labels")

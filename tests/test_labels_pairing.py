@@ -192,3 +192,10 @@ def test_cores_of_names() -> None:
         "2": "2",
         "mask_3": None,
     }
+
+
+def test_truths_beside_their_images(tmp_path: Path) -> None:
+    """A folder of Cellpose holds both: the truth is what is called a label."""
+    write(tmp_path / "t", "{n}.tif", "{n}_masks.tif")
+    write(tmp_path, "x/{n}.png", "p/{n}.png")
+    assert evaluate(tmp_path / "p", tmp_path / "t").accuracy == 1

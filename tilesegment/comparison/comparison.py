@@ -59,19 +59,12 @@ def evaluate(
     if image is not None and figure is None:
         raise DataError("an image is only drawn in a figure; give a figure too, or leave out the image")
     found_pairs, opening = find_pairs(prediction, truth, image), Opening(ignore, instances)
-    pairs = found_pairs.pairs
     if figure is not None:
         check_figure(Path(figure), [path for path in (prediction, truth, image) if path is not None])
     # where cells are not known to be left out, they are half of the work
     share = 1.0 if cells is False else 0.5
-    counted = _count(pairs, opening, lambda done, name: report(share * done, name))
-    if instances and classes is None and counted.kind.classes is None:
-        classes = OBJECT_NAMES
-    coding = _decide_truth(counted, classes, opening.read_ignore)
-    planes = [replace(one, counts=_by_value(one, coding, None)) for one in counted.planes]
-    if not any(plane.counts for plane in planes):
-        raise DataError(f"all pixels of {truth} have the ignored value {ignore}; leave out --ignore, or name another")
-    meanings, planes = _decide_prediction(counted, planes, coding, classes)
+    counted = _count(found_pairs.pairs, opening, lambda done, name: report(share * done, name))
+    meanings, planes = _decide(counted, classes, opening)
     matching = meanings.matching
     if cells and len(matching.classes) != 2:
         raise DataError(f"cells are scored for two classes, there are {len(matching.classes)}: leave out --cells")
@@ -80,8 +73,8 @@ def evaluate(
         parts = _score_cells(planes, meanings, opening, lambda done, name: report(share + (1 - share) * done, name))
         if cells is None and not any(part.scores for part in parts):
             parts = None
-    notes = (*found_pairs.notes, *meanings.notes)
-    found = replace(_summary(str(prediction), str(truth), planes, counted.kind, matching, parts), notes=notes)
+    found = _summary(str(prediction), str(truth), planes, counted.kind, matching, parts)
+    found = replace(found, notes=(*found_pairs.notes, *meanings.notes))
     if figure is None:
         return found
     draw_figure(Path(figure), planes, found, meanings, opening)
@@ -164,30 +157,37 @@ def _count_block(
     return count_pairs(true, codes, ignore)
 
 
-def _decide_truth(counted: _Counted, classes: Sequence[str] | None, ignore: int | None) -> Coding:
-    """What is stored in the files of the truth; the classes of the prediction say what else would be asked."""
-    told = counted.kind.classes
-    return decide(counted.truths, classes or (None if told is None else [one.name for one in told]), ignore)
-
-
-def _decide_prediction(
-    counted: _Counted, planes: list[Plane], truth: Coding, classes: Sequence[str] | None
-) -> tuple[Meanings, list[Plane]]:
+def _decide(counted: _Counted, classes: Sequence[str] | None, opening: Opening) -> tuple[Meanings, list[Plane]]:
     """What is stored in all files, and the planes counted by values that all files share.
 
     Args:
         counted: what the files hold.
-        planes: counted by values of the truth, without ignored pixels: what is predicted there does not matter.
-        truth: what the files of the truth store.
         classes: names, as the user gives them.
+        opening: how the files were opened.
+
+    Raises:
+        DataError: all pixels are ignored, or it cannot be told what values mean.
     """
+    told = counted.kind.classes
+    if opening.instances and classes is None and told is None:
+        classes = OBJECT_NAMES
+    # the classes of the prediction say what else would be asked
+    names = classes or (None if told is None else [one.name for one in told])
+    truth = decide(counted.truths, names, opening.read_ignore)
+    planes = [replace(one, counts=_by_value(one, truth, None)) for one in counted.planes]
+    if not any(plane.counts for plane in planes):
+        raise DataError(
+            f"all pixels of the truth have the ignored value {opening.ignore}; leave out --ignore, or name another"
+        )
     prediction = None
     if counted.predictions:
+        # where pixels are ignored it does not matter what is predicted
         scored: dict[str, set[int]] = {}
         for one in planes:
             scored.setdefault(one.pair.name, set()).update(code for _, code in one.counts)
         scans = [replace(s, values=np.array(sorted(scored[s.name]), np.int64)) for s in counted.predictions]
-        prediction = decide(scans, classes, ask=False)
+        # as many classes as the truth has, where nothing else is said
+        prediction = decide(scans, classes or [str(value) for value in truth.values], ask=False)
         planes = [replace(one, counts=_by_value(one, None, prediction)) for one in planes]
     matching = match(_sum(planes), counted.kind, counted.truth_kind, classes)
     return Meanings(matching, truth, prediction), planes

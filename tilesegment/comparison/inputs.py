@@ -17,6 +17,7 @@ from tilesegment.labels import (
     Label,
     core_of,
     is_folder_of_files,
+    labels_among,
     list_images,
     match_stems,
     open_label,
@@ -180,12 +181,13 @@ def find_pairs(prediction: str | Path, truth: str | Path, image: str | Path | No
     for listing in listings:
         if not listing.images:
             raise DataError(f"{listing.folder} holds no files that are images; expected masks, one an image")
-    predictions = _by_truth(listings[0].images, listings[1].images, prediction, truth, all_of_them=True)
-    images = _by_truth(listings[2].images, listings[1].images, listings[2].folder, truth) if image is not None else {}
-    pairs = [Pair(core_of(s), predictions[s], path, images.get(s)) for s, path in sorted(listings[1].images.items())]
+    truths = labels_among(listings[1].images)
+    predictions = _by_truth(listings[0].images, truths, prediction, truth, all_of_them=True)
+    images = _by_truth(listings[2].images, truths, listings[2].folder, truth) if image is not None else {}
+    pairs = [Pair(core_of(s), predictions[s], path, images.get(s)) for s, path in sorted(truths.items())]
     if len({pair.name for pair in pairs}) < len(pairs):
         pairs = [Pair(stem_of(one.truth), one.prediction, one.truth, one.image) for one in pairs]
-    used = [*listings[1].images, *predictions]
+    used = [*truths, *predictions]
     return Pairs(tuple(pairs), tuple(note for listing in listings for note in listing.notes(used)))
 
 

@@ -4,22 +4,20 @@ Files of one data set rarely agree: 0 and 1 in some, 0 and 255 in others, a pred
 grey labels. Each file gets a table from what it stores to the values that all share. What cannot be told is asked.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tilesegment.errors import DataError
+from tilesegment.labels.fitting import Meanings, fitted, ids_of, listed_values
 from tilesegment.labels.scanning import MOST_CLASSES, Scan, look_like_objects, objects_error
-from tilesegment.metadata import LabelClass, default_colours
 
 IGNORE = 255  # the class id of pixels without a label
 _GREY_AS_COLOUR = 0x010101  # a grey value as red = green = blue
 _VOIDS = (255, 65_535)  # values that often mean "not labelled"
 _LEAST_BESIDE_VOID = 3  # a void beside as many ids, from 0 on, means "not labelled"
 _VOID = -(1 << 62)  # in a table: not labelled
-
-Meanings = dict[int, int]  # what a file stores: the value that all files share for it
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def decide(
         names: of the classes; as many as there are values settles what would be asked otherwise.
         ignore: the value that means "not labelled".
         voc: the indices of palettes are values, as in Pascal VOC.
-        ask: refuse what may be ids of objects, or a value that may mean "not labelled".
+        ask: refuse what may be ids of objects, and see to what may mean "not labelled"; of predictions neither.
 
     Raises:
         DataError: labels of several kinds, too many values, or values that may mean one thing or another.
@@ -111,14 +109,14 @@ def decide(
     tables = {s.name: {v: v // (factor if s.kind == "colour" else 1) for v in s.values.tolist()} for s in base}
     notes: list[str] = []
     if kind == "mask":
-        tables = {s.name: _ids(s) for s in base}
+        tables = {s.name: ids_of(s) for s in base}
     if not coloured:
-        ignore = _certain_void(list(tables.values()), voc) if ignore is None else ignore
+        ignore = _certain_void(list(tables.values()), voc) if ask and ignore is None else ignore
         tables, notes = _on_one_scale(tables, names, ignore, ask)
-        ignore = _asked_void(list(tables.values()), names, ask) if ignore is None and not voc else ignore
+        ignore = _asked_void(list(tables.values()), names) if ask and ignore is None and not voc else ignore
     target = sorted({value for table in tables.values() for value in table.values()} - {ignore})
     for other, members in list(groups.items())[1:]:
-        more, said = _fitted(other, members, target, ignore, coloured, base)
+        more, said = fitted(other, members, target, ignore, coloured, base)
         tables |= more
         notes += said
     void = {ignore, _VOID}
@@ -176,14 +174,14 @@ def _on_one_scale(
         return dict(tables), []
     # a file of zeros alone is no evidence of either
     first, other = (next(n for n, one in part.items() if one - both) for part, both in ((low, set(scale)), (high, ids)))
-    found = f"{_list(ids)} in some ({first}), {_list(scale)} in others ({other})"
+    found = f"{listed_values(ids)} in some ({first}), {listed_values(scale)} in others ({other})"
     if names is not None and len(names) == len(scale):
         said = f"the labels hold {found}: read as the same {len(scale)} classes"
-        fitted = {
+        merged = {
             name: {s: scale[v] if name in low and v in ids else v for s, v in table.items()}
             for name, table in tables.items()
         }
-        return fitted, [said]
+        return merged, [said]
     if not ask or (names is not None and len(names) == len(every)):
         return dict(tables), []
     void = next((f", give --ignore {v} if {v} means not labelled" for v in _VOIDS if v in scale), "")
@@ -203,7 +201,7 @@ def _certain_void(tables: Sequence[Meanings], voc: bool) -> int | None:
     return IGNORE if holding and (voc or (plain and beside)) else None
 
 
-def _asked_void(tables: Sequence[Meanings], names: Sequence[str] | None, ask: bool) -> int | None:
+def _asked_void(tables: Sequence[Meanings], names: Sequence[str] | None) -> int | None:
     """The value beside few small ids that means "not labelled" if the number of names says so.
 
     Raises:
@@ -216,170 +214,7 @@ def _asked_void(tables: Sequence[Meanings], names: Sequence[str] | None, ask: bo
         return None
     if names is not None and len(names) in (len(ids), len(every)):
         return void if len(names) == len(ids) else None
-    if not ask:
-        return None
     raise DataError(
-        f"the labels hold {_list(every)}: whether {void} means not labelled or is a class cannot be told. Give "
+        f"the labels hold {listed_values(every)}: whether {void} means not labelled or is a class cannot be told. Give "
         f"--ignore {void} if it means not labelled, or name all {len(every)} classes with --classes"
     )
-
-
-def _ids(one: Scan) -> Meanings:
-    """What a predicted mask stores as ids of its classes; a colour that is none of theirs stays."""
-    by_colour = {int(c.colour[1:], 16): number for number, c in enumerate(one.classes or ())}
-    return {v: by_colour.get(v, v) if one.kind == "colour" else v for v in one.values.tolist()}
-
-
-def _fitted(
-    kind: str, scans: Sequence[Scan], target: Sequence[int], ignore: int | None, coloured: bool, base: Sequence[Scan]
-) -> tuple[dict[str, Meanings], list[str]]:
-    """Labels of one kind among others: what they store as the values of these, and a sentence on it.
-
-    Args:
-        kind: "mask", "palette" or "colour".
-        scans: the labels.
-        target: the values of the others, ascending.
-        ignore: the value that means "not labelled".
-        coloured: the values of the others are colours.
-        base: the others.
-
-    Raises:
-        DataError: it cannot be told.
-    """
-    tables: dict[str, Meanings] = {}
-    notes: list[str] = []
-    parts: dict[tuple[object, ...], list[Scan]] = {}
-    for one in scans:
-        parts.setdefault((one.classes, *one.colours.items()), []).append(one)
-    for members in parts.values():
-        own = {one.name: _ids(one) for one in members}
-        used = {value for table in own.values() for value in table.values()} - {ignore}
-        scale = _scale(kind, members[0], used, target, coloured)
-        if scale is None:
-            kinds = sorted({base[0].name: _kind(base[0]), members[0].name: kind}.items())
-            listed = ", ".join(f"{name} ({one})" for name, one in kinds)
-            raise DataError(
-                f"the labels are of several kinds: {listed}; save all as grey values, or all in colours, as it "
-                f"cannot be told which of {_list(used, kind == 'colour')} is which of {_list(target, coloured)}"
-            )
-        meanings = {value: scale(value) for value in used}
-        tables |= {n: {s: v if v == ignore else meanings[v] for s, v in table.items()} for n, table in own.items()}
-        if any(value != meaning for value, meaning in meanings.items()):
-            told = ", ".join(
-                f"{_name(v, kind == 'colour')} is {_name(m, coloured)}" for v, m in sorted(meanings.items())
-            )
-            count = f" and {len(members) - 1} more" if len(members) > 1 else ""
-            notes.append(f"{members[0].name}{count} ({kind}) is read by the values of the other labels: {told}")
-    return tables, notes
-
-
-def _scale(
-    kind: str,
-    one: Scan,
-    used: set[int],
-    target: Sequence[int],
-    coloured: bool,
-) -> Callable[[int], int] | None:
-    """What turns ids, indices or colours into the values of other labels; None if that cannot be told.
-
-    Those of a mask are the values or colours of its classes, else the same ids, else by their order. Those of a palette
-    are the same, else by their order, since programs that lose a mask's record keep its palette.
-    """
-    wanted = set(target)
-    candidates: list[Sequence[int]] = []
-    if one.classes is not None:
-        colours = [int(c.colour[1:], 16) for c in one.classes]
-        values = [c.value for c in one.classes if c.value is not None]
-        candidates = [*[colours] * coloured, *[values] * (len(values) == len(colours))]
-        candidates += [range(len(colours)), *[target] * (len(target) == len(colours))]
-    elif kind == "palette":
-        drawn = [int(one.colours.get(n, "#000000")[1:], 16) for n in range(256)]
-        candidates = [drawn] if coloured else [range(256), target]
-    else:
-        known = [int(colour[1:], 16) for colour in default_colours(len(target))]
-        if len(set(known)) == len(known) and used <= set(known):
-            return lambda colour: target[known.index(colour)]
-        return None
-    for scale in candidates:
-        if used and max(used) >= len(scale):
-            continue
-        found = {scale[value] for value in used}
-        if found <= wanted or (wanted <= set(scale) and len(scale) < 256):
-            return scale.__getitem__
-    return None
-
-
-def _kind(one: Scan) -> str:
-    return "mask" if one.classes is not None else one.kind
-
-
-def classes_of(
-    coding: Coding, scans: Sequence[Scan], names: Sequence[str] | None, known: Mapping[int, str]
-) -> tuple[LabelClass, ...]:
-    """Names and colours: those given, else those in the files, else "value 0", "#ff0000" and a palette.
-
-    Args:
-        coding: of the labels.
-        scans: of the labels, with the names and colours that each of them tells.
-        names: of all classes, in the order of their values.
-        known: names by value that a file beside the labels tells.
-
-    Raises:
-        DataError: fewer than two values, not as many different names as values, or files that contradict each other.
-    """
-    values = [int(value) for value in coding.values]
-    if len(values) < 2:
-        besides = "" if coding.ignore is None else f" besides {coding.ignore}, which means not labelled"
-        only = f"one value only, {values[0]}" if values else "no value"
-        raise DataError(f"all labels hold {only}{besides}; at least two classes are needed")
-    told = (_agreed("name", coding, scans) if names is None else {}) | dict(known)
-    drawn = _agreed("colour", coding, scans)
-    if coding.coloured:
-        drawn = {value: f"#{value:06x}" for value in values}
-    if names is None:
-        default = "{colour}" if coding.coloured else "value {value}"
-        names = [told.get(v, default.format(value=v, colour=drawn.get(v))) for v in values]
-    if len(names) != len(values) or len(set(names)) != len(names):
-        listed = ", ".join(drawn[v] if coding.coloured else str(v) for v in values)
-        ignored = "" if coding.ignore is None else f" ({coding.ignore} means not labelled)"
-        raise DataError(
-            f"classes {', '.join(names)}: expected {len(values)} different names, for the label values "
-            f"{listed}{ignored}"
-        )
-    colours = [drawn.get(v, plain) for v, plain in zip(values, default_colours(len(values)), strict=True)]
-    if len(set(colours)) < len(colours):
-        colours = list(default_colours(len(values)))
-    return tuple(LabelClass(n, c, v) for n, c, v in zip(names, colours, values, strict=True))
-
-
-def _agreed(what: str, coding: Coding, scans: Sequence[Scan]) -> dict[int, str]:
-    """The names or colours that files tell of the values that they hold."""
-    first: dict[int, tuple[str, str]] = {}
-    for one in scans:
-        for stored in one.values.tolist():
-            value, told = coding.tables[one.name].value(stored), _told(what, one).get(stored)
-            if value is None or told is None:
-                continue
-            meaning, other = first.setdefault(value, (told, one.name))
-            if meaning != told:
-                raise DataError(
-                    f"label value {value} has the {what} {meaning} in {other} and {told} in {one.name}; "
-                    "give all labels the same palette or classes, or save them as RGB"
-                )
-    return {value: meaning for value, (meaning, _) in first.items()}
-
-
-def _told(what: str, one: Scan) -> Mapping[int, str]:
-    """The names or colours that a file tells, by what it stores."""
-    if one.classes is None:
-        return one.names if what == "name" else one.colours
-    told = {number: c.name if what == "name" else c.colour for number, c in enumerate(one.classes)}
-    return {stored: told[number] for stored, number in _ids(one).items() if number in told}
-
-
-def _name(value: int, coloured: bool = False) -> str:
-    return f"#{value:06x}" if coloured else str(value)
-
-
-def _list(values: Iterable[int], coloured: bool = False) -> str:
-    return ", ".join(_name(value, coloured) for value in sorted(values)) or "none"

@@ -1,7 +1,7 @@
 """Which files of a folder are images, and which of two folders belong together: one rule for training and scoring."""
 
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from tilesegment.errors import DataError, one_line
 from tilesegment.images.zarr_metadata import node
 
 # what is added to the name of a label, and to that of an image; nnU-Net's first channel is _0000
-LABEL_SUFFIXES = (
+_LABEL_SUFFIXES = (
     *("_cp_masks", "_mask", "_masks", "_label", "_labels", "_seg", "_segmentation", "_gt", "-mask", "-masks"),
     *("-label", "-labels"),
 )
-LABEL_PREFIXES = ("mask_", "masks_", "label_", "labels_", "seg_", "gt_", "mask-", "label-")
+_LABEL_PREFIXES = ("mask_", "masks_", "label_", "labels_", "seg_", "gt_", "mask-", "label-")
 _IMAGE_SUFFIXES = ("_0000", "_image", "_img", "-image", "-volume")
 _IMAGE_PREFIXES = ("image_", "img_", "im_", "image-")
 _IMAGES = {".tif", ".tiff", ".btf", ".png", ".jpg", ".jpeg", ".gif", ".svs", ".ndpi", ".scn", ".zarr"}
@@ -65,12 +65,12 @@ def stem_of(path: Path) -> str:
 
 def core_of(stem: str) -> str:
     """What the names of an image and of its label share: `cell_1` of `image_cell_1`, `cell_1_mask`, `cell_1_0000`."""
-    for suffixes, prefixes in ((LABEL_SUFFIXES, LABEL_PREFIXES), (_IMAGE_SUFFIXES, _IMAGE_PREFIXES)):
-        stem = without(stem, suffixes, prefixes)
+    for suffixes, prefixes in ((_LABEL_SUFFIXES, _LABEL_PREFIXES), (_IMAGE_SUFFIXES, _IMAGE_PREFIXES)):
+        stem = _without(stem, suffixes, prefixes)
     return stem
 
 
-def without(stem: str, suffixes: Sequence[str], prefixes: Sequence[str]) -> str:
+def _without(stem: str, suffixes: Sequence[str], prefixes: Sequence[str]) -> str:
     """`stem` without the first of `suffixes`, or else of `prefixes`, that it has, in any case."""
     lower = stem.lower()
     for suffix in suffixes:
@@ -105,6 +105,18 @@ def list_images(folder: Path) -> Listing:
         else:
             images[stem_of(path)] = path
     return Listing(folder, images, tuple(folders), tuple(skipped))
+
+
+def labels_among(images: Mapping[str, Path]) -> dict[str, Path]:
+    """The labels among files by stem: all, but of a folder that holds images and their labels only the latter."""
+    labels = {stem: path for stem, path in images.items() if is_label_name(stem)}
+    others = {core_of(stem) for stem in images if stem not in labels}
+    return labels if any(core_of(stem) in others for stem in labels) else dict(images)
+
+
+def is_label_name(stem: str) -> bool:
+    """Whether a name says that this is a label."""
+    return _without(stem, _LABEL_SUFFIXES, _LABEL_PREFIXES) != stem
 
 
 def is_folder_of_files(path: Path) -> bool:

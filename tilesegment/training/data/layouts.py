@@ -9,7 +9,7 @@ from pathlib import Path
 from tilesegment.errors import DataError
 from tilesegment.images.zarr_metadata import node
 from tilesegment.labels import Listing, is_folder_of_files, list_images, match_stems, stem_of
-from tilesegment.labels.files import LABEL_PREFIXES, LABEL_SUFFIXES, core_of, without
+from tilesegment.labels.files import core_of, is_label_name
 
 # names of folders, in any case
 _IMAGES = ("images", "imgs", "image", "img", "imagestr")
@@ -234,7 +234,7 @@ def _one_folder(folder: Path) -> Layout | None:
     """Images and labels in one folder, told by what is added to their names: Cellpose's NAME_masks, mask_NAME, ..."""
     listing = list_images(folder)
     files = {stem: path for stem, path in listing.images.items() if not _RESULTS.search(stem) and path.is_file()}
-    labels = {stem: path for stem, path in files.items() if without(stem, LABEL_SUFFIXES, LABEL_PREFIXES) != stem}
+    labels = {stem: path for stem, path in files.items() if is_label_name(stem)}
     images = {stem: path for stem, path in files.items() if stem not in labels}
     found = match_stems(labels, images)
     if not any(found.values()):
