@@ -17,6 +17,7 @@ from tilesegment.errors import DataError
 from tilesegment.evaluation import pixel_accuracy
 from tilesegment.geometry import Region
 from tilesegment.labels import BLOCK, OBJECT_NAMES, Coding, Label, Scan, Scanner, decide
+from tilesegment.labels.instances import OBJECTS_NOTE
 
 Report = Callable[[float, str], None]
 
@@ -74,7 +75,8 @@ def evaluate(
         if cells is None and not any(part.scores for part in parts):
             parts = None
     found = _summary(str(prediction), str(truth), planes, counted.kind, matching, parts)
-    found = replace(found, notes=(*found_pairs.notes, *meanings.notes))
+    notes = (*found_pairs.notes, *meanings.notes, *(OBJECTS_NOTE,) * instances)
+    found = replace(found, notes=notes)
     if figure is None:
         return found
     draw_figure(Path(figure), planes, found, meanings, opening)

@@ -132,15 +132,18 @@ class Opening:
             yield prediction, truth
 
     def _prediction(self, path: Path, files: ExitStack) -> Layer:
-        source = None if describe(path)["kind"] != "image" else files.enter_context(open_image(path))
+        kind = describe(path)["kind"]
+        source = None if kind in ("mask", "model") else files.enter_context(open_image(path))
         if source is not None and source.stored_dtype.kind == "f":
-            kind = Kind(source.channels, _probability_classes(path), ids=False)
+            shares = Kind(source.channels, _probability_classes(path), ids=False)
             return Layer(
-                str(path), source.shape, source.depth or 1, kind, None, lambda region, z: source.read(region, 0, z)
+                str(path), source.shape, source.depth or 1, shares, None, lambda region, z: source.read(region, 0, z)
             )
         label = self._label(path, "prediction", files, None)
-        kind = Kind(0, label.classes, ids=label.classes is not None)
-        return Layer(str(path), label.shape, label.planes, kind, label, lambda region, z: label.read(region, z)[None])
+        classes = Kind(0, label.classes, ids=label.classes is not None)
+        return Layer(
+            str(path), label.shape, label.planes, classes, label, lambda region, z: label.read(region, z)[None]
+        )
 
     def _label(self, path: Path, what: str, files: ExitStack, ignore: int | None) -> Label:
         if describe(path)["kind"] == "model":

@@ -12,6 +12,9 @@ from tilesegment.labels.scanning import Pieces, distinct, pieces_of
 
 NOT_LABELLED = -1  # what `parted` hands out where the label has the ignored value
 OBJECT_NAMES = ("background", "object")
+OBJECTS_NOTE = (
+    "ids of objects are read as background and object; where two objects touch, a border 2 px wide parts them"
+)
 _MOST_PIECES = 3.0  # mean number of connected pieces of a value, beyond which it is a class and no object
 _BLOCKS = 16  # blocks of a file in which pieces are counted
 

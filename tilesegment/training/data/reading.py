@@ -25,14 +25,13 @@ from tilesegment.labels import (
     parted,
     scan,
 )
-from tilesegment.labels.instances import check_objects, count_pieces
+from tilesegment.labels.instances import OBJECTS_NOTE, check_objects, count_pieces
 from tilesegment.metadata import PixelSize
 from tilesegment.training.data.checks import label_warnings
 from tilesegment.training.data.layouts import Layout, Pair, find_layout
 from tilesegment.training.data.sections import Dataset, Section
 
 _WHOLE = 4096 * 4096  # pixels of the largest image that is kept whole
-_OBJECTS = ("ids of objects are read as background and object; where two objects touch, a border 2 px wide parts them",)
 _GRID = 256  # side of the squares in which labelled parts are looked for, and the context around them; divides BLOCK
 
 
@@ -103,7 +102,7 @@ def open_dataset(
         layout=layout.words,
         ignore=ignore if instances else coding.ignore,
         held_out=tuple(s.name for s in parts[1] if s.name not in unlabelled),
-        notes=coding.notes + _OBJECTS * instances,
+        notes=coding.notes + (OBJECTS_NOTE,) * instances,
     )
     return replace(data, warnings=(*layout.warnings, *warnings, *label_warnings(data, unlabelled)))
 
