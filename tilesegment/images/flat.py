@@ -28,7 +28,7 @@ class FlatSource(ImageSource):
     def __init__(self, path: str, image: Image.Image, mode: str, layout: Layout) -> None:
         dtype = np.dtype(np.uint16 if mode == "I;16" else np.uint8)
         levels = (Level(layout.plane, (1.0, 1.0)),)
-        super().__init__(path, image.format or "PNG", levels, None, layout.channels, dtype, None)
+        super().__init__(path, image.format or "PNG", levels, None, layout.channels, dtype)
         self._image: Image.Image | None = image
         self._mode = mode
         self._layout = layout

@@ -10,7 +10,8 @@ import numpy as np
 
 from tilesegment.errors import ImageError, one_line
 from tilesegment.geometry import Region, mirror_indices
-from tilesegment.metadata import PixelSize
+from tilesegment.metadata import UNKNOWN_FRAME, Frame, PixelSize
+from tilesegment.units import in_micrometres, size_of
 
 # sides beyond this are taken for a damaged or hostile header
 MAX_SIDE = 10_000_000
@@ -42,6 +43,8 @@ class ImageSource(ABC):
         channels: 1 grey, 3 RGB, 4 RGBA, or any other number up to 64.
         dtype: uint8, uint16 or float32, in native byte order; 1-bit images come as uint8.
         pixel_size: of level 0, None if the file does not say.
+        frame: where pixels and planes of level 0 lie; in micrometres along each axis whose unit is known.
+        notes: what a user should know of how the file is read, a sentence each.
     """
 
     def __init__(
@@ -52,7 +55,8 @@ class ImageSource(ABC):
         depth: int | None,
         channels: int,
         dtype: np.dtype,
-        pixel_size: PixelSize | None,
+        frame: Frame = UNKNOWN_FRAME,
+        notes: tuple[str, ...] = (),
     ) -> None:
         self.path = path
         self.format = format
@@ -60,7 +64,9 @@ class ImageSource(ABC):
         self.depth = depth
         self.channels = channels
         self.dtype = presented(path, dtype)
-        self.pixel_size = pixel_size
+        self.frame = in_micrometres(frame)
+        self.pixel_size: PixelSize | None = size_of(frame)
+        self.notes = notes
 
     @property
     def shape(self) -> tuple[int, int]:

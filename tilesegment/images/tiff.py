@@ -17,7 +17,7 @@ from tilesegment.geometry import Region
 from tilesegment.images.axes import Layout, arrange
 from tilesegment.images.pieces import MOST_KEPT
 from tilesegment.images.source import ImageSource, Level, presented
-from tilesegment.images.tiff_metadata import check_description, tiff_format, tiff_pixel_size
+from tilesegment.images.tiff_metadata import check_description, tiff_format, tiff_frame
 from tilesegment.images.tiff_pages import (
     Plane,
     SegmentedPlane,
@@ -28,7 +28,7 @@ from tilesegment.images.tiff_pages import (
     lies_raw,
     raw_planes,
 )
-from tilesegment.metadata import PixelSize
+from tilesegment.metadata import Frame, reduction
 
 _JPEG = {6, 7, 33007, 34892}
 _CONVERT = "convert it to grey or RGB"
@@ -72,12 +72,12 @@ class TiffSource(ImageSource):
         segments: Segments,
         levels: list[_TiffLevel],
         dtype: np.dtype,
-        size: PixelSize | None,
+        frame: Frame,
     ) -> None:
         first = levels[0].layout
         (height, width), planes = first.plane, [level.layout.plane for level in levels]
-        described = tuple(Level(plane, (_ratio(height, plane[0]), _ratio(width, plane[1]))) for plane in planes)
-        super().__init__(path, tiff_format(tiff), described, first.depth, first.channels, dtype, size)
+        described = tuple(Level(plane, (reduction(height, plane[0]), reduction(width, plane[1]))) for plane in planes)
+        super().__init__(path, tiff_format(tiff), described, first.depth, first.channels, dtype, frame)
         self._tiff = tiff
         self._segments = segments
         self._levels = levels
@@ -102,12 +102,6 @@ class TiffSource(ImageSource):
         self._tiff.close()
 
 
-def _ratio(full: int, reduced: int) -> float:
-    """Pixels of level 0 per pixel of a level: a whole number where one explains the sizes, as they are rounded."""
-    whole = round(full / reduced)
-    return float(whole) if whole and reduced in (full // whole, -(-full // whole)) else full / reduced
-
-
 def open_tiff(path: str, axes: str | None, select: Mapping[str, int]) -> TiffSource:
     """Open a TIFF; `axes` and `select` as in `open_image`.
 
@@ -124,7 +118,7 @@ def open_tiff(path: str, axes: str | None, select: Mapping[str, int]) -> TiffSou
         series = max(tiff.series, key=lambda s: s.keyframe.imagelength * s.keyframe.imagewidth)
         segments = Segments(tiff)
         levels = _levels(path, series, segments, axes, select)
-        return TiffSource(path, tiff, segments, levels, series.dtype, tiff_pixel_size(tiff, series))
+        return TiffSource(path, tiff, segments, levels, series.dtype, tiff_frame(tiff, series))
     except BaseException:
         tiff.close()
         raise
