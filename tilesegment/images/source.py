@@ -10,12 +10,12 @@ import numpy as np
 
 from tilesegment.errors import ImageError, one_line
 from tilesegment.geometry import Region, mirror_indices
+from tilesegment.images.pixels import image_type, stored_type, to_image_type, to_stored_type
 from tilesegment.metadata import PixelSize
 
 # sides beyond this are taken for a damaged or hostile header
 MAX_SIDE = 10_000_000
 MAX_CHANNELS = 64
-PIXEL_TYPES = "uint8, uint16, float32 and 1-bit"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class ImageSource(ABC):
         levels: its resolutions, the finest first.
         depth: number of z planes, or pages of a stack; None for a single plane.
         channels: 1 grey, 3 RGB, 4 RGBA, or any other number up to 64.
-        dtype: uint8, uint16 or float32, in native byte order; 1-bit images come as uint8.
+        dtype: what `read` hands out: uint8 and uint16 where the file stores these (or single bits), else float32.
+        stored_dtype: what `read_stored` hands out, exactly what the file stores, in native byte order; uint8 for 1-bit.
         pixel_size: of level 0, None if the file does not say.
     """
 
@@ -59,7 +60,8 @@ class ImageSource(ABC):
         self.levels = levels
         self.depth = depth
         self.channels = channels
-        self.dtype = presented(path, dtype)
+        self.stored_dtype = stored_type(path, dtype)
+        self.dtype = image_type(self.stored_dtype)
         self.pixel_size = pixel_size
 
     @property
@@ -80,16 +82,21 @@ class ImageSource(ABC):
     @property
     def _bytes(self) -> int:
         """Of all the pixels of level 0."""
-        return math.prod(self.shape) * self.channels * (self.depth or 1) * self.dtype.itemsize
+        return math.prod(self.shape) * self.channels * (self.depth or 1) * self.stored_dtype.itemsize
 
     def read(self, region: Region, level: int = 0, z: int = 0) -> np.ndarray:
         """The pixels of `region`, (C, h, w) in `dtype`; maybe a view, maybe not contiguous. Safe in several threads.
 
         `region` lies within the level and is in its pixels. Values are those stored: nothing is scaled or inverted.
+        Integers beyond 2 ** 24 and float64 are rounded to float32; `read_stored` gives them exactly.
 
         Raises:
             ImageError: there is no such level or plane, or the stored pixels are damaged.
         """
+        return to_image_type(self.path, self.read_stored(region, level, z))
+
+    def read_stored(self, region: Region, level: int = 0, z: int = 0) -> np.ndarray:
+        """As `read`, but in `stored_dtype`: exact, for labels. 1-bit pixels are 0 and 255, whatever the format."""
         if not 0 <= level < len(self.levels):
             raise ImageError(f"{self.path} has no level {level}: choose one from 0 to {len(self.levels) - 1}")
         if not 0 <= z < (self.depth or 1):
@@ -104,7 +111,7 @@ class ImageSource(ABC):
                 f"{self.path} is damaged: pixels {region} of level {level}, plane {z} cannot be read "
                 f"({one_line(error, 200)}): copy or export the image again"
             ) from error
-        return pixels.astype(self.dtype, copy=False)
+        return to_stored_type(pixels, self.stored_dtype)
 
     @abstractmethod
     def _read(self, region: Region, level: int, z: int) -> np.ndarray:
@@ -139,17 +146,3 @@ def read_mirrored(source: ImageSource, region: Region, level: int = 0, z: int = 
     inner = Region(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
     pixels = source.read(inner, level, z)
     return pixels.take(rows - inner.y0, axis=1).take(columns - inner.x0, axis=2)
-
-
-def presented(path: str, dtype: np.dtype) -> np.dtype:
-    """The type in which pixels stored as `dtype` are handed out.
-
-    Raises:
-        ImageError: such pixels are not supported.
-    """
-    if dtype == np.bool_:
-        return np.dtype(np.uint8)
-    native = dtype.newbyteorder("=")
-    if native not in (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32)):
-        raise ImageError(f"{path} holds {native} pixels; {PIXEL_TYPES} are supported: convert it")
-    return native

@@ -16,7 +16,8 @@ from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
 from tilesegment.images.axes import Layout, arrange
 from tilesegment.images.pieces import MOST_KEPT
-from tilesegment.images.source import ImageSource, Level, presented
+from tilesegment.images.pixels import stored_type
+from tilesegment.images.source import ImageSource, Level
 from tilesegment.images.tiff_metadata import check_description, tiff_format, tiff_pixel_size
 from tilesegment.images.tiff_pages import (
     Plane,
@@ -167,7 +168,7 @@ def _check_kind(path: str, page: TiffPage) -> None:
             f"{path} is an image of {page.imagelength} x {page.imagewidth} pixels of {page.bitspersample} bits: "
             "there is nothing to read"
         )
-    presented(path, page.dtype)
+    stored_type(path, page.dtype)
     if page.compression != 1 and page.compression not in tifffile.TIFF.DECOMPRESSORS:
         raise ImageError(f"{path} uses TIFF compression {int(page.compression)}, which cannot be decoded: convert it")
     photometric = int(page.photometric)

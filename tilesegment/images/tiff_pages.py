@@ -44,7 +44,7 @@ class RawPlane:
     def read(self, region: Region) -> np.ndarray:
         """The pixels of `region`, (samples, h, w), in the file's byte order."""
         separate, _, height, width, interleaved = self.key.shaped
-        dtype = np.dtype(self.key.parent.byteorder + np.dtype(self.key.dtype).char)
+        dtype = np.dtype(self.key.dtype).newbyteorder(self.key.parent.byteorder)
         part = np.empty((separate, *region.shape, interleaved), dtype)
         file, pixel = self.key.parent.filehandle.fileno(), interleaved * dtype.itemsize
         for sample in range(separate):

@@ -56,9 +56,9 @@ class ZarrSource(ImageSource):
     def _read(self, region: Region, level: int, z: int) -> np.ndarray:
         layout = self._layouts[level]
         chunk = dict(zip(layout.axes, self._arrays[level].array.chunks, strict=True))
-        if chunk["y"] * chunk["x"] * self.channels * self.dtype.itemsize > _MOST_PIECE:
+        if chunk["y"] * chunk["x"] * self.channels * self.stored_dtype.itemsize > _MOST_PIECE:
             return self._decode(region, level, z)
-        pixels = np.empty((self.channels, *region.shape), self.dtype)
+        pixels = np.empty((self.channels, *region.shape), self._arrays[level].array.dtype)
 
         def decode(needed: list[Region], take: Take) -> None:
             """All at once: where blocks are read row by row they fill a rectangle."""
