@@ -62,7 +62,7 @@ BAD = [
     (PREDICT.format("empty.png"), 1, "empty.png is an empty file"),
     (PREDICT.format("empty.zarr"), 1, "empty.zarr"),
     (PREDICT.format("zero.zarr"), 1, "zero.zarr"),
-    (PREDICT.format("double.tif"), 1, "double.tif holds float64 pixels"),
+    (PREDICT.format("double.tif"), 1, "double.tif is float64, the model was trained on uint8"),
     (PREDICT.format("deep.tif"), 1, "deep.tif is uint16, the model was trained on uint8"),
     (PREDICT.format("rgb.png"), 1, "rgb.png has 3 channels, the model takes 1: choose"),
     (PREDICT.format("nan.tif").replace("toy", "float"), 1, "nan.tif holds NaN or infinity"),

@@ -206,13 +206,13 @@ def test_large_planes_are_read_in_parts_and_scored_in_windows(tmp_path: Path, mo
     truth = tiff("yx", tile=(256, 256), compression="zlib")(tmp_path, inside[None].astype(np.uint8))
     prediction = array(tmp_path, guess.astype(np.uint8), 256)
     reads: list[int] = []
-    read = ImageSource.read
+    read = ImageSource.read_stored
 
     def counted(self: ImageSource, region: Region, level: int = 0, z: int = 0) -> np.ndarray:
         reads.append(region.area)
         return read(self, region, level, z)
 
-    monkeypatch.setattr(ImageSource, "read", counted)
+    monkeypatch.setattr(ImageSource, "read_stored", counted)
     found = evaluate(prediction, truth, figure=tmp_path / "f.png", image=truth)
     assert max(reads) <= 2048 * 2048 and len(reads) >= 7 * 9
     assert np.array_equal(found.confusion, confusion(inside, guess, 2))

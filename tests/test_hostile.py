@@ -63,7 +63,7 @@ TIFFS |= {
     "a tile that inflates": Case(make.tile_bomb, "image.tif is damaged", bomb=True),
     "colours of a map": Case(make.tiff(photometric="palette", colormap=COLOURS), "has a colour map"),
     "16 bits": Case(make.tiff(noise((60, 70), dtype="uint16")), "is uint16"),
-    "doubles": Case(make.tiff(noise((60, 70)).astype(np.float64)), "holds float64 pixels"),
+    "doubles": Case(make.tiff(noise((60, 70)).astype(np.float64)), "is float64, the model was trained on uint8"),
     "NaN": Case(make.tiff(NAN), "NaN or infinity", model="float.safetensors"),
     "a million planes": Case(make.ome('<TiffData IFD="0" PlaneCount="9999999"/>'), "claims 1e+07 planes", bomb=True),
     "planes without end": Case(make.ome("<TiffData/>", 9 * 10**8), "claims 9e+08 planes", bomb=True),

@@ -47,6 +47,7 @@ class Case:
 
 SHARDS = {"serializer": ShardingCodec(chunk_shape=(16, 16), codecs=[BytesCodec(), ZstdCodec()]), "compressors": None}
 WORDS, FLOATS = make_pixels(1, 97, 130, dtype="uint16"), make_pixels(1, 97, 130, dtype="float32") / 7
+BITS = GREY % 2 * np.uint8(255)
 HALF = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}  # 0.5 micrometres a pixel
 OME = {"PhysicalSizeX": 250.0, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.5, "PhysicalSizeYUnit": "µm"}
 
@@ -66,9 +67,9 @@ CASES = {
     "tiff jpeg tiles": Case(
         GREY, tiff("yx", compression="jpeg", compressionargs={"lossless": True, "level": 100}, tile=(64, 64)), "TIFF"
     ),
-    "tiff bilevel": Case(GREY % 2, lambda f, p: tiff("yx", photometric="minisblack")(f, p.astype(bool)), "TIFF"),
+    "tiff bilevel": Case(BITS, lambda f, p: tiff("yx", photometric="minisblack")(f, p.astype(bool)), "TIFF"),
     "tiff bilevel packbits": Case(
-        GREY % 2, lambda f, p: tiff("yx", compression="packbits", tile=(32, 32))(f, p.astype(bool)), "TIFF"
+        BITS, lambda f, p: tiff("yx", compression="packbits", tile=(32, 32))(f, p.astype(bool)), "TIFF"
     ),
     "tiff min is white": Case(GREY, tiff("yx", photometric="miniswhite"), "TIFF"),
     "tiff odd offset": Case(WORDS, lambda f, p: odd_offset(f / "image.tif", p[0]), "TIFF"),
@@ -97,7 +98,7 @@ CASES = {
     "zarr 4-d channels last": Case(VOLUME, zarr_array("zyxc", (1, 32, 32, 3)), "Zarr"),
     "zarr named": Case(VOLUME, zarr_array("czyx", (1, 1, 32, 32), dimension_names=["c", "z", "y", "x"]), "Zarr"),
     "zarr shards": Case(FLOATS, zarr_array("yx", (64, 64), **SHARDS), "Zarr"),
-    "zarr bool": Case(GREY % 2, lambda f, p: zarr_array("yx", (64, 64))(f, p.astype(bool)), "Zarr"),
+    "zarr bool": Case(BITS, lambda f, p: zarr_array("yx", (64, 64))(f, p.astype(bool)), "Zarr"),
     "ome-zarr 0.4": Case(VOLUME, ome_zarr("0.4", "tczyx", 0.3), "OME-Zarr 0.4", PixelSize(0.3, 0.3)),
     "ome-zarr 0.5": Case(STACK, ome_zarr("0.5", "zyx", 0.3), "OME-Zarr 0.5", PixelSize(0.3, 0.3)),
     "png grey": Case(GREY, png, "PNG"),

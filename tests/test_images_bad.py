@@ -153,11 +153,11 @@ def test_a_giant_compressed_strip_is_refused(tmp_path: Path, monkeypatch: pytest
         np.testing.assert_array_equal(source.read(Region.of_shape(source.shape))[0], PIXELS)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "int16", "uint32", "int8", "float16", "complex64"])
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
 def test_pixel_types_that_are_not_supported(tmp_path: Path, dtype: str) -> None:
-    fails(write_tiff(tmp_path / "a.tif", PIXELS.astype(dtype)), "uint8, uint16, float32 and 1-bit are supported")
+    fails(write_tiff(tmp_path / "a.tif", PIXELS.astype(dtype)), "integers of 8 to 64 bits .* are supported")
     zarr.create_array(tmp_path / "a.zarr", data=PIXELS.astype(dtype))
-    fails(tmp_path / "a.zarr", "uint8, uint16, float32 and 1-bit are supported")
+    fails(tmp_path / "a.zarr", "integers of 8 to 64 bits .* are supported")
 
 
 def test_colours_that_are_not_supported(tmp_path: Path) -> None:

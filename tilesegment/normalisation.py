@@ -21,14 +21,16 @@ def choose_normalisation(trained: Normalisation, source: ImageSource, plan: Plan
         source, plan, settings: what is predicted.
 
     Raises:
-        PlanError: the image is of another dtype than the model was trained on.
+        PlanError: the image is of another dtype than the model was trained on, or stores integers that are read as
+            float32, whose range no model knows.
         ImageError: it is to be measured, and is constant or holds NaN.
     """
     if settings.normalise == "image":
         return measure(source, plan, settings.level)
-    if trained.dtype != str(source.dtype):
+    is_foreign = source.dtype.kind == "f" and source.stored_dtype.kind != "f"
+    if is_foreign or trained.dtype != str(source.dtype):
         raise PlanError(
-            f"{source.path} is {source.dtype}, the model was trained on {trained.dtype}: its grey values mean "
+            f"{source.path} is {source.stored_dtype}, the model was trained on {trained.dtype}: its grey values mean "
             "something else; use normalise image to scale by this image's own mean and spread"
         )
     return trained

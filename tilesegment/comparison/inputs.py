@@ -112,7 +112,7 @@ def open_layer(path: Path) -> Layer:
             return indexed
         source = open_image(path)
     channels, classes = 0, None
-    if source.dtype.kind == "f":
+    if source.stored_dtype.kind == "f":
         channels, classes = source.channels, _channel_classes(path)
     return Layer(
         path=str(path),
@@ -120,7 +120,7 @@ def open_layer(path: Path) -> Layer:
         depth=source.depth or 1,
         channels=source.channels,
         kind=Kind(channels, classes, ids=False),
-        read=lambda region, z: source.read(region, 0, z),
+        read=lambda region, z: source.read(region, 0, z) if channels else source.read_stored(region, 0, z),
         close=source.close,
     )
 

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -10,13 +10,14 @@ import numpy as np
 
 from tilesegment.errors import ImageError, one_line
 from tilesegment.geometry import Region, mirror_indices
+from tilesegment.images.orientation import turn_of, turn_words
+from tilesegment.images.pixels import image_type, stored_type, to_image_type, to_stored_type
 from tilesegment.metadata import UNKNOWN_FRAME, Frame, PixelSize
 from tilesegment.units import in_micrometres, size_of
 
 # sides beyond this are taken for a damaged or hostile header
 MAX_SIDE = 10_000_000
 MAX_CHANNELS = 64
-PIXEL_TYPES = "uint8, uint16, float32 and 1-bit"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,23 @@ class Level:
     scale: tuple[float, float]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What makes the image of the pixels that a file stores, and what a user should know of that.
+
+    Attributes:
+        orientation: of TIFF's tag and EXIF's, 1 to 8: how the pixels are turned and mirrored.
+        white: each value is subtracted from it, where the file counts from white and is to be inverted.
+        notes: what was decided for the user about this file, one sentence each.
+        contents: the images of the file, in the order of `series`; empty where there is one.
+    """
+
+    orientation: int = 1
+    white: int | None = None
+    notes: tuple[str, ...] = ()
+    contents: tuple[str, ...] = ()
+
+
 class ImageSource(ABC):
     """An image that is read region by region and never as a whole; a context manager that closes its file.
 
@@ -41,10 +59,12 @@ class ImageSource(ABC):
         levels: its resolutions, the finest first.
         depth: number of z planes, or pages of a stack; None for a single plane.
         channels: 1 grey, 3 RGB, 4 RGBA, or any other number up to 64.
-        dtype: uint8, uint16 or float32, in native byte order; 1-bit images come as uint8.
+        dtype: what `read` hands out: uint8 and uint16 where the file stores these (or single bits), else float32.
+        stored_dtype: what `read_stored` hands out, exactly what the file stores, in native byte order; uint8 for 1-bit.
         pixel_size: of level 0, None if the file does not say.
         frame: where pixels and planes of level 0 lie; in micrometres along each axis whose unit is known.
         notes: what a user should know of how the file is read, a sentence each.
+        contents: the images of the file, in the order of `series`; empty where there is one.
     """
 
     def __init__(
@@ -56,17 +76,25 @@ class ImageSource(ABC):
         channels: int,
         dtype: np.dtype,
         frame: Frame = UNKNOWN_FRAME,
-        notes: tuple[str, ...] = (),
+        shown: Shown = Shown(),
     ) -> None:
+        self._turn, self._white = turn_of(shown.orientation), shown.white
         self.path = path
         self.format = format
-        self.levels = levels
+        self.levels = tuple(Level(self._turn.pair(level.shape), self._turn.pair(level.scale)) for level in levels)
         self.depth = depth
         self.channels = channels
-        self.dtype = presented(path, dtype)
+        if self._turn.transposes:
+            frame = replace(frame, y=frame.x, x=frame.y)
+        self.stored_dtype = stored_type(path, dtype)
+        self.dtype = image_type(self.stored_dtype)
         self.frame = in_micrometres(frame)
         self.pixel_size: PixelSize | None = size_of(frame)
-        self.notes = notes
+        self.contents = shown.contents
+        turned = turn_words(shown.orientation)
+        self.notes = ((f"{path} is {turned}",) if turned else ()) + shown.notes
+        if self.dtype != self.stored_dtype:
+            self.notes += (f"{path} holds {self.stored_dtype}: as an image it is read as float32",)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -86,23 +114,28 @@ class ImageSource(ABC):
     @property
     def _bytes(self) -> int:
         """Of all the pixels of level 0."""
-        return math.prod(self.shape) * self.channels * (self.depth or 1) * self.dtype.itemsize
+        return math.prod(self.shape) * self.channels * (self.depth or 1) * self.stored_dtype.itemsize
 
     def read(self, region: Region, level: int = 0, z: int = 0) -> np.ndarray:
         """The pixels of `region`, (C, h, w) in `dtype`; maybe a view, maybe not contiguous. Safe in several threads.
 
-        `region` lies within the level and is in its pixels. Values are those stored: nothing is scaled or inverted.
+        `region` lies within the level and is in its pixels. Values are those stored: nothing is scaled. Integers beyond
+        2 ** 24 and float64 are rounded to float32; `read_stored` gives them exactly.
 
         Raises:
             ImageError: there is no such level or plane, or the stored pixels are damaged.
         """
+        return to_image_type(self.path, self.read_stored(region, level, z))
+
+    def read_stored(self, region: Region, level: int = 0, z: int = 0) -> np.ndarray:
+        """As `read`, but in `stored_dtype`: exact, for labels. 1-bit pixels are 0 and 255, whatever the format."""
         if not 0 <= level < len(self.levels):
             raise ImageError(f"{self.path} has no level {level}: choose one from 0 to {len(self.levels) - 1}")
         if not 0 <= z < (self.depth or 1):
             raise ImageError(f"{self.path} has no plane z={z}: choose one from 0 to {(self.depth or 1) - 1}")
         assert Region.of_shape(self.levels[level].shape).contains(region), f"{region} outside level {level}"
         try:
-            pixels = self._read(region, level, z)
+            pixels = self._read(self._turn.stored(region, self.levels[level].shape), level, z)
         except (ImageError, MemoryError):
             raise
         except Exception as error:  # each codec has its own: this is the one place where they become ours
@@ -110,11 +143,12 @@ class ImageSource(ABC):
                 f"{self.path} is damaged: pixels {region} of level {level}, plane {z} cannot be read "
                 f"({one_line(error, 200)}): copy or export the image again"
             ) from error
-        return pixels.astype(self.dtype, copy=False)
+        pixels = self._turn.apply(to_stored_type(pixels, self.stored_dtype))
+        return pixels if self._white is None else self.stored_dtype.type(self._white) - pixels
 
     @abstractmethod
     def _read(self, region: Region, level: int, z: int) -> np.ndarray:
-        """`read` for a level, plane and region that exist; may raise anything on damaged data."""
+        """What is stored of a level, plane and region that exist; may raise anything on damaged data."""
 
     @abstractmethod
     def close(self) -> None:
@@ -145,17 +179,3 @@ def read_mirrored(source: ImageSource, region: Region, level: int = 0, z: int = 
     inner = Region(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
     pixels = source.read(inner, level, z)
     return pixels.take(rows - inner.y0, axis=1).take(columns - inner.x0, axis=2)
-
-
-def presented(path: str, dtype: np.dtype) -> np.dtype:
-    """The type in which pixels stored as `dtype` are handed out.
-
-    Raises:
-        ImageError: such pixels are not supported.
-    """
-    if dtype == np.bool_:
-        return np.dtype(np.uint8)
-    native = dtype.newbyteorder("=")
-    if native not in (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32)):
-        raise ImageError(f"{path} holds {native} pixels; {PIXEL_TYPES} are supported: convert it")
-    return native

@@ -63,7 +63,7 @@ def tiff_frame(tiff: TiffFile, series: TiffPageSeries) -> Frame:
     programs write without meaning anything.
     """
     if tiff.is_ome:
-        number = next(i for i, other in enumerate(tiff.series) if other is series)
+        number = next((i for i, other in enumerate(tiff.series) if other is series), 0)
         return _of_ome(tiff.ome_metadata or "", number if series.kind == "ome" else 0)
     page = series.keyframe
     if tiff.is_svs:

@@ -9,7 +9,7 @@ from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
 from tilesegment.images.axes import Layout, arrange
 from tilesegment.images.pieces import MOST_KEPT, PieceReader, Take
-from tilesegment.images.source import ImageSource, Level
+from tilesegment.images.source import ImageSource, Level, Shown
 from tilesegment.images.zarr_chunks import Chunks
 from tilesegment.images.zarr_groups import image_within
 from tilesegment.images.zarr_metadata import ArrayFacts, array_facts, is_array, node
@@ -38,7 +38,9 @@ class ZarrSource(ImageSource):
     ) -> None:
         first = layouts[0]
         levels = tuple(Level(layout.plane, scale) for layout, scale in zip(layouts, reductions, strict=True))
-        super().__init__(path, format, levels, first.depth, first.channels, arrays[0].array.dtype, frame, notes)
+        super().__init__(
+            path, format, levels, first.depth, first.channels, arrays[0].array.dtype, frame, Shown(notes=notes)
+        )
         self._arrays = arrays
         self._layouts = layouts
         self._pieces = PieceReader()
@@ -56,9 +58,9 @@ class ZarrSource(ImageSource):
     def _read(self, region: Region, level: int, z: int) -> np.ndarray:
         layout = self._layouts[level]
         chunk = dict(zip(layout.axes, self._arrays[level].array.chunks, strict=True))
-        if chunk["y"] * chunk["x"] * self.channels * self.dtype.itemsize > _MOST_PIECE:
+        if chunk["y"] * chunk["x"] * self.channels * self.stored_dtype.itemsize > _MOST_PIECE:
             return self._decode(region, level, z)
-        pixels = np.empty((self.channels, *region.shape), self.dtype)
+        pixels = np.empty((self.channels, *region.shape), self._arrays[level].array.dtype)
 
         def decode(needed: list[Region], take: Take) -> None:
             """All at once: where blocks are read row by row they fill a rectangle."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tilesegment.errors import ImageError
-from tilesegment.images.source import PIXEL_TYPES
+from tilesegment.images.pixels import PIXEL_TYPES
 from tilesegment.ome_zarr import axis_name, is_printable
 
 _MAX_JSON = 64 << 20
@@ -23,13 +23,10 @@ _MAX_CHUNK = 2 << 30
 _MAX_INNER_CHUNKS = 1 << 20  # of a shard, whose index is read as a whole
 _MAX_DIMENSIONS = 8
 _DTYPES = {
-    "bool",
-    "uint8",
-    "uint16",
-    "float32",
-    "|b1",
-    "|u1",
-    *(order + kind for order in "<>" for kind in ("u2", "f4")),
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64"),
+    *("|b1", "|u1", "|i1"),
+    *(order + kind for order in "<>" for kind in ("u2", "u4", "u8", "i2", "i4", "i8", "f2", "f4", "f8")),
 }
 _CODECS_V2 = {"blosc", "zlib", "gzip", "zstd", "lz4", "lzma", "bz2", "shuffle", "delta", "crc32"}
 _CODECS_V3 = {"bytes", "transpose", "blosc", "gzip", "zstd", "crc32c", "sharding_indexed"}

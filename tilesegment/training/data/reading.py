@@ -60,11 +60,11 @@ def _scanned(layout: Layout, ignore: int | None) -> tuple[list[Scan], set[PixelS
     first: tuple[str, int, np.dtype] | None = None
     for pair in layout.pairs:
         with open_image(pair.image) as source, open_label(pair.label, layout.voc) as label:
-            first = first or (pair.name, source.channels, source.dtype)
-            if (source.channels, source.dtype) != first[1:]:
+            first = first or (pair.name, source.channels, source.stored_dtype)
+            if (source.channels, source.stored_dtype) != first[1:]:
                 raise DataError(
-                    f"{pair.name} has {source.channels} channels of {source.dtype}, {first[0]} has {first[1]} of "
-                    f"{first[2]}; all images must be of one kind"
+                    f"{pair.name} has {source.channels} channels of {source.stored_dtype}, {first[0]} has "
+                    f"{first[1]} of {first[2]}; all images must be of one kind"
                 )
             _check_fit(pair.name, source, label)
             sizes.add(source.pixel_size)
