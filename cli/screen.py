@@ -41,10 +41,10 @@ class Screen(Listener):
         if self.verbose:
             for name, value in outcome.order.lines():
                 self._progress.line(f"{name:<10}{value}")
-        for note in outcome.order.notes:
+        for note in outcome.notes:
             if note not in self._noted:
                 self._progress.line(f"Note: {note}")
-        self._noted.update(outcome.order.notes)
+        self._noted.update(outcome.notes)
         if outcome.repaired:
             self._progress.line(f"{outcome.errand.outputs.mask}: {outcome.repaired} damaged blocks are computed again")
 
