@@ -88,6 +88,12 @@ class Screen(Listener):
                 f"halo of {halo} px, chosen: with a larger one {share:.3f} % of the pixels near tile lines and borders "
                 "are of another class"
             )
+        if outcome.ending.unmeasured:
+            halo = outcome.order.plan.network.view.before
+            self._progress.line(
+                f"halo of {halo} px, chosen: what a larger one would change cannot be measured, as it reaches pixels that "
+                "cannot be read"
+            )
         if outcome.ending.disagreement is not None:
             share = 100 * outcome.ending.disagreement
             self._progress.line(f"int8: {share:.3f} % of the pixels of some tiles are of another class than in fp32")

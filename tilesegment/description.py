@@ -10,7 +10,7 @@ from tilesegment.masks import open_mask
 from tilesegment.masks.disk import MARK, is_ours, read_group
 from tilesegment.masks.exported import KINDS, read_exported
 from tilesegment.masks.exported_reading import open_exported
-from tilesegment.models import bundled_models
+from tilesegment.models import TRAINED, bundled_models
 
 # others' suffixes too: that their files are not opened is said better as of a model than as of an image
 _MODELS = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl")
@@ -30,6 +30,8 @@ def describe(path: str | Path) -> dict[str, Any]:
     if str(path) in bundled:
         return _model(str(path), read_header(bundled[str(path)]))
     path = Path(path)
+    if os.path.isfile(path / TRAINED):  # the folder of a training run
+        path /= TRAINED
     if path.suffix in _MODELS:
         return _model(str(path), read_header(path))
     if path.suffix.lower() in _FOREIGN or path.name == "rdf.yaml":

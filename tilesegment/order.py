@@ -170,7 +170,7 @@ def _absolute(model: str | Path) -> str:
     """A path that other processes find too; the name of a bundled model, which each has in a place of its own."""
     if str(model) in bundled_models():
         return str(model)
-    return os.path.abspath(model) if os.path.exists(model) else str(find_model(model))  # which says that there is none
+    return os.path.abspath(find_model(model))
 
 
 def _image_facts(source: ImageSource, level: int) -> ImageFacts:

@@ -141,6 +141,7 @@ class Ending:
         read_amplification: bytes of the image that were decoded, for each byte of the blocks that were read, margins
             left out, by the process that ended the run; None if it read none.
         batch: tiles at a time in the end: fewer than planned where the device's memory did not allow it.
+        unmeasured: whether a halo was chosen, and what it changes cannot be measured.
     """
 
     complete: bool
@@ -148,6 +149,7 @@ class Ending:
     disagreement: float | None
     read_amplification: float | None
     batch: int
+    unmeasured: bool = False
 
 
 def begin(job: Job, outputs: Outputs, part: tuple[int, int] | None = None) -> Run:
@@ -199,7 +201,7 @@ def finish(run: Run, job: Job, known: Mapping[str, Any]) -> Ending:
     Raises:
         MaskError: blocks are missing or damaged, or the disk refuses; it can be called again.
     """
-    complete, inexact = True, None
+    complete, inexact, measured = True, None, False
     missing = run.preview is not None and not run.preview.exists()
     known = {**known, "read_amplification": job.read_amplification, "batch": job.batch}
     if job.disagreement is not None:
@@ -207,8 +209,8 @@ def finish(run: Run, job: Job, known: Mapping[str, Any]) -> Ending:
     for store in run.stores:
         with nullcontext(True) if run.part is None else store.claimed_to_finish() as is_ours_to_do:
             if is_ours_to_do:
-                if inexact is None and job.model.header.halo is not None:
-                    inexact = mismatch(job)
+                if job.model.header.halo is not None and not measured:
+                    inexact, measured = mismatch(job), True
                     known = {**known, "halo": run.order.plan.network.view.before, "mismatch": inexact}
                 if run.preview is not None and not _holds_probabilities(store):
                     _draw(run, job, store, run.preview)
@@ -216,7 +218,8 @@ def finish(run: Run, job: Job, known: Mapping[str, Any]) -> Ending:
         complete &= is_ours_to_do or store.is_finished()
     if run.preview is not None and missing and all(map(_holds_probabilities, run.stores)):
         draw_preview(run.order.image, run.mask, run.preview)
-    return Ending(complete, inexact, job.disagreement, job.read_amplification, job.batch)
+    unmeasured = measured and inexact is None
+    return Ending(complete, inexact, job.disagreement, job.read_amplification, job.batch, unmeasured)
 
 
 def _draw(run: Run, job: Job, mask: MaskWriter, preview: Path) -> None:
