@@ -36,7 +36,7 @@ def test_an_image_of_any_size_fits_on_a_screen(shape: tuple[int, int], tmp_path:
         overview(source, Halves(shape[1]), Region.of_shape(shape), 0, 0, CLASSES, None, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
-    factor = -(-max(shape) // 2048)
+    factor = -(-max(shape) // 1024)
     width = -(-shape[1] // factor)
     assert pixels.shape[1] == 2 * width + 36
     red = pixels[: pixels.shape[0] // 2, :, 0] - pixels[: pixels.shape[0] // 2, :, 2]

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from tilesegment.errors import MaskError
 from tilesegment.metadata import LabelClass, PixelSize
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+_SHOWS = "preview by tilesegment of "  # begins the comment in a preview; the digest of the mask follows
 _GAP = 12  # pixels between and around the panels
 _OUTLINE = 0.9  # opacity of the outlines
 
@@ -70,6 +72,7 @@ def save_preview(
     title: str | None = None,
     max_side: int = 2048,
     pixel_size: PixelSize | None = None,
+    made_of: str = "",
 ) -> None:
     """Write the plain image, and beside it the overlay, above a legend and a scale bar.
 
@@ -81,6 +84,7 @@ def save_preview(
         title: one line above the panels.
         max_side: larger images are reduced to this many pixels a side, by leaving out rows and columns.
         pixel_size: of `image` as given; without it there is no scale bar.
+        made_of: digest of the mask, which is kept in the file: `shows` finds it.
 
     Raises:
         MaskError: another suffix, the mask is of another size, or the file cannot be written.
@@ -91,11 +95,22 @@ def save_preview(
     image, mask = image[:, ::every, ::every], mask[::every, ::every]
     width = pixel_size.x * every if pixel_size else None
     picture = _compose(stretch(image), overlay(image, mask, classes), classes, title, width)
-    save_picture(picture, path, "preview")
+    save_picture(picture, path, "preview", f"{_SHOWS}{made_of}" if made_of else None)
 
 
-def save_picture(picture: Image.Image, path: Path, what: str) -> None:
-    """Writes a PNG or JPEG, by the suffix of `path`, whole or not at all.
+def shows(path: Path) -> str | None:
+    """The digest of the mask that the preview `path` was made of; None if it is no preview, or does not say."""
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as picture:  # no pixel is decoded
+            comment = picture.info.get("comment", b"")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    text = comment.decode(errors="replace") if isinstance(comment, bytes) else str(comment)
+    return text.removeprefix(_SHOWS) if text.startswith(_SHOWS) else None
+
+
+def save_picture(picture: Image.Image, path: Path, what: str, comment: str | None = None) -> None:
+    """Writes a PNG or JPEG, by the suffix of `path`, whole or not at all; `comment` is kept in it.
 
     Raises:
         MaskError: it cannot be written; `what` it is stands in the message.
@@ -103,7 +118,11 @@ def save_picture(picture: Image.Image, path: Path, what: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         try:
-            picture.save(partial, format=_FORMATS[path.suffix.lower()])
+            text = PngInfo()
+            if comment is not None:
+                text.add_text("comment", comment)
+            # each format takes one of the two
+            picture.save(partial, format=_FORMATS[path.suffix.lower()], pnginfo=text, comment=comment or b"")
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
