@@ -125,8 +125,8 @@ def _introduce(progress: ProgressReport, trainer: "Trainer", folder: Path) -> No
         progress.line(line)
     goal = GOAL_NAMES[trainer.goal]
     progress.line(f"training on {trainer.device}, {trainer.precision}; judged by {goal}; run folder: {folder}")
-    if trainer.anew:
-        progress.line(f"{trainer.settings.init} tells other classes apart; begun at random: {', '.join(trainer.anew)}")
+    for note in trainer.notes:
+        progress.line(f"Note: {note}")
     if trainer.step:
         progress.line(f"going on after step {trainer.step:,}")
 

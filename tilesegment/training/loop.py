@@ -22,11 +22,19 @@ from tilesegment.networks.field_of_view import chosen, derive
 from tilesegment.networks.network import Network
 from tilesegment.networks.rescaled import Rescaled
 from tilesegment.predictors.devices import PRECISIONS, choose_device, choose_precision
-from tilesegment.training.architecture import choose_network, settled, take_over
+from tilesegment.training.architecture import choose_network, settled
 from tilesegment.training.augmentation import CELL_SHADES
 from tilesegment.training.checkpoint import load_checkpoint, save_checkpoint
-from tilesegment.training.data import Dataset, normalisation_of
+from tilesegment.training.data import Dataset
 from tilesegment.training.examples import Batch, Examples, batches, reduce_section
+from tilesegment.training.initial import (
+    choose_normalisation,
+    class_axes,
+    class_notes,
+    match_classes,
+    pixel_notes,
+    take_over,
+)
 from tilesegment.training.losses import Loss
 from tilesegment.training.memory import kept_memory
 from tilesegment.training.settings import DEFAULT_BUDGET, SLOW_TILE, TILE, TrainingSettings
@@ -70,6 +78,9 @@ class Trainer:
         data: labelled sections.
         settings: how.
 
+    Attributes:
+        notes: what the user should know of what is taken over from `init`, a sentence each.
+
     Raises:
         PlanError, ModelError, DeviceError, DataError: settings or data that cannot be.
     """
@@ -90,13 +101,13 @@ class Trainer:
         self.loss = Loss(settings.loss)
         self.init = None if settings.init is None else Model.load(settings.init)
         reduced = [reduce_section(section, settings.reduction) for section in self.sections]
-        self.normalisation = normalisation_of(reduced) if self.init is None else self.init.header.normalisation
         self.name, self.arguments = choose_network(settings, len(reduced[0].image), len(data.classes), self.init)
+        header = None if self.init is None else self.init.header
+        self.normalisation, self.notes = choose_normalisation(settings.init, header, reduced)
         torch.manual_seed(settings.seed)
         # what is trained sees the reduced images; the model that is kept reduces them itself
         self.network = build_network(self.name, {**self.arguments, "reduction": 1})
-        # layers that `init` could not begin
-        self.anew = () if self.init is None else take_over(self.network, _bare(self.init.network))
+        self.anew = self._take_over()
         self.halo = settings.halo if settings.halo is not None or self.init is None else self.init.header.halo
         view = self._view()
         self.layout = choose_layout(self.device, self.precision)
@@ -120,6 +131,19 @@ class Trainer:
         self.optimiser = make_optimiser(self.network, settings)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.step, self.seconds, self.looks, self.constant = 0, 0.0, 0, 0
+
+    def _take_over(self) -> tuple[str, ...]:
+        """Starts from the weights of `init`, and notes what that means; returns the layers that it could not begin."""
+        init = self.init
+        if init is None:
+            return ()
+        name, header = str(self.settings.init), init.header
+        matches = match_classes(self.data.classes, header.classes)
+        axes = class_axes(self.name, {**self.arguments, "reduction": 1})
+        anew = take_over(self.network, _bare(init.network), axes, matches)
+        self.notes += class_notes(name, self.data.classes, header.classes, anew)
+        self.notes += pixel_notes(name, header, self.data)
+        return anew
 
     def _view(self) -> FieldOfView:
         """What the network that is trained needs to see; early, so that hours later it can be used.
