@@ -143,6 +143,10 @@ def _conclude(run: "TrainingRun") -> None:
         click.echo(f"Held out: {_words(run.scores)}", err=True)
     if run.tta is not None:
         click.echo(f"with the 8 views of --tta: {_words(run.tta)}", err=True)
+    if run.line is not None:
+        from tilesegment.training.report import line_words
+
+        click.echo(line_words(run.line), err=True)
     best = "" if run.kept_step == run.steps else f", of which the model after {run.kept_step:,} was the best"
     words = f"{run.steps:,} steps in {run.seconds:,.0f} s{best}. See {run.folder}/report.html, use the model:"
     click.echo(words, err=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tilesegment.errors import DataError, PlanError
 from tilesegment.model import Model
-from tilesegment.training.calibration import best_threshold, recentred
+from tilesegment.training.calibration import Line, choose_line, recentred
 from tilesegment.training.configuration import (
     CHECKPOINT,
     CONFIG,
@@ -49,6 +49,7 @@ class TrainingRun:
             best, or at the end.
         scores: of the stored model on the held-out sections; None where none were held out.
         tta: the same, averaged over the 8 symmetries of the square.
+        line: between two classes, where the held-out sections have chosen it, with the scores that belong to it.
     """
 
     folder: str
@@ -58,6 +59,7 @@ class TrainingRun:
     kept_step: int
     scores: Scores | None
     tta: Scores | None
+    line: Line | None
 
 
 def train(
@@ -80,7 +82,7 @@ def train(
     The held-out sections are looked at six times; the weights that predict them best are those of the model. Its file
     is renewed, atomically, at each look, and on Ctrl-C; a checkpoint is written every minute. The model's weights are
     stored in float16; the scores at the end are those of the stored weights. Between two classes the line is drawn
-    where it is best on the held-out sections: `calibration`.
+    where it is best on the held-out sections, at 1/2 unless another place is really better: `calibration`.
 
     Args:
         data: folder of labelled images, in one of the layouts of `training.data`.
@@ -128,6 +130,7 @@ class _Run:
     def __init__(self, folder: Path, trainer: Trainer, chosen: Configuration) -> None:
         self.folder, self.trainer, self.chosen = folder, trainer, chosen
         self.records = _read_records(folder / METRICS, trainer.step)
+        self.line: Line | None = None  # between two classes, where the held-out sections choose it
 
     def go(self, reports: Sequence[Callable[[Record], None]]) -> TrainingRun:
         """Trains to the end, with a checkpoint now and then; calls each of `reports` with every record."""
@@ -187,11 +190,14 @@ class _Run:
             records=self.records,
             scores=scores_of[0],
             tta=scores_of[1],
+            line=self.line,
             command=f"tileseg predict IMAGE --model {shlex.quote(str(path))} --out mask.zarr",
             pictures=[self.folder / f"{name}.png" for name in ("curves", "samples", "augmentation")],
         )
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
-        return TrainingRun(str(self.folder), str(path), last.step, last.seconds, trainer.kept_step, *scores_of)
+        return TrainingRun(
+            str(self.folder), str(path), last.step, last.seconds, trainer.kept_step, *scores_of, self.line
+        )
 
     def _calibrated(self, model: Model) -> Model:
         """The model, of two classes, with its threshold put into it."""
@@ -200,11 +206,14 @@ class _Run:
             return model
         if threshold is None and trainer.held_out:
             p = predict_sections(model, trainer.held_out, trainer.device, trainer.precision)
-            threshold = best_threshold([section.label for section in trainer.held_out], p, trainer.goal)
+            self.line = choose_line([section.label for section in trainer.held_out], p, trainer.goal)
+            threshold = self.line.threshold
         if threshold is None:
             return model
-        header = replace(model.header, training={**model.header.training, "threshold": threshold})
-        return recentred(Model(header, model.network), threshold)
+        record = {**model.header.training, "threshold": threshold}
+        if self.line is not None:
+            record["line"] = asdict(self.line)
+        return recentred(Model(replace(model.header, training=record), model.network), threshold)
 
     def _draw_curves(self) -> None:
         draw_curves(self.records, self.folder / "curves.png", self.trainer.settings.loss, self.trainer.data.classes)
