@@ -18,7 +18,7 @@ from tilesegment.model import Model
 from tilesegment.training.initial import match_classes
 
 # the rate is so low that the weights stay what they began as
-TRAIN = "train data --out run --init start.safetensors --steps 1 --lr 1e-9 --ema 0 --validation 0 --tile 72 --precision fp32"
+TRAIN = "train data --out run --init start.safetensors --steps 1 --lr 1e-9 --ema 0 --validation 0 --tile 72"
 
 
 def start(names: Sequence[str], dtype: str = "uint8", **header: object) -> Model:
