@@ -230,7 +230,7 @@ def _begin(folder: Path, trainer: Trainer, chosen: Configuration) -> None:
     for step in range(_SHEET):
         x, t, _ = trainer.examples[step]
         drawn.append((x[0].numpy(), t[0].numpy()))
-    draw_examples(drawn, trainer.data.classes, folder / "augmentation.png")
+    draw_examples(drawn, trainer.normalisation, trainer.data.classes, folder / "augmentation.png")
 
 
 def _read_records(path: Path, steps: int) -> list[Record]:
