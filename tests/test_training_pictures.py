@@ -203,7 +203,9 @@ def plain(channels: int = 1) -> Normalisation:
 def test_examples_of_any_number_and_size(tmp_path_factory, number: int, side: int, crop: int, channels: int) -> None:
     path = tmp_path_factory.getbasetemp() / "e.png"
     number = min(number, 3) if side > 300 else number
-    draw_examples(examples(number, side, max(side - 2 * crop, 2 - side % 2), channels), plain(channels), classes(3), path)
+    draw_examples(
+        examples(number, side, max(side - 2 * crop, 2 - side % 2), channels), plain(channels), classes(3), path
+    )
     panel = -(-side // -(-side // 400))
     panel *= max(240 // panel, 1)
     across, down = min(number, 4), -(-number // 4)
