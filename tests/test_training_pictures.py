@@ -209,9 +209,9 @@ def test_examples_of_any_number_and_size(tmp_path_factory, number: int, side: in
     panel = -(-side // -(-side // 400))
     panel *= max(240 // panel, 1)
     across, down = min(number, 4), -(-number // 4)
-    drawn = pixels(path)
-    assert drawn.shape[1] == max(across * panel + (across + 1) * 12, 640)
-    assert down * panel < drawn.shape[0] < down * (panel + 12) + 250
+    height, width, _ = pixels(path).shape
+    assert width == max(across * panel + (across + 1) * 12, 640)
+    assert down * panel < height < down * (panel + 12) + 250
 
 
 def test_the_frame_and_the_labels_lie_where_the_output_is(tmp_path: Path) -> None:

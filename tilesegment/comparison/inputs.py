@@ -113,9 +113,9 @@ def open_layer(path: Path) -> Layer:
             return indexed
         source = open_image(path)
     channels, classes = 0, None
-    spec = exported_spec(path) if source.format == "OME-TIFF" else None
-    if spec is not None:
-        classes = spec.classes
+    written = exported_spec(path) if source.format == "OME-TIFF" else None
+    if written is not None:
+        classes = written.classes
     elif source.dtype.kind == "f":
         channels, classes = source.channels, _channel_classes(path)
     return Layer(
@@ -123,7 +123,7 @@ def open_layer(path: Path) -> Layer:
         shape=source.shape,
         depth=source.depth or 1,
         channels=source.channels,
-        kind=Kind(channels, classes, ids=spec is not None),
+        kind=Kind(channels, classes, ids=written is not None),
         read=lambda region, z: source.read(region, 0, z),
         close=source.close,
     )
