@@ -181,7 +181,7 @@ def _reduced(read: Callable[[Region], np.ndarray], whole: Region, factor: int) -
 
 
 def _mean(pixels: np.ndarray, factor: int) -> np.ndarray:
-    """Means of `factor` x `factor` pixels, (C, H, W) -> (C, ceil(H / factor), ceil(W / factor)) float32."""
+    """Means of `factor` x `factor` pixels, (C, H, W) -> (C, ceil(H / factor), ceil(W / factor)) of the same type."""
     if factor == 1:
         return pixels
     tops, lefts = (np.arange(0, size, factor) for size in pixels.shape[1:])
@@ -189,4 +189,5 @@ def _mean(pixels: np.ndarray, factor: int) -> np.ndarray:
     heights, widths = (
         np.diff(np.append(starts, size)) for starts, size in zip((tops, lefts), pixels.shape[1:], strict=True)
     )
-    return sums / (heights[:, None] * widths)
+    means = sums / (heights[:, None] * widths)
+    return (means if pixels.dtype.kind == "f" else np.rint(means)).astype(pixels.dtype)

@@ -45,7 +45,7 @@ from tilesegment.images.tiff_pages import (
     segment_count,
     stored_segments,
 )
-from tilesegment.metadata import Frame, reduction
+from tilesegment.metadata import MARK, Frame, reduction
 
 _JPEG = {6, 7, 33007, 34892}
 _CONVERT = "convert it to grey or RGB"
@@ -221,13 +221,18 @@ def _check_kind(path: str, page: TiffPage) -> None:
     if page.compression != 1 and page.compression not in tifffile.TIFF.DECOMPRESSORS:
         raise ImageError(f"{path} uses TIFF compression {int(page.compression)}, which cannot be decoded: convert it")
     photometric = int(page.photometric)
-    if photometric == 3:
+    if photometric == 3 and not _is_our_mask(page.parent):
         raise ImageError(f"{path} has a colour map (palette), which is not applied: {_CONVERT}")
-    if photometric not in (0, 1, 2) and not (photometric == 6 and page.compression in _JPEG):
+    if photometric not in (0, 1, 2, 3) and not (photometric == 6 and page.compression in _JPEG):
         name = getattr(page.photometric, "name", photometric)
         raise ImageError(f"{path} has colours of kind {name}, which is not supported: {_CONVERT}")
     if page.imagedepth != 1:
         raise ImageError(f"{path} has volumetric pages, which are not supported: write one page a plane")
+
+
+def _is_our_mask(tiff: TiffFile) -> bool:
+    """Whether the file is a mask that we wrote, whose palette shows class ids: they are what is read."""
+    return f'<M K="{MARK}">' in (tiff.ome_metadata or "")
 
 
 def _is_stored(path: str, series: TiffPageSeries, level: int, notes: list[str]) -> bool:

@@ -268,7 +268,7 @@ def _begin(folder: Path, trainer: Trainer, chosen: Configuration) -> None:
     for step in range(_SHEET):
         x, t, _ = trainer.examples[step]
         drawn.append((x[0].numpy(), t[0].numpy()))
-    draw_examples(drawn, trainer.data.classes, folder / "augmentation.png")
+    draw_examples(drawn, trainer.normalisation, trainer.data.classes, folder / "augmentation.png")
     # the pictures at the end are of about this size
     trainer.budget.drawing = _PICTURE_SETS * (time.monotonic() - start)
 
