@@ -1,5 +1,6 @@
 """What a file is: an image, a mask or a model, in a few facts."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ from tilesegment.header import ModelHeader, read_header
 from tilesegment.images import open_image
 from tilesegment.masks import open_mask
 from tilesegment.masks.disk import MARK, is_ours, read_group
-from tilesegment.models import bundled_models
+from tilesegment.masks.exported import KINDS, read_exported
+from tilesegment.masks.exported_reading import open_exported
+from tilesegment.models import TRAINED, bundled_models
 
 # others' suffixes too: that their files are not opened is said better as of a model than as of an image
 _MODELS = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl")
@@ -27,6 +30,8 @@ def describe(path: str | Path) -> dict[str, Any]:
     if str(path) in bundled:
         return _model(str(path), read_header(bundled[str(path)]))
     path = Path(path)
+    if os.path.isfile(path / TRAINED):  # the folder of a training run
+        path /= TRAINED
     if path.suffix in _MODELS:
         return _model(str(path), read_header(path))
     if path.suffix.lower() in _FOREIGN or path.name == "rdf.yaml":
@@ -37,7 +42,14 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 
 def _is_mask(path: Path) -> bool:
-    """Whether `path` is a mask as Zarr, finished or not. Probabilities are images: their values are read as such."""
+    """Whether `path` is a mask that we wrote, as Zarr finished or not.
+
+    Probabilities are images: their values are read as such. So is a TIFF or PNG of a mask that was saved anew as
+    something else, cropped or in colours.
+    """
+    if os.path.isfile(path):
+        record = read_exported(path)
+        return record is not None and ("digest" in record or open_exported(path) is not None)
     group = read_group(path) if is_ours(path) else None
     record = {} if group is None else group.attributes[MARK]
     layout = record.get("layout") if isinstance(record, dict) else None
@@ -46,8 +58,8 @@ def _is_mask(path: Path) -> bool:
 
 def _image(path: Path) -> dict[str, Any]:
     with open_image(path) as source:
-        size = source.pixel_size
-        return {
+        size, depth = source.pixel_size, source.frame.z
+        facts: dict[str, Any] = {
             "kind": "image",
             "path": str(path),
             "format": source.format,
@@ -58,14 +70,20 @@ def _image(path: Path) -> dict[str, Any]:
             "pixel_size_um": None if size is None else [size.y, size.x],
             "levels": [list(level.shape) for level in source.levels],
         }
+        if source.depth is not None:
+            facts["plane_spacing_um"] = depth.scale if depth.unit else None
+        return facts | ({"notes": list(source.notes)} if source.notes else {})
 
 
 def _mask(path: Path) -> dict[str, Any]:
+    if os.path.isfile(path) and "digest" in (read_exported(path) or {}):
+        return _jpeg_mask(path)
     mask = open_mask(path)
     size = mask.spec.pixel_size
     return {
         "kind": "mask",
         "path": str(path),
+        "format": {"tiff": "TIFF", "png": "PNG"}.get(KINDS.get(path.suffix.lower(), ""), "OME-Zarr"),
         "shape_yx": list(mask.spec.shape),
         "planes": mask.spec.depth,
         "pixel_size_um": None if size is None else [size.y, size.x],
@@ -74,6 +92,18 @@ def _mask(path: Path) -> dict[str, Any]:
         "classes": {str(n): one.name for n, one in enumerate(mask.spec.classes)},
         "fingerprint": dict(mask.spec.fingerprint),
         "provenance": dict(mask.spec.provenance),
+    }
+
+
+def _jpeg_mask(path: Path) -> dict[str, Any]:
+    """What is known of a mask that holds the colours of its classes and not which these are."""
+    facts = _image(path)
+    return {
+        **{key: facts[key] for key in ("path", "format", "shape_yx", "planes", "pixel_size_um")},
+        "kind": "mask",
+        "holds": "colours of classes, no class ids",
+        "levels": 1,
+        "classes": {},
     }
 
 

@@ -172,6 +172,7 @@ class Job:
             offset=(plan.region.y0 + (sy - 1) / (2 * sy), plan.region.x0 + (sx - 1) / (2 * sx)),
             scale=(sy, sx),
             first_plane=plan.planes.start,
+            frame=self.source.frame,
             fingerprint=self.order.decides,
             provenance=self._provenance(),
         )
@@ -181,6 +182,7 @@ class Job:
         model = {"name": header.name, "licence": header.licence, "network": header.network, **header.arguments}
         return {
             "image": str(Path(self.plan.image.path).resolve()),
+            "image_written": self.order.content.written,
             "model": model | {"weights_sha256": header.weights_sha256, "training": dict(header.training)},
             "batch": self.plan.batch,
             "device": self.plan.device,

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from itertools import cycle, islice
 
+MARK = "tilesegment"
+"""Attribute, annotation or text chunk by which files of ours are known."""
+
 # Okabe and Ito's palette (2008), told apart by colour-blind readers; background is black
 _PALETTE = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 
@@ -13,6 +16,39 @@ class PixelSize:
 
     y: float
     x: float
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """How pixels, or planes, lie along an axis.
+
+    Attributes:
+        scale: from the centre of one to the centre of the next, in `unit`.
+        origin: of the centre of the first, in `unit`.
+        unit: its name; None if it is not known, and then `scale` is 1 unless a file gives a number without a unit.
+    """
+
+    scale: float = 1.0
+    origin: float = 0.0
+    unit: str | None = None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where the pixels of level 0 lie, axis by axis, each in a unit of its own."""
+
+    z: Spacing = Spacing()
+    y: Spacing = Spacing()
+    x: Spacing = Spacing()
+
+
+UNKNOWN_FRAME = Frame()
+
+
+def reduction(full: int, reduced: int) -> float:
+    """Pixels of level 0 per pixel of a level: a whole number where one explains the sizes, as they are rounded."""
+    whole = round(full / reduced)
+    return float(whole) if whole and reduced in (full // whole, -(-full // whole)) else full / reduced
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import Any
 import zarr
 from zarr.storage import LocalStore
 
-from tilesegment.threads import decoding_threads
+from tilesegment.threads import thread_count
+from tilesegment.zarr_keys import stored_metadata
 
 _TELLING = threading.Lock()
 
@@ -27,7 +28,20 @@ def open_for_reading(folder: Path, **options: Any) -> zarr.Array:
 
 
 def open_with_zarr(folder: Path, **options: Any) -> zarr.Array:
-    """The array in `folder`, decoded by zarr itself."""
+    """The array in `folder`, decoded by zarr itself, its chunks under the names that they are stored under.
+
+    Raises:
+        ValueError: not one chunk is stored under a name that Zarr has for it, but other files are.
+    """
+    array = declared(folder, **options)
+    metadata = stored_metadata(folder, array.metadata)
+    if metadata is array.metadata:
+        return array
+    return zarr.Array(zarr.AsyncArray(metadata, array.store_path, config=array.async_array.config))
+
+
+def declared(folder: Path, **options: Any) -> zarr.Array:
+    """The array in `folder` as its metadata describe it, whatever is stored."""
     return zarr.open_array(LocalStore(folder, read_only=True), mode="r", **options)
 
 
@@ -40,7 +54,7 @@ def open_with_zarrs(folder: Path, **options: Any) -> zarr.Array | None:
     array = open_with_zarr(folder, **options)
     # the pipeline keeps what it is told here; the configuration is that of all threads, so nothing that others go by
     told = {"codec_pipeline.strict": True, "codec_pipeline.chunk_concurrent_minimum": 1}
-    with _TELLING, zarr.config.set({**told, "threading.max_workers": decoding_threads()}):
+    with _TELLING, zarr.config.set({**told, "threading.max_workers": thread_count()}):
         try:
             pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(array.metadata, array.store)
         except UnsupportedMetadataError:

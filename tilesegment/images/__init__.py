@@ -7,25 +7,56 @@ from pathlib import Path
 from tilesegment.errors import ImageError, one_line
 from tilesegment.images.source import ImageSource, Level, read_mirrored
 
-__all__ = ["ImageSource", "Level", "open_image", "read_mirrored"]
+__all__ = ["IMAGE_SUFFIXES", "ImageSource", "Level", "begins_as_image", "is_zarr", "open_image", "read_mirrored"]
 
 _FORMATS = "TIFF, OME-TIFF, SVS and other tiled TIFFs, Zarr, OME-Zarr, PNG and JPEG"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _FLAT = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+# of files that are meant as images, even if they turn out to be damaged
+IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".svs")
+_ZARR = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
 
-def open_image(path: str | Path, *, axes: str | None = None, select: Mapping[str, int] | None = None) -> ImageSource:
+def begins_as_image(path: str | Path) -> bool:
+    """Whether the file `path` begins as one of a format that is read; not if it cannot be read."""
+    if not os.path.isfile(path):  # a pipe would be waited at
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(8).startswith(_TIFF + _FLAT)
+    except OSError:
+        return False
+
+
+def is_zarr(folder: Path) -> bool:
+    """Whether a folder has the metadata of a Zarr array or group, or a part of it."""
+    return any(os.path.isfile(folder / name) for name in _ZARR)
+
+
+def open_image(
+    path: str | Path,
+    *,
+    axes: str | None = None,
+    select: Mapping[str, int] | None = None,
+    series: int | None = None,
+    invert: bool = False,
+) -> ImageSource:
     """Open an image of any supported format, told by its content and not by its name. No pixel is read yet.
+
+    Pixels are turned as the file's orientation tag says. What is decided for the user is in `notes` of the source.
 
     Args:
         path: a file, or the folder of a Zarr array or OME-Zarr image (`image.zarr`, `image.zarr/0`, ...).
         axes: what the dimensions of a Zarr array or TIFF are, a letter of t, z, c, y, x each, say "zyx". Not counted
             are dimensions of length 1 in a TIFF. By default what the file says, else what is likely.
         select: the position to use of an axis that is not y or x, say {"t": 3}.
+        series: number of the image in a file that holds several, counted from 0, see `contents` of the source. By
+            default the largest, the first of equals.
+        invert: where a file says that 0 is white (MINISWHITE), turn its values so that 0 is black.
 
     Raises:
-        ImageError: there is no such image, its format or pixel type is not supported, it is damaged, or an axis other
-            than y, x, z and the channels is longer than 1 and not selected.
+        ImageError: there is no such image or series, its format or pixel type is not supported, it is damaged or holds
+            less than it claims, or an axis other than y, x, z and the channels is longer than 1 and not selected.
     """
     name, chosen = str(path), dict(select or {})
     try:
@@ -40,11 +71,11 @@ def open_image(path: str | Path, *, axes: str | None = None, select: Mapping[str
         if magic.startswith(_TIFF):
             from tilesegment.images.tiff import open_tiff
 
-            return open_tiff(name, axes, chosen)
+            return open_tiff(name, axes, chosen, series, invert)
         if magic.startswith(_FLAT):
             from tilesegment.images.flat import open_flat
 
-            return open_flat(name, axes, chosen)
+            return open_flat(name, axes, chosen, series, invert)
     except FileNotFoundError:
         raise ImageError(f"{name} does not exist: check the path") from None
     except (ImageError, MemoryError):

@@ -11,8 +11,11 @@ from PIL import Image
 from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
 from tilesegment.images.axes import Layout, arrange
-from tilesegment.images.source import ImageSource, Level
+from tilesegment.images.contents import chosen_series, inverted_in_vain, others_note
+from tilesegment.images.source import ImageSource, Level, Shown
 
+_ORIENTATION = 0x0112  # EXIF's tag
+_MOST_EXIF = 1 << 20  # bytes
 _CONVERT = "convert it to TIFF or OME-Zarr"
 # Pillow's mode -> mode it is converted to; palettes are looked into
 _MODES = {"1": "L", "L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "I;16": "I;16"}
@@ -21,14 +24,15 @@ _MODES = {"1": "L", "L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "I;16": 
 class FlatSource(ImageSource):
     """A PNG or JPEG file.
 
-    The colours of a palette are applied, as grey if all are. A black-and-white PNG comes as 0 and 255. A rotation noted
-    in EXIF is ignored: pixels are where the file stores them. Grey with alpha counts as two channels.
+    The colours of a palette are applied, as grey if all are. A black-and-white PNG comes as 0 and 255. Pixels are
+    turned as EXIF says. Grey with alpha counts as two channels.
     """
 
-    def __init__(self, path: str, image: Image.Image, mode: str, layout: Layout) -> None:
+    def __init__(self, path: str, image: Image.Image, mode: str, layout: Layout, shown: Shown) -> None:
         dtype = np.dtype(np.uint16 if mode == "I;16" else np.uint8)
         levels = (Level(layout.plane, (1.0, 1.0)),)
-        super().__init__(path, image.format or "PNG", levels, None, layout.channels, dtype, None)
+        kind = "JPEG" if image.format == "MPO" else image.format or "PNG"  # MPO is several JPEGs in one file
+        super().__init__(path, kind, levels, None, layout.channels, dtype, shown=shown)
         self._image: Image.Image | None = image
         self._mode = mode
         self._layout = layout
@@ -59,8 +63,8 @@ class FlatSource(ImageSource):
         self._image = self._pixels = None
 
 
-def open_flat(path: str, axes: str | None, select: Mapping[str, int]) -> FlatSource:
-    """Open a PNG or JPEG file without decoding it; `axes` must not be given.
+def open_flat(path: str, axes: str | None, select: Mapping[str, int], series: int | None, invert: bool) -> FlatSource:
+    """Open a PNG or JPEG file without decoding it; `axes` must not be given, `series` counts frames.
 
     Raises:
         ImageError: more pixels than Pillow takes for safe, CMYK, 16-bit colour, or `axes` or `select` that do not fit.
@@ -75,13 +79,46 @@ def open_flat(path: str, axes: str | None, select: Mapping[str, int]) -> FlatSou
         limit = f"{(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
         raise ImageError(f"{path} has more than the {limit} that are decoded at once: {_CONVERT}") from None
     try:
+        contents = _frames(image)
+        number = chosen_series(path, series, contents or ("",), 0)
+        image.seek(number)
         mode = _mode(path, image)
         bands = len(Image.new(mode, (1, 1)).getbands())
         shape = (image.height, image.width) + ((bands,) if bands > 1 else ())
-        return FlatSource(path, image, mode, arrange(path, ("y", "x", "c")[: len(shape)], shape, select))
+        notes = () if series is not None else others_note(path, contents, number)
+        notes += inverted_in_vain(path) if invert else ()
+        shown = Shown(_orientation(path, image), None, notes, contents)
+        return FlatSource(path, image, mode, arrange(path, ("y", "x", "c")[: len(shape)], shape, select), shown)
     except BaseException:
         image.close()
         raise
+
+
+def _frames(image: Image.Image) -> tuple[str, ...]:
+    """The pictures of a file that holds several, as animated PNGs and some cameras' JPEGs do."""
+    count = getattr(image, "n_frames", 1)
+    return tuple(f"frame {number}" for number in range(count)) if count > 1 else ()
+
+
+def _orientation(path: str, image: Image.Image) -> int:
+    """As EXIF says; of PNG also where it stands behind the pixels, without decoding these."""
+    if image.format == "PNG" and "exif" not in image.info:
+        image.info.update({"exif": exif} if (exif := _png_chunk(path, b"eXIf")) else {})
+    # PngImageFile's own would decode the picture
+    orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _png_chunk(path: str, name: bytes) -> bytes:
+    """What the first chunk of this name holds; empty if there is none."""
+    with open(path, "rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            (length,) = struct.unpack(">I", head[:4])
+            if head[4:] == name:
+                return file.read(min(length, _MOST_EXIF))
+            file.seek(length + 4, 1)
+    return b""
 
 
 def _mode(path: str, image: Image.Image) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -10,8 +10,10 @@ import numpy as np
 
 from tilesegment.errors import ImageError, one_line
 from tilesegment.geometry import Region, mirror_indices
+from tilesegment.images.orientation import turn_of, turn_words
 from tilesegment.images.pixels import image_type, stored_type, to_image_type, to_stored_type
-from tilesegment.metadata import PixelSize
+from tilesegment.metadata import UNKNOWN_FRAME, Frame, PixelSize
+from tilesegment.units import in_micrometres, size_of
 
 # sides beyond this are taken for a damaged or hostile header
 MAX_SIDE = 10_000_000
@@ -31,6 +33,23 @@ class Level:
     scale: tuple[float, float]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What makes the image of the pixels that a file stores, and what a user should know of that.
+
+    Attributes:
+        orientation: of TIFF's tag and EXIF's, 1 to 8: how the pixels are turned and mirrored.
+        white: each value is subtracted from it, where the file counts from white and is to be inverted.
+        notes: what was decided for the user about this file, one sentence each.
+        contents: the images of the file, in the order of `series`; empty where there is one.
+    """
+
+    orientation: int = 1
+    white: int | None = None
+    notes: tuple[str, ...] = ()
+    contents: tuple[str, ...] = ()
+
+
 class ImageSource(ABC):
     """An image that is read region by region and never as a whole; a context manager that closes its file.
 
@@ -43,6 +62,9 @@ class ImageSource(ABC):
         dtype: what `read` hands out: uint8 and uint16 where the file stores these (or single bits), else float32.
         stored_dtype: what `read_stored` hands out, exactly what the file stores, in native byte order; uint8 for 1-bit.
         pixel_size: of level 0, None if the file does not say.
+        frame: where pixels and planes of level 0 lie; in micrometres along each axis whose unit is known.
+        notes: what a user should know of how the file is read, a sentence each.
+        contents: the images of the file, in the order of `series`; empty where there is one.
     """
 
     def __init__(
@@ -53,16 +75,26 @@ class ImageSource(ABC):
         depth: int | None,
         channels: int,
         dtype: np.dtype,
-        pixel_size: PixelSize | None,
+        frame: Frame = UNKNOWN_FRAME,
+        shown: Shown = Shown(),
     ) -> None:
+        self._turn, self._white = turn_of(shown.orientation), shown.white
         self.path = path
         self.format = format
-        self.levels = levels
+        self.levels = tuple(Level(self._turn.pair(level.shape), self._turn.pair(level.scale)) for level in levels)
         self.depth = depth
         self.channels = channels
+        if self._turn.transposes:
+            frame = replace(frame, y=frame.x, x=frame.y)
         self.stored_dtype = stored_type(path, dtype)
         self.dtype = image_type(self.stored_dtype)
-        self.pixel_size = pixel_size
+        self.frame = in_micrometres(frame)
+        self.pixel_size: PixelSize | None = size_of(frame)
+        self.contents = shown.contents
+        turned = turn_words(shown.orientation)
+        self.notes = ((f"{path} is {turned}",) if turned else ()) + shown.notes
+        if self.dtype != self.stored_dtype:
+            self.notes += (f"{path} holds {self.stored_dtype}: as an image it is read as float32",)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -87,8 +119,8 @@ class ImageSource(ABC):
     def read(self, region: Region, level: int = 0, z: int = 0) -> np.ndarray:
         """The pixels of `region`, (C, h, w) in `dtype`; maybe a view, maybe not contiguous. Safe in several threads.
 
-        `region` lies within the level and is in its pixels. Values are those stored: nothing is scaled or inverted.
-        Integers beyond 2 ** 24 and float64 are rounded to float32; `read_stored` gives them exactly.
+        `region` lies within the level and is in its pixels. Values are those stored: nothing is scaled. Integers beyond
+        2 ** 24 and float64 are rounded to float32; `read_stored` gives them exactly.
 
         Raises:
             ImageError: there is no such level or plane, or the stored pixels are damaged.
@@ -103,7 +135,7 @@ class ImageSource(ABC):
             raise ImageError(f"{self.path} has no plane z={z}: choose one from 0 to {(self.depth or 1) - 1}")
         assert Region.of_shape(self.levels[level].shape).contains(region), f"{region} outside level {level}"
         try:
-            pixels = self._read(region, level, z)
+            pixels = self._read(self._turn.stored(region, self.levels[level].shape), level, z)
         except (ImageError, MemoryError):
             raise
         except Exception as error:  # each codec has its own: this is the one place where they become ours
@@ -111,11 +143,12 @@ class ImageSource(ABC):
                 f"{self.path} is damaged: pixels {region} of level {level}, plane {z} cannot be read "
                 f"({one_line(error, 200)}): copy or export the image again"
             ) from error
-        return to_stored_type(pixels, self.stored_dtype)
+        pixels = self._turn.apply(to_stored_type(pixels, self.stored_dtype))
+        return pixels if self._white is None else self.stored_dtype.type(self._white) - pixels
 
     @abstractmethod
     def _read(self, region: Region, level: int, z: int) -> np.ndarray:
-        """`read` for a level, plane and region that exist; may raise anything on damaged data."""
+        """What is stored of a level, plane and region that exist; may raise anything on damaged data."""
 
     @abstractmethod
     def close(self) -> None:

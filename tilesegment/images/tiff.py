@@ -15,21 +15,37 @@ from tifffile import TiffFile, TiffPage, TiffPageSeries
 from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
 from tilesegment.images.axes import Layout, arrange
+from tilesegment.images.contents import chosen_series, inverted_in_vain, others_note
 from tilesegment.images.pieces import MOST_KEPT
 from tilesegment.images.pixels import stored_type
-from tilesegment.images.source import ImageSource, Level
-from tilesegment.images.tiff_metadata import check_description, tiff_format, tiff_pixel_size
+from tilesegment.images.source import ImageSource, Level, Shown
+from tilesegment.images.tiff_contents import (
+    check_claims,
+    images_of,
+    in_words,
+    pages_of,
+    planes_of,
+    warning_notes,
+    warnings_of_tifffile,
+)
+from tilesegment.images.tiff_metadata import check_description, tiff_format, tiff_frame
 from tilesegment.images.tiff_pages import (
     Plane,
     SegmentedPlane,
     Segments,
+    check_alike,
     check_pages,
     check_segment_size,
     check_segments,
+    contiguous_start,
+    fill_value,
     lies_raw,
+    orientation_of,
     raw_planes,
+    segment_count,
+    stored_segments,
 )
-from tilesegment.metadata import PixelSize
+from tilesegment.metadata import MARK, Frame, reduction
 
 _JPEG = {6, 7, 33007, 34892}
 _CONVERT = "convert it to grey or RGB"
@@ -60,10 +76,11 @@ class _TiffLevel:
 
 
 class TiffSource(ImageSource):
-    """The largest series of a TIFF (the first of equals) with its pyramid.
+    """A series of a TIFF with its pyramid: the largest (the first of equals), or the one that is chosen.
 
-    Pages of a stack are z planes. Tiles that a sparse slide does not store are 0. Values are as stored: an image where
-    0 is white is not inverted. Of an OME-TIFF in several files only the pages of this file are seen.
+    Pages of a stack are z planes, turned as their orientation tag says. Tiles that a sparse slide does not store are
+    GDAL's no-data value, else 0. Values are as stored: an image where 0 is white is inverted only if that is asked for.
+    Of an OME-TIFF in several files only the pages of this file are seen.
     """
 
     def __init__(
@@ -73,12 +90,13 @@ class TiffSource(ImageSource):
         segments: Segments,
         levels: list[_TiffLevel],
         dtype: np.dtype,
-        size: PixelSize | None,
+        frame: Frame,
+        shown: Shown,
     ) -> None:
         first = levels[0].layout
         (height, width), planes = first.plane, [level.layout.plane for level in levels]
-        described = tuple(Level(plane, (_ratio(height, plane[0]), _ratio(width, plane[1]))) for plane in planes)
-        super().__init__(path, tiff_format(tiff), described, first.depth, first.channels, dtype, size)
+        described = tuple(Level(plane, (reduction(height, plane[0]), reduction(width, plane[1]))) for plane in planes)
+        super().__init__(path, tiff_format(tiff), described, first.depth, first.channels, dtype, frame, shown)
         self._tiff = tiff
         self._segments = segments
         self._levels = levels
@@ -103,36 +121,64 @@ class TiffSource(ImageSource):
         self._tiff.close()
 
 
-def _ratio(full: int, reduced: int) -> float:
-    """Pixels of level 0 per pixel of a level: a whole number where one explains the sizes, as they are rounded."""
-    whole = round(full / reduced)
-    return float(whole) if whole and reduced in (full // whole, -(-full // whole)) else full / reduced
-
-
-def open_tiff(path: str, axes: str | None, select: Mapping[str, int]) -> TiffSource:
-    """Open a TIFF; `axes` and `select` as in `open_image`.
+def open_tiff(path: str, axes: str | None, select: Mapping[str, int], series: int | None, invert: bool) -> TiffSource:
+    """Open a TIFF; arguments as in `open_image`.
 
     Raises:
         ImageError: it is damaged, truncated, or stored in a way that is not supported.
     """
-    # _multifile: the XML may name files anywhere on this machine, which are not for us to open
-    tiff = TiffFile(path, _multifile=False)
-    try:
-        check_description(path, tiff)
-        check_pages(path, tiff)
-        if not tiff.series:
-            raise ImageError(f"{path} holds no image: it is damaged")
-        series = max(tiff.series, key=lambda s: s.keyframe.imagelength * s.keyframe.imagewidth)
-        segments = Segments(tiff)
-        levels = _levels(path, series, segments, axes, select)
-        return TiffSource(path, tiff, segments, levels, series.dtype, tiff_pixel_size(tiff, series))
-    except BaseException:
-        tiff.close()
-        raise
+    with warnings_of_tifffile() as said:
+        # _multifile: the XML may name files anywhere on this machine, which are not for us to open
+        tiff = TiffFile(path, _multifile=False)
+        try:
+            check_description(path, tiff)
+            check_pages(path, tiff)
+            images = images_of(path, tiff)
+            notes = [*check_claims(path, tiff, images)]
+            default = max(range(len(images)), key=lambda n: _area(images[n]))  # the first of equals
+            contents = tuple(map(in_words, images)) if len(images) > 1 else ()
+            number = chosen_series(path, series, contents or ("",), default)
+            notes += () if series is not None else others_note(path, contents, number)
+            chosen = images[number]
+            segments = Segments(tiff)
+            levels = _levels(path, chosen, segments, axes, select, notes)
+            white = _white(path, chosen.keyframe, invert, notes)
+            shown = Shown(orientation_of(chosen.keyframe), white, (*notes, *warning_notes(path, said)), contents)
+            return TiffSource(path, tiff, segments, levels, chosen.dtype, tiff_frame(tiff, chosen), shown)
+        except BaseException:
+            tiff.close()
+            raise
+
+
+def _area(series: TiffPageSeries) -> int:
+    return int(series.keyframe.imagelength * series.keyframe.imagewidth)
+
+
+def _white(path: str, page: TiffPage, invert: bool, notes: list[str]) -> int | None:
+    """The value that a page's are subtracted from, if it counts from white and is to be inverted."""
+    if int(page.photometric) != 0:
+        if invert:
+            notes += inverted_in_vain(path)
+        return None
+    if not invert:
+        notes.append(f"{path} says that 0 is white (MINISWHITE): values are read as stored; --invert turns them round")
+        return None
+    assert page.dtype is not None
+    if page.dtype.kind == "f":
+        raise ImageError(f"{path} holds floats of which 0 is white: there is no largest to invert them by: convert it")
+    notes.append(f"{path} says that 0 is white (MINISWHITE): its values are inverted")
+    if page.dtype.kind == "i":
+        return -1
+    return 255 if page.bitspersample == 1 else (1 << page.bitspersample) - 1
 
 
 def _levels(
-    path: str, series: TiffPageSeries, segments: Segments, axes: str | None, select: Mapping[str, int]
+    path: str,
+    series: TiffPageSeries,
+    segments: Segments,
+    axes: str | None,
+    select: Mapping[str, int],
+    notes: list[str],
 ) -> list[_TiffLevel]:
     """Levels of the pyramid down to the first that differs from level 0 in more than its size."""
     levels: list[_TiffLevel] = []
@@ -144,7 +190,10 @@ def _levels(
             != (levels[0].layout.axes, levels[0].layout.depth, levels[0].layout.channels, series.dtype)
         ):
             break
-        levels.append(_level(path, stored, segments, layout))
+        level = _level(path, stored, segments, layout)
+        if not _is_stored(path, stored, len(levels), notes):
+            break
+        levels.append(level)
     return levels
 
 
@@ -172,13 +221,43 @@ def _check_kind(path: str, page: TiffPage) -> None:
     if page.compression != 1 and page.compression not in tifffile.TIFF.DECOMPRESSORS:
         raise ImageError(f"{path} uses TIFF compression {int(page.compression)}, which cannot be decoded: convert it")
     photometric = int(page.photometric)
-    if photometric == 3:
+    if photometric == 3 and not _is_our_mask(page.parent):
         raise ImageError(f"{path} has a colour map (palette), which is not applied: {_CONVERT}")
-    if photometric not in (0, 1, 2) and not (photometric == 6 and page.compression in _JPEG):
+    if photometric not in (0, 1, 2, 3) and not (photometric == 6 and page.compression in _JPEG):
         name = getattr(page.photometric, "name", photometric)
         raise ImageError(f"{path} has colours of kind {name}, which is not supported: {_CONVERT}")
     if page.imagedepth != 1:
         raise ImageError(f"{path} has volumetric pages, which are not supported: write one page a plane")
+
+
+def _is_our_mask(tiff: TiffFile) -> bool:
+    """Whether the file is a mask that we wrote, whose palette shows class ids: they are what is read."""
+    return f'<M K="{MARK}">' in (tiff.ome_metadata or "")
+
+
+def _is_stored(path: str, series: TiffPageSeries, level: int, notes: list[str]) -> bool:
+    """Whether any of a level is stored; adds to `notes` what is not.
+
+    Raises:
+        ImageError: nothing of a plane of level 0 is stored, as where a file was not written to its end.
+    """
+    key, pages = series.keyframe, pages_of(series)
+    kind, expected = "tiles" if key.is_tiled else "strips", segment_count(key)
+    stored = [expected] if contiguous_start(series) is not None else [stored_segments(page) for page in pages]
+    empty = [number for number, count in enumerate(stored) if count == 0]
+    if level and len(empty) == len(stored):
+        notes.append(f"{path} stores nothing of level {level} and below: these are left out")
+        return False
+    if level == 0 and empty:
+        planes = f" of {len(empty)} of {len(stored)} planes (the first is {empty[0]})" if len(stored) > 1 else ""
+        raise ImageError(
+            f"{path} stores none of the {expected} {kind}{planes}: it was not written to its end: export it again"
+        )
+    if level == 0 and sum(stored) < expected * len(stored):
+        total = expected * len(stored)
+        value = f"{fill_value(key):g}"
+        notes.append(f"{path} does not store {total - sum(stored):,} of {total:,} {kind}: their pixels are {value}")
+    return True
 
 
 def _level(path: str, series: TiffPageSeries, segments: Segments, layout: Layout) -> _TiffLevel:
@@ -208,23 +287,28 @@ def _level(path: str, series: TiffPageSeries, segments: Segments, layout: Layout
 def _planes(path: str, series: TiffPageSeries, segments: Segments) -> tuple[Plane, ...]:
     """One for each page of the series, compared with the file's size."""
     key, size = series.keyframe, series.keyframe.parent.filehandle.size
-    if start := series.dataoffset:
+    number = planes_of(series)
+    if (start := contiguous_start(series)) is not None:
         # one page may stand for a whole stack, as in ImageJ's: the planes lie one after the other
-        number = math.prod(series.shape) // key.size
         if start + number * key.nbytes > size:
             raise ImageError(
                 f"{path} is truncated: it has {size} of {start + number * key.nbytes} bytes: copy it again"
             )
         return raw_planes(key, [start + i * key.nbytes for i in range(number)])
-    pages = [page for page in series if page is not None]
-    if len(pages) < len(series):
-        raise ImageError(f"{path} lacks some of the planes that its metadata lists: export it as one file")
+    pages = pages_of(series)
+    if len(pages) < number:
+        raise ImageError(
+            f"{path} lacks {number - len(pages)} of the {number} planes that its metadata lists: it is truncated, or "
+            "the others are in other files: copy it again, or export it as one file"
+        )
     for page in pages:
         check_segments(path, key, page, size)
+        check_alike(path, key, page)
     if key.is_final and all(lies_raw(key, page) for page in pages):
         return raw_planes(key, [page.dataoffsets[0] for page in pages])
     check_segment_size(path, key)
+    fill = fill_value(key)
     return tuple(
-        SegmentedPlane(key, tuple(page.dataoffsets), tuple(page.databytecounts), page.jpegtables, segments)
+        SegmentedPlane(key, tuple(page.dataoffsets), tuple(page.databytecounts), page.jpegtables, fill, segments)
         for page in pages
     )

@@ -1,22 +1,41 @@
 """The stored planes of a TIFF, read region by region: row by row where they lie raw, else by strips or tiles."""
 
+import math
 import os
 import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
-from tifffile import TiffFile, TiffFrame, TiffPage
+from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
 from tilesegment.images.pieces import PieceReader, Take
-from tilesegment.threads import decoding_threads
+from tilesegment.threads import thread_count
 
 MAX_SEGMENT = 1 << 30  # bytes of a strip or tile once decoded
-_DESCRIPTION = 270  # tag
+# tags
+_DESCRIPTION, _ORIENTATION, _GDAL_NODATA = 270, 274, 42113
+# tags of which pages of one stack have the same value, if it is one number, and what they are where they are missing
+_ALIKE = {
+    256: "width",
+    257: "height",
+    258: "bits of a sample",
+    259: "compression",
+    262: "colour kind",
+    _ORIENTATION: "orientation",
+    277: "samples of a pixel",
+    284: "planar configuration",
+    317: "predictor",
+    322: "tile width",
+    323: "tile height",
+    339: "sample format",
+}
+_DEFAULTS = {258: 1, 259: 1, _ORIENTATION: 1, 277: 1, 284: 1, 317: 1, 339: 1}
+_ORDER: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 
 
 class Plane(Protocol):
@@ -74,7 +93,7 @@ class Segments:
     def __init__(self, tiff: TiffFile) -> None:
         self.pieces = PieceReader()
         self._file = tiff.filehandle.fileno()
-        self._pool = ThreadPoolExecutor(decoding_threads(), "decode")
+        self._pool = ThreadPoolExecutor(thread_count(), "decode")
 
     def decode(self, plane: "SegmentedPlane", indices: list[int], take: Callable[[int, np.ndarray], None]) -> None:
         """Calls `take` with each of the strips or tiles `indices` of `plane` that is stored, (h, w, samples)."""
@@ -104,12 +123,13 @@ class Segments:
 
 @dataclass(frozen=True)
 class SegmentedPlane:
-    """A plane of strips or tiles that have to be decoded. Those that are not stored are 0, as in sparse slides.
+    """A plane of strips or tiles that have to be decoded. Those that are not stored are `fill`, as in sparse slides.
 
     Attributes:
         key: the page that says how all pages of its series are stored.
         offsets, counts: where each strip or tile lies in the file, in bytes.
         jpegtables: what all its JPEG tiles share.
+        fill: value of the pixels that are not stored.
         segments: what reads and decodes them.
     """
 
@@ -117,6 +137,7 @@ class SegmentedPlane:
     offsets: tuple[int, ...]
     counts: tuple[int, ...]
     jpegtables: bytes | None
+    fill: float
     segments: Segments
 
     def read(self, region: Region) -> np.ndarray:
@@ -124,7 +145,7 @@ class SegmentedPlane:
         separate, _, height, width, interleaved = self.key.shaped
         rows, columns = segment_shape(self.key)
         down, across = -(-height // rows), -(-width // columns)
-        pixels = np.zeros((separate * interleaved, *region.shape), self.key.dtype)
+        pixels = np.full((separate * interleaved, *region.shape), self.fill, self.key.dtype)
         for sample in range(separate):
             first = sample * down * across
 
@@ -147,6 +168,47 @@ def segment_shape(page: TiffPage) -> tuple[int, int]:
     return min(page.rowsperstrip, page.imagelength), page.imagewidth
 
 
+def segment_count(key: TiffPage) -> int:
+    """How many strips or tiles a page like `key` has."""
+    separate, _, height, width, _ = key.shaped
+    rows, columns = segment_shape(key)
+    return int(separate * -(-height // rows) * -(-width // columns))
+
+
+def stored_segments(page: TiffPage | TiffFrame) -> int:
+    """How many strips or tiles of a page are there."""
+    return int(np.count_nonzero(np.asarray(page.dataoffsets, bool) & np.asarray(page.databytecounts, bool)))
+
+
+def contiguous_start(series: TiffPageSeries) -> int | None:
+    """Where the planes of a series begin that lie one after the other, raw; None if they don't."""
+    start = series.dataoffset
+    return start if start and all(series.keyframe.databytecounts) else None
+
+
+def fill_value(page: TiffPage) -> float:
+    """The value of pixels that are not stored: what GDAL noted as no data, as near as the type allows, else 0."""
+    tag = page.tags.get(_GDAL_NODATA)
+    try:
+        value = float(str(tag.value).strip(" \0")) if tag is not None else 0.0
+    except ValueError:  # what says nothing is taken for not said
+        return 0
+    assert page.dtype is not None
+    if page.dtype.kind == "f":
+        limits = np.finfo(page.dtype)
+        return value if not math.isfinite(value) else min(max(value, float(limits.min)), float(limits.max))
+    if page.dtype.kind == "b":
+        return bool(value)
+    bounds = np.iinfo(page.dtype)
+    return 0 if math.isnan(value) else int(min(max(value, bounds.min), bounds.max))
+
+
+def orientation_of(page: TiffPage) -> int:
+    """How a page's pixels are to be turned, 1 to 8."""
+    tag = page.tags.get(_ORIENTATION)
+    return int(tag.value) if tag is not None and isinstance(tag.value, int) else 1
+
+
 def check_pages(path: str, tiff: TiffFile) -> None:
     """Compare the directory with what tifffile made of it, which drops pages and descriptions that it cannot read.
 
@@ -160,12 +222,56 @@ def check_pages(path: str, tiff: TiffFile) -> None:
         if file.read(kind.offsetsize) != bytes(kind.offsetsize):
             raise ImageError(f"{path} is truncated or damaged: its chain of pages does not end: copy it again")
     first = tiff.pages.first
-    file.seek(first.offset)
+    if _DESCRIPTION in _directory(tiff, first.offset) and _DESCRIPTION not in first.tags:
+        raise ImageError(f"{path} is truncated or damaged: its description cannot be read: copy it again")
+
+
+def _directory(tiff: TiffFile, offset: int) -> dict[int, bytes]:
+    """The entries of the directory at `offset` by code: type, count, and the value or where it lies."""
+    file, kind = tiff.filehandle, tiff.tiff
+    file.seek(offset)
     (count,) = struct.unpack(kind.tagnoformat, file.read(kind.tagnosize))
     entries = file.read(count * kind.tagsize)
-    codes = [struct.unpack_from(f"{kind.byteorder}H", entries, i * kind.tagsize)[0] for i in range(count)]
-    if _DESCRIPTION in codes and _DESCRIPTION not in first.tags:
-        raise ImageError(f"{path} is truncated or damaged: its description cannot be read: copy it again")
+    starts = range(0, count * kind.tagsize, kind.tagsize)
+    return {struct.unpack_from(f"{kind.byteorder}H", entries, at)[0]: entries[at : at + kind.tagsize] for at in starts}
+
+
+def check_alike(path: str, key: TiffPage, page: TiffPage | TiffFrame) -> None:
+    """Compare a page of a stack with the one that says how all of them are stored; tifffile believes a description.
+
+    Raises:
+        ImageError: it is of another size, compression or kind.
+    """
+    if page.offset == key.offset:
+        return
+    first, other = (_directory(key.parent, each.offset) for each in (key, page))
+    for code, name in _ALIKE.items():
+        values = [entries.get(code, b"") for entries in (first, other)]
+        if values[0] != values[1] and all(map(_is_inline, values, [key.parent] * 2)):
+            numbers = [_integer(value, key.parent) for value in values]
+            if numbers[0] != numbers[1] and {*numbers} != {None, _DEFAULTS.get(code)}:
+                raise ImageError(
+                    f"{path} has pages of one stack that differ: the {name} of one is {numbers[0]}, of another "
+                    f"{numbers[1]}: export its images to files of their own"
+                )
+
+
+def _is_inline(entry: bytes, tiff: TiffFile) -> bool:
+    """Whether an entry holds one number, which then stands in it."""
+    return not entry or _count(entry, tiff) == 1
+
+
+def _count(entry: bytes, tiff: TiffFile) -> int:
+    return int.from_bytes(entry[4 : 4 + tiff.tiff.offsetsize], _ORDER[tiff.byteorder])
+
+
+def _integer(entry: bytes, tiff: TiffFile) -> int | None:
+    """The number in an entry; None if there is no entry."""
+    if not entry:
+        return None
+    width = {1: 1, 3: 2, 4: 4}.get(int.from_bytes(entry[2:4], _ORDER[tiff.byteorder]), tiff.tiff.offsetsize)
+    start = 4 + tiff.tiff.offsetsize
+    return int.from_bytes(entry[start : start + width], _ORDER[tiff.byteorder])
 
 
 def check_segments(path: str, key: TiffPage, page: TiffPage | TiffFrame, size: int) -> None:
@@ -174,9 +280,8 @@ def check_segments(path: str, key: TiffPage, page: TiffPage | TiffFrame, size: i
     Raises:
         ImageError: strips or tiles are missing from its directory, or lie beyond the end of the file.
     """
-    separate, _, height, width, _ = key.shaped
-    rows, columns = segment_shape(key)
-    expected = separate * -(-height // rows) * -(-width // columns)
+    _, _, height, width, _ = key.shaped
+    expected = segment_count(key)
     kind = "tiles" if key.is_tiled else "strips"
     if min(len(page.dataoffsets), len(page.databytecounts)) < expected:
         raise ImageError(

@@ -1,6 +1,6 @@
 """Zarr arrays and OME-Zarr images, versions 2 and 3."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,12 @@ from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
 from tilesegment.images.axes import Layout, arrange
 from tilesegment.images.pieces import MOST_KEPT, PieceReader, Take
-from tilesegment.images.source import ImageSource, Level
+from tilesegment.images.source import ImageSource, Level, Shown
 from tilesegment.images.zarr_chunks import Chunks
-from tilesegment.images.zarr_metadata import ArrayFacts, Multiscale, array_facts, is_array, multiscale, node
-from tilesegment.metadata import PixelSize
+from tilesegment.images.zarr_groups import image_within
+from tilesegment.images.zarr_metadata import ArrayFacts, array_facts, is_array, node
+from tilesegment.metadata import UNKNOWN_FRAME, Frame
+from tilesegment.ome_zarr import Multiscale, read_multiscale
 
 _MOST_PIECE = 1 << 27  # bytes: larger chunks are not kept
 
@@ -30,15 +32,15 @@ class ZarrSource(ImageSource):
         format: str,
         arrays: list[Chunks],
         layouts: list[Layout],
-        scales: list[tuple[float, float]],
-        pixel_size: PixelSize | None,
+        reductions: Sequence[tuple[float, float]],
+        frame: Frame = UNKNOWN_FRAME,
+        notes: tuple[str, ...] = (),
     ) -> None:
         first = layouts[0]
-        levels = tuple(
-            Level(layout.plane, (scale[0] / scales[0][0], scale[1] / scales[0][1]))
-            for layout, scale in zip(layouts, scales, strict=True)
+        levels = tuple(Level(layout.plane, scale) for layout, scale in zip(layouts, reductions, strict=True))
+        super().__init__(
+            path, format, levels, first.depth, first.channels, arrays[0].array.dtype, frame, Shown(notes=notes)
         )
-        super().__init__(path, format, levels, first.depth, first.channels, arrays[0].array.dtype, pixel_size)
         self._arrays = arrays
         self._layouts = layouts
         self._pieces = PieceReader()
@@ -96,12 +98,10 @@ def open_zarr(path: str, axes: str | None, select: Mapping[str, int]) -> ZarrSou
     if is_array(meta):
         facts = array_facts(path, meta, attributes)
         layout = arrange(path, _axes(path, facts, axes), facts.shape, select)
-        return ZarrSource(path, "Zarr", [Chunks(folder)], [layout], [(1.0, 1.0)], None)
-    image = multiscale(path, attributes)
+        return ZarrSource(path, "Zarr", [Chunks(folder)], [layout], [(1.0, 1.0)])
+    image = read_multiscale(path, attributes)
     if image is None:
-        below = sorted(p.name for p in folder.iterdir() if p.is_dir() and node(p))
-        hint = f"name one of {', '.join(below[:8])} in it, as {path.rstrip('/')}/{below[0]}" if below else "it is empty"
-        raise ImageError(f"{path} is a Zarr group without an OME-Zarr image: {hint}")
+        return open_zarr(image_within(path, attributes), axes, select)
     return _open_multiscale(folder, image, axes, select)
 
 
@@ -109,8 +109,7 @@ def _open_multiscale(folder: Path, image: Multiscale, axes: str | None, select: 
     names = image.axes if axes is None else tuple(axes)
     arrays: list[Chunks] = []
     layouts: list[Layout] = []
-    scales = []
-    for name, scale in zip(image.paths, image.scales, strict=True):
+    for name in image.paths:
         path = str(folder / name)
         found = node(folder / name)
         if found is None or not is_array(found[0]):
@@ -124,8 +123,9 @@ def _open_multiscale(folder: Path, image: Multiscale, axes: str | None, select: 
             raise ImageError(f"{folder} has levels of {kinds}: the store is damaged")
         arrays.append(array)
         layouts.append(layout)
-        scales.append(scale)
-    return ZarrSource(str(folder), f"OME-Zarr {image.version}", arrays, layouts, scales, image.pixel_size)
+    reductions, notes = image.reductions([layout.plane for layout in layouts])
+    frame, notes = image.frame(names), image.notes + notes
+    return ZarrSource(str(folder), f"OME-Zarr {image.version}", arrays, layouts, reductions, frame, notes)
 
 
 def _axes(path: str, facts: ArrayFacts, axes: str | None) -> tuple[str, ...]:

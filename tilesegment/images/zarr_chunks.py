@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tilesegment.zarr_reading import open_with_zarr, open_with_zarrs
+from tilesegment.zarr_keys import has_chunk
+from tilesegment.zarr_reading import declared, open_with_zarr, open_with_zarrs
 
 Index = tuple[int | slice, ...]
 
@@ -21,14 +22,24 @@ class Chunks:
     """The array in a folder, read by index.
 
     Attributes:
-        array: as zarr has it.
+        array: as zarr has it, its chunks under the names that they are stored under.
+        notes: what a user should know of how it is stored, one sentence each.
     """
 
     def __init__(self, folder: Path) -> None:
         self.array = open_with_zarr(folder)
         self._folder = folder
+        self.notes = self._said()
         # of a part of a chunk it does not notice that the chunk is too long or too short, so it is given whole ones
         self._whole = open_with_zarrs(folder)
+
+    def _said(self) -> tuple[str, ...]:
+        name = self.array.metadata.encode_chunk_key((0,) * self.array.ndim)
+        if declared(self._folder).metadata != self.array.metadata:
+            return (f"{self._folder} has chunks named as {name}, other than its metadata say: they are read as stored",)
+        if not has_chunk(self._folder, self.array.metadata):
+            return (f"{self._folder} stores no chunk: all its pixels are the fill value {self.array.fill_value}",)
+        return ()
 
     def read(self, index: Index) -> np.ndarray:
         """What the array holds at `index`; where no chunk is stored, its fill value.
