@@ -18,6 +18,7 @@ from tilesegment.evaluation import pixel_accuracy
 from tilesegment.geometry import Region
 from tilesegment.labels import BLOCK, OBJECT_NAMES, Coding, Label, Scan, Scanner, decide
 from tilesegment.labels.instances import OBJECTS_NOTE
+from tilesegment.labels.label import first_notes
 
 Report = Callable[[float, str], None]
 
@@ -75,7 +76,7 @@ def evaluate(
         if cells is None and not any(part.scores for part in parts):
             parts = None
     found = _summary(str(prediction), str(truth), planes, counted.kind, matching, parts)
-    notes = (*found_pairs.notes, *meanings.notes, *(OBJECTS_NOTE,) * instances)
+    notes = (*found_pairs.notes, *counted.notes, *meanings.notes, *(OBJECTS_NOTE,) * instances)
     found = replace(found, notes=notes)
     if figure is None:
         return found
@@ -91,6 +92,7 @@ class _Counted:
         planes: with what the files store as values.
         kind, truth_kind: of prediction and truth.
         truths, predictions: what the files hold, by the pairs' names; no predictions for probabilities.
+        notes: what the user should know of how files are read.
     """
 
     planes: list[Plane]
@@ -98,6 +100,7 @@ class _Counted:
     truth_kind: Kind
     truths: list[Scan]
     predictions: list[Scan]
+    notes: tuple[str, ...]
 
 
 def _count(pairs: Sequence[Pair], opening: Opening, report: Report) -> _Counted:
@@ -106,6 +109,7 @@ def _count(pairs: Sequence[Pair], opening: Opening, report: Report) -> _Counted:
     kinds: list[tuple[Kind, Kind]] = []
     truths: list[Scan] = []
     predictions: list[Scan] = []
+    notes: list[str] = []
     for n, pair in enumerate(pairs):
         with opening.open(pair) as (prediction, truth):
             kinds.append((prediction.kind, Kind(0, truth.classes, truth.classes is not None)))
@@ -129,10 +133,11 @@ def _count(pairs: Sequence[Pair], opening: Opening, report: Report) -> _Counted:
                 name = pair.name if truth.planes == 1 else f"{pair.name}[{z}]"
                 planes.append(Plane(name, pair, z, truth.shape, counts))
             truths.append(replace(scanner.scan(), name=pair.name))
+            notes += (*truth.notes, *prediction.notes)
             if other is not None:
                 predictions.append(replace(other.scan(), name=pair.name))
     kind, truth_kind = (reduce(lambda a, b: _together(a, b) or a, column) for column in zip(*kinds, strict=True))
-    return _Counted(planes, kind, truth_kind, truths, predictions)
+    return _Counted(planes, kind, truth_kind, truths, predictions, first_notes(notes))
 
 
 def _together(one: Kind, other: Kind) -> Kind | None:

@@ -83,6 +83,7 @@ class Layer:
         kind: what its values are.
         label: where it holds classes.
         read: the pixels of a region of plane z, (C, h, w).
+        notes: what the user should know of how the file is read, a sentence each.
     """
 
     path: str
@@ -91,6 +92,7 @@ class Layer:
     kind: Kind
     label: Label | None
     read: Callable[[Region, int], np.ndarray]
+    notes: tuple[str, ...]
 
     def codes(self, region: Region, z: int) -> np.ndarray:
         """What is counted of a region, (h, w)."""
@@ -136,13 +138,14 @@ class Opening:
         source = None if kind in ("mask", "model") else files.enter_context(open_image(path))
         if source is not None and source.stored_dtype.kind == "f":
             shares = Kind(source.channels, _probability_classes(path), ids=False)
+            read = source.read
             return Layer(
-                str(path), source.shape, source.depth or 1, shares, None, lambda region, z: source.read(region, 0, z)
+                str(path), source.shape, source.depth or 1, shares, None, lambda r, z: read(r, 0, z), source.notes
             )
         label = self._label(path, "prediction", files, None)
-        classes = Kind(0, label.classes, ids=label.classes is not None)
+        kept = Kind(0, label.classes, ids=label.classes is not None)
         return Layer(
-            str(path), label.shape, label.planes, classes, label, lambda region, z: label.read(region, z)[None]
+            str(path), label.shape, label.planes, kept, label, lambda r, z: label.read(r, z)[None], label.notes
         )
 
     def _label(self, path: Path, what: str, files: ExitStack, ignore: int | None) -> Label:

@@ -26,9 +26,17 @@ class JoinedSource(ImageSource):
                     f"the channels of an image differ: {', '.join(sizes)}; they must be of one size and type"
                 )
         channels = sum(one.channels for one in sources)
+        notes = tuple(note for one in sources for note in one.notes)
         super().__init__(
-            first.path, first.format, first.levels[:1], first.depth, channels, first.stored_dtype, first.pixel_size
+            path=first.path,
+            format=first.format,
+            levels=first.levels[:1],
+            depth=first.depth,
+            channels=channels,
+            dtype=first.stored_dtype,
+            frame=first.frame,
         )
+        self.notes = notes
         self._sources = tuple(sources)
 
     def _read(self, region: Region, level: int, z: int) -> np.ndarray:

@@ -1,14 +1,14 @@
 """Label files of any kind, read by regions as whole numbers that stand for classes, before anything is decided."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tilesegment.errors import DataError
 from tilesegment.geometry import Region
@@ -20,6 +20,7 @@ from tilesegment.masks.spec import spec_from_record
 from tilesegment.metadata import LabelClass
 
 BLOCK = 2048  # side in pixels of the squares in which labels are read
+_MOST_NOTES = 3
 
 Kind = Literal["grey", "palette", "colour"]
 
@@ -37,6 +38,7 @@ class Label:
         colours: `#rrggbb` by value, where the file tells them.
         names: of classes by value, where the file tells them.
         classes: where the file is a mask that was predicted: its values are ids of these, or their colours.
+        notes: what the user should know of how the file is read, a sentence each.
     """
 
     shape: tuple[int, int]
@@ -47,6 +49,7 @@ class Label:
     colours: Mapping[int, str] = field(default_factory=dict)
     names: Mapping[int, str] = field(default_factory=dict)
     classes: tuple[LabelClass, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def blocks(self) -> Iterator[tuple[int, Region]]:
         """Planes and regions that cover the label once."""
@@ -76,7 +79,9 @@ def open_label(path: Path, voc: bool = False, *, strict: bool = False) -> Iterat
             shape, planes = mask.spec.shape, mask.spec.depth or 1
             yield Label(shape, planes, "grey", False, lambda r, z: mask.read(r, 0, z), classes=classes)
             return
-    palette = _indexed(path, greys_too=voc or classes is not None)
+    # a TIFF that was predicted may be large: it is read by regions, as ids whatever its palette
+    tiff = classes is not None and path.suffix.lower() in (".tif", ".tiff")
+    palette = None if tiff else _indexed(path, greys_too=voc or classes is not None)
     if palette is not None:
         yield palette if classes is None else _as_predicted(palette, classes)
         return
@@ -89,7 +94,9 @@ def open_label(path: Path, voc: bool = False, *, strict: bool = False) -> Iterat
         names, colours = _image_label(path) if path.is_dir() else ({}, {})
         kind: Kind = "grey" if source.channels == 1 else "colour"
         jpeg = source.format == "JPEG"
-        yield Label(source.shape, source.depth or 1, kind, jpeg, _reader(source), colours, names, classes)
+        # a label is read as it is stored, and not as float32
+        notes = source.notes[:-1] if source.dtype != source.stored_dtype else source.notes
+        yield Label(source.shape, source.depth or 1, kind, jpeg, _reader(source), colours, names, classes, notes)
 
 
 def _reader(source: ImageSource) -> Callable[[Region, int], np.ndarray]:
@@ -140,7 +147,7 @@ def _indexed(path: Path, greys_too: bool) -> Label | None:
                 entries = image.getpalette("RGB") or [level for level in range(256) for _ in "rgb"]
                 for number in range(getattr(image, "n_frames", 1)):
                     image.seek(number)
-                    frames.append(np.array(image))
+                    frames.append(np.array(ImageOps.exif_transpose(image)))
     except Exception:  # whatever Pillow cannot read: open_image tells what is the matter with it
         return None
     if any(frame.ndim != 2 or frame.shape != frames[0].shape for frame in frames):
@@ -174,3 +181,9 @@ def _image_label(path: Path) -> tuple[dict[int, str], dict[int, str]]:
         if isinstance(rgba, list) and len(rgba) >= 3 and all(type(v) is int and 0 <= v <= 255 for v in rgba):
             colours[value] = "#" + bytes(rgba[:3]).hex()
     return names, colours
+
+
+def first_notes(notes: Sequence[str]) -> tuple[str, ...]:
+    """The first of many notes on files, and how many more there are."""
+    more = (f"the same, or alike, of {len(notes) - _MOST_NOTES} more files",) if len(notes) > _MOST_NOTES else ()
+    return (*notes[:_MOST_NOTES], *more)

@@ -26,6 +26,7 @@ from tilesegment.labels import (
     scan,
 )
 from tilesegment.labels.instances import OBJECTS_NOTE, check_objects, count_pieces
+from tilesegment.labels.label import first_notes
 from tilesegment.metadata import PixelSize
 from tilesegment.training.data.checks import label_warnings
 from tilesegment.training.data.layouts import Layout, Pair, find_layout
@@ -89,7 +90,7 @@ def open_dataset(
     ignore = layout.ignore if ignore is None else ignore
     reading = _Reading(layout.voc, ignore, instances)
     warnings = _check_instances(layout, reading) if instances else ()
-    scans, sizes = _scanned(layout, reading)
+    scans, sizes, told = _scanned(layout, reading)
     coding = decide(scans, classes, reading.read_ignore, layout.voc)
     described = classes_of(coding, scans, classes, layout.names)
     parts = [[s for pair in pairs for s in _sections(pair, reading, coding)] for pairs in layout.both]
@@ -102,7 +103,7 @@ def open_dataset(
         layout=layout.words,
         ignore=ignore if instances else coding.ignore,
         held_out=tuple(s.name for s in parts[1] if s.name not in unlabelled),
-        notes=coding.notes + (OBJECTS_NOTE,) * instances,
+        notes=(*told, *coding.notes, *(OBJECTS_NOTE,) * instances),
     )
     return replace(data, warnings=(*layout.warnings, *warnings, *label_warnings(data, unlabelled)))
 
@@ -116,9 +117,10 @@ def _check_instances(layout: Layout, reading: _Reading) -> tuple[str, ...]:
     return check_objects(blocks)
 
 
-def _scanned(layout: Layout, reading: _Reading) -> tuple[list[Scan], set[PixelSize | None]]:
-    """What the labels hold, and the pixel sizes of the images; checks that the images are of one kind and fit."""
+def _scanned(layout: Layout, reading: _Reading) -> tuple[list[Scan], set[PixelSize | None], tuple[str, ...]]:
+    """What labels hold, pixel sizes of the images, and notes; checks that the images are of one kind and fit."""
     scans: list[Scan] = []
+    notes: list[str] = []
     sizes: set[PixelSize | None] = set()
     first: tuple[str, int, np.dtype] | None = None
     for pair in layout.every:
@@ -133,7 +135,8 @@ def _scanned(layout: Layout, reading: _Reading) -> tuple[list[Scan], set[PixelSi
             sizes.add(source.pixel_size)
             found = scan(f"label {pair.name}", label, reading.read_ignore)
             scans.append(replace(found, name=pair.name))
-    return scans, sizes
+            notes += (*source.notes, *label.notes)
+    return scans, sizes, first_notes(notes)
 
 
 def _check_fit(name: str, image: ImageSource, label: Label) -> None:
