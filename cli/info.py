@@ -63,7 +63,9 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
     """A line a fact, nested ones indented."""
     lines = []
     for name, value in facts.items():
-        if isinstance(value, dict):
+        if name == "notes":
+            lines += [f"{indent}note: {one_line(note)}" for note in value]
+        elif isinstance(value, dict):
             lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
         else:
             lines.append(f"{indent}{name + ':':<16} {_text(name, value)}")
@@ -72,5 +74,5 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
 
 def _text(name: str, value: Any) -> str:
     if value in (None, ""):
-        return "unknown" if name in ("pixel_size_um", "licence") else "none"
+        return "unknown" if name in ("pixel_size_um", "plane_spacing_um", "licence") else "none"
     return json.dumps(value) if isinstance(value, list | bool) else one_line(value)

@@ -226,7 +226,10 @@ def _print_plan(job: "Job", as_json: bool) -> None:
         known = {name: getattr(plan, name) for name in ("pixels", "blocks", "tiles", "tile", "step", "block", "batch")}
         known |= {"blocks_skipped": skipping.blocks}
         known |= {"device": plan.device, "precision": plan.precision, "runtime": plan.runtime, "seconds": seconds}
-        click.echo(json.dumps(known | {"memory_bytes": plan.memory_bytes, "disk_bytes": plan.disk_bytes}))
+        known |= {"memory_bytes": plan.memory_bytes, "disk_bytes": plan.disk_bytes, "notes": list(job.order.notes)}
+        click.echo(json.dumps(known))
         return
+    for note in job.order.notes:
+        click.echo(f"Note: {note}", err=True)
     for name, value in [*job.order.lines(), ("time", f"about {seconds:,.0f} s, from one tile measured here")]:
         click.echo(f"{name:<10}{value}")

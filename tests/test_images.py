@@ -238,7 +238,7 @@ def open_array(pixels: np.ndarray) -> ImageSource:
         def close(self) -> None:
             return None
 
-    return ArraySource("a", "array", (Level(pixels.shape[1:], (1, 1)),), None, len(pixels), pixels.dtype, None)
+    return ArraySource("a", "array", (Level(pixels.shape[1:], (1, 1)),), None, len(pixels), pixels.dtype)
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 30), st.integers(0, 30), st.data())

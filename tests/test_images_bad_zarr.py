@@ -96,7 +96,9 @@ def test_metadata_that_is_no_json(tmp_path: Path, text: str) -> None:
         ({"axes": [{"name": "y"}]}, "damaged"),
         ({"axes": [{"name": "y"}, {"name": "y"}]}, "damaged"),
         ({"axes": 7}, "damaged"),
-        ({"datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1]}]}]}, "damaged"),
+        ({"datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": ["a", 1]}]}]}, "damaged"),
+        ({"datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale"}]}]}, "damaged"),
+        ({"datasets": [{"path": "0", "coordinateTransformations": [7]}]}, "damaged"),
         ({"datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [0, 1]}]}]}, "positive"),
     ],
 )

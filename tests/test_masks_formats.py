@@ -18,7 +18,7 @@ from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
 from tilesegment.masks import create_mask, create_probabilities, open_mask
 from tilesegment.masks.pyramid import halve
-from tilesegment.metadata import PixelSize
+from tilesegment.metadata import Frame, PixelSize, Spacing
 
 
 def attributes(path: Path) -> dict[str, Any]:
@@ -58,7 +58,8 @@ def validate(path: Path) -> Any:
 @pytest.mark.parametrize("ngff", ["0.4", "0.5"])
 @pytest.mark.parametrize("depth", [None, 2])
 def test_a_mask_on_its_own_is_valid(tmp_path: Path, ngff: str, depth: int | None) -> None:
-    spec = spec_of((40, 600), depth=depth, pixel_size=PixelSize(0.5, 0.25), offset=(2, 8), first_plane=3)
+    place: dict[str, Any] = {"offset": (2, 8), "first_plane": 3, "frame": Frame(z=Spacing(1.0, unit="micrometer"))}
+    spec = spec_of((40, 600), depth=depth, pixel_size=PixelSize(0.5, 0.25), **place)
     finished(tmp_path / "mask.zarr", spec, ngff=ngff)
     assert type(validate(tmp_path / "mask.zarr")).__name__ == "ImageLabel"
     ome = attributes(tmp_path / "mask.zarr")

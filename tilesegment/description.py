@@ -46,8 +46,8 @@ def _is_mask(path: Path) -> bool:
 
 def _image(path: Path) -> dict[str, Any]:
     with open_image(path) as source:
-        size = source.pixel_size
-        return {
+        size, depth = source.pixel_size, source.frame.z
+        facts: dict[str, Any] = {
             "kind": "image",
             "path": str(path),
             "format": source.format,
@@ -58,6 +58,9 @@ def _image(path: Path) -> dict[str, Any]:
             "pixel_size_um": None if size is None else [size.y, size.x],
             "levels": [list(level.shape) for level in source.levels],
         }
+        if source.depth is not None:
+            facts["plane_spacing_um"] = depth.scale if depth.unit else None
+        return facts | ({"notes": list(source.notes)} if source.notes else {})
 
 
 def _mask(path: Path) -> dict[str, Any]:

@@ -172,6 +172,7 @@ class Job:
             offset=(plan.region.y0 + (sy - 1) / (2 * sy), plan.region.x0 + (sx - 1) / (2 * sx)),
             scale=(sy, sx),
             first_plane=plan.planes.start,
+            frame=self.source.frame,
             fingerprint=self.order.decides,
             provenance=self._provenance(),
         )

@@ -16,6 +16,39 @@ class PixelSize:
 
 
 @dataclass(frozen=True)
+class Spacing:
+    """How pixels, or planes, lie along an axis.
+
+    Attributes:
+        scale: from the centre of one to the centre of the next, in `unit`.
+        origin: of the centre of the first, in `unit`.
+        unit: its name; None if it is not known, and then `scale` is 1 unless a file gives a number without a unit.
+    """
+
+    scale: float = 1.0
+    origin: float = 0.0
+    unit: str | None = None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where the pixels of level 0 lie, axis by axis, each in a unit of its own."""
+
+    z: Spacing = Spacing()
+    y: Spacing = Spacing()
+    x: Spacing = Spacing()
+
+
+UNKNOWN_FRAME = Frame()
+
+
+def reduction(full: int, reduced: int) -> float:
+    """Pixels of level 0 per pixel of a level: a whole number where one explains the sizes, as they are rounded."""
+    whole = round(full / reduced)
+    return float(whole) if whole and reduced in (full // whole, -(-full // whole)) else full / reduced
+
+
+@dataclass(frozen=True)
 class LabelClass:
     """One class of a mask; its id is its position in the tuple of classes.
 

@@ -20,6 +20,7 @@ from tilesegment.model import Model
 from tilesegment.models import DEFAULT, bundled_models, find_model
 from tilesegment.normalisation import choose_normalisation
 from tilesegment.plan import Plan, fingerprint, make_plan
+from tilesegment.resolution import resolution_notes
 from tilesegment.settings import Settings
 from tilesegment.skipping import Skipping, choose_skipping
 
@@ -36,7 +37,7 @@ class Order:
         normalisation: of the grey values.
         decides: what decides the pixels, see `fingerprint`.
         skipping: which blocks are not predicted.
-        notes: what a user should know of how the model is taken, and of what is skipped.
+        notes: what a user should know of how image and model are taken, and of what is skipped.
     """
 
     image: str
@@ -96,6 +97,7 @@ def decide(
     normalisation = choose_normalisation(loaded.header.normalisation, source, plan, settings)
     chosen = {"normalisation": asdict(normalisation), "axes": axes, "select": select}
     skipping = choose_skipping(source, plan, settings)
+    notes = source.notes + notes + resolution_notes(source, loaded.header.pixel_size, settings.level)
     notes += skipping.notes(plan.image.path)
     if skipping.mode is not None:
         chosen["skipped"] = skipping.decides

@@ -12,7 +12,8 @@ from tilesegment.errors import ImageError, one_line
 from tilesegment.geometry import Region, mirror_indices
 from tilesegment.images.orientation import turn_of, turn_words
 from tilesegment.images.pixels import image_type, stored_type, to_image_type, to_stored_type
-from tilesegment.metadata import PixelSize
+from tilesegment.metadata import UNKNOWN_FRAME, Frame, PixelSize
+from tilesegment.units import in_micrometres, size_of
 
 # sides beyond this are taken for a damaged or hostile header
 MAX_SIDE = 10_000_000
@@ -34,19 +35,20 @@ class Level:
 
 @dataclass(frozen=True)
 class Shown:
-    """What makes the image of the pixels that a file stores, and what a user should know of that.
+    """How the pixels that a file stores become the image, and what else is in the file.
 
     Attributes:
         orientation: of TIFF's tag and EXIF's, 1 to 8: how the pixels are turned and mirrored.
         white: each value is subtracted from it, where the file counts from white and is to be inverted.
-        notes: what was decided for the user about this file, one sentence each.
         contents: the images of the file, in the order of `series`; empty where there is one.
     """
 
     orientation: int = 1
     white: int | None = None
-    notes: tuple[str, ...] = ()
     contents: tuple[str, ...] = ()
+
+
+UPRIGHT = Shown()
 
 
 class ImageSource(ABC):
@@ -61,7 +63,8 @@ class ImageSource(ABC):
         dtype: what `read` hands out: uint8 and uint16 where the file stores these (or single bits), else float32.
         stored_dtype: what `read_stored` hands out, exactly what the file stores, in native byte order; uint8 for 1-bit.
         pixel_size: of level 0, None if the file does not say.
-        notes: what was decided for the user about this file, one sentence each.
+        frame: where pixels and planes of level 0 lie; in micrometres along each axis whose unit is known.
+        notes: what a user should know of how the file is read, one sentence each.
         contents: the images of the file, in the order of `series`; empty where there is one.
     """
 
@@ -73,8 +76,9 @@ class ImageSource(ABC):
         depth: int | None,
         channels: int,
         dtype: np.dtype,
-        pixel_size: PixelSize | None,
-        shown: Shown = Shown(),
+        frame: Frame = UNKNOWN_FRAME,
+        notes: tuple[str, ...] = (),
+        shown: Shown = UPRIGHT,
     ) -> None:
         self._turn, self._white = turn_of(shown.orientation), shown.white
         self.path = path
@@ -84,12 +88,12 @@ class ImageSource(ABC):
         self.channels = channels
         self.stored_dtype = stored_type(path, dtype)
         self.dtype = image_type(self.stored_dtype)
-        self.pixel_size = pixel_size
-        if pixel_size is not None and self._turn.transposes:
-            self.pixel_size = replace(pixel_size, y=pixel_size.x, x=pixel_size.y)
+        y, x = self._turn.pair((frame.y, frame.x))
+        self.frame = in_micrometres(replace(frame, y=y, x=x))
+        self.pixel_size: PixelSize | None = size_of(self.frame)
         self.contents = shown.contents
         turned = turn_words(shown.orientation)
-        self.notes = ((f"{path} is {turned}",) if turned else ()) + shown.notes
+        self.notes = ((f"{path} is {turned}",) if turned else ()) + notes
         if self.dtype != self.stored_dtype:
             self.notes += (f"{path} holds {self.stored_dtype}: as an image it is read as float32",)
 

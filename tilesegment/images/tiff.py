@@ -28,7 +28,7 @@ from tilesegment.images.tiff_contents import (
     warning_notes,
     warnings_of_tifffile,
 )
-from tilesegment.images.tiff_metadata import check_description, tiff_format, tiff_pixel_size
+from tilesegment.images.tiff_metadata import check_description, tiff_format, tiff_frame
 from tilesegment.images.tiff_pages import (
     Plane,
     SegmentedPlane,
@@ -45,7 +45,7 @@ from tilesegment.images.tiff_pages import (
     segment_count,
     stored_segments,
 )
-from tilesegment.metadata import PixelSize
+from tilesegment.metadata import Frame, reduction
 
 _JPEG = {6, 7, 33007, 34892}
 _CONVERT = "convert it to grey or RGB"
@@ -90,13 +90,14 @@ class TiffSource(ImageSource):
         segments: Segments,
         levels: list[_TiffLevel],
         dtype: np.dtype,
-        size: PixelSize | None,
+        frame: Frame,
+        notes: tuple[str, ...],
         shown: Shown,
     ) -> None:
         first = levels[0].layout
         (height, width), planes = first.plane, [level.layout.plane for level in levels]
-        described = tuple(Level(plane, (_ratio(height, plane[0]), _ratio(width, plane[1]))) for plane in planes)
-        super().__init__(path, tiff_format(tiff), described, first.depth, first.channels, dtype, size, shown)
+        described = tuple(Level(plane, (reduction(height, plane[0]), reduction(width, plane[1]))) for plane in planes)
+        super().__init__(path, tiff_format(tiff), described, first.depth, first.channels, dtype, frame, notes, shown)
         self._tiff = tiff
         self._segments = segments
         self._levels = levels
@@ -121,12 +122,6 @@ class TiffSource(ImageSource):
         self._tiff.close()
 
 
-def _ratio(full: int, reduced: int) -> float:
-    """Pixels of level 0 per pixel of a level: a whole number where one explains the sizes, as they are rounded."""
-    whole = round(full / reduced)
-    return float(whole) if whole and reduced in (full // whole, -(-full // whole)) else full / reduced
-
-
 def open_tiff(path: str, axes: str | None, select: Mapping[str, int], series: int | None, invert: bool) -> TiffSource:
     """Open a TIFF; arguments as in `open_image`.
 
@@ -149,8 +144,9 @@ def open_tiff(path: str, axes: str | None, select: Mapping[str, int], series: in
             segments = Segments(tiff)
             levels = _levels(path, chosen, segments, axes, select, notes)
             white = _white(path, chosen.keyframe, invert, notes)
-            shown = Shown(orientation_of(chosen.keyframe), white, (*notes, *warning_notes(path, said)), contents)
-            return TiffSource(path, tiff, segments, levels, chosen.dtype, tiff_pixel_size(tiff, chosen), shown)
+            shown, frame = Shown(orientation_of(chosen.keyframe), white, contents), tiff_frame(tiff, chosen)
+            notes += warning_notes(path, said)
+            return TiffSource(path, tiff, segments, levels, chosen.dtype, frame, tuple(notes), shown)
         except BaseException:
             tiff.close()
             raise

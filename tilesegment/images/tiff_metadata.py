@@ -1,4 +1,4 @@
-"""How large the pixels of a TIFF are, as its many dialects say it."""
+"""How large the pixels of a TIFF are and where they lie, as its many dialects say it."""
 
 import math
 import re
@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 from tifffile import TiffFile, TiffPageSeries
 
 from tilesegment.errors import ImageError
-from tilesegment.images.units import pixel_size
-from tilesegment.metadata import PixelSize
+from tilesegment.metadata import Frame, PixelSize, Spacing
+from tilesegment.units import frame_of_size, micrometres, pixel_size
 
 # micrometres a pixel for which resolution tags are believed: 72 to 2400 dots per inch are for printers
 _PLAUSIBLE = (1e-3, 10.0)
@@ -55,12 +55,12 @@ def _claimed_planes(xml: str) -> float:
     return planes
 
 
-def tiff_pixel_size(tiff: TiffFile, series: TiffPageSeries) -> PixelSize | None:
-    """Pixel size of level 0 of `series`, None if it is not said.
+def tiff_frame(tiff: TiffFile, series: TiffPageSeries) -> Frame:
+    """Where pixels and planes of level 0 of `series` lie, as far as the file says.
 
-    From OME-XML, else Aperio's MPP, else ImageJ's unit, else the resolution tags: these only in centimetres or inches,
-    and only if they give 0.001 to 10 micrometres a pixel. Coarser ones are the 72 or 300 dots per inch that programs
-    write without meaning anything.
+    From OME-XML, else Aperio's MPP, else ImageJ's unit and spacing, else the resolution tags: these only in centimetres
+    or inches, and only if they give 0.001 to 10 micrometres a pixel. Coarser ones are the 72 or 300 dots per inch that
+    programs write without meaning anything.
     """
     if tiff.is_ome:
         number = next((i for i, other in enumerate(tiff.series) if other is series), 0)
@@ -68,16 +68,23 @@ def tiff_pixel_size(tiff: TiffFile, series: TiffPageSeries) -> PixelSize | None:
     page = series.keyframe
     if tiff.is_svs:
         found = re.search(r"\|\s*MPP\s*=\s*([0-9.eE+-]+)", page.description)
-        return _microns(found.group(1), found.group(1)) if found else None
-    across, down = page.resolution
+        return frame_of_size(_microns(found.group(1), found.group(1)) if found else None)
+    about = (tiff.imagej_metadata or {}) if tiff.is_imagej else {}
+    unit = str(about["unit"]) if about.get("unit") else None
+    return Frame(_length(about.get("spacing"), unit), *_of_tags(page.resolution, unit, int(page.resolutionunit)))
+
+
+def _of_tags(resolution: tuple[float, float], unit: str | None, tag: int) -> tuple[Spacing, Spacing]:
+    """Spacing along y and x from pixels a unit across and down: of ImageJ's unit, else that of the tag."""
+    across, down = resolution
     if not (across > 0 and down > 0):
-        return None
-    unit = (tiff.imagej_metadata or {}).get("unit") if tiff.is_imagej else None
-    if unit:
-        return pixel_size(1 / down, 1 / across, (str(unit), str(unit)))
-    unit = {2: "inch", 3: "cm"}.get(int(page.resolutionunit))
-    size = pixel_size(1 / down, 1 / across, (unit, unit)) if unit else None
-    return size if size and all(_PLAUSIBLE[0] <= side <= _PLAUSIBLE[1] for side in (size.y, size.x)) else None
+        return Spacing(), Spacing()
+    named = unit or {2: "inch", 3: "cm"}.get(tag)
+    size = pixel_size(1 / down, 1 / across, (named, named)) if named else None
+    if size is None or not (unit or all(_PLAUSIBLE[0] <= side <= _PLAUSIBLE[1] for side in (size.y, size.x))):
+        return Spacing(), Spacing()
+    frame = frame_of_size(size)
+    return frame.y, frame.x
 
 
 def _microns(y: str, x: str) -> PixelSize | None:
@@ -87,17 +94,43 @@ def _microns(y: str, x: str) -> PixelSize | None:
         return None
 
 
-def _of_ome(xml: str, index: int) -> PixelSize | None:
+def _of_ome(xml: str, index: int) -> Frame:
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError:  # tifffile has then read the pages as they are, so shall we, without a size
-        return None
+        return Frame()
     images = root.findall("{*}Image/{*}Pixels")
     if index >= len(images):
-        return None
-    said = images[index].attrib
+        return Frame()
+    pixels = images[index]
+    first = next(iter(pixels.findall("{*}Plane")), None)
+    sizes = {axis: _said(pixels, f"PhysicalSize{axis}", "um") for axis in "ZYX"}
+    # a position without a unit is in a frame of reference that nobody else knows
+    places = {axis: Spacing() if first is None else _said(first, f"Position{axis}", None) for axis in "ZYX"}
+    if sizes["Y"].unit is None or sizes["X"].unit is None:
+        return Frame(z=sizes["Z"])
+    return Frame(*(_moved(sizes[axis], places[axis]) for axis in "ZYX"))
+
+
+def _said(element: ElementTree.Element, name: str, default: str | None) -> Spacing:
+    """The length that an attribute gives, as the scale of a spacing; one without a unit if it gives none."""
+    return _length(element.get(name), element.get(f"{name}Unit", default), signed=name.startswith("Position"))
+
+
+def _length(text: object, unit: str | None, *, signed: bool = False) -> Spacing:
+    """A spacing of the length `text` in `unit`; the default one, whose unit is None, if that is no length."""
     try:
-        y, x = float(said["PhysicalSizeY"]), float(said["PhysicalSizeX"])
-    except (KeyError, ValueError):  # not said, or not a number
-        return None
-    return pixel_size(y, x, (said.get("PhysicalSizeYUnit", "um"), said.get("PhysicalSizeXUnit", "um")))
+        number = float(str(text))
+    except ValueError:
+        return Spacing()
+    is_length = math.isfinite(number) and (signed or number > 0) and micrometres(unit) is not None
+    return Spacing(number, unit=unit) if is_length else Spacing()
+
+
+def _moved(size: Spacing, place: Spacing) -> Spacing:
+    """`size` with its origin at `place`, both of which may be unknown."""
+    if size.unit is None or place.unit is None:
+        return size
+    per, of = micrometres(size.unit), micrometres(place.unit)
+    assert per is not None and of is not None
+    return Spacing(size.scale, place.scale * of / per, size.unit)

@@ -1,4 +1,4 @@
-"""A Zarr store's metadata, checked before a library believes it: shapes, chunks, codecs; and what OME-Zarr adds.
+"""A Zarr store's metadata, checked before a library believes it: shapes, chunks, codecs.
 
 Metadata is small JSON that anybody can write: a shape of 1e15, a chunk that does not fit the memory, a codec that runs
 code. Nothing is opened that has not passed here.
@@ -9,21 +9,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tilesegment.errors import ImageError
 from tilesegment.images.pixels import PIXEL_TYPES
-from tilesegment.images.units import pixel_size
-from tilesegment.metadata import PixelSize
+from tilesegment.ome_zarr import axis_name, is_printable
 
 _MAX_JSON = 64 << 20
 _MAX_CHUNK = 2 << 30
 _MAX_INNER_CHUNKS = 1 << 20  # of a shard, whose index is read as a whole
 _MAX_DIMENSIONS = 8
-_MAX_NAME = 255  # characters of the name of an axis or level
 _DTYPES = {
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64"),
@@ -40,30 +38,6 @@ class ArrayFacts:
 
     shape: tuple[int, ...]
     names: tuple[str, ...] | None
-
-
-@dataclass(frozen=True)
-class Multiscale:
-    """An image of several resolutions.
-
-    Attributes:
-        version: of OME-Zarr.
-        axes: names of the dimensions of all its arrays.
-        paths: of the arrays, relative to the group, the finest first.
-        scales: (y, x) of each array in units of `units`.
-        units: (y, x).
-    """
-
-    version: str
-    axes: tuple[str, ...]
-    paths: tuple[str, ...]
-    scales: tuple[tuple[float, float], ...]
-    units: tuple[str, str]
-
-    @property
-    def pixel_size(self) -> PixelSize | None:
-        """Of level 0."""
-        return pixel_size(*self.scales[0], self.units)
 
 
 def node(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -116,9 +90,9 @@ def array_facts(path: str, meta: Mapping[str, Any], attributes: Mapping[str, Any
         raise ImageError(f"{path} is compressed with {codecs[0]!r}; allowed are {allowed}: rewrite it with one of them")
     _check_chunks(path, shape, sizes, np.dtype(dtype).itemsize)
     names = meta.get("dimension_names") or attributes.get("_ARRAY_DIMENSIONS")
-    if not isinstance(names, list) or not all(isinstance(name, str) and _is_name(name) for name in names):
+    if not isinstance(names, list) or not all(isinstance(name, str) and is_printable(name) for name in names):
         names = None
-    return ArrayFacts(shape, None if names is None else tuple(_axis({"name": name}) for name in names))
+    return ArrayFacts(shape, None if names is None else tuple(axis_name({"name": name}) for name in names))
 
 
 def _check_chunks(path: str, shape: tuple[int, ...], chunks: list[tuple[int, ...]], itemsize: int) -> None:
@@ -164,55 +138,3 @@ def _version_3(meta: Mapping[str, Any]) -> tuple[Any, list[Any], list[str]]:
             chunks.append(codec["configuration"]["chunk_shape"])
             pending += codec["configuration"]["codecs"] + codec["configuration"].get("index_codecs", [])
     return meta["data_type"], chunks, foreign
-
-
-def multiscale(path: str, attributes: Mapping[str, Any]) -> Multiscale | None:
-    """The OME-Zarr image that a group's `attributes` describe (0.1 to 0.5), None if they describe none.
-
-    Raises:
-        ImageError: the description contradicts itself.
-    """
-    ome = attributes.get("ome", attributes)
-    if not isinstance(ome, dict) or not ome.get("multiscales"):
-        return None
-    try:
-        image = ome["multiscales"][0]
-        version = str(ome.get("version") or image.get("version") or "0.4")[:10]
-        axes = [{"name": a} if isinstance(a, str) else a for a in image.get("axes") or "tczyx"]
-        paths = tuple(str(dataset["path"]) for dataset in image["datasets"])
-        whole = _scale(image, len(axes))
-        scales = [[a * b for a, b in zip(_scale(d, len(axes)), whole, strict=True)] for d in image["datasets"]]
-        names = tuple(_axis(axis) for axis in axes)
-        y, x = names.index("y"), names.index("x")
-        units = tuple(str(axes[i].get("unit") or "") for i in (y, x))
-        if not paths or any(PurePosixPath(p).is_absolute() or ".." in PurePosixPath(p).parts for p in paths):
-            raise ValueError("levels are missing or outside the store")
-        if not all(_is_name(name) for name in (version, *names, *paths)):
-            raise ValueError("a name is too long, or cannot be printed")
-        if not all(math.isfinite(s[i]) and s[i] > 0 for s in scales for i in (y, x)):
-            raise ValueError("a scale is not positive")
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ImageError(f"{path} has damaged OME-Zarr metadata ({error!r:.200})") from error
-    return Multiscale(version, names, paths, tuple((s[y], s[x]) for s in scales), (units[0], units[1]))
-
-
-def _scale(described: Mapping[str, Any], length: int) -> list[float]:
-    """The scale among the coordinate transformations of an image or level, 1 where there is none."""
-    for transformation in described.get("coordinateTransformations") or []:
-        if transformation["type"] == "scale":
-            scale = [float(value) for value in transformation["scale"]]
-            if len(scale) != length:
-                raise ValueError(f"scale of {len(scale)} numbers for {length} axes")
-            return scale
-    return [1.0] * length
-
-
-def _is_name(text: str) -> bool:
-    """Whether `text` can stand in a message."""
-    return text.isprintable() and len(text) <= _MAX_NAME
-
-
-def _axis(axis: Mapping[str, Any]) -> str:
-    """Our name of an axis: channels are c and time is t whatever they are called."""
-    name = str(axis["name"]).lower()
-    return {"channel": "c", "channels": "c", "time": "t"}.get(str(axis.get("type") or name), name)

@@ -15,8 +15,9 @@ import numpy as np
 
 from tilesegment.errors import MaskError
 from tilesegment.masks.blocks import create_array
+from tilesegment.masks.consolidated import update_consolidated
 from tilesegment.masks.disk import MARK, Group, remove_ours, reporting, sweep, sync, write_group
-from tilesegment.masks.locks import held, lock_file
+from tilesegment.masks.locks import held, in_turn, lock_file
 from tilesegment.masks.reader import open_levels
 from tilesegment.masks.record import differing, read_record
 from tilesegment.masks.spec import MaskSpec, spec_from_record
@@ -156,6 +157,7 @@ def _reopen(target: Target, spec: MaskSpec, record: dict[str, Any]) -> None:
             shutil.rmtree(level)
         os.rename(path, target.partial)
         sync(path.parent)
+    _consolidate(target)
 
 
 def _tidy(target: Target, record: dict[str, Any]) -> None:
@@ -165,4 +167,11 @@ def _tidy(target: Target, record: dict[str, Any]) -> None:
         with suppress(MaskError), held(partial):  # another run is replacing the output: it is its folder
             if survey(partial / "0", target.grid(spec_from_record(record))).done.all():
                 remove_ours(partial, target.path)
+    _consolidate(target)
     sweep(target.path)
+
+
+def _consolidate(target: Target) -> None:
+    if target.kind == "labels":
+        with in_turn(target.path.parent.parent):
+            update_consolidated(target.path.parent)

@@ -100,7 +100,7 @@ def read_group(path: Path) -> Group | None:
         MaskError: there is some, but it is no JSON object.
     """
     file = group_file(path)
-    if file is None or (document := _read_json(file)) is None:
+    if file is None or (document := read_json(file)) is None:
         return None
     version = 3 if file.name == "zarr.json" else 2
     attributes = document.get("attributes", {}) if version == 3 else document
@@ -109,13 +109,29 @@ def read_group(path: Path) -> Group | None:
     return Group(version, attributes)
 
 
+def read_shape(path: Path) -> tuple[int, ...] | None:
+    """The shape of the Zarr array in folder `path`; None if there is none.
+
+    Raises:
+        MaskError: its metadata is damaged.
+    """
+    for name in ("zarr.json", ".zarray"):
+        document = read_json(path / name) if (path / name).is_file() else None
+        if document is not None:
+            shape = document.get("shape")
+            if not isinstance(shape, list) or not all(type(side) is int for side in shape):
+                raise MaskError(f"the metadata {path / name} is damaged: no shape of an array")
+            return tuple(shape)
+    return None
+
+
 def write_group(path: Path, group: Group) -> None:
     """Writes the metadata of the Zarr group in folder `path`, in place of what is there."""
     if group.format == 3:
-        _write_json(path / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": group.attributes})
+        write_json(path / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": group.attributes})
     else:
-        _write_json(path / ".zattrs", group.attributes)
-        _write_json(path / ".zgroup", {"zarr_format": 2})
+        write_json(path / ".zattrs", group.attributes)
+        write_json(path / ".zgroup", {"zarr_format": 2})
 
 
 def is_ours(path: Path) -> bool:
@@ -164,7 +180,7 @@ def _discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None if the file is gone: another process may have renamed its folder just now."""
     with reporting("read", path):
         try:
@@ -182,5 +198,6 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return document
 
 
-def _write_json(path: Path, document: Mapping[str, Any]) -> None:
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON file durably, in place of what is there."""
     store({path: json.dumps(document, indent=2).encode()})

@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from tilesegment.geometry import Region
 from tilesegment.masks.blocks import BlockArray
 from tilesegment.masks.disk import MARK
+from tilesegment.masks.ngff import frame_of
 from tilesegment.masks.record import digest
 from tilesegment.masks.spec import MaskSpec
 
@@ -37,8 +38,7 @@ def _export_tiff(levels: list[BlockArray], spec: MaskSpec, record: str, path: Pa
     size = (spec.depth or 1) * spec.shape[0] * spec.shape[1]
     metadata: dict[str, Any] = {"axes": levels[0].grid.axes.upper(), "MapAnnotation": {MARK: record}}
     metadata["UUID"] = str(uuid5(NAMESPACE_URL, record))  # tifffile's own would hold this computer's address
-    if spec.pixel_size is not None:
-        metadata |= {"PhysicalSizeX": spec.pixel_size.x, "PhysicalSizeY": spec.pixel_size.y}
+    metadata |= _placement(spec)
     with tifffile.TiffWriter(path, bigtiff=size > _CLASSIC_LIMIT, ome=True) as tiff:
         for number, level in enumerate(levels):
             options: dict[str, Any] = {"subfiletype": 1, "metadata": None}
@@ -57,6 +57,23 @@ def _export_tiff(levels: list[BlockArray], spec: MaskSpec, record: str, path: Pa
                 photometric="minisblack",
                 **options,
             )
+
+
+def _placement(spec: MaskSpec) -> dict[str, Any]:
+    """Size and position of pixels and planes as OME-XML has them: in micrometres, positions else in pixels."""
+    frame = frame_of(spec, None)
+    sizes: dict[str, float] = {}
+    places: dict[str, list[float] | list[str]] = {}
+    planes = range(spec.depth or 1)
+    for axis, spacing in (("X", frame.x), ("Y", frame.y), ("Z", frame.z)):
+        is_known = spacing.unit is not None
+        if is_known:
+            sizes[f"PhysicalSize{axis}"] = spacing.scale
+        first, step = (spacing.origin, spacing.scale) if is_known else (spacing.origin / spacing.scale, 1.0)
+        places[f"Position{axis}"] = [first + (z * step if axis == "Z" else 0.0) for z in planes]
+        places[f"Position{axis}Unit"] = ["µm" if is_known else "pixel"] * len(planes)
+    is_moved = any(spacing.origin for spacing in (frame.z, frame.y, frame.x))
+    return sizes | ({"Plane": places} if is_moved else {})
 
 
 def _tiles(level: BlockArray) -> Iterator[np.ndarray]:

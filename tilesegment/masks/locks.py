@@ -72,21 +72,25 @@ def held(folder: Path, *, shared: bool = False, wait: bool = False) -> Iterator[
 def in_turn(group: Path) -> Iterator[None]:
     """Waits until no other process is here with the Zarr group in this folder, and keeps others out while it is.
 
-    What is locked is the group's metadata, which is not changed. Where that cannot be, all goes on without.
+    What is locked is the group's metadata. Where that cannot be, all goes on without.
     """
     file = group_file(group)
-    handle = None
-    if file is not None and fcntl is not None:
-        with suppress(OSError):  # the image may be read-only, apart from its labels
-            handle = os.open(file, os.O_RDWR)
-    if handle is None:
-        yield
-        return
-    try:
-        _locked(handle, fcntl.LOCK_EX, wait=True)
-        yield
-    finally:
-        _close(handle)
+    while True:
+        handle = None
+        if file is not None and fcntl is not None:
+            with suppress(OSError):  # the image may be read-only, apart from its labels
+                handle = os.open(file, os.O_RDWR)
+        if handle is None or file is None:
+            yield
+            return
+        try:
+            _locked(handle, fcntl.LOCK_EX, wait=True)
+            # whoever had it may have replaced the file: then others lock the new one
+            if _is(file, handle):
+                yield
+                return
+        finally:
+            _close(handle)
 
 
 def _opened(file: Path) -> int | None:

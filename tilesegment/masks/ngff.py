@@ -1,18 +1,20 @@
 """OME-Zarr metadata, versions 0.4 and 0.5: a mask's documents, and what is needed of the image it is added to."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tilesegment.errors import MaskError
-from tilesegment.masks.disk import Group
+from tilesegment.errors import ImageError, MaskError
+from tilesegment.masks.disk import Group, read_shape
 from tilesegment.masks.spec import MaskSpec
+from tilesegment.metadata import Frame, Spacing
+from tilesegment.ome_zarr import read_multiscale
+from tilesegment.units import MICROMETRE, micrometres
 
 ZARR_FORMAT = {"0.4": 2, "0.5": 3}
 MAX_HALVINGS = 64  # no image has a side of 2^64 pixels
-_PER_MICROMETRE = {"angstrom": 1e4, "nanometer": 1e3, "micrometer": 1.0, "millimeter": 1e-3, "meter": 1e-6}
+_WITHOUT_SCALES = ("0.1", "0.2", "0.3")
 
 
 @dataclass(frozen=True)
@@ -20,104 +22,107 @@ class HostImage:
     """The OME-Zarr image that a mask is added to.
 
     Attributes:
-        version: of its metadata, `0.4` or `0.5`.
-        unit: of its y axis, None if it has none.
-        scale, origin: of its level 0 by axis name, in its unit.
+        version: of the metadata that its labels get, `0.4` or `0.5`.
+        frame: of its level 0, in its own units.
         halvings: how often each level is half as large as level 0.
     """
 
     version: str
-    unit: str | None
-    scale: Mapping[str, float]
-    origin: Mapping[str, float]
+    frame: Frame
     halvings: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Where the pixels of level 0 lie: spacing and centre of the first one by axis name (z, y, x), in `unit`."""
-
-    scale: Mapping[str, float]
-    origin: Mapping[str, float]
-    unit: str | None
 
 
 def host_image(path: Path, group: Group) -> HostImage:
     """What the metadata of the image in folder `path` says.
 
+    Labels of 0.1 to 0.3, whose metadata does not say how large pixels are, are written as 0.4, in the same Zarr.
+
     Raises:
-        MaskError: it is no OME-Zarr image of version 0.4 or 0.5, or its levels do not shrink by powers of two.
+        MaskError: it is no OME-Zarr image of version 0.1 to 0.5, or its levels do not shrink by powers of two.
     """
-    ome = group.attributes.get("ome", {}) if group.format == 3 else group.attributes
+    advice = "write the mask to a .zarr of its own"
     try:
-        image = ome["multiscales"][0]
-        version = str((ome if group.format == 3 else image)["version"])
-        axes = {str(axis["name"]): axis.get("unit") for axis in image["axes"]}
-        levels = [_placement(dataset, tuple(axes)) for dataset in image["datasets"]]
-        halvings = tuple(_halvings(scale, levels[0][0]) for scale, _ in levels)
-        host = HostImage(version, axes["y"], *levels[0], halvings)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise MaskError(f"{path} is no OME-Zarr image ({error!r}); write the mask to a .zarr of its own") from error
+        image = read_multiscale(str(path), group.attributes)
+    except ImageError as error:
+        raise MaskError(f"{path} is no OME-Zarr image that takes masks ({error}); {advice}") from error
+    if image is None:
+        raise MaskError(
+            f"{path} is no OME-Zarr image; {advice}, or name an image in it, as {path / '0' / 'labels' / 'NAME'}"
+        )
+    version = "0.4" if image.version in _WITHOUT_SCALES else image.version
     if ZARR_FORMAT.get(version) != group.format:
-        raise MaskError(f"{path} is OME-Zarr {version}; masks can be added to 0.4 and 0.5, or be a .zarr of their own")
+        raise MaskError(f"{path} is OME-Zarr {version} in Zarr {group.format}, which takes no masks; {advice}")
+    y, x = image.axes.index("y"), image.axes.index("x")
+    shapes = [_shape(path / name, len(image.axes)) for name in image.paths]
+    factors, _ = image.reductions([(shape[y], shape[x]) for shape in shapes])
+    halvings = tuple(_halvings(factor) for factor in factors)
     if -1 in halvings or halvings != tuple(sorted(halvings)) or halvings[-1] >= MAX_HALVINGS:
-        raise MaskError(f"the levels of {path} do not shrink by powers of two; write the mask to a .zarr of its own")
-    return host
+        raise MaskError(f"the levels of {path} do not shrink by powers of two; {advice}")
+    return HostImage(version, image.frame(), halvings)
 
 
-def _placement(dataset: Mapping[str, Any], axes: tuple[str, ...]) -> tuple[dict[str, float], dict[str, float]]:
-    """Scale and translation of a level by axis name."""
-    found = {item["type"]: item for item in dataset["coordinateTransformations"]}
-    scale = [float(number) for number in found["scale"]["scale"]]
-    origin = [float(number) for number in found.get("translation", {}).get("translation", [0] * len(axes))]
-    if not all(map(math.isfinite, scale + origin)) or min(scale) <= 0:
-        raise ValueError("a scale or translation is not finite and positive")
-    return dict(zip(axes, scale, strict=True)), dict(zip(axes, origin, strict=True))
+def _shape(level: Path, dimensions: int) -> tuple[int, ...]:
+    shape = read_shape(level)
+    if shape is None or len(shape) != dimensions or min(shape) < 1:
+        raise MaskError(
+            f"{level.parent} is no OME-Zarr image that takes masks: level {level.name} is missing or is no array of "
+            f"{dimensions} dimensions; write the mask to a .zarr of its own"
+        )
+    return shape
 
 
-def _halvings(scale: Mapping[str, float], first: Mapping[str, float]) -> int:
-    """How often a level of `scale` is half of the first; -1 if it is no power of two, or another one along x.
+def _halvings(factors: tuple[float, float]) -> int:
+    """How often a level reduced by `factors` (y, x) is halved; -1 if it is no power of two, or another one along x.
 
-    Scales are often ratios of rounded sizes, so they need only be near a power of two.
+    Factors are often ratios of rounded sizes, so they need only be near a power of two.
     """
-    exact = [math.log2(scale[axis] / first[axis]) for axis in "yx"]
+    exact = [math.log2(factor) for factor in factors]
     nearest = {round(number) if abs(number - round(number)) < 0.25 else -1 for number in exact}
     return nearest.pop() if len(nearest) == 1 else -1
 
 
 def frame_of(spec: MaskSpec, host: HostImage | None) -> Frame:
-    """Where a mask lies: in the unit and from the origin of the image that it is added to, else in micrometres."""
-    size, per = spec.pixel_size, 1.0
-    unit = None if size is None else "micrometer"
-    scale = {"z": 1.0, "y": 1.0, "x": 1.0}
-    origin = dict.fromkeys("zyx", 0.0)
-    if host is not None:
-        if host.unit in _PER_MICROMETRE or size is None:
-            unit, per = host.unit, _PER_MICROMETRE.get(host.unit or "", 1.0)
-        scale |= {axis: host.scale[axis] for axis in "zyx" if axis in host.scale}
-        origin |= {axis: host.origin[axis] for axis in "zyx" if axis in host.origin}
-    if size is not None:
-        scale |= {"y": size.y * per, "x": size.x * per}
-    else:
-        scale |= {axis: scale[axis] * factor for axis, factor in zip("yx", spec.scale, strict=True)}
-    for axis, pixels in zip("zyx", (spec.first_plane, *spec.offset), strict=True):
-        origin[axis] += pixels * scale[axis]
-    return Frame(scale, origin, unit)
+    """Where the pixels of a mask lie: in the units of the image that it is added to, else in those of its own image."""
+    image = spec.frame if host is None else host.frame
+    sizes = (None, None) if spec.pixel_size is None else (spec.pixel_size.y, spec.pixel_size.x)
+    return Frame(
+        _placed(image.z, 1, None, spec.first_plane),
+        _placed(image.y, spec.scale[0], sizes[0], spec.offset[0]),
+        _placed(image.x, spec.scale[1], sizes[1], spec.offset[1]),
+    )
+
+
+def _placed(image: Spacing, factor: float, size: float | None, first: float) -> Spacing:
+    """The spacing along an axis of a mask.
+
+    Args:
+        image: that of the image.
+        factor: pixels of the image that one of the mask stands for.
+        size: of a pixel of the mask, in micrometres; None if it is not known.
+        first: where the mask begins, in pixels of the mask.
+    """
+    scale, unit, per = image.scale * factor, image.unit, micrometres(image.unit)
+    if size is not None and per is None and image == Spacing():
+        scale, unit = size, MICROMETRE
+    elif size is not None and per is not None and not math.isclose(scale, size / per, rel_tol=1e-3):
+        scale = size / per  # the mask is of another image than the one that it is added to
+    return Spacing(scale, image.origin + first * scale, unit)
 
 
 def multiscales(name: str, axes: str, frame: Frame, halvings: tuple[int, ...]) -> dict[str, Any]:
     """The `multiscales` entry of an array of `axes` (`yx` to `czyx`) whose levels are halved `halvings` times."""
+    spacings = {"c": Spacing(), "z": frame.z, "y": frame.y, "x": frame.x}
     described: list[dict[str, str]] = []
     for axis in axes:
         described.append({"name": axis, "type": "channel" if axis == "c" else "space"})
-        if axis != "c" and frame.unit is not None:
-            described[-1]["unit"] = frame.unit
+        if unit := spacings[axis].unit:
+            described[-1]["unit"] = unit
     datasets = []
     for level, count in enumerate(halvings):
         factor = {"c": 1, "z": 1, "y": 2**count, "x": 2**count}
-        scale = {axis: frame.scale.get(axis, 1.0) for axis in axes}
+        scale = {axis: spacings[axis].scale for axis in axes}
         # the first pixel of a level covers `factor` pixels of level 0: its centre lies between them
-        centre = [frame.origin.get(axis, 0.0) + (factor[axis] - 1) / 2 * scale[axis] for axis in axes]
+        centre = [spacings[axis].origin + (factor[axis] - 1) / 2 * scale[axis] for axis in axes]
         transformations = [
             {"type": "scale", "scale": [scale[axis] * factor[axis] for axis in axes]},
             {"type": "translation", "translation": centre},

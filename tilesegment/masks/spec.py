@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 from tilesegment.errors import MaskError
-from tilesegment.metadata import LabelClass, PixelSize
+from tilesegment.metadata import UNKNOWN_FRAME, Frame, LabelClass, PixelSize, Spacing
 
 JSON: TypeAlias = bool | int | float | str | Sequence["JSON"] | Mapping[str, "JSON"] | None
 
@@ -25,6 +25,7 @@ class MaskSpec:
         offset: (y, x) of the mask's first pixel in the image, in pixels of the mask.
         scale: (y, x) pixels of the image's level 0 that one pixel of the mask stands for.
         first_plane: of the image, that is plane 0 of the mask.
+        frame: where pixels and planes of the image's level 0 lie, in micrometres where that is known.
         fingerprint: what decides the pixels; a mask in progress is gone on with only under the same fingerprint.
         provenance: whatever else is recorded.
     """
@@ -38,6 +39,7 @@ class MaskSpec:
     offset: tuple[float, float] = (0, 0)
     scale: tuple[float, float] = (1, 1)
     first_plane: int = 0
+    frame: Frame = UNKNOWN_FRAME
     fingerprint: Mapping[str, JSON] = field(default_factory=dict)
     provenance: Mapping[str, JSON] = field(default_factory=dict)
 
@@ -63,6 +65,7 @@ class MaskSpec:
             "offset": [float(pixels) for pixels in self.offset],
             "scale": [float(factor) for factor in self.scale],
             "first_plane": self.first_plane,
+            "frame": asdict(self.frame),
         }
 
 
@@ -85,11 +88,18 @@ def spec_from_record(record: Mapping[str, Any]) -> MaskSpec:
             offset=(float(layout["offset"][0]), float(layout["offset"][1])),
             scale=(float(layout["scale"][0]), float(layout["scale"][1])),
             first_plane=int(layout["first_plane"]),
+            frame=_frame(layout.get("frame", {})),
             fingerprint=dict(record["fingerprint"]),
             provenance=dict(record["provenance"]),
         )
-    except (KeyError, IndexError, TypeError, ValueError, OverflowError, AssertionError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, AssertionError) as error:
         raise MaskError(f"the mask's record is damaged ({error!r}); compute the mask again") from error
+
+
+def _frame(record: Mapping[str, Any]) -> Frame:
+    """The frame that `record` was made of; masks of earlier releases have none."""
+    spacings = {axis: (float(one["scale"]), float(one["origin"]), one["unit"]) for axis, one in record.items()}
+    return Frame(**{axis: Spacing(*spacing) for axis, spacing in spacings.items()})
 
 
 def as_json(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tilesegment.geometry import Region
 from tilesegment.masks import ngff as documents
 from tilesegment.masks.beginning import begin
 from tilesegment.masks.blocks import BlockArray, create_array
+from tilesegment.masks.consolidated import update_consolidated
 from tilesegment.masks.disk import (
     MARK,
     Group,
@@ -189,6 +190,9 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
                 os.replace(aside, path)
             raise
         sync(path.parent)
+        if self.target.kind == "labels":
+            with in_turn(path.parent.parent):
+                update_consolidated(path.parent)
 
     def _publish_file(self, levels: list[BlockArray], spec: MaskSpec) -> None:
         path, partial = self.target.path, self.target.partial

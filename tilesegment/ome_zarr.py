@@ -1,0 +1,277 @@
+"""The metadata of OME-Zarr images, 0.1 to 0.5, read for images and for the labels that are added to them.
+
+Many programs write it, and not all write it right. The shapes of the arrays are what they are: how much a level is
+reduced is believed only where its shape agrees.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from tilesegment.errors import ImageError
+from tilesegment.metadata import Frame, Spacing, reduction
+
+_NEWEST = (0, 5)
+_TOLERANCE = 0.05  # levels may be padded or cut to whole chunks
+_MAX_NAME = 255  # characters of the name of an axis or level
+
+
+@dataclass(frozen=True)
+class Multiscale:
+    """An image of several resolutions, as its group describes it.
+
+    Attributes:
+        path: of the group, for messages.
+        version: of OME-Zarr.
+        axes: names of the dimensions of all its arrays.
+        units: of the axes, as written; None where there is none.
+        paths: of the arrays, relative to the group, the finest first.
+        scales, origins: of each array, a number for each axis in its unit; scales are None where the metadata has none
+            that can be used.
+        notes: what is not read of the metadata.
+    """
+
+    path: str
+    version: str
+    axes: tuple[str, ...]
+    units: tuple[str | None, ...]
+    paths: tuple[str, ...]
+    scales: tuple[tuple[float, ...] | None, ...]
+    origins: tuple[tuple[float, ...], ...]
+    notes: tuple[str, ...]
+
+    def frame(self, axes: Sequence[str] | None = None) -> Frame:
+        """Where the pixels of level 0 lie, in the units as written; `axes` are other names for its dimensions."""
+        names = self.axes if axes is None or len(axes) != len(self.axes) else tuple(axes)
+        scales, origins = self.scales[0], self.origins[0]
+        if scales is None:
+            return Frame()
+        found = {
+            axis: Spacing(scale, origin, unit)
+            for axis, scale, origin, unit in zip(names, scales, origins, self.units, strict=True)
+            if axis in ("z", "y", "x") and scale > 0
+        }
+        return Frame(**found)
+
+    def reductions(self, shapes: Sequence[tuple[int, int]]) -> tuple[tuple[tuple[float, float], ...], tuple[str, ...]]:
+        """How many pixels of level 0 (y, x) a pixel of each level spans, and notes on what was decided.
+
+        Args:
+            shapes: (height, width) of the levels, or of the first of them.
+        """
+        factors, unsaid, wrong = [(1.0, 1.0)], [], []
+        for number, shape in enumerate(shapes[1:], 1):
+            shaped = (reduction(shapes[0][0], shape[0]), reduction(shapes[0][1], shape[1]))
+            said = self._said(number)
+            if said is not None and _agree(said, shapes[0], shape):
+                factors.append(said)
+                continue
+            factors.append(shaped)
+            if said is None:
+                unsaid.append(f"{self.paths[number]} ({_by(shaped)})")
+            else:
+                wrong.append(f"{self.paths[number]} ({_by(shaped)}, not {_by(said)})")
+        notes = [
+            f"{self.path}: {what} of level {', '.join(levels)}: taken from its shape, in pixels of level 0"
+            for what, levels in (("no scale", unsaid), ("a scale that does not fit the shape", wrong))
+            if levels
+        ]
+        return tuple(factors), tuple(notes)
+
+    def _said(self, number: int) -> tuple[float, float] | None:
+        """(y, x) pixels of level 0 that one of a level spans, as the metadata has it."""
+        first, here = self.scales[0], self.scales[number]
+        if first is None or here is None:
+            return None
+        y, x = (_rounded(here[i] / first[i]) for i in (self.axes.index("y"), self.axes.index("x")))
+        return y, x
+
+
+def _by(factors: tuple[float, float]) -> str:
+    return f"{factors[0]:.4g} x {factors[1]:.4g}"
+
+
+def _rounded(factor: float) -> float:
+    """A whole number where `factor` is one but for the rounding of its fractions."""
+    return float(round(factor)) if math.isclose(factor, round(factor), rel_tol=1e-6) else factor
+
+
+def _agree(factors: tuple[float, float], full: tuple[int, int], reduced: tuple[int, int]) -> bool:
+    """Whether the sides of a level are those of level 0 divided by `factors`, as far as sides are rounded."""
+    sides = zip(factors, full, reduced, strict=True)
+    return all(abs(whole / factor - part) < max(1, _TOLERANCE * part) for factor, whole, part in sides)
+
+
+def multiscale_names(attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the images that the `attributes` of a group describe, mostly one; numbers where there are no names."""
+    ome = attributes.get("ome", attributes)
+    images = ome.get("multiscales") if isinstance(ome, Mapping) else None
+    images = images if isinstance(images, list) else []
+    names = [image.get("name") if isinstance(image, Mapping) else None for image in images]
+    return tuple(
+        name if isinstance(name, str) and name and is_printable(name) else f"multiscale {number}"
+        for number, name in enumerate(names)
+    )
+
+
+def read_multiscale(path: str, attributes: Mapping[str, Any], number: int = 0) -> Multiscale | None:
+    """The OME-Zarr image that the `attributes` of the group `path` describe; None if they describe none.
+
+    Of several that share a group, the one with this `number`.
+
+    The transformations of a level, and then those of the whole image, are applied in their order.
+
+    Raises:
+        ImageError: the description contradicts itself, or is of a later version.
+    """
+    ome = attributes.get("ome", attributes)
+    if not isinstance(ome, Mapping):
+        return None
+    shared = ome.get("version") if "ome" in attributes else None
+    _check_version(path, shared)
+    if not ome.get("multiscales"):
+        return None
+    try:
+        image = ome["multiscales"][number]
+        version = shared or image.get("version") or "0.4"
+        _check_version(path, "0.6" if "coordinateSystems" in image else version)
+        return _read(path, str(version)[:10], image)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ImageError(f"{path} has damaged OME-Zarr metadata ({error!r:.200})") from error
+
+
+def _check_version(path: str, version: Any) -> None:
+    found = re.match(r"(\d{1,4})\.(\d{1,4})", str(version))
+    if found and (int(found[1]), int(found[2])) > _NEWEST:
+        raise ImageError(
+            f"{path} is OME-Zarr {found[0]}, which is not read; 0.1 to 0.5 are: write it as 0.5, or name one of its "
+            f"arrays, such as {path.rstrip('/')}/0"
+        )
+
+
+def _read(path: str, version: str, image: Mapping[str, Any]) -> Multiscale:
+    axes = [{"name": a} if isinstance(a, str) else a for a in image.get("axes") or "tczyx"]
+    names = tuple(axis_name(axis) for axis in axes)
+    paths = tuple(str(dataset["path"]) for dataset in image["datasets"])
+    if not paths or any(PurePosixPath(p).is_absolute() or ".." in PurePosixPath(p).parts for p in paths):
+        raise ValueError("levels are missing or outside the store")
+    units = tuple(str(axis["unit"]) if axis.get("unit") else None for axis in axes)
+    if not all(is_printable(name) for name in (version, *names, *paths, *filter(None, units))):
+        raise ValueError("a name is too long, or cannot be printed")
+    y, x = names.index("y"), names.index("x")
+    whole = _Placement.of(_whole(image), names)
+    placed = [
+        _Placement.of(dataset.get("coordinateTransformations"), names).then(whole) for dataset in image["datasets"]
+    ]
+    if not all(math.isfinite(p.scale[i]) and p.scale[i] > 0 for p in placed for i in (y, x)):
+        raise ValueError("a scale is not positive")
+    if not all(map(math.isfinite, (number for p in placed for number in p.scale + p.origin))):
+        raise ValueError("a scale or translation is not finite")
+    doubts = dict.fromkeys(doubt for p in placed for doubt in p.doubts)
+    return Multiscale(
+        path,
+        version,
+        names,
+        units,
+        paths,
+        tuple(tuple(p.scale) if p.is_scaled else None for p in placed),
+        tuple(tuple(p.origin) for p in placed),
+        tuple(f"{path}: {doubt}" for doubt in doubts),
+    )
+
+
+@dataclass(frozen=True)
+class _Placement:
+    """What transformations make of index 0, and of a step, along each axis.
+
+    Attributes:
+        scale, origin: a number for each axis.
+        is_scaled: whether a scale was among them, and all of them could be read.
+        doubts: which could not, and what to do.
+    """
+
+    scale: list[float]
+    origin: list[float]
+    is_scaled: bool
+    doubts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, transformations: Any, axes: tuple[str, ...]) -> "_Placement":
+        """Of `transformations`, one after the other."""
+        scale, origin, is_scaled, doubts = [1.0] * len(axes), [0.0] * len(axes), False, []
+        for one in _flat(transformations or []):
+            kind, numbers = one["type"], None
+            if kind in ("scale", "translation"):
+                numbers, doubt = _numbers(one, axes)
+            else:
+                doubt = f"a transformation of type {str(kind)[:40]!r} is not read: the pixel size is taken for unknown"
+            if numbers is None:
+                doubts.append(doubt)
+            elif kind == "scale":
+                scale = [a * b for a, b in zip(scale, numbers, strict=True)]
+                origin = [a * b for a, b in zip(origin, numbers, strict=True)]
+                is_scaled = True
+            else:
+                origin = [a + b for a, b in zip(origin, numbers, strict=True)]
+        return cls(scale, origin, is_scaled and not doubts, tuple(doubts))
+
+    def then(self, whole: "_Placement") -> "_Placement":
+        """Followed by the transformations of the whole image."""
+        return _Placement(
+            [a * b for a, b in zip(self.scale, whole.scale, strict=True)],
+            [a * b + c for a, b, c in zip(self.origin, whole.scale, whole.origin, strict=True)],
+            (self.is_scaled or whole.is_scaled) and not self.doubts + whole.doubts,
+            self.doubts + whole.doubts,
+        )
+
+
+def _whole(image: Mapping[str, Any]) -> Any:
+    """The transformations of the whole image; of several that lead to systems of their own the first."""
+    transformations = image.get("coordinateTransformations") or []
+    return transformations[:1] if any("output" in one for one in transformations) else transformations
+
+
+def _flat(transformations: Any, depth: int = 0) -> list[Mapping[str, Any]]:
+    """`transformations` with those that say nothing left out, and sequences taken apart."""
+    found: list[Mapping[str, Any]] = []
+    for one in transformations:
+        if one["type"] == "sequence" and depth < 4:
+            found += _flat(one["transformations"], depth + 1)
+        elif one["type"] != "identity":
+            found.append(one)
+    return found
+
+
+def _numbers(transformation: Mapping[str, Any], axes: tuple[str, ...]) -> tuple[list[float] | None, str]:
+    """The numbers of a scale or translation, one for each axis; None if they cannot be used, and why.
+
+    Numbers for the axes of space alone are spread over all axes.
+    """
+    kind = transformation["type"]
+    if kind not in transformation and "path" in transformation:
+        where = str(transformation["path"])[:100]
+        return None, f"its {kind} is stored in the array {where!r}, which is not read: write the numbers themselves"
+    numbers = [float(number) for number in transformation[kind]]
+    space = [i for i, axis in enumerate(axes) if axis in ("z", "y", "x")]
+    if len(numbers) not in (len(axes), len(space)):
+        return None, f"a {kind} of {len(numbers)} numbers does not fit the axes {', '.join(axes)} and is not used"
+    if len(numbers) != len(axes):
+        spread = [1.0 if kind == "scale" else 0.0] * len(axes)
+        for i, number in zip(space, numbers, strict=True):
+            spread[i] = number
+        numbers = spread
+    return numbers, ""
+
+
+def is_printable(text: str) -> bool:
+    """Whether a name from a file can stand in a message."""
+    return text.isprintable() and len(text) <= _MAX_NAME
+
+
+def axis_name(axis: Mapping[str, Any]) -> str:
+    """Our name of an axis: channels are c and time is t whatever they are called."""
+    name = str(axis["name"]).lower()
+    return {"channel": "c", "channels": "c", "time": "t"}.get(str(axis.get("type") or name), name)
