@@ -35,6 +35,10 @@ axes = click.option(
     "--axes", metavar="zyx", help="What the image's dimensions are, if it does not say: letters t z c y x."
 )
 select = click.option("--select", type=SelectType(), help="Index of a further axis, such as t=3.")
+series = click.option(
+    "--series", type=click.IntRange(0), help="Which image of a file that holds several; tileseg info lists them."
+)
+invert = click.option("--invert", is_flag=True, help="Turn values round where a TIFF says that 0 is white.")
 normalise = click.option(
     "--normalise", type=click.Choice(["model", "image"]), default="model", show_default=True, help="Whose grey values."
 )

@@ -106,7 +106,7 @@ def _agree(factors: tuple[float, float], full: tuple[int, int], reduced: tuple[i
 
 
 def multiscale_names(attributes: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of the images that the `attributes` of a group describe, mostly one; numbers where there are no names."""
+    """Names of the images that the `attributes` of a group describe, mostly one; numbers where there are no names."""
     ome = attributes.get("ome", attributes)
     images = ome.get("multiscales") if isinstance(ome, Mapping) else None
     images = images if isinstance(images, list) else []

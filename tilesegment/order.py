@@ -96,6 +96,8 @@ def decide(
     plan = make_plan(facts, _network_facts(loaded), settings, machine)
     normalisation = choose_normalisation(loaded.header.normalisation, source, plan, settings)
     chosen = {"normalisation": asdict(normalisation), "axes": axes, "select": select}
+    # only where they are chosen: masks in progress of earlier versions are gone on with
+    chosen |= {name: value for name in ("series", "invert") if (value := getattr(settings, name)) not in (None, False)}
     skipping = choose_skipping(source, plan, settings)
     notes = source.notes + notes + resolution_notes(source, loaded.header.pixel_size, settings.level)
     notes += skipping.notes(plan.image.path)

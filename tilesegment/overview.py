@@ -39,7 +39,8 @@ def draw_preview(image: str | Path, mask: str | Path, out: str | Path) -> None:
     found = open_mask(mask)
     decided: Mapping[str, Any] = found.spec.fingerprint
     region, level, first = Region(*decided["region"]), int(decided["level"]), int(decided["planes"][0])
-    with open_image(image) as source:
+    series, invert = decided.get("series"), bool(decided.get("invert"))
+    with open_image(image, series=series, invert=invert) as source:
         if level >= len(source.levels) or not Region.of_shape(source.levels[level].shape).contains(region):
             raise MaskError(
                 f"{mask} is not a mask of {image}: it was made of {decided['image']}, {decided['shape']} (y, x)"

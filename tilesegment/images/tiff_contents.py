@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 from tilesegment.errors import ImageError, one_line
+from tilesegment.images.tiff_metadata import size_in_xml
 
 _MOST_LEFT = 10_000  # pages in no image that are looked at
 _MOST_SAID = 3  # warnings of tifffile that are passed on
@@ -180,20 +181,12 @@ def _size_note(path: str, pixels: "list[ElementTree.Element[str]]", series: list
     """What is said where pages are not of the size that the OME-XML claims for them."""
     for said, one in zip(pixels, series, strict=False):
         claimed, page = size_in_xml(said), one.keyframe
-        if one.kind == "ome" and claimed not in (None, (page.imagelength, page.imagewidth)):
+        if claimed is not None and claimed != (page.imagelength, page.imagewidth):
             return (
                 f"{path} has OME-XML of {claimed[0]} x {claimed[1]} pixels, but pages of {page.imagelength} x "
                 f"{page.imagewidth}: its pixel size is not believed",
             )
     return ()
-
-
-def size_in_xml(pixels: "ElementTree.Element[str]") -> tuple[int, int] | None:
-    """(height, width) that a Pixels element claims; None if it claims none."""
-    try:
-        return int(pixels.attrib["SizeY"]), int(pixels.attrib["SizeX"])
-    except (KeyError, ValueError):
-        return None
 
 
 def _claimed(pixels: "ElementTree.Element[str]") -> int:
