@@ -19,6 +19,10 @@ _MOST_SAID = 3  # warnings of tifffile that are passed on
 _CLAIMING = ("imagej", "ome", "shaped")
 
 
+_LOGGER = logging.getLogger("tifffile")
+_LISTENING = threading.Lock()
+
+
 class _Listener(logging.Handler):
     """Keeps what is logged in this thread."""
 
@@ -28,19 +32,26 @@ class _Listener(logging.Handler):
         self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Keep one line of it."""
         if record.thread == self._thread:
             self.said.append(one_line(record.getMessage(), 200))
 
 
 @contextmanager
 def warnings_of_tifffile() -> Iterator[list[str]]:
-    """What tifffile warns of in this thread meanwhile, to be told to the user; it would be lost in a log."""
-    listener, logger = _Listener(), logging.getLogger("tifffile")
-    logger.addHandler(listener)
-    try:
-        yield listener.said
-    finally:
-        logger.removeHandler(listener)
+    """What tifffile warns of in this thread meanwhile, to be told to the user; it would be lost in a log.
+
+    Also where all logs are disabled, as the command line does, since libraries say there what our messages say better.
+    """
+    listener = _Listener()
+    with _LISTENING:
+        _LOGGER.addHandler(listener)
+        _LOGGER.isEnabledFor = lambda level: level >= logging.WARNING  # type: ignore[method-assign]
+        try:
+            yield listener.said
+        finally:
+            del _LOGGER.isEnabledFor
+            _LOGGER.removeHandler(listener)
 
 
 def warning_notes(path: str, said: list[str]) -> tuple[str, ...]:
