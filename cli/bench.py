@@ -1,19 +1,15 @@
 """`tileseg bench`."""
 
 import json
-import signal
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tilesegment_cli import options
-from tilesegment_cli.exit_codes import STOPPED
 from tilesegment_cli.progress import ProgressReport
+from tilesegment_cli.stopping import sigterm_interrupts
 
 if TYPE_CHECKING:
     from tilesegment.bench import Bench, Trial
@@ -55,28 +51,13 @@ def bench(image: str | None, as_json: bool, quiet: bool, **given: Any) -> None:
     from tilesegment.bench import bench as measure
 
     start = time.monotonic()
-    with _stopping(), ProgressReport(quiet) as progress:
+    with sigterm_interrupts(), ProgressReport(quiet) as progress:
         found = measure(image, report=lambda done, w: progress.show(done, w, time.monotonic() - start), **given)
     if not quiet:
         # the result itself, unless JSON is: then it is for people only
         click.echo("\n".join(_lines(found)), err=as_json)
     if as_json:
         click.echo(json.dumps(asdict(found)))
-
-
-@contextmanager
-def _stopping() -> Iterator[None]:
-    """Ends as by Ctrl-C where a batch system asks to stop: what was written is removed."""
-
-    def stop(number: int, frame: object) -> None:
-        click.echo("Stopped.", err=True)
-        sys.exit(STOPPED)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _lines(found: "Bench") -> list[str]:

@@ -97,17 +97,42 @@ def predict(
     cluster.check()
 
     shared = {"probabilities": probabilities, "preview": preview, "ngff": ngff, "overwrite": overwrite}
-    errands = _errands(images, listed, out, out_dir, file_format, shared, needs_out=not dry_run)
+    given = _given(images, listed, quiet)
+    errands = _errands(given, listed, out, out_dir, file_format, shared, needs_out=not dry_run)
     choices = Choices(model, make_settings(settings), axes, select, part)
     if dry_run:
         _print_plans(errands, choices, as_json)
         return
-    outcomes = _carry_out(errands, choices, cluster, out_dir, quiet, verbose)
-    _conclude(outcomes, out_dir, as_json, quiet)
+    many = out_dir is not None or len(errands) > 1
+    outcomes = _carry_out(errands, choices, cluster, out_dir, quiet, verbose, many=many)
+    _conclude(outcomes, out_dir, as_json, quiet, many=many)
+
+
+def _given(images: tuple[str, ...], listed: str | None, quiet: bool) -> list[tuple[str, str | None]]:
+    """Images and, where a list says so, their masks. Folders are replaced by the images in them."""
+    from tilesegment.folder import images_in, is_folder_of_images, read_list, shortened
+
+    named: list[tuple[str, str | None]] = [(image, None) for image in images]
+    named += [] if listed is None else read_list(listed)
+    if not named:
+        raise click.UsageError("Missing argument 'IMAGE...': name an image, a folder of images, or a --list of them")
+    given = []
+    for image, mask in named:
+        if not is_folder_of_images(image):
+            given.append((image, mask))
+            continue
+        if mask is not None:
+            raise click.UsageError(f"the list {listed} names one mask for the folder {image}; list the images in it")
+        found = images_in(image)
+        given += [(one, None) for one in found.images]
+        if not quiet:
+            left = f"; left out: {shortened(found.left_out)}" if found.left_out else ""
+            click.echo(f"Note: {image} is a folder with {len(found.images)} images{left}", err=True)
+    return given
 
 
 def _errands(
-    images: tuple[str, ...],
+    given: list[tuple[str, str | None]],
     listed: str | None,
     out: str | None,
     out_dir: str | None,
@@ -117,26 +142,27 @@ def _errands(
     needs_out: bool,
 ) -> list["Errand"]:
     """What is to be done, as far as the command line can tell."""
-    from tilesegment.folder import errands_into, read_list
+    from tilesegment.folder import errands_into
     from tilesegment.outcome import Errand
     from tilesegment.run import Outputs
 
-    given: list[tuple[str, str | None]] = [(image, None) for image in images]
-    given += [] if listed is None else read_list(listed)
-    if not given:
-        raise click.UsageError("Missing argument 'IMAGE...': name an image, or a --list of them")
-    if out_dir is not None:
-        if out is not None:
-            raise click.UsageError("--out names one mask, --out-dir a folder for many: give one of the two")
-        if shared["probabilities"] is not None or shared["preview"] is not None:
-            raise click.UsageError("--probabilities and --preview are for one image; with --out-dir leave them out")
+    masks_are_listed = any(mask is not None for _, mask in given)
+    if out_dir is not None and out is not None:
+        raise click.UsageError("--out names one mask, --out-dir a folder for many: give one of the two")
+    if out is not None and masks_are_listed:
+        raise click.UsageError(f"the list {listed} names masks, and so does --out: leave one of the two out")
+    if out_dir is not None or len(given) > 1:
+        for option in ("probabilities", "preview"):
+            if shared[option] is not None:
+                raise click.UsageError("--probabilities and --preview are for one image; for many leave them out")
+    if out_dir is not None or masks_are_listed:
         return errands_into(out_dir, given, file_format or "zarr", Outputs("", **shared))
     if file_format is not None:
         raise click.UsageError("--format is for --out-dir; with --out the name of the mask says it")
-    if needs_out and out is None:
-        raise click.UsageError("Missing option '--out': where the mask goes, such as --out mask.zarr")
     if needs_out and len(given) > 1:
         raise click.UsageError(f"{len(given)} images were given: name a folder for their masks with --out-dir")
+    if needs_out and out is None:
+        raise click.UsageError("Missing option '--out': where the mask goes, such as --out mask.zarr")
     return [Errand(image, Outputs(out or "", **shared)) for image, _ in given]
 
 
@@ -147,15 +173,17 @@ def _carry_out(
     out_dir: str | None,
     quiet: bool,
     verbose: bool,
+    *,
+    many: bool,
 ) -> list["Outcome"]:
     from tilesegment.folder import Records
     from tilesegment.prediction import predict_many
     from tilesegment_cli.screen import Screen
 
-    records = [] if out_dir is None else [Records(out_dir, choices.part)]
+    records = [] if out_dir is None else [Records(out_dir, choices.part, errands)]
     with _stopping() as stop:
         try:
-            with cluster.workers(quiet) as workers, Screen(quiet, verbose, many=out_dir is not None) as screen:
+            with cluster.workers(quiet) as workers, Screen(quiet, verbose, many=many) as screen:
                 return list(predict_many(errands, choices, workers, listeners=[screen, *records], stop=stop))
         except KeyboardInterrupt:
             click.echo("Blocks that are done are kept: the same command goes on from there.", err=True)
@@ -183,31 +211,51 @@ def _stopping() -> Iterator[Callable[[], bool]]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _conclude(outcomes: list["Outcome"], out_dir: str | None, as_json: bool, quiet: bool) -> None:
+def _conclude(outcomes: list["Outcome"], out_dir: str | None, as_json: bool, quiet: bool, *, many: bool) -> None:
     """Results on stdout, errors on stderr, and the exit code."""
-    from tilesegment.prediction import prediction_of
-
-    done = [asdict(prediction_of(one)) for one in outcomes if one.ending is not None and not one.errors]
     failed = [one for one in outcomes if one.state == "failed"]
-    if out_dir is None and failed:
+    if failed and not many:
         (one,) = failed
         stored = one.blocks + one.resumed
         if one.given_up or not stored:
             raise one.errors[0]
         failing = f"{len(one.errors)} blocks failed, the other {stored} are stored"
         click.echo(f"Error: {one.errors[0]} ({failing})", err=True)
-        sys.exit(SOME_FAILED)
     if as_json:
-        click.echo(json.dumps(done[0] if out_dir is None and done else {"images": done, "failed": len(failed)}))
-    if out_dir is not None and not quiet:
-        click.echo(
-            f"{len(done)} of {len(outcomes)} images done, {len(failed)} failed: see {out_dir}/summary.csv", err=True
-        )
+        click.echo(json.dumps(_facts(outcomes, many)))
+    if many and not quiet:
+        where = "" if out_dir is None else f": see {out_dir}/summary.csv"
+        done = sum(one.state in ("complete", "part") for one in outcomes)
+        click.echo(f"{done} of {len(outcomes)} images done, {len(failed)} failed{where}", err=True)
     if any(one.state == "stopped" for one in outcomes):
         click.echo("Stopped: the same command goes on from here.", err=True)
         sys.exit(STOPPED)
     if failed:
         sys.exit(SOME_FAILED)
+
+
+def _facts(outcomes: list["Outcome"], many: bool) -> dict[str, Any]:
+    """What became of one image, or of each of many, as JSON values."""
+    from tilesegment.prediction import prediction_of
+
+    ended = [one for one in outcomes if one.ending is not None and not one.errors]
+    done = [{"image": str(one.errand.image), **asdict(prediction_of(one))} for one in ended]
+    if done and not many:
+        return done[0]
+    failures = [
+        {
+            "image": str(one.errand.image),
+            "out": str(one.errand.outputs.mask),
+            "error": str(one.errors[0]),
+            "blocks_failed": len(one.errors) if one.order is not None else 0,
+            "blocks_stored": one.blocks + one.resumed,
+        }
+        for one in outcomes
+        if one.errors
+    ]
+    stopped = [str(one.errand.image) for one in outcomes if one.state == "stopped"]
+    failed = sum(one.state == "failed" for one in outcomes)
+    return {"images": done, "failed": failed, "failures": failures, "stopped": stopped}
 
 
 def _print_plans(errands: list["Errand"], choices: "Choices", as_json: bool) -> None:

@@ -2,14 +2,19 @@
 
 import click
 
+from tilesegment import Region
+from tilesegment_cli.types import RegionType
+
 
 @click.command()
 @click.argument("image")
 @click.argument("mask")
 @click.option("--out", "-o", required=True, metavar="PNG", help="The picture, .png or .jpg.")
-def preview(image: str, mask: str, out: str) -> None:
-    """Draw IMAGE beside IMAGE with MASK over it, on one screen."""
+@click.option("--roi", type=RegionType(), help="Only these pixels of the image, of level 0.")
+def preview(image: str, mask: str, out: str, roi: Region | None) -> None:
+    """Draw IMAGE beside IMAGE with MASK over it, on one screen. MASK is a .zarr, .tif or .png that predict wrote."""
     from tilesegment.overview import draw_preview
 
-    draw_preview(image, mask, out)
+    for note in draw_preview(image, mask, out, roi=roi):
+        click.echo(f"Note: {note}", err=True)
     click.echo(out)

@@ -41,10 +41,10 @@ class Screen(Listener):
         if self.verbose:
             for name, value in outcome.order.lines():
                 self._progress.line(f"{name:<10}{value}")
-        for note in outcome.order.notes:
+        for note in outcome.notes:
             if note not in self._noted:
                 self._progress.line(f"Note: {note}")
-        self._noted.update(outcome.order.notes)
+        self._noted.update(outcome.notes)
         if outcome.repaired:
             self._progress.line(f"{outcome.errand.outputs.mask}: {outcome.repaired} damaged blocks are computed again")
 
@@ -87,6 +87,12 @@ class Screen(Listener):
             self._progress.line(
                 f"halo of {halo} px, chosen: with a larger one {share:.3f} % of the pixels near tile lines and borders "
                 "are of another class"
+            )
+        if outcome.ending.unmeasured:
+            halo = outcome.order.plan.network.view.before
+            self._progress.line(
+                f"halo of {halo} px, chosen: what a larger one would change cannot be measured, as it reaches pixels that "
+                "cannot be read"
             )
         if outcome.ending.disagreement is not None:
             share = 100 * outcome.ending.disagreement

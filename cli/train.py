@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import click
 
 from tilesegment_cli import options
 from tilesegment_cli.progress import ProgressReport
+from tilesegment_cli.stopping import sigterm_interrupts
 from tilesegment_cli.types import DurationType, HeldOutType, ListType, OptionType, WeightsType
 
 if TYPE_CHECKING:
@@ -24,7 +26,9 @@ _OPTIONS = [
     click.option("--ignore", type=int, metavar="VALUE", help="Value in the labels of pixels without a label."),
     click.option("--preset", metavar="paper", help="Start from the settings of the U-Net paper."),
     click.option("--config", metavar="FILE", help="Start from the config.json of another run."),
-    click.option("--resume", is_flag=True, help="Go on with the run in RUN, or with the last one, where it stopped."),
+    click.option(
+        "--resume", is_flag=True, help="Go on with the run in RUN, or the last one; begin it if there is none."
+    ),
     options.overwrite,
     click.option("--budget", type=DurationType(), metavar="20m", help="How long: 90s, 20m, 2h.  [default: 20m]"),
     click.option("--steps", type=int, help="How many updates, instead of a budget; makes the run reproducible."),
@@ -84,8 +88,7 @@ def train(context: click.Context, data: str, as_json: bool, quiet: bool, **given
     train-labels.tif, an OME-Zarr image with labels, ...). The last images are held out, predicted whole and scored.
     The run's folder holds model.safetensors and report.html.
     """
-    from tilesegment import training
-
+    start = time.monotonic()
     if context.get_parameter_source("device") == click.core.ParameterSource.DEFAULT:
         del given["device"]
     given["options"] = dict(given["options"]) or None
@@ -95,25 +98,41 @@ def train(context: click.Context, data: str, as_json: bool, quiet: bool, **given
         begun.append((trainer, folder))
         _introduce(progress, trainer, folder)
 
-    try:
-        with ProgressReport(quiet) as progress:
-            run = training.train(
-                data,
-                begin=begin,
-                report=lambda record: _show(progress, record),
-                **{key: value for key, value in given.items() if value is not None},
-            )
-    except KeyboardInterrupt:
-        for trainer, folder in begun:
-            if trainer.step > 0:
-                click.echo(f"The model after {trainer.kept_step:,} steps is in {folder}.", err=True)
-                again = f"tileseg train {shlex.quote(data)} --out {shlex.quote(str(folder))} --resume"
-                click.echo(f"Go on with: {again}", err=True)
-        raise
+    def report(record: "Record") -> None:
+        _show(progress, record)
+        if stop():
+            raise KeyboardInterrupt
+
+    with sigterm_interrupts() as stop:
+        try:
+            from tilesegment import training
+
+            with ProgressReport(quiet) as progress:
+                run = training.train(
+                    data,
+                    since=start,
+                    begin=begin,
+                    report=report,
+                    **{key: value for key, value in given.items() if value is not None},
+                )
+        except KeyboardInterrupt:
+            _say_what_is_kept(data, begun)
+            raise
     if not quiet:
         _conclude(run)
     if as_json:
         click.echo(json.dumps(asdict(run)))
+
+
+def _say_what_is_kept(data: str, begun: "list[tuple[Trainer, Path]]") -> None:
+    """How far a stopped run came, and how it goes on."""
+    if not begun:
+        click.echo("Stopped before the first update: nothing is kept; begin again.", err=True)
+    for trainer, folder in begun:
+        if trainer.step > 0:
+            click.echo(f"The model after {trainer.kept_step:,} steps is in {folder}.", err=True)
+        again = f"tileseg train {shlex.quote(data)} --out {shlex.quote(str(folder))} --resume"
+        click.echo(f"Go on with: {again}", err=True)
 
 
 def _introduce(progress: ProgressReport, trainer: "Trainer", folder: Path) -> None:
@@ -125,8 +144,8 @@ def _introduce(progress: ProgressReport, trainer: "Trainer", folder: Path) -> No
         progress.line(line)
     goal = GOAL_NAMES[trainer.goal]
     progress.line(f"training on {trainer.device}, {trainer.precision}; judged by {goal}; run folder: {folder}")
-    if trainer.anew:
-        progress.line(f"{trainer.settings.init} tells other classes apart; begun at random: {', '.join(trainer.anew)}")
+    for note in trainer.notes:
+        progress.line(f"Note: {note}")
     if trainer.step:
         progress.line(f"going on after step {trainer.step:,}")
 
@@ -143,8 +162,15 @@ def _conclude(run: "TrainingRun") -> None:
         click.echo(f"Held out: {_words(run.scores)}", err=True)
     if run.tta is not None:
         click.echo(f"with the 8 views of --tta: {_words(run.tta)}", err=True)
+    if run.line is not None:
+        from tilesegment.training.report import line_words
+
+        click.echo(line_words(run.line), err=True)
     best = "" if run.kept_step == run.steps else f", of which the model after {run.kept_step:,} was the best"
-    words = f"{run.steps:,} steps in {run.seconds:,.0f} s{best}. See {run.folder}/report.html, use the model:"
+    if run.scores is not None and run.tta is None:
+        click.echo("The budget left no time to score the 8 views of --tta.", err=True)
+    took = f"{run.seconds:,.0f} s of {run.wall_seconds:,.0f} s in all"
+    words = f"{run.steps:,} steps in {took}{best}. See {run.folder}/report.html, use the model:"
     click.echo(words, err=True)
     click.echo(f"  tileseg predict IMAGE --model {shlex.quote(run.model)} --out mask.zarr", err=True)
 

@@ -102,3 +102,12 @@ def test_a_predicted_mask_is_evaluated(run: Run, folder: Path) -> None:
     assert [one["name"] for one in found["classes"]] == ["class 0", "class 1"]
     likely = json.loads(run("evaluate p.zarr m.zarr --json -q").out)
     assert (likely["kind"], likely["accuracy"], likely["threshold_pixel"]) == ("probabilities", 1, 0.5)
+
+
+def test_a_tiff_of_ours_knows_its_classes(run: Run, folder: Path) -> None:
+    """Although it has a palette."""
+    for name in ("m.tif", "m.png"):
+        assert run(f"predict slide.tif --model toy.safetensors --out {name} -q").code == 0
+    found = json.loads(run("evaluate m.tif m.png --no-cells --json -q").out)
+    assert found["accuracy"] == 1
+    assert [one["name"] for one in found["classes"]] == ["class 0", "class 1"]

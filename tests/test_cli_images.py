@@ -57,6 +57,11 @@ def test_a_choice_of_series_decides_the_mask(folder: Path, run: Run) -> None:
     assert run(PREDICT.format("several.tif", "m.zarr")).code == 0
     again = run(f"{PREDICT.format('several.tif', 'm.zarr')} --series 1")
     assert (again.code, "m.zarr exists" in again.err) == (1, True)
+    Image.fromarray(noise((30, 40))).save("small.tif")
+    tifffile.imwrite("small.tif", noise((60, 70)), append=True)
+    mask, _ = predicted(run, "small.tif", "s.zarr", "--series 0")
+    assert mask.shape == (30, 40)
+    assert run("preview small.tif s.zarr --out p.png").code == 0
 
 
 def test_an_image_that_is_to_be_turned(folder: Path, run: Run) -> None:

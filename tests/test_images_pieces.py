@@ -21,7 +21,6 @@ from tilesegment.geometry import Region
 from tilesegment.images import open_image
 from tilesegment.images.pieces import PieceReader, Take, pieces
 from tilesegment.images.zarr_chunks import Chunks
-from tilesegment.threads import decoding_threads
 from tilesegment.zarr_reading import open_with_zarr, open_with_zarrs
 
 PLANE = make_pixels(1, 150, 211)
@@ -178,18 +177,6 @@ def test_what_zarrs_does_not_read_is_read_without_it(tmp_path: Path, options: di
     assert open_with_zarrs(path) is None
     with open_image(path) as source:
         np.testing.assert_array_equal(source.read(Region.of_shape(source.shape)), pixels)
-
-
-@pytest.mark.parametrize(("told", "threads"), [("3", 3), ("4,2", 4)])
-def test_threads_are_those_that_openmp_may_have(monkeypatch: pytest.MonkeyPatch, told: str, threads: int) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", told)
-    assert decoding_threads() == threads
-
-
-@pytest.mark.parametrize("told", ["", "0", "many"])
-def test_threads_are_the_cores_where_openmp_is_told_nothing(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", told)
-    assert decoding_threads() >= 1
 
 
 def test_a_run_tells_how_much_more_it_decoded_than_it_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

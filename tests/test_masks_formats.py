@@ -1,6 +1,7 @@
 """What other programs find in a mask: OME-Zarr, OME-TIFF, PNG, JPEG."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,9 +17,11 @@ from test_masks import CLASSES, fill, finished, ids_of, spec_of
 
 from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
+from tilesegment.images import open_image
 from tilesegment.masks import create_mask, create_probabilities, open_mask
+from tilesegment.masks.exported import exported_spec
 from tilesegment.masks.pyramid import halve
-from tilesegment.metadata import Frame, PixelSize, Spacing
+from tilesegment.metadata import Frame, LabelClass, PixelSize, Spacing
 
 
 def attributes(path: Path) -> dict[str, Any]:
@@ -205,6 +208,50 @@ def test_tiff(tmp_path: Path, depth: int | None) -> None:
     record = json.loads(text)
     assert record["fingerprint"]["model"] == "a"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("depth", [None, 2])
+def test_tiff_shows_ids_in_the_colours_of_their_classes(tmp_path: Path, depth: int | None) -> None:
+    spec = spec_of((700, 1100), 512, 256, depth=depth)
+    ids = finished(tmp_path / "mask.tif", spec)
+    colours = np.array([one.rgb for one in CLASSES], np.uint8)
+    with tifffile.TiffFile(tmp_path / "mask.tif") as tiff:
+        for level in tiff.series[0].levels:
+            assert level.keyframe.photometric == tifffile.PHOTOMETRIC.PALETTE
+            table = level.keyframe.colormap
+            assert table is not None
+            assert np.array_equal(table.T[: len(CLASSES)], colours.astype(int) * 257)
+    with Image.open(tmp_path / "mask.tif") as picture:
+        assert picture.mode == "P"
+        assert np.array_equal(np.asarray(picture), ids[0])
+        assert np.array_equal(np.asarray(picture.convert("RGB")), colours[ids[0]])
+    with open_image(tmp_path / "mask.tif") as source:
+        assert (source.channels, source.dtype, source.depth) == (1, np.uint8, depth)
+        assert [level.shape for level in source.levels] == [(700, 1100), (350, 550), (175, 275)]
+        for z, plane in enumerate(ids):
+            assert np.array_equal(source.read(Region(0, 0, 700, 1100), 0, z)[0], plane)
+            assert np.array_equal(source.read(Region(0, 0, 350, 550), 1, z)[0], halve(plane))
+
+
+def test_tiff_names_its_classes(tmp_path: Path) -> None:
+    names = ['<background> & "none"', "细胞", "a\x00b\nc\udcff", *(f"class {n}" for n in range(3, 256))]
+    classes = tuple(LabelClass(name, f"#{n:02x}{255 - n:02x}80") for n, name in enumerate(names))
+    finished(tmp_path / "mask.tif", replace(spec_of((40, 40)), classes=classes))
+    with tifffile.TiffFile(tmp_path / "mask.tif") as tiff:
+        assert tiff.ome_metadata is not None
+        root = ElementTree.fromstring(tiff.ome_metadata)
+    (found,) = (one for one in root.iter() if one.get("Namespace") == "tilesegment/classes")
+    listed = {entry.get("K"): entry.text for entry in found.iterfind("{*}Value/{*}M")}
+    assert list(listed) == [str(n) for n in range(256)]
+    assert [listed[str(n)] for n in range(4)] == [names[0], names[1], "a?b c?", "class 3"]
+    spec = exported_spec(tmp_path / "mask.tif")
+    assert spec is not None and spec.classes == classes
+
+
+def test_a_palette_of_others_is_no_mask_of_ours(tmp_path: Path) -> None:
+    table = np.tile(np.arange(256, dtype=np.uint16) * 257, (3, 1))
+    tifffile.imwrite(tmp_path / "theirs.tif", np.zeros((40, 40), np.uint8), photometric="palette", colormap=table)
+    assert exported_spec(tmp_path / "theirs.tif") is None
 
 
 def test_tiff_wider_than_a_band(tmp_path: Path) -> None:

@@ -36,12 +36,27 @@ def test_an_image_of_any_size_fits_on_a_screen(shape: tuple[int, int], tmp_path:
         overview(source, Halves(shape[1]), Region.of_shape(shape), 0, 0, CLASSES, None, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
-    factor = -(-max(shape) // 2048)
+    factor = -(-max(shape) // 1024)
     width = -(-shape[1] // factor)
     assert pixels.shape[1] == 2 * width + 36
     red = pixels[: pixels.shape[0] // 2, :, 0] - pixels[: pixels.shape[0] // 2, :, 2]
     assert red[:, : width + 18].max() == 0, "the left panel and the left half of the right one are grey"
     assert red[:, -12 - width // 4 : -12].max() > 50, "the right half is drawn over in red"
+
+
+def test_a_reduced_colour_image_has_its_own_colours(tmp_path: Path) -> None:
+    image = np.empty((60, 4200, 3), np.uint8)
+    image[:, :2100], image[:, 2100:] = (243, 241, 242), (225, 161, 196)
+    tifffile.imwrite(tmp_path / "he.tif", image, tile=(64, 64), photometric="rgb")
+    with open_image(tmp_path / "he.tif") as source:
+        overview(source, Halves(9999), Region(0, 0, 60, 4200), 0, 0, CLASSES, None, tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as picture:
+        drawn = np.asarray(picture.convert("RGB"))
+    panel = drawn[95:110, 12 : 12 + 1400]  # below the title
+    assert {tuple(colour) for colour in np.unique(panel.reshape(-1, 3), axis=0).tolist()} == {
+        (243, 241, 242),
+        (225, 161, 196),
+    }
 
 
 def test_a_preview_is_the_same_during_and_after_the_run(toy: Path, tmp_path: Path) -> None:

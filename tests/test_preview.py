@@ -12,6 +12,8 @@ from tilesegment.preview import overlay, save_preview, stretch
 
 CLASSES = (LabelClass("background", "#000000"), LabelClass("red things", "#ff0000"), LabelClass("blue", "#0000ff"))
 
+GLASS, STROMA = (243, 241, 242), (225, 161, 196)
+
 
 def grey(height: int, width: int) -> np.ndarray:
     return np.linspace(0, 1000, height * width).reshape(1, height, width).astype(np.uint16)
@@ -34,6 +36,41 @@ def test_stretch_is_robust_to_a_hot_pixel_and_to_what_is_not_a_number():
     assert picture[0, 1] == picture[0, 2] == 0
     assert stretch(np.full((1, 3, 3), np.nan)).max() == 0
     assert stretch(np.full((1, 3, 3), 7, np.uint8)).max() == 0
+
+
+def he(dtype: str = "uint8", factor: float = 1) -> np.ndarray:
+    """Glass and stroma, (3, 40, 40)."""
+    image = np.empty((3, 40, 40))
+    image[:, :, :20], image[:, :, 20:] = np.array(GLASS)[:, None, None], np.array(STROMA)[:, None, None]
+    return (image * factor).astype(dtype)
+
+
+def test_rgb_of_8_bits_is_shown_as_it_is():
+    assert (stretch(he()) == np.moveaxis(he(), 0, -1)).all()
+    dark = (he() // 8).astype(np.uint8)
+    assert (stretch(dark) == np.moveaxis(dark, 0, -1)).all()
+
+
+def test_alpha_is_no_colour():
+    alpha = np.linspace(0, 255, 1600).reshape(1, 40, 40).astype(np.uint8)
+    assert (stretch(np.concatenate([he(), alpha])) == np.moveaxis(he(), 0, -1)).all()
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [("uint16", 257), ("uint16", 16), ("float32", 1 / 255), ("float32", 1)])
+def test_rgb_of_other_types_keeps_its_hue(dtype, factor):
+    picture = stretch(he(dtype, factor)).astype(float)
+    for colour, expected in ((picture[0, 0], GLASS), (picture[0, 30], STROMA)):
+        np.testing.assert_allclose(colour / colour.max(), np.array(expected) / max(expected), atol=0.01)
+    assert picture.max() >= 254
+
+
+def test_channels_without_a_colour_are_stretched_each():
+    rng = np.random.default_rng(0)
+    weak, strong = rng.integers(0, 9, (1, 50, 50)), rng.integers(0, 60_000, (1, 50, 50))
+    two = stretch(np.concatenate([weak, strong]).astype(np.uint16))
+    assert two[..., 0].max() == two[..., 1].max() == 255 and (two[..., 0] == two[..., 2]).all()
+    five = stretch(np.concatenate([weak, strong, weak, strong, strong]).astype(np.uint16))
+    assert (five.reshape(-1, 3).max(0) == 255).all()
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1))

@@ -14,8 +14,8 @@ import tilesegment
 from tilesegment import ModelError, PlanError
 from tilesegment.model import Model
 from tilesegment.networks import build_network
-from tilesegment.training.architecture import take_over
 from tilesegment.training.data import open_dataset
+from tilesegment.training.initial import class_axes, take_over
 from tilesegment.training.loop import Trainer
 from tilesegment.training.losses import PIXEL_LOSSES, REGION_LOSSES, Loss
 from tilesegment.training.settings import TrainingSettings
@@ -107,7 +107,8 @@ def test_a_pruned_model_is_trained_whole(data: Path, tmp_path: Path) -> None:
 def test_only_what_tells_classes_apart_begins_anew_with_other_classes(name: str, options: dict[str, Any]) -> None:
     """A layer does if its output has a channel a class; what sees only those, behind it, may too."""
     start, network = (build_network(name, {**options, "in_channels": 1, "classes": n}) for n in (2, 5))
-    anew = take_over(network, start)
+    axes = class_axes(name, {**options, "in_channels": 1, "classes": 5})
+    anew = take_over(network, start, axes, (None,) * 5)
     assert anew
     for layer, module in network.named_modules():
         if hasattr(module, "weight"):
@@ -116,7 +117,8 @@ def test_only_what_tells_classes_apart_begins_anew_with_other_classes(name: str,
     for key, value in start.state_dict().items():
         assert torch.equal(value, own[key]) == (key.rpartition(".")[0] not in anew), key
     same = build_network(name, {**options, "in_channels": 1, "classes": 2})
-    assert take_over(same, start) == ()
+    assert take_over(same, start, axes, (0, 1)) == ()
+    assert all(torch.equal(value, start.state_dict()[key]) for key, value in same.state_dict().items())
 
 
 class TestRefused:

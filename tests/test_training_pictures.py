@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
+from tilesegment.header import Normalisation
 from tilesegment.metadata import LabelClass, default_colours
 from tilesegment.training.contact_sheet import draw_examples
 from tilesegment.training.curves import draw_curves
@@ -20,6 +21,7 @@ from tilesegment.training.samples import Sample, draw_samples
 from tilesegment.training.validation import Scores
 
 MISSED, FALSE, CONFUSED = (213, 94, 0), (86, 180, 233), (240, 228, 66)
+GLASS, STROMA = (243, 241, 242), (225, 161, 196)
 NAMES = ["_back_", "$a$b", "细胞", "x" * 300, "\udcff\n\t", "", "plain"]
 
 
@@ -192,24 +194,30 @@ def examples(number: int, side: int, output: int, channels: int = 1) -> list[tup
     return [(image, blobs(output, 3, n).astype(np.int64)) for n, image in enumerate(images)]
 
 
+def plain(channels: int = 1) -> Normalisation:
+    return Normalisation((0.0,) * channels, (1.0,) * channels, "float32")
+
+
 @settings(max_examples=40)
 @given(number=st.integers(1, 13), side=st.integers(1, 900), crop=st.integers(0, 450), channels=st.integers(1, 4))
 def test_examples_of_any_number_and_size(tmp_path_factory, number: int, side: int, crop: int, channels: int) -> None:
     path = tmp_path_factory.getbasetemp() / "e.png"
     number = min(number, 3) if side > 300 else number
-    draw_examples(examples(number, side, max(side - 2 * crop, 2 - side % 2), channels), classes(3), path)
+    draw_examples(
+        examples(number, side, max(side - 2 * crop, 2 - side % 2), channels), plain(channels), classes(3), path
+    )
     panel = -(-side // -(-side // 400))
     panel *= max(240 // panel, 1)
     across, down = min(number, 4), -(-number // 4)
-    drawn = pixels(path)
-    assert drawn.shape[1] == max(across * panel + (across + 1) * 12, 640)
-    assert down * panel < drawn.shape[0] < down * (panel + 12) + 250
+    height, width, _ = pixels(path).shape
+    assert width == max(across * panel + (across + 1) * 12, 640)
+    assert down * panel < height < down * (panel + 12) + 250
 
 
 def test_the_frame_and_the_labels_lie_where_the_output_is(tmp_path: Path) -> None:
     image, label = np.zeros((1, 300, 300), np.float32), np.zeros((200, 200), np.int64)
     image[0, 0, 0], label[50:150, 50:150], label[:, 190:] = 1, 1, IGNORE
-    draw_examples([(image, label)], classes(2), tmp_path / "e.png")
+    draw_examples([(image, label)], plain(), classes(2), tmp_path / "e.png")
     drawn = pixels(tmp_path / "e.png").astype(int)
     # black but for frame, outline and veil
     top = int(np.argmax((drawn[:, 12:312].max(-1) < 60).mean(1) > 0.9))
@@ -227,9 +235,31 @@ def test_examples_share_one_contrast(tmp_path: Path) -> None:
     """So that a user sees that brightness is varied."""
     dark, bright = (np.random.default_rng(n).normal(2 * n, 0.3, (1, 240, 240)).astype(np.float32) for n in (0, 1))
     label = np.zeros((240, 240), np.int64)
-    draw_examples([(dark, label), (bright, label)], classes(2), tmp_path / "e.png")
+    draw_examples([(dark, label), (bright, label)], plain(), classes(2), tmp_path / "e.png")
     drawn = pixels(tmp_path / "e.png")[100:200]
     assert drawn[:, 20:240].mean() + 80 < drawn[:, 280:490].mean()
+
+
+def test_examples_have_the_colours_of_the_images(tmp_path: Path) -> None:
+    """Inputs are normalised channel by channel: drawn as they are, pink tissue on white glass would be any colour."""
+    image = np.empty((3, 240, 240), np.float32)
+    image[:, :, :120], image[:, :, 120:] = (np.array(rgb)[:, None, None] for rgb in (GLASS, STROMA))
+    scale = Normalisation((230.0, 200.0, 215.0), (9.0, 40.0, 22.0), "uint8")
+    mean, std = (np.array(values)[:, None, None] for values in (scale.mean, scale.std))
+    inputs = ((image - mean) / std).astype(np.float32)
+    draw_examples([(inputs, np.zeros((240, 240), np.int64))], scale, classes(2), tmp_path / "e.png")
+    drawn = {tuple(colour) for colour in pixels(tmp_path / "e.png")[150, 12:252].tolist()}
+    assert drawn == {GLASS, STROMA}
+
+
+def test_samples_have_the_colours_of_the_images(tmp_path: Path) -> None:
+    image = np.empty((3, 400, 400), np.uint8)
+    image[:, :, :200], image[:, :, 200:] = (np.array(rgb, np.uint8)[:, None, None] for rgb in (GLASS, STROMA))
+    empty = np.zeros((400, 400), np.uint8)
+    draw_samples([Sample("he", image, empty, empty, 1.0, "Dice")], classes(2), tmp_path / "s.png")
+    drawn = pixels(tmp_path / "s.png")[200]
+    for left in (12, 424, 836):
+        assert {tuple(colour) for colour in drawn[left : left + 400].tolist()} == {GLASS, STROMA}
 
 
 def test_real_sections(tmp_path: Path, isbi: Path) -> None:

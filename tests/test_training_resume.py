@@ -17,8 +17,8 @@ from data_sets import write_pairs
 import tilesegment
 from tilesegment import DataError, PlanError
 from tilesegment.model import Model
-from tilesegment.training import checkpoint, run
-from tilesegment.training.loop import Record
+from tilesegment.training import checkpoint, loop, run
+from tilesegment.training.loop import Record, Trainer
 
 # dropout and defects: all that is drawn is drawn the same again
 TOY: dict[str, Any] = {"base": 4, "depth": 2, "tile": 72, "dropout": 0.3, "defects": 0.3, "precision": "fp32"}
@@ -72,7 +72,7 @@ def test_ctrl_c_and_on(step: int, data: Path, tmp_path: Path, whole: tuple[Any, 
     assert same(resume(data, tmp_path / "run"), whole[0])
     assert metrics(tmp_path / "run") == whole[1]
     assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
-    with pytest.raises(DataError, match=r"is finished; there is nothing to resume \(go on from it with init\)"):
+    with pytest.raises(DataError, match=r"is finished; there is nothing to resume \(go on from it with --init\)"):
         resume(data, tmp_path / "run")
 
 
@@ -124,35 +124,58 @@ def test_kill_9_and_on(data: Path, tmp_path: Path, whole: tuple[Any, list[str]])
     assert metrics(out) == whole[1]
 
 
-def test_ctrl_c_of_the_command_says_how_to_go_on(data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
+SIGNALS = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+
+
+def begin(data: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    """The command in a process of its own, with so many steps that it does not end by itself."""
     command = [sys.executable, "-m", "tilesegment_cli.main", "train", data, "--out", out, "--steps", "100000"]
-    command += ["--base", "4", "--depth", "2", "--tile", "72", "--validation", "0"]
-    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
+    command += ["--base", "4", "--depth", "2", "--tile", "72", "--validation", "0", *more]
+    return subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
+
+
+@SIGNALS
+def test_a_stopped_command_says_how_to_go_on(number: int, code: int, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = begin(data, out, "--resume")
     metrics_file = out / "metrics.jsonl"
     deadline = time.monotonic() + 60
     while not (metrics_file.exists() and metrics_file.stat().st_size > 0) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    assert process.returncode == code, said
     assert f"--out {out} --resume" in said
     assert "Traceback" not in said
     assert (out / "checkpoint.safetensors").exists()
     assert Model.load(out / "model.safetensors").header.training["steps"] > 0
 
 
+@SIGNALS
+def test_a_command_is_stopped_before_the_first_update(number: int, code: int, data: Path, tmp_path: Path) -> None:
+    """While it reads: here from a pipe, whose other end opens only once it does."""
+    os.mkfifo(tmp_path / "config.json")
+    process = begin(data, tmp_path / "run", "--config", str(tmp_path / "config.json"))
+    with (tmp_path / "config.json").open("w"):
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert "Traceback" not in said
+    assert "Stopped" in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_full_disk_keeps_the_checkpoint_before(
     data: Path, tmp_path: Path, whole: tuple[Any, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fourth checkpoint finds no room; the third is still there, and the run goes on from it."""
+    """The third checkpoint finds no room; the second is still there, and the run goes on from it."""
     monkeypatch.setattr(run, "_EVERY", 0)
     monkeypatch.setattr(run, "_EVERY_WRITES", 0)
     real, written = os.fsync, []
 
     def fsync(file: int) -> None:
         written.append(os.fstat(file).st_size)
-        if len(written) > 4:  # config.json is the first
+        if len(written) > 5:  # config.json and augmentation.png are the first
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(file)
 
@@ -164,9 +187,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(
     assert same(resume(data, tmp_path / "run"), whole[0])
 
 
-def test_a_run_without_a_checkpoint(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there is no run in .*nothing to resume; leave resume out"):
-        resume(data, tmp_path / "nothing")
+def test_a_damaged_checkpoint_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(data, tmp_path / "run", report=stop_after(2))
     path = tmp_path / "run" / "checkpoint.safetensors"
@@ -174,10 +195,114 @@ def test_a_run_without_a_checkpoint(data: Path, tmp_path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match="is no checkpoint of this run"):
         resume(data, tmp_path / "run")
-    path.unlink()
-    (tmp_path / "run" / "model.safetensors").unlink()
-    with pytest.raises(DataError, match=r"holds no checkpoint\.safetensors, so there is nothing to resume"):
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty folder", "half a config", "no checkpoint", "an earlier model"])
+def test_where_nothing_is_begun_resume_begins(
+    left: str, data: Path, tmp_path: Path, whole: tuple[Any, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that one command survives being killed at any time: before the folder, within the first update, ..."""
+    out = tmp_path / "run"
+    if left in ("an empty folder", "half a config"):
+        out.mkdir()
+    if left == "half a config":
+        (out / ".config.json.4711").write_text("{")
+    if left == "no checkpoint":
+        monkeypatch.setattr(Trainer, "_update", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(data, out)
+    if left == "an earlier model":
+        train(data, out, steps=1)
+        monkeypatch.setattr(Trainer, "_update", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(data, out, overwrite=True)
+    monkeypatch.undo()
+    assert not (out / "checkpoint.safetensors").exists()
+    assert same(train(data, out, resume=True), whole[0])
+    assert metrics(out) == whole[1]
+
+
+def interrupt(*arguments: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def test_the_same_command_goes_on_whatever_it_names(data: Path, tmp_path: Path) -> None:
+    """Also with a preset, and with the configuration of another run."""
+    paper = {"preset": "paper", "base": 4, "depth": 2, "tile": 72, "steps": 4}
+    one = train(data, tmp_path / "one", **paper)
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path / "two", report=stop_after(2), resume=True, **paper)
+    assert same(train(data, tmp_path / "two", resume=True, **paper), one)
+    more = {"config": tmp_path / "one" / "config.json", "resume": True}
+    with pytest.raises(KeyboardInterrupt):
+        tilesegment.train(data, tmp_path / "three", report=stop_after(2), **more)
+    tilesegment.train(data, tmp_path / "three", **more)
+    assert same(Model.load(tmp_path / "three" / "model.safetensors").network.state_dict(), one)
+
+
+def test_resume_takes_no_folder_of_others(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious").write_text("mine")
+    with pytest.raises(DataError, match="holds no run to resume"):
         resume(data, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious"]
+
+
+def test_a_signal_within_an_update_waits_for_its_end(
+    data: Path, tmp_path: Path, whole: tuple[Any, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = torch.nn.utils.clip_grad_norm_, []
+
+    def signalled(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 5:
+            signal.raise_signal(signal.SIGINT)
+        return real(*arguments)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", signalled)
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path / "run")
+    assert len(calls) == 5
+    assert same(resume(data, tmp_path / "run"), whole[0])
+    assert metrics(tmp_path / "run") == whole[1]
+
+
+def test_a_second_signal_does_not_wait_and_leaves_the_checkpoint_before(
+    data: Path, tmp_path: Path, whole: tuple[Any, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path / "run", report=stop_after(3))
+    before = (tmp_path / "run" / "checkpoint.safetensors").read_bytes()
+
+    def signalled(*arguments: Any) -> Any:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+        raise AssertionError("not reached")
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", signalled)
+    with pytest.raises(KeyboardInterrupt):
+        resume(data, tmp_path / "run")
+    monkeypatch.undo()
+    assert (tmp_path / "run" / "checkpoint.safetensors").read_bytes() == before
+    assert same(resume(data, tmp_path / "run"), whole[0])
+
+
+def test_a_look_that_was_cut_short_is_made_up_for(
+    data: Path, tmp_path: Path, whole: tuple[Any, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = loop.judge, []
+
+    def cut(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "judge", cut)
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path / "run")
+    assert same(resume(data, tmp_path / "run"), whole[0])
+    assert metrics(tmp_path / "run") == whole[1]
 
 
 def test_other_settings_or_data_are_refused(data: Path, tmp_path: Path) -> None:
@@ -190,19 +315,22 @@ def test_other_settings_or_data_are_refused(data: Path, tmp_path: Path) -> None:
     other = write_pairs(tmp_path / "other", 5)
     with pytest.raises(DataError, match=r"is not what .* was trained on"):
         resume(other, tmp_path / "run")
-    for wrong in ({"overwrite": True}, {"preset": "paper"}, {"config": "x"}):
-        with pytest.raises(PlanError, match="exclude each other"):
-            resume(data, tmp_path / "run", **wrong)
+    with pytest.raises(PlanError, match="exclude each other"):
+        resume(data, tmp_path / "run", overwrite=True)
+    with pytest.raises(PlanError, match=r"was begun with .*; leave it out"):
+        resume(data, tmp_path / "run", preset="paper")
+    with pytest.raises(DataError, match="cannot be read as the config"):
+        resume(data, tmp_path / "run", config="x")
 
 
 def test_without_a_folder_the_last_run_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"there is no run of .* in runs/ to resume"):
-        tilesegment.train(data, resume=True)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             tilesegment.train(data, **TOY, steps=2, report=stop_after(1))
     assert tilesegment.train(data, resume=True).folder == str(Path("runs") / "em_data-2")
+    monkeypatch.chdir(data)
+    assert tilesegment.train(data, **TOY, steps=1, resume=True).folder == str(Path("runs") / "em_data")
 
 
 def test_config_reproduces_the_run(data: Path, tmp_path: Path, whole: tuple[Any, list[str]]) -> None:

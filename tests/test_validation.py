@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from tilesegment.engine import predict_array
 from tilesegment.predictors.torch import TorchPredictor
-from tilesegment.training.calibration import THRESHOLDS, best_threshold, recentred
+from tilesegment.training.calibration import THRESHOLDS, choose_line, recentred
 from tilesegment.training.data import IGNORE, Section
 from tilesegment.training.validation import choose_goal, validate
 
@@ -92,7 +92,7 @@ def test_the_best_threshold_by_dice(seed: int, line: float) -> None:
     p = rng.random((30, 30))
     truth = (p + rng.normal(0, 0.1, p.shape) > line).astype(np.uint8)
     truth[:3] = IGNORE
-    found = best_threshold([truth], [np.stack([1 - p, p])], "dice")
+    found = choose_line([truth], [np.stack([1 - p, p])], "dice").threshold
 
     def dice(threshold: float) -> float:
         said = p[3:] > threshold
@@ -107,8 +107,42 @@ def test_the_best_threshold_by_v_rand_closes_the_gaps() -> None:
     """Membranes of which the network is only a little sure: at 1/2 they are open, higher up they are closed."""
     label = membranes()
     p = np.where(label == 1, 0.97, 0.7)
-    assert best_threshold([label], [np.stack([1 - p, p])], "v_rand") > 0.7
-    assert best_threshold([label], [np.stack([1 - p, p])], "v_rand") < 0.97
+    line = choose_line([label], [np.stack([1 - p, p])], "v_rand")
+    assert 0.7 < line.threshold < 0.97
+    assert (line.goal, line.value, line.accuracy) == ("v_rand", pytest.approx(1), 1)
+    assert line.value_half < 0.5
+    assert line.accuracy_half == pytest.approx(label.mean())
+
+
+def test_no_pixels_are_traded_for_a_v_rand_that_is_no_better() -> None:
+    """Membranes that are closed at any threshold, and thicker the higher it is: V_Rand is the same, 1/2 stays."""
+    label = membranes()
+    distance = ndimage.distance_transform_edt(label)
+    p = np.clip(0.2 + 0.1 * distance, 0, 0.999)
+    line = choose_line([label] * 3, [np.stack([1 - p, p])] * 3, "v_rand")
+    assert line.threshold == 0.5
+    assert (line.value, line.accuracy) == (line.value_half, line.accuracy_half)
+
+
+def test_a_gain_that_one_section_alone_shows_is_noise() -> None:
+    """One of four sections has open membranes at 1/2; in another a high threshold cuts the cells up."""
+    label = membranes()
+    whole = np.where(label == 1, 0.97, 0.1)
+    open_ = np.where(label == 1, 0.97, 0.6)
+    gap = np.zeros_like(label, bool)
+    gap[:, 8:10], gap[8:10] = True, True  # one cell is merged with others through this, or cut by it
+    slightly = np.where(gap & (label == 0), open_, whole)
+    maps = [np.stack([1 - p, p]) for p in (slightly, whole, whole, whole)]
+    assert choose_line([label] * 4, maps, "v_rand").threshold == 0.5
+    maps = [np.stack([1 - p, p]) for p in (open_,) * 4]
+    assert choose_line([label] * 4, maps, "v_rand").threshold > 0.6
+
+
+def test_of_equally_good_thresholds_the_one_nearest_to_one_half_is_taken() -> None:
+    label = membranes()
+    p = np.where(label == 1, 0.999, 0.001)
+    for goal in ("dice", "v_rand"):
+        assert choose_line([label], [np.stack([1 - p, p])], goal).threshold == 0.5
 
 
 @given(st.floats(0.02, 0.98), st.integers(0, 99))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from tilesegment.errors import MaskError
+from tilesegment.errors import ImageError, MaskError
 from tilesegment.facts import Machine
 from tilesegment.geometry import Block
 from tilesegment.job import Job
@@ -152,6 +152,7 @@ class Batch:
         tally.opened.enter_context(job)
         outcome.order, outcome.model = job.order, job.model.header.name
         run = self._claimed(tally, job)
+        outcome.notes = job.order.notes + run.notes
         done, outcome.repaired = run.stored()
         outcome.resumed = run.resumed(done)
         for listener in self.listeners:
@@ -191,6 +192,8 @@ class Batch:
             for listener in self.listeners:
                 listener.progressed(outcome, progress)
         else:
+            if isinstance(error, ImageError) and not outcome.errors:
+                item.run.mark_unreadable()
             outcome.errors.append(error)
             for listener in self.listeners:
                 listener.failed(outcome, item.block, error)

@@ -1,5 +1,6 @@
 """What a file is: an image, a mask or a model, in a few facts."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ from tilesegment.header import ModelHeader, read_header
 from tilesegment.images import open_image
 from tilesegment.masks import open_mask
 from tilesegment.masks.disk import MARK, is_ours, read_group
-from tilesegment.models import bundled_models
+from tilesegment.masks.exported import KINDS, read_exported
+from tilesegment.masks.exported_reading import open_exported
+from tilesegment.models import TRAINED, bundled_models
 
 # others' suffixes too: that their files are not opened is said better as of a model than as of an image
 _MODELS = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl")
@@ -35,6 +38,8 @@ def describe(
     if str(path) in bundled:
         return _model(str(path), read_header(bundled[str(path)]))
     path = Path(path)
+    if os.path.isfile(path / TRAINED):  # the folder of a training run
+        path /= TRAINED
     if path.suffix in _MODELS:
         return _model(str(path), read_header(path))
     if path.suffix.lower() in _FOREIGN or path.name == "rdf.yaml":
@@ -45,7 +50,14 @@ def describe(
 
 
 def _is_mask(path: Path) -> bool:
-    """Whether `path` is a mask as Zarr, finished or not. Probabilities are images: their values are read as such."""
+    """Whether `path` is a mask that we wrote, as Zarr finished or not.
+
+    Probabilities are images: their values are read as such. So is a TIFF or PNG of a mask that was saved anew as
+    something else, cropped or in colours.
+    """
+    if os.path.isfile(path):
+        record = read_exported(path)
+        return record is not None and ("digest" in record or open_exported(path) is not None)
     group = read_group(path) if is_ours(path) else None
     record = {} if group is None else group.attributes[MARK]
     layout = record.get("layout") if isinstance(record, dict) else None
@@ -74,11 +86,14 @@ def _image(path: Path, **reading: Any) -> dict[str, Any]:
 
 
 def _mask(path: Path) -> dict[str, Any]:
+    if os.path.isfile(path) and "digest" in (read_exported(path) or {}):
+        return _jpeg_mask(path)
     mask = open_mask(path)
     size = mask.spec.pixel_size
     return {
         "kind": "mask",
         "path": str(path),
+        "format": {"tiff": "TIFF", "png": "PNG"}.get(KINDS.get(path.suffix.lower(), ""), "OME-Zarr"),
         "shape_yx": list(mask.spec.shape),
         "planes": mask.spec.depth,
         "pixel_size_um": None if size is None else [size.y, size.x],
@@ -87,6 +102,18 @@ def _mask(path: Path) -> dict[str, Any]:
         "classes": {str(n): one.name for n, one in enumerate(mask.spec.classes)},
         "fingerprint": dict(mask.spec.fingerprint),
         "provenance": dict(mask.spec.provenance),
+    }
+
+
+def _jpeg_mask(path: Path) -> dict[str, Any]:
+    """What is known of a mask that holds the colours of its classes and not which these are."""
+    facts = _image(path)
+    return {
+        **{key: facts[key] for key in ("path", "format", "shape_yx", "planes", "pixel_size_um")},
+        "kind": "mask",
+        "holds": "colours of classes, no class ids",
+        "levels": 1,
+        "classes": {},
     }
 
 

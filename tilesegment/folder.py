@@ -2,15 +2,20 @@
 
 import csv
 import io
+import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from tilesegment.errors import PlanError, one_line
 from tilesegment.geometry import Block
+from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr
+from tilesegment.masks.disk import is_ours
+from tilesegment.masks.exported import read_exported
 from tilesegment.model import write_atomically
 from tilesegment.outcome import Errand, Listener, Outcome, Progress
+from tilesegment.preview import shows
 from tilesegment.run import Outputs
 
 FORMATS = ("zarr", "tif", "png", "jpg")
@@ -46,30 +51,96 @@ def read_list(path: str | Path) -> list[tuple[str, str | None]]:
     return found
 
 
+@dataclass(frozen=True)
+class Found:
+    """The images of a folder.
+
+    Attributes:
+        images: their paths, sorted by name.
+        left_out: names of what else is in the folder, without hidden files.
+    """
+
+    images: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def is_folder_of_images(path: str) -> bool:
+    """Whether `path` is a folder that is no image itself, as a Zarr store is."""
+    return os.path.isdir(path) and not path.rstrip("/").endswith(".zarr") and not is_zarr(Path(path))
+
+
+def images_in(folder: str) -> Found:
+    """The images in a folder; its own folders are not searched, and masks and previews that we wrote are no images.
+
+    Raises:
+        PlanError: there are none, or the folder cannot be read.
+    """
+    try:
+        entries = sorted(entry for entry in os.listdir(folder) if not entry.startswith("."))
+    except OSError as error:
+        raise PlanError(f"the folder {folder} cannot be read ({error.strerror}): see to its permissions") from error
+    taken = {name: _is_to_predict(Path(folder, name)) for name in entries}
+    images = tuple(os.path.join(folder, name) for name in entries if taken[name])
+    left_out = tuple(name for name in entries if not taken[name])
+    if not images:
+        there = shortened(left_out) or "nothing"
+        raise PlanError(
+            f"{folder} holds no image that can be read, but {there}; name images, or the folder they are in"
+        )
+    return Found(images, left_out)
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Some of the names, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _is_to_predict(path: Path) -> bool:
+    """Whether a file or folder is, by its content or its name, an image that is not one of our outputs."""
+    if path.is_dir():
+        return (path.suffix == ".zarr" or is_zarr(path)) and not is_ours(path)
+    if path.suffix.lower() in IMAGE_SUFFIXES or begins_as_image(path):
+        return read_exported(path) is None and shows(path) is None
+    return False
+
+
 def errands_into(
-    folder: str | Path, images: Iterable[tuple[str, str | None]], file_format: str, shared: Outputs
+    folder: str | Path | None, images: Iterable[tuple[str, str | None]], file_format: str, shared: Outputs
 ) -> list[Errand]:
     """An errand for each image: `slides/a.tif` goes to `FOLDER/a.zarr`, or to the name of its own that it came with.
 
     Args:
-        folder: of the masks.
-        images: path, and the name of its mask in the folder or None.
+        folder: of the masks; None where each image comes with the name of its mask.
+        images: path, and the name of its mask, in the folder or with it, or None.
         file_format: of `FORMATS`, for masks without a name of their own.
         shared: what else is asked for; its `mask` is replaced.
 
     Raises:
-        PlanError: two images would be written to one file.
+        PlanError: two images would be written to one file, or it is not said where one goes.
     """
-    errands: dict[Path, Errand] = {}
+    errands: dict[str, Errand] = {}
     for image, name in images:
-        out = Path(folder) / (name if name is not None else f"{_stem(image)}.{file_format}")
-        if out in errands:
+        out = _place(folder, image, name, file_format)
+        other = errands.get(os.path.abspath(out))
+        if other is not None:
             raise PlanError(
-                f"{errands[out].image} and {image} would both be written to {out}; give a list with the columns image "
+                f"{other.image} and {image} would both be written to {out}; give a list with the columns image "
                 "and out, or do them apart"
             )
-        errands[out] = Errand(image, replace(shared, mask=out))
+        errands[os.path.abspath(out)] = Errand(image, replace(shared, mask=out))
     return list(errands.values())
+
+
+def _place(folder: str | Path | None, image: str, name: str | None, file_format: str) -> Path:
+    """Where the mask of an image goes."""
+    if folder is None:
+        if name is None:
+            raise PlanError(f"the list names no mask for {image}; fill its column out, or name a folder with --out-dir")
+        return Path(name)
+    if name is None:
+        return Path(folder) / f"{_stem(image)}.{file_format}"
+    # a list may name the masks as they will be called from here
+    return Path(name) if Path(os.path.abspath(folder)) in Path(os.path.abspath(name)).parents else Path(folder) / name
 
 
 class Records(Listener):
@@ -78,18 +149,22 @@ class Records(Listener):
     Args:
         folder: made if it is not there.
         part: of a job in parts, whose summary has a name of its own.
+        errands: the images; folders that their masks lie in are made below `folder`.
 
     Raises:
         PlanError: the folder cannot be made.
     """
 
-    def __init__(self, folder: str | Path, part: tuple[int, int] | None = None) -> None:
+    def __init__(self, folder: str | Path, part: tuple[int, int] | None = None, errands: Iterable[Errand] = ()) -> None:
         self.folder, name = Path(folder), "summary.csv" if part is None else f"summary-{part[0]}-of-{part[1]}.csv"
         self.summary = self.folder / name
         self._rows: list[Sequence[object]] = []
         self._said = 0.0
         try:
             (self.folder / "logs").mkdir(parents=True, exist_ok=True)
+            for parent in {Path(errand.outputs.mask).parent for errand in errands}:
+                if Path(os.path.abspath(folder)) in Path(os.path.abspath(parent)).parents:
+                    parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise PlanError(
                 f"the folder {folder} cannot be made ({error.strerror}); choose another --out-dir"
@@ -100,6 +175,8 @@ class Records(Listener):
         assert outcome.order is not None
         plan = "; ".join(f"{name}: {value}" for name, value in outcome.order.lines())
         self._log(outcome, f"begun with {outcome.model}; {plan}")
+        for note in outcome.notes:
+            self._log(outcome, f"note: {note}")
         if outcome.resumed or outcome.repaired:
             self._log(outcome, f"{outcome.resumed} blocks are there already, {outcome.repaired} were damaged")
 
@@ -127,16 +204,25 @@ class Records(Listener):
 
     def _log(self, outcome: Outcome, text: str) -> None:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
-        name = Path(outcome.errand.outputs.mask).name
-        with (self.folder / "logs" / f"{name}.log").open("a", encoding="utf-8") as file:
-            file.write(f"{now} {text}\n")
+        file = self._log_of(Path(outcome.errand.outputs.mask))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a", encoding="utf-8") as log:
+            log.write(f"{now} {text}\n")
+
+    def _log_of(self, mask: Path) -> Path:
+        """Below logs/ as the mask below the folder; of one elsewhere, as below the root."""
+        folder, mask = Path(os.path.abspath(self.folder)), Path(os.path.abspath(mask))
+        inside = mask.relative_to(folder if folder in mask.parents else mask.anchor)
+        return self.folder / "logs" / inside.with_name(f"{inside.name}.log")
 
 
 def _stem(image: str) -> str:
-    """The name of an image without its format, `a` of `a.ome.tif`."""
-    name = Path(image).name
-    lower = name.lower()
-    for ending in (".ome.tiff", ".ome.tif", ".ome.zarr"):
-        if lower.endswith(ending):
-            return name[: -len(ending)]
-    return Path(name).stem
+    """The name of an image without its format, `a` of `a.ome.tif`; of a part of a Zarr `a_0`, of `a.zarr/0`."""
+    path = Path(os.path.abspath(image))
+    parts: list[str] = []
+    while path.parent.suffix == ".zarr" or is_zarr(path.parent):
+        parts.insert(0, path.name)
+        path = path.parent
+    name = path.name
+    ending = next((one for one in (".ome.tiff", ".ome.tif", ".ome.zarr") if name.lower().endswith(one)), path.suffix)
+    return "_".join([name[: len(name) - len(ending)], *parts])

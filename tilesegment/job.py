@@ -185,6 +185,7 @@ class Job:
         model = {"name": header.name, "licence": header.licence, "network": header.network, **header.arguments}
         return {
             "image": str(Path(self.plan.image.path).resolve()),
+            "image_written": self.order.content.written,
             "model": model | {"weights_sha256": header.weights_sha256, "training": dict(header.training)},
             "batch": self.plan.batch,
             "device": self.plan.device,

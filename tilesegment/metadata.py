@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from itertools import cycle, islice
 
+MARK = "tilesegment"
+"""Attribute, annotation or text chunk by which files of ours are known."""
+
 # Okabe and Ito's palette (2008), told apart by colour-blind readers; background is black
 _PALETTE = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 

@@ -17,6 +17,7 @@ from tilesegment.models import find_model
 from tilesegment.networks import build_network
 from tilesegment.networks.field_of_view import chosen, derive
 from tilesegment.networks.network import Network
+from tilesegment.networks.rescaled import Rescaled
 from tilesegment.networks.unetpp import UNetPlusPlus
 
 
@@ -59,9 +60,9 @@ class Model:
         Raises:
             ModelError: another network, or it has no such head.
         """
-        if not isinstance(self.network, UNetPlusPlus):
+        network = _pruned(self.network, level)
+        if network is None:
             raise ModelError(f"a {self.header.network} cannot be pruned; only unetpp can")
-        network = self.network.pruned(level)
         arguments = {**self.header.arguments, "level": level, "supervision": "last"}
         header = replace(self.header, arguments=arguments, weights_sha256=weights_hash(network.state_dict()))
         return Model(header, network)
@@ -116,6 +117,14 @@ class Model:
                 f"{path} cannot be written ({error.strerror}); choose another place for the model"
             ) from error
         return Model.load(path)
+
+
+def _pruned(network: Network, level: int) -> Network | None:
+    """The part that head `level` needs, of a network on reduced images too; None if it cannot be pruned."""
+    if isinstance(network, Rescaled):
+        inner = _pruned(network.network, level)
+        return None if inner is None else Rescaled(inner, network.factor).train(network.training)
+    return network.pruned(level) if isinstance(network, UNetPlusPlus) else None
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -14,8 +14,9 @@ from tilesegment.exchange.onnx_network import why_on_cpu
 from tilesegment.facts import ImageFacts, Machine, NetworkFacts
 from tilesegment.geometry import Block
 from tilesegment.header import Normalisation
-from tilesegment.images.identity import identity
+from tilesegment.images.identity import Identity, former_identity, identity
 from tilesegment.images.source import ImageSource
+from tilesegment.masks.record import STORED
 from tilesegment.model import Model
 from tilesegment.models import DEFAULT, bundled_models, find_model
 from tilesegment.normalisation import choose_normalisation
@@ -37,6 +38,7 @@ class Order:
         normalisation: of the grey values.
         decides: what decides the pixels, see `fingerprint`.
         skipping: which blocks are not predicted.
+        content: what tells the image from what it was before a change.
         notes: what a user should know of how image and model are taken, and of what is skipped.
     """
 
@@ -49,6 +51,7 @@ class Order:
     normalisation: Normalisation
     decides: Mapping[str, Any]
     skipping: Skipping
+    content: Identity
     notes: tuple[str, ...] = ()
 
     def is_empty(self, z: int, block: Block) -> bool:
@@ -95,17 +98,20 @@ def decide(
         settings, machine, notes = _for_onnx(loaded, settings, machine, ask)
     plan = make_plan(facts, _network_facts(loaded), settings, machine)
     normalisation = choose_normalisation(loaded.header.normalisation, source, plan, settings)
-    chosen = {"normalisation": asdict(normalisation), "axes": axes, "select": select}
+    chosen: dict[str, Any] = {"normalisation": asdict(normalisation), "axes": axes, "select": select}
     # only where they are chosen: masks in progress of earlier versions are gone on with
-    chosen |= {name: value for name in ("series", "invert") if (value := getattr(settings, name)) not in (None, False)}
+    chosen |= {} if settings.series is None else {"series": settings.series}
+    chosen |= {"invert": True} if settings.invert else {}
     skipping = choose_skipping(source, plan, settings)
     notes = source.notes + notes + resolution_notes(source, loaded.header.pixel_size, settings.level)
     notes += skipping.notes(plan.image.path)
     if skipping.mode is not None:
         chosen["skipped"] = skipping.decides
-    decides = fingerprint(plan, settings, chosen | _decisive(source, loaded, settings))
+    content = identity(source.path)
+    chosen["content"] = former_identity(source.path)  # for masks that earlier releases have begun
+    decides = fingerprint(plan, settings, chosen | _decisive(content, source, loaded, settings))
     given = (os.path.abspath(image), path, settings, axes, select)
-    return Order(*given, plan, normalisation, decides, skipping, notes), loaded
+    return Order(*given, plan, normalisation, decides, skipping, content, notes), loaded
 
 
 def check_same(order: Order, source: ImageSource, model: Model) -> None:
@@ -114,7 +120,7 @@ def check_same(order: Order, source: ImageSource, model: Model) -> None:
     Raises:
         PlanError: one is another.
     """
-    for name, here in _decisive(source, model, order.settings).items():
+    for name, here in _decisive(identity(source.path), source, model, order.settings).items():
         if here != order.decides[name]:
             raise PlanError(
                 f"{order.image} or {order.model} is another on {platform.node()} ({name} differs); "
@@ -139,11 +145,11 @@ def _loaded(path: str, state: tuple[int, int] | None, prune: int | None, halo: i
     return model if halo is None else model.with_halo(halo)
 
 
-def _decisive(source: ImageSource, model: Model, settings: Settings) -> dict[str, Any]:
+def _decisive(content: Identity, source: ImageSource, model: Model, settings: Settings) -> dict[str, Any]:
     """What decides the pixels and is found in the files themselves."""
     header = model.header
     return {
-        "content": identity(source.path),
+        STORED: content.digest,
         "dtype": str(source.dtype),
         "model": header.weights_sha256,
         "classes": [one.name for one in header.classes],
@@ -169,7 +175,7 @@ def _absolute(model: str | Path) -> str:
     """A path that other processes find too; the name of a bundled model, which each has in a place of its own."""
     if str(model) in bundled_models():
         return str(model)
-    return os.path.abspath(model) if os.path.exists(model) else str(find_model(model))  # which says that there is none
+    return os.path.abspath(find_model(model))
 
 
 def _image_facts(source: ImageSource, level: int) -> ImageFacts:

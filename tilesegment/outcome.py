@@ -58,6 +58,7 @@ class Outcome:
         skipped, pixels_skipped: of the blocks stored in this run, those that were empty, and their pixels.
         seconds: from its beginning to its end.
         ending: None unless it came to its end.
+        notes: what a user should know of how it is read and predicted, and of what was there before.
         errors: of its blocks, or the one that kept it from being begun or finished.
         stopped: whether it was left because the run was asked to stop.
     """
@@ -73,6 +74,7 @@ class Outcome:
     repaired: int = 0
     seconds: float = 0.0
     ending: Ending | None = None
+    notes: tuple[str, ...] = ()
     errors: list[Exception] = field(default_factory=list)
     stopped: bool = False
 

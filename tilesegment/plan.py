@@ -152,7 +152,7 @@ def make_plan(image: ImageFacts, network: NetworkFacts, settings: Settings, mach
     settings.check()
     if settings.threshold is not None and network.classes != 2:
         raise PlanError(f"a threshold needs a model of two classes; this one has {network.classes}: leave it out")
-    region, planes = _region(image, settings.roi), _planes(image, settings.z)
+    region, planes = region_of(settings.roi, image.shape, image.scale), _planes(image, settings.z)
     tile = settings.tile if settings.tile is not None else _default_tile(network, region, machine)
     step = network.view.step_of(tile)
     chunk = _chunk(step)
@@ -238,12 +238,21 @@ def _pixel_bytes(network: NetworkFacts, precision: str) -> int:
     return max(network.pixel_bytes * _VALUE_BYTES[precision] // 4, 8 * network.classes)
 
 
-def _region(image: ImageFacts, roi: Region | None) -> Region:
-    """The pixels of the level that a region of level 0 touches."""
-    whole = Region.of_shape(image.shape)
+def region_of(roi: Region | None, shape: tuple[int, int], scale: tuple[float, float]) -> Region:
+    """The pixels of a level that a region of level 0 touches; all of them without one.
+
+    Args:
+        roi: in pixels of level 0.
+        shape: (height, width) of the level.
+        scale: (y, x) pixels of level 0 per pixel of the level.
+
+    Raises:
+        PlanError: it is empty, or reaches beyond the image.
+    """
+    whole = Region.of_shape(shape)
     if roi is None:
         return whole
-    (sy, sx), (height, width) = image.scale, image.shape
+    (sy, sx), (height, width) = scale, shape
     touched = Region(floor(roi.y0 / sy), floor(roi.x0 / sx), ceil(roi.y1 / sy), ceil(roi.x1 / sx))
     region = touched.intersect(whole)
     # sides of levels are rounded down: the last pixels of level 0, fewer than one here, may have none of their own

@@ -6,34 +6,60 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from tilesegment.errors import MaskError
 from tilesegment.metadata import LabelClass, PixelSize
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+_SHOWS = "preview by tilesegment of "  # begins the comment in a preview; the digest of the mask follows
 _GAP = 12  # pixels between and around the panels
 _OUTLINE = 0.9  # opacity of the outlines
 
 
 def stretch(image: np.ndarray) -> np.ndarray:
-    """Grey or RGB picture of an image, each channel stretched from its 1st to its 99.8th percentile.
+    """Draw an image as a picture in the colours that it has.
+
+    Three or four channels are red, green, blue, and an opacity that is left out. As uint8 they are drawn as they are.
+    Of another type they share one scale, from 0 (or the 1st percentile, where that is negative) to their 99.8th
+    percentile: scales of their own would turn white to cyan and pink to brown. Other channels have no colour, so each
+    is stretched from its 1st to its 99.8th percentile: one is grey, two are green and magenta, and of five and more
+    the first three are red, green and blue.
 
     Args:
-        image: (C, h, w) of any number type; of three channels or more the first three are red, green and blue,
-            otherwise the first is grey. NaN and infinity are black.
+        image: (C, h, w) of any number type. NaN and infinity are black.
 
     Returns:
         (h, w, 3) uint8.
     """
-    shown = np.asarray(image[:3] if len(image) >= 3 else image[:1], np.float32)
-    shown = np.where(np.isfinite(shown), shown, np.nan)
-    planes = []
-    for plane in shown:
-        known = plane[np.isfinite(plane)]
-        low, high = np.percentile(known, (1, 99.8)) if known.size else (0, 1)
-        scaled = (plane - low) / max(high - low, 1e-12) * 255
-        planes.append(np.clip(np.nan_to_num(scaled), 0, 255).astype(np.uint8))
+    if len(image) in (3, 4):
+        return _colours(image[:3])
+    planes = [_scaled(plane, *_percentiles(plane)) for plane in np.asarray(image[:3], np.float32)]
+    if len(image) == 2:
+        planes = [planes[1], planes[0], planes[1]]
     return np.stack(planes * (3 // len(planes)), axis=-1)
+
+
+def _colours(image: np.ndarray) -> np.ndarray:
+    """Red, green and blue (3, h, w) as a picture (h, w, 3) uint8."""
+    if image.dtype == np.uint8:
+        return np.ascontiguousarray(np.moveaxis(image, 0, -1))
+    shown = np.asarray(image, np.float32)
+    low, high = _percentiles(shown)
+    return np.moveaxis(_scaled(shown, min(low, 0), high), 0, -1)
+
+
+def _percentiles(pixels: np.ndarray) -> tuple[float, float]:
+    """The 1st and the 99.8th of those that are finite."""
+    known = pixels[np.isfinite(pixels)]
+    low, high = np.percentile(known, (1, 99.8)) if known.size else (0, 1)
+    return float(low), float(high)
+
+
+def _scaled(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+    """`low` to `high` as 0 to 255, uint8 of the same shape; what is not finite is 0."""
+    scaled = np.where(np.isfinite(pixels), (pixels - low) / max(high - low, 1e-12) * 255, 0)
+    return np.clip(scaled, 0, 255).astype(np.uint8)
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, classes: tuple[LabelClass, ...], opacity: float = 0.4) -> np.ndarray:
@@ -42,7 +68,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, classes: tuple[LabelClass, ...]
     Class 0 stays bare. The outline is the outermost pixel of every region of the other classes, drawn nearly opaque.
 
     Args:
-        image: (C, h, w), stretched as `stretch` does.
+        image: (C, h, w), drawn as `stretch` does.
         mask: (h, w) uint8 class ids; ids beyond `classes` (no data) stay bare too.
         classes: their colours.
         opacity: of the fill, 0 to 1.
@@ -70,6 +96,7 @@ def save_preview(
     title: str | None = None,
     max_side: int = 2048,
     pixel_size: PixelSize | None = None,
+    made_of: str = "",
 ) -> None:
     """Write the plain image, and beside it the overlay, above a legend and a scale bar.
 
@@ -81,6 +108,7 @@ def save_preview(
         title: one line above the panels.
         max_side: larger images are reduced to this many pixels a side, by leaving out rows and columns.
         pixel_size: of `image` as given; without it there is no scale bar.
+        made_of: digest of the mask, which is kept in the file: `shows` finds it.
 
     Raises:
         MaskError: another suffix, the mask is of another size, or the file cannot be written.
@@ -91,11 +119,22 @@ def save_preview(
     image, mask = image[:, ::every, ::every], mask[::every, ::every]
     width = pixel_size.x * every if pixel_size else None
     picture = _compose(stretch(image), overlay(image, mask, classes), classes, title, width)
-    save_picture(picture, path, "preview")
+    save_picture(picture, path, "preview", f"{_SHOWS}{made_of}" if made_of else None)
 
 
-def save_picture(picture: Image.Image, path: Path, what: str) -> None:
-    """Writes a PNG or JPEG, by the suffix of `path`, whole or not at all.
+def shows(path: Path) -> str | None:
+    """The digest of the mask that the preview `path` was made of; None if it is no preview, or does not say."""
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as picture:  # no pixel is decoded
+            comment = picture.info.get("comment", b"")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    text = comment.decode(errors="replace") if isinstance(comment, bytes) else str(comment)
+    return text.removeprefix(_SHOWS) if text.startswith(_SHOWS) else None
+
+
+def save_picture(picture: Image.Image, path: Path, what: str, comment: str | None = None) -> None:
+    """Writes a PNG or JPEG, by the suffix of `path`, whole or not at all; `comment` is kept in it.
 
     Raises:
         MaskError: it cannot be written; `what` it is stands in the message.
@@ -103,7 +142,11 @@ def save_picture(picture: Image.Image, path: Path, what: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         try:
-            picture.save(partial, format=_FORMATS[path.suffix.lower()])
+            text = PngInfo()
+            if comment is not None:
+                text.add_text("comment", comment)
+            # each format takes one of the two
+            picture.save(partial, format=_FORMATS[path.suffix.lower()], pnginfo=text, comment=comment or b"")
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """A prediction whose outputs are begun: which blocks are left, how one is decided and stored, how it ends."""
 
+import os
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import numpy as np
 from tilesegment.errors import MaskError, PlanError
 from tilesegment.geometry import Block
 from tilesegment.job import Job
-from tilesegment.masks import MaskWriter, create_mask, create_probabilities, is_complete
+from tilesegment.masks import MaskWriter, create_mask, create_probabilities, is_complete, open_mask
+from tilesegment.masks.record import STORED, read_record
 from tilesegment.order import Order
-from tilesegment.overview import draw_preview, overview
+from tilesegment.overview import draw_preview, mask_digest, overview
 from tilesegment.predictors.block import Pending
-from tilesegment.preview import check_preview_path
+from tilesegment.preview import check_preview_path, shows
 from tilesegment.verification import mismatch
 
 
@@ -48,6 +50,7 @@ class Run:
         stores: those of its outputs that are not complete yet, the mask last.
         preview: a picture to draw before the mask is finished.
         part: (k, n) of n parts of the blocks this run does the k-th, counted from 1; None for all of them.
+        notes: what a user should know of an earlier run of which the outputs are.
     """
 
     order: Order
@@ -55,6 +58,7 @@ class Run:
     stores: tuple[MaskWriter, ...]
     preview: Path | None = None
     part: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
 
     def stored(self) -> tuple[np.ndarray, int]:
         """Whether each block is stored, bool (planes, rows, columns), and how many objects are damaged."""
@@ -84,6 +88,12 @@ class Run:
     def begin(self, job: Job, pixels: np.ndarray, block: Block) -> Pending:
         """Begins to decide `block` from the pixels (C, H, W) of `block.read`; what is returned waits for the result."""
         return job.predictor.begin(pixels, block, probabilities=self._keeps_probabilities)
+
+    def mark_unreadable(self) -> None:
+        """Records that some of the image could not be read, for the run that goes on once it is repaired."""
+        for store in self.stores:
+            with suppress(MaskError):  # the error itself is reported; without the record the next run is refused
+                store.mark_unreadable()
 
     def background(self, block: Block) -> tuple[np.ndarray, ...]:
         """The result for a block that is skipped: class 0, and no doubt of it."""
@@ -131,6 +141,7 @@ class Ending:
         read_amplification: bytes of the image that were decoded, for each byte of the blocks that were read, margins
             left out, by the process that ended the run; None if it read none.
         batch: tiles at a time in the end: fewer than planned where the device's memory did not allow it.
+        unmeasured: whether a halo was chosen, and what it changes cannot be measured.
     """
 
     complete: bool
@@ -138,6 +149,7 @@ class Ending:
     disagreement: float | None
     read_amplification: float | None
     batch: int
+    unmeasured: bool = False
 
 
 def begin(job: Job, outputs: Outputs, part: tuple[int, int] | None = None) -> Run:
@@ -146,15 +158,39 @@ def begin(job: Job, outputs: Outputs, part: tuple[int, int] | None = None) -> Ru
     Raises:
         PlanError, MaskError: they cannot be written there. Nothing has been changed then.
     """
-    check_outputs(job.order.image, outputs)
     spec, stores = job.spec(), []
+    check_outputs(job.order.image, outputs, mask_digest(spec))
     anew = outputs.overwrite
     if outputs.probabilities is not None and (anew or not is_complete(outputs.probabilities, spec, probabilities=True)):
         stores.append(create_probabilities(outputs.probabilities, spec, overwrite=anew))
     if anew or not is_complete(outputs.mask, spec, ngff=outputs.ngff):
         stores.append(create_mask(outputs.mask, spec, ngff=outputs.ngff, overwrite=anew))
+    elif outputs.preview is not None and not os.path.exists(outputs.preview):
+        open_mask(outputs.mask)  # raises where a preview cannot be drawn of it
     preview = None if outputs.preview is None else Path(outputs.preview).absolute()
-    return Run(job.order, Path(outputs.mask).absolute(), tuple(stores), preview, part)
+    mask = Path(outputs.mask).absolute()
+    place = next((store.target.partial for store in stores if not _holds_probabilities(store)), mask)
+    return Run(job.order, mask, tuple(stores), preview, part, _doubts(job.order, read_record(place)))
+
+
+def _doubts(order: Order, record: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Whether the image may have changed since the mask of this record was begun, as far as that is not known."""
+    if record is None or "digest" in record:
+        return ()
+    image, advice = order.image, "if pixels have changed since then, use --overwrite"
+    if STORED not in record["fingerprint"]:
+        former = f"the mask was begun by an earlier release, which did not look at the pixels of {image}: {advice}"
+        return (former,) if os.path.isdir(image) else ()
+    if record["fingerprint"][STORED] != order.decides[STORED]:
+        return (f"some of {image} could not be read when the mask was begun, and it was changed: other {advice[3:]}",)
+    provenance = record.get("provenance")
+    written = provenance.get("image_written") if isinstance(provenance, dict) else None
+    if order.content.exact or written in (None, order.content.written):
+        return ()
+    return (
+        f"files of {image} were written after the mask was begun, as those of a copy are; their sizes and the samples "
+        f"that are compared are the same: {advice}",
+    )
 
 
 def finish(run: Run, job: Job, known: Mapping[str, Any]) -> Ending:
@@ -165,30 +201,33 @@ def finish(run: Run, job: Job, known: Mapping[str, Any]) -> Ending:
     Raises:
         MaskError: blocks are missing or damaged, or the disk refuses; it can be called again.
     """
-    complete, inexact = True, None
+    complete, inexact, measured = True, None, False
+    missing = run.preview is not None and not run.preview.exists()
     known = {**known, "read_amplification": job.read_amplification, "batch": job.batch}
     if job.disagreement is not None:
         known = {**known, "disagreement": job.disagreement}
     for store in run.stores:
         with nullcontext(True) if run.part is None else store.claimed_to_finish() as is_ours_to_do:
             if is_ours_to_do:
-                if inexact is None and job.model.header.halo is not None:
-                    inexact = mismatch(job)
+                if job.model.header.halo is not None and not measured:
+                    inexact, measured = mismatch(job), True
                     known = {**known, "halo": run.order.plan.network.view.before, "mismatch": inexact}
                 if run.preview is not None and not _holds_probabilities(store):
                     _draw(run, job, store, run.preview)
                 store.finish(known)
         complete &= is_ours_to_do or store.is_finished()
-    if run.preview is not None and not run.stores:
+    if run.preview is not None and missing and all(map(_holds_probabilities, run.stores)):
         draw_preview(run.order.image, run.mask, run.preview)
-    return Ending(complete, inexact, job.disagreement, job.read_amplification, job.batch)
+    unmeasured = measured and inexact is None
+    return Ending(complete, inexact, job.disagreement, job.read_amplification, job.batch, unmeasured)
 
 
 def _draw(run: Run, job: Job, mask: MaskWriter, preview: Path) -> None:
     """Before the mask is finished: after that a TIFF or a PNG is all there is."""
     plan, size = run.order.plan, mask.spec.pixel_size
     level, first, classes = job.settings.level, plan.planes.start, mask.spec.classes
-    overview(job.source, mask.base, plan.region, level, first, classes, size, preview)
+    made = mask_digest(mask.spec)
+    overview(job.source, mask.base, plan.region, level, first, classes, size, preview, made_of=made)
 
 
 def share(count: int, part: tuple[int, int] | None) -> range:
@@ -199,8 +238,10 @@ def share(count: int, part: tuple[int, int] | None) -> range:
     return range(count * (k - 1) // n, count * k // n)
 
 
-def check_outputs(image: str, outputs: Outputs) -> None:
+def check_outputs(image: str, outputs: Outputs, made_of: str) -> None:
     """Whether what a run writes keeps clear of what it reads, and each output of the others. Nothing is written.
+
+    A preview that is there already may be one of the same mask, known by its digest `made_of`.
 
     Raises:
         PlanError: two of them are one, or an output lies in the image elsewhere than among its labels.
@@ -217,14 +258,16 @@ def check_outputs(image: str, outputs: Outputs) -> None:
     if len(set(paths.values())) < len(paths):
         raise PlanError(f"{', '.join(paths)} name one file twice; give each a name of its own")
     if outputs.preview is not None:
-        _check_preview(Path(outputs.preview), outputs.overwrite)
+        _check_preview(Path(outputs.preview), outputs.overwrite, made_of)
 
 
-def _check_preview(path: Path, overwrite: bool) -> None:
+def _check_preview(path: Path, overwrite: bool, made_of: str) -> None:
     """Before hours of work, not after them."""
     check_preview_path(path)
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise MaskError(f"preview {path} exists; choose another name, or use --overwrite to replace it")
+    if path.is_dir() or (path.exists() and not overwrite and shows(path) != made_of):
+        raise MaskError(
+            f"preview {path} exists and is none of this mask; choose another name, or use --overwrite to replace it"
+        )
 
 
 def _holds_probabilities(store: MaskWriter) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tilesegment.errors import PlanError
+from tilesegment.errors import ImageError, PlanError
 from tilesegment.geometry import FieldOfView, Region, TileGrid
 from tilesegment.job import Job
 from tilesegment.predictors.block import BlockPredictor
@@ -124,18 +124,37 @@ def verify(
         return Verification(job.plan.tile, job.plan.step, precision, tuple(crops), _TOLERANCE[precision])
 
 
-def mismatch(job: Job) -> float:
-    """Share of the pixels near tile lines and image borders whose class another tiling would change; exact ones 0."""
-    crops = list(_compare_all(job))
-    return sum(crop.pixels for crop in crops) / sum(crop.region.area for crop in crops)
+def mismatch(job: Job) -> float | None:
+    """Share of the pixels near tile lines and borders of the region whose class a larger halo would change.
+
+    Exact tiles have 0. None if it cannot be measured: the larger halo reaches what cannot be read, such as NaN that a
+    region of interest leaves out.
+    """
+    predictor, crops = _one_by_one(job), []
+    for region in _crops(job):
+        try:
+            crops.append(_compare(job, predictor, region))
+        except ImageError:  # of what lies beyond the pixels that are predicted, all of which were read before
+            continue
+    return sum(crop.pixels for crop in crops) / sum(crop.region.area for crop in crops) if crops else None
 
 
 def _compare_all(job: Job) -> Iterator[Crop]:
-    # batches are always full, and here are single tiles and large ones
+    predictor = _one_by_one(job)
+    return (_compare(job, predictor, region) for region in _crops(job))
+
+
+def _one_by_one(job: Job) -> BlockPredictor:
+    """Batches are always full, and here are single tiles and large ones."""
     predictor = copy.copy(job.predictor)
     predictor.batch = 1
-    for region in crops_of(job.plan.image.shape, job.plan.step, job.plan.network.view.divisor):
-        yield _compare(job, predictor, region)
+    return predictor
+
+
+def _crops(job: Job) -> list[Region]:
+    """Crops of what is predicted, in pixels of the level."""
+    plan, (y, x) = job.plan, (job.plan.region.y0, job.plan.region.x0)
+    return [crop.shift(y, x) for crop in crops_of(plan.region.shape, plan.step, plan.network.view.divisor)]
 
 
 def crops_of(shape: tuple[int, int], step: int, divisor: int) -> list[Region]:
@@ -151,11 +170,11 @@ def crops_of(shape: tuple[int, int], step: int, divisor: int) -> list[Region]:
 
 def _compare(job: Job, predictor: BlockPredictor, region: Region) -> Crop:
     """One crop, by tiles of the plan and in one pass."""
-    view, shape, plane = job.plan.network.view, job.plan.image.shape, job.plan.planes.start
+    view, whole, plane = job.plan.network.view, job.plan.region, job.plan.planes.start
     probabilities, ids = np.empty((job.plan.network.classes, *region.shape)), np.empty(region.shape, np.uint8)
-    single = TileGrid(Region.of_shape(shape), job.plan.step, job.plan.step, view)
-    for row in range(region.y0 // single.step, -(-region.y1 // single.step)):
-        for column in range(region.x0 // single.step, -(-region.x1 // single.step)):
+    single, inside = TileGrid(whole, job.plan.step, job.plan.step, view), region.within(whole)
+    for row in range(inside.y0 // single.step, -(-inside.y1 // single.step)):
+        for column in range(inside.x0 // single.step, -(-inside.x1 // single.step)):
             tile = single.at(row, column)
             both = tile.write.intersect(region)
             found_ids, found = predictor.predict_probabilities(job.read(plane, tile), tile)
@@ -166,7 +185,7 @@ def _compare(job: Job, predictor: BlockPredictor, region: Region) -> Crop:
     if job.model.header.halo is not None:
         more = view.step_for(_MORE)
         view = FieldOfView(view.divisor, view.before + more, view.after + more, view.crops)
-    whole = TileGrid(region, side, side, view).at(0, 0)
-    assert len(whole.tiles) == 1
-    once_ids, once = predictor.predict_probabilities(job.read(plane, whole), whole)
+    once_block = TileGrid(region, side, side, view).at(0, 0)
+    assert len(once_block.tiles) == 1
+    once_ids, once = predictor.predict_probabilities(job.read(plane, once_block), once_block)
     return Crop(region, float(np.abs(probabilities - once).max()), int(np.count_nonzero(ids != once_ids)))

@@ -11,7 +11,7 @@ from typing import Any
 import zarr
 from zarr.storage import LocalStore
 
-from tilesegment.threads import decoding_threads
+from tilesegment.threads import thread_count
 from tilesegment.zarr_keys import stored_metadata
 
 _TELLING = threading.Lock()
@@ -54,7 +54,7 @@ def open_with_zarrs(folder: Path, **options: Any) -> zarr.Array | None:
     array = open_with_zarr(folder, **options)
     # the pipeline keeps what it is told here; the configuration is that of all threads, so nothing that others go by
     told = {"codec_pipeline.strict": True, "codec_pipeline.chunk_concurrent_minimum": 1}
-    with _TELLING, zarr.config.set({**told, "threading.max_workers": decoding_threads()}):
+    with _TELLING, zarr.config.set({**told, "threading.max_workers": thread_count()}):
         try:
             pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(array.metadata, array.store)
         except UnsupportedMetadataError:

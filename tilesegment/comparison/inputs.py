@@ -18,6 +18,7 @@ from tilesegment.geometry import Region
 from tilesegment.images import open_image
 from tilesegment.masks import open_mask
 from tilesegment.masks.disk import MARK, is_ours, read_group
+from tilesegment.masks.exported import exported_spec
 from tilesegment.masks.spec import spec_from_record
 from tilesegment.metadata import LabelClass
 
@@ -112,14 +113,17 @@ def open_layer(path: Path) -> Layer:
             return indexed
         source = open_image(path)
     channels, classes = 0, None
-    if source.stored_dtype.kind == "f":
+    written = exported_spec(path) if source.format == "OME-TIFF" else None
+    if written is not None:
+        classes = written.classes
+    elif source.stored_dtype.kind == "f":
         channels, classes = source.channels, _channel_classes(path)
     return Layer(
         path=str(path),
         shape=source.shape,
         depth=source.depth or 1,
         channels=source.channels,
-        kind=Kind(channels, classes, ids=False),
+        kind=Kind(channels, classes, ids=written is not None),
         read=lambda region, z: source.read(region, 0, z) if channels else source.read_stored(region, 0, z),
         close=source.close,
     )

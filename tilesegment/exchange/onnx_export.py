@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # of a probability: rounding in single precision, by other kernels
 _TOLERANCE = 1e-4
+# what onnxruntime 1.16 reads already: others run the file with the version that they have
+_OPSET, _IR = 18, 9
 
 
 class GreyValues(nn.Module):
@@ -68,6 +70,7 @@ def to_onnx(model: Model) -> bytes:
                 dynamic_shapes=({0: free, 2: free, 3: free},),
                 input_names=["image"],
                 output_names=["probabilities"],
+                opset_version=_OPSET,
                 verbose=False,
             )
         assert program is not None
@@ -108,6 +111,7 @@ def _tidy(proto: "ModelProto") -> None:
         del part.metadata_props[:]
     del proto.metadata_props[:]
     proto.producer_name = "tilesegment"
+    proto.ir_version = _IR
 
 
 def _prove(content: bytes, network: GreyValues, example: Tensor) -> None:

@@ -1,6 +1,5 @@
 """A network that onnxruntime runs, as a PyTorch module: everything that predicts with a network predicts with it."""
 
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from tilesegment.exchange.onnx_file import OnnxFile
 from tilesegment.header import Normalisation
 from tilesegment.networks.network import Network
 from tilesegment.predictors.devices import choose_device
+from tilesegment.threads import thread_count
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -145,8 +145,7 @@ def open_session(file: OnnxFile, device: torch.device) -> "InferenceSession":
         providers.insert(0, (_CUDA, {"device_id": device.index or 0}))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    # as torch does; 0 is as many as there are cores
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
+    options.intra_op_num_threads = thread_count()
     try:
         return onnxruntime.InferenceSession(file.source, options, providers=providers)
     except Exception as error:  # those of onnxruntime have no other root

@@ -19,9 +19,9 @@ from tilesegment.exchange.probing import LARGEST as PROBED
 from tilesegment.geometry import FieldOfView
 from tilesegment.header import Normalisation
 from tilesegment.metadata import PixelSize
+from tilesegment.models import PACKAGED
 
 RDF = "rdf.yaml"
-_NAMES = (RDF, "bioimageio.yaml")
 _LARGEST_RDF = 2**20
 # deflate cannot do better than 1032
 _LARGEST_RATIO = 1100
@@ -52,7 +52,7 @@ class Description:
 
 def is_package(path: Path) -> bool:
     """Whether `path` looks like a package: a zip, an rdf.yaml, or a folder that holds one."""
-    return path.suffix.lower() == ".zip" or path.name in _NAMES or any((path / name).is_file() for name in _NAMES)
+    return path.suffix.lower() == ".zip" or path.name in PACKAGED or any((path / name).is_file() for name in PACKAGED)
 
 
 def read_package(path: Path) -> tuple[Description, OnnxFile]:
@@ -75,7 +75,7 @@ def read_package(path: Path) -> tuple[Description, OnnxFile]:
 
 
 def _from_folder(folder: Path) -> tuple[Description, OnnxFile]:
-    name = next((name for name in _NAMES if (folder / name).is_file()), None)
+    name = next((name for name in PACKAGED if (folder / name).is_file()), None)
     if name is None or (folder / name).stat().st_size > _LARGEST_RDF:
         raise ModelError(f"no model package: it holds no {RDF} of at most {_LARGEST_RDF:,} bytes")
     rdf = _parse((folder / name).read_bytes())
@@ -96,7 +96,7 @@ def _from_zip(archive: zipfile.ZipFile, path: Path) -> tuple[Description, OnnxFi
     for entry in archive.infolist():
         _check_name(entry.filename)
     held = archive.NameToInfo
-    name = next((name for name in _NAMES if name in held), None)
+    name = next((name for name in PACKAGED if name in held), None)
     if name is None:
         raise ModelError(
             f"no model package: it holds no {RDF}; pickled or zipped checkpoints could run code and are not opened"

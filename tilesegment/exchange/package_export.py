@@ -56,7 +56,7 @@ def to_package(model: Model) -> bytes:
         "weights.onnx": weights,
         "input.npy": _npy(image.astype(model.header.normalisation.dtype)),
         "output.npy": _npy(result),
-        "cover.png": _cover(model, image[0], result[0]),
+        "cover.png": _cover(model, image[0].astype(model.header.normalisation.dtype), result[0]),
         "README.md": _readme(model, view).encode(),
     }
     opset = max(entry.version for entry in parse_onnx(weights, "weights").proto.opset_import if entry.domain == "")

@@ -7,11 +7,30 @@ from pathlib import Path
 from tilesegment.errors import ImageError, one_line
 from tilesegment.images.source import ImageSource, Level, read_mirrored
 
-__all__ = ["ImageSource", "Level", "open_image", "read_mirrored"]
+__all__ = ["IMAGE_SUFFIXES", "ImageSource", "Level", "begins_as_image", "is_zarr", "open_image", "read_mirrored"]
 
 _FORMATS = "TIFF, OME-TIFF, SVS and other tiled TIFFs, Zarr, OME-Zarr, PNG and JPEG"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _FLAT = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+# of files that are meant as images, even if they turn out to be damaged
+IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".svs")
+_ZARR = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
+
+
+def begins_as_image(path: str | Path) -> bool:
+    """Whether the file `path` begins as one of a format that is read; not if it cannot be read."""
+    if not os.path.isfile(path):  # a pipe would be waited at
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(8).startswith(_TIFF + _FLAT)
+    except OSError:
+        return False
+
+
+def is_zarr(folder: Path) -> bool:
+    """Whether a folder has the metadata of a Zarr array or group, or a part of it."""
+    return any(os.path.isfile(folder / name) for name in _ZARR)
 
 
 def open_image(

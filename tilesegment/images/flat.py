@@ -28,13 +28,11 @@ class FlatSource(ImageSource):
     turned as EXIF says. Grey with alpha counts as two channels.
     """
 
-    def __init__(
-        self, path: str, image: Image.Image, mode: str, layout: Layout, notes: tuple[str, ...], shown: Shown
-    ) -> None:
+    def __init__(self, path: str, image: Image.Image, mode: str, layout: Layout, shown: Shown) -> None:
         dtype = np.dtype(np.uint16 if mode == "I;16" else np.uint8)
         levels = (Level(layout.plane, (1.0, 1.0)),)
         kind = "JPEG" if image.format == "MPO" else image.format or "PNG"  # MPO is several JPEGs in one file
-        super().__init__(path, kind, levels, None, layout.channels, dtype, notes=notes, shown=shown)
+        super().__init__(path, kind, levels, None, layout.channels, dtype, shown=shown)
         self._image: Image.Image | None = image
         self._mode = mode
         self._layout = layout
@@ -90,7 +88,7 @@ def open_flat(path: str, axes: str | None, select: Mapping[str, int], series: in
         notes = () if series is not None else others_note(path, contents, number)
         notes += inverted_in_vain(path) if invert else ()
         layout = arrange(path, ("y", "x", "c")[: len(shape)], shape, select)
-        return FlatSource(path, image, mode, layout, notes, Shown(_orientation(path, image), None, contents))
+        return FlatSource(path, image, mode, layout, Shown(_orientation(path, image), None, notes, contents))
     except BaseException:
         image.close()
         raise

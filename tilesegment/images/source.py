@@ -35,16 +35,18 @@ class Level:
 
 @dataclass(frozen=True)
 class Shown:
-    """How the pixels that a file stores become the image, and what else is in the file.
+    """How the pixels that a file stores become the image, and what a user should know of the file.
 
     Attributes:
         orientation: of TIFF's tag and EXIF's, 1 to 8: how the pixels are turned and mirrored.
         white: each value is subtracted from it, where the file counts from white and is to be inverted.
+        notes: what was decided for the user about this file, one sentence each.
         contents: the images of the file, in the order of `series`; empty where there is one.
     """
 
     orientation: int = 1
     white: int | None = None
+    notes: tuple[str, ...] = ()
     contents: tuple[str, ...] = ()
 
 
@@ -77,7 +79,6 @@ class ImageSource(ABC):
         channels: int,
         dtype: np.dtype,
         frame: Frame = UNKNOWN_FRAME,
-        notes: tuple[str, ...] = (),
         shown: Shown = UPRIGHT,
     ) -> None:
         self._turn, self._white = turn_of(shown.orientation), shown.white
@@ -86,14 +87,15 @@ class ImageSource(ABC):
         self.levels = tuple(Level(self._turn.pair(level.shape), self._turn.pair(level.scale)) for level in levels)
         self.depth = depth
         self.channels = channels
+        if self._turn.transposes:
+            frame = replace(frame, y=frame.x, x=frame.y)
         self.stored_dtype = stored_type(path, dtype)
         self.dtype = image_type(self.stored_dtype)
-        y, x = self._turn.pair((frame.y, frame.x))
-        self.frame = in_micrometres(replace(frame, y=y, x=x))
-        self.pixel_size: PixelSize | None = size_of(self.frame)
+        self.frame = in_micrometres(frame)
+        self.pixel_size: PixelSize | None = size_of(frame)
         self.contents = shown.contents
         turned = turn_words(shown.orientation)
-        self.notes = ((f"{path} is {turned}",) if turned else ()) + notes
+        self.notes = ((f"{path} is {turned}",) if turned else ()) + shown.notes
         if self.dtype != self.stored_dtype:
             self.notes += (f"{path} holds {self.stored_dtype}: as an image it is read as float32",)
 

@@ -45,7 +45,7 @@ from tilesegment.images.tiff_pages import (
     segment_count,
     stored_segments,
 )
-from tilesegment.metadata import Frame, reduction
+from tilesegment.metadata import MARK, Frame, reduction
 
 _JPEG = {6, 7, 33007, 34892}
 _CONVERT = "convert it to grey or RGB"
@@ -91,13 +91,12 @@ class TiffSource(ImageSource):
         levels: list[_TiffLevel],
         dtype: np.dtype,
         frame: Frame,
-        notes: tuple[str, ...],
         shown: Shown,
     ) -> None:
         first = levels[0].layout
         (height, width), planes = first.plane, [level.layout.plane for level in levels]
         described = tuple(Level(plane, (reduction(height, plane[0]), reduction(width, plane[1]))) for plane in planes)
-        super().__init__(path, tiff_format(tiff), described, first.depth, first.channels, dtype, frame, notes, shown)
+        super().__init__(path, tiff_format(tiff), described, first.depth, first.channels, dtype, frame, shown)
         self._tiff = tiff
         self._segments = segments
         self._levels = levels
@@ -144,9 +143,8 @@ def open_tiff(path: str, axes: str | None, select: Mapping[str, int], series: in
             segments = Segments(tiff)
             levels = _levels(path, chosen, segments, axes, select, notes)
             white = _white(path, chosen.keyframe, invert, notes)
-            shown, frame = Shown(orientation_of(chosen.keyframe), white, contents), tiff_frame(tiff, chosen)
-            notes += warning_notes(path, said)
-            return TiffSource(path, tiff, segments, levels, chosen.dtype, frame, tuple(notes), shown)
+            shown = Shown(orientation_of(chosen.keyframe), white, (*notes, *warning_notes(path, said)), contents)
+            return TiffSource(path, tiff, segments, levels, chosen.dtype, tiff_frame(tiff, chosen), shown)
         except BaseException:
             tiff.close()
             raise
@@ -223,13 +221,18 @@ def _check_kind(path: str, page: TiffPage) -> None:
     if page.compression != 1 and page.compression not in tifffile.TIFF.DECOMPRESSORS:
         raise ImageError(f"{path} uses TIFF compression {int(page.compression)}, which cannot be decoded: convert it")
     photometric = int(page.photometric)
-    if photometric == 3:
+    if photometric == 3 and not _is_our_mask(page.parent):
         raise ImageError(f"{path} has a colour map (palette), which is not applied: {_CONVERT}")
-    if photometric not in (0, 1, 2) and not (photometric == 6 and page.compression in _JPEG):
+    if photometric not in (0, 1, 2, 3) and not (photometric == 6 and page.compression in _JPEG):
         name = getattr(page.photometric, "name", photometric)
         raise ImageError(f"{path} has colours of kind {name}, which is not supported: {_CONVERT}")
     if page.imagedepth != 1:
         raise ImageError(f"{path} has volumetric pages, which are not supported: write one page a plane")
+
+
+def _is_our_mask(tiff: TiffFile) -> bool:
+    """Whether the file is a mask that we wrote, whose palette shows class ids: they are what is read."""
+    return f'<M K="{MARK}">' in (tiff.ome_metadata or "")
 
 
 def _is_stored(path: str, series: TiffPageSeries, level: int, notes: list[str]) -> bool:

@@ -14,7 +14,7 @@ from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
 from tilesegment.images.pieces import PieceReader, Take
-from tilesegment.threads import decoding_threads
+from tilesegment.threads import thread_count
 
 MAX_SEGMENT = 1 << 30  # bytes of a strip or tile once decoded
 # tags
@@ -93,7 +93,7 @@ class Segments:
     def __init__(self, tiff: TiffFile) -> None:
         self.pieces = PieceReader()
         self._file = tiff.filehandle.fileno()
-        self._pool = ThreadPoolExecutor(decoding_threads(), "decode")
+        self._pool = ThreadPoolExecutor(thread_count(), "decode")
 
     def decode(self, plane: "SegmentedPlane", indices: list[int], take: Callable[[int, np.ndarray], None]) -> None:
         """Calls `take` with each of the strips or tiles `indices` of `plane` that is stored, (h, w, samples)."""

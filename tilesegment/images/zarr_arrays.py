@@ -36,12 +36,11 @@ class ZarrSource(ImageSource):
         layouts: list[Layout],
         reductions: Sequence[tuple[float, float]],
         frame: Frame = UNKNOWN_FRAME,
-        notes: tuple[str, ...] = (),
         shown: Shown = UPRIGHT,
     ) -> None:
         first = layouts[0]
         levels = tuple(Level(layout.plane, scale) for layout, scale in zip(layouts, reductions, strict=True))
-        super().__init__(path, format, levels, first.depth, first.channels, arrays[0].array.dtype, frame, notes, shown)
+        super().__init__(path, format, levels, first.depth, first.channels, arrays[0].array.dtype, frame, shown)
         self._arrays = arrays
         self._layouts = layouts
         self._pieces = PieceReader()
@@ -102,7 +101,9 @@ def open_zarr(path: str, axes: str | None, select: Mapping[str, int], series: in
         facts = array_facts(path, meta, attributes)
         names, guess = _axes(path, facts, axes)
         layout, chunks = arrange(path, names, facts.shape, select), Chunks(folder)
-        return ZarrSource(path, "Zarr", [chunks], [layout], [(1.0, 1.0)], notes=notes + guess + chunks.notes)
+        return ZarrSource(
+            path, "Zarr", [chunks], [layout], [(1.0, 1.0)], shown=Shown(notes=notes + guess + chunks.notes)
+        )
     images = multiscale_names(attributes)
     number = chosen_series(path, series, images, 0) if images else 0
     image = read_multiscale(path, attributes, number)
@@ -140,8 +141,8 @@ def _open_multiscale(
         layouts.append(layout)
     reductions, said = image.reductions([layout.plane for layout in layouts])
     notes += tuple(note for array in arrays for note in array.notes) + image.notes + said
-    kind, shown = f"OME-Zarr {image.version}", Shown(contents=contents)
-    return ZarrSource(str(folder), kind, arrays, layouts, reductions, image.frame(names), notes, shown)
+    kind, shown = f"OME-Zarr {image.version}", Shown(notes=notes, contents=contents)
+    return ZarrSource(str(folder), kind, arrays, layouts, reductions, image.frame(names), shown)
 
 
 def _axes(path: str, facts: ArrayFacts, axes: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tilesegment import metadata
 from tilesegment.errors import MaskError
 
-MARK = "tilesegment"  # the attribute by which we know our own folders
+MARK = metadata.MARK  # the attribute by which we know our own folders
 _METADATA_LIMIT = 1 << 24  # bytes; a thousand times what metadata takes
 
 

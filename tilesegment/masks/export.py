@@ -1,4 +1,4 @@
-"""Writes a stored mask as one file: a pyramidal OME-TIFF, a palette PNG, or a JPEG in the classes' colours."""
+"""Writes a stored mask as one file: a pyramidal OME-TIFF or a PNG with a palette, or a JPEG in the classes' colours."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -11,9 +11,11 @@ import tifffile
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from tilesegment.errors import one_line
 from tilesegment.geometry import Region
 from tilesegment.masks.blocks import BlockArray
 from tilesegment.masks.disk import MARK
+from tilesegment.masks.exported import CLASSES
 from tilesegment.masks.ngff import frame_of
 from tilesegment.masks.record import digest
 from tilesegment.masks.spec import MaskSpec
@@ -27,6 +29,8 @@ def export(kind: str, levels: list[BlockArray], spec: MaskSpec, record: Mapping[
     """Writes the mask in `levels` to `path` as `kind`: `tiff`, `png` or `jpeg`.
 
     Its record goes along, as JSON in the OME-XML or in a text chunk; with JPEG, whose comments are short, its digest.
+    The pixels of a TIFF and of a PNG are the class ids; a palette gives them the classes' colours in any viewer. The
+    OME-XML also holds the classes' names by id, for other programs.
     """
     if kind == "tiff":
         _export_tiff(levels, spec, json.dumps(record), path)
@@ -36,9 +40,11 @@ def export(kind: str, levels: list[BlockArray], spec: MaskSpec, record: Mapping[
 
 def _export_tiff(levels: list[BlockArray], spec: MaskSpec, record: str, path: Path) -> None:
     size = (spec.depth or 1) * spec.shape[0] * spec.shape[1]
-    metadata: dict[str, Any] = {"axes": levels[0].grid.axes.upper(), "MapAnnotation": {MARK: record}}
+    metadata: dict[str, Any] = {"axes": levels[0].grid.axes.upper()}
+    metadata["MapAnnotation"] = [{MARK: record}, {"Namespace": CLASSES} | _names(spec)]
     metadata["UUID"] = str(uuid5(NAMESPACE_URL, record))  # tifffile's own would hold this computer's address
     metadata |= _placement(spec)
+    colours = _palette(spec).T.astype(np.uint16) * 257  # a TIFF's go to 65,535
     with tifffile.TiffWriter(path, bigtiff=size > _CLASSIC_LIMIT, ome=True) as tiff:
         for number, level in enumerate(levels):
             options: dict[str, Any] = {"subfiletype": 1, "metadata": None}
@@ -54,7 +60,8 @@ def _export_tiff(levels: list[BlockArray], spec: MaskSpec, record: str, path: Pa
                 dtype=np.uint8,
                 tile=(_TILE, _TILE),
                 compression="zlib",
-                photometric="minisblack",
+                photometric="palette",
+                colormap=colours,
                 **options,
             )
 
@@ -76,6 +83,18 @@ def _placement(spec: MaskSpec) -> dict[str, Any]:
     return sizes | ({"Plane": places} if is_moved else {})
 
 
+def _names(spec: MaskSpec) -> dict[str, str]:
+    """The name of each class by its id, as XML can hold it."""
+    return {str(n): one_line(one.name) for n, one in enumerate(spec.classes)}
+
+
+def _palette(spec: MaskSpec) -> np.ndarray:
+    """The colours of the ids 0 to 255, (256, 3) uint8; black for ids that are no class."""
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(spec.classes)] = [one.rgb for one in spec.classes]
+    return colours
+
+
 def _tiles(level: BlockArray) -> Iterator[np.ndarray]:
     """The tiles of a level, each full-sized, plane by plane and row by row as TIFF stores them."""
     height, width = level.grid.shape
@@ -90,8 +109,7 @@ def _tiles(level: BlockArray) -> Iterator[np.ndarray]:
 
 def _export_picture(kind: str, level: BlockArray, spec: MaskSpec, record: Mapping[str, Any], path: Path) -> None:
     ids = level.read(Region.of_shape(spec.shape), 0)
-    colours = np.zeros((256, 3), np.uint8)
-    colours[: len(spec.classes)] = [label.rgb for label in spec.classes]
+    colours = _palette(spec)
     if kind == "png":
         picture = Image.fromarray(ids)
         picture.putpalette(colours[: len(spec.classes)].tobytes())

@@ -10,9 +10,12 @@ from xml.etree import ElementTree
 from PIL import Image
 from tifffile import TiffFile
 
+from tilesegment.errors import MaskError
 from tilesegment.masks.disk import MARK
+from tilesegment.masks.spec import MaskSpec, spec_from_record
 
 KINDS = {".tif": "tiff", ".tiff": "tiff", ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
+CLASSES = f"{MARK}/classes"  # namespace of the annotation with the names of the classes by id
 _LIMIT = 1 << 24  # bytes of text; a thousand times what a record takes
 
 
@@ -30,6 +33,15 @@ def read_exported(path: Path) -> dict[str, Any] | None:
     except Exception:  # tifffile and Pillow have dozens of ways to refuse a file; whatever it is, it is not ours
         return None
     return record if isinstance(record, dict) else None
+
+
+def exported_spec(path: Path) -> MaskSpec | None:
+    """The spec of the mask in the TIFF or PNG `path`; None if it is none of ours."""
+    record = read_exported(path)
+    try:
+        return None if record is None or "digest" in record else spec_from_record(record)
+    except MaskError:
+        return None
 
 
 def _tiff_text(path: Path) -> str | None:

@@ -1,6 +1,5 @@
 """Smaller levels of a mask: every pixel is the class that most of the pixels under it have."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ import numpy as np
 
 from tilesegment.geometry import Region
 from tilesegment.masks.blocks import BlockArray
+from tilesegment.threads import thread_count
 
 _AHEAD = 6  # blocks in work or waiting to be made part of smaller ones
 _READ = 2  # blocks along a side that are read at a time: a call costs as much as decoding some chunks
@@ -74,7 +74,7 @@ def build_levels(levels: Sequence[BlockArray], halvings: Sequence[int]) -> None:
     blocks = [(top, *block) for block in levels[top].blocks()] if top else []
     leaves = (leaf for block in blocks for leaf in pyramid.leaves(*block))
     # numpy and the codecs let go of the interpreter; more threads would only hold more blocks in memory
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool, closing(_ahead(pool, pyramid.grow, leaves)) as grown:
+    with ThreadPoolExecutor(min(4, thread_count())) as pool, closing(_ahead(pool, pyramid.grow, leaves)) as grown:
         for block in blocks:
             pyramid.complete(*block, grown)
 

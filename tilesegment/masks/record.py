@@ -9,6 +9,12 @@ from typing import Any
 from tilesegment.masks.disk import MARK, is_ours, read_group
 from tilesegment.masks.exported import read_exported
 
+# keys of the fingerprint by which an image is known: a digest of what it stores, and that of earlier releases, which
+# does not see the chunks of a Zarr. Where both records have the first, the second is not compared.
+STORED, FORMER = "stored", "content"
+# key of the record of a mask in progress: some of the image could not be read, and is expected to be repaired
+UNREADABLE = "unreadable"
+
 
 def read_record(path: Path) -> dict[str, Any] | None:
     """The record of what stands under the name `path`, finished or not; None if that is nothing of ours.
@@ -29,23 +35,38 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 def digest(record: Mapping[str, Any]) -> str:
     """SHA-256 of what decides whether two masks are the same, for a file that cannot hold a record."""
-    same = {part: record[part] for part in ("layout", "fingerprint")}
+    return _digest_without(record, FORMER if STORED in record["fingerprint"] else STORED)
+
+
+def _digest_without(record: Mapping[str, Any], left_out: str) -> str:
+    decides = {key: value for key, value in record["fingerprint"].items() if key != left_out}
+    same = {"layout": record["layout"], "fingerprint": decides}
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
 
 
 def differing(there: Any, now: Mapping[str, Any]) -> str:
     """The settings in which two records differ, with both values; empty if the masks are the same."""
     if isinstance(there, dict) and "digest" in there:
-        return "" if there["digest"] == digest(now) else "a JPEG does not say which"
+        same = (digest(now), _digest_without(now, STORED))
+        return "" if there["digest"] in same else "a JPEG does not say which"
     differences = []
     for part in ("layout", "fingerprint"):
         old, new = there.get(part) if isinstance(there, dict) else None, now[part]
         if not isinstance(old, dict):
             return "its record is damaged"
-        for key in sorted(old.keys() | new.keys()):
+        left_out = {FORMER if STORED in old and STORED in new else STORED}
+        if there.get(UNREADABLE):
+            left_out |= {STORED, FORMER}
+        for key in sorted((old.keys() | new.keys()) - left_out):
             if key not in old or key not in new or old[key] != new[key]:
-                differences.append(f"{key}: {_short(old, key)} there, {_short(new, key)} now")
+                differences.append(_difference(key, old, new))
     return "; ".join(differences)
+
+
+def _difference(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    if key in (STORED, FORMER):
+        return "content: the files of the image hold other data than when the mask was begun"
+    return f"{key}: {_short(old, key)} there, {_short(new, key)} now"
 
 
 def _short(values: Mapping[str, Any], key: str) -> str:

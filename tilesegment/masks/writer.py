@@ -31,7 +31,7 @@ from tilesegment.masks.disk import (
 from tilesegment.masks.export import export
 from tilesegment.masks.locks import gone, held, in_turn, lock_file
 from tilesegment.masks.pyramid import build_levels
-from tilesegment.masks.record import differing, read_record
+from tilesegment.masks.record import UNREADABLE, differing, read_record
 from tilesegment.masks.spec import JSON, MaskSpec
 from tilesegment.masks.survey import Survey
 from tilesegment.masks.target import Target, check_free, mask_target, probabilities_target
@@ -82,6 +82,18 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
         if lock_file(self.target.partial) is None:
             raise gone(self.target.partial)
         return self.base.survey()
+
+    def mark_unreadable(self) -> None:
+        """Records that some of the image could not be read, so that the mask is gone on with once it is repaired.
+
+        Raises:
+            MaskError: the disk refuses.
+        """
+        with reporting("write to", self.target.partial):
+            group = read_group(self.target.partial)
+            if group is not None:
+                record = group.attributes[MARK] | {UNREADABLE: True}
+                write_group(self.target.partial, Group(group.format, group.attributes | {MARK: record}))
 
     @contextmanager
     def claimed(self, shared: bool) -> Iterator[None]:

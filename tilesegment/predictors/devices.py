@@ -1,5 +1,6 @@
 """Which device and which precision a run uses."""
 
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from tilesegment.errors import DeviceError
 from tilesegment.facts import Machine
 from tilesegment.settings import Settings
+from tilesegment.threads import thread_count
 
 PRECISIONS = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -17,6 +19,7 @@ def choose_device(name: str = "auto") -> torch.device:
     Raises:
         DeviceError: there is no such device here.
     """
+    _keep_to_cores()
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
@@ -25,6 +28,13 @@ def choose_device(name: str = "auto") -> torch.device:
     if name not in there:
         raise DeviceError(f"device {name!r} is not here; there are: auto, {', '.join(there)}")
     return torch.device(name)
+
+
+@cache
+def _keep_to_cores() -> None:
+    """Have PyTorch compute with no more threads than this process may, once: it does not see limits of a cgroup."""
+    if torch.get_num_threads() > thread_count():
+        torch.set_num_threads(thread_count())
 
 
 def choose_precision(device: torch.device, name: str = "auto") -> str:

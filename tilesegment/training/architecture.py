@@ -1,9 +1,7 @@
-"""Which network is trained, with which options, and from which weights on."""
+"""Which network is trained, and with which options."""
 
 from dataclasses import replace
 from typing import Any
-
-from torch import nn
 
 from tilesegment.errors import PlanError
 from tilesegment.model import Model
@@ -55,18 +53,6 @@ def choose_network(
         arguments = {**init.header.arguments, **asked, "classes": classes}
     arguments.pop("reduction", None)
     return name, arguments if settings.reduction == 1 else {**arguments, "reduction": settings.reduction}
-
-
-def take_over(network: nn.Module, start: nn.Module) -> tuple[str, ...]:
-    """Gives `network` the weights of `start`, the same but perhaps for the number of classes.
-
-    Returns:
-        The layers that begin at random, because they tell the classes apart and those are others.
-    """
-    weights, own = start.state_dict(), network.state_dict()
-    fitting = {name: value for name, value in weights.items() if value.shape == own[name].shape}
-    network.load_state_dict({**own, **fitting})
-    return tuple(dict.fromkeys(name.rpartition(".")[0] for name in weights if name not in fitting))
 
 
 def _check_init(settings: TrainingSettings, init: Model, name: str, asked: dict[str, Any], channels: int) -> None:

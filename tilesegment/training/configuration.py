@@ -18,6 +18,7 @@ from tilesegment.training.data import Dataset
 from tilesegment.training.settings import PRESETS, TrainingSettings
 
 MODEL, CHECKPOINT, CONFIG, METRICS = "model.safetensors", "checkpoint.safetensors", "config.json", "metrics.jsonl"
+REPORT = "report.html"  # the last file of a run: with it, it is finished
 # what may change when a run is resumed: where it is computed, not what
 _FREE = ("device", "workers")
 
@@ -92,27 +93,41 @@ def begin_with(
         PlanError: preset and config are both given, no such preset, no such setting.
         DataError: config cannot be read.
     """
+    labels, settings = _given(preset, config, labels, settings)
+    return Configuration(TrainingSettings.from_json(settings), labels)
+
+
+def _given(
+    preset: str | None, config: str | Path | None, labels: Mapping[str, Any], settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Labels and settings that are given, by a preset, by the configuration of another run, or by themselves."""
     if preset is not None and config is not None:
-        raise PlanError("preset and config exclude each other; give one of them")
+        raise PlanError("--preset and --config exclude each other; give one of them")
     if preset is not None and preset not in PRESETS:
         raise PlanError(f"no preset is called {preset!r}; there are: {', '.join(PRESETS)}")
     start: Mapping[str, Any] = PRESETS[preset] if preset is not None else {}
     if config is not None:
         other = Configuration.read(Path(config))
         # a new run has a name of its own
-        start, labels = {**other.settings.to_json(), "name": ""}, {**other.labels, **labels}
-    return Configuration(TrainingSettings.from_json({**start, **settings}), labels)
+        start, labels = other.settings.to_json(), {**other.labels, **labels}
+        del start["name"]
+    return dict(labels), {**start, **settings}
 
 
-def go_on_with(folder: Path, labels: Mapping[str, Any], settings: Mapping[str, Any]) -> Configuration:
+def go_on_with(
+    folder: Path,
+    preset: str | None,
+    config: str | Path | None,
+    labels: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> Configuration:
     """Of the run in `folder`, computed where `settings` say.
 
     Raises:
-        DataError: there is none.
+        DataError: it cannot be read.
         PlanError: something else is given than it was begun with; names the first difference.
     """
-    if not (folder / CONFIG).exists():
-        raise DataError(f"there is no run in {folder} to resume; leave resume out to begin one")
+    labels, settings = _given(preset, config, labels, settings)
     began = Configuration.read(folder / CONFIG)
     wanted = replace(began, settings=TrainingSettings.from_json({**began.settings.to_json(), **settings}))
     wanted = replace(wanted, labels={**began.labels, **labels})
@@ -128,22 +143,39 @@ def find_folder(data: Path, out: str | Path | None, overwrite: bool, resume: boo
     """Where a run goes, or lies; nothing is created yet.
 
     Raises:
-        DataError: it exists and is not to be overwritten, is a file, or there is nothing to resume.
+        DataError: it exists and is not to be overwritten, is a file, or its run is finished.
     """
     if out is None:
         runs = _runs(data.resolve().name)
-        if resume and len(runs) == 1:
-            raise DataError(f"there is no run of {data} in runs/ to resume; name its folder with out")
-        return runs[-2] if resume else runs[-1]
-    folder = Path(out)
+        folder = runs[-2] if resume and len(runs) > 1 else runs[-1]
+    else:
+        folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; name a folder for the run")
-    if resume:
-        if (folder / MODEL).exists() and (folder / CONFIG).exists() and not (folder / CHECKPOINT).exists():
-            raise DataError(f"the run in {folder} is finished; there is nothing to resume (go on from it with init)")
-    elif folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise DataError(f"{folder} exists and is not empty; resume the run in it, overwrite it, or choose another")
+    if resume and (folder / CONFIG).exists():
+        if _is_finished(folder):
+            raise DataError(f"the run in {folder} is finished; there is nothing to resume (go on from it with --init)")
+    elif not overwrite and folder.is_dir() and any(path for path in folder.iterdir() if not _is_left_over(path)):
+        what = "it holds no run to resume" if resume else "go on with --resume, replace it with --overwrite"
+        raise DataError(f"{folder} exists and is not empty; {what}, or choose another with --out")
     return folder
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether the run in `folder` came to its end, and not only the one before that it was to replace."""
+    if (folder / CHECKPOINT).exists() or not (folder / MODEL).exists():
+        return False
+    if (folder / REPORT).exists():
+        return True
+    try:
+        return bool(json.loads((folder / METRICS).read_text().splitlines()[-1])["progress"] >= 1)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether it is the first file of a run that was killed while writing it."""
+    return path.name.startswith(f".{CONFIG}.")
 
 
 def _runs(name: str) -> Sequence[Path]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tilesegment.header import Normalisation
 from tilesegment.metadata import LabelClass
 from tilesegment.preview import overlay, stretch
 from tilesegment.training.data import IGNORE
@@ -16,19 +17,23 @@ _ACROSS = 4
 _LARGEST, _SMALLEST = 400, 240  # sides of a panel in pixels
 
 
-def draw_examples(examples: Sequence[tuple[np.ndarray, np.ndarray]], classes: Sequence[LabelClass], path: Path) -> None:
-    """Draws the network's inputs, a white frame where its output lies, and the labels' outlines within it.
+def draw_examples(
+    examples: Sequence[tuple[np.ndarray, np.ndarray]], scale: Normalisation, classes: Sequence[LabelClass], path: Path
+) -> None:
+    """Draw the network's inputs, a white frame where its output lies, and the labels' outlines within it.
 
-    All panels are stretched alike, so that variations of brightness and contrast show. Writes a PNG to `path`.
+    All panels are drawn alike, so that variations of brightness, contrast and colour show. Writes a PNG to `path`.
 
     Args:
         examples: one or more: input (C, T, T) float and label (t, t) class ids, t <= T, at the input's centre; `IGNORE`
             where there is no label.
+        scale: normalisation of the inputs; without it, they have the colours of the images.
         classes: names and colours.
         path: of the PNG.
     """
     side = examples[0][0].shape[-1]
-    pictures = stretch(np.concatenate([image for image, _ in examples], axis=1)).reshape(-1, side, side, 3)
+    joined = np.concatenate([image for image, _ in examples], axis=1)
+    pictures = stretch(_grey_values(joined, scale)).reshape(-1, side, side, 3)
     panels = [_panel(one, label, tuple(classes)) for one, (_, label) in zip(pictures, examples, strict=True)]
     legend = {one.name: one.colour for one in classes[1:]}
     if any(np.any(label == IGNORE) for _, label in examples):
@@ -41,6 +46,16 @@ def draw_examples(examples: Sequence[tuple[np.ndarray, np.ndarray]], classes: Se
         title=f"What the network sees: {side} x {side} px{framed}",
         legends={"outlines": legend},
     )
+
+
+def _grey_values(inputs: np.ndarray, scale: Normalisation) -> np.ndarray:
+    """Inputs (C, H, W) as the grey values that they stand for, in the type of the images."""
+    mean, std = (np.array(values)[:, None, None] for values in (scale.mean, scale.std))
+    values, dtype = inputs * std + mean, np.dtype(scale.dtype)
+    if dtype.kind != "f":
+        limits = np.iinfo(dtype)
+        values = np.clip(np.rint(values), limits.min, limits.max)
+    return values.astype(dtype)
 
 
 def _panel(picture: np.ndarray, label: np.ndarray, classes: tuple[LabelClass, ...]) -> np.ndarray:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from tilesegment.header import Normalisation
 from tilesegment.training.augmentation import Augmentation, draw_example, inside_cells, number_cells
 from tilesegment.training.data import Section
+from tilesegment.training.interrupts import ignore_signals
 from tilesegment.training.weight_maps import border_weights
 
 Batch = tuple[Tensor, Tensor, Tensor | None]
@@ -69,7 +70,13 @@ class Examples(Dataset[Batch]):
 def batches(examples: Examples, first: int, workers: int, pin: bool) -> Iterator[Batch]:
     """The batches of updates `first`, `first` + 1, ..., without end, drawn ahead by `workers` processes."""
     loader = DataLoader(
-        examples, batch_size=None, sampler=count(first), num_workers=workers, pin_memory=pin, collate_fn=_as_it_is
+        examples,
+        batch_size=None,
+        sampler=count(first),
+        num_workers=workers,
+        pin_memory=pin,
+        collate_fn=_as_it_is,
+        worker_init_fn=ignore_signals,
     )
     return iter(loader)
 

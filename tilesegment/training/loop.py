@@ -4,6 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,20 +23,29 @@ from tilesegment.networks.field_of_view import chosen, derive
 from tilesegment.networks.network import Network
 from tilesegment.networks.rescaled import Rescaled
 from tilesegment.predictors.devices import PRECISIONS, choose_device, choose_precision
-from tilesegment.training.architecture import choose_network, settled, take_over
+from tilesegment.training.architecture import choose_network, settled
 from tilesegment.training.augmentation import CELL_SHADES
+from tilesegment.training.budget import Budget
 from tilesegment.training.checkpoint import load_checkpoint, save_checkpoint
-from tilesegment.training.data import Dataset, normalisation_of
+from tilesegment.training.data import Dataset, Section
 from tilesegment.training.examples import Batch, Examples, batches, reduce_section
+from tilesegment.training.initial import (
+    choose_normalisation,
+    class_axes,
+    class_notes,
+    match_classes,
+    pixel_notes,
+    take_over,
+)
+from tilesegment.training.interrupts import uninterrupted
 from tilesegment.training.losses import Loss
 from tilesegment.training.memory import kept_memory
 from tilesegment.training.settings import DEFAULT_BUDGET, SLOW_TILE, TILE, TrainingSettings
 from tilesegment.training.updates import choose_layout, class_weights, freeze_statistics, make_optimiser, schedule
-from tilesegment.training.validation import Scores, choose_goal, validate
+from tilesegment.training.validation import Scores, choose_goal, judge, predict_sections
 
 _LARGEST_HALO = 1024
-# how often the held-out sections are looked at, in parts of the run
-_LOOKS = 6
+_SAMPLE = 512  # side of the part of a held-out section on which is measured what a look takes
 # from this part of the run on, BatchNorm computes as it will in prediction
 _FREEZE = 0.3
 # a network that says the same everywhere for this part of the run, and so many updates, will not learn any more
@@ -70,6 +80,9 @@ class Trainer:
         data: labelled sections.
         settings: how.
 
+    Attributes:
+        notes: what the user should know of what is taken over from `init`, a sentence each.
+
     Raises:
         PlanError, ModelError, DeviceError, DataError: settings or data that cannot be.
     """
@@ -90,13 +103,13 @@ class Trainer:
         self.loss = Loss(settings.loss)
         self.init = None if settings.init is None else Model.load(settings.init)
         reduced = [reduce_section(section, settings.reduction) for section in self.sections]
-        self.normalisation = normalisation_of(reduced) if self.init is None else self.init.header.normalisation
         self.name, self.arguments = choose_network(settings, len(reduced[0].image), len(data.classes), self.init)
+        header = None if self.init is None else self.init.header
+        self.normalisation, self.notes = choose_normalisation(settings.init, header, reduced)
         torch.manual_seed(settings.seed)
         # what is trained sees the reduced images; the model that is kept reduces them itself
         self.network = build_network(self.name, {**self.arguments, "reduction": 1})
-        # layers that `init` could not begin
-        self.anew = () if self.init is None else take_over(self.network, _bare(self.init.network))
+        self.anew = self._take_over()
         self.halo = settings.halo if settings.halo is not None or self.init is None else self.init.header.halo
         view = self._view()
         self.layout = choose_layout(self.device, self.precision)
@@ -120,6 +133,25 @@ class Trainer:
         self.optimiser = make_optimiser(self.network, settings)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.step, self.seconds, self.looks, self.constant = 0, 0.0, 0, 0
+        # loss and rate of the latest update, until its record is handed out; whether an update is under way
+        self.pending: tuple[float, float] | None = None
+        self.updating = False
+        counted = settings.steps is not None or settings.epochs is not None
+        calibrates = len(data.classes) == 2 and settings.threshold is None and len(self.held_out) > 0
+        self.budget = Budget(None if counted else settings.budget or DEFAULT_BUDGET, calibrates=calibrates)
+
+    def _take_over(self) -> tuple[str, ...]:
+        """Starts from the weights of `init`, and notes what that means; returns the layers that it could not begin."""
+        init = self.init
+        if init is None:
+            return ()
+        name, header = str(self.settings.init), init.header
+        matches = match_classes(self.data.classes, header.classes)
+        axes = class_axes(self.name, {**self.arguments, "reduction": 1})
+        anew = take_over(self.network, _bare(init.network), axes, matches)
+        self.notes += class_notes(name, self.data.classes, header.classes, anew)
+        self.notes += pixel_notes(name, header, self.data)
+        return anew
 
     def _view(self) -> FieldOfView:
         """What the network that is trained needs to see; early, so that hours later it can be used.
@@ -154,11 +186,24 @@ class Trainer:
     def run(self) -> Iterator[Record]:
         """Trains, from where it is, until the budget is used up or the steps are done.
 
+        Ctrl-C ends it between two updates; `save` then keeps all that was done.
+
         Raises:
             DataError: the loss is no longer a number, or the network says the same class everywhere.
         """
         with kept_memory():
             yield from self._updates()
+
+    def estimate(self) -> None:
+        """Measures what a look at the held-out sections takes, on a part of one, for the budget to allow for it."""
+        if self.budget.total is None or not self.held_out:
+            return
+        first = self.held_out[0]
+        part = Section(first.name, first.image[:, :_SAMPLE, :_SAMPLE], first.label[:_SAMPLE, :_SAMPLE])
+        with suppress(DataError):  # no cell lies in this part
+            self._validated([part])
+        more = sum(section.label.size for section in self.held_out) / part.label.size
+        self.budget.predicting, self.budget.scoring = self.budget.predicting * more, self.budget.scoring * more
 
     def _updates(self) -> Iterator[Record]:
         start = time.monotonic() - self.seconds
@@ -166,22 +211,35 @@ class Trainer:
         if workers is None:
             workers = 0 if self.device.type == "cpu" else min(4, torch.get_num_threads())
         drawn = batches(self.examples, self.step, workers, self.device.type == "cuda")
-        progress = self._progress()
-        while progress < 1:
-            if progress >= _FREEZE:
-                freeze_statistics(self.network)
-            rate = self.settings.highest_rate * schedule(progress)
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate
-            loss = self._update(next(drawn))
-            self.step, self.seconds = self.step + 1, time.monotonic() - start
-            progress = self._progress()
+        # an update whose look was cut short is looked at before the next one
+        while self.pending is not None or self._progress() < 1:
+            if self.pending is None:
+                batch = next(drawn)
+                with uninterrupted():
+                    self.updating = True
+                    began = time.monotonic()
+                    self.pending = self._step(batch)
+                    self.budget.updating = time.monotonic() - began
+                    self.step, self.seconds = self.step + 1, time.monotonic() - start
+                    self.updating = False
+            progress, (loss, rate) = self._progress(), self.pending
             self._check_health(loss, progress)
-            scores = None
-            if self.held_out and int(progress * _LOOKS) > self.looks:
-                self.looks = int(progress * _LOOKS)
+            scores, look = None, int(progress * self.budget.looks)
+            if self.held_out and look > self.looks:
                 scores = self._look()
+                self.looks = look
+            self.pending = None
             yield Record(self.step, progress, self.seconds, loss, rate, scores)
+
+    def _step(self, batch: Batch) -> tuple[float, float]:
+        """An update at the learning rate of this part of the run; returns the loss and that rate."""
+        progress = self._progress()
+        if progress >= _FREEZE:
+            freeze_statistics(self.network)
+        rate = self.settings.highest_rate * schedule(progress)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        return self._update(batch), rate
 
     def _progress(self) -> float:
         """Part of the run that is done, 0 to 1."""
@@ -189,9 +247,7 @@ class Trainer:
         steps = settings.steps
         if settings.epochs is not None:
             steps = settings.epochs * math.ceil(len(self.sections) / settings.batch)
-        if steps is not None:
-            return min(self.step / steps, 1.0)
-        return min(self.seconds / (settings.budget or DEFAULT_BUDGET), 1.0)
+        return self.budget.progress(self.seconds) if steps is None else min(self.step / steps, 1.0)
 
     def _update(self, batch: Batch) -> float:
         """One step of the optimiser; returns the loss."""
@@ -257,11 +313,21 @@ class Trainer:
 
         The best are kept: a network learns thirty images by heart in the end, a large one soon.
         """
-        model = self._model(self.average.module)
-        scores = validate(model, self.held_out, self.device, self.precision, self.goal).scores
+        scores = self._validated(self.held_out)
         if scores.value >= self.best_value:
-            self.best.load_state_dict(self.average.module.state_dict())
-            self.best_value, self.best_step = scores.value, self.step
+            with uninterrupted():
+                self.best.load_state_dict(self.average.module.state_dict())
+                self.best_value, self.best_step = scores.value, self.step
+        return scores
+
+    def _validated(self, sections: Sequence[Section]) -> Scores:
+        """Scores of the averaged weights on `sections`; the budget learns how long that takes."""
+        model, start = self._model(self.average.module), time.monotonic()
+        probabilities = predict_sections(model, sections, self.device, self.precision)
+        self.budget.predicting = time.monotonic() - start
+        start = time.monotonic()
+        scores = judge(model, sections, probabilities, self.goal).scores
+        self.budget.scoring = time.monotonic() - start
         return scores
 
     def save(self, path: Path) -> None:
@@ -277,6 +343,8 @@ class Trainer:
             "constant": self.constant,
             "best_value": self.best_value,
             "best_step": self.best_step,
+            "pending": self.pending,
+            "preparing": self.budget.preparing,
             "scaler": self.scaler.state_dict(),
         }
         save_checkpoint(path, self._networks(), self.optimiser, state)
@@ -291,6 +359,9 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self.looks, self.constant = state["looks"], state["constant"]
         self.best_value, self.best_step = state["best_value"], state["best_step"]
+        # these two are not in checkpoints of earlier releases
+        self.pending = None if state.get("pending") is None else tuple(state["pending"])
+        self.budget.preparing += state.get("preparing", 0.0)
         self.scaler.load_state_dict(state["scaler"])
 
     def _networks(self) -> dict[str, nn.Module]:

@@ -13,8 +13,10 @@ from PIL import Image
 from tilesegment.metadata import LabelClass
 from tilesegment.model import write_atomically
 from tilesegment.training.curves import goal_name
+from tilesegment.training.settings import GOAL_NAMES
 
 if TYPE_CHECKING:
+    from tilesegment.training.calibration import Line
     from tilesegment.training.loop import Record
     from tilesegment.training.validation import Scores
 
@@ -67,6 +69,7 @@ def write_report(
     records: Sequence["Record"],
     scores: "Scores | None",
     tta: "Scores | None" = None,
+    line: "Line | None" = None,
     command: str,
     pictures: Sequence[Path] = (),
 ) -> Path:
@@ -81,6 +84,7 @@ def write_report(
         records: of the run.
         scores: of the stored model on the held-out images; None where none were held out.
         tta: the same, averaged over the 8 symmetries of the square.
+        line: between two classes, where the held-out images have chosen it.
         command: line that uses the model.
         pictures: files that are shown where they exist; `curves`, `samples` and `augmentation` get a caption.
 
@@ -94,6 +98,7 @@ def write_report(
         f"<header><p class='soft'>tileseg training run</p><h1>{escape(title)}</h1>",
         f"<p class='soft'>{_length(records)}</p></header>",
         _headline(scores, tta, classes),
+        *([] if line is None else [f"<p class='soft'>{escape(line_words(line))}</p>"]),
         _section("Use the model", f"<pre>{escape(command)}</pre>"),
         *([_section("Scores", _score_tables(scores, tta, classes))] if scores else []),
         *(_figure(path) for path in pictures if path.exists()),
@@ -111,6 +116,19 @@ def write_report(
     path = folder / "report.html"
     write_atomically(path, html.encode("utf-8", "replace"))  # a file's name may hold what is no UTF-8
     return path
+
+
+def line_words(line: "Line") -> str:
+    """Where the line between two classes is, which score it serves, and the scores that belong to it."""
+    name = GOAL_NAMES[line.goal]
+    here = f"{name} {line.value:.3f}, accuracy {line.accuracy:.3f}"
+    if line.threshold == 0.5:
+        return f"The line between the classes is at 0.5: no other has a better {name} ({here})."
+    at_half = f"{name} {line.value_half:.3f}, accuracy {line.accuracy_half:.3f}"
+    return (
+        f"The line between the classes is at {line.threshold:.3f}, for {name}: {here}; at 0.5 {at_half} "
+        "(--threshold 0.5 keeps that)."
+    )
 
 
 def _length(records: Sequence["Record"]) -> str:

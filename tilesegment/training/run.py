@@ -3,7 +3,7 @@
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,12 +11,13 @@ from typing import Any
 
 from tilesegment.errors import DataError, PlanError
 from tilesegment.model import Model
-from tilesegment.training.calibration import best_threshold, recentred
+from tilesegment.training.calibration import Line, choose_line, recentred
 from tilesegment.training.configuration import (
     CHECKPOINT,
     CONFIG,
     METRICS,
     MODEL,
+    REPORT,
     Configuration,
     begin_with,
     find_folder,
@@ -25,6 +26,7 @@ from tilesegment.training.configuration import (
 from tilesegment.training.contact_sheet import draw_examples
 from tilesegment.training.curves import draw_curves
 from tilesegment.training.data import open_dataset, summary
+from tilesegment.training.interrupts import uninterrupted
 from tilesegment.training.loop import Record, Trainer
 from tilesegment.training.report import write_report
 from tilesegment.training.samples import Sample, draw_samples
@@ -35,6 +37,8 @@ from tilesegment.training.validation import Scores, Validation, predict_sections
 # seconds between two checkpoints, and in units of the time that the last one took
 _EVERY, _EVERY_WRITES = 60.0, 50
 _SHEET = 12  # examples on the contact sheet
+# what pictures and report at the end take, in units of that sheet, and where it is not drawn, in seconds
+_PICTURE_SETS, _PICTURES = 2.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -44,20 +48,24 @@ class TrainingRun:
     Attributes:
         folder: holds `model.safetensors`, `report.html`, `metrics.jsonl`, `config.json` and the pictures.
         model: the model's file.
-        steps, seconds: how long it trained.
+        steps, seconds: how long it trained, with the looks at the held-out sections.
+        wall_seconds: what the call took as a whole.
         kept_step: after which update the weights were those of the model: where the held-out sections were predicted
             best, or at the end.
         scores: of the stored model on the held-out sections; None where none were held out.
-        tta: the same, averaged over the 8 symmetries of the square.
+        tta: the same, averaged over the 8 symmetries of the square; None, too, where a budget left no time for it.
+        line: between two classes, where the held-out sections have chosen it, with the scores that belong to it.
     """
 
     folder: str
     model: str
     steps: int
     seconds: float
+    wall_seconds: float
     kept_step: int
     scores: Scores | None
     tta: Scores | None
+    line: Line | None
 
 
 def train(
@@ -71,6 +79,7 @@ def train(
     overwrite: bool = False,
     resume: bool = False,
     tensorboard: str | Path | None = None,
+    since: float | None = None,
     begin: Callable[[Trainer, Path], None] = lambda trainer, folder: None,
     report: Callable[[Record], None] = lambda record: None,
     **settings: Any,
@@ -80,7 +89,7 @@ def train(
     The held-out sections are looked at six times; the weights that predict them best are those of the model. Its file
     is renewed, atomically, at each look, and on Ctrl-C; a checkpoint is written every minute. The model's weights are
     stored in float16; the scores at the end are those of the stored weights. Between two classes the line is drawn
-    where it is best on the held-out sections: `calibration`.
+    where it is best on the held-out sections, at 1/2 unless another place is really better: `calibration`.
 
     Args:
         data: folder of labelled images, in one of the layouts of `training.data`.
@@ -90,8 +99,9 @@ def train(
         preset: a name of `settings.PRESETS`, the start of the settings.
         config: the `config.json` of another run, the start of the settings instead.
         overwrite: replace the files of an earlier run in `out`; its model stays until there is a new one.
-        resume: go on with the run in `out` from its last checkpoint.
+        resume: go on with the run in `out` from its last checkpoint; where nothing was begun, begin.
         tensorboard: folder for TensorBoard's event files.
+        since: reading of `time.monotonic()` from which on a budget counts; None is the time of the call.
         begin: called with the trainer and the run's folder once the data are read and checked.
         report: called after every update.
         settings: the fields of `TrainingSettings` and of its `Augmentation`: budget, steps, base, elastic_sigma, ...
@@ -99,12 +109,15 @@ def train(
     Raises:
         TilesegmentError: data, settings or folder that cannot be; an earlier run is not touched.
     """
-    if resume and (overwrite or preset or config):
-        raise PlanError("resume and overwrite, preset, config exclude each other; give one of them")
+    start = time.monotonic() if since is None else since
+    if resume and overwrite:
+        raise PlanError("--resume and --overwrite exclude each other; give one of them")
     folder = find_folder(Path(data), out, overwrite, resume)
     given = {"classes": None if classes is None else list(classes), "ignore": ignore}
     labels = {key: value for key, value in given.items() if value is not None}
-    chosen = go_on_with(folder, labels, settings) if resume else begin_with(preset, config, labels, settings)
+    resume = resume and (folder / CONFIG).exists()
+    starting = (preset, config, labels, settings)
+    chosen = go_on_with(folder, *starting) if resume else begin_with(*starting)
     dataset = open_dataset(data, **chosen.labels)
     began, chosen = chosen, chosen.named(folder.resolve().name).of_data(Path(data), dataset)
     if resume and began.data_sha256 != chosen.data_sha256:
@@ -114,20 +127,25 @@ def train(
     chosen = replace(chosen, settings=trainer.settings)
     with _writing(folder), event_writer(tensorboard) as events:
         folder.mkdir(parents=True, exist_ok=True)
-        if resume:
+        trainer.estimate()
+        # stopped before its first checkpoint, a run begins anew
+        if resume and (folder / CHECKPOINT).exists():
+            trainer.budget.drawing = _PICTURES
             trainer.restore(folder / CHECKPOINT)
         else:
             _begin(folder, trainer, chosen)
         begin(trainer, folder)
-        return _Run(folder, trainer, chosen).go((events, report))
+        return _Run(folder, trainer, chosen, start).go((events, report))
 
 
 class _Run:
     """The files of a run while it goes on."""
 
-    def __init__(self, folder: Path, trainer: Trainer, chosen: Configuration) -> None:
-        self.folder, self.trainer, self.chosen = folder, trainer, chosen
+    def __init__(self, folder: Path, trainer: Trainer, chosen: Configuration, start: float) -> None:
+        self.folder, self.trainer, self.chosen, self.start = folder, trainer, chosen, start
+        trainer.budget.preparing += time.monotonic() - start
         self.records = _read_records(folder / METRICS, trainer.step)
+        self.line: Line | None = None  # between two classes, where the held-out sections choose it
 
     def go(self, reports: Sequence[Callable[[Record], None]]) -> TrainingRun:
         """Trains to the end, with a checkpoint now and then; calls each of `reports` with every record."""
@@ -144,21 +162,23 @@ class _Run:
             metrics.writelines(json.dumps(asdict(record)) + "\n" for record in self.records)
             last, took = time.monotonic(), 0.0
             for record in self.trainer.run():
-                self.records.append(record)
-                metrics.write(json.dumps(asdict(record)) + "\n")
-                if record.scores is not None:
-                    self.trainer.model().save(self.folder / MODEL, half=True)
-                ended = record.progress >= 1
-                if ended or time.monotonic() - last > max(_EVERY, _EVERY_WRITES * took):
+                with uninterrupted():
+                    self.records.append(record)
+                    metrics.write(json.dumps(asdict(record)) + "\n")
+                looked = record.scores is not None
+                if looked or record.progress >= 1 or time.monotonic() - last > max(_EVERY, _EVERY_WRITES * took):
                     start = time.monotonic()
                     self.trainer.save(self.folder / CHECKPOINT)
                     last = time.monotonic()
                     took = last - start
+                if looked:
+                    self.trainer.model().save(self.folder / MODEL, half=True)
                 for report in reports:
                     report(record)
 
     def _stop(self) -> None:
-        if self.trainer.step > 0:
+        """Keeps what was done, unless it was ended within an update: then the checkpoint before stays."""
+        if self.trainer.step > 0 and not self.trainer.updating:
             self.trainer.save(self.folder / CHECKPOINT)
             self.trainer.model().save(self.folder / MODEL, half=True)
             self._draw_curves()
@@ -170,14 +190,30 @@ class _Run:
         one = tta = None
         if trainer.held_out:
             where = (trainer.held_out, trainer.device, trainer.precision, trainer.goal)
-            one, tta = validate(model, *where), validate(model, *where, tta=True)
-            scores = {"scores": asdict(one.scores), "scores_tta": asdict(tta.scores)}
+            one = validate(model, *where)
+            tta = validate(model, *where, tta=True) if trainer.budget.scores_views else None
+            scores = {"scores": asdict(one.scores)} | ({} if tta is None else {"scores_tta": asdict(tta.scores)})
             header = replace(model.header, training={**model.header.training, **scores})
             Model(header, model.network).save(path, half=True)
             self._draw_samples(one)
         self._draw_curves()
-        last = self.records[-1]
-        scores_of = [None if found is None else found.scores for found in (one, tta)]
+        found = {key: None if value is None else value.scores for key, value in (("scores", one), ("tta", tta))}
+        self._report(found)
+        (self.folder / CHECKPOINT).unlink(missing_ok=True)
+        last, took = self.records[-1], time.monotonic() - self.start
+        return TrainingRun(
+            folder=str(self.folder),
+            model=str(path),
+            steps=last.step,
+            seconds=last.seconds,
+            wall_seconds=took,
+            kept_step=trainer.kept_step,
+            line=self.line,
+            **found,
+        )
+
+    def _report(self, found: Mapping[str, Scores | None]) -> None:
+        trainer = self.trainer
         write_report(
             self.folder,
             title=trainer.settings.name,
@@ -185,13 +221,12 @@ class _Run:
             summary=summary(trainer.data, trainer.held_out),
             settings=self.chosen.to_json(),
             records=self.records,
-            scores=scores_of[0],
-            tta=scores_of[1],
-            command=f"tileseg predict IMAGE --model {shlex.quote(str(path))} --out mask.zarr",
+            scores=found["scores"],
+            tta=found["tta"],
+            line=self.line,
+            command=f"tileseg predict IMAGE --model {shlex.quote(str(self.folder / MODEL))} --out mask.zarr",
             pictures=[self.folder / f"{name}.png" for name in ("curves", "samples", "augmentation")],
         )
-        (self.folder / CHECKPOINT).unlink(missing_ok=True)
-        return TrainingRun(str(self.folder), str(path), last.step, last.seconds, trainer.kept_step, *scores_of)
 
     def _calibrated(self, model: Model) -> Model:
         """The model, of two classes, with its threshold put into it."""
@@ -200,11 +235,14 @@ class _Run:
             return model
         if threshold is None and trainer.held_out:
             p = predict_sections(model, trainer.held_out, trainer.device, trainer.precision)
-            threshold = best_threshold([section.label for section in trainer.held_out], p, trainer.goal)
+            self.line = choose_line([section.label for section in trainer.held_out], p, trainer.goal)
+            threshold = self.line.threshold
         if threshold is None:
             return model
-        header = replace(model.header, training={**model.header.training, "threshold": threshold})
-        return recentred(Model(header, model.network), threshold)
+        record = {**model.header.training, "threshold": threshold}
+        if self.line is not None:
+            record["line"] = asdict(self.line)
+        return recentred(Model(replace(model.header, training=record), model.network), threshold)
 
     def _draw_curves(self) -> None:
         draw_curves(self.records, self.folder / "curves.png", self.trainer.settings.loss, self.trainer.data.classes)
@@ -223,14 +261,16 @@ class _Run:
 
 def _begin(folder: Path, trainer: Trainer, chosen: Configuration) -> None:
     """What is known before the first update; an earlier run's model stays until there is a new one."""
-    for name in (CHECKPOINT, METRICS, "report.html", "samples.png"):
+    for name in (CHECKPOINT, METRICS, REPORT, "samples.png"):
         (folder / name).unlink(missing_ok=True)
     chosen.write(folder / CONFIG)
-    drawn = []
+    start, drawn = time.monotonic(), []
     for step in range(_SHEET):
         x, t, _ = trainer.examples[step]
         drawn.append((x[0].numpy(), t[0].numpy()))
-    draw_examples(drawn, trainer.data.classes, folder / "augmentation.png")
+    draw_examples(drawn, trainer.normalisation, trainer.data.classes, folder / "augmentation.png")
+    # the pictures at the end are of about this size
+    trainer.budget.drawing = _PICTURE_SETS * (time.monotonic() - start)
 
 
 def _read_records(path: Path, steps: int) -> list[Record]:

@@ -96,7 +96,11 @@ def validate(
         goal: `v_rand`, `dice` or `miou`.
         tta: average over the 8 symmetries of the square.
     """
-    probabilities = predict_sections(model, sections, device, precision, tta=tta)
+    return judge(model, sections, predict_sections(model, sections, device, precision, tta=tta), goal)
+
+
+def judge(model: Model, sections: Sequence[Section], probabilities: Sequence[np.ndarray], goal: str) -> Validation:
+    """Compares the class probabilities (K, H, W) that `model` gives for each section with its label; see `validate`."""
     truths = [section.label for section in sections]
     classes = len(model.header.classes)
     cells = None
