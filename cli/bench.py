@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 @options.channels
 @options.axes
 @options.select
+@options.series
+@options.invert
 @options.normalise
 @options.as_json
 @options.quiet

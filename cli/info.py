@@ -6,16 +6,20 @@ from typing import Any
 import click
 
 from tilesegment.errors import one_line
+from tilesegment_cli import options
 
 
 @click.command()
 @click.argument("path")
+@options.axes
+@options.select
+@options.series
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
-def info(path: str, as_json: bool) -> None:
+def info(path: str, axes: str | None, select: dict[str, int] | None, series: int | None, as_json: bool) -> None:
     """Say what PATH is: an image, a mask or a model (a file or a bundled name)."""
     from tilesegment.description import describe
 
-    facts = describe(path)
+    facts = describe(path, axes=axes, select=select, series=series)
     click.echo(json.dumps(facts) if as_json else "\n".join(_lines(facts)))
 
 
@@ -65,6 +69,8 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
     for name, value in facts.items():
         if name == "notes":
             lines += [f"{indent}note: {one_line(note)}" for note in value]
+        elif name == "series":
+            lines += [f"{indent}{f'series {number}:':<16} {one_line(words)}" for number, words in enumerate(value)]
         elif isinstance(value, dict):
             lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
         else:

@@ -39,6 +39,10 @@ ignore = click.option("--ignore", type=int, metavar="VALUE", help="Value in the 
 instances = click.option(
     "--instances", is_flag=True, help="Labels are ids of single objects: read them as background and object."
 )
+series = click.option(
+    "--series", type=click.IntRange(0), help="Which image of a file that holds several; tileseg info lists them."
+)
+invert = click.option("--invert", is_flag=True, help="Turn values round where a TIFF says that 0 is white.")
 normalise = click.option(
     "--normalise", type=click.Choice(["model", "image"]), default="model", show_default=True, help="Whose grey values."
 )

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 @options.channels
 @options.axes
 @options.select
+@options.series
+@options.invert
 @click.option("--threshold", type=float, help="Two classes: probability above which a pixel is class 1.")
 @click.option("--tta", is_flag=True, help="Average over the 8 symmetries of the square: 8 times the work.")
 @options.normalise

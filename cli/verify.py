@@ -21,6 +21,8 @@ from tilesegment_cli import options
 @options.level
 @options.axes
 @options.select
+@options.series
+@options.invert
 @options.as_json
 @options.quiet
 def verify(

@@ -1,6 +1,7 @@
 """What a file is: an image, a mask or a model, in a few facts."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,18 @@ _MODELS = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl")
 _FOREIGN = (".onnx", ".zip")
 
 
-def describe(path: str | Path) -> dict[str, Any]:
+def describe(
+    path: str | Path,
+    *,
+    axes: str | None = None,
+    select: Mapping[str, int] | None = None,
+    series: int | None = None,
+) -> dict[str, Any]:
     """Facts about an image, a mask or a model, as plain JSON values; `kind` says which of them it is.
 
     Args:
         path: a file, a Zarr folder, or the name of a bundled model.
+        axes, select, series: how to read an image, see `open_image`.
 
     Raises:
         ImageError, MaskError, ModelError: it is none of them, or damaged.
@@ -38,7 +46,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         from tilesegment.exchange.onnx_model import load_model
 
         return _model(str(path), load_model(path).header)
-    return _mask(path) if _is_mask(path) else _image(path)
+    return _mask(path) if _is_mask(path) else _image(path, axes=axes, select=select, series=series)
 
 
 def _is_mask(path: Path) -> bool:
@@ -56,8 +64,8 @@ def _is_mask(path: Path) -> bool:
     return group is not None and not (isinstance(layout, dict) and layout.get("kind") == "probabilities")
 
 
-def _image(path: Path) -> dict[str, Any]:
-    with open_image(path) as source:
+def _image(path: Path, **reading: Any) -> dict[str, Any]:
+    with open_image(path, **reading) as source:
         size, depth = source.pixel_size, source.frame.z
         facts: dict[str, Any] = {
             "kind": "image",
@@ -66,12 +74,14 @@ def _image(path: Path) -> dict[str, Any]:
             "shape_yx": list(source.shape),
             "planes": source.depth,
             "channels": source.channels,
-            "dtype": str(source.dtype),
+            "dtype": str(source.stored_dtype),
             "pixel_size_um": None if size is None else [size.y, size.x],
             "levels": [list(level.shape) for level in source.levels],
         }
         if source.depth is not None:
             facts["plane_spacing_um"] = depth.scale if depth.unit else None
+        if source.contents:
+            facts["series"] = list(source.contents)
         return facts | ({"notes": list(source.notes)} if source.notes else {})
 
 

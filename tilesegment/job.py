@@ -61,7 +61,7 @@ class Job:
         """
         settings.check()
         machine = ask(settings)
-        source = open_image(image, axes=axes, select=select)
+        source = open_image(image, axes=axes, select=select, series=settings.series, invert=settings.invert)
         try:
             order, loaded = decide(source, image, model, settings, machine, ask, axes=axes, select=dict(select or {}))
             return cls(order, source, loaded)
@@ -76,7 +76,10 @@ class Job:
         Raises:
             ImageError, ModelError, PlanError: image or model are not to be had here, or are others here.
         """
-        source = open_image(order.image, axes=order.axes, select=order.select)
+        chosen = order.settings
+        source = open_image(
+            order.image, axes=order.axes, select=order.select, series=chosen.series, invert=chosen.invert
+        )
         try:
             model = load(order.model, order.settings)
             check_same(order, source, model)

@@ -105,8 +105,22 @@ def _agree(factors: tuple[float, float], full: tuple[int, int], reduced: tuple[i
     return all(abs(whole / factor - part) < max(1, _TOLERANCE * part) for factor, whole, part in sides)
 
 
-def read_multiscale(path: str, attributes: Mapping[str, Any]) -> Multiscale | None:
+def multiscale_names(attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the images that the `attributes` of a group describe, mostly one; numbers where there are no names."""
+    ome = attributes.get("ome", attributes)
+    images = ome.get("multiscales") if isinstance(ome, Mapping) else None
+    images = images if isinstance(images, list) else []
+    names = [image.get("name") if isinstance(image, Mapping) else None for image in images]
+    return tuple(
+        name if isinstance(name, str) and name and is_printable(name) else f"multiscale {number}"
+        for number, name in enumerate(names)
+    )
+
+
+def read_multiscale(path: str, attributes: Mapping[str, Any], number: int = 0) -> Multiscale | None:
     """The OME-Zarr image that the `attributes` of the group `path` describe; None if they describe none.
+
+    Of several that share a group, the one with this `number`.
 
     The transformations of a level, and then those of the whole image, are applied in their order.
 
@@ -121,7 +135,7 @@ def read_multiscale(path: str, attributes: Mapping[str, Any]) -> Multiscale | No
     if not ome.get("multiscales"):
         return None
     try:
-        image = ome["multiscales"][0]
+        image = ome["multiscales"][number]
         version = shared or image.get("version") or "0.4"
         _check_version(path, "0.6" if "coordinateSystems" in image else version)
         return _read(path, str(version)[:10], image)

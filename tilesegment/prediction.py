@@ -81,7 +81,8 @@ def predict(
     """Segments an image of any size into a mask, seamlessly: equal to one pass over the whole mirror-padded image.
 
     Args:
-        image: TIFF, OME-TIFF, Zarr, OME-Zarr, PNG or JPEG; uint8, uint16 or float32.
+        image: TIFF, OME-TIFF, Zarr, OME-Zarr, PNG or JPEG; uint8, uint16 or float32, other integers and floats with
+            normalise="image".
         out: `mask.zarr`, `image.zarr/labels/NAME`, `mask.tif`, `mask.png` or `mask.jpg`. An unfinished run with the
             same settings is continued; a finished one is left as it is.
         model: file, or name of a bundled model; None takes `em-membrane` for one-channel images.
@@ -96,7 +97,7 @@ def predict(
         listeners: hear how it goes.
         stop: asked between blocks; if it says so, the run ends there.
         settings: the fields of `Settings`: tile, halo, prune, batch, device, precision, roi, level, z, channels,
-            runtime, threshold, tta, normalise, skip_empty.
+            runtime, threshold, tta, normalise, skip_empty, series, invert.
 
     Raises:
         TilesegmentError: the image, the model, the settings or the output is not to be had; nothing that existed is

@@ -7,7 +7,7 @@ what is predicted never depends on what is skipped.
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, floor
 from typing import Any
 
@@ -44,6 +44,7 @@ class Skipping:
             none is: whoever reads a block decides.
         share: of the pixels, those in blocks that are known to be empty.
         thresholds: for tissue, one for each plane; None where tissue could not be told from glass.
+        said: what a user should know of how a mask was read.
     """
 
     mode: str | None
@@ -51,6 +52,7 @@ class Skipping:
     bits: bytes
     share: float
     thresholds: tuple[float | None, ...] = ()
+    said: tuple[str, ...] = ()
 
     @property
     def empty(self) -> np.ndarray:
@@ -102,8 +104,8 @@ class Skipping:
             where = "" if len(self.thresholds) == 1 else f" in {blind} of {len(self.thresholds)} planes"
             return (f"{path}: tissue cannot be told from glass{where}, nothing is skipped there; a mask can say it",)
         if self.mode not in (None, CONSTANT) and self.share in (0, 1):
-            return (f"{path}: {'no block is' if self.share == 0 else 'all blocks are'} empty ({self.mode})",)
-        return ()
+            return (*self.said, f"{path}: {'no block is' if self.share == 0 else 'all blocks are'} empty ({self.mode})")
+        return self.said
 
 
 def choose_skipping(source: ImageSource, plan: Plan, settings: Settings) -> Skipping:
@@ -124,7 +126,8 @@ def choose_skipping(source: ImageSource, plan: Plan, settings: Settings) -> Skip
             f"skip_empty is {chosen!r}; allowed: {CONSTANT}, {TISSUE}, or an image file that is zero where nothing is "
             "to be predicted"
         )
-    return _skipping("mask", plan, _outside(chosen, plan))
+    with open_image(chosen, invert=settings.invert) as mask:
+        return replace(_skipping("mask", plan, _outside(mask, plan)), said=mask.notes)
 
 
 def _skipping(mode: str | None, plan: Plan, empty: np.ndarray, thresholds: tuple[float | None, ...] = ()) -> Skipping:
@@ -190,7 +193,7 @@ def _distance(pixels: np.ndarray) -> np.ndarray:
 
 def _white(source: ImageSource) -> float:
     """The largest value that a pixel can have; floats are taken to go to 1."""
-    return 1.0 if source.dtype.kind == "f" else float(np.iinfo(source.dtype).max)
+    return 1.0 if source.stored_dtype.kind == "f" else float(np.iinfo(source.stored_dtype).max)
 
 
 def _overview(source: ImageSource, z: int) -> tuple[np.ndarray, tuple[float, float]]:
@@ -217,25 +220,22 @@ def _reduced(pixels: np.ndarray, factor: int) -> np.ndarray:
     return cells.mean((2, 4), dtype=np.float32)
 
 
-def _outside(path: str, plan: Plan) -> np.ndarray:
+def _outside(mask: ImageSource, plan: Plan) -> np.ndarray:
     """Whether a mask is zero in all of a block, bool (planes, rows, columns).
 
     Raises:
         PlanError: it is not a mask of this image.
         ImageError: it cannot be read.
     """
-    with open_image(path) as mask:
-        _check_fits(mask, plan)
-        scale = (plan.image.shape[0] / mask.shape[0], plan.image.shape[1] / mask.shape[1])
-        colours = mask.channels - (mask.channels in (2, 4))  # alpha says nothing
-        is_flat = (mask.depth or 1) == 1
+    _check_fits(mask, plan)
+    scale = (plan.image.shape[0] / mask.shape[0], plan.image.shape[1] / mask.shape[1])
+    colours = mask.channels - (mask.channels in (2, 4))  # alpha says nothing
+    is_flat = (mask.depth or 1) == 1
 
-        def empty_at(z: int) -> np.ndarray:
-            return _by_block(
-                plan, lambda region: not mask.read(_covering(region, scale, mask.shape), 0, z)[:colours].any()
-            )
+    def empty_at(z: int) -> np.ndarray:
+        return _by_block(plan, lambda region: not mask.read(_covering(region, scale, mask.shape), 0, z)[:colours].any())
 
-        return np.repeat(empty_at(0)[None], len(plan.planes), 0) if is_flat else np.stack([*map(empty_at, plan.planes)])
+    return np.repeat(empty_at(0)[None], len(plan.planes), 0) if is_flat else np.stack([*map(empty_at, plan.planes)])
 
 
 def _check_fits(mask: ImageSource, plan: Plan) -> None:
