@@ -86,8 +86,8 @@ class Multiscale:
         first, here = self.scales[0], self.scales[number]
         if first is None or here is None:
             return None
-        y, x = (_rounded(here[i] / first[i]) for i in (self.axes.index("y"), self.axes.index("x")))
-        return y, x
+        y, x = (here[i] / first[i] for i in (self.axes.index("y"), self.axes.index("x")))
+        return (_rounded(y), _rounded(x)) if 0 < min(y, x) and max(y, x) < math.inf else None
 
 
 def _by(factors: tuple[float, float]) -> str:
