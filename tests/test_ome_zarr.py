@@ -106,7 +106,7 @@ def test_what_is_not_read_is_named(described: dict[str, Any], named: str, tmp_pa
 
 
 def test_transformations_follow_each_other(tmp_path: Path) -> None:
-    """A level's, then the image's; sequences are taken apart, and of several systems of coordinates the first counts."""
+    """A level's, then the image's; sequences are taken apart, of several systems of coordinates the first counts."""
     units = axes_of("yx", {"y": "micrometer", "x": "micrometer"})
     level = transformations([2, 4], [10, 20])
     steps = [{"type": "identity"}, *transformations([0.5, 0.25], [1, 2])["coordinateTransformations"]]

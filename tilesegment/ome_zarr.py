@@ -87,7 +87,7 @@ class Multiscale:
         if first is None or here is None:
             return None
         y, x = (here[i] / first[i] for i in (self.axes.index("y"), self.axes.index("x")))
-        return (_rounded(y), _rounded(x)) if 0 < min(y, x) and max(y, x) < math.inf else None
+        return (_rounded(y), _rounded(x)) if min(y, x) > 0 and max(y, x) < math.inf else None
 
 
 def _by(factors: tuple[float, float]) -> str:
