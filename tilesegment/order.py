@@ -62,7 +62,6 @@ class Order:
 
 def decide(
     source: ImageSource,
-    image: str | Path,
     model: str | Path | None,
     settings: Settings,
     machine: Machine,
@@ -74,7 +73,7 @@ def decide(
     """Decides all there is to decide.
 
     Args:
-        source, image: the image, open, and its path as given.
+        source: the image, open.
         model: path or bundled name; None takes the bundled default for one-channel images.
         settings: what the user chose.
         machine: that will predict.
@@ -102,7 +101,7 @@ def decide(
     if skipping.mode is not None:
         chosen["skipped"] = skipping.decides
     decides = fingerprint(plan, settings, chosen | _decisive(source, loaded, settings))
-    given = (os.path.abspath(image), path, settings, axes, select)
+    given = (os.path.abspath(source.path), path, settings, axes, select)
     return Order(*given, plan, normalisation, decides, skipping, notes), loaded
 
 
