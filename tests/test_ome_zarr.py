@@ -77,15 +77,30 @@ def test_a_pixel_size_that_nobody_gives_is_unknown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
-def test_numbers_for_the_axes_of_space_alone(version: str, tmp_path: Path) -> None:
-    axes = axes_of("tczyx", {"z": "nanometer", "y": "micrometer", "x": "millimeter"})
-    described = [transformations([40, 0.5, 0.001], [80, 3, 4])]
-    path = write_image(tmp_path / "a.zarr", [GREY], version, axes=axes, described=described)
+@pytest.mark.parametrize(
+    ("axes", "scale", "translation", "z"),
+    [
+        ("tczyx", [40, 0.5, 0.001], [80, 3, 4], True),
+        ("zyx", [1, 1, 40, 0.5, 0.001], [0, 0, 80, 3, 4], True),
+        ("czyx", [0.5, 0.001], [3, 4], False),
+        ("cyx", [7, 7, 7, 0.5, 0.001], [9, 9, 9, 3, 4], False),
+    ],
+)
+def test_numbers_for_other_axes_than_there_are(
+    version: str, axes: str, scale: list[float], translation: list[float], z: bool, tmp_path: Path
+) -> None:
+    """Those of space alone, of the plane alone, or of all five."""
+    named = axes_of(axes, {"z": "nanometer", "y": "micrometer", "x": "millimeter"})
+    described = [transformations(scale, translation)]
+    pixels = GREY.reshape((1,) * (len(axes) - 2) + GREY.shape[-2:])
+    path = write_image(tmp_path / "a.zarr", [pixels], version, axes=named, described=described)
     with open_image(path) as source:
-        frame = source.frame
-    assert [frame.z.scale, frame.y.scale, frame.x.scale] == pytest.approx([0.04, 0.5, 1.0])
-    assert [frame.z.origin, frame.y.origin, frame.x.origin] == pytest.approx([0.08, 3, 4000])
-    assert {frame.z.unit, frame.y.unit, frame.x.unit} == {"micrometer"}
+        frame, notes = source.frame, source.notes
+    assert [frame.y.scale, frame.x.scale, frame.y.origin, frame.x.origin] == pytest.approx([0.5, 1, 3, 4000])
+    if z:
+        assert (frame.z.scale, frame.z.origin) == pytest.approx((0.04, 0.08))
+    assert len(notes) == 2
+    assert f"{len(scale)} numbers" in notes[0]
 
 
 @pytest.mark.parametrize(

@@ -122,8 +122,10 @@ def _open_multiscale(folder: Path, image: Multiscale, axes: str | None, select: 
         arrays.append(array)
         layouts.append(layout)
     reductions, notes = image.reductions([layout.plane for layout in layouts])
-    frame, notes = image.frame(names), image.notes + notes
-    return ZarrSource(str(folder), f"OME-Zarr {image.version}", arrays, layouts, reductions, frame, notes)
+    if left := image.paths[len(layouts) :]:
+        notes += (f"{folder}: level {', '.join(left)} has other planes or channels than level 0 and is left out",)
+    format = f"OME-Zarr {image.version}"
+    return ZarrSource(str(folder), format, arrays, layouts, reductions, image.frame(names), image.notes + notes)
 
 
 def _axes(path: str, facts: ArrayFacts, axes: str | None) -> tuple[str, ...]:
