@@ -214,4 +214,4 @@ def test_the_same_notes_by_info_and_by_the_plan(folder: Path, run: Run) -> None:
     write_image(folder / "a.zarr", means(GREY, 2), "0.3", axes=list("tczyx"))
     for line in ("info a.zarr", "predict a.zarr -m toy.safetensors --tile 88 --dry-run"):
         done = run(line)
-        assert "no scale of level 1 (2 x 2)" in done.out + done.err
+        assert "no scale is given for level 1 (2 x 2)" in done.out + done.err

@@ -15,7 +15,7 @@ from tilesegment.errors import ImageError
 from tilesegment.metadata import Frame, Spacing, reduction
 
 _NEWEST = (0, 5)
-_TOLERANCE = 0.05  # levels may be padded or cut to whole chunks
+_TOLERANCE = 0.03  # levels may be padded or cut to whole chunks
 _MAX_NAME = 255  # characters of the name of an axis or level
 
 
@@ -74,9 +74,10 @@ class Multiscale:
                 unsaid.append(f"{self.paths[number]} ({_by(shaped)})")
             else:
                 wrong.append(f"{self.paths[number]} ({_by(shaped)}, not {_by(said)})")
+        taken = "how many pixels of level 0 one of its pixels spans is taken from its shape"
         notes = [
-            f"{self.path}: {what} of level {', '.join(levels)}: taken from its shape, in pixels of level 0"
-            for what, levels in (("no scale", unsaid), ("a scale that does not fit the shape", wrong))
+            f"{self.path}: {what} level {_list(levels)}: {taken}"
+            for what, levels in (("no scale is given for", unsaid), ("the shape contradicts the scale of", wrong))
             if levels
         ]
         return tuple(factors), tuple(notes)

@@ -1,6 +1,7 @@
 """Whether an image is still the one that it was, without reading all of it."""
 
 import hashlib
+import json
 from pathlib import Path
 
 # bytes and number of the samples of a file: its beginning, its end, and others evenly between
@@ -21,7 +22,8 @@ def identity(path: str | Path) -> str:
         for file in (folder / name for folder in _folders(path) for name in _METADATA):
             if file.is_file():
                 with file.open("rb") as opened:
-                    digest.update(f"{file.relative_to(path)}\n".encode() + opened.read(_METADATA_LIMIT))
+                    text = _without_copies(opened.read(_METADATA_LIMIT))
+                    digest.update(f"{file.relative_to(path)}\n".encode() + text)
         return digest.hexdigest()
     with path.open("rb") as opened:
         size = opened.seek(0, 2)
@@ -31,6 +33,18 @@ def identity(path: str | Path) -> str:
             opened.seek(last * number // (_SAMPLES - 1))
             digest.update(opened.read(_SAMPLE))
     return digest.hexdigest()
+
+
+def _without_copies(text: bytes) -> bytes:
+    """A metadata file without what is consolidated in it: that changes when labels are added."""
+    if b'"consolidated_metadata"' not in text:
+        return text
+    try:
+        meta = json.loads(text)
+        meta.pop("consolidated_metadata", None)
+    except (ValueError, RecursionError, AttributeError):
+        return text
+    return json.dumps(meta, sort_keys=True).encode()
 
 
 def _folders(store: Path) -> list[Path]:
