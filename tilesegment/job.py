@@ -63,7 +63,7 @@ class Job:
         machine = ask(settings)
         source = open_image(image, axes=axes, select=select, series=settings.series, invert=settings.invert)
         try:
-            order, loaded = decide(source, image, model, settings, machine, ask, axes=axes, select=dict(select or {}))
+            order, loaded = decide(source, model, settings, machine, ask, axes=axes, select=dict(select or {}))
             return cls(order, source, loaded)
         except BaseException:
             source.close()
