@@ -96,8 +96,8 @@ def _jpeg_mask(path: Path) -> dict[str, Any]:
     """What is known of a mask that holds the colours of its classes and not which these are."""
     facts = _image(path)
     return {
-        **{key: facts[key] for key in ("path", "format", "shape_yx", "planes", "pixel_size_um")},
         "kind": "mask",
+        **{key: facts[key] for key in ("path", "format", "shape_yx", "planes", "pixel_size_um")},
         "holds": "colours of classes, no class ids",
         "levels": 1,
         "classes": {},
