@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from conftest import noise, toy_model, toy_network
 from image_files import ome_zarr
 from mask_files import mask_of
 from PIL import Image
+
+from tilesegment.model import Model
 
 TOY = "-m toy.safetensors --tile 88 --device cpu"
 
@@ -213,6 +216,30 @@ def test_a_unetpp_on_reduced_images_is_pruned(folder: Path, run: Run) -> None:
     np.testing.assert_array_equal(mask_of("m.zarr"), mask_of("l1.zarr"))
     found = run("predict slide.tif -m toy.safetensors --prune L1 --device cpu --out n.zarr")
     assert "only unetpp" in found.err
+
+
+class TestAMaskThatSaysWhatIsEmpty:
+    @pytest.mark.parametrize("mask", ["m.zarr", "m.tif", "m.png"])
+    def test_our_own_by_its_classes_and_not_by_their_colours(
+        self, mask: str, folder: Path, run: Run, small_blocks: None
+    ) -> None:
+        model = toy_model()
+        classes = tuple(replace(one, colour="#ffffff") for one in model.header.classes)
+        Model(replace(model.header, classes=classes), model.network).save(folder / "white.safetensors")
+        pixels = noise((300, 300))
+        tifffile.imwrite("i.tif", pixels)
+        # nothing is above this threshold, so all is class 0
+        line = "predict i.tif -m white.safetensors --tile 88 --device cpu"
+        assert run(f"{line} --threshold 0.999999 --out {mask}").code == 0
+        found = json.loads(run(f"{line} --skip-empty {mask} --out n.zarr --json").out)
+        assert found["blocks"] == found["blocks_skipped"] > 1
+
+    def test_one_of_a_part_is_refused(self, folder: Path, run: Run) -> None:
+        """It has the aspect of the image, and would be taken for one of a smaller level."""
+        run(f"predict slide.tif {TOY} --roi 0:65,0:75 --out part.tif")
+        found = run(f"predict slide.tif {TOY} --skip-empty part.tif --out m.zarr")
+        assert (found.code, found.err.count("\n")) == (1, 1)
+        assert "0:65,0:75" in found.err
 
 
 class TestLists:
