@@ -91,8 +91,8 @@ class Screen(Listener):
         if outcome.ending.unmeasured:
             halo = outcome.order.plan.network.view.before
             self._progress.line(
-                f"halo of {halo} px, chosen: what a larger one would change cannot be measured, as it reaches pixels that "
-                "cannot be read"
+                f"halo of {halo} px, chosen: what a larger one would change cannot be measured, as it reaches pixels "
+                "that cannot be read"
             )
         if outcome.ending.disagreement is not None:
             share = 100 * outcome.ending.disagreement

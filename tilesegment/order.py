@@ -65,6 +65,7 @@ class Order:
 
 def decide(
     source: ImageSource,
+    image: str | Path,
     model: str | Path | None,
     settings: Settings,
     machine: Machine,
@@ -76,7 +77,7 @@ def decide(
     """Decides all there is to decide.
 
     Args:
-        source: the image, open.
+        source, image: the image, open, and its path as given.
         model: path or bundled name; None takes the bundled default for one-channel images.
         settings: what the user chose.
         machine: that will predict.
@@ -109,7 +110,7 @@ def decide(
     content = identity(source.path)
     chosen["content"] = former_identity(source.path)  # for masks that earlier releases have begun
     decides = fingerprint(plan, settings, chosen | _decisive(content, source, loaded, settings))
-    given = (os.path.abspath(source.path), path, settings, axes, select)
+    given = (os.path.abspath(image), path, settings, axes, select)
     return Order(*given, plan, normalisation, decides, skipping, content, notes), loaded
 
 

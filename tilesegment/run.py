@@ -266,7 +266,7 @@ def _check_preview(path: Path, overwrite: bool, made_of: str) -> None:
     check_preview_path(path)
     if path.is_dir() or (path.exists() and not overwrite and shows(path) != made_of):
         raise MaskError(
-            f"preview {path} exists and is none of this mask; choose another name, or use --overwrite to replace it"
+            f"preview {path} exists; choose another name, or use --overwrite to replace it: it is not one of this mask"
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
 from tilesegment.masks.blocks import BlockArray, open_array
-from tilesegment.masks.disk import MARK, read_group, reporting
+from tilesegment.masks.disk import MARK, is_ours, read_group, reporting
 from tilesegment.masks.exported import read_exported
 from tilesegment.masks.exported_reading import PngLevel, TiffLevel, open_exported
 from tilesegment.masks.spec import MaskSpec, spec_from_record
@@ -37,6 +37,21 @@ class Mask:
             MaskError: some of it is missing or damaged.
         """
         return self.levels[level].read(region, z)
+
+
+def is_mask(path: str | Path) -> bool:
+    """Whether `path` holds the class ids of a mask that we wrote: Zarr, finished or not, TIFF or PNG.
+
+    Probabilities are images: their values are read as such. So is a TIFF or PNG of a mask that was saved anew as
+    something else, cropped or in colours.
+    """
+    path = Path(os.path.abspath(path))
+    if os.path.isfile(path):
+        return open_exported(path) is not None
+    group = read_group(path) if is_ours(path) else None
+    record = {} if group is None else group.attributes[MARK]
+    layout = record.get("layout") if isinstance(record, dict) else None
+    return group is not None and not (isinstance(layout, dict) and layout.get("kind") == "probabilities")
 
 
 def open_mask(path: str | Path) -> Mask:
