@@ -136,7 +136,7 @@ def send(
 ) -> list[tuple[int, Exception | None]]:
     """Columns of the blocks in the order in which they came back, and their errors."""
     run: Any = folder
-    sent = Window(cluster.client, task, {run: "token"}, work_of(blocks, run), stop, lambda text: None)
+    sent = Window(cluster.crew, task, {run: "token"}, work_of(blocks, run), stop)
     return [(item.block.column, error) for item, error in sent.results()]
 
 
@@ -185,7 +185,7 @@ class TestWindow:
                 drawn.append(item.block.column)
                 yield item
 
-        sent = Window(cluster.client, cluster_tasks.plain, {run: "t"}, work(), lambda: False, print).results()
+        sent = Window(cluster.crew, cluster_tasks.plain, {run: "t"}, work(), lambda: False).results()
         for _ in range(50):
             next(sent)
         sent.close()
