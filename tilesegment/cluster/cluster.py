@@ -30,6 +30,7 @@ from tilesegment.settings import Settings
 from tilesegment.threads import threads_each
 
 _TIMEOUT = 30  # seconds to reach a scheduler
+_ANSWER = 120.0  # seconds for workers to say what they are, PyTorch's import among them
 _CLOSING = 30  # seconds for workers of our own to end
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # as text, for a scheduler that may lack this package
@@ -54,7 +55,7 @@ class Cluster:
     def __init__(
         self, client: Client, owned: SpecCluster | None = None, *, dashboard: bool = True, wait: float = WAIT
     ) -> None:
-        self.client, self._owned, self._dashboard = client, owned, dashboard
+        self.client, self.owned, self._dashboard = client, owned, dashboard
         self.crew = Crew(client, owned, wait)
         self._has_package = owned is not None
         self._stack = ExitStack()
@@ -105,6 +106,7 @@ class Cluster:
             raise ClusterError(f"{workers} workers could not be started: {reason}") from error
         cluster = cls(Client(local), local, dashboard=dashboard, wait=wait)
         cluster._stack = stack
+        cluster.crew.look()  # they are there
         return cluster
 
     @classmethod
@@ -155,8 +157,8 @@ class Cluster:
     ) -> None:
         with self._stack, suppress(TimeoutError):
             self.client.close()
-            if self._owned is not None:
-                self._owned.close(timeout=_CLOSING)
+            if self.owned is not None:
+                self.owned.close(timeout=_CLOSING)
 
     def describe(self) -> str:
         """Where it is and how large, with a warning if anybody may use it."""
@@ -178,7 +180,7 @@ class Cluster:
             PlanError: they would compute in different precisions.
         """
         if settings not in self._machines:
-            self._check_package()
+            self._check_scheduler()
             self.crew.wait_for_one(stop)
             found = self._ask_all(settings)
             precisions = sorted({machine.precision for machine in found})
@@ -191,22 +193,27 @@ class Cluster:
         return self._machines[settings]
 
     def _ask_all(self, settings: Settings) -> list[Machine]:
+        """What each worker that answers says of its machine; one that just ended costs nothing."""
+        longest = max(self.crew.wait, _ANSWER)
         try:
-            answers = self.client.run(this_machine, settings, on_error="return", callback_timeout=self.crew.wait)
+            has_package = self.client.run(eval, _HAS_PACKAGE, on_error="ignore", callback_timeout=longest)
+            for worker in (worker for worker, has in has_package.items() if not has):
+                raise _lacks_package(f"worker {worker}")
+            answers = self.client.run(this_machine, settings, on_error="return", callback_timeout=longest)
+        except TilesegmentError:
+            raise
         except Exception as error:  # dask has errors of its own for each way in which a worker ends
             raise ClusterError(f"the workers do not answer ({error!r}); see to them, then run it again") from error
-        for worker, answer in answers.items():
+        for answer in answers.values():
             if isinstance(answer, TilesegmentError):
                 raise answer
-            if isinstance(answer, ImportError):
-                raise ClusterError(f"the worker {worker} lacks this package, or what it needs: {one_line(answer)}")
         machines = [answer for answer in answers.values() if isinstance(answer, Machine)]
-        if not machines:  # one that just ended costs nothing while others answer
+        if not machines:
             why = next(map(repr, answers.values()), "there are none")
             raise ClusterError(f"the workers do not answer ({why}); see to them, then run it again")
         return machines
 
-    def _check_package(self) -> None:
+    def _check_scheduler(self) -> None:
         """Refuse a scheduler without this package: it unpacks the tasks, and says little where it cannot."""
         if self._has_package:
             return
@@ -215,10 +222,7 @@ class Cluster:
         except Exception:  # one that forbids to be asked is believed to have it
             self._has_package = True
         if not self._has_package:
-            raise ClusterError(
-                f"the scheduler {self._address()} runs in a Python without tilesegment: the scheduler needs it, as the "
-                "workers do; install it there, then start the scheduler anew"
-            )
+            raise _lacks_package(f"scheduler {self._address()}")
 
     def take(self, run: Run, job: Job) -> None:
         """A run, before its first block."""
@@ -258,6 +262,13 @@ def _own_workers() -> dict[str, Any]:
         "distributed.deploy.lost-worker-timeout": "365 days",
         "distributed.nanny.pre-spawn-environ": {name: kept[name] for name in kept if name not in _THREADS},
     }
+
+
+def _lacks_package(who: str) -> ClusterError:
+    return ClusterError(
+        f"the {who} runs in a Python without tilesegment: the scheduler and all workers need it; "
+        "install it there, then start it anew"
+    )
 
 
 def _answers(link: str) -> bool:
