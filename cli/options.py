@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tilesegment_cli.types import BatchType, ListType, PruneType, SelectType
+from tilesegment_cli.types import BatchType, DurationType, ListType, PruneType, SelectType
 
 if TYPE_CHECKING:
     from tilesegment.cluster import Cluster
@@ -61,6 +61,7 @@ class ClusterOptions:
     tls_cert: str | None
     tls_key: str | None
     dashboard: bool
+    wait: float | None
 
     @property
     def is_wanted(self) -> bool:
@@ -75,18 +76,21 @@ class ClusterOptions:
             raise click.UsageError("--tls-ca, --tls-cert and --tls-key are for a --scheduler")
         if self.workers_ is None and self.dashboard:
             raise click.UsageError("--dashboard is for --workers; a running scheduler has its own")
+        if not self.is_wanted and self.wait is not None:
+            raise click.UsageError("--wait is for --workers and --scheduler: how long there may be no worker")
 
     def workers(self, quiet: bool) -> AbstractContextManager["Cluster | None"]:
         """The cluster, started or joined; None for this process."""
         if not self.is_wanted:
             return nullcontext()
-        from tilesegment.cluster import Cluster
+        from tilesegment.cluster import WAIT, Cluster
 
+        wait = WAIT if self.wait is None else self.wait
         if self.workers_ is not None:
-            cluster = Cluster.start(self.workers_, dashboard=self.dashboard)
+            cluster = Cluster.start(self.workers_, dashboard=self.dashboard, wait=wait)
         else:
             assert self.scheduler is not None
-            cluster = Cluster.join(self.scheduler, self.tls_ca, self.tls_cert, self.tls_key)
+            cluster = Cluster.join(self.scheduler, self.tls_ca, self.tls_cert, self.tls_key, wait=wait)
         if not quiet:
             click.echo(cluster.describe(), err=True)
         return cluster
@@ -103,11 +107,19 @@ def cluster(command: Callable[..., Any]) -> Callable[..., Any]:
         tls_cert: str | None,
         tls_key: str | None,
         dashboard: bool,
+        wait: float | None,
         **others: Any,
     ) -> Any:
-        return command(cluster=ClusterOptions(workers, scheduler, tls_ca, tls_cert, tls_key, dashboard), **others)
+        given = ClusterOptions(workers, scheduler, tls_ca, tls_cert, tls_key, dashboard, wait)
+        return command(cluster=given, **others)
 
     for option in (
+        click.option(
+            "--wait",
+            type=DurationType(),
+            metavar="5m",
+            help="Of a cluster: give up after so long without any worker.  [default: 5m]",
+        ),
         click.option("--dashboard", is_flag=True, help="With --workers: serve Dask's dashboard (needs bokeh)."),
         click.option("--tls-key", metavar="PEM", help="Its key."),
         click.option("--tls-cert", metavar="PEM", help="Certificate of this client."),

@@ -3,7 +3,7 @@
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -184,6 +184,9 @@ def _carry_out(
     with _stopping() as stop:
         try:
             with cluster.workers(quiet) as workers, Screen(quiet, verbose, many=many) as screen:
+                if workers is not None:
+                    workers.note = screen.note
+                stop.begin()
                 return list(predict_many(errands, choices, workers, listeners=[screen, *records], stop=stop))
         except KeyboardInterrupt:
             click.echo("Blocks that are done are kept: the same command goes on from there.", err=True)
@@ -192,22 +195,35 @@ def _carry_out(
             raise
 
 
-@contextmanager
-def _stopping() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM, which a batch system sends before it kills, has asked to stop; a second one stops at once."""
-    asked = 0
+class _Stop:
+    """Whether SIGTERM, which a batch system sends before it kills, has asked to stop."""
 
-    def ask(number: int, frame: object) -> None:
-        nonlocal asked
-        asked += 1
-        if asked == 2:  # a third one must not keep it from ending in order
+    def __init__(self) -> None:
+        self._asked, self._begun, self.at_once = 0, False, False
+
+    def __call__(self) -> bool:
+        return self._asked > 0
+
+    def begin(self) -> None:
+        """From now on blocks are under way, which the first signal lets come to their end."""
+        self._begun = True
+
+    def hear(self, number: int, frame: object) -> None:
+        """A signal: the second one stops at once, and so does the first where nothing is under way."""
+        self._asked += 1
+        if not self.at_once and (self._asked == 2 or not self._begun):
+            self.at_once = True  # another one must not keep it from ending in order
             raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, ask)
+
+@contextmanager
+def _stopping() -> Iterator[_Stop]:
+    stop = _Stop()
+    before = signal.signal(signal.SIGTERM, stop.hear)
     try:
-        yield lambda: asked > 0
+        yield stop
     finally:
-        if asked < 2:  # else the process is about to end, and says so by its exit code
+        if not stop.at_once:  # else the process is about to end, and says so by its exit code
             signal.signal(signal.SIGTERM, before)
 
 

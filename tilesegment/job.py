@@ -60,9 +60,9 @@ class Job:
             ImageError, ModelError, PlanError, DeviceError: one of them is not to be had or does not fit the others.
         """
         settings.check()
-        machine = ask(settings)
         source = open_image(image, axes=axes, select=select, series=settings.series, invert=settings.invert)
         try:
+            machine = ask(settings)  # may be waited for, an image that cannot be read need not
             order, loaded = decide(source, image, model, settings, machine, ask, axes=axes, select=dict(select or {}))
             return cls(order, source, loaded)
         except BaseException:
