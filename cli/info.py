@@ -6,10 +6,11 @@ from typing import Any
 import click
 
 from tilesegment.errors import one_line
+from tilesegment_cli import options
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", type=options.read_path)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 def info(path: str, as_json: bool) -> None:
     """Say what PATH is: an image, a mask or a model (a file or a bundled name)."""
