@@ -2,24 +2,20 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
-import numpy as np
 import pytest
-import torch
 from command_line import Run, fill
-from conftest import toy_model
 from data_sets import write_pairs
-from PIL import Image
+from rights import refused
 
+import tilesegment
 from tilesegment_cli.main import tileseg
 from tilesegment_cli.types import PathType
 
-NOBODY = 65534
 # what takes text that is no path; a new option has to be put here or to be given a type of `PathType`
 NO_PATHS = {
     "predict": {"device", "precision", "runtime", "axes"},
@@ -50,37 +46,39 @@ def use(line: str, *fine: str) -> Use:
 # no folder of this name is a file of the wrong kind for what takes both, and what is written is not there yet
 _NEW = ("missing",)
 _PREDICT = "predict slide.tif --model toy.safetensors --tile 88 --out m.zarr"
+_TLS = _PREDICT + " --scheduler tls://127.0.0.1:1"
 _TRAIN = "train data --steps 1 --base 2 --depth 1 --tile 60 --validation 0"
 USES = {
     "predict images": use("predict {} --model toy.safetensors --tile 88 --out m.zarr"),
     "predict out": use("predict slide.tif --model toy.safetensors --tile 88 --out {}", *_NEW),
     "predict out_dir": use("predict slide.tif --model toy.safetensors --tile 88 --out-dir {}", *_NEW, "folder"),
-    "predict listed": use("predict --list {} --model toy.safetensors --tile 88 --out-dir o"),
+    # any text is a list
+    "predict listed": use("predict --list {} --model toy.safetensors --tile 88 --out-dir o", "file"),
     "predict model": use("predict slide.tif --model {} --tile 88 --out m.zarr"),
     "predict skip_empty": use(_PREDICT + " --skip-empty {}"),
     "predict probabilities": use(_PREDICT + " --probabilities {}", *_NEW),
     "predict preview": use(_PREDICT + " --preview {}", *_NEW),
     "predict scheduler": use(_PREDICT + " --scheduler {}"),
-    "predict tls_ca": use(_PREDICT + " --scheduler tls://127.0.0.1:1 --tls-ca {}"),
-    "predict tls_cert": use(_PREDICT + " --scheduler tls://127.0.0.1:1 --tls-cert {}"),
-    "predict tls_key": use(_PREDICT + " --scheduler tls://127.0.0.1:1 --tls-key {}"),
+    "predict tls_ca": use(_TLS + " --tls-ca {} --tls-cert note --tls-key note", "file"),
+    "predict tls_cert": use(_TLS + " --tls-ca note --tls-cert {} --tls-key note", "file"),
+    "predict tls_key": use(_TLS + " --tls-ca note --tls-cert note --tls-key {}", "file"),
     "status masks": use("status {}"),
     "finish mask": use("finish {}"),
     "train data": use("train {} --steps 1 --base 2 --depth 1 --tile 60 --out run"),
-    "train out": use(_TRAIN + " --out {}", *_NEW),
+    "train out": use(_TRAIN + " --out {}", *_NEW, "folder"),
     "train config": use(_TRAIN + " --out run --config {}"),
     "train init": use("train data --steps 1 --tile 72 --out run --init {}"),
     "train tensorboard": use(_TRAIN + " --out run --tensorboard {}", *_NEW, "folder"),
     "evaluate prediction": use("evaluate {} data/labels"),
-    "evaluate truth": use("evaluate data/labels {}"),
-    "evaluate figure": use("evaluate data/labels data/labels --image data/images --figure {}", *_NEW),
-    "evaluate image": use("evaluate data/labels data/labels --figure f.png --image {}"),
+    "evaluate truth": use("evaluate predicted {}"),
+    "evaluate figure": use("evaluate predicted data/labels --image data/images --figure {}", *_NEW),
+    "evaluate image": use("evaluate predicted data/labels --figure f.png --image {}"),
     "verify image": use("verify {} --model toy.safetensors --tile 88"),
     "verify model": use("verify slide.tif --model {} --tile 88"),
     "bench image": use("bench {} --model toy.safetensors --seconds 1"),
     "bench model": use("bench slide.tif --model {} --seconds 1"),
     "bench folder": use("bench slide.tif --model toy.safetensors --seconds 1 --dir {}", "folder"),
-    "preview image": use("preview {} mask.png --out p.png"),
+    "preview image": use("preview {} mask.zarr --out p.png"),
     "preview mask": use("preview slide.tif {} --out p.png"),
     "preview out": use("preview slide.tif mask.zarr --out {}", *_NEW),
     "info path": use("info {}"),
@@ -119,15 +117,14 @@ WRITTEN = {name for name, one in USES.items() if "missing" in one.fine} | {"benc
 
 
 @pytest.fixture(scope="module")
-def prepared() -> Iterator[Path]:
-    """A folder that anybody may enter, with good and bad paths in it."""
-    top = Path(tempfile.mkdtemp(prefix="tileseg-paths-"))
-    here = top / "here"
-    here.mkdir()
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with good and bad paths in it."""
+    here = tmp_path_factory.mktemp("paths")
     fill(here)
     write_pairs(here / "data", 2, side=64)
-    Image.fromarray(np.zeros((130, 150), np.uint8)).save(here / "mask.png")
-    torch.save(toy_model().network.state_dict(), here / "weights.pth")
+    shutil.copytree(here / "data" / "labels", here / "predicted")
+    settings = {"tile": 88, "precision": "fp32"}
+    tilesegment.predict(here / "slide.tif", here / "mask.zarr", here / "toy.safetensors", **settings)
     shutil.copy(here / "toy.safetensors", here / "weights.safetensors")
     (here / "empty").mkdir()
     (here / "note").write_text("mine")
@@ -136,29 +133,20 @@ def prepared() -> Iterator[Path]:
     (here / "locked" / "secret").write_text("mine")
     (here / "readonly").mkdir()
     (here / "loop").symlink_to("loop")
-    for path in (top, here, *here.rglob("*")):
-        if not path.is_symlink():
-            path.chmod(0o755)
-    here.chmod(0o777)
     (here / "readonly").chmod(0o555)
     (here / "locked").chmod(0)
     (here / "sealed").chmod(0)
     yield here
-    shutil.rmtree(top)
+    for name in ("readonly", "locked"):
+        (here / name).chmod(0o700)
 
 
 @pytest.fixture
 def here(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Works in that folder, as somebody whom the system refuses what is locked, which it does not root."""
+    """Works in that folder, without the right of root to open whatever it likes."""
     monkeypatch.chdir(prepared)
-    # what another user may not enter is not asked for the first time as such
-    monkeypatch.setenv("XDG_CACHE_HOME", str(prepared))
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(NOBODY)
-    yield prepared
-    if root:
-        os.seteuid(0)
+    with refused():
+        yield prepared
 
 
 def paths_of(command: click.Command) -> set[str]:

@@ -93,7 +93,7 @@ def folder_for(model: str | Path) -> Path:
     model is a bundled one, in the user's cache; without one in a temporary folder of the user. It can be deleted.
     """
     path = Path(model)
-    if path.is_file() and os.access(path.parent, os.W_OK):
+    if path.is_file() and _can_write(path.parent):
         return path.with_name(f"{path.stem}.int8")
     given = os.environ.get("XDG_CACHE_HOME")
     return (Path(given) if given else _own_cache()) / "tilesegment" / "int8"
@@ -105,7 +105,7 @@ def _own_cache() -> Path:
         cache = Path.home() / ".cache"
         below = cache / "tilesegment" / "int8"
         there = next(folder for folder in (below, *below.parents) if os.path.isdir(folder))
-        if os.access(there, os.W_OK | os.X_OK):
+        if _can_write(there):
             return cache
     folder = Path(gettempdir()) / f"tilesegment-{os.getuid()}"
     with suppress(OSError):
@@ -115,6 +115,10 @@ def _own_cache() -> Path:
     if found is not None and stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
         return folder
     return Path(mkdtemp(prefix="tilesegment-"))
+
+
+def _can_write(folder: Path) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def quantised(model: Model, inputs: list[np.ndarray], folder: Path) -> tuple["openvino.Model", Path]:
