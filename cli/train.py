@@ -180,8 +180,8 @@ def _conclude(run: "TrainingRun") -> None:
 
         click.echo(line_words(run.line), err=True)
     best = "" if run.kept_step == run.steps else f", of which the model after {run.kept_step:,} was the best"
-    if run.scores is not None and run.tta is None:
-        click.echo("The budget left no time to score the 8 views of --tta.", err=True)
+    for line in run.left_out:
+        click.echo(f"Note: the budget left no time for {line}", err=True)
     took = f"{run.seconds:,.0f} s of {run.wall_seconds:,.0f} s in all"
     words = f"{run.steps:,} steps in {took}{best}. See {run.folder}/report.html, use the model:"
     click.echo(words, err=True)
