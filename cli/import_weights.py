@@ -12,10 +12,16 @@ from tilesegment_cli.types import ListType, OptionType
 
 
 @click.command("import")
-@click.argument("path", metavar="WEIGHTS")
+@click.argument("path", type=options.read_path, metavar="WEIGHTS")
 @click.option("--network", required=True, metavar="NAME", help="What they are the weights of, such as unet-same.")
 @click.option("--option", "options", type=OptionType(), multiple=True, help="Of the network, such as up=nearest.")
-@click.option("--out", "-o", metavar="FILE", help="The model.  [default: WEIGHTS with the suffix .safetensors]")
+@click.option(
+    "--out",
+    "-o",
+    type=options.written_path,
+    metavar="FILE",
+    help="The model.  [default: WEIGHTS with the suffix .safetensors]",
+)
 @click.option("--classes", type=ListType(str), help="Names of the classes, in the order of the network's outputs.")
 @click.option("--mean", type=ListType(float), help="Grey value taken as 0; one, or one a channel.  [default: 0]")
 @click.option("--std", type=ListType(float), help="Grey values taken as 1.  [default: 255; uint16: 65535; float32: 1]")

@@ -10,7 +10,7 @@ from tilesegment_cli import options
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", type=options.read_path)
 @options.axes
 @options.select
 @options.series

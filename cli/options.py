@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tilesegment_cli.types import BatchType, DurationType, ListType, PruneType, SelectType
+from tilesegment_cli.types import BatchType, DurationType, ListType, PathType, PruneType, SelectType
 
 if TYPE_CHECKING:
     from tilesegment.cluster import Cluster
 
+read_path, written_path = PathType(read=True), PathType(read=False)
+
 model = click.option(
-    "--model", "-m", metavar="FILE|NAME", help="Model file or bundled model.  [default: em-membrane, one channel]"
+    "--model",
+    "-m",
+    type=read_path,
+    metavar="FILE|NAME",
+    help="Model file or bundled model.  [default: em-membrane, one channel]",
 )
 tile = click.option(
     "--tile", type=int, metavar="PX", help="Side of the network's input.  [default: what computes least]"
@@ -121,10 +127,14 @@ def cluster(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Of a cluster: give up after so long without any worker.  [default: 5m]",
         ),
         click.option("--dashboard", is_flag=True, help="With --workers: serve Dask's dashboard (needs bokeh)."),
-        click.option("--tls-key", metavar="PEM", help="Its key."),
-        click.option("--tls-cert", metavar="PEM", help="Certificate of this client."),
-        click.option("--tls-ca", metavar="PEM", help="For a tls:// scheduler: who signed its certificate."),
-        click.option("--scheduler", metavar="tcp://...|FILE", help="Predict on a running Dask cluster."),
+        click.option("--tls-key", type=read_path, metavar="PEM", help="Its key."),
+        click.option("--tls-cert", type=read_path, metavar="PEM", help="Certificate of this client."),
+        click.option(
+            "--tls-ca", type=read_path, metavar="PEM", help="For a tls:// scheduler: who signed its certificate."
+        ),
+        click.option(
+            "--scheduler", type=read_path, metavar="tcp://...|FILE", help="Predict on a running Dask cluster."
+        ),
         click.option("--workers", type=click.IntRange(1, 1024), help="Predict on so many processes of this machine."),
     ):
         collected = option(collected)

@@ -21,10 +21,27 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("images", nargs=-1, metavar="IMAGE...")
-@click.option("--out", "-o", metavar="PATH", help="mask.zarr, image.zarr/labels/NAME, mask.tif, mask.png or mask.jpg.")
-@click.option("--out-dir", metavar="FOLDER", help="Of many images: a folder for masks, logs and summary.csv.")
-@click.option("--list", "listed", metavar="FILE", help="Also the images of a text file, or a CSV: image, out.")
+@click.argument("images", type=options.read_path, nargs=-1, metavar="IMAGE...")
+@click.option(
+    "--out",
+    "-o",
+    type=options.written_path,
+    metavar="PATH",
+    help="mask.zarr, image.zarr/labels/NAME, mask.tif, mask.png or mask.jpg.",
+)
+@click.option(
+    "--out-dir",
+    type=options.written_path,
+    metavar="FOLDER",
+    help="Of many images: a folder for masks, logs and summary.csv.",
+)
+@click.option(
+    "--list",
+    "listed",
+    type=options.read_path,
+    metavar="FILE",
+    help="Also the images of a text file, or a CSV: image, out.",
+)
 @click.option(
     "--format", "file_format", type=click.Choice(["zarr", "tif", "png", "jpg"]), help="Of masks in --out-dir."
 )
@@ -49,14 +66,17 @@ if TYPE_CHECKING:
 @options.normalise
 @click.option(
     "--skip-empty",
+    type=options.read_path,
     metavar="constant|tissue|MASK",
     help="Do not predict blocks of one value, blocks without tissue, or those where an image MASK is zero.",
 )
 @click.option(
     "--ngff", type=click.Choice(["0.5", "0.4"]), default="0.5", help="OME-Zarr version; 0.4 for QuPath and Fiji."
 )
-@click.option("--probabilities", metavar="P.ZARR", help="Also write the class probabilities, float32.")
-@click.option("--preview", metavar="PNG", help="Also draw image and mask side by side.")
+@click.option(
+    "--probabilities", type=options.written_path, metavar="P.ZARR", help="Also write the class probabilities, float32."
+)
+@click.option("--preview", type=options.written_path, metavar="PNG", help="Also draw image and mask side by side.")
 @click.option("--part", type=PartType(), help="Only the K-th of N parts, for a job array; the last one finishes.")
 @options.cluster
 @options.overwrite
