@@ -57,7 +57,9 @@ class PublicUNet(nn.Module):
 class PublicBilinear(PublicUNet):
     """Its variant with `bilinear=True`; `first` is that of the first release."""
 
-    def __init__(self, channels: int = 3, classes: int = 2, base: int = 64, depth: int = 4, first: bool = False) -> None:
+    def __init__(
+        self, channels: int = 3, classes: int = 2, base: int = 64, depth: int = 4, first: bool = False
+    ) -> None:
         super().__init__(channels, classes, base, depth)
         bottom = self.get_submodule(f"down{depth}").maxpool_conv
         bottom[1] = double_conv(base * 2 ** (depth - 1), base * 2 ** (depth - 1), False)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tifffile
 from command_line import Outcome, Run, contents
-from conftest import noise
+from conftest import noise, toy_model
 from data_sets import write_pairs
 from image_files import make_pixels, zarr_array
 from PIL import Image
@@ -306,6 +306,31 @@ def test_info(folder: Path, run: Run) -> None:
     assert "kind:            mask\n" in mask
     assert "planes:          5\n" in mask
     assert json.loads(run("info mask.zarr --json").out)["provenance"]["image"] == str(folder / "stack.tif")
+
+
+def test_info_of_a_mask_fits_on_a_screen_and_tells_its_shares(folder: Path, run: Run) -> None:
+    assert run("predict slide.tif -m toy.safetensors --tile 88 --out mask.zarr -q").code == 0
+    facts = json.loads(run("info mask.zarr --json").out)
+    brief, whole = run("info mask.zarr"), run("info mask.zarr -v")
+    assert len(brief.out.splitlines()) <= 24 < len(whole.out.splitlines())
+    assert "-v" in brief.err and whole.err == ""
+    assert "image:           " + str(folder / "slide.tif") in brief.out
+    assert "fingerprint" not in brief.out and "fingerprint:\n" in whole.out
+    for found in (brief.out, whole.out):
+        assert "classes, counted at level 0:" in found
+        for n in "01":
+            assert re.search(rf"  {n} class {n} +{100 * facts['shares'][n]:.2f} %", found)
+
+
+def test_info_of_a_mask_of_many_classes_lists_the_frequent_ones(folder: Path, run: Run) -> None:
+    toy_model(classes=30).save(folder / "many.safetensors")
+    assert run("predict slide.tif -m many.safetensors --tile 88 --out mask.zarr -q").code == 0
+    brief = run("info mask.zarr").out.splitlines()
+    assert brief[-1] == "  and 10 rarer classes" and len(brief) <= 40
+    shares = json.loads(run("info mask.zarr --json").out)["shares"]
+    most = max(shares, key=lambda n: shares[n])
+    assert any(line.startswith(f"  {most} class {most} ") for line in brief)
+    assert len([line for line in run("info mask.zarr -v").out.splitlines() if re.match(r"  \d+ class", line)]) == 30
 
 
 def test_models(run: Run) -> None:

@@ -18,6 +18,7 @@ from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
 from tilesegment.masks import MaskSpec, MaskWriter, create_mask, create_probabilities, open_mask
 from tilesegment.masks.blocks import create_array
+from tilesegment.masks.counting import Tally
 from tilesegment.masks.grid import Grid
 from tilesegment.masks.pyramid import build_levels, halve
 from tilesegment.metadata import LabelClass, PixelSize, default_colours
@@ -155,7 +156,9 @@ def test_each_level_is_the_one_before_it_halved_however_it_is_cut(
     ids = np.random.default_rng(seed).integers(0, 4, (depth or 1, *shape), dtype=np.uint8)
     for region, z in levels[0].blocks():
         levels[0].write(region, ids[z][region.slices], z)
-    build_levels(levels, counts)
+    tally = Tally(4)
+    build_levels(levels, counts, tally)
+    assert tally.pixels.tolist() == np.bincount(ids.ravel(), minlength=4).tolist()
     for z, plane in enumerate(ids):
         for level, count in zip(levels[1:], halvings, strict=True):
             for _ in range(count):

@@ -12,6 +12,7 @@ import numpy as np
 
 from tilesegment.geometry import Region
 from tilesegment.masks.blocks import BlockArray
+from tilesegment.masks.counting import Tally
 
 _AHEAD = 6  # blocks in work or waiting to be made part of smaller ones
 _READ = 2  # blocks along a side that are read at a time: a call costs as much as decoding some chunks
@@ -59,18 +60,22 @@ def _choose(where: np.ndarray, ids: np.ndarray, others: np.ndarray) -> np.ndarra
     return others ^ ((others ^ ids) & mask)
 
 
-def build_levels(levels: Sequence[BlockArray], halvings: Sequence[int]) -> None:
+def build_levels(levels: Sequence[BlockArray], halvings: Sequence[int], tally: Tally) -> None:
     """Fills all `levels` but the first from it; each of its blocks is read once, and what is smaller not at all.
 
     Args:
         levels: from the largest to the smallest, their blocks of one size.
         halvings: how often each is half as large as the first. More than one between two is a majority of majorities.
+        tally: counts the pixels of the first level.
 
     Raises:
         MaskError: the first level cannot be read or another not be written.
     """
-    pyramid = _Pyramid(levels, halvings)
+    pyramid = _Pyramid(levels, halvings, tally)
     top = len(levels) - 1
+    if top == 0:
+        for region, z in levels[0].blocks():
+            tally.add(levels[0].read(region, z))
     blocks = [(top, *block) for block in levels[top].blocks()] if top else []
     leaves = (leaf for block in blocks for leaf in pyramid.leaves(*block))
     # numpy and the codecs let go of the interpreter; more threads would only hold more blocks in memory
@@ -88,6 +93,7 @@ class _Pyramid:
 
     levels: Sequence[BlockArray]
     halvings: Sequence[int]
+    tally: Tally
 
     def leaves(self, level: int, region: Region, z: int) -> Iterator[tuple[Region, int]]:
         """The blocks of level 1 that block `region` of `level` comes from, in the order in which `complete` asks."""
@@ -100,7 +106,7 @@ class _Pyramid:
     def grow(self, leaf: tuple[Region, int]) -> np.ndarray:
         """Stores and returns a block of level 1."""
         region, z = leaf
-        return self._store(1, region, z, _READ * self._block, lambda part: self.levels[0].read(part, z))
+        return self._store(1, region, z, _READ * self._block, lambda part: self.tally.add(self.levels[0].read(part, z)))
 
     def complete(self, level: int, region: Region, z: int, grown: Iterator[np.ndarray]) -> np.ndarray:
         """Stores and returns a block of `level`, with all that it comes from; `grown` are its leaves."""

@@ -15,6 +15,8 @@ from tilesegment.geometry import Region
 from tilesegment.masks import ngff as documents
 from tilesegment.masks.beginning import begin
 from tilesegment.masks.blocks import BlockArray, create_array
+from tilesegment.masks.counting import KEY as COUNTS
+from tilesegment.masks.counting import Tally
 from tilesegment.masks.disk import (
     MARK,
     Group,
@@ -156,24 +158,30 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
         check_free(self.target, self.spec, self.overwrite)
         spec = replace(self.spec, provenance={**self.spec.provenance, **(provenance or {})})
         with reporting("finish", self.path):
-            levels = self._levels()
+            tally = Tally(len(spec.classes))
+            levels = self._levels(tally)
             sweep_inside(self.target.partial)
+            record = self.target.record(spec, "complete")
+            if self.target.kind != "probabilities":
+                record[COUNTS] = tally.pixels.tolist()
             if self.target.is_folder:
-                self._publish_folder(spec)
+                self._publish_folder(spec, record)
             else:
-                self._publish_file(levels, spec)
+                self._publish_file(levels, spec, record)
             sweep(self.path)
 
-    def _levels(self) -> list[BlockArray]:
+    def _levels(self, tally: Tally) -> list[BlockArray]:
         levels, halvings = [self.base], self.target.halvings
+        if self.target.kind == "probabilities":
+            return levels
         for level in range(1, len(halvings)):
             levels.append(create_array(self.target.partial / str(level), self.base.grid.halved(halvings[level])))
-        build_levels(levels, halvings)
+        build_levels(levels, halvings, tally)
         return levels
 
-    def _publish_folder(self, spec: MaskSpec) -> None:
+    def _publish_folder(self, spec: MaskSpec, record: Mapping[str, Any]) -> None:
         path, partial = self.target.path, self.target.partial
-        write_group(partial, Group(documents.ZARR_FORMAT[self.target.version], self._attributes(spec)))
+        write_group(partial, Group(documents.ZARR_FORMAT[self.target.version], self._attributes(spec, record)))
         if self.target.kind == "labels":
             labels = path.parent
             # listed first: if it ends here, a later run puts the mask under the name that is listed
@@ -190,16 +198,16 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
             raise
         sync(path.parent)
 
-    def _publish_file(self, levels: list[BlockArray], spec: MaskSpec) -> None:
+    def _publish_file(self, levels: list[BlockArray], spec: MaskSpec, record: Mapping[str, Any]) -> None:
         path, partial = self.target.path, self.target.partial
         temporary = partial / f"export{path.suffix}"
-        export(self.target.kind, levels, spec, self.target.record(spec, "complete"), temporary)
+        export(self.target.kind, levels, spec, record, temporary)
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
         remove_ours(partial, path)
 
-    def _attributes(self, spec: MaskSpec) -> dict[str, Any]:
+    def _attributes(self, spec: MaskSpec, record: Mapping[str, Any]) -> dict[str, Any]:
         target, axes = self.target, self.base.grid.axes
         frame = documents.frame_of(spec, target.host)
         multiscale = documents.multiscales(target.path.stem, axes, frame, target.halvings)
@@ -208,8 +216,7 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
         else:
             image = "../../" if target.kind == "labels" else None
             extra = {"image-label": documents.label_document(spec, target.version, image)}
-        marked = {MARK: target.record(spec, "complete")}
-        return documents.attributes(target.version, multiscale, extra) | marked
+        return documents.attributes(target.version, multiscale, extra) | {MARK: record}
 
 
 def create_mask(path: str | Path, spec: MaskSpec, *, ngff: str = "0.5", overwrite: bool = False) -> MaskWriter:
