@@ -72,11 +72,12 @@ def counted(spec: MaskSpec, levels: tuple[Level, ...], record: Mapping[str, Any]
     Raises:
         MaskError: the level cannot be read.
     """
-    depth = spec.depth or 1
-    pixels = record.get(KEY)
-    if isinstance(pixels, list) and len(pixels) == len(spec.classes) and all(type(n) is int and n >= 0 for n in pixels):
-        if sum(pixels) == depth * spec.shape[0] * spec.shape[1]:
-            return Counted(0, tuple(pixels))
+    depth, (height, width) = spec.depth or 1, spec.shape
+    known = record.get(KEY)
+    if isinstance(known, list) and len(known) == len(spec.classes) and all(type(n) is int and n >= 0 for n in known):
+        pixels = tuple(known)
+        if sum(pixels) == depth * height * width:
+            return Counted(0, pixels)
     sizes = [depth * level.shape[0] * level.shape[1] for level in levels]
     chosen = next((n for n, size in enumerate(sizes) if size <= _LARGEST), len(levels) - 1)
     tally = Tally(len(spec.classes))
