@@ -16,6 +16,7 @@ from tilesegment.description import describe
 from tilesegment.errors import DataError, ImageError, one_line
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
+from tilesegment.images.source import ImageSource
 from tilesegment.masks import open_mask
 from tilesegment.masks.disk import MARK, is_ours, read_group
 from tilesegment.masks.exported import exported_spec
@@ -116,17 +117,29 @@ def open_layer(path: Path) -> Layer:
     written = exported_spec(path) if source.format == "OME-TIFF" else None
     if written is not None:
         classes = written.classes
-    elif source.dtype.kind == "f":
-        channels, classes = source.channels, _channel_classes(path)
+    else:
+        kept = _channel_classes(path)
+        if kept is not None or source.dtype.kind == "f":
+            channels, classes = source.channels, kept
     return Layer(
         path=str(path),
         shape=source.shape,
         depth=source.depth or 1,
         channels=source.channels,
         kind=Kind(channels, classes, ids=written is not None),
-        read=lambda region, z: source.read(region, 0, z),
+        read=_reader(source, is_scaled=channels > 0 and source.dtype == np.uint8),
         close=source.close,
     )
+
+
+def _reader(source: ImageSource, is_scaled: bool) -> Callable[[Region, int], np.ndarray]:
+    """Reads a region of a plane, (C, h, w); probabilities that are kept as 0 to 255 as 0 to 1."""
+
+    def read(region: Region, z: int) -> np.ndarray:
+        pixels = source.read(region, 0, z)
+        return pixels / np.float32(255) if is_scaled else pixels
+
+    return read
 
 
 @contextmanager

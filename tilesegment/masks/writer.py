@@ -66,7 +66,7 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
 
         Args:
             region: the block in pixels of the mask, clipped at the mask's edge.
-            pixels: its class ids, (h, w) uint8; probabilities are (K, h, w) float32.
+            pixels: its class ids, (h, w) uint8; probabilities are (K, h, w) of the type that was chosen.
             z: its plane.
 
         Raises:
@@ -158,11 +158,11 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
         check_free(self.target, self.spec, self.overwrite)
         spec = replace(self.spec, provenance={**self.spec.provenance, **(provenance or {})})
         with reporting("finish", self.path):
-            tally = Tally(len(spec.classes))
+            tally = Tally(len(spec.classes)) if self.target.kind != "probabilities" else None
             levels = self._levels(tally)
             sweep_inside(self.target.partial)
             record = self.target.record(spec, "complete")
-            if self.target.kind != "probabilities":
+            if tally is not None:
                 record[COUNTS] = tally.pixels.tolist()
             if self.target.is_folder:
                 self._publish_folder(spec, record)
@@ -170,10 +170,8 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
                 self._publish_file(levels, spec, record)
             sweep(self.path)
 
-    def _levels(self, tally: Tally) -> list[BlockArray]:
+    def _levels(self, tally: Tally | None) -> list[BlockArray]:
         levels, halvings = [self.base], self.target.halvings
-        if self.target.kind == "probabilities":
-            return levels
         for level in range(1, len(halvings)):
             levels.append(create_array(self.target.partial / str(level), self.base.grid.halved(halvings[level])))
         build_levels(levels, halvings, tally)
@@ -212,7 +210,7 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
         frame = documents.frame_of(spec, target.host)
         multiscale = documents.multiscales(target.path.stem, axes, frame, target.halvings)
         if target.kind == "probabilities":
-            extra = {"omero": documents.channels_document(spec)}
+            extra = {"omero": documents.channels_document(spec, 255.0 if target.values == "uint8" else 1.0)}
         else:
             image = "../../" if target.kind == "labels" else None
             extra = {"image-label": documents.label_document(spec, target.version, image)}
@@ -240,16 +238,22 @@ def create_mask(path: str | Path, spec: MaskSpec, *, ngff: str = "0.5", overwrit
         return _create(mask_target(Path(path), spec, ngff), spec, overwrite)
 
 
-def create_probabilities(path: str | Path, spec: MaskSpec, *, overwrite: bool = False) -> MaskWriter:
-    """Class probabilities to be written block by block: an OME-Zarr 0.5 image (K, H, W) or (K, D, H, W), float32.
+def create_probabilities(
+    path: str | Path, spec: MaskSpec, *, overwrite: bool = False, values: str = "float32"
+) -> MaskWriter:
+    """Class probabilities to be written block by block: an OME-Zarr 0.5 image (K, H, W) or (K, D, H, W).
 
-    Chunks hold one class, shards all of them. There are no smaller levels.
+    Chunks hold one class, shards all of them. Pixels of smaller levels are means of those that they cover.
+
+    Args:
+        path, spec, overwrite: as for `create_mask`.
+        values: their type, `float32`, or `uint8` for 0 to 255, which takes a quarter of the space or less.
 
     Raises:
         MaskError: `path` is not `NAME.zarr`, or it cannot be written there.
     """
     with reporting("create", Path(path)):
-        return _create(probabilities_target(Path(path)), spec, overwrite)
+        return _create(probabilities_target(Path(path), spec, values), spec, overwrite)
 
 
 def _create(target: Target, spec: MaskSpec, overwrite: bool) -> MaskWriter:
