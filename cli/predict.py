@@ -73,9 +73,17 @@ if TYPE_CHECKING:
 @click.option(
     "--ngff", type=click.Choice(["0.5", "0.4"]), default="0.5", help="OME-Zarr version; 0.4 for QuPath and Fiji."
 )
+@click.option("--probabilities", type=options.written_path, metavar="P.ZARR", help="Also write class probabilities.")
 @click.option(
-    "--probabilities", type=options.written_path, metavar="P.ZARR", help="Also write the class probabilities, float32."
+    "--probabilities-dtype", type=click.Choice(["float32", "uint8"]), help="As uint8, 0 to 255.  [default: float32]"
 )
+@click.option(
+    "--heatmap",
+    type=options.written_path,
+    metavar="PNG",
+    help="With --probabilities: also draw how probable a class is.",
+)
+@click.option("--heatmap-class", metavar="NAME|N", help="That class.  [default: foreground, all but class 0]")
 @click.option("--preview", type=options.written_path, metavar="PNG", help="Also draw image and mask side by side.")
 @click.option("--part", type=PartType(), help="Only the K-th of N parts, for a job array; the last one finishes.")
 @options.cluster
@@ -93,6 +101,9 @@ def predict(
     model: str | None,
     ngff: str,
     probabilities: str | None,
+    probabilities_dtype: str | None,
+    heatmap: str | None,
+    heatmap_class: str | None,
     preview: str | None,
     part: tuple[int, int] | None,
     cluster: options.ClusterOptions,
@@ -116,7 +127,15 @@ def predict(
         raise click.UsageError("--part is for processes without a cluster: leave --workers and --scheduler out")
     cluster.check()
 
+    if probabilities is None and (probabilities_dtype or heatmap):
+        raise click.UsageError(
+            "--probabilities-dtype and --heatmap need the probabilities: give --probabilities P.ZARR"
+        )
+    if heatmap is None and heatmap_class is not None:
+        raise click.UsageError("--heatmap-class says what --heatmap shows: give --heatmap PNG, too")
     shared = {"probabilities": probabilities, "preview": preview, "ngff": ngff, "overwrite": overwrite}
+    shared |= {"probabilities_dtype": probabilities_dtype or "float32"}
+    shared |= {"heatmap": heatmap, "heatmap_class": heatmap_class}
     given = _given(images, listed, quiet)
     errands = _errands(given, listed, out, out_dir, file_format, shared, needs_out=not dry_run)
     choices = Choices(model, make_settings(settings), axes, select, part)

@@ -7,8 +7,10 @@ from typing import Any
 
 from tilesegment.header import ModelHeader, read_header
 from tilesegment.images import open_image
-from tilesegment.masks import is_mask, open_mask
+from tilesegment.masks import Mask, is_mask, open_mask
+from tilesegment.masks.counting import counted
 from tilesegment.masks.exported import KINDS, read_exported
+from tilesegment.masks.record import read_record
 from tilesegment.models import TRAINED, bundled_models
 
 # others' suffixes too: that their files are not opened is said better as of a model than as of an image
@@ -83,6 +85,7 @@ def _mask(path: Path) -> dict[str, Any]:
         "levels": len(mask.levels),
         "block": mask.spec.block,
         "classes": {str(n): one.name for n, one in enumerate(mask.spec.classes)},
+        **_shares(mask),
         "fingerprint": dict(mask.spec.fingerprint),
         "provenance": dict(mask.spec.provenance),
     }
@@ -98,6 +101,15 @@ def _jpeg_mask(path: Path) -> dict[str, Any]:
         "levels": 1,
         "classes": {},
     }
+
+
+def _shares(mask: Mask) -> dict[str, Any]:
+    """Share of the pixels, 0 to 1, and area of each class, in all planes; and of which level they are."""
+    found = counted(mask.spec, mask.levels, read_record(mask.path) or {})
+    size, whole = mask.spec.pixel_size, (mask.spec.depth or 1) * mask.spec.shape[0] * mask.spec.shape[1]
+    shares = {str(n): share for n, share in enumerate(found.shares)}
+    areas = None if size is None else {n: share * whole * size.y * size.x for n, share in shares.items()}
+    return {"counted_at_level": found.level, "shares": shares, "areas_um2": areas}
 
 
 def _model(name: str, header: ModelHeader) -> dict[str, Any]:

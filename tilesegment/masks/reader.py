@@ -87,6 +87,25 @@ def _not_a_mask(path: Path) -> str:
     return f"{path} is no mask written by tilesegment; name an OME-Zarr, TIFF or PNG that predict wrote"
 
 
+def open_probabilities(path: str | Path) -> tuple[MaskSpec, tuple[BlockArray, ...]]:
+    """The classes, and the levels, of the complete probabilities in folder `path`.
+
+    Raises:
+        MaskError: there are none, or they are not finished or damaged.
+    """
+    path = Path(os.path.abspath(path))
+    with reporting("read", path):
+        group = read_group(path) if path.is_dir() else None
+    record = group.attributes.get(MARK) if group is not None else None
+    layout = record.get("layout") if isinstance(record, dict) else None
+    if not isinstance(record, dict) or not isinstance(layout, dict) or layout.get("kind") != "probabilities":
+        raise MaskError(f"{path} holds no probabilities written by tilesegment; name some")
+    if record.get("state") != "complete":
+        raise MaskError(f"{path} is not finished; run it again with the same settings to go on")
+    spec = spec_from_record(record)
+    return spec, open_levels(path, recorded_target(path, path, record), spec)
+
+
 def open_levels(path: Path, target: Target, spec: MaskSpec) -> tuple[BlockArray, ...]:
     """The arrays, level 0 first, of the complete mask, or probabilities, in folder `path`.
 
