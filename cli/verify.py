@@ -10,7 +10,7 @@ from tilesegment_cli import options
 
 
 @click.command()
-@click.argument("image")
+@click.argument("image", type=options.read_path)
 @options.model
 @options.tile
 @options.halo

@@ -174,9 +174,9 @@ def test_cells_are_scored_when_asked_and_when_there_are_any(tmp_path: Path, trut
 def test_blocks_add_up_to_the_whole(height: int, width: int, side: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     truth, guess = rng.integers(0, 3, (2, height, width), np.uint8)
-    whole = count_pairs(truth, guess, 2, ("t", "p"))
+    whole = count_pairs(truth, guess, 2)
     blocks = Region.of_shape((height, width)).squares(side)
-    parts = [count_pairs(truth[r.slices], guess[r.slices], 2, ("t", "p")) for r in blocks]
+    parts = [count_pairs(truth[r.slices], guess[r.slices], 2) for r in blocks]
     assert sum(parts[1:], parts[0]) == whole
     assert sum(whole.values()) == np.count_nonzero(truth != 2)
 

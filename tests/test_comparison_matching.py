@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compared_files import CLASSES, GUESS, INSIDE, LIKELY, save, store
+from data_sets import write_files
 
 from tilesegment import evaluate
 from tilesegment.comparison.matching import Kind, count_pairs, match
@@ -33,7 +34,7 @@ def truth(tmp_path: Path) -> Path:
 )
 def test_values_are_matched(truths: set[int], found: set[int], names: tuple[str, ...] | None, wanted: object) -> None:
     plain = Kind(0, None, ids=False)
-    counts = count_pairs(*np.meshgrid(sorted(truths), sorted(found)), None, ("t", "p"))
+    counts = count_pairs(*np.meshgrid(sorted(truths), sorted(found)), None)
     matching = match(counts, plain, plain, names)
     assert (matching.truth, matching.prediction) == wanted
     assert matching.confusion(counts).sum() == len(truths) * len(found)
@@ -41,7 +42,7 @@ def test_values_are_matched(truths: set[int], found: set[int], names: tuple[str,
 
 def test_ids_of_our_own_masks_are_ids_whatever_occurs() -> None:
     ours = Kind(0, CLASSES, ids=True)
-    counts = count_pairs(np.array([[255, 255]], np.uint8), np.array([[1, 0]], np.uint8), None, ("t", "p"))
+    counts = count_pairs(np.array([[255, 255]], np.uint8), np.array([[1, 0]], np.uint8), None)
     matching = match(counts, ours, Kind(0, None, ids=False), None)
     assert (matching.truth, matching.prediction) == ((0, 255), (0, 1))
     assert matching.confusion(counts).tolist() == [[0, 0], [1, 1]]
@@ -50,8 +51,8 @@ def test_ids_of_our_own_masks_are_ids_whatever_occurs() -> None:
 REFUSED: dict[str, tuple[np.ndarray, np.ndarray, dict[str, object], str]] = {
     "sizes": (GUESS[:-1], INSIDE, {}, "1 x 74 x 90 .*1 x 75 x 90 .*one size"),
     "planes": (np.stack([GUESS, GUESS]), INSIDE, {}, "2 x 75 x 90"),
-    "an image as prediction": (np.arange(6750).reshape(75, 90) % 200, INSIDE, {}, "more than 32 values, from 0 to 199"),
-    "an image as truth": (GUESS, np.arange(6750).reshape(75, 90) % 200, {}, "truth .* more than 32 values"),
+    "an image as prediction": (np.arange(6750).reshape(75, 90) % 200, INSIDE, {}, "200 values from 0 to 199"),
+    "an image as truth": (GUESS, np.arange(6750).reshape(75, 90) % 200, {}, "truth .* 200 values from 0 to 199"),
     "more values": (np.arange(6750).reshape(75, 90) % 3 * 9, INSIDE, {}, "0, 9, 18, the truth 0, 1.*--classes"),
     "one value": (GUESS, np.ones_like(GUESS), {}, "truth holds 1; two classes are the least.*--classes"),
     "too few names": (GUESS, INSIDE, {"classes": ("a",)}, "0, 1; two classes are the least"),
@@ -60,7 +61,7 @@ REFUSED: dict[str, tuple[np.ndarray, np.ndarray, dict[str, object], str]] = {
     "three values for one probability": (LIKELY, INSIDE + GUESS, {}, "0, 1, 2, which are not 2 classes.*--ignore"),
     "NaN": (np.where(INSIDE, LIKELY, np.float32(np.nan)), INSIDE, {}, "holds NaN or infinity"),
     "logits": (LIKELY * 9 - 4, INSIDE, {}, "values from -4 to 5; expected probabilities"),
-    "broken labels": (GUESS, LIKELY, {}, "truth .* expected whole numbers"),
+    "broken labels": (GUESS, LIKELY, {}, "truth .* expected at most 32 whole ones"),
     "all ignored": (GUESS, np.ones_like(GUESS), {"ignore": 1}, "all pixels .* ignored value 1"),
     "cells of three": (INSIDE + GUESS, INSIDE + GUESS, {"cells": True}, "there are 3: leave out --cells"),
     "an image without a figure": (GUESS, INSIDE, {"image": "p.tif"}, "give a figure too"),
@@ -83,11 +84,10 @@ def _small(pixels: np.ndarray) -> np.ndarray:
 def test_channels_must_be_probabilities(tmp_path: Path, truth: Path) -> None:
     with pytest.raises(TilesegmentError, match="do not sum to 1"):
         evaluate(store(tmp_path / "p.zarr", np.stack([LIKELY, LIKELY])), truth)
-    rgb = save(tmp_path / "p.png", np.stack([GUESS * 255] * 3, axis=-1))
-    with pytest.raises(TilesegmentError, match=r"3 channels of whole numbers"):
-        evaluate(rgb, truth)
-    with pytest.raises(TilesegmentError, match=r"truth .* 3 channels"):
-        evaluate(truth, rgb)
+    rgb = write_files(tmp_path, {"rgb.tif": np.stack([GUESS.astype(np.uint16)] * 3, axis=-1)}) / "rgb.tif"
+    for pair in ((rgb, truth), (truth, rgb)):
+        with pytest.raises(TilesegmentError, match=r"rgb.tif has 3 channels of uint16"):
+            evaluate(*pair)
     other = store(tmp_path / "t.zarr", GUESS, (*CLASSES, LabelClass("more", "#ffffff")))
     with pytest.raises(TilesegmentError, match="2 in the prediction, 3 in the truth"):
         evaluate(store(tmp_path / "m.zarr", GUESS), other)

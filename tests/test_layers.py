@@ -35,6 +35,7 @@ ALLOWED = {
     "ome_zarr": {"errors", "metadata"},
     "images": {"errors", "geometry", "metadata", "ome_zarr", "threads", "units", "zarr_keys", "zarr_reading"},
     "masks": {"errors", "geometry", "metadata", "ome_zarr", "threads", "units", "zarr_reading"},
+    "labels": {"errors", "geometry", "images", "masks", "metadata"},
     "predictors": {
         "errors",
         "facts",

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tilesegment import DataError
+from tilesegment.labels import Scan, classes_of, decide
 from tilesegment.training.data import IGNORE, open_dataset
-from tilesegment.training.data.coding import Coding, classes_of, decide
-from tilesegment.training.data.labels import Scan
 
 SHAPE = (24, 32)
 # three classes in patches, each in a good part of the pixels
@@ -113,10 +112,11 @@ def test_a_palette_of_greys_is_grey(suffix: str, tmp_path: Path) -> None:
     ("values", "given_ignore", "ignore", "classes"),
     [
         ((0, 255), None, None, [0, 255]),
-        ((0, 1, 255), None, None, [0, 1, 255]),
         ((0, 1, 2, 255), None, 255, [0, 1, 2]),
-        ((1, 2, 3, 255), None, None, [1, 2, 3, 255]),
+        ((0, 64, 255), None, None, [0, 64, 255]),
         ((0, 1, 2, 255), -1, -1, [0, 1, 2, 255]),
+        ((0, 1, 255), 255, 255, [0, 1]),
+        ((1, 2, 3, 255), 255, 255, [1, 2, 3]),
         ((0, 1, 2), 0, 0, [1, 2]),
         ((0, 128, 255), 128, 128, [0, 255]),
     ],
@@ -147,12 +147,12 @@ def test_values_and_ids_are_one_to_one(values: list[int], kind: str, seed: int) 
     pixels = np.random.default_rng(seed).choice(np.array(values, np.int64), (2, 8, 8))
     pixels[0, 0, :2] = values[:2]
     scans = [Scan(str(n), np.unique(one), kind, {}, {}) for n, one in enumerate(pixels)]  # type: ignore[arg-type]
-    coding = decide(scans, None, False)
+    coding = decide(scans, [str(value) for value in np.unique(pixels)])  # as many names settle what would be asked
     classes = classes_of(coding, scans, None, {})
     back = np.array([one.value for one in classes] + [-1] * (256 - len(classes)))
     back[IGNORE] = -1 if coding.ignore is None else coding.ignore
-    for one in pixels:
-        ids = coding.ids(one, kind)  # type: ignore[arg-type]
+    for n, one in enumerate(pixels):
+        ids = coding.ids(one, str(n))
         assert ids.dtype == np.uint8
         np.testing.assert_array_equal(back[ids], one)
     assert len({one.name for one in classes}) == len(classes) == len({one.value for one in classes})
@@ -162,22 +162,12 @@ def test_values_and_ids_are_one_to_one(values: list[int], kind: str, seed: int) 
 def test_colours_and_ids_are_one_to_one(colours: list[int], data: st.DataObject) -> None:
     ignore = data.draw(st.sampled_from([None, *colours[2:]]))
     stored = np.array(colours, np.int64)
-    coding = decide([Scan("a", np.sort(stored), "colour", {}, {})], ignore if _coloured(colours) else None, False)
-    ids = coding.ids(stored, "colour")
+    coding = decide([Scan("a", np.sort(stored), "colour")], [str(c) for c in colours], ignore)
+    ids = coding.ids(stored, "a")
     assert sorted(ids[ids != IGNORE]) == list(range(len(coding.values)))
     factor = 1 if coding.coloured else 0x010101
     for colour, number in zip(colours, ids, strict=True):
         assert (coding.ignore if number == IGNORE else coding.values[number]) * factor == colour
-
-
-def _coloured(colours: list[int]) -> bool:
-    return any(colour % 0x010101 for colour in colours)
-
-
-def test_a_coding_knows_its_ignore_in_each_kind() -> None:
-    coding = Coding(np.array([0, 1]), 255, False)
-    assert (coding.stored_ignore("grey"), coding.stored_ignore("colour")) == (255, 0xFFFFFF)
-    assert Coding(np.array([0, 1]), 9, True).stored_ignore("colour") == 9
 
 
 def blurred(folder: Path) -> None:
@@ -206,8 +196,8 @@ def colours_and_greys(folder: Path) -> None:
     write(folder, COLOURS[TRUTH], TRUTH)
 
 
-def palette_and_greys(folder: Path) -> None:
-    write(folder, TRUTH, TRUTH)
+def palette_beyond_greys(folder: Path) -> None:
+    write(folder, TRUTH.clip(0, 1) * 100, TRUTH)
     write_palette(folder / "labels" / "1.png", TRUTH, [(200, 0, 0), (0, 0, 255), (0, 255, 0)])
 
 
@@ -234,7 +224,7 @@ BAD = {
     "a photograph": (photograph, "label 0 holds more than 32 colours; expected one a class"),
     "too many in all": (many_in_all, "the labels up to 1 hold 40 values; allowed: 32 classes"),
     "colours and greys": (colours_and_greys, r"of several kinds: 0 \(colour\), 1 \(grey\); save all as grey values"),
-    "a palette and greys": (palette_and_greys, r"of several kinds: 0 \(grey\), 1 \(palette\)"),
+    "a palette beyond greys": (palette_beyond_greys, r"of several kinds: 0 \(grey\), 1 \(palette\)"),
     "two palettes": (two_palettes, "label value 1 has the colour #0000ff in 0 and #00ff00 in 1; give all"),
     "one class besides ignore": (all_ignored, "hold one value only, 8 besides 7, which means not labelled"),
     "16-bit colours": (deep_colours, "0.tif has 3 channels of uint16; expected one channel .* or 8-bit RGB"),

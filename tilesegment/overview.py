@@ -60,7 +60,7 @@ def draw_preview(image: str | Path, mask: str | Path, out: str | Path, *, roi: R
         if shown.area == 0:
             raise MaskError(f"{mask} holds {place.region} of level {place.level}, nothing of roi {roi}")
         drawn = (place.region, place.level, place.plane, found.spec.classes, found.spec.pixel_size, Path(out))
-        made = mask_digest(found.spec) if roi is None else ""
+        made = mask_digest(found.spec) + ("" if roi is None else f", {shown}")
         overview(source, found.levels[0], *drawn, shown=shown, made_of=made)
         return () if _is_of(source, found) else (_other_image(source, found),)
 

@@ -187,5 +187,5 @@ def _compare(job: Job, predictor: BlockPredictor, region: Region) -> Crop:
         view = FieldOfView(view.divisor, view.before + more, view.after + more, view.crops)
     once_block = TileGrid(region, side, side, view).at(0, 0)
     assert len(once_block.tiles) == 1
-    once_ids, once = predictor.predict_probabilities(job.read(plane, once_block), once_block)
+    once_ids, once = predictor.predict_probabilities(job.read(plane, once_block, once_block.read), once_block)
     return Crop(region, float(np.abs(probabilities - once).max()), int(np.count_nonzero(ids != once_ids)))

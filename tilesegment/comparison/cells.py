@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tilesegment.comparison.inputs import BLOCK, Layer
-from tilesegment.comparison.matching import Matching
+from tilesegment.comparison.inputs import Layer, Plane
+from tilesegment.comparison.matching import Meanings
 from tilesegment.comparison.results import CellScore
 from tilesegment.errors import DataError
 from tilesegment.evaluation import THRESHOLDS, section_scores, summarise
 from tilesegment.geometry import Region
+from tilesegment.labels import BLOCK, Label
 
 _LARGEST = 4096 * 4096  # pixels of a plane that is scored whole
 _HARD = (0.5,)  # the one threshold of a mask, whose 'probabilities' are 0 and 1
@@ -43,24 +44,27 @@ def windows_of(shape: tuple[int, int]) -> list[Region]:
     ]
 
 
-def score_cells(prediction: Layer, truth: Layer, z: int, matching: Matching, report: Callable[[int], None]) -> CellPart:
-    """Scores the cells of a plane. Pixels of the truth that are not class 1, ignored ones too, are not scored.
+def score_cells(
+    files: tuple[Layer, Label], plane: Plane, meanings: Meanings, report: Callable[[int], None]
+) -> CellPart:
+    """Score the cells of a plane. Pixels of the truth that are not class 1, ignored ones too, are not scored.
 
     Args:
-        prediction, truth: of one size.
-        z: the plane.
-        matching: what values mean; two classes.
+        files: prediction and truth.
+        plane: of them.
+        meanings: what values mean; two classes.
         report: called after each section with its pixels.
     """
+    (prediction, truth), name = files, plane.pair.name
     windows, scores = windows_of(truth.shape), []
     for window in windows:
-        inside = truth.read(window, z)[0] == matching.truth[1]
+        inside = meanings.truth_ids(truth.read(window, plane.z), name) == 1
         if inside.any():
-            pixels = prediction.read(window, z)
-            if matching.prediction is None:
-                scores.append(section_scores(inside, pixels[-1]))
+            if meanings.matching.prediction is None:
+                scores.append(section_scores(inside, prediction.read(window, plane.z)[-1]))
             else:
-                scores.append(section_scores(inside, pixels[0] == matching.prediction[1], _HARD))
+                ids = meanings.predicted_ids(prediction.codes(window, plane.z), name)
+                scores.append(section_scores(inside, ids == 1, _HARD))
         report(window.area)
     return CellPart(tuple(scores), len(windows) - len(scores), len(windows) > 1)
 

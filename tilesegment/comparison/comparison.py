@@ -2,17 +2,23 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
+
+import numpy as np
 
 from tilesegment.comparison.cells import CellPart, cell_score, score_cells
 from tilesegment.comparison.figure import check_figure, draw_figure
-from tilesegment.comparison.inputs import BLOCK, Pair, Plane, find_pairs, open_pair
-from tilesegment.comparison.matching import Counts, Kind, Matching, check_values, count_pairs, match
+from tilesegment.comparison.inputs import Layer, Opening, Pair, Plane, find_pairs
+from tilesegment.comparison.matching import Counts, Kind, Matching, Meanings, count_pairs, match
 from tilesegment.comparison.results import Evaluation, class_scores, floor_scores, image_score, mean, pixel_error
 from tilesegment.errors import DataError
 from tilesegment.evaluation import pixel_accuracy
 from tilesegment.geometry import Region
+from tilesegment.labels import BLOCK, OBJECT_NAMES, Coding, Label, Scan, Scanner, decide
+from tilesegment.labels.instances import OBJECTS_NOTE
+from tilesegment.labels.label import first_notes
 
 Report = Callable[[float, str], None]
 
@@ -23,6 +29,7 @@ def evaluate(
     *,
     classes: Sequence[str] | None = None,
     ignore: int | None = None,
+    instances: bool = False,
     cells: bool | None = None,
     image: str | Path | None = None,
     figure: str | Path | None = None,
@@ -37,10 +44,11 @@ def evaluate(
     Args:
         prediction: class ids or grey values that stand for classes; or probabilities, float32 from 0 to 1: one channel
             is the probability of class 1, more are one a class. A file, a stack, a Zarr folder, or a folder of these.
-        truth: class ids or grey values, in the same form; folders are paired by the files' stems, `_mask` and `_label`
-            at their ends left out.
+        truth: class ids or grey values, in the same form; folders are paired by the files' stems, without what tells
+            images and labels apart, such as `_mask`. Other files than images are left out.
         classes: names, in the order of the values. Needed where the values alone do not tell how many there are.
         ignore: pixels of this value in the truth are not counted.
+        instances: labels are ids of single objects: compare background and object, see `labels.parted`.
         cells: score cells, class 1 being their inside and class 0 the membrane; None: if there are two classes.
         image: what both are of, for the figure alone.
         figure: a PNG or JPEG that shows the worst images and the best.
@@ -52,59 +60,159 @@ def evaluate(
     """
     if image is not None and figure is None:
         raise DataError("an image is only drawn in a figure; give a figure too, or leave out the image")
-    pairs = find_pairs(prediction, truth, image)
+    found_pairs, opening = find_pairs(prediction, truth, image), Opening(ignore, instances)
     if figure is not None:
         check_figure(Path(figure), [path for path in (prediction, truth, image) if path is not None])
     # where cells are not known to be left out, they are half of the work
     share = 1.0 if cells is False else 0.5
-    planes, kind, truth_kind = _count(pairs, ignore, lambda done, name: report(share * done, name))
-    counts = _sum(planes)
-    if not counts:
-        raise DataError(f"all pixels of {truth} have the ignored value {ignore}; leave out --ignore, or name another")
-    matching = match(counts, kind, truth_kind, classes)
+    counted = _count(found_pairs.pairs, opening, lambda done, name: report(share * done, name))
+    meanings, planes = _decide(counted, classes, opening)
+    matching = meanings.matching
     if cells and len(matching.classes) != 2:
         raise DataError(f"cells are scored for two classes, there are {len(matching.classes)}: leave out --cells")
     parts = None
     if len(matching.classes) == 2 and cells is not False:
-        parts = _score_cells(planes, matching, lambda done, name: report(share + (1 - share) * done, name))
+        parts = _score_cells(planes, meanings, opening, lambda done, name: report(share + (1 - share) * done, name))
         if cells is None and not any(part.scores for part in parts):
             parts = None
-    found = _summary(str(prediction), str(truth), planes, kind, matching, parts)
+    found = _summary(str(prediction), str(truth), planes, counted.kind, matching, parts)
+    notes = (*found_pairs.notes, *counted.notes, *meanings.notes, *(OBJECTS_NOTE,) * instances)
+    found = replace(found, notes=notes)
     if figure is None:
         return found
-    draw_figure(Path(figure), planes, found, matching, ignore)
+    draw_figure(Path(figure), planes, found, meanings, opening)
     return replace(found, figure=str(figure))
 
 
-def _count(pairs: Sequence[Pair], ignore: int | None, report: Report) -> tuple[list[Plane], Kind, Kind]:
-    """Counts the pixels of every plane by stored values; what kind of prediction and truth they are."""
+@dataclass(frozen=True)
+class _Counted:
+    """The pixels of all planes, by what is stored.
+
+    Attributes:
+        planes: with what the files store as values.
+        kind, truth_kind: of prediction and truth.
+        truths, predictions: what the files hold, by the pairs' names; no predictions for probabilities.
+        notes: what the user should know of how files are read.
+    """
+
+    planes: list[Plane]
+    kind: Kind
+    truth_kind: Kind
+    truths: list[Scan]
+    predictions: list[Scan]
+    notes: tuple[str, ...]
+
+
+def _count(pairs: Sequence[Pair], opening: Opening, report: Report) -> _Counted:
+    """Count the pixels of every plane by stored values."""
     planes: list[Plane] = []
     kinds: list[tuple[Kind, Kind]] = []
+    truths: list[Scan] = []
+    predictions: list[Scan] = []
+    notes: list[str] = []
     for n, pair in enumerate(pairs):
-        with open_pair(pair) as (prediction, truth):
-            kinds.append((prediction.kind, Kind(0, truth.kind.classes, truth.kind.ids)))
-            if kinds[-1] != kinds[0]:
+        with opening.open(pair) as (prediction, truth):
+            kinds.append((prediction.kind, Kind(0, truth.classes, truth.classes is not None)))
+            together = [_together(kinds[0][n], kinds[-1][n]) for n in (0, 1)]
+            if None in together:
                 raise DataError(
                     f"{pair.prediction} and {pairs[0].prediction}, or their truths, are of different kinds or classes; "
                     "compare those of one kind at a time"
                 )
-            names, read = (truth.path, prediction.path), 0
-            for z in range(truth.depth):
+            scanner = Scanner(f"truth {pair.truth}", truth, opening.read_ignore)
+            label = prediction.label
+            other = None if label is None else Scanner(f"prediction {pair.prediction}", label, None)
+            area = truth.planes * truth.shape[0] * truth.shape[1]
+            for z in range(truth.planes):
                 counts: Counts = Counter()
                 for region in Region.of_shape(truth.shape).squares(BLOCK):
-                    codes = prediction.kind.codes(prediction.read(region, z), prediction.path)
-                    counts.update(count_pairs(truth.read(region, z)[0], codes, ignore, names))
-                    check_values({value for value, _ in counts}, f"truth {truth.path}")
-                    check_values({code for _, code in counts}, f"prediction {prediction.path}")
-                    read += region.area
-                    report((n + read / (truth.depth * truth.shape[0] * truth.shape[1])) / len(pairs), pair.name)
-                name = pair.name if truth.depth == 1 else f"{pair.name}[{z}]"
+                    counts.update(_count_block(prediction, truth, region, z, (scanner, other), opening.read_ignore))
+                    read = z * truth.shape[0] * truth.shape[1] + region.y0 * truth.shape[1]
+                    read += region.height * region.x1
+                    report((n + read / area) / len(pairs), pair.name)
+                name = pair.name if truth.planes == 1 else f"{pair.name}[{z}]"
                 planes.append(Plane(name, pair, z, truth.shape, counts))
-    return planes, *kinds[0]
+            truths.append(replace(scanner.scan(), name=pair.name))
+            notes += (*truth.notes, *prediction.notes)
+            if other is not None:
+                predictions.append(replace(other.scan(), name=pair.name))
+    kind, truth_kind = (reduce(lambda a, b: _together(a, b) or a, column) for column in zip(*kinds, strict=True))
+    return _Counted(planes, kind, truth_kind, truths, predictions, first_notes(notes))
 
 
-def _score_cells(planes: Sequence[Plane], matching: Matching, report: Report) -> list[CellPart]:
-    """Scores the cells of every plane."""
+def _together(one: Kind, other: Kind) -> Kind | None:
+    """The kind of two files; predicted masks may lie among other labels. None if they cannot be scored together."""
+    if one == other:
+        return one
+    same = one.channels == other.channels == 0 and (one.classes is None or other.classes is None)
+    return Kind(0, None, ids=False) if same else None
+
+
+def _count_block(
+    prediction: Layer,
+    truth: Label,
+    region: Region,
+    z: int,
+    scanners: tuple[Scanner, Scanner | None],
+    ignore: int | None,
+) -> Counts:
+    """Count the pixels of a region of plane z; `scanners` note what is in truth and prediction."""
+    true, codes = truth.read(region, z), prediction.codes(region, z)
+    for scanner, pixels in zip(scanners, (true, codes), strict=True):
+        if scanner is not None:
+            scanner.add(pixels)
+    return count_pairs(true, codes, ignore)
+
+
+def _decide(counted: _Counted, classes: Sequence[str] | None, opening: Opening) -> tuple[Meanings, list[Plane]]:
+    """What is stored in all files, and the planes counted by values that all files share.
+
+    Args:
+        counted: what the files hold.
+        classes: names, as the user gives them.
+        opening: how the files were opened.
+
+    Raises:
+        DataError: all pixels are ignored, or it cannot be told what values mean.
+    """
+    told = counted.kind.classes
+    if opening.instances and classes is None and told is None:
+        classes = OBJECT_NAMES
+    # the classes of the prediction say what else would be asked
+    names = classes or (None if told is None else [one.name for one in told])
+    truth = decide(counted.truths, names, opening.read_ignore)
+    planes = [replace(one, counts=_by_value(one, truth, None)) for one in counted.planes]
+    if not any(plane.counts for plane in planes):
+        raise DataError(
+            f"all pixels of the truth have the ignored value {opening.ignore}; leave out --ignore, or name another"
+        )
+    prediction = None
+    if counted.predictions:
+        # where pixels are ignored it does not matter what is predicted
+        scored: dict[str, set[int]] = {}
+        for one in planes:
+            scored.setdefault(one.pair.name, set()).update(code for _, code in one.counts)
+        scans = [replace(s, values=np.array(sorted(scored[s.name]), np.int64)) for s in counted.predictions]
+        # as many classes as the truth has, where nothing else is said
+        prediction = decide(scans, classes or [str(value) for value in truth.values], ask=False)
+        planes = [replace(one, counts=_by_value(one, None, prediction)) for one in planes]
+    matching = match(_sum(planes), counted.kind, counted.truth_kind, classes)
+    return Meanings(matching, truth, prediction), planes
+
+
+def _by_value(plane: Plane, truth: Coding | None, prediction: Coding | None) -> Counts:
+    """The counts of a plane by values instead of by what is stored, without what is not labelled in the truth."""
+    counts: Counts = Counter()
+    for (stored, code), pixels in plane.counts.items():
+        value = stored if truth is None else truth.tables[plane.pair.name].value(stored)
+        found = code if prediction is None else prediction.tables[plane.pair.name].value(code)
+        if value is not None and found is not None:
+            counts[value, found] += pixels
+    return counts
+
+
+def _score_cells(planes: Sequence[Plane], meanings: Meanings, opening: Opening, report: Report) -> list[CellPart]:
+    """Score the cells of every plane."""
     parts, done, total = [], 0, sum(plane.shape[0] * plane.shape[1] for plane in planes)
     for plane in planes:
 
@@ -113,8 +221,8 @@ def _score_cells(planes: Sequence[Plane], matching: Matching, report: Report) ->
             done += pixels
             report(done / total, name)
 
-        with open_pair(plane.pair) as (prediction, truth):
-            parts.append(score_cells(prediction, truth, plane.z, matching, advance))
+        with opening.open(plane.pair) as files:
+            parts.append(score_cells(files, plane, meanings, advance))
     return parts
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tilesegment.comparison.inputs import BLOCK, Plane, open_pair
-from tilesegment.comparison.matching import Matching
+from tilesegment.comparison.inputs import Opening, Plane
+from tilesegment.comparison.matching import Matching, Meanings
 from tilesegment.comparison.results import Evaluation, ImageScore
 from tilesegment.errors import DataError
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
+from tilesegment.labels import BLOCK, IGNORE
 from tilesegment.preview import check_preview_path, save_picture, stretch
 
 _PANEL = 560  # most pixels a side of a panel; larger images are reduced by leaving out rows and columns
@@ -52,25 +53,26 @@ def check_figure(path: Path, inputs: Sequence[str | Path]) -> None:
         raise DataError(f"figure {path} is, or lies in, what is compared; choose another place")
 
 
-def draw_figure(path: Path, planes: Sequence[Plane], found: Evaluation, matching: Matching, ignore: int | None) -> None:
+def draw_figure(path: Path, planes: Sequence[Plane], found: Evaluation, meanings: Meanings, opening: Opening) -> None:
     """Draws the two worst images and the best one (all, up to three) by V_Rand, or by mIoU where cells are not scored.
 
     Args:
         path: `.png` or `.jpg`, replaced in one go once the picture is complete.
         planes: all of them.
         found: their scores, in the same order.
-        matching: what values mean.
-        ignore: value of the truth that is not counted.
+        meanings: what values mean.
+        opening: how the files are opened.
 
     Raises:
         MaskError: it cannot be written.
         ImageError: an image cannot be read.
     """
     rows = [
-        (f"{rank}{found.images[n].name[-_NAME:]}: {_words(found.images[n])}", _panels(planes[n], matching, ignore))
+        (f"{rank}{found.images[n].name[-_NAME:]}: {_words(found.images[n])}", _panels(planes[n], meanings, opening))
         for rank, n in _chosen(found.images)
     ]
-    save_picture(_compose(rows, _legend(matching, ignore)), path, "figure")
+    legend = _legend(meanings.matching, meanings.truth.ignore is not None)
+    save_picture(_compose(rows, legend), path, "figure")
 
 
 def _resolved(path: str | Path) -> Path:
@@ -92,25 +94,19 @@ def _words(score: ImageScore) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in values.items() if value is not None)
 
 
-def _panels(plane: Plane, matching: Matching, ignore: int | None) -> list[Panel]:
+def _panels(plane: Plane, meanings: Meanings, opening: Opening) -> list[Panel]:
     """The panels of a plane, read block by block and reduced."""
-    factor = -(-max(plane.shape) // _PANEL)
-    with open_pair(plane.pair) as (prediction, truth):
-        values = _reduced(lambda region: truth.read(region, plane.z)[:1], plane.shape, factor)[0]
-        codes = _reduced(
-            lambda region: prediction.kind.codes(prediction.read(region, plane.z), prediction.path)[None],
-            plane.shape,
-            factor,
-        )[0]
-    ignored = np.zeros(values.shape, bool) if ignore is None else values == ignore
-    true = np.zeros(values.shape, np.intp)
-    for n, value in enumerate(matching.truth):
-        true[values == value] = n
+    factor, name = -(-max(plane.shape) // _PANEL), plane.pair.name
+    with opening.open(plane.pair) as (prediction, truth):
+        read = (
+            lambda region: meanings.truth_ids(truth.read(region, plane.z), name)[None],
+            lambda region: meanings.predicted_ids(prediction.codes(region, plane.z), name)[None],
+        )
+        true, guess = (_reduced(ids, plane.shape, factor)[0] for ids in read)
+    ignored = true == IGNORE
     # at ignored pixels the prediction may hold values that are no class
-    guess = np.zeros(values.shape, np.intp)
-    for code in np.unique(codes[~ignored]):
-        guess[codes == code] = matching.predicted_id(int(code))
-    colours = np.array(_colours(matching), np.uint8)
+    true, guess = (np.where(ids == IGNORE, 0, ids) for ids in (true, guess))
+    colours = np.array(_colours(meanings.matching), np.uint8)
     panels = []
     if plane.pair.image is not None:
         with open_image(plane.pair.image) as image:
@@ -120,7 +116,7 @@ def _panels(plane: Plane, matching: Matching, ignore: int | None) -> list[Panel]
     panels.append(Panel("truth", np.where(grey, dull, colours[true])))
     panels.append(Panel("prediction", colours[guess]))
     panels += [Panel(title, np.where(grey, dull, shown)) for title, shown in _errors(true, guess, colours)]
-    enlarged = max(_SMALL // max(values.shape), 1)
+    enlarged = max(_SMALL // max(true.shape), 1)
     return [Panel(one.title, one.pixels.repeat(enlarged, 0).repeat(enlarged, 1)) for one in panels]
 
 
@@ -146,12 +142,12 @@ def _colours(matching: Matching) -> tuple[Colour, ...]:
     return _TWO if len(matching.classes) == 2 else tuple(one.rgb for one in matching.classes)
 
 
-def _legend(matching: Matching, ignore: int | None) -> list[tuple[Colour, str]]:
+def _legend(matching: Matching, ignored: bool) -> list[tuple[Colour, str]]:
     entries = [(colour, one.name) for colour, one in zip(_colours(matching), matching.classes, strict=True)]
     if len(entries) == 2:
         name = matching.classes[1].name
         entries += [(_MISSED, f"missed: {name} in the truth only"), (_FALSE, f"false: {name} in the prediction only")]
-    return entries if ignore is None else [*entries, (_IGNORED, "ignored")]
+    return [*entries, (_IGNORED, "ignored")] if ignored else entries
 
 
 def _reduced(read: Callable[[Region], np.ndarray], shape: tuple[int, int], factor: int) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Which value of a prediction stands for which class, and which value of the truth.
 
 Files rarely agree: membranes are 0 or 1 in one, 0 and 255 in the other. Pixels are therefore counted by pairs of stored
-values first, over all images; what the values mean is decided once, from all that occur.
+values first, over all images; what the values mean is decided once, from all that occur: among the truths and among the
+predictions by `tilesegment.labels`, between the two here.
 """
 
 from collections import Counter
@@ -12,10 +13,10 @@ import numpy as np
 
 from tilesegment.errors import DataError
 from tilesegment.evaluation import THRESHOLDS
+from tilesegment.labels import Coding
+from tilesegment.labels.scanning import distinct
 from tilesegment.metadata import LabelClass, default_colours
 
-MOST_VALUES = 32  # more is no set of classes but a grey image, a smoothed mask or one saved as JPEG
-_LARGEST = 65_535
 _SUM_TOLERANCE = 0.05  # of class probabilities that were rounded to 8 bits or half precision
 
 Counts = Counter[tuple[int, int]]  # pixels by (value of the truth, code of the prediction)
@@ -93,20 +94,48 @@ class Matching:
         return int(code > threshold) if self.prediction is None else self.prediction.index(code)
 
 
-def count_pairs(truth: np.ndarray, codes: np.ndarray, ignore: int | None, names: tuple[str, str]) -> Counts:
+@dataclass(frozen=True)
+class Meanings:
+    """What is stored in each file, as class ids.
+
+    Attributes:
+        matching: which value is which class.
+        truth: what the files of the truth store, as values.
+        prediction: the same of the prediction; None for probabilities.
+    """
+
+    matching: Matching
+    truth: Coding
+    prediction: Coding | None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided, a sentence each."""
+        void = () if self.truth.ignore is None else (f"the value {self.truth.ignore} in the truth is not counted",)
+        return (*self.truth.notes, *(() if self.prediction is None else self.prediction.notes), *void)
+
+    def truth_ids(self, pixels: np.ndarray, name: str) -> np.ndarray:
+        """Class ids (h, w) uint8 of a truth's pixels, IGNORE where they are not scored; `name` is the pair's."""
+        return self.truth.tables[name].ids(pixels, self.matching.truth)
+
+    def predicted_ids(self, codes: np.ndarray, name: str) -> np.ndarray:
+        """Class ids (h, w) uint8 of what `Layer.codes` hands out; where the truth is ignored they mean nothing."""
+        if self.prediction is None or self.matching.prediction is None:
+            known = [(code, self.matching.predicted_id(code)) for code in range(int(codes.max()) + 1)]
+            return np.array([number for _, number in known], np.uint8)[codes]
+        return self.prediction.tables[name].ids(codes, self.matching.prediction)
+
+
+def count_pairs(truth: np.ndarray, codes: np.ndarray, ignore: int | None) -> Counts:
     """Counts the pixels of a block by their values.
 
     Args:
         truth: (h, w) whole numbers, as float too.
-        codes: (h, w) uint8 or uint16.
+        codes: (h, w) whole numbers.
         ignore: pixels of this value in the truth are not counted.
-        names: paths of truth and prediction, for messages.
-
-    Raises:
-        DataError: one of them holds no classes.
     """
-    values, rows = _indices(truth, f"truth {names[0]}")
-    found, columns = _indices(codes, f"prediction {names[1]}")
+    values, rows = _indices(truth)
+    found, columns = _indices(codes)
     pairs = np.bincount((rows * found.size + columns).ravel(), minlength=values.size * found.size)
     return Counter(
         {
@@ -115,19 +144,6 @@ def count_pairs(truth: np.ndarray, codes: np.ndarray, ignore: int | None, names:
             if values[n // found.size] != ignore
         }
     )
-
-
-def check_values(values: set[int], name: str) -> None:
-    """Whether the values that occur can be classes.
-
-    Raises:
-        DataError: there are too many.
-    """
-    if len(values) > MOST_VALUES:
-        raise DataError(
-            f"{name} holds more than {MOST_VALUES} values, from {min(values)} to {max(values)}, so it is rather an "
-            "image; expected one value a class, as PNG, TIFF or Zarr (IMAGE.zarr/labels/NAME)"
-        )
 
 
 def match(counts: Counts, kind: Kind, truth_kind: Kind, names: Sequence[str] | None) -> Matching:
@@ -145,9 +161,6 @@ def match(counts: Counts, kind: Kind, truth_kind: Kind, names: Sequence[str] | N
         DataError: the values do not fit each other or the names.
     """
     truths, found = {value for value, _ in counts}, {code for _, code in counts}
-    check_values(truths, "the truth")
-    if not kind.channels:
-        check_values(found, "the prediction")
     known = kind.classes or truth_kind.classes
     size = _class_count(truths, kind, truth_kind, names)
     own = [one.value for one in known or () if one.value is not None]
@@ -214,21 +227,13 @@ def _classes(
     return tuple(LabelClass(*one) for one in zip(names, colours, values, strict=True))
 
 
-def _indices(pixels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The values that occur, ascending, and each pixel's place among them, int64.
-
-    Raises:
-        DataError: they are not whole numbers from 0 to 65,535, or too many.
-    """
-    if pixels.dtype.kind == "f":
-        whole = np.isfinite(pixels) & (pixels == np.rint(pixels)) & (pixels >= 0) & (pixels <= _LARGEST)
-        if not whole.all():
-            raise DataError(f"{name} holds {pixels[~whole][0]:.4g}; expected whole numbers, one a class")
-        pixels = pixels.astype(np.uint16)
-    occurs = np.bincount(pixels.ravel()) > 0
-    values = np.flatnonzero(occurs)
-    check_values(set(values.tolist()), name)
-    return values, (np.cumsum(occurs) - 1)[pixels]
+def _indices(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values that occur, ascending, and each pixel's place among them, int64."""
+    if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2:
+        occurs = np.bincount(pixels.ravel()) > 0
+        return np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[pixels]
+    values = distinct(pixels)
+    return values, np.searchsorted(values, pixels)
 
 
 def _list(values: set[int]) -> str:

@@ -96,6 +96,7 @@ class Evaluation:
         cells: two classes only, None if not scored.
         images: one a plane.
         figure: where it was drawn.
+        notes: what was left out, and what was decided on how files are read, a sentence each.
     """
 
     prediction: str
@@ -115,6 +116,7 @@ class Evaluation:
     cells: CellScore | None
     images: tuple[ImageScore, ...]
     figure: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def class_scores(confusion: np.ndarray, matching: Matching) -> tuple[ClassScore, ...]:

@@ -141,6 +141,8 @@ def _open_multiscale(
         layouts.append(layout)
     reductions, said = image.reductions([layout.plane for layout in layouts])
     notes += tuple(note for array in arrays for note in array.notes) + image.notes + said
+    if left := image.paths[len(layouts) :]:
+        notes += (f"{folder}: level {', '.join(left)} has other planes or channels than level 0 and is left out",)
     kind, shown = f"OME-Zarr {image.version}", Shown(notes=notes, contents=contents)
     return ZarrSource(str(folder), kind, arrays, layouts, reductions, image.frame(names), shown)
 

@@ -55,6 +55,7 @@ class TrainingRun:
         scores: of the stored model on the held-out sections; None where none were held out.
         tta: the same, averaged over the 8 symmetries of the square; None, too, where a budget left no time for it.
         line: between two classes, where the held-out sections have chosen it, with the scores that belong to it.
+        left_out: what a budget left no time for, in words.
     """
 
     folder: str
@@ -66,6 +67,7 @@ class TrainingRun:
     scores: Scores | None
     tta: Scores | None
     line: Line | None
+    left_out: tuple[str, ...] = ()
 
 
 def train(
@@ -74,6 +76,7 @@ def train(
     *,
     classes: Sequence[str] | None = None,
     ignore: int | None = None,
+    instances: bool | None = None,
     preset: str | None = None,
     config: str | Path | None = None,
     overwrite: bool = False,
@@ -96,6 +99,7 @@ def train(
         out: folder of the run; None is a new one, `runs/NAME`, `runs/NAME-2`, ..., with `resume` the last of them.
         classes: names, in the order of the values in the labels.
         ignore: value of pixels without a label.
+        instances: the labels are ids of single objects: learn background and object, see `labels.parted`.
         preset: a name of `settings.PRESETS`, the start of the settings.
         config: the `config.json` of another run, the start of the settings instead.
         overwrite: replace the files of an earlier run in `out`; its model stays until there is a new one.
@@ -113,7 +117,7 @@ def train(
     if resume and overwrite:
         raise PlanError("--resume and --overwrite exclude each other; give one of them")
     folder = find_folder(Path(data), out, overwrite, resume)
-    given = {"classes": None if classes is None else list(classes), "ignore": ignore}
+    given = {"classes": None if classes is None else list(classes), "ignore": ignore, "instances": instances}
     labels = {key: value for key, value in given.items() if value is not None}
     resume = resume and (folder / CONFIG).exists()
     starting = (preset, config, labels, settings)
@@ -209,6 +213,7 @@ class _Run:
             wall_seconds=took,
             kept_step=trainer.kept_step,
             line=self.line,
+            left_out=trainer.budget.left_out,
             **found,
         )
 
@@ -233,7 +238,7 @@ class _Run:
         trainer, threshold = self.trainer, self.trainer.settings.threshold
         if len(trainer.data.classes) != 2:
             return model
-        if threshold is None and trainer.held_out:
+        if trainer.budget.calibrates:
             p = predict_sections(model, trainer.held_out, trainer.device, trainer.precision)
             self.line = choose_line([section.label for section in trainer.held_out], p, trainer.goal)
             threshold = self.line.threshold

@@ -1,8 +1,7 @@
 """Training data as people have them: found, checked, brought into one form, and described before training starts.
 
-`layouts` finds which image belongs to which label, `labels` reads label files of any kind, `coding` decides which of
-their values is which class, `reading` cuts both into sections, `checks` looks for what makes training or its scores
-worthless, `summary` tells all of it.
+`layouts` finds which image belongs to which label, `tilesegment.labels` says what the labels mean, `reading` cuts both
+into sections, `checks` looks for what makes training or its scores worthless, `summary` tells all of it.
 """
 
 from tilesegment.training.data.checks import split_warnings

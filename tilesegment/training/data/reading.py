@@ -1,7 +1,8 @@
 """Reads the labelled images of a data set into sections; of large ones only the parts that are labelled."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +10,62 @@ from scipy import ndimage
 
 from tilesegment.errors import DataError, ImageError
 from tilesegment.geometry import Region
-from tilesegment.images import ImageSource, open_image
+from tilesegment.images import ImageSource
+from tilesegment.images.joined import open_channels
+from tilesegment.labels import (
+    BLOCK,
+    IGNORE,
+    NOT_LABELLED,
+    Coding,
+    Label,
+    Scan,
+    classes_of,
+    decide,
+    open_label,
+    parted,
+    scan,
+)
+from tilesegment.labels.instances import OBJECTS_NOTE, check_objects, count_pieces
+from tilesegment.labels.label import first_notes
 from tilesegment.metadata import PixelSize
 from tilesegment.training.data.checks import label_warnings
-from tilesegment.training.data.coding import Coding, classes_of, decide
-from tilesegment.training.data.labels import Label, Scan, open_label, scan
 from tilesegment.training.data.layouts import Layout, Pair, find_layout
-from tilesegment.training.data.sections import IGNORE, Dataset, Section
+from tilesegment.training.data.sections import Dataset, Section
 
 _WHOLE = 4096 * 4096  # pixels of the largest image that is kept whole
 _GRID = 256  # side of the squares in which labelled parts are looked for, and the context around them; divides BLOCK
 
 
-def open_dataset(path: str | Path, classes: Sequence[str] | None = None, ignore: int | None = None) -> Dataset:
-    """Reads the labelled images in the folder `path`.
+@dataclass(frozen=True)
+class _Reading:
+    """How the files of a data set are opened.
+
+    Attributes:
+        voc: labels are those of Pascal VOC.
+        ignore: the value in the labels that means "not labelled", as given.
+        instances: labels are ids of objects, which are read as two classes.
+    """
+
+    voc: bool
+    ignore: int | None
+    instances: bool
+
+    @property
+    def read_ignore(self) -> int | None:
+        """`ignore` as the labels that are opened hand it out."""
+        return NOT_LABELLED if self.instances and self.ignore is not None else self.ignore
+
+    @contextmanager
+    def open(self, pair: Pair) -> Iterator[tuple[ImageSource, Label]]:
+        """An image and its label."""
+        with open_channels(pair.images) as source, open_label(pair.label, self.voc) as label:
+            yield source, parted(label, f"label {pair.name}", self.ignore) if self.instances else label
+
+
+def open_dataset(
+    path: str | Path, classes: Sequence[str] | None = None, ignore: int | None = None, instances: bool = False
+) -> Dataset:
+    """Read the labelled images in the folder `path`.
 
     Labels are read twice: for their values, which all files share, and then into sections. Of an image of more than
     4096 x 4096 pixels only labelled parts are kept, with 256 px of context, so that memory follows the labelled area.
@@ -32,44 +75,68 @@ def open_dataset(path: str | Path, classes: Sequence[str] | None = None, ignore:
             then its label is one, too.
         classes: names, in the order of the values in the labels; colours are ordered by red, then green, then blue.
         ignore: the value in the labels that means "not labelled". None: 255 in Pascal VOC, and where the other values
-            are 0, 1, 2, ...; else there is none.
+            are 0, 1, 2, ...; in nnU-Net's folders what its dataset.json says; else there is none.
+        instances: the labels are ids of single objects: read as background and object, see `labels.parted`.
 
     Raises:
         DataError: no layout that is known, an image without its label or the other way round, sizes that differ, labels
-            that hold no classes, images of several kinds.
+            that hold no classes, or of which it cannot be told which, images of several kinds.
         ImageError: a file that cannot be read.
     """
     try:
         layout = find_layout(Path(path))
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); see to the path and its permissions") from error
-    scans, sizes = _scanned(layout, ignore)
-    coding = decide(scans, ignore, layout.voc)
+    ignore = layout.ignore if ignore is None else ignore
+    reading = _Reading(layout.voc, ignore, instances)
+    warnings = _check_instances(layout, reading) if instances else ()
+    scans, sizes, told = _scanned(layout, reading)
+    coding = decide(scans, classes, reading.read_ignore, layout.voc)
     described = classes_of(coding, scans, classes, layout.names)
-    every = [s for pair in layout.pairs for s in _sections(pair, layout.voc, coding)]
-    sections = tuple(s for s in every if not (s.label == IGNORE).all())
-    data = Dataset(sections, described, sizes.pop() if len(sizes) == 1 else None, layout.words, (), coding.ignore)
+    parts = [[s for pair in pairs for s in _sections(pair, reading, coding)] for pairs in layout.both]
+    every = [section for part in parts for section in part]
     unlabelled = [s.name for s in every if (s.label == IGNORE).all()]
-    return replace(data, warnings=(*layout.warnings, *label_warnings(data, unlabelled)))
+    data = Dataset(
+        sections=tuple(s for s in every if s.name not in unlabelled),
+        classes=described,
+        pixel_size=sizes.pop() if len(sizes) == 1 else None,
+        layout=layout.words,
+        ignore=ignore if instances else coding.ignore,
+        held_out=tuple(s.name for s in parts[1] if s.name not in unlabelled),
+        notes=(*told, *coding.notes, *(OBJECTS_NOTE,) * instances),
+    )
+    return replace(data, warnings=(*layout.warnings, *warnings, *label_warnings(data, unlabelled)))
 
 
-def _scanned(layout: Layout, ignore: int | None) -> tuple[list[Scan], set[PixelSize | None]]:
-    """What the labels hold, and the pixel sizes of the images; checks that the images are of one kind and fit."""
+def _check_instances(layout: Layout, reading: _Reading) -> tuple[str, ...]:
+    """Whether the labels may be ids of objects; what the user should know, a sentence each."""
+    blocks = []
+    for pair in layout.every:
+        with open_label(pair.label, reading.voc) as label:
+            blocks += count_pieces(label)
+    return check_objects(blocks)
+
+
+def _scanned(layout: Layout, reading: _Reading) -> tuple[list[Scan], set[PixelSize | None], tuple[str, ...]]:
+    """What labels hold, pixel sizes of the images, and notes; checks that the images are of one kind and fit."""
     scans: list[Scan] = []
+    notes: list[str] = []
     sizes: set[PixelSize | None] = set()
     first: tuple[str, int, np.dtype] | None = None
-    for pair in layout.pairs:
-        with open_image(pair.image) as source, open_label(pair.label, layout.voc) as label:
+    for pair in layout.every:
+        with reading.open(pair) as (source, label):
             first = first or (pair.name, source.channels, source.stored_dtype)
             if (source.channels, source.stored_dtype) != first[1:]:
                 raise DataError(
-                    f"{pair.name} has {source.channels} channels of {source.stored_dtype}, {first[0]} has "
-                    f"{first[1]} of {first[2]}; all images must be of one kind"
+                    f"{pair.name} has {source.channels} channels of {source.stored_dtype}, {first[0]} has {first[1]} "
+                    f"of {first[2]}; all images must be of one kind"
                 )
             _check_fit(pair.name, source, label)
             sizes.add(source.pixel_size)
-            scans.append(scan(pair.name, label, ignore))
-    return scans, sizes
+            found = scan(f"label {pair.name}", label, reading.read_ignore)
+            scans.append(replace(found, name=pair.name))
+            notes += (*source.notes, *label.notes)
+    return scans, sizes, first_notes(notes)
 
 
 def _check_fit(name: str, image: ImageSource, label: Label) -> None:
@@ -81,26 +148,29 @@ def _check_fit(name: str, image: ImageSource, label: Label) -> None:
         raise DataError(f"label {name} is {sizes[0]}, its image {sizes[1]}; they must be of one size")
 
 
-def _sections(pair: Pair, voc: bool, coding: Coding) -> Iterator[Section]:
+def _sections(pair: Pair, reading: _Reading, coding: Coding) -> Iterator[Section]:
     """The sections of an image: its planes, or the labelled parts of them if it is large."""
-    with open_image(pair.image) as source, open_label(pair.label, voc) as label:
+    with reading.open(pair) as (source, label):
         whole = Region.of_shape(label.shape)
+
+        def ids(region: Region) -> np.ndarray:
+            return coding.ids(label.read(region, z), pair.name)
+
         for z in range(label.planes):
             name = pair.name if label.planes == 1 else f"{pair.name}[{z}]"
-            ignore = coding.stored_ignore(label.kind)
-            if ignore is None or whole.area <= _WHOLE:
-                yield _section(name, source, whole, z, coding.ids(label.read(whole, z), label.kind))
+            if coding.ignore is None or whole.area <= _WHOLE:
+                yield _section(name, source, whole, z, ids(whole))
                 continue
-            parts = _labelled_parts(label, z, ignore)
+            parts = _labelled_parts(label.shape, ids)
             count = int(parts.max())
             if count == 0:  # told as an image that is not labelled anywhere
                 yield Section(name, np.zeros((1, 1, 1), source.dtype), np.full((1, 1), IGNORE, np.uint8))
             for number, (rows, columns) in enumerate(ndimage.find_objects(parts), 1):
                 region = _with_context(rows, columns, whole)
-                ids = coding.ids(label.read(region, z), label.kind)
+                own = ids(region)
                 y, x = np.arange(region.y0, region.y1) // _GRID, np.arange(region.x0, region.x1) // _GRID
-                ids[parts[np.ix_(y, x)] != number] = IGNORE  # another part has those
-                yield _section(f"{name}@{region.y0},{region.x0}", source, region, z, ids)
+                own[parts[np.ix_(y, x)] != number] = IGNORE  # another part has those
+                yield _section(f"{name}@{region.y0},{region.x0}", source, region, z, own)
 
 
 def _section(name: str, source: ImageSource, region: Region, z: int, ids: np.ndarray) -> Section:
@@ -110,17 +180,16 @@ def _section(name: str, source: ImageSource, region: Region, z: int, ids: np.nda
     return Section(name, image, ids)
 
 
-def _labelled_parts(label: Label, z: int, ignore: int) -> np.ndarray:
-    """The connected labelled parts of plane `z`, numbered from 1, on a grid of squares of _GRID pixels; 0 elsewhere."""
-    grid = np.zeros([-(-side // _GRID) for side in label.shape], bool)
-    for plane, region in label.blocks():
-        if plane == z:
-            labelled = label.read(region, z) != ignore
-            starts = [np.arange(0, side, _GRID) for side in labelled.shape]
-            for axis in (0, 1):
-                labelled = np.logical_or.reduceat(labelled, starts[axis], axis=axis)
-            y, x = region.y0 // _GRID, region.x0 // _GRID
-            grid[y : y + labelled.shape[0], x : x + labelled.shape[1]] = labelled
+def _labelled_parts(shape: tuple[int, int], ids: Callable[[Region], np.ndarray]) -> np.ndarray:
+    """The connected labelled parts of a plane, numbered from 1, on a grid of squares of _GRID pixels; 0 elsewhere."""
+    grid = np.zeros([-(-side // _GRID) for side in shape], bool)
+    for region in Region.of_shape(shape).squares(BLOCK):
+        labelled = ids(region) != IGNORE
+        starts = [np.arange(0, side, _GRID) for side in labelled.shape]
+        for axis in (0, 1):
+            labelled = np.logical_or.reduceat(labelled, starts[axis], axis=axis)
+        y, x = region.y0 // _GRID, region.x0 // _GRID
+        grid[y : y + labelled.shape[0], x : x + labelled.shape[1]] = labelled
     return ndimage.label(grid, np.ones((3, 3)))[0]
 
 

@@ -1,6 +1,7 @@
 """What training sees of a data set, however it was stored."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,9 +9,8 @@ import numpy as np
 
 from tilesegment.errors import DataError
 from tilesegment.header import Normalisation
+from tilesegment.labels import IGNORE
 from tilesegment.metadata import LabelClass, PixelSize
-
-IGNORE = 255  # the class id of pixels without a label
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Dataset:
         layout: how the files are kept, in words.
         warnings: what the user should know, a sentence each.
         ignore: the value in the label files that means "not labelled".
+        held_out: names of the sections that are kept apart, in a folder val/.
+        notes: what was decided on how the labels are read, a sentence each.
     """
 
     sections: tuple[Section, ...]
@@ -53,6 +55,8 @@ class Dataset:
     layout: str = ""
     warnings: tuple[str, ...] = ()
     ignore: int | None = None
+    held_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def split(self, validation: float | Sequence[str]) -> tuple[tuple[Section, ...], tuple[Section, ...]]:
         """Sections to train on, and those held out.
@@ -60,11 +64,14 @@ class Dataset:
         Args:
             validation: names of sections, or of files, of which all planes and parts are meant; or the share that is
                 held out. That is one contiguous range, the last: neighbours in a stack are nearly the same image, a
-                random split would test on what was trained on.
+                random split would test on what was trained on. Where some are kept apart in a folder val/, any share
+                but 0 holds out these alone.
 
         Raises:
             DataError: a name that no section has, or nothing left to train on.
         """
+        if isinstance(validation, int | float) and validation > 0 and self.held_out:
+            validation = self.held_out
         if isinstance(validation, int | float):
             held = min(round(validation * len(self.sections)), len(self.sections) - 1)
             if validation > 0 and len(self.sections) > 1:
@@ -72,6 +79,7 @@ class Dataset:
             cut = len(self.sections) - held
             return self.sections[:cut], self.sections[cut:]
         wanted = {validation} if isinstance(validation, str) else set(validation)
+        wanted = {unicodedata.normalize("NFC", name) for name in wanted}
         missing = sorted(wanted - {n for s in self.sections for n in (s.name, s.stem)})
         if missing:
             there = ", ".join([s.name for s in self.sections][:8]) + (", ..." if len(self.sections) > 8 else "")

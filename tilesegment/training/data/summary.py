@@ -42,6 +42,8 @@ def summary(data: Dataset, held_out: Sequence[Section]) -> str:
     lines += _row("held out", f"{len(names)}: {', '.join(names)}" if names else "nothing, so there will be no score")
     held = {id(section) for section in held_out}
     train = [section for section in sections if id(section) not in held]
+    for note in data.notes:
+        lines += _row("note", note)
     for warning in (*data.warnings, *split_warnings(train, held_out)):
         lines += _row("warning", warning)
     return "\n".join(lines)

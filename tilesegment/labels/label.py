@@ -1,23 +1,26 @@
 """Label files of any kind, read by regions as whole numbers that stand for classes, before anything is decided."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tilesegment.errors import DataError
 from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, open_image
 from tilesegment.images.zarr_metadata import node
+from tilesegment.masks import open_mask
+from tilesegment.masks.record import read_record
+from tilesegment.masks.spec import spec_from_record
+from tilesegment.metadata import LabelClass
 
-MOST_CLASSES = 32  # more distinct values are no set of classes but a grey image, a smoothed mask or one saved as JPEG
-BLOCK = 2048  # labels are looked through in squares of this side
-_LARGEST = 65_535  # of uint16; a float label beyond it is no class either
+BLOCK = 2048  # side in pixels of the squares in which labels are read
+_MOST_NOTES = 3
 
 Kind = Literal["grey", "palette", "colour"]
 
@@ -31,9 +34,11 @@ class Label:
         planes: of a stack, else 1.
         kind: what `read` hands out: grey values, indices of a palette, or red * 65536 + green * 256 + blue.
         jpeg: whether it was compressed with loss.
+        read: the values of a region of a plane, (h, w).
         colours: `#rrggbb` by value, where the file tells them.
         names: of classes by value, where the file tells them.
-        read: the values of a region of a plane, (h, w).
+        classes: where the file is a mask that was predicted: its values are ids of these, or their colours.
+        notes: what the user should know of how the file is read, a sentence each.
     """
 
     shape: tuple[int, int]
@@ -43,38 +48,42 @@ class Label:
     read: Callable[[Region, int], np.ndarray]
     colours: Mapping[int, str] = field(default_factory=dict)
     names: Mapping[int, str] = field(default_factory=dict)
+    classes: tuple[LabelClass, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def blocks(self) -> Iterator[tuple[int, Region]]:
         """Planes and regions that cover the label once."""
-        height, width = self.shape
         for z in range(self.planes):
-            for y in range(0, height, BLOCK):
-                for x in range(0, width, BLOCK):
-                    yield z, Region(y, x, min(y + BLOCK, height), min(x + BLOCK, width))
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What all of a label file holds: its distinct values, ascending, int64; the rest as in `Label`."""
-
-    name: str
-    values: np.ndarray
-    kind: Kind
-    colours: Mapping[int, str]
-    names: Mapping[int, str]
+            for region in Region.of_shape(self.shape).squares(BLOCK):
+                yield z, region
 
 
 @contextmanager
-def open_label(path: Path, voc: bool) -> Iterator[Label]:
-    """Opens a label file. A palette of greys is applied, as it is a compressed grey image, unless `voc`.
+def open_label(path: Path, voc: bool = False, *, strict: bool = False) -> Iterator[Label]:
+    """Open a label file. A palette of greys is applied, as it is a compressed grey image, unless `voc`.
+
+    Args:
+        path: a file or a Zarr folder.
+        voc: the indices of a palette are the classes, as in Pascal VOC.
+        strict: a missing block of a predicted mask is an error and not background; one that was erased by hand is
+            missing too.
 
     Raises:
         DataError: it has neither one channel nor 8-bit colours.
-        ImageError: it cannot be read.
+        ImageError, MaskError: it cannot be read, or is a mask that is not finished.
     """
-    palette = _indexed(path, voc)
+    classes = _predicted_classes(path)
+    if classes is not None and path.is_dir():
+        mask = open_mask(path)
+        if strict:
+            shape, planes = mask.spec.shape, mask.spec.depth or 1
+            yield Label(shape, planes, "grey", False, lambda r, z: mask.read(r, 0, z), classes=classes)
+            return
+    # a TIFF that was predicted may be large: it is read by regions, as ids whatever its palette
+    tiff = classes is not None and path.suffix.lower() in (".tif", ".tiff")
+    palette = None if tiff else _indexed(path, greys_too=voc or classes is not None)
     if palette is not None:
-        yield palette
+        yield palette if classes is None else _as_predicted(palette, classes)
         return
     with open_image(path) as source:
         if source.channels not in (1, 3, 4) or (source.channels > 1 and source.stored_dtype != np.uint8):
@@ -85,7 +94,9 @@ def open_label(path: Path, voc: bool) -> Iterator[Label]:
         names, colours = _image_label(path) if path.is_dir() else ({}, {})
         kind: Kind = "grey" if source.channels == 1 else "colour"
         jpeg = source.format == "JPEG"
-        yield Label(source.shape, source.depth or 1, kind, jpeg, _reader(source), colours, names)
+        # a label is read as it is stored, and not as float32
+        notes = source.notes[:-1] if source.dtype != source.stored_dtype else source.notes
+        yield Label(source.shape, source.depth or 1, kind, jpeg, _reader(source), colours, names, classes, notes)
 
 
 def _reader(source: ImageSource) -> Callable[[Region, int], np.ndarray]:
@@ -100,7 +111,29 @@ def _reader(source: ImageSource) -> Callable[[Region, int], np.ndarray]:
     return values
 
 
-def _indexed(path: Path, voc: bool) -> Label | None:
+def _predicted_classes(path: Path) -> tuple[LabelClass, ...] | None:
+    """The classes of a mask that was predicted, by the record in it; None for any other file.
+
+    Raises:
+        MaskError: its record is damaged.
+    """
+    record = read_record(path)
+    layout = None if record is None else record.get("layout")  # a JPEG holds no more than a digest
+    if record is None or not isinstance(layout, dict) or layout.get("kind") == "probabilities":
+        return None
+    return spec_from_record(record).classes
+
+
+def _as_predicted(palette: Label, classes: tuple[LabelClass, ...]) -> Label:
+    """A mask with a palette as ids of `classes`; as colours where a program has written another palette."""
+    if all(palette.colours[number] == one.colour for number, one in enumerate(classes)):
+        return replace(palette, classes=classes)
+    table = np.array([int(colour[1:], 16) for _, colour in sorted(palette.colours.items())], np.int32)
+    read = palette.read
+    return replace(palette, kind="colour", read=lambda r, z: table[read(r, z)], colours={}, classes=classes)
+
+
+def _indexed(path: Path, greys_too: bool) -> Label | None:
     """A PNG, TIFF or GIF with a palette, which `open_image` hands out in colours or not at all; None if it is none."""
     if path.is_dir():
         return None
@@ -114,14 +147,14 @@ def _indexed(path: Path, voc: bool) -> Label | None:
                 entries = image.getpalette("RGB") or [level for level in range(256) for _ in "rgb"]
                 for number in range(getattr(image, "n_frames", 1)):
                     image.seek(number)
-                    frames.append(np.array(image))
+                    frames.append(np.array(ImageOps.exif_transpose(image)))
     except Exception:  # whatever Pillow cannot read: open_image tells what is the matter with it
         return None
     if any(frame.ndim != 2 or frame.shape != frames[0].shape for frame in frames):
         return None
     table = np.zeros((256, 3), np.uint8)
     table[: len(entries) // 3] = np.array(entries, np.uint8).reshape(-1, 3)[:256]
-    if not voc and (table == table[:, :1]).all():
+    if not greys_too and (table == table[:, :1]).all():
         grey = table[:, 0]
         return Label(frames[0].shape, len(frames), "grey", False, lambda r, z: grey[frames[z][r.slices]])
     colours = {index: "#" + bytes(row).hex() for index, row in enumerate(table)}
@@ -150,56 +183,7 @@ def _image_label(path: Path) -> tuple[dict[int, str], dict[int, str]]:
     return names, colours
 
 
-def scan(name: str, label: Label, ignore: int | None) -> Scan:
-    """Looks through all of a label, block by block.
-
-    Args:
-        name: for messages.
-        label: is open.
-        ignore: a value that is allowed whatever it is.
-
-    Raises:
-        DataError: it holds what cannot be classes.
-    """
-    found: set[float] = set()
-    for z, region in label.blocks():
-        found.update(_distinct(label.read(region, z)).tolist())
-        if len(found) > MOST_CLASSES + 1:
-            break
-    _check(name, label, sorted(value for value in found if value != ignore))
-    return Scan(name, np.array(sorted(found), np.int64), label.kind, label.colours, label.names)
-
-
-def _distinct(pixels: np.ndarray) -> np.ndarray:
-    if pixels.dtype in (np.uint8, np.uint16):  # counting is several times faster than sorting
-        return np.flatnonzero(np.bincount(pixels.ravel()))
-    return np.unique(pixels)
-
-
-def _check(name: str, label: Label, values: list[float]) -> None:
-    """Whether `values`, ascending, may stand for classes."""
-    if (label.jpeg and len(values) > 2) or (label.kind != "colour" and _smeared(values)):
-        listed = ", ".join(f"#{int(v):06x}" if label.kind == "colour" else f"{v:g}" for v in values[:4])
-        raise DataError(
-            f"label {name} holds {len(values)} values, {listed}, ..., smeared as by JPEG or by smoothing; "
-            "export it again as PNG or TIFF, without smoothing, or set each pixel to the nearest class"
-        )
-    if label.kind == "colour":
-        if len(values) > MOST_CLASSES:
-            raise DataError(
-                f"label {name} holds more than {MOST_CLASSES} colours; expected one a class: "
-                "save labels as PNG or TIFF without smoothing"
-            )
-        return
-    whole = all(np.isfinite(value) and value == np.rint(value) for value in values)
-    if len(values) > MOST_CLASSES or not whole or (values and (values[0] < 0 or values[-1] > _LARGEST)):
-        raise DataError(
-            f"label {name} holds {len(values)} values from {values[0]} to {values[-1]}; expected at most "
-            f"{MOST_CLASSES} whole ones, one a class: save labels as PNG or TIFF without smoothing"
-        )
-
-
-def _smeared(values: list[float]) -> bool:
-    """Whether values lie around 0 and 255 only, at least two around each."""
-    low, high = [v for v in values if v <= 32], [v for v in values if v >= 223]
-    return len(low) + len(high) == len(values) and len(low) > 1 and len(high) > 1 and values[-1] <= 255
+def first_notes(notes: Sequence[str]) -> tuple[str, ...]:
+    """The first of many notes on files, and how many more there are."""
+    more = (f"the same, or alike, of {len(notes) - _MOST_NOTES} more files",) if len(notes) > _MOST_NOTES else ()
+    return (*notes[:_MOST_NOTES], *more)

@@ -1,0 +1,183 @@
+"""Labels that are ids of single objects: recognised, refused as classes, read as background and object."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from command_line import Run
+from conftest import data_folder
+from data_sets import write_files
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from scipy import ndimage
+
+from tilesegment import DataError, evaluate
+from tilesegment.geometry import Region
+from tilesegment.labels import IGNORE, Label, parted
+from tilesegment.labels.instances import inside_objects
+from tilesegment.training.data import open_dataset
+
+SIDE = 64
+TRAIN = "train d --steps 1 --base 2 --depth 1 --tile 32 --device cpu"
+
+
+def objects(count: int, seed: int = 0) -> np.ndarray:
+    """Ids 1 to `count` in touching squares of 10 x 10 pixels, (64, 64) uint16."""
+    places = np.random.default_rng(seed).permutation(36)[:count]
+    ids = np.zeros((SIDE, SIDE), np.uint16)
+    for number, place in enumerate(places, 1):
+        y, x = 2 + place // 6 * 10, 2 + place % 6 * 10
+        ids[y : y + 10, x : x + 10] = number
+    return ids
+
+
+def write(folder: Path, *labels: np.ndarray, suffix: str = "tif") -> Path:
+    images = [np.clip(80 + 90 * (label.reshape(SIDE, SIDE, -1)[..., 0] > 0), 0, 255) for label in labels]
+    files = {f"images/{n}.png": image.astype(np.uint8) for n, image in enumerate(images)}
+    return write_files(folder, files | {f"labels/{n}.{suffix}": label for n, label in enumerate(labels)})
+
+
+@given(arrays(np.uint16, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 3)))
+def test_no_piece_of_an_object_touches_another(ids: np.ndarray) -> None:
+    inside = inside_objects(ids)
+    assert not inside[ids == 0].any()
+    pieces, count = ndimage.label(inside, np.ones((3, 3)))
+    for piece in range(1, count + 1):
+        assert len(np.unique(ids[pieces == piece])) == 1
+    alone = ndimage.grey_erosion(np.where(ids, ids, 9), 3, mode="nearest")
+    most = ndimage.grey_dilation(ids, 3, mode="nearest")
+    # what has no other object beside it stays
+    np.testing.assert_array_equal(inside, (ids > 0) & (np.minimum(alone, ids) == ids) & (most == ids))
+
+
+def test_the_parts_of_a_label_are_those_of_the_whole() -> None:
+    ids = objects(30)
+    label = parted(Label(ids.shape, 1, "grey", False, lambda region, z: ids[region.slices]), "label a", None)
+    whole = label.read(Region.of_shape(ids.shape), 0)
+    np.testing.assert_array_equal(whole, inside_objects(ids))
+    for region in Region.of_shape(ids.shape).squares(13):
+        np.testing.assert_array_equal(label.read(region, 0), whole[region.slices])
+
+
+MANY = {
+    "ids beyond 32": [objects(34), objects(35, 1)],
+    "few ids": [objects(5), objects(7, 1), objects(3, 2)],
+    "few ids in one file": [objects(9)],
+    "cut out of a larger image": [np.where(objects(4) > 0, objects(4) * 37, 0).astype(np.uint16), objects(3, 1) * 100],
+}
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_ids_of_objects_are_no_classes(kind: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    labels = MANY[kind]
+    write(tmp_path / "d", *labels)
+    for command in (f"{TRAIN} --out r", "evaluate p d/labels"):
+        write_files(tmp_path / "p", {f"{n}.png": (label > 0).astype(np.uint8) for n, label in enumerate(labels)})
+        done = run(command)
+        assert (done.code, done.err.count("\n")) == (1, 1)
+        assert "--instances" in done.err and "single objects" in done.err
+    assert not (tmp_path / "r").exists()
+    data = open_dataset(tmp_path / "d", instances=True)
+    assert [(one.name, one.value) for one in data.classes] == [("background", 0), ("object", 1)]
+    for section, ids in zip(data.sections, labels, strict=True):
+        np.testing.assert_array_equal(section.label, inside_objects(ids))
+    assert "2 px" in data.notes[0]
+
+
+def test_a_model_is_trained_on_objects_and_scored(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    labels = [objects(12, n) for n in range(3)]
+    write(tmp_path / "d", *labels)
+    done = run(f"{TRAIN} --instances --classes background,nucleus --out r --json")
+    assert done.code == 0, done.err
+    assert "nucleus" in done.err and "touch" in done.err
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["labels"]["instances"] is True
+    assert run(f"{TRAIN} --config r/config.json --out again -q").code == 0
+    for n, ids in enumerate(labels):
+        write_files(tmp_path, {f"p/{n}.png": inside_objects(ids).astype(np.uint8), f"q/{n}.tif": ids})
+    for prediction in ("p", "q"):
+        found = json.loads(run(f"evaluate {prediction} d/labels --instances --json -q").out)
+        assert (found["accuracy"], found["cells"]["v_rand"]) == (1, 1)
+        assert [one["name"] for one in found["classes"]] == ["background", "object"]
+    merged = [(ids > 0).astype(np.uint8) for ids in labels]
+    write_files(tmp_path / "m", {f"{n}.png": one for n, one in enumerate(merged)})
+    found = json.loads(run("evaluate m d/labels --instances --json -q").out)
+    assert found["accuracy"] < 1 and found["cells"]["v_rand"] < 1
+
+
+def test_ids_in_colours_stacks_and_palettes(tmp_path: Path) -> None:
+    ids = objects(9)
+    colours = np.random.default_rng(0).integers(30, 256, (10, 3), np.uint8)
+    colours[0] = 0
+    write(tmp_path / "rgb", colours[ids], suffix="png")
+    write_files(
+        tmp_path / "stack", {"images/0.tif": np.zeros((2, SIDE, SIDE), np.uint8) + np.arange(SIDE, dtype=np.uint8)}
+    )
+    write_files(tmp_path / "stack", {"labels/0.tif": np.stack([ids, objects(8, 1)])})
+    for name in ("rgb", "stack"):
+        data = open_dataset(tmp_path / name, instances=True)
+        np.testing.assert_array_equal(data.sections[0].label, inside_objects(ids))
+    many = np.random.default_rng(0).integers(30, 256, (37, 3), np.uint8)
+    write(tmp_path / "many", np.where(objects(36)[..., None] > 0, many[objects(36)], 0).astype(np.uint8), suffix="png")
+    with pytest.raises(DataError, match="--instances"):
+        open_dataset(tmp_path / "many")
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("int32", -1), ("uint16", 65_535), ("uint32", 7)])
+def test_an_id_may_mean_not_labelled(dtype: str, value: int, tmp_path: Path) -> None:
+    ids = objects(12).astype(dtype)
+    ids[:9] = value
+    write(tmp_path, ids)
+    data = open_dataset(tmp_path, ignore=value, instances=True)
+    np.testing.assert_array_equal(data.sections[0].label == IGNORE, ids == value)
+    assert data.ignore == value
+    prediction = tmp_path / "p.tif"
+    tifffile.imwrite(prediction, ids.clip(0))
+    label = tmp_path / "labels" / "0.tif"
+    found = evaluate(prediction, label, ignore=value, instances=True)
+    assert found.ignored == np.count_nonzero(ids == value)
+    if value == -1:
+        with pytest.raises(DataError, match="--ignore -1"):
+            open_dataset(tmp_path, instances=True)
+
+
+def test_classes_are_no_objects(tmp_path: Path) -> None:
+    classes = np.random.default_rng(0).integers(0, 4, (SIDE, SIDE)).astype(np.uint8)
+    write(tmp_path / "d", classes)
+    with pytest.raises(DataError, match="leave out --instances"):
+        open_dataset(tmp_path / "d", instances=True)
+    write(tmp_path / "two", (objects(9) > 0).astype(np.uint8), suffix="png")
+    data = open_dataset(tmp_path / "two", instances=True)
+    assert any("taken for one" in warning for warning in data.warnings)
+
+
+@pytest.mark.parametrize("values", [[0, 1, 2, 3, 4, 5], [0, 63, 126, 189, 252]])
+def test_names_or_recurrence_tell_classes_from_objects(values: list[int], tmp_path: Path) -> None:
+    """Layers of a retina, organs of a body: each class is one piece in each image, and in all of them."""
+    layers = np.array(values, np.uint8)[np.arange(SIDE) * len(values) // SIDE][:, None].repeat(SIDE, axis=1)
+    write(tmp_path / "d", layers, np.roll(layers, 3, axis=0), suffix="png")
+    assert [one.value for one in open_dataset(tmp_path / "d").classes] == values
+    write(tmp_path / "one", layers, suffix="png")
+    assert len(open_dataset(tmp_path / "one", [str(value) for value in values]).classes) == len(values)
+
+
+def test_real_nuclei(tmp_path: Path) -> None:
+    folder = data_folder("nuclei-fluo")
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+        for path in sorted((folder / part).iterdir())[:6]:
+            (tmp_path / part / path.name).symlink_to(path)
+    with pytest.raises(DataError, match="--instances"):
+        open_dataset(tmp_path)
+    data = open_dataset(tmp_path, instances=True)
+    for section in data.sections:
+        with Image.open(folder / "labels" / f"{section.name}.png") as picture:
+            ids = np.array(picture)
+        pieces = ndimage.label(section.label == 1)[0]
+        both = np.unique(np.stack([pieces[pieces > 0], ids[pieces > 0]]), axis=1)
+        assert len(np.unique(both[0])) == both.shape[1]
