@@ -24,6 +24,7 @@ _MOST_ROWS = 30  # images that are listed one by one
 @click.option("--classes", type=ListType(str), help="Names of the classes, in the order of their values.")
 @options.ignore
 @options.instances
+@options.invert
 @click.option("--cells/--no-cells", default=None, help="Score cells (class 1).  [default: if there are two classes]")
 @click.option(
     "--figure", type=options.written_path, metavar="PNG", help="Draw the worst images and the best, .png or .jpg."
@@ -39,6 +40,7 @@ def evaluate(
     classes: tuple[str, ...] | None,
     ignore: int | None,
     instances: bool,
+    invert: bool,
     cells: bool | None,
     figure: str | None,
     image: str | None,
@@ -60,6 +62,7 @@ def evaluate(
             classes=classes,
             ignore=ignore,
             instances=instances,
+            invert=invert,
             cells=cells,
             image=image,
             figure=figure,

@@ -31,6 +31,7 @@ _OPTIONS = [
     click.option("--classes", type=ListType(str), help="Names of the classes, in the order of the labels' values."),
     options.ignore,
     options.instances,
+    options.invert,
     click.option("--preset", metavar="paper", help="Start from the settings of the U-Net paper."),
     click.option("--config", type=options.read_path, metavar="FILE", help="Start from the config.json of another run."),
     click.option(
@@ -106,7 +107,7 @@ def train(context: click.Context, data: str, as_json: bool, quiet: bool, **given
     start = time.monotonic()
     if context.get_parameter_source("device") == click.core.ParameterSource.DEFAULT:
         del given["device"]
-    given["instances"] = given["instances"] or None
+    given["instances"], given["invert"] = given["instances"] or None, given["invert"] or None
     given["options"] = dict(given["options"]) or None
     begun: list[tuple[Trainer, Path]] = []
 

@@ -29,7 +29,7 @@ class Configuration:
 
     Attributes:
         settings: of the training.
-        labels: how the labels are read: `classes`, `ignore` and `instances` of `open_dataset`, where they were given.
+        labels: how the labels are read: `classes`, `ignore`, `instances` and `invert` of `open_dataset`, where given.
         data: folder of the data.
         data_sha256: of names, pixels and labels.
     """
@@ -52,7 +52,7 @@ class Configuration:
             _check_types(settings)
             _check_types(settings.augmentation)
             labels = dict(found["labels"])
-            check_names(labels, ("classes", "ignore", "instances"))
+            check_names(labels, ("classes", "ignore", "instances", "invert"))
             return cls(settings, labels, str(found["data"]), str(found["data_sha256"]))
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, AssertionError) as error:
             raise DataError(f"{path} cannot be read as the config.json of a run ({error!r:.200})") from error

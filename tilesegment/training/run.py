@@ -77,6 +77,7 @@ def train(
     classes: Sequence[str] | None = None,
     ignore: int | None = None,
     instances: bool | None = None,
+    invert: bool | None = None,
     preset: str | None = None,
     config: str | Path | None = None,
     overwrite: bool = False,
@@ -100,6 +101,7 @@ def train(
         classes: names, in the order of the values in the labels.
         ignore: value of pixels without a label.
         instances: the labels are ids of single objects: learn background and object, see `labels.parted`.
+        invert: images and labels that say that 0 is white (MINISWHITE) are turned so that 0 is black.
         preset: a name of `settings.PRESETS`, the start of the settings.
         config: the `config.json` of another run, the start of the settings instead.
         overwrite: replace the files of an earlier run in `out`; its model stays until there is a new one.
@@ -117,7 +119,8 @@ def train(
     if resume and overwrite:
         raise PlanError("--resume and --overwrite exclude each other; give one of them")
     folder = find_folder(Path(data), out, overwrite, resume)
-    given = {"classes": None if classes is None else list(classes), "ignore": ignore, "instances": instances}
+    given: dict[str, Any] = {"classes": None if classes is None else list(classes), "ignore": ignore}
+    given |= {"instances": instances, "invert": invert}
     labels = {key: value for key, value in given.items() if value is not None}
     resume = resume and (folder / CONFIG).exists()
     starting = (preset, config, labels, settings)
