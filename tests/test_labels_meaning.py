@@ -156,7 +156,7 @@ def void(path: Path, ids: np.ndarray) -> None:
 
 
 DOUBT: dict[str, tuple[tuple[Write, ...], str]] = {
-    "two scales": ((grey(0, 1), grey(0, 255), grey(0, 1)), "0, 1 in some .0., 0, 255 in others .1."),
+    "two scales": ((grey(0, 1), grey(0, 255), grey(0, 1)), "0, 1 in 0 but 0, 255 in 1"),
     "a void": ((void, grey(0, 1)), "0, 1, 255"),
     "a void in 16 bits": (
         (lambda path, ids: save(path, np.where(np.arange(SIDE) < 9, np.uint16(65_535), ids)), grey(0, 1)),
@@ -212,7 +212,9 @@ def test_names_or_ignore_settle_a_void(tmp_path: Path) -> None:
         ([{0, 1, 2, 255}, {0, 1}], None, [0, 1, 2], 255),
         ([{0, 1, 2}, {255}], None, [0, 1, 2], 255),  # an image without any label
         ([{0, 1}, {0, 2}], None, [0, 1, 2], None),  # each image holds one class
-        ([{0, 128}, {0, 255}], None, [0, 128, 255], None),
+        ([{0, 128}, {0, 255}], 2, [0, 255], None),
+        ([{0, 2}, {0, 255}], 2, [0, 255], None),
+        ([{0, 128, 255}, {0, 255}], None, [0, 128, 255], None),
         ([{0}, {0, 255}], None, [0, 255], None),
         ([{1}, {0, 255}], 2, [0, 255], None),
     ],

@@ -175,7 +175,9 @@ def _check(name: str, label: Label, values: list[float], pieces: Pieces) -> None
             )
         return
     if len(values) > MOST_CLASSES or not whole or (values and (values[0] < 0 or values[-1] > _LARGEST)):
-        marker = "; if -1 means not labelled, give --ignore -1" if whole and values[:1] == [-1] else ""
+        odd = values[0] if values[0] < 0 else values[-1]
+        few = whole and len(values) <= MOST_CLASSES
+        marker = f"; if {odd:.0f} means not labelled, give --ignore {odd:.0f}" if few else ""
         raise DataError(
             f"{name} holds {len(values)} values from {values[0]} to {values[-1]}; expected at most {MOST_CLASSES} "
             f"whole ones from 0 to {_LARGEST}, one a class: save labels as PNG or TIFF without smoothing{marker}"
