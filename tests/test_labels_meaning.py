@@ -298,3 +298,25 @@ def test_what_is_predicted_is_never_left_out(tmp_path: Path) -> None:
     write(tmp_path / "p", void)
     with pytest.raises(DataError, match="0, 1, 255"):
         evaluate(tmp_path / "p" / "labels", tmp_path / "t" / "labels")
+
+
+def test_the_order_of_colours_says_nothing_about_classes(tmp_path: Path) -> None:
+    three = (INSIDE[0] + (np.arange(SIDE) < 9)).astype(np.uint8)
+    colours = ("#c80000", "#0000ff", "#00ff00")
+    classes = tuple(LabelClass(c, c, int(c[1:], 16)) for c in colours)
+    rgb = np.array([one.rgb for one in classes], np.uint8)
+    write_files(tmp_path, {"truth.png": rgb[three], "ids.png": three, "same.png": rgb[three]})
+    write_palette(tmp_path / "palette.png", three, [one.rgb for one in classes])
+    store(tmp_path / "mask.png", three, classes)
+    truth = tmp_path / "truth.png"
+    for name in ("same.png", "palette.png", "mask.png"):
+        assert evaluate(tmp_path / name, truth).accuracy == 1
+        assert evaluate(truth, tmp_path / name).accuracy == 1
+    for one, other in (("ids.png", "truth.png"), ("truth.png", "ids.png")):
+        with pytest.raises(DataError, match="#"):
+            evaluate(tmp_path / one, tmp_path / other)
+    likely = store(tmp_path / "p.zarr", np.eye(3, dtype=np.float32)[three].transpose(2, 0, 1), classes)
+    assert evaluate(likely, truth).accuracy == 1
+    plain = tuple(LabelClass(c, c) for c in colours)
+    with pytest.raises(DataError, match="#c80000"):
+        evaluate(store(tmp_path / "q.zarr", np.eye(3, dtype=np.float32)[three].transpose(2, 0, 1), plain), truth)
