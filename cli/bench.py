@@ -16,14 +16,20 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("image", required=False)
+@click.argument("image", type=options.read_path, required=False)
 @options.model
 @click.option("--size", type=int, metavar="PX", help="Side of the drawn image.  [default: what there is time for]")
 @click.option(
     "--seconds", type=float, default=60.0, show_default=True, help="About how long it may take, but for --sweep."
 )
 @click.option("--sweep", is_flag=True, help="Also try other tiles, batches and precisions: takes about as long again.")
-@click.option("--dir", "folder", metavar="FOLDER", help="Write there; the disk counts.  [default: a temporary folder]")
+@click.option(
+    "--dir",
+    "folder",
+    type=options.written_path,
+    metavar="FOLDER",
+    help="Write there; the disk counts.  [default: a temporary folder]",
+)
 @options.tile
 @options.halo
 @options.prune
@@ -34,6 +40,8 @@ if TYPE_CHECKING:
 @options.channels
 @options.axes
 @options.select
+@options.series
+@options.invert
 @options.normalise
 @options.as_json
 @options.quiet

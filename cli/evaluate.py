@@ -19,14 +19,18 @@ _MOST_ROWS = 30  # images that are listed one by one
 
 
 @click.command()
-@click.argument("prediction")
-@click.argument("truth")
+@click.argument("prediction", type=options.read_path)
+@click.argument("truth", type=options.read_path)
 @click.option("--classes", type=ListType(str), help="Names of the classes, in the order of their values.")
 @options.ignore
 @options.instances
 @click.option("--cells/--no-cells", default=None, help="Score cells (class 1).  [default: if there are two classes]")
-@click.option("--figure", metavar="PNG", help="Draw the worst images and the best, .png or .jpg.")
-@click.option("--image", metavar="IMAGE", help="What was predicted, a file or a folder, for the figure.")
+@click.option(
+    "--figure", type=options.written_path, metavar="PNG", help="Draw the worst images and the best, .png or .jpg."
+)
+@click.option(
+    "--image", type=options.read_path, metavar="IMAGE", help="What was predicted, a file or a folder, for the figure."
+)
 @options.as_json
 @options.quiet
 def evaluate(

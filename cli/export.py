@@ -10,9 +10,16 @@ from tilesegment_cli import options
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", type=options.read_path)
 @click.option("--to", required=True, type=click.Choice(["onnx", "bioimageio"]), help="An ONNX file, or a package.")
-@click.option("--out", "-o", required=True, metavar="FILE", help="model.onnx, or model.zip for bioimageio.")
+@click.option(
+    "--out",
+    "-o",
+    type=options.written_path,
+    required=True,
+    metavar="FILE",
+    help="model.onnx, or model.zip for bioimageio.",
+)
 @options.overwrite
 @options.as_json
 @options.quiet

@@ -12,10 +12,16 @@ from tilesegment_cli.types import ListType, OptionType
 
 
 @click.command("import")
-@click.argument("path", metavar="WEIGHTS")
+@click.argument("path", type=options.read_path, metavar="WEIGHTS")
 @click.option("--network", required=True, metavar="NAME", help="What they are the weights of, such as unet-same.")
 @click.option("--option", "options", type=OptionType(), multiple=True, help="Of the network, such as up=nearest.")
-@click.option("--out", "-o", metavar="FILE", help="The model.  [default: WEIGHTS with the suffix .safetensors]")
+@click.option(
+    "--out",
+    "-o",
+    type=options.written_path,
+    metavar="FILE",
+    help="The model.  [default: WEIGHTS with the suffix .safetensors]",
+)
 @click.option("--classes", type=ListType(str), help="Names of the classes, in the order of the network's outputs.")
 @click.option("--mean", type=ListType(float), help="Grey value taken as 0; one, or one a channel.  [default: 0]")
 @click.option("--std", type=ListType(float), help="Grey values taken as 1.  [default: 255; uint16: 65535; float32: 1]")
@@ -23,6 +29,7 @@ from tilesegment_cli.types import ListType, OptionType
 @click.option("--pixel-size", type=ListType(float), metavar="UM", help="Of these images: its side, or height,width.")
 @click.option("--name", help="Name recorded in the model.  [default: that of the file]")
 @click.option("--licence", help="Licence of the weights, recorded in the model.")
+@options.halo
 @click.option("--by-order", is_flag=True, help="If the names are unknown, go by the order of the weights.")
 @options.overwrite
 @options.as_json
@@ -49,6 +56,7 @@ def import_weights(
         **{key: value for key, value in given.items() if value is not None},
     )
     header = model.header
+    inexact = model.why_inexact()
     if not quiet:
         arguments = ", ".join(f"{key}={value}" for key, value in header.arguments.items())
         click.echo(f"{header.network} ({arguments}), by the {header.training['recognised_by']}", err=True)
@@ -56,7 +64,11 @@ def import_weights(
             click.echo("Whether it computes alike the order does not say: look at a prediction.", err=True)
         scale = header.normalisation
         click.echo(f"images: {scale.dtype}, mean {list(scale.mean)}, std {list(scale.std)}", err=True)
+        needs_halo = ""
+        if inexact is not None:
+            click.echo(f"Not exact: {inexact}. Tiles may show seams, the fewer the larger the halo.", err=True)
+            needs_halo = " --halo 128" if header.halo is None else ""
         click.echo(f"classes: {', '.join(one.name for one in header.classes)}. Use the model:", err=True)
-        click.echo(f"  tileseg predict IMAGE --model {shlex.quote(target)} --out mask.zarr", err=True)
+        click.echo(f"  tileseg predict IMAGE --model {shlex.quote(target)}{needs_halo} --out mask.zarr", err=True)
     if as_json:
         click.echo(json.dumps(describe(target)))

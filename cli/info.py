@@ -6,17 +6,37 @@ from typing import Any
 import click
 
 from tilesegment.errors import one_line
+from tilesegment_cli import options
+
+_LONG = ("fingerprint", "provenance", "training")
+_COUNTS = ("classes", "counted_at_level", "shares", "areas_um2")
+_MOST_CLASSES, _LONGEST_NAME = 20, 40
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", type=options.read_path)
+@options.axes
+@options.select
+@options.series
+@click.option("-v", "--verbose", is_flag=True, help="Also print all that decided a mask, and how a model was trained.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
-def info(path: str, as_json: bool) -> None:
+def info(
+    path: str, axes: str | None, select: dict[str, int] | None, series: int | None, verbose: bool, as_json: bool
+) -> None:
     """Say what PATH is: an image, a mask or a model (a file or a bundled name)."""
     from tilesegment.description import describe
 
-    facts = describe(path)
-    click.echo(json.dumps(facts) if as_json else "\n".join(_lines(facts)))
+    facts = describe(path, axes=axes, select=select, series=series)
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    shown = facts if verbose else _brief(facts)
+    table = _class_table(facts, None if verbose else _MOST_CLASSES) if "shares" in facts else []
+    click.echo(
+        "\n".join(_lines({key: value for key, value in shown.items() if not (table and key in _COUNTS)}) + table)
+    )
+    if shown != facts:
+        click.echo("More: tileseg info -v", err=True)
 
 
 @click.command()
@@ -59,12 +79,53 @@ def networks(as_json: bool) -> None:
             click.echo(f"{'':<14}tileseg train begins with {begins}; on a CPU in fp32 with base={SLOW_BASE}")
 
 
+def _brief(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts that fit on a screen: without the settings, and of a mask with what it was made of and when."""
+    brief = {key: value for key, value in facts.items() if key not in _LONG}
+    provenance = facts.get("provenance") or {}
+    model = provenance.get("model")
+    known = {"image": provenance.get("image"), "model": model.get("name") if isinstance(model, dict) else None}
+    known["started"] = provenance.get("started")
+    return brief | {key: value for key, value in known.items() if isinstance(value, str)}
+
+
+def _class_table(facts: dict[str, Any], most: int | None) -> list[str]:
+    """Name, share and area of each class; of many, of the `most` frequent ones."""
+    names, shares, areas = facts["classes"], facts["shares"], facts["areas_um2"]
+    order = list(shares)
+    if most is not None and len(order) > most:
+        order = sorted(sorted(order, key=lambda n: -shares[n])[:most], key=int)
+    where = f"at level {facts['counted_at_level']}" + (", of all planes" if (facts["planes"] or 1) > 1 else "")
+    rows = [("class", "share", "" if areas is None else "area")]
+    for n in order:
+        area = "" if areas is None else _area(areas[n])
+        rows.append((f"{n} {one_line(names[n], _LONGEST_NAME)}", _percent(shares[n]), area))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows]
+    left = [f"  and {len(shares) - len(order)} rarer classes"] if len(order) < len(shares) else []
+    return [f"classes, counted {where}:", *lines, *left]
+
+
+def _percent(share: float) -> str:
+    """A class that is there is not 0.00 %."""
+    return "< 0.01 %" if 0 < share < 5e-5 else f"{100 * share:.2f} %"
+
+
+def _area(square_micrometres: float) -> str:
+    """In um2, or mm2 where that is 0.01 and more."""
+    if square_micrometres >= 1e4:
+        return f"{square_micrometres / 1e6:.4g} mm2"
+    return f"{square_micrometres:.4g} um2"
+
+
 def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
     """A line a fact, nested ones indented."""
     lines = []
     for name, value in facts.items():
         if name == "notes":
             lines += [f"{indent}note: {one_line(note)}" for note in value]
+        elif name == "series":
+            lines += [f"{indent}{f'series {number}:':<16} {one_line(words)}" for number, words in enumerate(value)]
         elif isinstance(value, dict):
             lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
         else:

@@ -1,6 +1,7 @@
 """The command `tileseg`: its commands, its messages, its exit codes."""
 
 import logging
+import os
 import sys
 import warnings
 
@@ -74,6 +75,13 @@ def main() -> None:
         if debug:
             raise
         _complain(str(error))
+        sys.exit(1)
+    except OSError as error:
+        # whatever a path in a list, in a folder or behind a link meets that no part of the library has words for
+        if debug:
+            raise
+        named = error.filename is not None and error.strerror is not None
+        _complain(f"{os.fsdecode(error.filename)}: {error.strerror}" if named else str(error))
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Stopped.", err=True)

@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tilesegment_cli.types import BatchType, ListType, PruneType, SelectType
+from tilesegment_cli.types import BatchType, DurationType, ListType, PathType, PruneType, SelectType
 
 if TYPE_CHECKING:
     from tilesegment.cluster import Cluster
 
+read_path, written_path = PathType(read=True), PathType(read=False)
+
 model = click.option(
-    "--model", "-m", metavar="FILE|NAME", help="Model file or bundled model.  [default: em-membrane, one channel]"
+    "--model",
+    "-m",
+    type=read_path,
+    metavar="FILE|NAME",
+    help="Model file or bundled model.  [default: em-membrane, one channel]",
 )
 tile = click.option(
     "--tile", type=int, metavar="PX", help="Side of the network's input.  [default: what computes least]"
@@ -39,6 +45,10 @@ ignore = click.option("--ignore", type=int, metavar="VALUE", help="Value in the 
 instances = click.option(
     "--instances", is_flag=True, help="Labels are ids of single objects: read them as background and object."
 )
+series = click.option(
+    "--series", type=click.IntRange(0), help="Which image of a file that holds several; tileseg info lists them."
+)
+invert = click.option("--invert", is_flag=True, help="Turn values round where a TIFF says that 0 is white.")
 normalise = click.option(
     "--normalise", type=click.Choice(["model", "image"]), default="model", show_default=True, help="Whose grey values."
 )
@@ -57,6 +67,7 @@ class ClusterOptions:
     tls_cert: str | None
     tls_key: str | None
     dashboard: bool
+    wait: float | None
 
     @property
     def is_wanted(self) -> bool:
@@ -71,18 +82,21 @@ class ClusterOptions:
             raise click.UsageError("--tls-ca, --tls-cert and --tls-key are for a --scheduler")
         if self.workers_ is None and self.dashboard:
             raise click.UsageError("--dashboard is for --workers; a running scheduler has its own")
+        if not self.is_wanted and self.wait is not None:
+            raise click.UsageError("--wait is for --workers and --scheduler: how long there may be no worker")
 
     def workers(self, quiet: bool) -> AbstractContextManager["Cluster | None"]:
         """The cluster, started or joined; None for this process."""
         if not self.is_wanted:
             return nullcontext()
-        from tilesegment.cluster import Cluster
+        from tilesegment.cluster import WAIT, Cluster
 
+        wait = WAIT if self.wait is None else self.wait
         if self.workers_ is not None:
-            cluster = Cluster.start(self.workers_, dashboard=self.dashboard)
+            cluster = Cluster.start(self.workers_, dashboard=self.dashboard, wait=wait)
         else:
             assert self.scheduler is not None
-            cluster = Cluster.join(self.scheduler, self.tls_ca, self.tls_cert, self.tls_key)
+            cluster = Cluster.join(self.scheduler, self.tls_ca, self.tls_cert, self.tls_key, wait=wait)
         if not quiet:
             click.echo(cluster.describe(), err=True)
         return cluster
@@ -99,16 +113,28 @@ def cluster(command: Callable[..., Any]) -> Callable[..., Any]:
         tls_cert: str | None,
         tls_key: str | None,
         dashboard: bool,
+        wait: float | None,
         **others: Any,
     ) -> Any:
-        return command(cluster=ClusterOptions(workers, scheduler, tls_ca, tls_cert, tls_key, dashboard), **others)
+        given = ClusterOptions(workers, scheduler, tls_ca, tls_cert, tls_key, dashboard, wait)
+        return command(cluster=given, **others)
 
     for option in (
+        click.option(
+            "--wait",
+            type=DurationType(),
+            metavar="5m",
+            help="Of a cluster: give up after so long without any worker.  [default: 5m]",
+        ),
         click.option("--dashboard", is_flag=True, help="With --workers: serve Dask's dashboard (needs bokeh)."),
-        click.option("--tls-key", metavar="PEM", help="Its key."),
-        click.option("--tls-cert", metavar="PEM", help="Certificate of this client."),
-        click.option("--tls-ca", metavar="PEM", help="For a tls:// scheduler: who signed its certificate."),
-        click.option("--scheduler", metavar="tcp://...|FILE", help="Predict on a running Dask cluster."),
+        click.option("--tls-key", type=read_path, metavar="PEM", help="Its key."),
+        click.option("--tls-cert", type=read_path, metavar="PEM", help="Certificate of this client."),
+        click.option(
+            "--tls-ca", type=read_path, metavar="PEM", help="For a tls:// scheduler: who signed its certificate."
+        ),
+        click.option(
+            "--scheduler", type=read_path, metavar="tcp://...|FILE", help="Predict on a running Dask cluster."
+        ),
         click.option("--workers", type=click.IntRange(1, 1024), help="Predict on so many processes of this machine."),
     ):
         collected = option(collected)

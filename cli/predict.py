@@ -3,7 +3,7 @@
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -21,10 +21,27 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("images", nargs=-1, metavar="IMAGE...")
-@click.option("--out", "-o", metavar="PATH", help="mask.zarr, image.zarr/labels/NAME, mask.tif, mask.png or mask.jpg.")
-@click.option("--out-dir", metavar="FOLDER", help="Of many images: a folder for masks, logs and summary.csv.")
-@click.option("--list", "listed", metavar="FILE", help="Also the images of a text file, or a CSV: image, out.")
+@click.argument("images", type=options.read_path, nargs=-1, metavar="IMAGE...")
+@click.option(
+    "--out",
+    "-o",
+    type=options.written_path,
+    metavar="PATH",
+    help="mask.zarr, image.zarr/labels/NAME, mask.tif, mask.png or mask.jpg.",
+)
+@click.option(
+    "--out-dir",
+    type=options.written_path,
+    metavar="FOLDER",
+    help="Of many images: a folder for masks, logs and summary.csv.",
+)
+@click.option(
+    "--list",
+    "listed",
+    type=options.read_path,
+    metavar="FILE",
+    help="Also the images of a text file, or a CSV: image, out.",
+)
 @click.option(
     "--format", "file_format", type=click.Choice(["zarr", "tif", "png", "jpg"]), help="Of masks in --out-dir."
 )
@@ -42,19 +59,32 @@ if TYPE_CHECKING:
 @options.channels
 @options.axes
 @options.select
+@options.series
+@options.invert
 @click.option("--threshold", type=float, help="Two classes: probability above which a pixel is class 1.")
 @click.option("--tta", is_flag=True, help="Average over the 8 symmetries of the square: 8 times the work.")
 @options.normalise
 @click.option(
     "--skip-empty",
+    type=options.read_path,
     metavar="constant|tissue|MASK",
     help="Do not predict blocks of one value, blocks without tissue, or those where an image MASK is zero.",
 )
 @click.option(
     "--ngff", type=click.Choice(["0.5", "0.4"]), default="0.5", help="OME-Zarr version; 0.4 for QuPath and Fiji."
 )
-@click.option("--probabilities", metavar="P.ZARR", help="Also write the class probabilities, float32.")
-@click.option("--preview", metavar="PNG", help="Also draw image and mask side by side.")
+@click.option("--probabilities", type=options.written_path, metavar="P.ZARR", help="Also write class probabilities.")
+@click.option(
+    "--probabilities-dtype", type=click.Choice(["float32", "uint8"]), help="As uint8, 0 to 255.  [default: float32]"
+)
+@click.option(
+    "--heatmap",
+    type=options.written_path,
+    metavar="PNG",
+    help="With --probabilities: also draw how probable a class is.",
+)
+@click.option("--heatmap-class", metavar="NAME|N", help="That class.  [default: foreground, all but class 0]")
+@click.option("--preview", type=options.written_path, metavar="PNG", help="Also draw image and mask side by side.")
 @click.option("--part", type=PartType(), help="Only the K-th of N parts, for a job array; the last one finishes.")
 @options.cluster
 @options.overwrite
@@ -71,6 +101,9 @@ def predict(
     model: str | None,
     ngff: str,
     probabilities: str | None,
+    probabilities_dtype: str | None,
+    heatmap: str | None,
+    heatmap_class: str | None,
     preview: str | None,
     part: tuple[int, int] | None,
     cluster: options.ClusterOptions,
@@ -94,7 +127,15 @@ def predict(
         raise click.UsageError("--part is for processes without a cluster: leave --workers and --scheduler out")
     cluster.check()
 
+    if probabilities is None and (probabilities_dtype or heatmap):
+        raise click.UsageError(
+            "--probabilities-dtype and --heatmap need the probabilities: give --probabilities P.ZARR"
+        )
+    if heatmap is None and heatmap_class is not None:
+        raise click.UsageError("--heatmap-class says what --heatmap shows: give --heatmap PNG, too")
     shared = {"probabilities": probabilities, "preview": preview, "ngff": ngff, "overwrite": overwrite}
+    shared |= {"probabilities_dtype": probabilities_dtype or "float32"}
+    shared |= {"heatmap": heatmap, "heatmap_class": heatmap_class}
     given = _given(images, listed, quiet)
     errands = _errands(given, listed, out, out_dir, file_format, shared, needs_out=not dry_run)
     choices = Choices(model, make_settings(settings), axes, select, part)
@@ -182,6 +223,9 @@ def _carry_out(
     with _stopping() as stop:
         try:
             with cluster.workers(quiet) as workers, Screen(quiet, verbose, many=many) as screen:
+                if workers is not None:
+                    workers.note = screen.note
+                stop.begin()
                 return list(predict_many(errands, choices, workers, listeners=[screen, *records], stop=stop))
         except KeyboardInterrupt:
             click.echo("Blocks that are done are kept: the same command goes on from there.", err=True)
@@ -190,22 +234,35 @@ def _carry_out(
             raise
 
 
-@contextmanager
-def _stopping() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM, which a batch system sends before it kills, has asked to stop; a second one stops at once."""
-    asked = 0
+class _Stop:
+    """Whether SIGTERM, which a batch system sends before it kills, has asked to stop."""
 
-    def ask(number: int, frame: object) -> None:
-        nonlocal asked
-        asked += 1
-        if asked == 2:  # a third one must not keep it from ending in order
+    def __init__(self) -> None:
+        self._asked, self._begun, self.at_once = 0, False, False
+
+    def __call__(self) -> bool:
+        return self._asked > 0
+
+    def begin(self) -> None:
+        """From now on blocks are under way, which the first signal lets come to their end."""
+        self._begun = True
+
+    def hear(self, number: int, frame: object) -> None:
+        """A signal: the second one stops at once, and so does the first where nothing is under way."""
+        self._asked += 1
+        if not self.at_once and (self._asked == 2 or not self._begun):
+            self.at_once = True  # another one must not keep it from ending in order
             raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, ask)
+
+@contextmanager
+def _stopping() -> Iterator[_Stop]:
+    stop = _Stop()
+    before = signal.signal(signal.SIGTERM, stop.hear)
     try:
-        yield lambda: asked > 0
+        yield stop
     finally:
-        if asked < 2:  # else the process is about to end, and says so by its exit code
+        if not stop.at_once:  # else the process is about to end, and says so by its exit code
             signal.signal(signal.SIGTERM, before)
 
 

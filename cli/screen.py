@@ -35,6 +35,10 @@ class Screen(Listener):
     ) -> None:
         self._progress.__exit__(kind, error, trace)
 
+    def note(self, text: str) -> None:
+        """What a user should know of the run as a whole."""
+        self._progress.line(f"Note: {text}")
+
     def begun(self, outcome: Outcome) -> None:
         """The plan, if it is asked for, what is assumed, and what was found of an earlier run."""
         assert outcome.order is not None
@@ -91,8 +95,8 @@ class Screen(Listener):
         if outcome.ending.unmeasured:
             halo = outcome.order.plan.network.view.before
             self._progress.line(
-                f"halo of {halo} px, chosen: what a larger one would change cannot be measured, as it reaches pixels that "
-                "cannot be read"
+                f"halo of {halo} px, chosen: what a larger one would change cannot be measured, as it reaches pixels "
+                "that cannot be read"
             )
         if outcome.ending.disagreement is not None:
             share = 100 * outcome.ending.disagreement

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("masks", nargs=-1, required=True, metavar="MASK...")
+@click.argument("masks", type=options.read_path, nargs=-1, required=True, metavar="MASK...")
 @options.as_json
 def status(masks: tuple[str, ...], as_json: bool) -> None:
     """How far each MASK is, and whether what is stored of it is whole.
@@ -29,7 +29,7 @@ def status(masks: tuple[str, ...], as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("mask")
+@click.argument("mask", type=options.written_path)
 @options.quiet
 def finish(mask: str, quiet: bool) -> None:
     """Finish MASK, all of whose blocks are stored: add its pyramid and give it its name.

@@ -21,12 +21,18 @@ if TYPE_CHECKING:
 
 # What the library has a default for is passed on only where it is given; a test compares the defaults that are named.
 _OPTIONS = [
-    click.option("--out", "-o", metavar="RUN", help="Folder of the run.  [default: a new one, runs/NAME]"),
+    click.option(
+        "--out",
+        "-o",
+        type=options.written_path,
+        metavar="RUN",
+        help="Folder of the run.  [default: a new one, runs/NAME]",
+    ),
     click.option("--classes", type=ListType(str), help="Names of the classes, in the order of the labels' values."),
     options.ignore,
     options.instances,
     click.option("--preset", metavar="paper", help="Start from the settings of the U-Net paper."),
-    click.option("--config", metavar="FILE", help="Start from the config.json of another run."),
+    click.option("--config", type=options.read_path, metavar="FILE", help="Start from the config.json of another run."),
     click.option(
         "--resume", is_flag=True, help="Go on with the run in RUN, or the last one; begin it if there is none."
     ),
@@ -34,7 +40,12 @@ _OPTIONS = [
     click.option("--budget", type=DurationType(), metavar="20m", help="How long: 90s, 20m, 2h.  [default: 20m]"),
     click.option("--steps", type=int, help="How many updates, instead of a budget; makes the run reproducible."),
     click.option("--epochs", type=int, help="How often as many examples as there are images, instead of a budget."),
-    click.option("--init", metavar="FILE|NAME", help="Start from the weights of this model, perhaps of other classes."),
+    click.option(
+        "--init",
+        type=options.read_path,
+        metavar="FILE|NAME",
+        help="Start from the weights of this model, perhaps of other classes.",
+    ),
     click.option("--network", metavar="NAME", help="Architecture: tileseg networks lists them.  [default: unet]"),
     click.option("--option", "options", type=OptionType(), multiple=True, help="Of the network, such as up=nearest."),
     click.option(
@@ -64,7 +75,9 @@ _OPTIONS = [
     options.device,
     click.option("--precision", metavar="auto|fp32|bf16|fp16", help="[default: auto]"),
     click.option("--workers", type=int, help="Processes that draw examples.  [default: 0 on a CPU, else up to 4]"),
-    click.option("--tensorboard", metavar="DIR", help="Write the curves for TensorBoard, too."),
+    click.option(
+        "--tensorboard", type=options.written_path, metavar="DIR", help="Write the curves for TensorBoard, too."
+    ),
     click.option("--name", help="Name recorded in the model.  [default: that of the folder]"),
     click.option("--licence", help="Licence of the model, recorded in it."),
     options.as_json,
@@ -79,7 +92,7 @@ def _with_options(function: Any) -> Any:
 
 
 @click.command()
-@click.argument("data")
+@click.argument("data", type=options.read_path)
 @_with_options
 @click.pass_context
 def train(context: click.Context, data: str, as_json: bool, quiet: bool, **given: Any) -> None:
@@ -170,8 +183,8 @@ def _conclude(run: "TrainingRun") -> None:
 
         click.echo(line_words(run.line), err=True)
     best = "" if run.kept_step == run.steps else f", of which the model after {run.kept_step:,} was the best"
-    if run.scores is not None and run.tta is None:
-        click.echo("The budget left no time to score the 8 views of --tta.", err=True)
+    for line in run.left_out:
+        click.echo(f"Note: the budget left no time for {line}", err=True)
     took = f"{run.seconds:,.0f} s of {run.wall_seconds:,.0f} s in all"
     words = f"{run.steps:,} steps in {took}{best}. See {run.folder}/report.html, use the model:"
     click.echo(words, err=True)

@@ -1,5 +1,7 @@
 """Parameter types that several commands share."""
 
+import errno
+import os
 import re
 from typing import Any
 
@@ -8,6 +10,55 @@ import click
 from tilesegment import Region
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+class PathType(click.ParamType):
+    """The path of a file or folder; or a name or address that is none, which passes as it is.
+
+    Whether it exists, and is what is wanted, the library says. Here is refused what no call of the system gets to: it
+    would fail in another way in each place that asks for it.
+
+    Args:
+        read: it is read, and not written.
+    """
+
+    name = "path"
+
+    def __init__(self, *, read: bool) -> None:
+        self.read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The path."""
+        problem = self._problem(value)
+        if problem is not None:
+            self.fail(f"{value!r} {problem}", param, ctx)
+        return str(value)
+
+    def _problem(self, path: str) -> str | None:
+        """Why `path` is of no use, if it is not."""
+        if not path.strip():
+            return "names nothing"
+        if "\0" in path:
+            return "holds a NUL byte, which no name can"
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            return "is not UTF-8; rename it"
+        if "://" in path:
+            return None
+        try:
+            os.stat(path)
+        except OSError as error:
+            # where nothing is there yet, the library says so, or makes it
+            return None if error.errno in (errno.ENOENT, errno.ENOTDIR) else _said(error)
+        rights = os.R_OK | os.X_OK if os.path.isdir(path) else os.R_OK
+        if self.read and not os.access(path, rights, effective_ids=os.access in os.supports_effective_ids):
+            return "cannot be read (Permission denied)"
+        return None
+
+
+def _said(error: OSError) -> str:
+    return f"cannot be reached ({error.strerror})"
 
 
 class RegionType(click.ParamType):

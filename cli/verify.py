@@ -10,7 +10,7 @@ from tilesegment_cli import options
 
 
 @click.command()
-@click.argument("image")
+@click.argument("image", type=options.read_path)
 @options.model
 @options.tile
 @options.halo
@@ -21,6 +21,8 @@ from tilesegment_cli import options
 @options.level
 @options.axes
 @options.select
+@options.series
+@options.invert
 @options.as_json
 @options.quiet
 def verify(

@@ -46,7 +46,7 @@ def work_of(blocks: int, run: Run) -> Iterator[Work]:
 def measure_tasks(cluster: Cluster, run: Run, blocks: int) -> dict[str, float]:
     """Blocks a second, and the scheduler's memory after them, which lives in this process."""
     start = time.monotonic()
-    sent = window.Window(cluster.client, nothing, {run: "a run"}, work_of(blocks, run), lambda: False, print)
+    sent = window.Window(cluster.crew, nothing, {run: "a run"}, work_of(blocks, run), lambda: False)
     done = sum(error is None for _, error in sent.results())
     assert done == blocks
     seconds = time.monotonic() - start

@@ -1,14 +1,20 @@
-"""Tasks for the window that do no prediction: they count, fail, or end their worker."""
+"""Tasks for the window that do no prediction: they count, fail, or end their worker; and how they are sent."""
 
 import os
 import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from distributed import get_worker
 
+from tilesegment.batch import Work
+from tilesegment.cluster import Cluster
 from tilesegment.cluster.tasks import Report
+from tilesegment.cluster.window import Window
 from tilesegment.errors import ImageError
+from tilesegment.geometry import FieldOfView, Region, TileGrid
 
 Places = list[tuple[int, int, int]]
 
@@ -49,3 +55,27 @@ def ends_its_worker(token: str, run: Any, places: Places) -> Report:
 def raises(token: str, run: Any, places: Places) -> Report:
     """A mistake of ours."""
     raise AssertionError("this should not have happened")
+
+
+def work_of(blocks: int, run: Any) -> Iterator[Work]:
+    """So many blocks of a run, which stands for one: workers only hand it to the task."""
+    grid = TileGrid(Region(0, 0, 16, 16 * blocks), 16, 16, FieldOfView(16, 0, 0, True))
+    return (Work(run, 0, grid.at(0, column)) for column in range(blocks))
+
+
+def send(
+    cluster: Cluster,
+    task: Callable[..., Any],
+    blocks: int,
+    folder: Path,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[tuple[int, Exception | None]]:
+    """Columns of the blocks in the order in which they came back, and their errors."""
+    run: Any = folder
+    sent = Window(cluster.crew, task, {run: "token"}, work_of(blocks, run), stop)
+    return [(item.block.column, error) for item, error in sent.results()]
+
+
+def counted(folder: Path) -> Counter[int]:
+    """How often each block was done."""
+    return Counter(int(line) for file in folder.glob("*.txt") for line in file.read_text().splitlines())

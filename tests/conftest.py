@@ -1,5 +1,6 @@
 """What several tests need: toy models, and the real sections where they are at hand."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ from tilesegment.networks import build_network
 
 if TYPE_CHECKING:
     from command_line import Run
+    from dask_processes import Processes
+
+    from tilesegment.cluster import Cluster
 
 # the same examples in every run
 settings.register_profile("fixed", derandomize=True, deadline=None)
@@ -84,6 +88,25 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     fill(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def cluster() -> "Iterator[Cluster]":
+    """Two workers that the tests of a module share: none may end them."""
+    from tilesegment.cluster import Cluster
+
+    with Cluster.start(2) as started:
+        yield started
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> "Iterator[Processes]":
+    """Starts schedulers and workers, which end with the test."""
+    from dask_processes import Processes
+
+    started = Processes(tmp_path)
+    yield started
+    started.end()
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,11 @@ from tilesegment.errors import ModelError
 from tilesegment.importing import import_weights
 
 
-def double_conv(before: int, after: int, bias: bool) -> nn.Module:
+def double_conv(before: int, after: int, bias: bool, between: int | None = None) -> nn.Module:
     """Twice 3x3 convolution, BatchNorm, ReLU, under the public U-Net's name."""
     layers: list[nn.Module] = []
-    for width in (before, after):
-        layers += [nn.Conv2d(width, after, 3, padding=1, bias=bias), nn.BatchNorm2d(after), nn.ReLU()]
+    for width, to in ((before, between or after), (between or after, after)):
+        layers += [nn.Conv2d(width, to, 3, padding=1, bias=bias), nn.BatchNorm2d(to), nn.ReLU()]
     module = nn.Module()
     module.double_conv = nn.Sequential(*layers)
     return module
@@ -52,6 +52,22 @@ class PublicUNet(nn.Module):
             up = self.get_submodule(f"up{n}")
             x = up.conv.double_conv(torch.cat([skips.pop(), up.up(x)], dim=1))
         return self.outc.conv(x)
+
+
+class PublicBilinear(PublicUNet):
+    """Its variant with `bilinear=True`; `first` is that of the first release."""
+
+    def __init__(
+        self, channels: int = 3, classes: int = 2, base: int = 64, depth: int = 4, first: bool = False
+    ) -> None:
+        super().__init__(channels, classes, base, depth)
+        bottom = self.get_submodule(f"down{depth}").maxpool_conv
+        bottom[1] = double_conv(base * 2 ** (depth - 1), base * 2 ** (depth - 1), False)
+        for n in range(1, depth + 1):
+            up, width = self.get_submodule(f"up{n}"), base * 2 ** (depth - n)
+            up.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+            after = width // 2 if n < depth else width
+            up.conv = double_conv(2 * width, after, False, None if first else width)
 
 
 def shaken(network: nn.Module, seed: int = 0) -> nn.Module:

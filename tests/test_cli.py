@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tifffile
 from command_line import Outcome, Run, contents
@@ -17,6 +18,9 @@ from image_files import make_pixels, zarr_array
 from PIL import Image
 
 import tilesegment
+from tilesegment.geometry import Region
+from tilesegment.masks import MaskSpec, create_mask
+from tilesegment.metadata import LabelClass
 from tilesegment.models import bundled_models
 from tilesegment.predictors.block import BlockPredictor
 from tilesegment.training.loop import Trainer
@@ -306,6 +310,34 @@ def test_info(folder: Path, run: Run) -> None:
     assert "kind:            mask\n" in mask
     assert "planes:          5\n" in mask
     assert json.loads(run("info mask.zarr --json").out)["provenance"]["image"] == str(folder / "stack.tif")
+
+
+def test_info_of_a_mask_fits_on_a_screen_and_tells_its_shares(folder: Path, run: Run) -> None:
+    assert run("predict slide.tif -m toy.safetensors --tile 88 --out mask.zarr -q").code == 0
+    facts = json.loads(run("info mask.zarr --json").out)
+    brief, whole = run("info mask.zarr"), run("info mask.zarr -v")
+    assert len(brief.out.splitlines()) <= 24 < len(whole.out.splitlines())
+    assert "-v" in brief.err and whole.err == ""
+    assert "image:           " + str(folder / "slide.tif") in brief.out
+    assert "fingerprint" not in brief.out and "fingerprint:\n" in whole.out
+    for found in (brief.out, whole.out):
+        assert "classes, counted at level 0:" in found
+        for n in "01":
+            assert re.search(rf"  {n} class {n} +{100 * facts['shares'][n]:.2f} %", found)
+
+
+def test_info_of_a_mask_of_many_classes_lists_the_frequent_ones(folder: Path, run: Run) -> None:
+    classes = tuple(LabelClass(f"class {n}", "#123456") for n in range(30))
+    with create_mask("mask.zarr", MaskSpec((40, 40), None, 64, 64, classes, None)) as writer:
+        ids = np.minimum(np.arange(1600) // 50, 29).reshape(40, 40).astype(np.uint8)
+        writer.write(Region(0, 0, 40, 40), ids)
+        writer.finish()
+    brief = run("info mask.zarr").out.splitlines()
+    assert brief[-1] == "  and 10 rarer classes" and len(brief) <= 40
+    shares = json.loads(run("info mask.zarr --json").out)["shares"]
+    most = max(shares, key=lambda n: shares[n])
+    assert any(line.startswith(f"  {most} class {most} ") for line in brief)
+    assert len([line for line in run("info mask.zarr -v").out.splitlines() if re.match(r"  \d+ class", line)]) == 30
 
 
 def test_models(run: Run) -> None:

@@ -1,43 +1,28 @@
 """The same blocks on a Dask cluster: the same mask, whatever becomes of the workers. The cluster is a real one."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
-import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cluster_tasks
 import numpy as np
 import pytest
 from conftest import toy_model
+from dask_processes import Processes
 from image_files import make_pixels, tiff, zarr_array
 from mask_files import mask_of
 
 import tilesegment
-from tilesegment.batch import Work
 from tilesegment.cluster import Cluster
 from tilesegment.cluster.cluster import reachable_by_others
-from tilesegment.cluster.window import Window
 from tilesegment.errors import ClusterError, ImageError, PlanError, StoppedError
-from tilesegment.geometry import FieldOfView, Region, TileGrid
 from tilesegment.outcome import Listener, Outcome, Progress
 
 # sockets and processes that dask leaves to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 EXACT = {"tile": 88, "precision": "fp64"}
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with Cluster.start(2) as started:
-        yield started
 
 
 @pytest.fixture
@@ -51,18 +36,6 @@ def predict(image: Path, name: str, **more: Any) -> tilesegment.Prediction:
     return tilesegment.predict(image, image.with_name(name), image.with_name("toy.safetensors"), **{**EXACT, **more})
 
 
-class KillAWorker(Listener):
-    """Kills a worker of the cluster at the first block that is stored."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster, self.killed = cluster, 0
-
-    def progressed(self, outcome: Outcome, progress: Progress) -> None:
-        if not self.killed:
-            self.killed = next(iter(self.cluster.client.run(os.getpid).values()))
-            os.kill(self.killed, signal.SIGKILL)
-
-
 class TestPrediction:
     def test_the_mask_is_that_of_one_process(self, cluster: Cluster, image: Path, tmp_path: Path) -> None:
         done = predict(image, "many.zarr", workers=cluster, probabilities=tmp_path / "many_p.zarr")
@@ -70,16 +43,6 @@ class TestPrediction:
         assert (done.blocks, done.complete) == (12, True)
         np.testing.assert_array_equal(mask_of(tmp_path / "many.zarr"), mask_of(tmp_path / "one.zarr"))
         np.testing.assert_array_equal(mask_of(tmp_path / "many_p.zarr"), mask_of(tmp_path / "one_p.zarr"))
-
-    def test_a_worker_killed_in_the_middle_costs_only_its_blocks(
-        self, cluster: Cluster, image: Path, tmp_path: Path
-    ) -> None:
-        killer = KillAWorker(cluster)
-        done = predict(image, "many.zarr", workers=cluster, listeners=[killer])
-        predict(image, "one.zarr")
-        assert killer.killed
-        assert done.blocks == 12
-        np.testing.assert_array_equal(mask_of(tmp_path / "many.zarr"), mask_of(tmp_path / "one.zarr"))
 
     def test_a_block_that_cannot_be_read_is_told_with_its_machine_and_the_others_are_done(
         self, cluster: Cluster, image: Path, tmp_path: Path
@@ -118,121 +81,6 @@ class TestPrediction:
             predict(image, "m.zarr", workers=cluster, device="tpu")
 
 
-def work_of(blocks: int, run: Any) -> Iterator[Work]:
-    grid = TileGrid(Region(0, 0, 16, 16 * blocks), 16, 16, FieldOfView(16, 0, 0, True))
-    return (Work(run, 0, grid.at(0, column)) for column in range(blocks))
-
-
-class Folder(type(Path())):  # type: ignore[misc]
-    """Stands for a run, which workers only hand to the task."""
-
-
-def send(
-    cluster: Cluster,
-    task: Callable[..., Any],
-    blocks: int,
-    folder: Path,
-    stop: Callable[[], bool] = lambda: False,
-) -> list[tuple[int, Exception | None]]:
-    """Columns of the blocks in the order in which they came back, and their errors."""
-    run: Any = folder
-    sent = Window(cluster.client, task, {run: "token"}, work_of(blocks, run), stop, lambda text: None)
-    return [(item.block.column, error) for item, error in sent.results()]
-
-
-def counted(folder: Path) -> Counter[int]:
-    """How often each block was done."""
-    return Counter(int(line) for file in folder.glob("*.txt") for line in file.read_text().splitlines())
-
-
-class TestWindow:
-    """What becomes of blocks, with tasks that predict nothing."""
-
-    def test_every_block_comes_back_once(self, cluster: Cluster, tmp_path: Path) -> None:
-        back = send(cluster, cluster_tasks.plain, 700, tmp_path)
-        assert sorted(back) == [(column, None) for column in range(700)]
-        assert counted(tmp_path) == Counter(range(700))
-
-    def test_what_fails_on_one_worker_is_done_by_another(self, cluster: Cluster, tmp_path: Path) -> None:
-        back = send(cluster, cluster_tasks.fails_on_one, 40, tmp_path)
-        assert sorted(back) == [(column, None) for column in range(40)]
-
-    def test_what_fails_everywhere_is_given_back_after_three_tries(self, cluster: Cluster, tmp_path: Path) -> None:
-        back = dict(send(cluster, cluster_tasks.fails_always, 40, tmp_path))
-        assert {column for column, error in back.items() if error is not None} == {3, 13, 23, 33}
-        assert str(back[13]) == "block 13 is bad"
-        assert counted(tmp_path)[13] == 3
-
-    def test_a_block_that_ends_its_workers_is_found_alone(self, cluster: Cluster, tmp_path: Path) -> None:
-        back = dict(send(cluster, cluster_tasks.ends_its_worker, 30, tmp_path))
-        assert len(back) == 30
-        assert {column for column, error in back.items() if error is not None} == {5}
-        assert isinstance(back[5], ClusterError)
-        assert "0:16,80:96" in str(back[5])
-
-    def test_a_mistake_of_ours_is_told(self, cluster: Cluster, tmp_path: Path) -> None:
-        ((_, error),) = send(cluster, cluster_tasks.raises, 1, tmp_path)
-        assert "this should not have happened" in str(error)
-
-    def test_what_is_in_flight_is_bounded_and_the_work_is_not_drawn_at_once(
-        self, cluster: Cluster, tmp_path: Path
-    ) -> None:
-        drawn: list[int] = []
-        run: Any = tmp_path
-
-        def work() -> Iterator[Work]:
-            for item in work_of(1_000_000, run):
-                drawn.append(item.block.column)
-                yield item
-
-        sent = Window(cluster.client, cluster_tasks.plain, {run: "t"}, work(), lambda: False, print).results()
-        for _ in range(50):
-            next(sent)
-        sent.close()
-        assert len(drawn) < 200
-
-
-class Processes:
-    """Processes of dask's own command line, ended with the test."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.all = folder, []
-
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": self.folder}
-        self.all.append(subprocess.Popen([sys.executable, "-m", "dask", *arguments], **quiet))
-        return self.all[-1]
-
-    def scheduler(self, file: Path, *more: str) -> subprocess.Popen[bytes]:
-        file.unlink(missing_ok=True)
-        started = self.start("scheduler", "--scheduler-file", str(file), "--port", "0", "--no-dashboard", *more)
-        until(file.exists)
-        return started
-
-    def worker(self, file: Path, *more: str) -> subprocess.Popen[bytes]:
-        return self.start("worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard", *more)
-
-    def end(self) -> None:
-        for process in self.all:
-            process.kill()
-            process.wait()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not happen")
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
-    started = Processes(tmp_path)
-    yield started
-    started.end()
-
-
 class EndAScheduler(Listener):
     """Kills the scheduler at the third block that is stored."""
 
@@ -246,8 +94,9 @@ class EndAScheduler(Listener):
 
 class TestJoin:
     def test_when_the_scheduler_dies_what_is_stored_is_kept_and_a_new_one_goes_on(
-        self, processes: Processes, image: Path, tmp_path: Path
+        self, processes: Processes, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr("tilesegment.cluster.crew._GONE", 3)
         file = tmp_path / "scheduler.json"
         scheduler = processes.scheduler(file)
         processes.worker(file)

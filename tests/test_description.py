@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import zarr
 from conftest import toy_model
 from image_files import make_pixels, ome_zarr, png, tiff
 
 import tilesegment
 from tilesegment import ImageError, MaskError, ModelError
+from tilesegment.masks import MaskSpec, create_mask
+from tilesegment.metadata import LabelClass, PixelSize
 from tilesegment.model import Model
 
 
@@ -59,6 +62,51 @@ def test_a_mask_and_what_made_it(predicted: Path) -> None:
     assert facts["fingerprint"]["tile"] == 88
     assert facts["provenance"]["model"]["name"] == "toy-2"
     assert facts["provenance"]["image"] == str(predicted / "image.png")
+
+
+def test_the_share_and_the_area_of_each_class(toy: Path) -> None:
+    for name, depth in (("flat", 1), ("stack", 3)):
+        image = tiff("zyx", photometric="minisblack")(toy.parent, make_pixels(depth, 1, 700, 60))
+        tilesegment.predict(image, toy.parent / f"{name}.zarr", toy)
+    for name in ("flat", "stack"):
+        mask = toy.parent / f"{name}.zarr"
+        ids = np.asarray(zarr.open_group(mask, mode="r")["0"])
+        facts = describe(mask)
+        assert facts["counted_at_level"] == 0
+        assert facts["shares"] == {str(n): pytest.approx(np.mean(ids == n)) for n in (0, 1)}
+        assert facts["areas_um2"] is None
+
+
+@pytest.mark.parametrize("classes", [3, 40])
+def test_areas_are_in_square_micrometres(classes: int, tmp_path: Path) -> None:
+    spec = small_spec(classes)
+    ids = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) % classes
+    with create_mask(tmp_path / "mask.zarr", spec) as writer:
+        for region, z in writer.base.blocks():
+            writer.write(region, ids[region.slices].astype(np.uint8), z)
+        writer.finish()
+    facts = describe(tmp_path / "mask.zarr")
+    for n in range(classes):
+        assert facts["areas_um2"][str(n)] == pytest.approx(np.count_nonzero(ids == n) * 0.5 * 0.25)
+
+
+@pytest.mark.parametrize("recorded", [None, [5, 5], [1, 2, 3], ["a", "b", "c"], {"0": 1}, [-1, 48 * 64 + 1, 0]])
+def test_a_mask_without_a_count_that_fits_is_counted(recorded: Any, tmp_path: Path) -> None:
+    spec = small_spec(3)
+    with create_mask(tmp_path / "mask.zarr", spec) as writer:
+        for region, z in writer.base.blocks():
+            writer.write(region, np.full(region.shape, 2, np.uint8), z)
+        writer.finish()
+    group = zarr.open_group(tmp_path / "mask.zarr")
+    record: Any = group.attrs["tilesegment"]
+    assert record.pop("class_pixels") == [0, 0, 48 * 64]
+    group.attrs["tilesegment"] = record if recorded is None else record | {"class_pixels": recorded}
+    assert list(describe(tmp_path / "mask.zarr")["shares"].values()) == [0, 0, 1]
+
+
+def small_spec(classes: int) -> MaskSpec:
+    names = tuple(LabelClass(f"class {n}", "#123456") for n in range(classes))
+    return MaskSpec((48, 64), None, 32, 32, names, PixelSize(0.5, 0.25))
 
 
 def test_probabilities_are_an_image(predicted: Path) -> None:

@@ -21,12 +21,14 @@ from tilesegment.exchange.package import describe
 from tilesegment.geometry import Region
 from tilesegment.header import ModelHeader
 from tilesegment.images import open_image
-from tilesegment.images.zarr_metadata import array_facts, multiscale
+from tilesegment.images.zarr_metadata import array_facts
 from tilesegment.masks.spec import MaskSpec, spec_from_record
 from tilesegment.metadata import LabelClass, PixelSize
 from tilesegment.networks import build_network
+from tilesegment.ome_zarr import read_multiscale
 from tilesegment.training.configuration import Configuration
 from tilesegment.training.settings import TrainingSettings
+from tilesegment.units import in_micrometres
 from tilesegment_cli import types
 
 SCALARS = st.one_of(
@@ -125,7 +127,13 @@ def test_metadata_of_zarr_arrays(meta: Any, attributes: Any) -> None:
 @settings(max_examples=300)
 @given(damaged({"ome": {"version": "0.5", "multiscales": [multiscales("tczyx", 2, 1.0)]}}))
 def test_metadata_of_ome_zarr(attributes: Any) -> None:
-    check_answers(lambda: multiscale("a.zarr", attributes))
+    def read() -> None:
+        image = read_multiscale("a.zarr", attributes)
+        if image is not None:
+            image.reductions([(64, 96), (32, 48)][: len(image.paths)])
+            in_micrometres(image.frame())
+
+    check_answers(read)
 
 
 @pytest.fixture(scope="module")

@@ -57,6 +57,7 @@ def test_levels_reduced_along_z_are_left_out(tmp_path: Path) -> None:
     group.create_array("1", data=STACK[::2, 0, ::2, ::2])
     with open_image(tmp_path / "image.zarr") as source:
         assert (len(source.levels), source.depth) == (1, 5)
+        assert "level 1" in source.notes[0]
 
 
 @pytest.mark.parametrize("below", ["", "/", "/0", "/0/", "/labels/cells"])

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from foreign_networks import PublicUNet, Tutorial, difference, refused, saved, shaken
+from command_line import Run
+from foreign_networks import PublicBilinear, PublicUNet, Tutorial, difference, refused, saved, shaken
+from mask_files import mask_of
 from PIL import Image
 from torch import Tensor, nn
 
@@ -48,6 +50,48 @@ def test_the_public_unet_gives_the_same_logits(
     sizes = {"base": base, "depth": depth, "in_channels": channels, "classes": classes}
     assert arguments == {**sizes, "norm": "batch", "up": "transposed", "down": "max-pool"}
     assert model.field_of_view.divisor == 2**depth
+
+
+def test_the_bilinear_variant_has_the_parameters_that_are_known_of_it() -> None:
+    with torch.device("meta"):
+        network = PublicBilinear(classes=1)
+    assert sum(p.numel() for p in network.parameters()) == 17_262_977
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize(("base", "depth", "channels", "classes"), [(8, 4, 3, 2), (4, 2, 1, 5)])
+def test_the_bilinear_variant_gives_the_same_logits(
+    base: int, depth: int, channels: int, classes: int, first: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    network = shaken(PublicBilinear(channels, classes, base, depth, first))
+    path = saved(tmp_path, network.state_dict())
+    model = import_weights(path, tmp_path / "m.safetensors", network="unet-same")
+    loaded = Model.load(tmp_path / "m.safetensors")
+    assert difference(loaded.network, network, channels) < 1e-10
+    assert model.header.arguments["up"] == ("align-corners-narrow" if first else "align-corners")
+    assert model.header.arguments["depth"] == depth
+
+
+def test_the_bilinear_variant_is_inexact_and_needs_a_halo(run: Run, folder: Path) -> None:
+    torch.manual_seed(0)
+    saved(folder, shaken(PublicBilinear(1, 2, 4, 2)).state_dict())
+    done = run("import weights.pth --network unet-same --out m.safetensors")
+    assert done.code == 0
+    assert "align_corners=True" in done.err and "--halo" in done.err
+    refused = run("predict slide.tif --model m.safetensors --out m.zarr")
+    assert refused.code == 1 and "halo" in refused.err and "align_corners=True" in refused.err
+    assert run("predict slide.tif --model m.safetensors --halo 32 --out m.zarr -q").code == 0
+    # a halo may be part of the model
+    assert run("import weights.pth --network unet-same --out h.safetensors --halo 30").code == 0
+    assert Model.load("h.safetensors").field_of_view == Model.load("m.safetensors").with_halo(32).field_of_view
+    assert run("predict slide.tif --model h.safetensors --out h.zarr -q").code == 0
+    assert np.array_equal(mask_of("h.zarr"), mask_of("m.zarr"))
+
+
+def test_an_exact_network_is_not_called_inexact(run: Run, folder: Path, public: nn.Module) -> None:
+    saved(folder, public.state_dict())
+    assert "xact" not in run("import weights.pth --network unet-same --out m.safetensors").err
 
 
 def test_what_the_file_does_not_say_is_as_the_public_unet_is_used(tmp_path: Path, public: nn.Module) -> None:

@@ -54,12 +54,6 @@ def test_what_does_not_fit_is_listed(tmp_path: Path, public: nn.Module) -> None:
     assert "\x1b" not in refused(tmp_path, saved(tmp_path, {"a\x1b[31m\n.b": torch.zeros(3)}))
 
 
-def test_the_bilinear_variant_can_never_be_seamless(tmp_path: Path, public: nn.Module) -> None:
-    state = {name: value for name, value in public.state_dict().items() if ".up." not in name}
-    message = refused(tmp_path, saved(tmp_path, state))
-    assert "align_corners=True" in message and "no halo makes it seamless" in message
-
-
 class Canary:
     """Whose unpickling leaves a file."""
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
-from tilesegment.masks import MaskSpec, MaskWriter, create_mask, create_probabilities, open_mask
+from tilesegment.masks import MaskSpec, MaskWriter, create_mask, create_probabilities, is_complete, open_mask
 from tilesegment.masks.blocks import create_array
+from tilesegment.masks.counting import Tally
 from tilesegment.masks.grid import Grid
 from tilesegment.masks.pyramid import build_levels, halve
 from tilesegment.metadata import LabelClass, PixelSize, default_colours
@@ -155,7 +156,9 @@ def test_each_level_is_the_one_before_it_halved_however_it_is_cut(
     ids = np.random.default_rng(seed).integers(0, 4, (depth or 1, *shape), dtype=np.uint8)
     for region, z in levels[0].blocks():
         levels[0].write(region, ids[z][region.slices], z)
-    build_levels(levels, counts)
+    tally = Tally(4)
+    build_levels(levels, counts, tally)
+    assert tally.pixels.tolist() == np.bincount(ids.ravel(), minlength=4).tolist()
     for z, plane in enumerate(ids):
         for level, count in zip(levels[1:], halvings, strict=True):
             for _ in range(count):
@@ -346,6 +349,34 @@ def test_probabilities(tmp_path: Path, depth: int | None) -> None:
         open_mask(tmp_path / "p.zarr")
     with pytest.raises(MaskError, match="exists"):
         create_probabilities(tmp_path / "p.zarr", spec)
+
+
+@pytest.mark.parametrize("values", ["float32", "uint8"])
+@pytest.mark.parametrize("depth", [None, 2])
+def test_smaller_levels_of_probabilities_are_means(tmp_path: Path, values: str, depth: int | None) -> None:
+    spec = spec_of((1100, 701), 512, 256, depth=depth)
+    likely = np.random.default_rng(0).random((4, depth or 1, 1100, 701), np.float32)
+    likely = np.rint(likely * 255).astype(np.uint8) if values == "uint8" else likely
+    writer = create_probabilities(tmp_path / "p.zarr", spec, values=values)
+    for region, z in writer.base.blocks():
+        writer.write(region, likely[(slice(None), z, *region.slices)], z)
+    writer.finish()
+    assert is_complete(tmp_path / "p.zarr", spec, probabilities=True, values=values)
+    group = zarr.open_group(tmp_path / "p.zarr", mode="r")
+    for level, shape in enumerate([(1100, 701), (550, 351), (275, 176)]):
+        found = np.asarray(group[str(level)])
+        assert (found.dtype, found.shape[-2:]) == (values, shape)
+        if level == 0:
+            assert np.array_equal(found.reshape(likely.shape), likely)
+        means = likely.reshape(4, depth or 1, 1100, 701)[..., :1024, :512].astype(float)
+        side = 2**level
+        means = means.reshape(4, depth or 1, 1024 // side, side, 512 // side, side).mean((3, 5))
+        inner = found.reshape(4, depth or 1, *shape)[..., : 1024 // side, : 512 // side]
+        # whole numbers are rounded once a level
+        assert np.abs(inner - means).max() <= (1.0 if values == "uint8" else 1e-6)
+    odd = np.asarray(group["1"])[..., -1]
+    last = likely[..., -1].reshape(4, depth or 1, 550, 2).astype(float).mean(-1)
+    assert np.abs(odd.reshape(last.shape) - last).max() <= 0.51
 
 
 def test_the_package_is_imported_without_zarr() -> None:

@@ -120,6 +120,22 @@ def test_probabilities_are_a_valid_image(tmp_path: Path) -> None:
     ome = attributes(tmp_path / "p.zarr")
     assert [channel["label"] for channel in ome["omero"]["channels"]] == [c.name for c in CLASSES]
     assert ome["multiscales"][0]["axes"][0] == {"name": "c", "type": "channel"}
+    for channel in ome["omero"]["channels"]:
+        assert max(bytes.fromhex(channel["color"])) >= 80, "seen on black"
+        assert channel["window"] == {"start": 0.0, "end": 1.0, "min": 0.0, "max": 1.0}
+
+
+def test_probabilities_of_8_bits_are_shown_up_to_255(tmp_path: Path) -> None:
+    writer = create_probabilities(tmp_path / "p.zarr", spec_of((600, 40)), values="uint8")
+    for region, z in writer.base.blocks():
+        writer.write(region, np.full((4, *region.shape), 255, np.uint8), z)
+    writer.finish()
+    assert type(validate(tmp_path / "p.zarr")).__name__ == "Image"
+    ome = attributes(tmp_path / "p.zarr")
+    assert {channel["window"]["end"] for channel in ome["omero"]["channels"]} == {255.0}
+    assert len(ome["multiscales"][0]["datasets"]) == 2
+    with pytest.raises(MaskError, match="float32 or uint8, not 'int8'"):
+        create_probabilities(tmp_path / "q.zarr", spec_of((40, 40)), values="int8")
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,19 +112,6 @@ def test_steps_make_a_run_reproducible(data: Path, tmp_path: Path) -> None:
     other = weights(toy_run(data, tmp_path / "other", seed=1, **random))
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
-
-
-def test_a_budget_ends_in_time(data: Path, tmp_path: Path) -> None:
-    start = time.monotonic()
-    run = toy_run(data, tmp_path / "run", steps=None, budget=2.0)
-    assert 2.0 <= run.seconds < 5
-    assert time.monotonic() - start < 12
-    assert run.steps > 1
-    assert learning_rates(run)[-1] < 0.2 * max(learning_rates(run)), "the schedule reaches its end"
-
-
-def learning_rates(run: TrainingRun) -> list[float]:
-    return [json.loads(line)["rate"] for line in (Path(run.folder) / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_runs_are_named_after_the_data(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from tilesegment.errors import ImageError, MaskError
+from tilesegment.errors import ClusterError, ImageError, MaskError, StoppedError
 from tilesegment.facts import Machine
 from tilesegment.geometry import Block
 from tilesegment.job import Job
@@ -30,11 +30,26 @@ class Work(NamedTuple):
 Settled: TypeAlias = Generator[tuple[Work, Exception | None], None, None]
 
 
+class Finishing(Protocol):
+    """The ending to come of a run."""
+
+    def done(self) -> bool:
+        """Whether `result` returns, or raises, at once."""
+
+    def result(self) -> Ending:
+        """The ending, waited for."""
+
+
 class Workers(Protocol):
     """Those who predict blocks: this process, or a cluster."""
 
-    def ask(self, settings: Settings) -> Machine:
-        """What a plan needs to know of them."""
+    def ask(self, settings: Settings, stop: Callable[[], bool]) -> Machine:
+        """What a plan needs to know of them.
+
+        Raises:
+            ClusterError: nobody is there to predict anything.
+            StoppedError: `stop` says so while they are waited for.
+        """
 
     def take(self, run: Run, job: Job) -> None:
         """A run, before its first block."""
@@ -42,7 +57,7 @@ class Workers(Protocol):
     def stream(self, work: Iterable[Work], stop: Callable[[], bool]) -> Settled:
         """Every block once it is stored, or with its error; in any order."""
 
-    def finish(self, run: Run, known: Mapping[str, Any]) -> "Future[Ending]":
+    def finish(self, run: Run, known: Mapping[str, Any]) -> Finishing:
         """Ends a run whose blocks are all stored."""
 
     def drop(self, run: Run) -> None:
@@ -78,7 +93,7 @@ class _Tally:
     handed_out: int = 0
     all_out: bool = False
     settled: int = 0
-    ending: "Future[Ending] | None" = None
+    ending: Finishing | None = None
 
 
 class Batch:
@@ -108,7 +123,11 @@ class Batch:
         self._start = time.monotonic()
 
     def outcomes(self) -> Iterator[Outcome]:
-        """What becomes of each image, as they end; the errors of an image are in its outcome."""
+        """What becomes of each image, as they end; the errors of an image are in its outcome.
+
+        Raises:
+            ClusterError: nobody is there to predict; that is no fault of a single image.
+        """
         try:
             with closing(self.workers.stream(self._work(), self.stop)) as settled:
                 for item, error in settled:
@@ -133,7 +152,12 @@ class Batch:
             except Exception as error:
                 tally.claims.close()
                 tally.opened.close()
-                tally.outcome.errors.append(error)
+                if isinstance(error, ClusterError):
+                    raise
+                if isinstance(error, StoppedError):
+                    tally.outcome.stopped = True
+                else:
+                    tally.outcome.errors.append(error)
                 self._over.append(tally.outcome)
                 continue
             for z, block in blocks:
@@ -148,7 +172,8 @@ class Batch:
         """Opens an image, and its outputs for this process alone, and finds the blocks that are left."""
         outcome, given = tally.outcome, self.choices
         image, axes, select = outcome.errand.image, given.axes, given.select
-        job = Job.prepare(image, given.model, given.settings, axes=axes, select=select, ask=self.workers.ask)
+        ask = partial(self.workers.ask, stop=self.stop)
+        job = Job.prepare(image, given.model, given.settings, axes=axes, select=select, ask=ask)
         tally.opened.enter_context(job)
         outcome.order, outcome.model = job.order, job.model.header.name
         run = self._claimed(tally, job)
@@ -233,6 +258,8 @@ class Batch:
             if tally.ending is not None and (wait or tally.ending.done()):
                 try:
                     outcome.ending = tally.ending.result()
+                except StoppedError:
+                    outcome.stopped = True
                 except Exception as error:
                     outcome.errors.append(error)
             elif wait:

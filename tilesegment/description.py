@@ -1,15 +1,16 @@
 """What a file is: an image, a mask or a model, in a few facts."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tilesegment.header import ModelHeader, read_header
 from tilesegment.images import open_image
-from tilesegment.masks import open_mask
-from tilesegment.masks.disk import MARK, is_ours, read_group
+from tilesegment.masks import Mask, is_mask, open_mask
+from tilesegment.masks.counting import counted
 from tilesegment.masks.exported import KINDS, read_exported
-from tilesegment.masks.exported_reading import open_exported
+from tilesegment.masks.record import read_record
 from tilesegment.models import TRAINED, bundled_models
 
 # others' suffixes too: that their files are not opened is said better as of a model than as of an image
@@ -17,11 +18,18 @@ _MODELS = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl")
 _FOREIGN = (".onnx", ".zip")
 
 
-def describe(path: str | Path) -> dict[str, Any]:
+def describe(
+    path: str | Path,
+    *,
+    axes: str | None = None,
+    select: Mapping[str, int] | None = None,
+    series: int | None = None,
+) -> dict[str, Any]:
     """Facts about an image, a mask or a model, as plain JSON values; `kind` says which of them it is.
 
     Args:
         path: a file, a Zarr folder, or the name of a bundled model.
+        axes, select, series: how to read an image, see `open_image`.
 
     Raises:
         ImageError, MaskError, ModelError: it is none of them, or damaged.
@@ -38,26 +46,13 @@ def describe(path: str | Path) -> dict[str, Any]:
         from tilesegment.exchange.onnx_model import load_model
 
         return _model(str(path), load_model(path).header)
-    return _mask(path) if _is_mask(path) else _image(path)
+    if os.path.isfile(path) and "digest" in (read_exported(path) or {}):
+        return _jpeg_mask(path)
+    return _mask(path) if is_mask(path) else _image(path, axes=axes, select=select, series=series)
 
 
-def _is_mask(path: Path) -> bool:
-    """Whether `path` is a mask that we wrote, as Zarr finished or not.
-
-    Probabilities are images: their values are read as such. So is a TIFF or PNG of a mask that was saved anew as
-    something else, cropped or in colours.
-    """
-    if os.path.isfile(path):
-        record = read_exported(path)
-        return record is not None and ("digest" in record or open_exported(path) is not None)
-    group = read_group(path) if is_ours(path) else None
-    record = {} if group is None else group.attributes[MARK]
-    layout = record.get("layout") if isinstance(record, dict) else None
-    return group is not None and not (isinstance(layout, dict) and layout.get("kind") == "probabilities")
-
-
-def _image(path: Path) -> dict[str, Any]:
-    with open_image(path) as source:
+def _image(path: Path, **reading: Any) -> dict[str, Any]:
+    with open_image(path, **reading) as source:
         size, depth = source.pixel_size, source.frame.z
         facts: dict[str, Any] = {
             "kind": "image",
@@ -66,18 +61,18 @@ def _image(path: Path) -> dict[str, Any]:
             "shape_yx": list(source.shape),
             "planes": source.depth,
             "channels": source.channels,
-            "dtype": str(source.dtype),
+            "dtype": str(source.stored_dtype),
             "pixel_size_um": None if size is None else [size.y, size.x],
             "levels": [list(level.shape) for level in source.levels],
         }
         if source.depth is not None:
             facts["plane_spacing_um"] = depth.scale if depth.unit else None
+        if source.contents:
+            facts["series"] = list(source.contents)
         return facts | ({"notes": list(source.notes)} if source.notes else {})
 
 
 def _mask(path: Path) -> dict[str, Any]:
-    if os.path.isfile(path) and "digest" in (read_exported(path) or {}):
-        return _jpeg_mask(path)
     mask = open_mask(path)
     size = mask.spec.pixel_size
     return {
@@ -90,6 +85,7 @@ def _mask(path: Path) -> dict[str, Any]:
         "levels": len(mask.levels),
         "block": mask.spec.block,
         "classes": {str(n): one.name for n, one in enumerate(mask.spec.classes)},
+        **_shares(mask),
         "fingerprint": dict(mask.spec.fingerprint),
         "provenance": dict(mask.spec.provenance),
     }
@@ -99,12 +95,21 @@ def _jpeg_mask(path: Path) -> dict[str, Any]:
     """What is known of a mask that holds the colours of its classes and not which these are."""
     facts = _image(path)
     return {
-        **{key: facts[key] for key in ("path", "format", "shape_yx", "planes", "pixel_size_um")},
         "kind": "mask",
+        **{key: facts[key] for key in ("path", "format", "shape_yx", "planes", "pixel_size_um")},
         "holds": "colours of classes, no class ids",
         "levels": 1,
         "classes": {},
     }
+
+
+def _shares(mask: Mask) -> dict[str, Any]:
+    """Share of the pixels, 0 to 1, and area of each class, in all planes; and of which level they are."""
+    found = counted(mask.spec, mask.levels, read_record(mask.path) or {})
+    size, whole = mask.spec.pixel_size, (mask.spec.depth or 1) * mask.spec.shape[0] * mask.spec.shape[1]
+    shares = {str(n): share for n, share in enumerate(found.shares)}
+    areas = None if size is None else {n: share * whole * size.y * size.x for n, share in shares.items()}
+    return {"counted_at_level": found.level, "shares": shares, "areas_um2": areas}
 
 
 def _model(name: str, header: ModelHeader) -> dict[str, Any]:

@@ -151,8 +151,8 @@ def _metadata(path: Path) -> dict[str, str]:
             # only then: the length of a header may begin with any two bytes
             if not plausible and (start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in _PICKLES)):
                 raise ModelError(
-                    "a pickled checkpoint, which could run code and is not opened; models are .safetensors: make one of "
-                    "its weights with tileseg import"
+                    "a pickled checkpoint, which could run code and is not opened; models are .safetensors: make one "
+                    "of its weights with tileseg import"
                 )
             if not plausible:
                 raise ModelError("not a model: expected a .safetensors file written by tileseg train")

@@ -60,9 +60,9 @@ class Job:
             ImageError, ModelError, PlanError, DeviceError: one of them is not to be had or does not fit the others.
         """
         settings.check()
-        machine = ask(settings)
-        source = open_image(image, axes=axes, select=select)
+        source = open_image(image, axes=axes, select=select, series=settings.series, invert=settings.invert)
         try:
+            machine = ask(settings)  # may be waited for, an image that cannot be read need not
             order, loaded = decide(source, image, model, settings, machine, ask, axes=axes, select=dict(select or {}))
             return cls(order, source, loaded)
         except BaseException:
@@ -76,7 +76,10 @@ class Job:
         Raises:
             ImageError, ModelError, PlanError: image or model are not to be had here, or are others here.
         """
-        source = open_image(order.image, axes=order.axes, select=order.select)
+        chosen = order.settings
+        source = open_image(
+            order.image, axes=order.axes, select=order.select, series=chosen.series, invert=chosen.invert
+        )
         try:
             model = load(order.model, order.settings)
             check_same(order, source, model)
@@ -128,22 +131,36 @@ class Job:
         """Bytes of the image that were decoded so far, for each byte of the blocks that were read, margins left out."""
         return self.source.decoded_bytes / self._wanted_bytes if self._wanted_bytes else None
 
-    def read(self, z: int, block: Block) -> np.ndarray:
+    def read(self, z: int, block: Block, needed: Region | None = None) -> np.ndarray:
         """Pixels (C, H, W) of `block.read` in plane `z`, mirrored beyond the image.
 
+        Args:
+            z, block: what is read.
+            needed: the part of `block.read` that decides `block.write`; None takes it from the field of view. The last
+                tiles may reach further: what is not finite there becomes 0, and decides nothing.
+
         Raises:
-            ImageError: they cannot be read, or hold NaN or infinity.
+            ImageError: they cannot be read, or hold NaN or infinity where they are needed.
         """
         pixels = read_mirrored(self.source, block.read, self.settings.level, z)
         self._wanted_bytes += block.write.area * len(pixels) * pixels.itemsize
         if self.plan.channels != tuple(range(len(pixels))):
             pixels = pixels[list(self.plan.channels)]
-        if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        if pixels.dtype.kind != "f" or np.isfinite(pixels).all():
+            return pixels
+        needed = self._needed(block) if needed is None else needed
+        if not np.isfinite(pixels[:, *needed.within(block.read).slices]).all():
             raise ImageError(
-                f"{self.plan.image.path} holds NaN or infinity within {block.read}, plane {z}; replace them, or leave "
+                f"{self.plan.image.path} holds NaN or infinity within {needed}, plane {z}; replace them, or leave "
                 "the region out with roi"
             )
-        return pixels
+        return np.nan_to_num(pixels, nan=0, posinf=0, neginf=0)
+
+    def _needed(self, block: Block) -> Region:
+        """The pixels that decide `block.write`: its last pooling cells whole, and the margin behind them."""
+        view, write, read = self.plan.network.view, block.write, block.read
+        y1, x1 = (-(-end // view.divisor) * view.divisor + view.after for end in (write.y1, write.x1))
+        return Region(read.y0, read.x0, y1, x1).intersect(read)
 
     def seconds_per_tile(self) -> float:
         """What a tile takes here, measured on one batch after another that warms up."""

@@ -67,7 +67,7 @@ class ThisProcess:
     ) -> None:
         self._finisher.shutdown(cancel_futures=True)
 
-    def ask(self, settings: Settings) -> Machine:
+    def ask(self, settings: Settings, stop: Callable[[], bool] = lambda: False) -> Machine:
         """What a plan needs to know of this machine."""
         return this_machine(settings)
 

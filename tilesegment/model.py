@@ -44,6 +44,14 @@ class Model:
             return chosen(self.network, self.header.halo, self.header.channels)
         return derive(self.network, self.header.channels)
 
+    def why_inexact(self) -> str | None:
+        """Say why no halo makes the network's tiles exact, whether or not one was chosen; None if one does."""
+        try:
+            derive(self.network, self.header.channels)
+        except ModelError as error:
+            return str(error).partition("; choose a halo")[0]
+        return None
+
     def with_halo(self, halo: int) -> "Model":
         """The same with a chosen halo, pixels, rounded up to the network's divisor; its tiles need not be exact.
 

@@ -56,6 +56,11 @@ def measure(source: ImageSource, plan: Plan, level: int) -> Normalisation:
     mean = sums[1] / sums[0]
     std = np.sqrt(np.maximum(sums[2] / sums[0] - mean**2, 0))
     # rounding leaves a constant channel a spread of about 1e-8 of its value
+    if source.stored_dtype != source.dtype and np.any(std <= 1e-6 * np.abs(mean)):
+        raise ImageError(
+            f"{source.path} holds {source.stored_dtype} of which a channel is constant, or spans too little for so "
+            "large values to differ in float32: subtract the smallest value and save it as uint16 or float32"
+        )
     if not np.isfinite(std).all() or np.any(std <= 1e-6 * np.abs(mean)):
         raise ImageError(
             f"{source.path} is constant or holds NaN in a channel and cannot be normalised by itself; leave normalise "

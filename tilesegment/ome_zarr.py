@@ -6,7 +6,7 @@ reduced is believed only where its shape agrees.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -15,7 +15,7 @@ from tilesegment.errors import ImageError
 from tilesegment.metadata import Frame, Spacing, reduction
 
 _NEWEST = (0, 5)
-_TOLERANCE = 0.05  # levels may be padded or cut to whole chunks
+_TOLERANCE = 0.03  # levels may be padded or cut to whole chunks
 _MAX_NAME = 255  # characters of the name of an axis or level
 
 
@@ -74,9 +74,10 @@ class Multiscale:
                 unsaid.append(f"{self.paths[number]} ({_by(shaped)})")
             else:
                 wrong.append(f"{self.paths[number]} ({_by(shaped)}, not {_by(said)})")
+        taken = "how many pixels of level 0 one of its pixels spans is taken from its shape"
         notes = [
-            f"{self.path}: {what} of level {', '.join(levels)}: taken from its shape, in pixels of level 0"
-            for what, levels in (("no scale", unsaid), ("a scale that does not fit the shape", wrong))
+            f"{self.path}: {what} level {_list(levels)}: {taken}"
+            for what, levels in (("no scale is given for", unsaid), ("the shape contradicts the scale of", wrong))
             if levels
         ]
         return tuple(factors), tuple(notes)
@@ -86,8 +87,8 @@ class Multiscale:
         first, here = self.scales[0], self.scales[number]
         if first is None or here is None:
             return None
-        y, x = (_rounded(here[i] / first[i]) for i in (self.axes.index("y"), self.axes.index("x")))
-        return y, x
+        y, x = (here[i] / first[i] for i in (self.axes.index("y"), self.axes.index("x")))
+        return (_rounded(y), _rounded(x)) if min(y, x) > 0 and max(y, x) < math.inf else None
 
 
 def _by(factors: tuple[float, float]) -> str:
@@ -105,8 +106,22 @@ def _agree(factors: tuple[float, float], full: tuple[int, int], reduced: tuple[i
     return all(abs(whole / factor - part) < max(1, _TOLERANCE * part) for factor, whole, part in sides)
 
 
-def read_multiscale(path: str, attributes: Mapping[str, Any]) -> Multiscale | None:
+def multiscale_names(attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the images that the `attributes` of a group describe, mostly one; numbers where there are no names."""
+    ome = attributes.get("ome", attributes)
+    images = ome.get("multiscales") if isinstance(ome, Mapping) else None
+    images = images if isinstance(images, list) else []
+    names = [image.get("name") if isinstance(image, Mapping) else None for image in images]
+    return tuple(
+        name if isinstance(name, str) and name and is_printable(name) else f"multiscale {number}"
+        for number, name in enumerate(names)
+    )
+
+
+def read_multiscale(path: str, attributes: Mapping[str, Any], number: int = 0) -> Multiscale | None:
     """The OME-Zarr image that the `attributes` of the group `path` describe; None if they describe none.
+
+    Of several that share a group, the one with this `number`.
 
     The transformations of a level, and then those of the whole image, are applied in their order.
 
@@ -121,7 +136,7 @@ def read_multiscale(path: str, attributes: Mapping[str, Any]) -> Multiscale | No
     if not ome.get("multiscales"):
         return None
     try:
-        image = ome["multiscales"][0]
+        image = ome["multiscales"][number]
         version = shared or image.get("version") or "0.4"
         _check_version(path, "0.6" if "coordinateSystems" in image else version)
         return _read(path, str(version)[:10], image)
@@ -163,7 +178,7 @@ def _read(path: str, version: str, image: Mapping[str, Any]) -> Multiscale:
         names,
         units,
         paths,
-        tuple(tuple(p.scale) if p.is_scaled else None for p in placed),
+        tuple(tuple(p.scale) if p.is_scaled and p.is_read else None for p in placed),
         tuple(tuple(p.origin) for p in placed),
         tuple(f"{path}: {doubt}" for doubt in doubts),
     )
@@ -175,41 +190,42 @@ class _Placement:
 
     Attributes:
         scale, origin: a number for each axis.
-        is_scaled: whether a scale was among them, and all of them could be read.
-        doubts: which could not, and what to do.
+        is_scaled: whether there is a scale.
+        is_read: whether all of them could be read.
+        doubts: which could not, or are not what they should be.
     """
 
     scale: list[float]
     origin: list[float]
     is_scaled: bool
+    is_read: bool
     doubts: tuple[str, ...]
 
     @classmethod
     def of(cls, transformations: Any, axes: tuple[str, ...]) -> "_Placement":
         """Of `transformations`, one after the other."""
-        scale, origin, is_scaled, doubts = [1.0] * len(axes), [0.0] * len(axes), False, []
+        scale, origin, is_scaled, is_read, doubts = [1.0] * len(axes), [0.0] * len(axes), False, True, []
         for one in _flat(transformations or []):
-            kind, numbers = one["type"], None
-            if kind in ("scale", "translation"):
-                numbers, doubt = _numbers(one, axes)
-            else:
-                doubt = f"a transformation of type {str(kind)[:40]!r} is not read: the pixel size is taken for unknown"
-            if numbers is None:
+            numbers, doubt = _numbers(one, axes)
+            if doubt:
                 doubts.append(doubt)
-            elif kind == "scale":
+            if numbers is None:
+                is_read = False
+            elif one["type"] == "scale":
                 scale = [a * b for a, b in zip(scale, numbers, strict=True)]
                 origin = [a * b for a, b in zip(origin, numbers, strict=True)]
                 is_scaled = True
             else:
                 origin = [a + b for a, b in zip(origin, numbers, strict=True)]
-        return cls(scale, origin, is_scaled and not doubts, tuple(doubts))
+        return cls(scale, origin, is_scaled, is_read, tuple(doubts))
 
     def then(self, whole: "_Placement") -> "_Placement":
         """Followed by the transformations of the whole image."""
         return _Placement(
             [a * b for a, b in zip(self.scale, whole.scale, strict=True)],
             [a * b + c for a, b, c in zip(self.origin, whole.scale, whole.origin, strict=True)],
-            (self.is_scaled or whole.is_scaled) and not self.doubts + whole.doubts,
+            self.is_scaled or whole.is_scaled,
+            self.is_read and whole.is_read,
             self.doubts + whole.doubts,
         )
 
@@ -232,24 +248,33 @@ def _flat(transformations: Any, depth: int = 0) -> list[Mapping[str, Any]]:
 
 
 def _numbers(transformation: Mapping[str, Any], axes: tuple[str, ...]) -> tuple[list[float] | None, str]:
-    """The numbers of a scale or translation, one for each axis; None if they cannot be used, and why.
+    """The numbers of a scale or translation, one for each axis, or None if they are not read; and what to say of it.
 
-    Numbers for the axes of space alone are spread over all axes.
+    There should be one for each axis. Else they are those of the axes that there are as many of: of space, of the
+    plane, or of all five that images have in OME-Zarr 0.1.
     """
-    kind = transformation["type"]
+    kind = str(transformation["type"])[:40]
+    if kind not in ("scale", "translation"):
+        return None, f"a transformation of type {kind!r} is not read: pixel size and position are taken for unknown"
     if kind not in transformation and "path" in transformation:
         where = str(transformation["path"])[:100]
         return None, f"its {kind} is stored in the array {where!r}, which is not read: write the numbers themselves"
     numbers = [float(number) for number in transformation[kind]]
-    space = [i for i, axis in enumerate(axes) if axis in ("z", "y", "x")]
-    if len(numbers) not in (len(axes), len(space)):
-        return None, f"a {kind} of {len(numbers)} numbers does not fit the axes {', '.join(axes)} and is not used"
-    if len(numbers) != len(axes):
-        spread = [1.0 if kind == "scale" else 0.0] * len(axes)
-        for i, number in zip(space, numbers, strict=True):
-            spread[i] = number
-        numbers = spread
-    return numbers, ""
+    if len(numbers) == len(axes):
+        return numbers, ""
+    for letters in ([axis for axis in axes if axis in ("z", "y", "x")], "yx", "tczyx"):
+        if len(letters) == len(numbers) and (len(letters) < len(axes) or set(axes) <= set(letters)):
+            named = dict(zip(letters, numbers, strict=True))
+            rest = 1.0 if kind == "scale" else 0.0
+            doubt = (
+                f"a {kind} of {len(numbers)} numbers for the axes {_list(axes)} is taken for that of {_list(letters)}"
+            )
+            return [named.get(axis, rest) for axis in axes], doubt
+    return None, f"a {kind} of {len(numbers)} numbers does not fit the axes {_list(axes)} and is not used"
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names)
 
 
 def is_printable(text: str) -> bool:

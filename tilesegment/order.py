@@ -98,7 +98,10 @@ def decide(
         settings, machine, notes = _for_onnx(loaded, settings, machine, ask)
     plan = make_plan(facts, _network_facts(loaded), settings, machine)
     normalisation = choose_normalisation(loaded.header.normalisation, source, plan, settings)
-    chosen = {"normalisation": asdict(normalisation), "axes": axes, "select": select}
+    chosen: dict[str, Any] = {"normalisation": asdict(normalisation), "axes": axes, "select": select}
+    # only where they are chosen: masks in progress of earlier versions are gone on with
+    chosen |= {} if settings.series is None else {"series": settings.series}
+    chosen |= {"invert": True} if settings.invert else {}
     skipping = choose_skipping(source, plan, settings)
     notes = source.notes + notes + resolution_notes(source, loaded.header.pixel_size, settings.level)
     notes += skipping.notes(plan.image.path)

@@ -51,7 +51,7 @@ def draw_preview(image: str | Path, mask: str | Path, out: str | Path, *, roi: R
     check_preview_path(Path(out))
     if os.path.realpath(out) in (os.path.realpath(image), os.path.realpath(mask)):
         raise MaskError(f"{out} is the image or the mask that is drawn; choose another name for the picture")
-    with open_image(image, axes=place.axes, select=place.select) as source:
+    with open_image(image, **place.reading) as source:
         _check_size(source, found, place)
         shown = place.region
         if roi is not None:
@@ -60,7 +60,7 @@ def draw_preview(image: str | Path, mask: str | Path, out: str | Path, *, roi: R
         if shown.area == 0:
             raise MaskError(f"{mask} holds {place.region} of level {place.level}, nothing of roi {roi}")
         drawn = (place.region, place.level, place.plane, found.spec.classes, found.spec.pixel_size, Path(out))
-        made = mask_digest(found.spec) if roi is None else ""
+        made = mask_digest(found.spec) + ("" if roi is None else f", {shown}")
         overview(source, found.levels[0], *drawn, shown=shown, made_of=made)
         return () if _is_of(source, found) else (_other_image(source, found),)
 
@@ -119,8 +119,7 @@ class _Place:
     level: int
     plane: int
     shape: tuple[int, int]
-    axes: str | None
-    select: Mapping[str, int]
+    reading: Mapping[str, Any]
 
 
 def _placed(mask: Mask) -> _Place:
@@ -132,8 +131,7 @@ def _placed(mask: Mask) -> _Place:
             int(decided["level"]),
             int(decided["planes"][0]),
             (int(height), int(width)),
-            decided.get("axes"),
-            dict(decided.get("select") or {}),
+            {name: decided[name] for name in ("axes", "select", "series", "invert") if decided.get(name) is not None},
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise MaskError(f"{mask.path} does not say of which image it is ({error!r}); compute it again") from error

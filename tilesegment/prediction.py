@@ -70,6 +70,9 @@ def predict(
     ngff: str = "0.5",
     probabilities: str | Path | None = None,
     preview: str | Path | None = None,
+    probabilities_dtype: str = "float32",
+    heatmap: str | Path | None = None,
+    heatmap_class: str | None = None,
     axes: str | None = None,
     select: Mapping[str, int] | None = None,
     part: tuple[int, int] | None = None,
@@ -81,14 +84,18 @@ def predict(
     """Segments an image of any size into a mask, seamlessly: equal to one pass over the whole mirror-padded image.
 
     Args:
-        image: TIFF, OME-TIFF, Zarr, OME-Zarr, PNG or JPEG; uint8, uint16 or float32.
+        image: TIFF, OME-TIFF, Zarr, OME-Zarr, PNG or JPEG; uint8, uint16 or float32, other integers and floats with
+            normalise="image".
         out: `mask.zarr`, `image.zarr/labels/NAME`, `mask.tif`, `mask.png` or `mask.jpg`. An unfinished run with the
             same settings is continued; a finished one is left as it is.
         model: file, or name of a bundled model; None takes `em-membrane` for one-channel images.
         overwrite: replace an existing mask, once the new one is complete.
         ngff: OME-Zarr version of a mask on its own: 0.5, or 0.4 for QuPath and Fiji.
-        probabilities: `p.zarr`, also writes the class probabilities (K, H, W) float32 there.
+        probabilities: `p.zarr`, also writes the class probabilities (K, H, W) there, with a pyramid.
         preview: a PNG or JPEG, image and overlay side by side.
+        probabilities_dtype: `float32`, or `uint8` for 0 to 255.
+        heatmap: a PNG, at most 2048 pixels a side, of how probable a class is; drawn from the probabilities.
+        heatmap_class: name or number of that class; None is every class but 0.
         axes, select: how the image's dimensions are to be read, see `open_image`.
         part: (k, n), only the k-th of n equal parts of the blocks, counted from 1. Any number of processes do parts at
             a time; whichever is the last one finishes the mask.
@@ -96,14 +103,15 @@ def predict(
         listeners: hear how it goes.
         stop: asked between blocks; if it says so, the run ends there.
         settings: the fields of `Settings`: tile, halo, prune, batch, device, precision, roi, level, z, channels,
-            runtime, threshold, tta, normalise, skip_empty.
+            runtime, threshold, tta, normalise, skip_empty, series, invert.
 
     Raises:
         TilesegmentError: the image, the model, the settings or the output is not to be had; nothing that existed is
             lost. `StoppedError`, as asked: the same call goes on from there.
     """
     choices = Choices(model, make_settings(settings), axes, select, part)
-    errand = Errand(image, Outputs(out, probabilities, preview, ngff, overwrite))
+    likely = (probabilities_dtype, heatmap, heatmap_class)
+    errand = Errand(image, Outputs(out, probabilities, preview, ngff, overwrite, *likely))
     (outcome,) = predict_many([errand], choices, workers, listeners=listeners, stop=stop)
     if outcome.errors:
         raise outcome.errors[0]

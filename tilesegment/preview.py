@@ -168,6 +168,8 @@ def check_preview_path(path: Path) -> None:
         )
     if not path.parent.is_dir():
         raise MaskError(f"{path}: there is no folder {path.parent}; create it, or choose another place")
+    if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise MaskError(f"{path}: the folder {path.parent} cannot be written to; choose another place")
 
 
 def _compose(

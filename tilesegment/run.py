@@ -11,6 +11,7 @@ import numpy as np
 
 from tilesegment.errors import MaskError, PlanError
 from tilesegment.geometry import Block
+from tilesegment.heatmap import Heatmap, check_heatmap, class_to_show
 from tilesegment.job import Job
 from tilesegment.masks import MaskWriter, create_mask, create_probabilities, is_complete, open_mask
 from tilesegment.masks.record import STORED, read_record
@@ -27,10 +28,13 @@ class Outputs:
 
     Attributes:
         mask: `mask.zarr`, `image.zarr/labels/NAME`, `mask.tif`, `mask.png` or `mask.jpg`.
-        probabilities: `p.zarr` for the class probabilities (K, H, W) float32.
+        probabilities: `p.zarr` for the class probabilities (K, H, W).
         preview: a PNG or JPEG, image and overlay side by side.
         ngff: OME-Zarr version of a mask on its own.
         overwrite: replace what is there, once the new is complete.
+        probabilities_dtype: of the probabilities, `float32`, or `uint8` for 0 to 255.
+        heatmap: a PNG of how probable a class is, drawn from the probabilities.
+        heatmap_class: name or number of that class; None is every class but 0.
     """
 
     mask: str | Path
@@ -38,6 +42,9 @@ class Outputs:
     preview: str | Path | None = None
     ngff: str = "0.5"
     overwrite: bool = False
+    probabilities_dtype: str = "float32"
+    heatmap: str | Path | None = None
+    heatmap_class: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +58,7 @@ class Run:
         preview: a picture to draw before the mask is finished.
         part: (k, n) of n parts of the blocks this run does the k-th, counted from 1; None for all of them.
         notes: what a user should know of an earlier run of which the outputs are.
+        heatmap: a picture to draw of the finished probabilities.
     """
 
     order: Order
@@ -59,6 +67,7 @@ class Run:
     preview: Path | None = None
     part: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
+    heatmap: Heatmap | None = None
 
     def stored(self) -> tuple[np.ndarray, int]:
         """Whether each block is stored, bool (planes, rows, columns), and how many objects are damaged."""
@@ -115,7 +124,7 @@ class Run:
         for store in self.stores:
             if _holds_probabilities(store):
                 assert likely is not None
-                store.write(region, likely.astype(np.float32, copy=False), plane)
+                store.write(region, _as_stored(likely, store.base.grid.dtype), plane)
             else:
                 store.write(region, ids, plane)
 
@@ -158,11 +167,13 @@ def begin(job: Job, outputs: Outputs, part: tuple[int, int] | None = None) -> Ru
     Raises:
         PlanError, MaskError: they cannot be written there. Nothing has been changed then.
     """
+    heatmap = _heatmap(job, outputs)
     spec, stores = job.spec(), []
     check_outputs(job.order.image, outputs, mask_digest(spec))
     anew = outputs.overwrite
-    if outputs.probabilities is not None and (anew or not is_complete(outputs.probabilities, spec, probabilities=True)):
-        stores.append(create_probabilities(outputs.probabilities, spec, overwrite=anew))
+    likely, values = outputs.probabilities, outputs.probabilities_dtype
+    if likely is not None and (anew or not is_complete(likely, spec, probabilities=True, values=values)):
+        stores.append(create_probabilities(likely, spec, overwrite=anew, values=values))
     if anew or not is_complete(outputs.mask, spec, ngff=outputs.ngff):
         stores.append(create_mask(outputs.mask, spec, ngff=outputs.ngff, overwrite=anew))
     elif outputs.preview is not None and not os.path.exists(outputs.preview):
@@ -170,7 +181,8 @@ def begin(job: Job, outputs: Outputs, part: tuple[int, int] | None = None) -> Ru
     preview = None if outputs.preview is None else Path(outputs.preview).absolute()
     mask = Path(outputs.mask).absolute()
     place = next((store.target.partial for store in stores if not _holds_probabilities(store)), mask)
-    return Run(job.order, mask, tuple(stores), preview, part, _doubts(job.order, read_record(place)))
+    doubts = _doubts(job.order, read_record(place))
+    return Run(job.order, mask, tuple(stores), preview, part, doubts, heatmap)
 
 
 def _doubts(order: Order, record: Mapping[str, Any] | None) -> tuple[str, ...]:
@@ -215,11 +227,36 @@ def finish(run: Run, job: Job, known: Mapping[str, Any]) -> Ending:
                 if run.preview is not None and not _holds_probabilities(store):
                     _draw(run, job, store, run.preview)
                 store.finish(known)
+                if run.heatmap is not None and _holds_probabilities(store):
+                    run.heatmap.draw()
         complete &= is_ours_to_do or store.is_finished()
     if run.preview is not None and missing and all(map(_holds_probabilities, run.stores)):
         draw_preview(run.order.image, run.mask, run.preview)
+    if run.heatmap is not None and not any(map(_holds_probabilities, run.stores)):
+        run.heatmap.draw()
     unmeasured = measured and inexact is None
     return Ending(complete, inexact, job.disagreement, job.read_amplification, job.batch, unmeasured)
+
+
+def _heatmap(job: Job, outputs: Outputs) -> Heatmap | None:
+    """The heat map that is asked for.
+
+    Raises:
+        PlanError: there are no probabilities to draw it from, or no such class.
+    """
+    if outputs.heatmap is None:
+        return None
+    if outputs.probabilities is None:
+        raise PlanError("--heatmap is drawn from the probabilities: give --probabilities P.ZARR, too")
+    shown = class_to_show(outputs.heatmap_class, job.model.header.classes)
+    return Heatmap(Path(outputs.heatmap).absolute(), Path(outputs.probabilities).absolute(), shown)
+
+
+def _as_stored(likely: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Probabilities 0 to 1 in the type in which they are kept; as whole numbers, from 0 to the largest."""
+    if dtype.kind == "f":
+        return likely.astype(dtype, copy=False)
+    return np.rint(likely * np.iinfo(dtype).max).astype(dtype)
 
 
 def _draw(run: Run, job: Job, mask: MaskWriter, preview: Path) -> None:
@@ -245,10 +282,11 @@ def check_outputs(image: str, outputs: Outputs, made_of: str) -> None:
 
     Raises:
         PlanError: two of them are one, or an output lies in the image elsewhere than among its labels.
-        MaskError: the preview cannot be written under its name.
+        MaskError: the preview or the heat map cannot be written under its name.
     """
     source = Path(image).resolve()
     given = {"out": outputs.mask, "probabilities": outputs.probabilities, "preview": outputs.preview}
+    given["heatmap"] = outputs.heatmap
     paths = {name: Path(path).resolve() for name, path in given.items() if path is not None}
     for name, path in paths.items():
         if path == source or path in source.parents:
@@ -259,6 +297,8 @@ def check_outputs(image: str, outputs: Outputs, made_of: str) -> None:
         raise PlanError(f"{', '.join(paths)} name one file twice; give each a name of its own")
     if outputs.preview is not None:
         _check_preview(Path(outputs.preview), outputs.overwrite, made_of)
+    if outputs.heatmap is not None:
+        check_heatmap(Path(outputs.heatmap), outputs.overwrite)
 
 
 def _check_preview(path: Path, overwrite: bool, made_of: str) -> None:
@@ -266,7 +306,7 @@ def _check_preview(path: Path, overwrite: bool, made_of: str) -> None:
     check_preview_path(path)
     if path.is_dir() or (path.exists() and not overwrite and shows(path) != made_of):
         raise MaskError(
-            f"preview {path} exists and is none of this mask; choose another name, or use --overwrite to replace it"
+            f"preview {path} exists; choose another name, or use --overwrite to replace it: it is not one of this mask"
         )
 
 

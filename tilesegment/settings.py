@@ -28,6 +28,8 @@ class Settings:
         normalise: `model` takes the grey values that the model was trained on, `image` measures those of this image.
         skip_empty: which blocks become class 0 without being predicted: `constant`, those of one value; `tissue`, those
             without tissue; or the file of a mask, those where it is zero. None predicts all.
+        series: number of the image in a file that holds several, counted from 0; by default the largest.
+        invert: where a file says that 0 is white (MINISWHITE), turn its values so that 0 is black.
     """
 
     tile: int | None = None
@@ -45,6 +47,8 @@ class Settings:
     tta: bool = False
     normalise: str = "model"
     skip_empty: str | None = None
+    series: int | None = None
+    invert: bool = False
 
     def check(self) -> None:
         """Whether the values can be.
@@ -56,6 +60,8 @@ class Settings:
             raise PlanError(f"batch is {self.batch}; allowed: auto, 1 to 1024")
         if self.halo is not None and not 0 <= self.halo <= 65_536:
             raise PlanError(f"halo is {self.halo}; allowed: 0 to 65536 pixels")
+        if self.series is not None and self.series < 0:
+            raise PlanError(f"series is {self.series}; images of a file are counted from 0")
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise PlanError(f"threshold is {self.threshold}; allowed: between 0 and 1")
         if self.roi is not None and not isinstance(self.roi, Region):

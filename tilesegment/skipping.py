@@ -6,8 +6,9 @@ what is predicted never depends on what is skipped.
 
 import hashlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from math import ceil, floor
 from typing import Any
 
@@ -18,6 +19,7 @@ from skimage.filters import threshold_otsu
 from tilesegment.errors import PlanError
 from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, open_image
+from tilesegment.masks import Mask, is_mask, open_mask
 from tilesegment.plan import Plan
 from tilesegment.settings import Settings
 
@@ -44,6 +46,7 @@ class Skipping:
             none is: whoever reads a block decides.
         share: of the pixels, those in blocks that are known to be empty.
         thresholds: for tissue, one for each plane; None where tissue could not be told from glass.
+        said: what a user should know of how a mask was read.
     """
 
     mode: str | None
@@ -51,6 +54,7 @@ class Skipping:
     bits: bytes
     share: float
     thresholds: tuple[float | None, ...] = ()
+    said: tuple[str, ...] = ()
 
     @property
     def empty(self) -> np.ndarray:
@@ -102,8 +106,8 @@ class Skipping:
             where = "" if len(self.thresholds) == 1 else f" in {blind} of {len(self.thresholds)} planes"
             return (f"{path}: tissue cannot be told from glass{where}, nothing is skipped there; a mask can say it",)
         if self.mode not in (None, CONSTANT) and self.share in (0, 1):
-            return (f"{path}: {'no block is' if self.share == 0 else 'all blocks are'} empty ({self.mode})",)
-        return ()
+            return (*self.said, f"{path}: {'no block is' if self.share == 0 else 'all blocks are'} empty ({self.mode})")
+        return self.said
 
 
 def choose_skipping(source: ImageSource, plan: Plan, settings: Settings) -> Skipping:
@@ -124,7 +128,8 @@ def choose_skipping(source: ImageSource, plan: Plan, settings: Settings) -> Skip
             f"skip_empty is {chosen!r}; allowed: {CONSTANT}, {TISSUE}, or an image file that is zero where nothing is "
             "to be predicted"
         )
-    return _skipping("mask", plan, _outside(chosen, plan))
+    with _opened(chosen, settings.invert) as mask:
+        return replace(_skipping("mask", plan, _outside(mask, plan)), said=mask.notes)
 
 
 def _skipping(mode: str | None, plan: Plan, empty: np.ndarray, thresholds: tuple[float | None, ...] = ()) -> Skipping:
@@ -190,7 +195,7 @@ def _distance(pixels: np.ndarray) -> np.ndarray:
 
 def _white(source: ImageSource) -> float:
     """The largest value that a pixel can have; floats are taken to go to 1."""
-    return 1.0 if source.dtype.kind == "f" else float(np.iinfo(source.dtype).max)
+    return 1.0 if source.stored_dtype.kind == "f" else float(np.iinfo(source.stored_dtype).max)
 
 
 def _overview(source: ImageSource, z: int) -> tuple[np.ndarray, tuple[float, float]]:
@@ -217,32 +222,65 @@ def _reduced(pixels: np.ndarray, factor: int) -> np.ndarray:
     return cells.mean((2, 4), dtype=np.float32)
 
 
-def _outside(path: str, plan: Plan) -> np.ndarray:
+def _outside(mask: "_Outline", plan: Plan) -> np.ndarray:
     """Whether a mask is zero in all of a block, bool (planes, rows, columns).
 
     Raises:
         PlanError: it is not a mask of this image.
         ImageError: it cannot be read.
     """
-    with open_image(path) as mask:
-        _check_fits(mask, plan)
-        scale = (plan.image.shape[0] / mask.shape[0], plan.image.shape[1] / mask.shape[1])
-        colours = mask.channels - (mask.channels in (2, 4))  # alpha says nothing
-        is_flat = (mask.depth or 1) == 1
+    _check_fits(mask, plan)
+    scale = (plan.image.shape[0] / mask.shape[0], plan.image.shape[1] / mask.shape[1])
 
-        def empty_at(z: int) -> np.ndarray:
-            return _by_block(
-                plan, lambda region: not mask.read(_covering(region, scale, mask.shape), 0, z)[:colours].any()
-            )
+    def empty_at(z: int) -> np.ndarray:
+        return _by_block(plan, lambda region: not mask.read(_covering(region, scale, mask.shape), z).any())
 
-        return np.repeat(empty_at(0)[None], len(plan.planes), 0) if is_flat else np.stack([*map(empty_at, plan.planes)])
+    if mask.depth == 1:
+        return np.repeat(empty_at(0)[None], len(plan.planes), 0)
+    return np.stack([*map(empty_at, plan.planes)])
 
 
-def _check_fits(mask: ImageSource, plan: Plan) -> None:
+@dataclass(frozen=True)
+class _Outline:
+    """A mask of any kind: `read` gives values (..., h, w) of a region of a plane, 0 where nothing is predicted."""
+
+    path: str
+    shape: tuple[int, int]
+    depth: int
+    read: Callable[[Region, int], np.ndarray]
+    notes: tuple[str, ...] = ()
+
+
+@contextmanager
+def _opened(path: str, invert: bool) -> Iterator[_Outline]:
+    """A mask that we wrote by its class ids, whatever the colours of its classes; any other image by its values."""
+    if is_mask(path):
+        mask = open_mask(path)
+        _check_whole(mask)
+        yield _Outline(path, mask.spec.shape, mask.spec.depth or 1, lambda region, z: mask.read(region, 0, z))
+        return
+    with open_image(path, invert=invert) as source:
+        colours = source.channels - (source.channels in (2, 4))  # alpha says nothing
+        read = lambda region, z: source.read(region, 0, z)[:colours]  # noqa: E731 - a class for one line is more to read
+        yield _Outline(path, source.shape, source.depth or 1, read, source.notes)
+
+
+def _check_whole(mask: Mask) -> None:
+    """Whether a mask that we wrote covers its image: that of a part would be taken for one of a smaller level."""
+    region, shape = (mask.spec.fingerprint.get(name) for name in ("region", "shape"))
+    if isinstance(region, list) and isinstance(shape, list) and region != [0, 0, *shape]:
+        part = f"{region[0]}:{region[2]},{region[1]}:{region[3]}"
+        raise PlanError(
+            f"the mask {mask.path} covers {part} of its image, {shape[0]} x {shape[1]}; give one of the whole image"
+        )
+
+
+def _check_fits(mask: _Outline, plan: Plan) -> None:
     (height, width), (rows, columns) = plan.image.shape, mask.shape
     # sides are whole numbers: the aspect may be off by what rounding a side to one makes
-    if abs(rows * width - columns * height) > max(height, width) or (mask.depth or 1) not in (1, plan.image.depth):
-        given, wanted = (f" x {depth} planes" if depth else "" for depth in (mask.depth, plan.image.depth))
+    if abs(rows * width - columns * height) > max(height, width) or mask.depth not in (1, plan.image.depth):
+        depths = (mask.depth if mask.depth > 1 else None, plan.image.depth)
+        given, wanted = (f" x {depth} planes" if depth else "" for depth in depths)
         raise PlanError(
             f"the mask {mask.path} is {rows} x {columns} pixels{given}, the image {height} x {width}{wanted}: give one "
             "of the same aspect, of any size, of one plane or of as many"

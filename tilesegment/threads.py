@@ -14,6 +14,11 @@ def thread_count() -> int:
     return core_count()
 
 
+def threads_each(processes: int) -> int:
+    """Those of each of so many processes that share the cores, no more than OMP_NUM_THREADS allows a process."""
+    return min(thread_count(), max(1, core_count() // processes))
+
+
 def core_count(root: Path = Path("/")) -> int:
     """The cores that this process may use: of its affinity, and of the CPU limits of its cgroups.
 

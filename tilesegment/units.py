@@ -50,7 +50,8 @@ def _converted(spacing: Spacing) -> Spacing:
     per = micrometres(spacing.unit)
     if per is None:
         return Spacing(spacing.scale, spacing.origin)
-    return Spacing(spacing.scale * per, spacing.origin * per, MICROMETRE)
+    scale, origin = spacing.scale * per, spacing.origin * per
+    return Spacing(scale, origin, MICROMETRE) if math.isfinite(scale) and math.isfinite(origin) else Spacing()
 
 
 def frame_of_size(size: PixelSize | None) -> Frame:

@@ -81,6 +81,8 @@ def verify(
     level: int = 0,
     axes: str | None = None,
     select: Mapping[str, int] | None = None,
+    series: int | None = None,
+    invert: bool = False,
     report: Callable[[Crop], None] = lambda crop: None,
 ) -> Verification:
     """Predicts crops twice: by tiles, as `predict` does, and in one pass, and compares.
@@ -95,6 +97,7 @@ def verify(
         device, precision: fp64 (on the CPU) leaves no rounding to argue about; fp32 verifies what a GPU does.
         runtime: as for `predict`.
         level: of the image's pyramid.
+        series, invert: which image of a file, and how it is read, see `open_image`.
         report: called after each crop.
 
     Raises:
@@ -103,7 +106,15 @@ def verify(
     if precision not in _TOLERANCE:
         raise PlanError(f"precision {precision!r} has rounding of its own; allowed for verify: {', '.join(_TOLERANCE)}")
     settings = Settings(
-        tile=tile, halo=halo, prune=prune, device=device, precision=precision, runtime=runtime, level=level
+        tile=tile,
+        halo=halo,
+        prune=prune,
+        device=device,
+        precision=precision,
+        runtime=runtime,
+        level=level,
+        series=series,
+        invert=invert,
     )
     with Job.prepare(image, model, settings, axes=axes, select=select) as job:
         crops = []
@@ -176,5 +187,5 @@ def _compare(job: Job, predictor: BlockPredictor, region: Region) -> Crop:
         view = FieldOfView(view.divisor, view.before + more, view.after + more, view.crops)
     once_block = TileGrid(region, side, side, view).at(0, 0)
     assert len(once_block.tiles) == 1
-    once_ids, once = predictor.predict_probabilities(job.read(plane, once_block), once_block)
+    once_ids, once = predictor.predict_probabilities(job.read(plane, once_block, once_block.read), once_block)
     return Crop(region, float(np.abs(probabilities - once).max()), int(np.count_nonzero(ids != once_ids)))

@@ -17,7 +17,19 @@ from tilesegment.networks.counting import floating_point_operations
 from tilesegment.predictors.speed import measure_product, threads
 from tilesegment.settings import Settings, check_names
 
-SETTINGS = ("tile", "halo", "prune", "batch", "device", "precision", "runtime", "channels", "normalise")
+SETTINGS = (
+    "tile",
+    "halo",
+    "prune",
+    "batch",
+    "device",
+    "precision",
+    "runtime",
+    "channels",
+    "normalise",
+    "series",
+    "invert",
+)
 _PLANNED = ("device", "precision", "runtime", "tile", "step", "batch", "block")
 LEAST_SIZE, MOST_SIZE = 64, 65536  # sides of a drawn image, pixels
 LEAST_SECONDS, MOST_SECONDS = 1, 86_400

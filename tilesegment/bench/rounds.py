@@ -178,7 +178,8 @@ def _time_prediction(subject: Subject, settings: Settings, workers: ThisProcess 
 
 def _blocks(subject: Subject, job: Job) -> Iterator[tuple[int, Block, Job]]:
     """Plane and block of each, and the job with the image opened anew: no pixel is kept from the last time."""
-    with open_image(subject.image, axes=subject.axes, select=subject.select) as source:
+    series, invert = subject.settings.series, subject.settings.invert
+    with open_image(subject.image, axes=subject.axes, select=subject.select, series=series, invert=invert) as source:
         opened = Job(job.order, source, job.model)
         for z, block in job.plan.work():
             yield z, block, opened

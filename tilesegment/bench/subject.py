@@ -83,7 +83,7 @@ def given_subject(
     Raises:
         TilesegmentError: as `Job.prepare`.
     """
-    with open_image(image, axes=axes, select=select) as source:
+    with open_image(image, axes=axes, select=select, series=settings.series, invert=settings.invert) as source:
         z = None if source.depth is None else (source.depth // 2, source.depth // 2 + 1)
         grey = (source.channels if settings.channels is None else len(settings.channels)) == 1
     if model is None and grey:

@@ -1,5 +1,6 @@
 """The same blocks on the workers of a Dask cluster. Only this package imports dask."""
 
 from tilesegment.cluster.cluster import Cluster
+from tilesegment.cluster.crew import WAIT
 
-__all__ = ["Cluster"]
+__all__ = ["WAIT", "Cluster"]

@@ -3,28 +3,38 @@
 import importlib.util
 import ipaddress
 import logging
-import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, build_opener
 
-from distributed import Client, Future, LocalCluster
+import dask
+from distributed import Client, LocalCluster, SpecCluster
 from distributed.security import Security
 
 from tilesegment.batch import Settled, Work
+from tilesegment.cluster.crew import WAIT, Crew, in_words
+from tilesegment.cluster.finishing import Finishing
 from tilesegment.cluster.tasks import finish_run, predict_blocks
 from tilesegment.cluster.window import Window
-from tilesegment.errors import ClusterError, PlanError, TilesegmentError
+from tilesegment.errors import ClusterError, PlanError, TilesegmentError, one_line
 from tilesegment.facts import Machine
 from tilesegment.job import Job
 from tilesegment.predictors.devices import this_machine
 from tilesegment.run import Run
 from tilesegment.settings import Settings
+from tilesegment.threads import threads_each
 
 _TIMEOUT = 30  # seconds to reach a scheduler
+_ANSWER = 120.0  # seconds for workers to say what they are, PyTorch's import among them
+_CLOSING = 30  # seconds for workers of our own to end
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# as text, for a scheduler that may lack this package
+_HAS_PACKAGE = "__import__('importlib.util').util.find_spec('tilesegment') is not None"
 # a batch system and a terminal signal all processes of a run; it is the first one that decides how to end
 _LEAVE_SIGNALS = "import signal; [signal.signal(one, signal.SIG_IGN) for one in (signal.SIGINT, signal.SIGTERM)]"
 
@@ -36,19 +46,38 @@ class Cluster:
     process, so a machine needs a worker for each GPU, or for each few cores.
 
     Args:
-        client: of the cluster. Closed with the cluster, and so is `owned`, the cluster that it was made of.
-        dashboard: whether there is one to be named.
+        client: of the cluster. Closed with the cluster, and so is `owned`, the cluster that it was made of; workers of
+            that are started anew where they end for good.
+        dashboard: whether there may be one.
+        wait: seconds that there may be no worker at all before a run ends in an error.
     """
 
-    def __init__(self, client: Client, owned: LocalCluster | None = None, *, dashboard: bool = True) -> None:
-        self.client, self._owned, self._dashboard = client, owned, dashboard
-        self.note: Callable[[str], None] = lambda text: None
+    def __init__(
+        self, client: Client, owned: SpecCluster | None = None, *, dashboard: bool = True, wait: float = WAIT
+    ) -> None:
+        self.client, self.owned, self._dashboard = client, owned, dashboard
+        self.crew = Crew(client, owned, wait)
+        self._has_package = owned is not None
+        self._stack = ExitStack()
+        self._stop: Callable[[], bool] = lambda: False
         self._tokens: dict[Run, str] = {}
         self._machines: dict[Settings, Machine] = {}
 
+    @property
+    def note(self) -> Callable[[str], None]:
+        """Called with a line where the cluster does what a user should know of."""
+        return self.crew.note
+
+    @note.setter
+    def note(self, call: Callable[[str], None]) -> None:
+        self.crew.note = call
+
     @classmethod
-    def start(cls, workers: int, *, dashboard: bool = False) -> Self:
-        """Starts `workers` processes on this machine, which share its cores; reachable from this machine alone.
+    def start(cls, workers: int, *, dashboard: bool = False, wait: float = WAIT) -> Self:
+        """Start `workers` processes on this machine, reachable from this machine alone.
+
+        They share the cores that this process may use; none has more threads than OMP_NUM_THREADS allows. One that ends
+        is started anew.
 
         A script that calls this needs `if __name__ == "__main__":` around what it does, as the processes import it.
 
@@ -57,7 +86,8 @@ class Cluster:
         """
         if dashboard and importlib.util.find_spec("bokeh") is None:
             raise ClusterError("the dashboard needs bokeh; install it, or leave the dashboard out")
-        threads = str(max(1, (os.cpu_count() or 1) // workers))
+        stack = ExitStack()
+        stack.enter_context(dask.config.set(_own_workers()))
         try:
             local = LocalCluster(
                 n_workers=workers,
@@ -67,15 +97,27 @@ class Cluster:
                 scheduler_kwargs={"dashboard": dashboard, "dashboard_address": "127.0.0.1:0"},
                 silence_logs=logging.CRITICAL,
                 preload=[_LEAVE_SIGNALS],
-                env=dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads),
+                env=dict.fromkeys(_THREADS, str(threads_each(workers))),
+                death_timeout=wait,
             )
         except Exception as error:
-            raise ClusterError(f"{workers} workers could not be started: {error}") from error
-        return cls(Client(local), local, dashboard=dashboard)
+            stack.close()
+            reason = f"not within {in_words(wait)} (--wait)" if isinstance(error, TimeoutError) else one_line(error)
+            raise ClusterError(f"{workers} workers could not be started: {reason}") from error
+        cluster = cls(Client(local), local, dashboard=dashboard, wait=wait)
+        cluster._stack = stack
+        cluster.crew.look()  # they are there
+        return cluster
 
     @classmethod
     def join(
-        cls, scheduler: str, tls_ca: str | None = None, tls_cert: str | None = None, tls_key: str | None = None
+        cls,
+        scheduler: str,
+        tls_ca: str | None = None,
+        tls_cert: str | None = None,
+        tls_key: str | None = None,
+        *,
+        wait: float = WAIT,
     ) -> Self:
         """Joins a running cluster.
 
@@ -83,6 +125,7 @@ class Cluster:
             scheduler: its address, `tcp://host:8786` or `tls://host:8786`, or the file that `dask scheduler
                 --scheduler-file` writes.
             tls_ca, tls_cert, tls_key: PEM files, for `tls://`.
+            wait: seconds that there may be no worker at all before a run ends in an error.
 
         Raises:
             ClusterError: there is no such scheduler, or it does not let us in.
@@ -101,7 +144,7 @@ class Cluster:
             )
         where = {"address": scheduler} if "://" in scheduler else {"scheduler_file": scheduler}
         try:
-            return cls(Client(**where, security=security, timeout=_TIMEOUT))
+            return cls(Client(**where, security=security, timeout=_TIMEOUT), wait=wait)
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else repr(error)
             raise ClusterError(f"the scheduler {scheduler} cannot be joined: {reason}; is it running?") from error
@@ -112,31 +155,33 @@ class Cluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.client.close()
-        if self._owned is not None:
-            self._owned.close()
+        with self._stack, suppress(TimeoutError):
+            self.client.close()
+            if self.owned is not None:
+                self.owned.close(timeout=_CLOSING)
 
     def describe(self) -> str:
         """Where it is and how large, with a warning if anybody may use it."""
         address, count = self._address(), len(self.client.nthreads())
-        text = f"{count} workers of {address}"
-        if self._dashboard:
-            text += f", dashboard {self.client.dashboard_link}"
+        text = f"{count or 'no'} {'worker' if count == 1 else 'workers'} of {address}"
+        if self._dashboard and _answers(link := str(self.client.dashboard_link)):
+            text += f", dashboard {link}"
         if reachable_by_others(address):
             text += "; it has no authentication: whoever reaches it can run code on its workers, use tls://"
         return text
 
-    def ask(self, settings: Settings) -> Machine:
+    def ask(self, settings: Settings, stop: Callable[[], bool] = lambda: False) -> Machine:
         """What a plan needs to know of the workers, once there are any.
 
         Raises:
+            ClusterError: none comes, none answers, or the scheduler lacks this package.
+            StoppedError: `stop` says so while there are none.
             DeviceError: one lacks the device or the precision.
             PlanError: they would compute in different precisions.
         """
         if settings not in self._machines:
-            if not self.client.nthreads():
-                self.note("waiting for workers")
-            self.client.wait_for_workers(1)
+            self._check_scheduler()
+            self.crew.wait_for_one(stop)
             found = self._ask_all(settings)
             precisions = sorted({machine.precision for machine in found})
             if len(precisions) > 1:
@@ -148,12 +193,36 @@ class Cluster:
         return self._machines[settings]
 
     def _ask_all(self, settings: Settings) -> list[Machine]:
+        """What each worker that answers says of its machine; one that just ended costs nothing."""
+        longest = max(self.crew.wait, _ANSWER)
         try:
-            return list(self.client.run(this_machine, settings).values())
+            has_package = self.client.run(eval, _HAS_PACKAGE, on_error="ignore", callback_timeout=longest)
+            for worker in (worker for worker, has in has_package.items() if not has):
+                raise _lacks_package(f"worker {worker}")
+            answers = self.client.run(this_machine, settings, on_error="return", callback_timeout=longest)
         except TilesegmentError:
             raise
         except Exception as error:  # dask has errors of its own for each way in which a worker ends
             raise ClusterError(f"the workers do not answer ({error!r}); see to them, then run it again") from error
+        for answer in answers.values():
+            if isinstance(answer, TilesegmentError):
+                raise answer
+        machines = [answer for answer in answers.values() if isinstance(answer, Machine)]
+        if not machines:
+            why = next(map(repr, answers.values()), "there are none")
+            raise ClusterError(f"the workers do not answer ({why}); see to them, then run it again")
+        return machines
+
+    def _check_scheduler(self) -> None:
+        """Refuse a scheduler without this package: it unpacks the tasks, and says little where it cannot."""
+        if self._has_package:
+            return
+        try:
+            self._has_package = bool(self.client.run_on_scheduler(eval, _HAS_PACKAGE))
+        except Exception:  # one that forbids to be asked is believed to have it
+            self._has_package = True
+        if not self._has_package:
+            raise _lacks_package(f"scheduler {self._address()}")
 
     def take(self, run: Run, job: Job) -> None:
         """A run, before its first block."""
@@ -163,13 +232,15 @@ class Cluster:
         """Every block once it is stored, or with its error, in the order in which workers are done.
 
         Raises:
-            ClusterError: the scheduler is gone, or nothing moves any more.
+            ClusterError: the scheduler is gone, there are no workers, or nothing moves any more.
         """
-        return Window(self.client, predict_blocks, self._tokens, work, stop, self.note).results()
+        self._stop = stop
+        return Window(self.crew, predict_blocks, self._tokens, work, stop).results()
 
-    def finish(self, run: Run, known: Mapping[str, Any]) -> Future:
+    def finish(self, run: Run, known: Mapping[str, Any]) -> Finishing:
         """Ends a run whose blocks are all stored, on a worker."""
-        return self.client.submit(finish_run, self._tokens[run], run, known, key=f"finish-{uuid.uuid4().hex}")
+        future = self.client.submit(finish_run, self._tokens[run], run, known, key=f"finish-{uuid.uuid4().hex}")
+        return Finishing(future, self.crew, self._stop)
 
     def drop(self, run: Run) -> None:
         """A run that is over or left."""
@@ -177,6 +248,36 @@ class Cluster:
 
     def _address(self) -> str:
         return str(self.client.scheduler.address) if self.client.scheduler is not None else ""
+
+
+def _own_workers() -> dict[str, Any]:
+    """Settings of dask for workers of our own, while there are any.
+
+    Dask closes what watches over a worker, for good, if that is not there 15 s after it was lost: so it ends one that
+    was lost again meanwhile, or takes longer to start on a busy machine. And it sets numbers of threads in the
+    environment of this process; those of a worker are set in its own.
+    """
+    kept: dict[str, Any] = dask.config.get("distributed.nanny.pre-spawn-environ", {})
+    return {
+        "distributed.deploy.lost-worker-timeout": "365 days",
+        "distributed.nanny.pre-spawn-environ": {name: kept[name] for name in kept if name not in _THREADS},
+    }
+
+
+def _lacks_package(who: str) -> ClusterError:
+    return ClusterError(
+        f"the {who} runs in a Python without tilesegment: the scheduler and all workers need it; "
+        "install it there, then start it anew"
+    )
+
+
+def _answers(link: str) -> bool:
+    """Whether there is a page: dask names a dashboard even where there is none."""
+    try:
+        with build_opener(ProxyHandler({})).open(link, timeout=2) as page:
+            return bool(page.status == 200)
+    except (OSError, ValueError):
+        return False
 
 
 def reachable_by_others(address: str) -> bool:

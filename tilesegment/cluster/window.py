@@ -8,14 +8,16 @@ import time
 import uuid
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from distributed import Client, Future
+from distributed import Future
 from distributed.scheduler import KilledWorker
 
 from tilesegment.batch import Settled, Work
+from tilesegment.cluster.crew import Crew
 from tilesegment.cluster.tasks import Report
 from tilesegment.errors import ClusterError
 from tilesegment.run import Run
@@ -25,8 +27,6 @@ _MOST_BLOCKS = 256  # of a task
 _PER_WORKER = 2  # tasks in flight: one at work, one waiting
 _TRIES = 3  # of a block, each on another worker where there is one
 _STALL = 600.0  # seconds without any end after which tasks are sent again, once
-_GONE = 30.0  # seconds that the scheduler may be out of reach
-_LOOK = 5.0  # seconds between two looks at who works
 
 
 @dataclass(frozen=True)
@@ -42,24 +42,23 @@ class Window:
     """Sends blocks to workers and hands them back as they come.
 
     Args:
-        client: of the cluster.
+        crew: the workers.
         task: what a worker does with a token, a run and places (plane, row, column): `predict_blocks`.
         tokens: by which workers know the runs.
         work: the blocks.
         stop: asked before a task is sent; if it says so, those in flight are the last.
-        note: called with a line where the cluster does what a user should know of.
     """
 
     def __init__(
         self,
-        client: Client,
+        crew: Crew,
         task: Callable[[str, Run, list[tuple[int, int, int]]], Report],
         tokens: Mapping[Run, str],
         work: Iterable[Work],
         stop: Callable[[], bool],
-        note: Callable[[str], None],
     ) -> None:
-        self.client, self.task, self.tokens, self.stop, self.note = client, task, tokens, stop, note
+        self.crew, self.client = crew, crew.client
+        self.task, self.tokens, self.stop = task, tokens, stop
         self._work = iter(work)
         self._next: Work | None = None  # drawn, but of another run than the task before
         self._again: deque[Task] = deque()
@@ -69,25 +68,26 @@ class Window:
         self._tries: Counter[Work] = Counter()
         self._failed_on: defaultdict[Work, set[str]] = defaultdict(set)
         self._workers: list[str] = []
-        self._looked = self._moved = -1e9
+        self._moved = -1e9
         self._done, self._seconds_per_block, self._longest, self._stalls = 0, 0.0, 0.0, 0
 
     def results(self) -> Settled:
         """Every block once it is stored, or with its error.
 
         Raises:
-            ClusterError: the scheduler is gone, or nothing moves any more.
+            ClusterError: the scheduler is gone, there are no workers for too long, or nothing moves any more.
         """
         self._moved = time.monotonic()
+        self.crew.begin()
         try:
             while True:
                 while len(self._in_flight) < self._room() and (task := self._next_task()) is not None:
                     self._send(task)
                 if not self._in_flight:
                     return
-                future = self._wait()
-                _, task = self._in_flight.pop(future.key)
-                yield from self._settle(task, future)
+                if (future := self._wait()) is not None:
+                    _, task = self._in_flight.pop(future.key)
+                    yield from self._settle(task, future)
         finally:
             self.client.cancel([future for future, _ in self._in_flight.values()])
 
@@ -95,12 +95,7 @@ class Window:
         """How many tasks may be in flight."""
         if any(task.alone for _, task in self._in_flight.values()):
             return 0
-        now = time.monotonic()
-        if now - self._looked > _LOOK:
-            found = list(self.client.nthreads())
-            if not found and self._workers:
-                self.note("all workers are gone; waiting for others")
-            self._looked, self._workers = now, found
+        self._workers = self.crew.look()
         return _PER_WORKER * max(len(self._workers), 1)
 
     def _next_task(self) -> Task | None:
@@ -146,17 +141,13 @@ class Window:
         self._in_flight[future.key] = (future, task)
         future.add_done_callback(self._finished.put)
 
-    def _wait(self) -> Future:
-        """A task that is over, whether well or not."""
-        unreachable = 0.0
-        while True:
+    def _wait(self) -> Future | None:
+        """A task that is over, whether well or not; None if none is in flight any more."""
+        while self._in_flight:
             try:
                 future = self._finished.get(timeout=1.0)
             except Empty:
-                unreachable = 0.0 if self.client.status == "running" else unreachable + 1.0
-                if unreachable > _GONE or self.client.status == "closed":
-                    raise self._gone() from None
-                self._room()
+                self._workers = self.crew.look()
                 self._watch()
                 if self.stop():
                     self._drop_waiting()
@@ -164,10 +155,13 @@ class Window:
             if future.key in self._in_flight:
                 self._moved = time.monotonic()
                 return future
+        return None
 
     def _drop_waiting(self) -> None:
         """Leaves what no worker has begun: a worker is at the first of the tasks that it was given."""
-        begun = {next(iter(keys)) for keys in self.client.processing().values() if keys}
+        begun: set[Any] = set()
+        with suppress(OSError):  # nothing is known to be begun where the scheduler is out of reach
+            begun = {next(iter(keys)) for keys in self.client.processing().values() if keys}
         waiting = {key: future for key, (future, _) in self._in_flight.items() if key not in begun}
         self.client.cancel(list(waiting.values()))
         for key in waiting:
@@ -182,7 +176,7 @@ class Window:
         if self._stalls:
             raise ClusterError("the workers do not answer any more; see to them, then run it again to go on")
         self._stalls, self._moved = 1, time.monotonic()
-        self.note(f"nothing came back for {max(_STALL, 20 * self._longest):.0f} s: sending the blocks again")
+        self.crew.note(f"nothing came back for {max(_STALL, 20 * self._longest):.0f} s: sending the blocks again")
         waiting, self._in_flight = list(self._in_flight.values()), {}
         self.client.cancel([future for future, _ in waiting], force=True)
         for _, task in waiting:
@@ -192,7 +186,7 @@ class Window:
         """What became of a task's blocks; those that are to be tried again are kept."""
         if future.status in ("cancelled", "lost"):
             if self.client.status != "running":
-                raise self._gone()
+                raise self.crew.gone()
             self._again.append(task)
             return
         error = future.exception()
@@ -236,6 +230,3 @@ class Window:
         each = report.seconds / len(task.work)
         self._seconds_per_block = each if not self._done else 0.7 * self._seconds_per_block + 0.3 * each
         self._longest = max(self._longest, report.seconds)
-
-    def _gone(self) -> ClusterError:
-        return ClusterError("the scheduler is gone; what is stored is kept: start it, then run it again to go on")

@@ -12,6 +12,7 @@ from tilesegment.description import describe
 from tilesegment.errors import DataError
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
+from tilesegment.images.source import ImageSource
 from tilesegment.labels import (
     NOT_LABELLED,
     Label,
@@ -136,12 +137,11 @@ class Opening:
     def _prediction(self, path: Path, files: ExitStack) -> Layer:
         kind = describe(path)["kind"]
         source = None if kind in ("mask", "model") else files.enter_context(open_image(path))
-        if source is not None and source.stored_dtype.kind == "f":
-            shares = Kind(source.channels, _probability_classes(path), ids=False)
-            read = source.read
-            return Layer(
-                str(path), source.shape, source.depth or 1, shares, None, lambda r, z: read(r, 0, z), source.notes
-            )
+        classes = None if source is None else _probability_classes(path)
+        if source is not None and (classes is not None or source.stored_dtype.kind == "f"):
+            shares = Kind(source.channels, classes, ids=False)
+            read = _reader(source, is_scaled=classes is not None and source.dtype == np.uint8)
+            return Layer(str(path), source.shape, source.depth or 1, shares, None, read, source.notes)
         label = self._label(path, "prediction", files, None)
         kept = Kind(0, label.classes, ids=label.classes is not None)
         return Layer(
@@ -158,7 +158,20 @@ class Opening:
 def _probability_classes(path: Path) -> tuple[LabelClass, ...] | None:
     """The classes of probabilities that we wrote."""
     record = read_record(path)
-    return None if record is None or "layout" not in record else spec_from_record(record).classes
+    layout = None if record is None else record.get("layout")
+    if record is None or not isinstance(layout, dict) or layout.get("kind") != "probabilities":
+        return None
+    return spec_from_record(record).classes
+
+
+def _reader(source: ImageSource, is_scaled: bool) -> Callable[[Region, int], np.ndarray]:
+    """Reads a region of a plane, (C, h, w); probabilities that are kept as 0 to 255 as 0 to 1."""
+
+    def read(region: Region, z: int) -> np.ndarray:
+        pixels = source.read(region, 0, z)
+        return pixels / np.float32(255) if is_scaled else pixels
+
+    return read
 
 
 def _check_size(what: str, path: str, shape: tuple[int, int], depth: int, pair: Pair, truth: Label) -> None:

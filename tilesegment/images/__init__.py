@@ -63,7 +63,7 @@ def open_image(
         if Path(path).is_dir():
             from tilesegment.images.zarr_arrays import open_zarr
 
-            return open_zarr(name, axes, chosen)
+            return open_zarr(name, axes, chosen, series, invert)
         if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited at
             raise ImageError(f"{name} is not a file or folder but a device or a pipe: save the image to a file")
         with open(path, "rb") as file:

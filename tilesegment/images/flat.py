@@ -87,8 +87,8 @@ def open_flat(path: str, axes: str | None, select: Mapping[str, int], series: in
         shape = (image.height, image.width) + ((bands,) if bands > 1 else ())
         notes = () if series is not None else others_note(path, contents, number)
         notes += inverted_in_vain(path) if invert else ()
-        shown = Shown(_orientation(path, image), None, notes, contents)
-        return FlatSource(path, image, mode, arrange(path, ("y", "x", "c")[: len(shape)], shape, select), shown)
+        layout = arrange(path, ("y", "x", "c")[: len(shape)], shape, select)
+        return FlatSource(path, image, mode, layout, Shown(_orientation(path, image), None, notes, contents))
     except BaseException:
         image.close()
         raise

@@ -35,7 +35,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Shown:
-    """What makes the image of the pixels that a file stores, and what a user should know of that.
+    """How the pixels that a file stores become the image, and what a user should know of the file.
 
     Attributes:
         orientation: of TIFF's tag and EXIF's, 1 to 8: how the pixels are turned and mirrored.
@@ -48,6 +48,9 @@ class Shown:
     white: int | None = None
     notes: tuple[str, ...] = ()
     contents: tuple[str, ...] = ()
+
+
+UPRIGHT = Shown()
 
 
 class ImageSource(ABC):
@@ -63,7 +66,7 @@ class ImageSource(ABC):
         stored_dtype: what `read_stored` hands out, exactly what the file stores, in native byte order; uint8 for 1-bit.
         pixel_size: of level 0, None if the file does not say.
         frame: where pixels and planes of level 0 lie; in micrometres along each axis whose unit is known.
-        notes: what a user should know of how the file is read, a sentence each.
+        notes: what a user should know of how the file is read, one sentence each.
         contents: the images of the file, in the order of `series`; empty where there is one.
     """
 
@@ -76,7 +79,7 @@ class ImageSource(ABC):
         channels: int,
         dtype: np.dtype,
         frame: Frame = UNKNOWN_FRAME,
-        shown: Shown = Shown(),
+        shown: Shown = UPRIGHT,
     ) -> None:
         self._turn, self._white = turn_of(shown.orientation), shown.white
         self.path = path

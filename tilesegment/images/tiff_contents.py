@@ -11,11 +11,16 @@ from xml.etree import ElementTree
 from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 from tilesegment.errors import ImageError, one_line
+from tilesegment.images.tiff_metadata import size_in_xml
 
 _MOST_LEFT = 10_000  # pages in no image that are looked at
 _MOST_SAID = 3  # warnings of tifffile that are passed on
 # kinds of files whose description says which pages belong to an image, so that others may be left
 _CLAIMING = ("imagej", "ome", "shaped")
+
+
+_LOGGER = logging.getLogger("tifffile")
+_LISTENING = threading.Lock()
 
 
 class _Listener(logging.Handler):
@@ -27,19 +32,26 @@ class _Listener(logging.Handler):
         self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Keep one line of it."""
         if record.thread == self._thread:
             self.said.append(one_line(record.getMessage(), 200))
 
 
 @contextmanager
 def warnings_of_tifffile() -> Iterator[list[str]]:
-    """What tifffile warns of in this thread meanwhile, to be told to the user; it would be lost in a log."""
-    listener, logger = _Listener(), logging.getLogger("tifffile")
-    logger.addHandler(listener)
-    try:
-        yield listener.said
-    finally:
-        logger.removeHandler(listener)
+    """What tifffile warns of in this thread meanwhile, to be told to the user; it would be lost in a log.
+
+    Also where all logs are disabled, as the command line does, since libraries say there what our messages say better.
+    """
+    listener = _Listener()
+    with _LISTENING:
+        _LOGGER.addHandler(listener)
+        _LOGGER.isEnabledFor = lambda level: level >= logging.WARNING  # type: ignore[method-assign]
+        try:
+            yield listener.said
+        finally:
+            del _LOGGER.isEnabledFor
+            _LOGGER.removeHandler(listener)
 
 
 def warning_notes(path: str, said: list[str]) -> tuple[str, ...]:
@@ -180,20 +192,12 @@ def _size_note(path: str, pixels: "list[ElementTree.Element[str]]", series: list
     """What is said where pages are not of the size that the OME-XML claims for them."""
     for said, one in zip(pixels, series, strict=False):
         claimed, page = size_in_xml(said), one.keyframe
-        if one.kind == "ome" and claimed not in (None, (page.imagelength, page.imagewidth)):
+        if claimed is not None and claimed != (page.imagelength, page.imagewidth):
             return (
                 f"{path} has OME-XML of {claimed[0]} x {claimed[1]} pixels, but pages of {page.imagelength} x "
                 f"{page.imagewidth}: its pixel size is not believed",
             )
     return ()
-
-
-def size_in_xml(pixels: "ElementTree.Element[str]") -> tuple[int, int] | None:
-    """(height, width) that a Pixels element claims; None if it claims none."""
-    try:
-        return int(pixels.attrib["SizeY"]), int(pixels.attrib["SizeX"])
-    except (KeyError, ValueError):
-        return None
 
 
 def _claimed(pixels: "ElementTree.Element[str]") -> int:

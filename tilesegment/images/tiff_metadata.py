@@ -64,7 +64,8 @@ def tiff_frame(tiff: TiffFile, series: TiffPageSeries) -> Frame:
     """
     if tiff.is_ome:
         number = next((i for i, other in enumerate(tiff.series) if other is series), 0)
-        return _of_ome(tiff.ome_metadata or "", number if series.kind == "ome" else 0)
+        shape = series.keyframe.imagelength, series.keyframe.imagewidth
+        return _of_ome(tiff.ome_metadata or "", number if series.kind == "ome" else 0, shape)
     page = series.keyframe
     if tiff.is_svs:
         found = re.search(r"\|\s*MPP\s*=\s*([0-9.eE+-]+)", page.description)
@@ -94,7 +95,15 @@ def _microns(y: str, x: str) -> PixelSize | None:
         return None
 
 
-def _of_ome(xml: str, index: int) -> Frame:
+def size_in_xml(pixels: "ElementTree.Element[str]") -> tuple[int, int] | None:
+    """(height, width) that a Pixels element of OME-XML claims; None if it claims none."""
+    try:
+        return int(pixels.attrib["SizeY"]), int(pixels.attrib["SizeX"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _of_ome(xml: str, index: int, shape: tuple[int, int]) -> Frame:
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError:  # tifffile has then read the pages as they are, so shall we, without a size
@@ -103,6 +112,8 @@ def _of_ome(xml: str, index: int) -> Frame:
     if index >= len(images):
         return Frame()
     pixels = images[index]
+    if size_in_xml(pixels) not in (None, shape):  # the pages were scaled or cut since
+        return Frame()
     first = next(iter(pixels.findall("{*}Plane")), None)
     sizes = {axis: _said(pixels, f"PhysicalSize{axis}", "um") for axis in "ZYX"}
     # a position without a unit is in a frame of reference that nobody else knows

@@ -8,14 +8,16 @@ import numpy as np
 from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
 from tilesegment.images.axes import Layout, arrange
+from tilesegment.images.contents import chosen_series, inverted_in_vain, others_note
 from tilesegment.images.pieces import MOST_KEPT, PieceReader, Take
-from tilesegment.images.source import ImageSource, Level, Shown
+from tilesegment.images.source import MAX_CHANNELS, UPRIGHT, ImageSource, Level, Shown
 from tilesegment.images.zarr_chunks import Chunks
 from tilesegment.images.zarr_groups import image_within
 from tilesegment.images.zarr_metadata import ArrayFacts, array_facts, is_array, node
 from tilesegment.metadata import UNKNOWN_FRAME, Frame
-from tilesegment.ome_zarr import Multiscale, read_multiscale
+from tilesegment.ome_zarr import Multiscale, multiscale_names, read_multiscale
 
+_COLOURS = 4  # no more channels are told by the shape of an array alone
 _MOST_PIECE = 1 << 27  # bytes: larger chunks are not kept
 
 
@@ -34,13 +36,11 @@ class ZarrSource(ImageSource):
         layouts: list[Layout],
         reductions: Sequence[tuple[float, float]],
         frame: Frame = UNKNOWN_FRAME,
-        notes: tuple[str, ...] = (),
+        shown: Shown = UPRIGHT,
     ) -> None:
         first = layouts[0]
         levels = tuple(Level(layout.plane, scale) for layout, scale in zip(layouts, reductions, strict=True))
-        super().__init__(
-            path, format, levels, first.depth, first.channels, arrays[0].array.dtype, frame, Shown(notes=notes)
-        )
+        super().__init__(path, format, levels, first.depth, first.channels, arrays[0].array.dtype, frame, shown)
         self._arrays = arrays
         self._layouts = layouts
         self._pieces = PieceReader()
@@ -84,8 +84,8 @@ class ZarrSource(ImageSource):
         self._pieces.close()
 
 
-def open_zarr(path: str, axes: str | None, select: Mapping[str, int]) -> ZarrSource:
-    """Open the Zarr array or OME-Zarr image in the folder `path`; `axes` and `select` as in `open_image`.
+def open_zarr(path: str, axes: str | None, select: Mapping[str, int], series: int | None, invert: bool) -> ZarrSource:
+    """Open the Zarr array or OME-Zarr image in the folder `path`; arguments as in `open_image`.
 
     Raises:
         ImageError: neither is there, or something in its metadata is not supported.
@@ -95,17 +95,33 @@ def open_zarr(path: str, axes: str | None, select: Mapping[str, int]) -> ZarrSou
     if found is None:
         raise ImageError(f"{path} is a folder without a Zarr array or group in it: give a file or a Zarr folder")
     meta, attributes = found
+    notes = inverted_in_vain(path) if invert else ()
     if is_array(meta):
+        chosen_series(path, series, ("",), 0)
         facts = array_facts(path, meta, attributes)
-        layout = arrange(path, _axes(path, facts, axes), facts.shape, select)
-        return ZarrSource(path, "Zarr", [Chunks(folder)], [layout], [(1.0, 1.0)])
-    image = read_multiscale(path, attributes)
+        names, guess = _axes(path, facts, axes)
+        layout, chunks = arrange(path, names, facts.shape, select), Chunks(folder)
+        return ZarrSource(
+            path, "Zarr", [chunks], [layout], [(1.0, 1.0)], shown=Shown(notes=notes + guess + chunks.notes)
+        )
+    images = multiscale_names(attributes)
+    number = chosen_series(path, series, images, 0) if images else 0
+    image = read_multiscale(path, attributes, number)
     if image is None:
-        return open_zarr(image_within(path, attributes), axes, select)
-    return _open_multiscale(folder, image, axes, select)
+        return open_zarr(image_within(path, attributes, series), axes, select, None, invert)
+    contents = images if len(images) > 1 else ()
+    notes += () if series is not None else others_note(path, contents, number)
+    return _open_multiscale(folder, image, axes, select, notes, contents)
 
 
-def _open_multiscale(folder: Path, image: Multiscale, axes: str | None, select: Mapping[str, int]) -> ZarrSource:
+def _open_multiscale(
+    folder: Path,
+    image: Multiscale,
+    axes: str | None,
+    select: Mapping[str, int],
+    notes: tuple[str, ...],
+    contents: tuple[str, ...],
+) -> ZarrSource:
     names = image.axes if axes is None else tuple(axes)
     arrays: list[Chunks] = []
     layouts: list[Layout] = []
@@ -123,28 +139,54 @@ def _open_multiscale(folder: Path, image: Multiscale, axes: str | None, select: 
             raise ImageError(f"{folder} has levels of {kinds}: the store is damaged")
         arrays.append(array)
         layouts.append(layout)
-    reductions, notes = image.reductions([layout.plane for layout in layouts])
-    frame, notes = image.frame(names), image.notes + notes
-    return ZarrSource(str(folder), f"OME-Zarr {image.version}", arrays, layouts, reductions, frame, notes)
+    reductions, said = image.reductions([layout.plane for layout in layouts])
+    notes += tuple(note for array in arrays for note in array.notes) + image.notes + said
+    if left := image.paths[len(layouts) :]:
+        notes += (f"{folder}: level {', '.join(left)} has other planes or channels than level 0 and is left out",)
+    kind, shown = f"OME-Zarr {image.version}", Shown(notes=notes, contents=contents)
+    return ZarrSource(str(folder), kind, arrays, layouts, reductions, image.frame(names), shown)
 
 
-def _axes(path: str, facts: ArrayFacts, axes: str | None) -> tuple[str, ...]:
-    """What the dimensions of an array on its own are: as told, as it says itself, or as its shape suggests."""
+def _axes(path: str, facts: ArrayFacts, axes: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the dimensions of an array on its own are: as told, as it says itself, or as its shape suggests; and a note.
+
+    Raises:
+        ImageError: the shape suggests nothing, or two things.
+    """
     if axes is not None:
-        return tuple(axes)
+        return tuple(axes), ()
     if facts.names is not None and {"y", "x"} <= set(facts.names):
-        return facts.names
-    shape = facts.shape
+        return facts.names, ()
+    sizes, guess = " x ".join(map(str, facts.shape)), _guess(facts.shape)
+    if guess is None:
+        raise ImageError(
+            f"{path} is an array of {sizes} that does not say what its dimensions are: "
+            "give its axes (--axes), a letter of t, z, c, y, x each"
+        )
+    said = f"{path} does not say what its {sizes} are: they are taken for {', '.join(guess)}; --axes tells otherwise"
+    return tuple(guess), (said,) if guess not in ("yx", "yxc") else ()
+
+
+def _guess(shape: tuple[int, ...]) -> str | None:
+    """The likely axes of an array of `shape`; None if none are likely, or several."""
     match len(shape):
         case 2:
-            return tuple("yx")
+            return "yx"
+        case 3 if shape[-1] <= _COLOURS:
+            return "yxc" if shape[0] > _COLOURS else None
+        case 3 if shape[0] <= _COLOURS:
+            return "cyx"
         case 3:
-            return tuple("yxc" if shape[-1] <= 4 else "cyx" if shape[0] <= 4 else "zyx")
-        case 4 if shape[1] <= 4 or shape[-1] <= 4:
-            return tuple("zcyx" if shape[1] <= 4 else "zyxc")
-        case 5:
-            return tuple("tczyx")
-    raise ImageError(
-        f"{path} is an array of {' x '.join(map(str, shape))} that does not say what its dimensions are: "
-        "give its axes, a letter of t, z, c, y, x each"
-    )
+            return None if _is_thin(shape) else "zyx"
+        case 4 if shape[1] <= _COLOURS < shape[-1]:
+            return "zcyx"
+        case 4 if shape[-1] <= _COLOURS < shape[1]:
+            return "zyxc"
+        case 5 if shape[-1] > _COLOURS:
+            return "tczyx"
+    return None
+
+
+def _is_thin(shape: tuple[int, ...]) -> bool:
+    """Whether the planes of a stack would be so narrow that their width, or height, may as well count channels."""
+    return any(2 * side <= min(shape[0], other) and side <= MAX_CHANNELS for side, other in (shape[1:], shape[:0:-1]))

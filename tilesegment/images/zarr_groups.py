@@ -5,17 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from tilesegment.errors import ImageError
+from tilesegment.images.contents import chosen_series
 from tilesegment.images.zarr_metadata import is_array, node
 from tilesegment.ome_zarr import read_multiscale
 
 _SHOWN = 8  # names in a message
 
 
-def image_within(path: str, attributes: Mapping[str, Any]) -> str:
-    """The folder of the only image of a group written by bioformats2raw, which numbers its images.
+def image_within(path: str, attributes: Mapping[str, Any], series: int | None = None) -> str:
+    """The folder of an image of a group written by bioformats2raw, which numbers its images: the only one, or `series`.
 
     Args:
         path, attributes: of a group that is no image itself.
+        series: number of the image, None if it was not chosen.
 
     Raises:
         ImageError: the group holds several images, or is of another kind; the message says what to name.
@@ -29,10 +31,12 @@ def image_within(path: str, attributes: Mapping[str, Any]) -> str:
     if "spatialdata_attrs" in attributes:
         raise ImageError(_spatial_data(path))
     images = _series(Path(path)) if "bioformats2raw.layout" in known else []
-    if len(images) == 1:
-        return f"{path.rstrip('/')}/{images[0]}"
+    if images and (len(images) == 1 or series is not None):
+        return f"{path.rstrip('/')}/{images[chosen_series(path, series, images, 0)]}"
     if images:
-        raise ImageError(f"{path} holds {len(images)} images (series): {_choice(path, images)}")
+        raise ImageError(
+            f"{path} holds {len(images)} images (series): choose one with --series N, or {_choice(path, images)}"
+        )
     below = _members(Path(path))
     hint = f"{_choice(path, below)}" if below else "it is empty"
     raise ImageError(f"{path} is a Zarr group without an OME-Zarr image: {hint}")

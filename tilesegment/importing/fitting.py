@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tilesegment.errors import ModelError
 from tilesegment.importing.state_dict import StateDict, printable
 from tilesegment.networks import NETWORKS, build_network, options_of
-from tilesegment.networks.field_of_view import derive
+from tilesegment.networks.field_of_view import chosen, derive
 from tilesegment.networks.network import Network
 from tilesegment.networks.options import Choice
 from tilesegment.networks.rescaled import Rescaled
@@ -192,13 +192,8 @@ def _public(tensors: Weights, name: str) -> Weights:
     each BatchNorm: BN(y + b) with running mean m is BN(y) with m - b.
 
     Raises:
-        ModelError: another network is wanted, or it enlarges in a way that no tile can repeat.
+        ModelError: another network is wanted.
     """
-    if "up1.conv.double_conv.0.weight" in tensors and "up1.up.weight" not in tensors:
-        raise ModelError(
-            "the public U-Net's bilinear variant: it enlarges with align_corners=True, which depends on the size of "
-            "the tile, so that no halo makes it seamless; train it with bilinear=False"
-        )
     if name != "unet-same":
         raise ModelError(f"weights of the public U-Net, not of {name}; import them as network unet-same")
     ours = {_public_name(name): value for name, value in tensors.items()}
@@ -236,13 +231,16 @@ def _in_order(network: Network, tensors: Weights) -> Iterator[Weights]:
 def _computed(network: Network) -> list[str]:
     """The names of the weights in the order in which they are used."""
     bare, shapes, order = _bare(network), _shapes(network), list[str]()
-    view = derive(bare, _MARK)
+    try:
+        view = derive(bare, _MARK)
+    except ModelError:  # no halo makes it exact
+        view = chosen(bare, 0, _MARK)
     side = view.tile_of(view.divisor)
     for name, module in bare.named_modules():
         own = [f"{name}.{key}" for key in module.state_dict() if f"{name}.{key}" in shapes and "." not in key]
         module.register_forward_hook(lambda module, seen, result, own=own: order.extend(own))
     # in training mode all heads are used
-    bare.train()(torch.empty(1, _MARK, side, side, device="meta"))
+    bare.train()(torch.empty(2, _MARK, side, side, device="meta"))
     return order
 
 

@@ -30,6 +30,7 @@ def import_weights(
     pixel_size: PixelSize | None = None,
     name: str | None = None,
     licence: str = "",
+    halo: int | None = None,
     by_order: bool = False,
     overwrite: bool = False,
 ) -> Model:
@@ -45,6 +46,8 @@ def import_weights(
         dtype: of the images that it was trained on: uint8, uint16 or float32.
         pixel_size: of these images, None if unknown.
         name, licence: recorded in the model; None is the name of the file.
+        halo: context of a tile in pixels, for a network that no halo makes exact; None finds the one that does, and
+            leaves it to whoever predicts where there is none.
         by_order: take weights of unknown names by their order, see `fitting.fit_network`; whether the network computes
             alike the order does not say.
         overwrite: replace an existing `out`.
@@ -75,7 +78,8 @@ def import_weights(
         )
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    return Model(header, fit.network()).save(out)
+    model = Model(header, fit.network())
+    return (model if halo is None else model.with_halo(halo)).save(out)
 
 
 def _classes(names: Sequence[str] | None, count: int, values: ClassValues | None) -> tuple[LabelClass, ...]:

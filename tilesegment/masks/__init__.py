@@ -12,7 +12,7 @@ from tilesegment.masks.spec import JSON, MaskSpec
 
 if TYPE_CHECKING:
     from tilesegment.masks.completion import MaskStatus, is_complete, open_partial, status
-    from tilesegment.masks.reader import Mask, open_mask
+    from tilesegment.masks.reader import Mask, is_mask, open_mask
     from tilesegment.masks.survey import Survey
     from tilesegment.masks.writer import MaskWriter, create_mask, create_probabilities
 
@@ -26,6 +26,7 @@ __all__ = [
     "create_mask",
     "create_probabilities",
     "is_complete",
+    "is_mask",
     "open_mask",
     "open_partial",
     "status",
@@ -33,7 +34,7 @@ __all__ = [
 
 _LATER = {
     "completion": ("MaskStatus", "is_complete", "open_partial", "status"),
-    "reader": ("Mask", "open_mask"),
+    "reader": ("Mask", "is_mask", "open_mask"),
     "survey": ("Survey",),
     "writer": ("MaskWriter", "create_mask", "create_probabilities"),
 }

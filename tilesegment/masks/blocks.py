@@ -34,6 +34,11 @@ class BlockArray:
     grid: Grid
     made: tuple[int, int] | None
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.grid.shape
+
     def blocks(self) -> Iterator[tuple[Region, int]]:
         """Region and plane of every block, plane by plane, row by row."""
         return self.grid.blocks()

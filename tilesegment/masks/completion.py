@@ -46,19 +46,21 @@ class MaskStatus:
     spec: MaskSpec
 
 
-def is_complete(path: str | Path, spec: MaskSpec, *, ngff: str = "0.5", probabilities: bool = False) -> bool:
+def is_complete(
+    path: str | Path, spec: MaskSpec, *, ngff: str = "0.5", probabilities: bool = False, values: str = "float32"
+) -> bool:
     """Whether the output `path` exists, was made with the same layout and fingerprint, and is whole.
 
     One that is not whole becomes a mask in progress again, if it is a Zarr; `create_mask` then goes on with it.
 
     Args:
         path, spec, ngff: as for `create_mask`.
-        probabilities: whether it is one of `create_probabilities`.
+        probabilities, values: whether it is one of `create_probabilities`, and the type of its values.
 
     Raises:
         MaskError: no format has such a name, or what is there cannot be read, or not be mended.
     """
-    target = probabilities_target(Path(path)) if probabilities else mask_target(Path(path), spec, ngff)
+    target = probabilities_target(Path(path), spec, values) if probabilities else mask_target(Path(path), spec, ngff)
     record = target.record(spec, "complete")
     with reporting("read", target.path):
         there = read_record(target.path)

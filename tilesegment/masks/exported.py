@@ -48,9 +48,11 @@ def _tiff_text(path: Path) -> str | None:
     with TiffFile(path) as tiff:
         size = tiff.filehandle.size
         description = tiff.pages.first.tags.get("ImageDescription")
-        if description is None or description.count > _LIMIT or not _holds_all(tiff, size):
+        if description is None or description.count > _LIMIT:
             return None
         xml = str(description.value)
+        if MARK not in xml or not _holds_all(tiff, size):  # the second looks at every page of a stack
+            return None
     if "<!DOCTYPE" in xml or "<!ENTITY" in xml:  # entities can blow up to any size
         return None
     return next((one.text for one in ElementTree.fromstring(xml).iterfind(".//{*}M") if one.get("K") == MARK), None)

@@ -16,9 +16,10 @@ class Grid:
     Attributes:
         shape: (height, width).
         depth: planes along z.
-        channels: channels of probabilities (float32); None for class ids (uint8).
+        channels: channels of probabilities; None for class ids (uint8).
         block, chunk: sides in pixels.
         format: Zarr's, 3 (a block is one shard) or 2 (a block is chunks).
+        values: type of probabilities, `float32`, or `uint8` for 0 to 255.
     """
 
     shape: tuple[int, int]
@@ -27,6 +28,7 @@ class Grid:
     block: int
     chunk: int
     format: int
+    values: str = "float32"
 
     @property
     def axes(self) -> str:
@@ -35,7 +37,7 @@ class Grid:
 
     @property
     def dtype(self) -> np.dtype:
-        return np.dtype(np.uint8 if self.channels is None else np.float32)
+        return np.dtype(np.uint8 if self.channels is None else self.values)
 
     @property
     def stored(self) -> int:

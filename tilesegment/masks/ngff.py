@@ -13,6 +13,7 @@ from tilesegment.ome_zarr import read_multiscale
 from tilesegment.units import MICROMETRE, micrometres
 
 ZARR_FORMAT = {"0.4": 2, "0.5": 3}
+_DARK, _GREY = 80, "808080"  # largest part of a colour that hardly shows on black; what is drawn in its place
 MAX_HALVINGS = 64  # no image has a side of 2^64 pixels
 _WITHOUT_SCALES = ("0.1", "0.2", "0.3")
 
@@ -142,12 +143,16 @@ def label_document(spec: MaskSpec, version: str, image: str | None) -> dict[str,
     return document if image is None else document | {"source": {"image": image}}
 
 
-def channels_document(spec: MaskSpec) -> dict[str, Any]:
-    """The `omero` object of probabilities: one channel a class, shown from 0 to 1."""
-    window = {"start": 0.0, "end": 1.0, "min": 0.0, "max": 1.0}
-    channels = [
-        {"label": c.name, "color": c.colour[1:].upper(), "active": True, "window": window} for c in spec.classes
-    ]
+def channels_document(spec: MaskSpec, most: float) -> dict[str, Any]:
+    """The `omero` object of probabilities: one channel a class, shown from 0 to `most`, which stands for 1.
+
+    Viewers add the channels up from black, on which a dark class would not show: it is grey.
+    """
+    window = {"start": 0.0, "end": most, "min": 0.0, "max": most}
+    channels = []
+    for one in spec.classes:
+        colour = one.colour[1:].upper() if max(one.rgb) >= _DARK else _GREY
+        channels.append({"label": one.name, "color": colour, "active": True, "window": window})
     return {"channels": channels}
 
 

@@ -1,4 +1,4 @@
-"""Smaller levels of a mask: every pixel is the class that most of the pixels under it have."""
+"""Smaller levels: every pixel is the class that most of the pixels under it have, of probabilities their mean."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -11,10 +11,12 @@ import numpy as np
 
 from tilesegment.geometry import Region
 from tilesegment.masks.blocks import BlockArray
+from tilesegment.masks.counting import Tally
 from tilesegment.threads import thread_count
 
 _AHEAD = 6  # blocks in work or waiting to be made part of smaller ones
 _READ = 2  # blocks along a side that are read at a time: a call costs as much as decoding some chunks
+_READ_PROBABILITIES = 1  # larger ones, of several channels, would take memory
 _STRIP = 128  # rows halved at a time, an even number: what is computed in between stays in the CPU's cache
 
 
@@ -28,6 +30,21 @@ def halve(ids: np.ndarray) -> np.ndarray:
     for top in range(0, height, _STRIP):
         halved[top // 2 : (top + _STRIP) // 2] = _majorities(ids[top : top + _STRIP])
     return halved
+
+
+def halve_means(values: np.ndarray) -> np.ndarray:
+    """The mean of every 2 x 2 pixels of `values` (C, h, w): (C, ceil(h / 2), ceil(w / 2)) of the same type.
+
+    Windows at an odd edge are 2 x 1, 1 x 2 or 1 x 1.
+    """
+    height, width = values.shape[-2:]
+    if height % 2 or width % 2:
+        values = np.pad(values, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
+    wide = np.float32 if values.dtype.kind == "f" else np.uint16
+    total = values[:, ::2, ::2].astype(wide) + values[:, 1::2, ::2]
+    total += values[:, ::2, 1::2]
+    total += values[:, 1::2, 1::2]
+    return (total * np.float32(0.25) if wide == np.float32 else (total + 2) // 4).astype(values.dtype)
 
 
 def _majorities(ids: np.ndarray) -> np.ndarray:
@@ -59,18 +76,22 @@ def _choose(where: np.ndarray, ids: np.ndarray, others: np.ndarray) -> np.ndarra
     return others ^ ((others ^ ids) & mask)
 
 
-def build_levels(levels: Sequence[BlockArray], halvings: Sequence[int]) -> None:
+def build_levels(levels: Sequence[BlockArray], halvings: Sequence[int], tally: Tally | None) -> None:
     """Fills all `levels` but the first from it; each of its blocks is read once, and what is smaller not at all.
 
     Args:
         levels: from the largest to the smallest, their blocks of one size.
         halvings: how often each is half as large as the first. More than one between two is a majority of majorities.
+        tally: counts the pixels of the first level; None for probabilities.
 
     Raises:
         MaskError: the first level cannot be read or another not be written.
     """
-    pyramid = _Pyramid(levels, halvings)
+    pyramid = _Pyramid(levels, halvings, tally)
     top = len(levels) - 1
+    if top == 0 and tally is not None:
+        for region, z in levels[0].blocks():
+            tally.add(levels[0].read(region, z))
     blocks = [(top, *block) for block in levels[top].blocks()] if top else []
     leaves = (leaf for block in blocks for leaf in pyramid.leaves(*block))
     # numpy and the codecs let go of the interpreter; more threads would only hold more blocks in memory
@@ -88,6 +109,7 @@ class _Pyramid:
 
     levels: Sequence[BlockArray]
     halvings: Sequence[int]
+    tally: Tally | None
 
     def leaves(self, level: int, region: Region, z: int) -> Iterator[tuple[Region, int]]:
         """The blocks of level 1 that block `region` of `level` comes from, in the order in which `complete` asks."""
@@ -100,7 +122,13 @@ class _Pyramid:
     def grow(self, leaf: tuple[Region, int]) -> np.ndarray:
         """Stores and returns a block of level 1."""
         region, z = leaf
-        return self._store(1, region, z, _READ * self._block, lambda part: self.levels[0].read(part, z))
+        side = (_READ if self.tally is not None else _READ_PROBABILITIES) * self._block
+        return self._store(1, region, z, side, lambda part: self._first(part, z))
+
+    def _first(self, part: Region, z: int) -> np.ndarray:
+        """What is stored of the first level; all of it is read once."""
+        pixels = self.levels[0].read(part, z)
+        return pixels if self.tally is None else self.tally.add(pixels)
 
     def complete(self, level: int, region: Region, z: int, grown: Iterator[np.ndarray]) -> np.ndarray:
         """Stores and returns a block of `level`, with all that it comes from; `grown` are its leaves."""
@@ -125,20 +153,22 @@ class _Pyramid:
         # an odd square cannot be halved by itself, as a window reaches into the next one
         alone = next(n for n in range(count, -1, -1) if side % (1 << n) == 0)
         whole = _doubled(region, count - alone, self.levels[level - 1].grid.halved(alone).shape)
-        joined = np.empty(whole.shape, np.uint8)
+        grid = self.levels[0].grid
+        joined = np.empty((() if grid.channels is None else (grid.channels,)) + whole.shape, grid.dtype)
         for part in self._above(level, region).squares(side):
             ids = _halved(read(part), alone)
             top, left = (part.y0 >> alone) - whole.y0, (part.x0 >> alone) - whole.x0
-            joined[top : top + ids.shape[0], left : left + ids.shape[1]] = ids
+            joined[..., top : top + ids.shape[-2], left : left + ids.shape[-1]] = ids
         ids = _halved(joined, count - alone)
         self.levels[level].write(region, ids, z)
         return ids
 
 
-def _halved(ids: np.ndarray, count: int) -> np.ndarray:
+def _halved(pixels: np.ndarray, count: int) -> np.ndarray:
+    """Class ids (h, w) or probabilities (C, h, w), halved `count` times."""
     for _ in range(count):
-        ids = halve(ids)
-    return ids
+        pixels = halve(pixels) if pixels.ndim == 2 else halve_means(pixels)
+    return pixels
 
 
 def _doubled(region: Region, count: int, shape: tuple[int, int]) -> Region:

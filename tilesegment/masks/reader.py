@@ -9,7 +9,7 @@ import numpy as np
 from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
 from tilesegment.masks.blocks import BlockArray, open_array
-from tilesegment.masks.disk import MARK, read_group, reporting
+from tilesegment.masks.disk import MARK, is_ours, read_group, reporting
 from tilesegment.masks.exported import read_exported
 from tilesegment.masks.exported_reading import PngLevel, TiffLevel, open_exported
 from tilesegment.masks.spec import MaskSpec, spec_from_record
@@ -37,6 +37,21 @@ class Mask:
             MaskError: some of it is missing or damaged.
         """
         return self.levels[level].read(region, z)
+
+
+def is_mask(path: str | Path) -> bool:
+    """Whether `path` holds the class ids of a mask that we wrote: Zarr, finished or not, TIFF or PNG.
+
+    Probabilities are images: their values are read as such. So is a TIFF or PNG of a mask that was saved anew as
+    something else, cropped or in colours.
+    """
+    path = Path(os.path.abspath(path))
+    if os.path.isfile(path):
+        return open_exported(path) is not None
+    group = read_group(path) if is_ours(path) else None
+    record = {} if group is None else group.attributes[MARK]
+    layout = record.get("layout") if isinstance(record, dict) else None
+    return group is not None and not (isinstance(layout, dict) and layout.get("kind") == "probabilities")
 
 
 def open_mask(path: str | Path) -> Mask:
@@ -70,6 +85,25 @@ def _not_a_mask(path: Path) -> str:
     if os.path.isfile(path) and "digest" in (read_exported(path) or {}):
         return f"{path} is a mask as JPEG, which holds colours and no class ids; predict to .zarr, .tif or .png"
     return f"{path} is no mask written by tilesegment; name an OME-Zarr, TIFF or PNG that predict wrote"
+
+
+def open_probabilities(path: str | Path) -> tuple[MaskSpec, tuple[BlockArray, ...]]:
+    """The classes, and the levels, of the complete probabilities in folder `path`.
+
+    Raises:
+        MaskError: there are none, or they are not finished or damaged.
+    """
+    path = Path(os.path.abspath(path))
+    with reporting("read", path):
+        group = read_group(path) if path.is_dir() else None
+    record = group.attributes.get(MARK) if group is not None else None
+    layout = record.get("layout") if isinstance(record, dict) else None
+    if not isinstance(record, dict) or not isinstance(layout, dict) or layout.get("kind") != "probabilities":
+        raise MaskError(f"{path} holds no probabilities written by tilesegment; name some")
+    if record.get("state") != "complete":
+        raise MaskError(f"{path} is not finished; run it again with the same settings to go on")
+    spec = spec_from_record(record)
+    return spec, open_levels(path, recorded_target(path, path, record), spec)
 
 
 def open_levels(path: Path, target: Target, spec: MaskSpec) -> tuple[BlockArray, ...]:

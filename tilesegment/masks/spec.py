@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from tilesegment.errors import MaskError
 from tilesegment.metadata import UNKNOWN_FRAME, Frame, LabelClass, PixelSize, Spacing
+from tilesegment.units import frame_of_size, size_of
 
 JSON: TypeAlias = bool | int | float | str | Sequence["JSON"] | Mapping[str, "JSON"] | None
 
@@ -55,6 +56,8 @@ class MaskSpec:
         """All but fingerprint and provenance, as JSON has it."""
         classes = [{"name": c.name, "colour": c.colour, "value": c.value} for c in self.classes]
         size = self.pixel_size
+        # left out where it says no more than the pixel size, as in masks of earlier releases
+        is_plain = self.frame in (UNKNOWN_FRAME, frame_of_size(size_of(self.frame)))
         return {
             "shape": list(self.shape),
             "depth": self.depth,
@@ -65,8 +68,7 @@ class MaskSpec:
             "offset": [float(pixels) for pixels in self.offset],
             "scale": [float(factor) for factor in self.scale],
             "first_plane": self.first_plane,
-            "frame": asdict(self.frame),
-        }
+        } | ({} if is_plain else {"frame": asdict(self.frame)})
 
 
 def spec_from_record(record: Mapping[str, Any]) -> MaskSpec:
@@ -97,7 +99,7 @@ def spec_from_record(record: Mapping[str, Any]) -> MaskSpec:
 
 
 def _frame(record: Mapping[str, Any]) -> Frame:
-    """The frame that `record` was made of; masks of earlier releases have none."""
+    """The frame that `record` was made of."""
     spacings = {axis: (float(one["scale"]), float(one["origin"]), one["unit"]) for axis, one in record.items()}
     return Frame(**{axis: Spacing(*spacing) for axis, spacing in spacings.items()})
 

@@ -15,6 +15,7 @@ from tilesegment.masks.record import differing, read_record
 from tilesegment.masks.spec import MaskSpec, as_json
 
 _ALLOWED = "allowed are NAME.zarr, IMAGE.zarr/labels/NAME, NAME.tif, NAME.png and NAME.jpg"
+PROBABILITY_TYPES = ("float32", "uint8")
 _PICTURE_LIMIT = 64_000_000  # pixels of a PNG or JPEG, which is held in memory whole
 _PICTURE_SIDE = 65_535  # the most that JPEG's header can say
 _SMALLEST_LEVEL = 512  # pixels of the larger side at which a pyramid ends
@@ -31,6 +32,7 @@ class Target:
         version: of the OME-Zarr metadata in `partial`.
         halvings: how often each level is half as large as level 0.
         host: the image that the mask is added to.
+        values: type of probabilities, `float32` or `uint8`.
     """
 
     path: Path
@@ -39,6 +41,7 @@ class Target:
     version: str
     halvings: tuple[int, ...]
     host: HostImage | None = None
+    values: str = "float32"
 
     @property
     def is_folder(self) -> bool:
@@ -48,11 +51,13 @@ class Target:
     def grid(self, spec: MaskSpec) -> Grid:
         """How level 0 is cut."""
         channels = len(spec.classes) if self.kind == "probabilities" else None
-        return Grid(spec.shape, spec.depth, channels, spec.block, spec.chunk, ZARR_FORMAT[self.version])
+        return Grid(spec.shape, spec.depth, channels, spec.block, spec.chunk, ZARR_FORMAT[self.version], self.values)
 
     def record(self, spec: MaskSpec, state: str) -> dict[str, Any]:
         """What is kept of a mask under our own attribute; `state` is `partial` or `complete`."""
         layout = {"kind": self.kind, "ngff": self.version, "halvings": self.halvings} | spec.layout()
+        if self.values != "float32":
+            layout["values"] = self.values
         record = {"state": state, "layout": layout, "fingerprint": spec.fingerprint, "provenance": spec.provenance}
         return as_json(record)
 
@@ -78,16 +83,18 @@ def mask_target(path: Path, spec: MaskSpec, ngff: str) -> Target:
     return Target(path, partial_name(path), kind, ngff if kind == "zarr" else "0.5", halvings)
 
 
-def probabilities_target(path: Path) -> Target:
-    """Where probabilities go: `path`, which ends in `.zarr`.
+def probabilities_target(path: Path, spec: MaskSpec, values: str = "float32") -> Target:
+    """Where probabilities of type `values` go: `path`, which ends in `.zarr`.
 
     Raises:
-        MaskError: it does not.
+        MaskError: it does not, or there is no such type.
     """
     path = Path(os.path.abspath(path))
     if path.suffix.lower() != ".zarr":
         raise MaskError(f"probabilities cannot be written to {path}; allowed is NAME.zarr")
-    return Target(path, partial_name(path), "probabilities", "0.5", (0,))
+    if values not in PROBABILITY_TYPES:
+        raise MaskError(f"probabilities are written as {' or '.join(PROBABILITY_TYPES)}, not {values!r}")
+    return Target(path, partial_name(path), "probabilities", "0.5", _default_halvings(spec.shape), values=values)
 
 
 def recorded_target(path: Path, partial: Path, record: Mapping[str, Any]) -> Target:
@@ -104,7 +111,10 @@ def recorded_target(path: Path, partial: Path, record: Mapping[str, Any]) -> Tar
         raise MaskError(f"the mask's record is damaged (halvings {halvings!r}); compute the mask again")
     if kind not in ("zarr", "labels", "probabilities", *KINDS.values()) or version not in tuple(ZARR_FORMAT):
         raise MaskError(f"the mask's record is damaged ({kind!r}, OME-Zarr {version!r}); compute the mask again")
-    return Target(path, partial, kind, version, tuple(counts))
+    values = layout.get("values", "float32") if isinstance(layout, dict) else None
+    if values not in PROBABILITY_TYPES:
+        raise MaskError(f"the mask's record is damaged (values {values!r}); compute the mask again")
+    return Target(path, partial, kind, version, tuple(counts), values=values)
 
 
 def check_free(target: Target, spec: MaskSpec, overwrite: bool) -> None:

@@ -16,6 +16,8 @@ from tilesegment.masks import ngff as documents
 from tilesegment.masks.beginning import begin
 from tilesegment.masks.blocks import BlockArray, create_array
 from tilesegment.masks.consolidated import update_consolidated
+from tilesegment.masks.counting import KEY as COUNTS
+from tilesegment.masks.counting import Tally
 from tilesegment.masks.disk import (
     MARK,
     Group,
@@ -65,7 +67,7 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
 
         Args:
             region: the block in pixels of the mask, clipped at the mask's edge.
-            pixels: its class ids, (h, w) uint8; probabilities are (K, h, w) float32.
+            pixels: its class ids, (h, w) uint8; probabilities are (K, h, w) of the type that was chosen.
             z: its plane.
 
         Raises:
@@ -169,24 +171,28 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
         check_free(self.target, self.spec, self.overwrite)
         spec = replace(self.spec, provenance={**self.spec.provenance, **(provenance or {})})
         with reporting("finish", self.path):
-            levels = self._levels()
+            tally = Tally(len(spec.classes)) if self.target.kind != "probabilities" else None
+            levels = self._levels(tally)
             sweep_inside(self.target.partial)
+            record = self.target.record(spec, "complete")
+            if tally is not None:
+                record[COUNTS] = tally.pixels.tolist()
             if self.target.is_folder:
-                self._publish_folder(spec)
+                self._publish_folder(spec, record)
             else:
-                self._publish_file(levels, spec)
+                self._publish_file(levels, spec, record)
             sweep(self.path)
 
-    def _levels(self) -> list[BlockArray]:
+    def _levels(self, tally: Tally | None) -> list[BlockArray]:
         levels, halvings = [self.base], self.target.halvings
         for level in range(1, len(halvings)):
             levels.append(create_array(self.target.partial / str(level), self.base.grid.halved(halvings[level])))
-        build_levels(levels, halvings)
+        build_levels(levels, halvings, tally)
         return levels
 
-    def _publish_folder(self, spec: MaskSpec) -> None:
+    def _publish_folder(self, spec: MaskSpec, record: Mapping[str, Any]) -> None:
         path, partial = self.target.path, self.target.partial
-        write_group(partial, Group(documents.ZARR_FORMAT[self.target.version], self._attributes(spec)))
+        write_group(partial, Group(documents.ZARR_FORMAT[self.target.version], self._attributes(spec, record)))
         if self.target.kind == "labels":
             labels = path.parent
             # listed first: if it ends here, a later run puts the mask under the name that is listed
@@ -206,26 +212,25 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
             with in_turn(path.parent.parent):
                 update_consolidated(path.parent)
 
-    def _publish_file(self, levels: list[BlockArray], spec: MaskSpec) -> None:
+    def _publish_file(self, levels: list[BlockArray], spec: MaskSpec, record: Mapping[str, Any]) -> None:
         path, partial = self.target.path, self.target.partial
         temporary = partial / f"export{path.suffix}"
-        export(self.target.kind, levels, spec, self.target.record(spec, "complete"), temporary)
+        export(self.target.kind, levels, spec, record, temporary)
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
         remove_ours(partial, path)
 
-    def _attributes(self, spec: MaskSpec) -> dict[str, Any]:
+    def _attributes(self, spec: MaskSpec, record: Mapping[str, Any]) -> dict[str, Any]:
         target, axes = self.target, self.base.grid.axes
         frame = documents.frame_of(spec, target.host)
         multiscale = documents.multiscales(target.path.stem, axes, frame, target.halvings)
         if target.kind == "probabilities":
-            extra = {"omero": documents.channels_document(spec)}
+            extra = {"omero": documents.channels_document(spec, 255.0 if target.values == "uint8" else 1.0)}
         else:
             image = "../../" if target.kind == "labels" else None
             extra = {"image-label": documents.label_document(spec, target.version, image)}
-        marked = {MARK: target.record(spec, "complete")}
-        return documents.attributes(target.version, multiscale, extra) | marked
+        return documents.attributes(target.version, multiscale, extra) | {MARK: record}
 
 
 def create_mask(path: str | Path, spec: MaskSpec, *, ngff: str = "0.5", overwrite: bool = False) -> MaskWriter:
@@ -249,16 +254,22 @@ def create_mask(path: str | Path, spec: MaskSpec, *, ngff: str = "0.5", overwrit
         return _create(mask_target(Path(path), spec, ngff), spec, overwrite)
 
 
-def create_probabilities(path: str | Path, spec: MaskSpec, *, overwrite: bool = False) -> MaskWriter:
-    """Class probabilities to be written block by block: an OME-Zarr 0.5 image (K, H, W) or (K, D, H, W), float32.
+def create_probabilities(
+    path: str | Path, spec: MaskSpec, *, overwrite: bool = False, values: str = "float32"
+) -> MaskWriter:
+    """Class probabilities to be written block by block: an OME-Zarr 0.5 image (K, H, W) or (K, D, H, W).
 
-    Chunks hold one class, shards all of them. There are no smaller levels.
+    Chunks hold one class, shards all of them. Pixels of smaller levels are means of those that they cover.
+
+    Args:
+        path, spec, overwrite: as for `create_mask`.
+        values: their type, `float32`, or `uint8` for 0 to 255, which takes a quarter of the space or less.
 
     Raises:
         MaskError: `path` is not `NAME.zarr`, or it cannot be written there.
     """
     with reporting("create", Path(path)):
-        return _create(probabilities_target(Path(path)), spec, overwrite)
+        return _create(probabilities_target(Path(path), spec, values), spec, overwrite)
 
 
 def _create(target: Target, spec: MaskSpec, overwrite: bool) -> MaskWriter:

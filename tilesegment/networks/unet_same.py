@@ -10,6 +10,7 @@ from tilesegment.networks.options import BASE, DEPTH, DROPOUT, Choice, Option
 from tilesegment.networks.padded_unet import PaddedUNet
 
 _SLOPES = {"relu": 0.0, "leaky-relu": 0.01}
+_CORNERS = ("align-corners", "align-corners-narrow")
 
 
 class UNetSame(PaddedUNet):
@@ -27,7 +28,10 @@ class UNetSame(PaddedUNet):
         dropout: probability, after each of the last two stages of the contracting path; in training only.
         norm: `batch` puts BatchNorm after each 3x3 convolution of a stage, which then has no bias; `none`.
         activation: `relu`, or `leaky-relu` with slope 0.01.
-        up: see `layers.upsampling`.
+        up: see `layers.upsampling`. `align-corners` is the bilinear variant of github.com/milesial/Pytorch-UNet, and
+            `align-corners-narrow` that of its first release: bilinear interpolation with `align_corners=True`, which
+            lays the corners of the enlarged image on those of the tile. So its result depends on the size of the tile,
+            and no halo makes it exact. As it learns nothing, the convolutions before it halve the channels.
         down: `max-pool` of 2x2, or `stride-2`, a 3x3 convolution with activation.
 
     Shapes: (B, in_channels, H, W) float -> (B, classes, H, W); H and W are multiples of 2 ** depth.
@@ -39,7 +43,7 @@ class UNetSame(PaddedUNet):
         "dropout": DROPOUT,
         "norm": Choice("what follows each convolution", ("none", "batch")),
         "activation": Choice("what follows that", tuple(_SLOPES)),
-        "up": Choice("how the image is doubled", UPSAMPLINGS),
+        "up": Choice("how the image is doubled", (*UPSAMPLINGS, *_CORNERS)),
         "down": Choice("how the image is halved", ("max-pool", "stride-2")),
     }
 
@@ -58,21 +62,29 @@ class UNetSame(PaddedUNet):
         super().__init__()
         slope, batch = _SLOPES[activation], norm == "batch"
 
-        def double(before: int, after: int) -> nn.Sequential:
-            """Two 3x3 convolutions: (B, before, H, W) -> (B, after, H, W)."""
+        def double(before: int, between: int, after: int) -> nn.Sequential:
+            """Two 3x3 convolutions: (B, before, H, W) -> (B, between, H, W) -> (B, after, H, W)."""
             return nn.Sequential(
-                *convolution(before, after, norm=batch, bias=not batch, slope=slope),
-                *convolution(after, after, norm=batch, bias=not batch, slope=slope),
+                *convolution(before, between, norm=batch, bias=not batch, slope=slope),
+                *convolution(between, after, norm=batch, bias=not batch, slope=slope),
             )
 
         widths = [base * 2**stage for stage in range(depth + 1)]
+        rising = widths[:-1]  # channels after each stage of the expanding path, from fine to coarse
+        if up in _CORNERS:
+            widths[-1] //= 2
+            rising = [base, *rising[:-1]]
         self.base = base
-        self.down = nn.ModuleList(double(i, o) for i, o in zip([in_channels, *widths], widths, strict=False))
+        self.down = nn.ModuleList(double(i, o, o) for i, o in zip([in_channels, *widths], widths, strict=False))
         self.halve = nn.ModuleList(
             nn.MaxPool2d(2) if down == "max-pool" else convolution(w, w, stride=2, slope=slope) for w in widths[:-1]
         )
-        self.up = nn.ModuleList(upsampling(up, 2 * w, w) for w in reversed(widths[:-1]))
-        self.merge = nn.ModuleList(double(2 * w, w) for w in reversed(widths[:-1]))
+        stages = list(zip(widths[:-1], rising, strict=True))[::-1]
+        if up in _CORNERS:
+            self.up = nn.ModuleList(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True) for _ in stages)
+        else:
+            self.up = nn.ModuleList(upsampling(up, 2 * w, w) for w, _ in stages)
+        self.merge = nn.ModuleList(double(2 * w, o if up == "align-corners-narrow" else w, o) for w, o in stages)
         self.head = nn.Conv2d(base, classes, 1)
         self.dropout = nn.Dropout(dropout)
         initialise(self, slope)

@@ -5,11 +5,12 @@ import io
 import json
 import logging
 import os
+import stat
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir, mkdtemp
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,13 +90,35 @@ def _digest_of(predictor: BlockPredictor, samples: list[tuple[np.ndarray, Block]
 
 def folder_for(model: str | Path) -> Path:
     """Where the quantised networks of a model are kept: beside its file, or, where nothing can be written there or the
-    model is a bundled one, in the user's cache. It can be deleted.
+    model is a bundled one, in the user's cache; without one in a temporary folder of the user. It can be deleted.
     """
     path = Path(model)
-    if path.is_file() and os.access(path.parent, os.W_OK):
+    if path.is_file() and _can_write(path.parent):
         return path.with_name(f"{path.stem}.int8")
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "tilesegment" / "int8"
+    given = os.environ.get("XDG_CACHE_HOME")
+    return (Path(given) if given else _own_cache()) / "tilesegment" / "int8"
+
+
+def _own_cache() -> Path:
+    """The cache in the user's home, if there is one and it can be written, else a folder that is the user's alone."""
+    with suppress(RuntimeError, OSError):  # no home at all
+        cache = Path.home() / ".cache"
+        below = cache / "tilesegment" / "int8"
+        there = next(folder for folder in (below, *below.parents) if os.path.isdir(folder))
+        if _can_write(there):
+            return cache
+    folder = Path(gettempdir()) / f"tilesegment-{os.getuid()}"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700)
+    # networks are run from it: it must not be one that somebody else has put there
+    found = folder.lstat() if os.path.lexists(folder) else None
+    if found is not None and stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+        return folder
+    return Path(mkdtemp(prefix="tilesegment-"))
+
+
+def _can_write(folder: Path) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def quantised(model: Model, inputs: list[np.ndarray], folder: Path) -> tuple["openvino.Model", Path]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 VIEWS = 8  # of `--tta`
 # how often the held-out sections are looked at, in parts of the run, unless that would take more than this share of it
 _LOOKS, _LOOKING = 6, 0.25
-_SCORING_VIEWS = 0.15  # largest share for the scores of all views, which are of use but not needed
+# largest shares for what is of use but not needed: the scores of all views, the line between two classes
+_SCORING_VIEWS, _CALIBRATING = 0.15, 0.25
 _CAUTION = 1.15  # the machine may become slower than it was
 
 
@@ -17,7 +18,7 @@ class Budget:
         total: seconds of all; None where updates are counted instead.
         preparing: reading and checking the data, building the network, of every start of this run.
         predicting, scoring: what a look at the held-out sections takes; 0 where there are none.
-        calibrates: whether the line between two classes is chosen on the held-out sections.
+        chooses_line: whether the line between two classes is to be chosen on the held-out sections.
         updating: seconds of the latest update.
         drawing: seconds of the pictures at the end.
     """
@@ -26,7 +27,7 @@ class Budget:
     preparing: float = 0.0
     predicting: float = 0.0
     scoring: float = 0.0
-    calibrates: bool = False
+    chooses_line: bool = False
     updating: float = 0.0
     drawing: float = 0.0
 
@@ -41,26 +42,49 @@ class Budget:
         return 0 if affordable < 2 else min(int(affordable), _LOOKS)
 
     @property
+    def calibrates(self) -> bool:
+        """Whether the line between two classes is to be chosen, and there is time for it."""
+        return self.chooses_line and self._allows(self._line, _CALIBRATING)
+
+    @property
     def scores_views(self) -> bool:
         """Whether there is time to score the model with all views, too."""
-        return self.total is None or self._views <= _SCORING_VIEWS * (self.total - self.preparing)
+        return self._allows(self._views, _SCORING_VIEWS)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What there is no time for, in words."""
+        if not self.predicting:
+            return ()
+        skipped = {
+            "a look at the held-out images while it trains": self.looks == 0,
+            "choosing the line between the two classes, which is at 0.5": self.chooses_line and not self.calibrates,
+            "the scores of the 8 views of --tta": not self.scores_views,
+        }
+        return tuple(words for words, one in skipped.items() if one)
 
     @property
     def finishing(self) -> float:
         """Seconds that are needed after the last update."""
         look = self.predicting + self.scoring
         seconds = look * (self.looks > 0) + look + self.drawing + self.updating
-        if self.calibrates:  # at twice as many thresholds
-            seconds += self.predicting + 2 * self.scoring
-        if self.scores_views:
-            seconds += self._views
+        seconds += self._line if self.calibrates else 0
+        seconds += self._views if self.scores_views else 0
         return _CAUTION * seconds
 
     def progress(self, seconds: float) -> float:
-        """Part of the training that is done after `seconds` of updates and looks, 0 to 1."""
+        """Part of the training that is done after `seconds` of updates and looks, 0 to 1; one update is always made."""
         assert self.total is not None
         training = self.total - self.preparing - self.finishing
-        return min(seconds / training, 1.0) if training > 0 else 1.0
+        return min(seconds / max(training, 1e-9), 1.0)
+
+    def _allows(self, seconds: float, share: float) -> bool:
+        return self.total is None or seconds <= share * (self.total - self.preparing)
+
+    @property
+    def _line(self) -> float:
+        # at twice as many thresholds as a look
+        return self.predicting + 2 * self.scoring
 
     @property
     def _views(self) -> float:

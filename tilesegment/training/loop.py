@@ -137,8 +137,8 @@ class Trainer:
         self.pending: tuple[float, float] | None = None
         self.updating = False
         counted = settings.steps is not None or settings.epochs is not None
-        calibrates = len(data.classes) == 2 and settings.threshold is None and len(self.held_out) > 0
-        self.budget = Budget(None if counted else settings.budget or DEFAULT_BUDGET, calibrates=calibrates)
+        line = len(data.classes) == 2 and settings.threshold is None and len(self.held_out) > 0
+        self.budget = Budget(None if counted else settings.budget or DEFAULT_BUDGET, chooses_line=line)
 
     def _take_over(self) -> tuple[str, ...]:
         """Starts from the weights of `init`, and notes what that means; returns the layers that it could not begin."""

@@ -55,6 +55,7 @@ class TrainingRun:
         scores: of the stored model on the held-out sections; None where none were held out.
         tta: the same, averaged over the 8 symmetries of the square; None, too, where a budget left no time for it.
         line: between two classes, where the held-out sections have chosen it, with the scores that belong to it.
+        left_out: what a budget left no time for, in words.
     """
 
     folder: str
@@ -66,6 +67,7 @@ class TrainingRun:
     scores: Scores | None
     tta: Scores | None
     line: Line | None
+    left_out: tuple[str, ...] = ()
 
 
 def train(
@@ -211,6 +213,7 @@ class _Run:
             wall_seconds=took,
             kept_step=trainer.kept_step,
             line=self.line,
+            left_out=trainer.budget.left_out,
             **found,
         )
 
@@ -235,7 +238,7 @@ class _Run:
         trainer, threshold = self.trainer, self.trainer.settings.threshold
         if len(trainer.data.classes) != 2:
             return model
-        if threshold is None and trainer.held_out:
+        if trainer.budget.calibrates:
             p = predict_sections(model, trainer.held_out, trainer.device, trainer.precision)
             self.line = choose_line([section.label for section in trainer.held_out], p, trainer.goal)
             threshold = self.line.threshold

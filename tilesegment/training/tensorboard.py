@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tilesegment.errors import PlanError
+from tilesegment.errors import DataError, PlanError
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -19,6 +19,7 @@ def event_writer(folder: str | Path | None) -> Iterator[Callable[["Record"], Non
 
     Raises:
         PlanError: TensorBoard is not installed.
+        DataError: the folder cannot be written.
     """
     if folder is None:
         yield lambda record: None
@@ -27,7 +28,11 @@ def event_writer(folder: str | Path | None) -> Iterator[Callable[["Record"], Non
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise PlanError("tensorboard is not installed; pip install 'tilesegment[tensorboard]'") from None
-    with SummaryWriter(str(folder)) as writer:
+    try:
+        opened = SummaryWriter(str(folder))
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written ({error.strerror}); choose another --tensorboard") from error
+    with opened as writer:
         yield lambda record: _write(writer, record)
 
 

@@ -1,0 +1,193 @@
+"""Every path that any command takes, with every way in which a path can fail: one line that names it, and no harm."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import pytest
+from command_line import Run, fill
+from data_sets import write_pairs
+from rights import refused
+
+import tilesegment
+from tilesegment_cli.main import tileseg
+from tilesegment_cli.types import PathType
+
+# what takes text that is no path; a new option has to be put here or to be given a type of `PathType`
+NO_PATHS = {
+    "predict": {"device", "precision", "runtime", "axes"},
+    "train": {"preset", "network", "optimiser", "loss", "goal", "device", "precision", "name", "licence"},
+    "verify": {"device", "runtime", "axes"},
+    "bench": {"device", "precision", "runtime", "axes"},
+    "import": {"network", "dtype", "name", "licence"},
+}
+
+
+@dataclass(frozen=True)
+class Use:
+    """A path of a command: the rest of its line, and what does not fail there.
+
+    Attributes:
+        line: the command, with {} for the path.
+        fine: ways of `BAD` that are no failure of this path.
+    """
+
+    line: str
+    fine: frozenset[str] = field(default_factory=frozenset)
+
+
+def use(line: str, *fine: str) -> Use:
+    return Use(line, frozenset(fine))
+
+
+# no folder of this name is a file of the wrong kind for what takes both, and what is written is not there yet
+_NEW = ("missing",)
+_PREDICT = "predict slide.tif --model toy.safetensors --tile 88 --out m.zarr"
+_TLS = _PREDICT + " --scheduler tls://127.0.0.1:1"
+_TRAIN = "train data --steps 1 --base 2 --depth 1 --tile 60 --validation 0"
+USES = {
+    "predict images": use("predict {} --model toy.safetensors --tile 88 --out m.zarr"),
+    "predict out": use("predict slide.tif --model toy.safetensors --tile 88 --out {}", *_NEW),
+    "predict out_dir": use("predict slide.tif --model toy.safetensors --tile 88 --out-dir {}", *_NEW, "folder"),
+    # any text is a list
+    "predict listed": use("predict --list {} --model toy.safetensors --tile 88 --out-dir o", "file"),
+    "predict model": use("predict slide.tif --model {} --tile 88 --out m.zarr"),
+    "predict skip_empty": use(_PREDICT + " --skip-empty {}"),
+    "predict probabilities": use(_PREDICT + " --probabilities {}", *_NEW),
+    "predict preview": use(_PREDICT + " --preview {}", *_NEW),
+    "predict scheduler": use(_PREDICT + " --scheduler {}"),
+    "predict tls_ca": use(_TLS + " --tls-ca {} --tls-cert note --tls-key note", "file"),
+    "predict tls_cert": use(_TLS + " --tls-ca note --tls-cert {} --tls-key note", "file"),
+    "predict tls_key": use(_TLS + " --tls-ca note --tls-cert note --tls-key {}", "file"),
+    "status masks": use("status {}"),
+    "finish mask": use("finish {}"),
+    "train data": use("train {} --steps 1 --base 2 --depth 1 --tile 60 --out run"),
+    "train out": use(_TRAIN + " --out {}", *_NEW, "folder"),
+    "train config": use(_TRAIN + " --out run --config {}"),
+    "train init": use("train data --steps 1 --tile 72 --out run --init {}"),
+    "train tensorboard": use(_TRAIN + " --out run --tensorboard {}", *_NEW, "folder"),
+    "evaluate prediction": use("evaluate {} data/labels"),
+    "evaluate truth": use("evaluate predicted {}"),
+    "evaluate figure": use("evaluate predicted data/labels --image data/images --figure {}", *_NEW),
+    "evaluate image": use("evaluate predicted data/labels --figure f.png --image {}"),
+    "verify image": use("verify {} --model toy.safetensors --tile 88"),
+    "verify model": use("verify slide.tif --model {} --tile 88"),
+    "bench image": use("bench {} --model toy.safetensors --seconds 1"),
+    "bench model": use("bench slide.tif --model {} --seconds 1"),
+    "bench folder": use("bench slide.tif --model toy.safetensors --seconds 1 --dir {}", "folder"),
+    "preview image": use("preview {} mask.zarr --out p.png"),
+    "preview mask": use("preview slide.tif {} --out p.png"),
+    "preview out": use("preview slide.tif mask.zarr --out {}", *_NEW),
+    "info path": use("info {}"),
+    "import path": use("import {} --network unet-same --out i.safetensors"),
+    "import out": use("import weights.safetensors --network unet-same --out {}", *_NEW),
+    "export model": use("export {} --to onnx --out m.onnx"),
+    "export out": use("export toy.safetensors --to onnx --out {}", *_NEW),
+}
+# what is written, and with which ending
+ENDINGS = {
+    "predict out": ".zarr",
+    "predict probabilities": ".zarr",
+    "predict preview": ".png",
+    "evaluate figure": ".png",
+    "preview out": ".png",
+    "import out": ".safetensors",
+    "export out": ".onnx",
+}
+# ways of being bad, by the name of a path in the folder below
+BAD = {
+    "missing": "missing/nothing",
+    "folder": "empty",
+    "file": "note",
+    "in a file": "note/inside",
+    "in a locked folder": "locked/secret",
+    "locked": "sealed",
+    "in a folder that is read-only": "readonly/new",
+    "long": "n" * 300,
+    "loop": "loop",
+    "empty": "",
+    "blank": " ",
+    "NUL": "a\0b",
+    "not UTF-8": os.fsdecode(b"caf\xe9"),
+}
+WRITTEN = {name for name, one in USES.items() if "missing" in one.fine} | {"bench folder"}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with good and bad paths in it."""
+    here = tmp_path_factory.mktemp("paths")
+    fill(here)
+    write_pairs(here / "data", 2, side=64)
+    shutil.copytree(here / "data" / "labels", here / "predicted")
+    settings = {"tile": 88, "precision": "fp32"}
+    tilesegment.predict(here / "slide.tif", here / "mask.zarr", here / "toy.safetensors", **settings)
+    shutil.copy(here / "toy.safetensors", here / "weights.safetensors")
+    (here / "empty").mkdir()
+    (here / "note").write_text("mine")
+    (here / "sealed").write_text("mine")
+    (here / "locked").mkdir()
+    (here / "locked" / "secret").write_text("mine")
+    (here / "readonly").mkdir()
+    (here / "loop").symlink_to("loop")
+    (here / "readonly").chmod(0o555)
+    (here / "locked").chmod(0)
+    (here / "sealed").chmod(0)
+    yield here
+    for name in ("readonly", "locked"):
+        (here / name).chmod(0o700)
+
+
+@pytest.fixture
+def here(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Works in that folder, without the right of root to open whatever it likes."""
+    monkeypatch.chdir(prepared)
+    with refused():
+        yield prepared
+
+
+def paths_of(command: click.Command) -> set[str]:
+    return {str(one.name) for one in command.params if isinstance(one.type, PathType)}
+
+
+def text_of(command: click.Command) -> set[str]:
+    return {str(one.name) for one in command.params if isinstance(one.type, click.types.StringParamType)}
+
+
+def test_no_path_of_any_command_is_left_out() -> None:
+    commands = tileseg.commands
+    assert {f"{name} {path}" for name, command in commands.items() for path in paths_of(command)} == set(USES)
+    assert {name: text_of(command) for name, command in commands.items() if text_of(command)} == NO_PATHS
+
+
+def listing(folder: Path) -> list[str]:
+    """Everything there is, as far as it can be seen, with sizes."""
+    return sorted(
+        f"{Path(where) / name} {os.lstat(Path(where) / name).st_size}"
+        for where, folders, files in os.walk(folder)
+        for name in (*folders, *files)
+    )
+
+
+CASES = [pytest.param(name, way, id=f"{name}, {way}") for name in USES for way in BAD if way not in USES[name].fine]
+
+
+@pytest.mark.parametrize(("name", "way"), CASES)
+def test_a_bad_path_is_named_in_one_line_and_nothing_is_harmed(name: str, way: str, here: Path, run: Run) -> None:
+    path = BAD[way]
+    if name in WRITTEN and way in ("in a file", "in a folder that is read-only"):
+        path += ENDINGS.get(name, "")
+    before = listing(here)
+    first, rest = USES[name].line.split("{}")
+    found = run(first, path, *rest.split())
+    assert found.code in (1, 2), (found.out, found.err)
+    assert found.out == ""
+    assert found.err.startswith("Error: ")
+    assert found.err.count("\n") == 1, found.err
+    assert "Traceback" not in found.err
+    shown = {"empty": "''", "blank": "' '", "NUL": r"a\x00b", "not UTF-8": "caf"}.get(way, path.split("/")[0])
+    assert shown in found.err, found.err
+    assert listing(here) == before
