@@ -320,3 +320,15 @@ def test_the_order_of_colours_says_nothing_about_classes(tmp_path: Path) -> None
     plain = tuple(LabelClass(c, c) for c in colours)
     with pytest.raises(DataError, match="#c80000"):
         evaluate(store(tmp_path / "q.zarr", np.eye(3, dtype=np.float32)[three].transpose(2, 0, 1), plain), truth)
+
+
+def test_colours_are_shown_as_colours(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    red = np.stack([INSIDE[0] * 200, INSIDE[0] * 0, INSIDE[0] * 0], axis=-1)
+    write_files(tmp_path, {"t.png": red, "p.png": INSIDE[0]})
+    done = run("evaluate p.png t.png")
+    assert "Note: " in done.err and "#c80000 is 1" in done.err
+    write_files(tmp_path, {"q.png": red})
+    rows = [line.split() for line in run("evaluate q.png t.png").out.splitlines()]
+    assert ["1", "#c80000", "#c80000", "#c80000"] in [row[:4] for row in rows]
+    assert json.loads(run("evaluate p.png t.png --json -q").out)["accuracy"] == 1
