@@ -15,6 +15,7 @@ from tilesegment_cli.types import ListType
 if TYPE_CHECKING:
     from tilesegment import Evaluation
 
+_LARGEST_GREY = 65_535  # a larger value of a class is a colour
 _MOST_ROWS = 30  # images that are listed one by one
 
 
@@ -90,14 +91,17 @@ def _lines(found: "Evaluation") -> list[str]:
 def _class_table(found: "Evaluation") -> list[str]:
     """A class a row: what stands for it, its scores, and what its pixels were taken for."""
     rows = [["class", "in truth", "in prediction", "share", "Dice", "IoU", *(f"as {c.name}" for c in found.classes)]]
+    coloured = max(one.truth_value for one in found.classes) > _LARGEST_GREY
     for number, (one, counts) in enumerate(zip(found.classes, found.confusion, strict=True)):
         of = sum(counts)
         taken = [f"{100 * count / of:.1f} %" if of else "-" for count in counts]
-        value = ("<= 0.5", "> 0.5")[number] if one.prediction_value is None else str(one.prediction_value)
+        value = ("<= 0.5", "> 0.5")[number]
+        if one.prediction_value is not None:
+            value = _value(one.prediction_value, coloured)
         rows.append(
             [
                 f"{number} {one.name}",
-                str(one.truth_value),
+                _value(one.truth_value, coloured),
                 value,
                 f"{100 * one.share:.1f} %",
                 _number(one.dice),
@@ -158,6 +162,10 @@ def _aligned(rows: Sequence[Sequence[str]], left: tuple[int, ...] = (0,)) -> lis
         ).rstrip()
         for row in rows
     ]
+
+
+def _value(value: int, coloured: bool) -> str:
+    return f"#{value:06x}" if coloured else str(value)
 
 
 def _number(value: float | None) -> str:

@@ -156,7 +156,7 @@ def void(path: Path, ids: np.ndarray) -> None:
 
 
 DOUBT: dict[str, tuple[tuple[Write, ...], str]] = {
-    "two scales": ((grey(0, 1), grey(0, 255), grey(0, 1)), "0, 1 in some .0., 0, 255 in others .1."),
+    "two scales": ((grey(0, 1), grey(0, 255), grey(0, 1)), "0, 1 in 0 but 0, 255 in 1"),
     "a void": ((void, grey(0, 1)), "0, 1, 255"),
     "a void in 16 bits": (
         (lambda path, ids: save(path, np.where(np.arange(SIDE) < 9, np.uint16(65_535), ids)), grey(0, 1)),
@@ -212,7 +212,9 @@ def test_names_or_ignore_settle_a_void(tmp_path: Path) -> None:
         ([{0, 1, 2, 255}, {0, 1}], None, [0, 1, 2], 255),
         ([{0, 1, 2}, {255}], None, [0, 1, 2], 255),  # an image without any label
         ([{0, 1}, {0, 2}], None, [0, 1, 2], None),  # each image holds one class
-        ([{0, 128}, {0, 255}], None, [0, 128, 255], None),
+        ([{0, 128}, {0, 255}], 2, [0, 255], None),
+        ([{0, 2}, {0, 255}], 2, [0, 255], None),
+        ([{0, 128, 255}, {0, 255}], None, [0, 128, 255], None),
         ([{0}, {0, 255}], None, [0, 255], None),
         ([{1}, {0, 255}], 2, [0, 255], None),
     ],
@@ -296,3 +298,37 @@ def test_what_is_predicted_is_never_left_out(tmp_path: Path) -> None:
     write(tmp_path / "p", void)
     with pytest.raises(DataError, match="0, 1, 255"):
         evaluate(tmp_path / "p" / "labels", tmp_path / "t" / "labels")
+
+
+def test_the_order_of_colours_says_nothing_about_classes(tmp_path: Path) -> None:
+    three = (INSIDE[0] + (np.arange(SIDE) < 9)).astype(np.uint8)
+    colours = ("#c80000", "#0000ff", "#00ff00")
+    classes = tuple(LabelClass(c, c, int(c[1:], 16)) for c in colours)
+    rgb = np.array([one.rgb for one in classes], np.uint8)
+    write_files(tmp_path, {"truth.png": rgb[three], "ids.png": three, "same.png": rgb[three]})
+    write_palette(tmp_path / "palette.png", three, [one.rgb for one in classes])
+    store(tmp_path / "mask.png", three, classes)
+    truth = tmp_path / "truth.png"
+    for name in ("same.png", "palette.png", "mask.png"):
+        assert evaluate(tmp_path / name, truth).accuracy == 1
+        assert evaluate(truth, tmp_path / name).accuracy == 1
+    for one, other in (("ids.png", "truth.png"), ("truth.png", "ids.png")):
+        with pytest.raises(DataError, match="#"):
+            evaluate(tmp_path / one, tmp_path / other)
+    likely = store(tmp_path / "p.zarr", np.eye(3, dtype=np.float32)[three].transpose(2, 0, 1), classes)
+    assert evaluate(likely, truth).accuracy == 1
+    plain = tuple(LabelClass(c, c) for c in colours)
+    with pytest.raises(DataError, match="#c80000"):
+        evaluate(store(tmp_path / "q.zarr", np.eye(3, dtype=np.float32)[three].transpose(2, 0, 1), plain), truth)
+
+
+def test_colours_are_shown_as_colours(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    red = np.stack([INSIDE[0] * 200, INSIDE[0] * 0, INSIDE[0] * 0], axis=-1)
+    write_files(tmp_path, {"t.png": red, "p.png": INSIDE[0]})
+    done = run("evaluate p.png t.png")
+    assert "Note: " in done.err and "#c80000 is 1" in done.err
+    write_files(tmp_path, {"q.png": red})
+    rows = [line.split() for line in run("evaluate q.png t.png").out.splitlines()]
+    assert ["1", "#c80000", "#c80000", "#c80000"] in [row[:4] for row in rows]
+    assert json.loads(run("evaluate p.png t.png --json -q").out)["accuracy"] == 1

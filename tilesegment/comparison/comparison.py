@@ -188,27 +188,66 @@ def _decide(counted: _Counted, classes: Sequence[str] | None, opening: Opening) 
         raise DataError(
             f"all pixels of the truth have the ignored value {opening.ignore}; leave out --ignore, or name another"
         )
-    prediction = None
-    if counted.predictions:
-        # where pixels are ignored it does not matter what is predicted
-        scored: dict[str, set[int]] = {}
-        for one in planes:
-            scored.setdefault(one.pair.name, set()).update(code for _, code in one.counts)
-        scans = [replace(s, values=np.array(sorted(scored[s.name]), np.int64)) for s in counted.predictions]
-        # as many classes as the truth has, where nothing else is said
-        prediction = decide(scans, classes or [str(value) for value in truth.values], ask=False)
-        planes = [replace(one, counts=_by_value(one, None, prediction)) for one in planes]
-    matching = match(_sum(planes), counted.kind, counted.truth_kind, classes)
+    if not counted.predictions:
+        matching = match(_sum(planes), counted.kind, counted.truth_kind, classes)
+        _check_colours(truth, counted.kind, matching, classes)
+        return Meanings(matching, truth, None), planes
+    # where pixels are ignored it does not matter what is predicted
+    scored: dict[str, set[int]] = {}
+    for one in planes:
+        scored.setdefault(one.pair.name, set()).update(code for _, code in one.counts)
+    scans = [replace(s, values=np.array(sorted(scored[s.name]), np.int64)) for s in counted.predictions]
+    # as many classes as the truth has, where nothing else is said
+    prediction = decide(scans, classes or [str(value) for value in truth.values], ask=False)
+    kinds = counted.kind, counted.truth_kind
+    if truth.coloured != prediction.coloured and classes is None and not counted.kind.ids:
+        truth, prediction = _decide_together(counted.truths, scans, truth.ignore)
+        kinds = Kind(0, None, ids=False), Kind(0, None, ids=False)
+    planes = [replace(one, counts=_by_value(one, truth, prediction)) for one in counted.planes]
+    matching = match(_sum(planes), *kinds, classes)
+    _check_colours(truth, kinds[0], matching, classes, prediction)
     return Meanings(matching, truth, prediction), planes
 
 
-def _by_value(plane: Plane, truth: Coding | None, prediction: Coding | None) -> Counts:
+def _decide_together(truths: Sequence[Scan], predictions: Sequence[Scan], ignore: int | None) -> tuple[Coding, Coding]:
+    """What is stored where either truth or prediction is in colours: their order says nothing about classes."""
+    renamed = [replace(one, name=f"prediction {one.name}") for one in predictions]
+    both = decide([*truths, *renamed], None, ignore, ask=False)
+    found = {one.name: both.tables[new.name] for one, new in zip(predictions, renamed, strict=True)}
+    return both, replace(both, tables=found, notes=())
+
+
+def _check_colours(
+    truth: Coding, kind: Kind, matching: Matching, classes: Sequence[str] | None, prediction: Coding | None = None
+) -> None:
+    """Whether it is known which colour of the truth is which class.
+
+    Raises:
+        DataError: only their order could tell.
+    """
+    own = {one.value for one in kind.classes or ()}
+    black_and_another = len(matching.truth) == 2 and 0 in matching.truth
+    if not truth.coloured or (prediction is not None and prediction.coloured) or classes is not None:
+        return
+    if not set(matching.truth) <= own and not black_and_another:
+        colours = ", ".join(f"#{value:06x}" for value in matching.truth)
+        raise DataError(
+            f"the truth holds the colours {colours}, the prediction none: which class is which colour cannot be told; "
+            "save the truth as class ids, or name the classes with --classes in the order of these colours"
+        )
+
+
+def _by_value(plane: Plane, truth: Coding, prediction: Coding | None) -> Counts:
     """The counts of a plane by values instead of by what is stored, without what is not labelled in the truth."""
     counts: Counts = Counter()
     for (stored, code), pixels in plane.counts.items():
-        value = stored if truth is None else truth.tables[plane.pair.name].value(stored)
-        found = code if prediction is None else prediction.tables[plane.pair.name].value(code)
-        if value is not None and found is not None:
+        value = truth.tables[plane.pair.name].value(stored)
+        if value is not None:
+            found = code if prediction is None else prediction.tables[plane.pair.name].value(code)
+            if found is None:
+                raise DataError(
+                    f"{plane.pair.prediction} holds {code}, which means not labelled; give it another value"
+                )
             counts[value, found] += pixels
     return counts
 

@@ -201,7 +201,8 @@ def find_pairs(prediction: str | Path, truth: str | Path, image: str | Path | No
     listings = [list_images(path) for path in paths]
     for listing in listings:
         if not listing.images:
-            raise DataError(f"{listing.folder} holds no files that are images; expected masks, one an image")
+            inner = f" (but the folder {listing.folders[0].name}/)" if listing.folders else ""
+            raise DataError(f"{listing.folder} holds no files that are images{inner}; expected masks, one an image")
     truths = labels_among(listings[1].images)
     predictions = _by_truth(listings[0].images, truths, prediction, truth, all_of_them=True)
     images = _by_truth(listings[2].images, truths, listings[2].folder, truth) if image is not None else {}

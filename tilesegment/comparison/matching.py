@@ -14,7 +14,7 @@ import numpy as np
 from tilesegment.errors import DataError
 from tilesegment.evaluation import THRESHOLDS
 from tilesegment.labels import Coding
-from tilesegment.labels.scanning import distinct
+from tilesegment.labels.scanning import LARGEST, distinct
 from tilesegment.metadata import LabelClass, default_colours
 
 _SUM_TOLERANCE = 0.05  # of class probabilities that were rounded to 8 bits or half precision
@@ -221,9 +221,13 @@ def _mismatch(truths: set[int], found: set[int], size: int) -> DataError:
 def _classes(
     values: tuple[int, ...], known: Sequence[LabelClass] | None, names: Sequence[str] | None
 ) -> tuple[LabelClass, ...]:
+    coloured = max(values) > LARGEST  # no grey value is
     if names is None:
-        names = [one.name for one in known] if known is not None else [f"value {value}" for value in values]
+        default = [f"#{value:06x}" if coloured else f"value {value}" for value in values]
+        names = default if known is None else [one.name for one in known]
     colours = [one.colour for one in known] if known is not None else default_colours(len(values))
+    if known is None and coloured:
+        colours = [f"#{value:06x}" for value in values]
     return tuple(LabelClass(*one) for one in zip(names, colours, values, strict=True))
 
 

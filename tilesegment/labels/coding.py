@@ -15,7 +15,6 @@ from tilesegment.labels.scanning import MOST_CLASSES, Scan, look_like_objects, o
 
 IGNORE = 255  # the class id of pixels without a label
 _GREY_AS_COLOUR = 0x010101  # a grey value as red = green = blue
-_VOIDS = (255, 65_535)  # values that often mean "not labelled"
 _LEAST_BESIDE_VOID = 3  # a void beside as many ids, from 0 on, means "not labelled"
 _VOID = -(1 << 62)  # in a table: not labelled
 
@@ -160,35 +159,64 @@ def _check_count(scans: Sequence[Scan], names: Sequence[str] | None, ask: bool) 
 def _on_one_scale(
     tables: Mapping[str, Meanings], names: Sequence[str] | None, ignore: int | None, ask: bool
 ) -> tuple[dict[str, Meanings], list[str]]:
-    """Grey labels of which some hold ids 0, 1, ... and others as many grey values: one scale if the names say so.
+    """Labels that write the same classes in several ways, such as 0, 1 and 0, 255: in one, if the names say so.
 
     Raises:
         DataError: they do not.
     """
     sets = {name: set(table.values()) - {ignore} for name, table in tables.items()}
+    found = _two_scales(sets)
+    if found is None:
+        return dict(tables), []
+    scale, places, examples = found
+    every = set().union(*sets.values())
+    told = " but ".join(f"{listed_values(sets[name])} in {name}" for name in examples)
+    if names is not None and len(names) == len(scale):
+        merged = {
+            name: {stored: scale[places[name][v]] if v in places[name] else v for stored, v in table.items()}
+            for name, table in tables.items()
+        }
+        return merged, [f"the labels hold {told}: read as the same {len(scale)} classes"]
+    if not ask or (names is not None and len(names) == len(every)):
+        return dict(tables), []
+    most = max(every)
+    raise DataError(
+        f"the labels hold {told}, which may be the same {len(scale)} classes or {len(every)}: name the {len(scale)} "
+        f"(or {len(every)}) classes with --classes, or give --ignore {most} if {most} means not labelled"
+    )
+
+
+def _two_scales(
+    sets: Mapping[str, set[int]],
+) -> tuple[list[int], dict[str, Meanings], tuple[str, str]] | None:
+    """Whether files may write the same classes in several ways; None if not.
+
+    So they do where each holds one value besides 0, but not the same, or where some hold ids 0, 1, ... and others as
+    many grey values. Values that are all small are classes of which each file may hold a part.
+
+    Args:
+        sets: the values in each file, by name.
+
+    Returns:
+        The values of the classes in one way, the places in it of the values in each file, and two files that differ.
+    """
+    values = sorted(set().union(*sets.values()))
+    if not values or values[-1] < MOST_CLASSES:
+        return None
+    inside = [value for value in values if value]
+    if len(inside) > 1 and all(len(one - {0}) <= 1 for one in sets.values()):
+        first, other = (next(n for n, one in sets.items() if value in one) for value in (inside[0], inside[-1]))
+        return [0, inside[-1]], {name: {v: int(v > 0) for v in one} for name, one in sets.items()}, (first, other)
     high = {name: one for name, one in sets.items() if max(one, default=0) >= MOST_CLASSES}
     low = {name: one for name, one in sets.items() if name not in high}
     scale, ids = sorted(set().union(*high.values())), set().union(*low.values())
-    every = ids.union(scale)
     if ids <= set(scale) or len(scale) < 2 or not ids <= set(range(len(scale))):
-        return dict(tables), []
-    # a file of zeros alone is no evidence of either
-    first, other = (next(n for n, one in part.items() if one - both) for part, both in ((low, set(scale)), (high, ids)))
-    found = f"{listed_values(ids)} in some ({first}), {listed_values(scale)} in others ({other})"
-    if names is not None and len(names) == len(scale):
-        said = f"the labels hold {found}: read as the same {len(scale)} classes"
-        merged = {
-            name: {s: scale[v] if name in low and v in ids else v for s, v in table.items()}
-            for name, table in tables.items()
-        }
-        return merged, [said]
-    if not ask or (names is not None and len(names) == len(every)):
-        return dict(tables), []
-    void = next((f", give --ignore {v} if {v} means not labelled" for v in _VOIDS if v in scale), "")
-    raise DataError(
-        f"the labels hold {found}, which may be the same {len(scale)} classes or {len(every)}: name the "
-        f"{len(scale)} (or {len(every)}) classes with --classes{void}"
+        return None
+    examples = tuple(
+        next(n for n, one in part.items() if one - both) for part, both in ((low, set(scale)), (high, ids))
     )
+    places = {n: {v: v if n in low else scale.index(v) for v in one} for n, one in sets.items()}
+    return scale, places, (examples[0], examples[1])
 
 
 def _certain_void(tables: Sequence[Meanings], voc: bool) -> int | None:
@@ -202,16 +230,16 @@ def _certain_void(tables: Sequence[Meanings], voc: bool) -> int | None:
 
 
 def _asked_void(tables: Sequence[Meanings], names: Sequence[str] | None) -> int | None:
-    """The value beside few small ids that means "not labelled" if the number of names says so.
+    """The one large value beside small ids, such as 255 beside 0 and 1, if the number of names says that it is void.
 
     Raises:
         DataError: nothing says what it means.
     """
     every = set().union(*(table.values() for table in tables))
-    void = next((value for value in _VOIDS if value in every), None)
-    ids = every - {void}
-    if void is None or len(ids) < 2 or max(ids) >= MOST_CLASSES:
+    ids = {value for value in every if value < MOST_CLASSES}
+    if len(ids) < 2 or len(every) != len(ids) + 1:
         return None
+    void = max(every)
     if names is not None and len(names) in (len(ids), len(every)):
         return void if len(names) == len(ids) else None
     raise DataError(

@@ -10,10 +10,24 @@ from tilesegment.images.zarr_metadata import node
 
 # what is added to the name of a label, and to that of an image; nnU-Net's first channel is _0000
 _LABEL_SUFFIXES = (
-    *("_cp_masks", "_mask", "_masks", "_label", "_labels", "_seg", "_segmentation", "_gt", "-mask", "-masks"),
+    *(
+        "_cp_masks",
+        "_mask",
+        "_masks",
+        "_label",
+        "_labels",
+        "_seg",
+        "_segmentation",
+        "_gt",
+        "_truth",
+        "_groundtruth",
+        "-mask",
+        "-masks",
+    ),
     *("-label", "-labels"),
 )
 _LABEL_PREFIXES = ("mask_", "masks_", "label_", "labels_", "seg_", "gt_", "mask-", "label-")
+_PREDICTED_SUFFIXES = ("_pred", "_prediction", "_predicted", "_prob", "_probabilities")
 _IMAGE_SUFFIXES = ("_0000", "_image", "_img", "-image", "-volume")
 _IMAGE_PREFIXES = ("image_", "img_", "im_", "image-")
 _IMAGES = {".tif", ".tiff", ".btf", ".png", ".jpg", ".jpeg", ".gif", ".svs", ".ndpi", ".scn", ".zarr"}
@@ -65,7 +79,8 @@ def stem_of(path: Path) -> str:
 
 def core_of(stem: str) -> str:
     """What the names of an image and of its label share: `cell_1` of `image_cell_1`, `cell_1_mask`, `cell_1_0000`."""
-    for suffixes, prefixes in ((_LABEL_SUFFIXES, _LABEL_PREFIXES), (_IMAGE_SUFFIXES, _IMAGE_PREFIXES)):
+    labels, predicted = (_LABEL_SUFFIXES, _LABEL_PREFIXES), (_PREDICTED_SUFFIXES, ())
+    for suffixes, prefixes in (predicted, labels, (_IMAGE_SUFFIXES, _IMAGE_PREFIXES)):
         stem = _without(stem, suffixes, prefixes)
     return stem
 

@@ -69,7 +69,8 @@ def _scale(
     """What turns ids, indices or colours into the values of other labels; None if that cannot be told.
 
     Those of a mask are the values or colours of its classes, else the same ids, else by their order. Those of a palette
-    are the same, else by their order, since programs that lose a mask's record keep its palette.
+    are the same, else by their order, since programs that lose a mask's record keep its palette. Colours are those that
+    classes have by default; of two classes black is the first.
     """
     wanted = set(target)
     candidates: list[Sequence[int]] = []
@@ -85,7 +86,8 @@ def _scale(
         known = [int(colour[1:], 16) for colour in default_colours(len(target))]
         if len(set(known)) == len(known) and used <= set(known):
             return lambda colour: target[known.index(colour)]
-        return None
+        two = len(target) == 2 and len(used) == 2 and 0 in used
+        return (lambda colour: target[int(colour > 0)]) if two else None
     for scale in candidates:
         if used and max(used) >= len(scale):
             continue

@@ -11,7 +11,7 @@ from tilesegment.labels.label import Kind, Label
 from tilesegment.metadata import LabelClass
 
 MOST_CLASSES = 32  # more distinct values are ids of objects, a grey image, a smoothed mask or one saved as JPEG
-_LARGEST = 65_535  # of uint16; a larger value is no class
+LARGEST = 65_535  # of uint16; a larger value is no class
 _LEAST_OBJECTS = 4  # values besides background below which pieces tell nothing
 _PIECES = 1.5  # mean number of connected pieces of a value, up to which it is the id of an object
 _LEAST_PIXELS = 4  # mean number of pixels of a piece, below which it is noise
@@ -174,11 +174,13 @@ def _check(name: str, label: Label, values: list[float], pieces: Pieces) -> None
                 "without smoothing"
             )
         return
-    if len(values) > MOST_CLASSES or not whole or (values and (values[0] < 0 or values[-1] > _LARGEST)):
-        marker = "; if -1 means not labelled, give --ignore -1" if whole and values[:1] == [-1] else ""
+    if len(values) > MOST_CLASSES or not whole or (values and (values[0] < 0 or values[-1] > LARGEST)):
+        odd = values[0] if values[0] < 0 else values[-1]
+        few = whole and len(values) <= MOST_CLASSES
+        marker = f"; if {odd:.0f} means not labelled, give --ignore {odd:.0f}" if few else ""
         raise DataError(
             f"{name} holds {len(values)} values from {values[0]} to {values[-1]}; expected at most {MOST_CLASSES} "
-            f"whole ones from 0 to {_LARGEST}, one a class: save labels as PNG or TIFF without smoothing{marker}"
+            f"whole ones from 0 to {LARGEST}, one a class: save labels as PNG or TIFF without smoothing{marker}"
         )
 
 
