@@ -272,10 +272,10 @@ def _lacks_package(who: str) -> ClusterError:
 
 
 def _answers(link: str) -> bool:
-    """Whether there is a page: dask names a dashboard even where there is none."""
+    """Whether there is a dashboard: dask names one even where there is none, or a page that says so."""
     try:
         with build_opener(ProxyHandler({})).open(link, timeout=2) as page:
-            return bool(page.status == 200)
+            return b"<script" in page.read()
     except (OSError, ValueError):
         return False
 

@@ -133,5 +133,7 @@ async def _replace(cluster: SpecCluster, ended: list[int | str]) -> None:
 
 
 def in_words(seconds: float) -> str:
-    """`90 s`, or `5 min`."""
-    return f"{seconds / 60:g} min" if seconds >= 120 and seconds % 60 == 0 else f"{seconds:g} s"
+    """`90 s`, `5 min`, or `24 h`."""
+    whole = [(size, name) for size, name in ((3600, "h"), (60, "min")) if seconds >= 2 * size and seconds % size == 0]
+    size, name = whole[0] if whole else (1, "s")
+    return f"{seconds / size:g} {name}"
