@@ -145,10 +145,12 @@ class Cluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._stack, suppress(TimeoutError):
-            self.client.close()
+        with self._stack:
+            with suppress(TimeoutError):
+                self.client.close()
             if self.owned is not None:
-                self.owned.close(timeout=CLOSING)
+                with suppress(TimeoutError):
+                    self.owned.close(timeout=CLOSING)
 
     def describe(self) -> str:
         """Where it is and how large, with a warning if anybody may use it."""
