@@ -16,6 +16,7 @@ from data_sets import write_pairs
 
 import tilesegment
 from tilesegment import DataError, PlanError
+from tilesegment.errors import option
 from tilesegment.model import Model
 from tilesegment.training import checkpoint, loop, run
 from tilesegment.training.loop import Record, Trainer
@@ -310,7 +311,7 @@ def test_other_settings_or_data_are_refused(data: Path, tmp_path: Path) -> None:
         train(data, tmp_path / "run", report=stop_after(2))
     changes: list[dict[str, Any]] = [{"rate": 5e-3}, {"steps": 99}, {"elastic_sigma": 3.0}, {"classes": ["a", "b"]}]
     for change in changes:
-        with pytest.raises(PlanError, match=f"was begun with {next(iter(change))} .*; leave it out"):
+        with pytest.raises(PlanError, match=f"was begun with {option(next(iter(change)))} .*; leave it out"):
             resume(data, tmp_path / "run", **change)
     other = write_pairs(tmp_path / "other", 5)
     with pytest.raises(DataError, match=r"is not what .* was trained on"):

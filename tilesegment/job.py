@@ -141,7 +141,7 @@ class Job:
         if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
             raise ImageError(
                 f"{self.plan.image.path} holds NaN or infinity within {block.read}, plane {z}; replace them, or leave "
-                "the region out with roi"
+                "the region out with --roi"
             )
         return pixels
 

@@ -25,17 +25,22 @@ def choose_normalisation(trained: Normalisation, source: ImageSource, plan: Plan
         ImageError: it is to be measured, and is constant or holds NaN.
     """
     if settings.normalise == "image":
-        return measure(source, plan, settings.level)
+        return measure(source, plan, settings.level, kept=trained.dtype == str(source.dtype))
     if trained.dtype != str(source.dtype):
         raise PlanError(
             f"{source.path} is {source.dtype}, the model was trained on {trained.dtype}: its grey values mean "
-            "something else; use normalise image to scale by this image's own mean and spread"
+            "something else; use --normalise image to scale by this image's own mean and spread"
         )
     return trained
 
 
-def measure(source: ImageSource, plan: Plan, level: int) -> Normalisation:
+def measure(source: ImageSource, plan: Plan, level: int, *, kept: bool) -> Normalisation:
     """Mean and std of each channel over at most 64 windows of 512 px, evenly spread over what is predicted.
+
+    Args:
+        source, plan: what is predicted.
+        level: of the image's pyramid.
+        kept: whether the model's own grey values would do as well.
 
     Raises:
         ImageError: they cannot be read, are constant or hold NaN.
@@ -53,10 +58,13 @@ def measure(source: ImageSource, plan: Plan, level: int) -> Normalisation:
         sums += [np.full(len(pixels), region.area), pixels.sum((1, 2)), (pixels**2).sum((1, 2))]
     mean = sums[1] / sums[0]
     std = np.sqrt(np.maximum(sums[2] / sums[0] - mean**2, 0))
-    # rounding leaves a constant channel a spread of about 1e-8 of its value
-    if not np.isfinite(std).all() or np.any(std <= 1e-6 * np.abs(mean)):
+    part = "choose a part with --roi, or other --channels"
+    if not np.isfinite(std).all():
         raise ImageError(
-            f"{source.path} is constant or holds NaN in a channel and cannot be normalised by itself; leave normalise "
-            "image out, or choose a part with roi or channels"
+            f"{source.path} holds NaN or infinity and has no mean or spread to scale by; replace them, or {part}"
         )
+    # rounding leaves a constant channel a spread of about 1e-8 of its value
+    if np.any(std <= 1e-6 * np.abs(mean)):
+        model = ", or leave out --normalise image" if kept else ""
+        raise ImageError(f"{source.path} is constant in a channel and has no spread to scale by; {part}{model}")
     return Normalisation(tuple(map(float, mean)), tuple(map(float, std)), str(source.dtype))

@@ -146,5 +146,5 @@ def _axes(path: str, facts: ArrayFacts, axes: str | None) -> tuple[str, ...]:
             return tuple("tczyx")
     raise ImageError(
         f"{path} is an array of {' x '.join(map(str, shape))} that does not say what its dimensions are: "
-        "give its axes, a letter of t, z, c, y, x each"
+        "give its --axes, a letter of t, z, c, y, x each"
     )

@@ -167,7 +167,7 @@ class Trainer:
         if view.before > _LARGEST_HALO:
             raise PlanError(
                 f"tiles of {self.name} are exact with a halo of {view.before} px, which is hardly practical; "
-                "choose one with halo, such as 384, and see what it leaves"
+                "choose one with --halo, such as 384, and see what it leaves"
             )
         return view
 
@@ -275,11 +275,11 @@ class Trainer:
     def _check_health(self, loss: float, progress: float) -> None:
         """Whether there is still something to be learnt."""
         if not math.isfinite(loss):
-            raise DataError(f"the loss became {loss} in step {self.step}; try a lower learning rate")
+            raise DataError(f"the loss became {loss} in step {self.step}; try a lower --lr")
         if self.constant >= max(_CONSTANT_UPDATES, _CONSTANT_SHARE * self.step / progress):
             raise DataError(
                 f"the network has predicted one class everywhere for {self.constant:,} updates and learns nothing; "
-                "check that the labels fit the images, or try class_weights auto, a lower rate, another seed"
+                "check that the labels fit the images, or try --class-weights auto, a lower --lr, another --seed"
             )
 
     def model(self) -> Model:

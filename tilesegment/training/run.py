@@ -123,7 +123,7 @@ def train(
     dataset = open_dataset(data, **chosen.labels)
     began, chosen = chosen, chosen.named(folder.resolve().name).of_data(Path(data), dataset)
     if resume and began.data_sha256 != chosen.data_sha256:
-        raise DataError(f"{data} is not what {folder} was trained on; start anew with another folder")
+        raise DataError(f"{data} is not what {folder} was trained on; start anew with another --out")
     trainer = Trainer(dataset, chosen.settings)
     # with what was chosen for this machine, so that the run is the same on another
     chosen = replace(chosen, settings=trainer.settings)
@@ -295,4 +295,4 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         words = error.strerror or error
-        raise DataError(f"{folder} cannot be written ({words}); make room, or choose another with out") from error
+        raise DataError(f"{folder} cannot be written ({words}); make room, or choose another with --out") from error
