@@ -179,8 +179,8 @@ class _Run:
                     report(record)
 
     def _stop(self) -> None:
-        """Keeps what was done, unless it was ended within an update: then the checkpoint before stays."""
-        if self.trainer.step > 0 and not self.trainer.updating:
+        """Keeps what was done; where that cannot be, the checkpoint before stays."""
+        if self.trainer.can_be_kept:
             self.trainer.save(self.folder / CHECKPOINT)
             self.trainer.model().save(self.folder / MODEL, half=True)
             self._draw_curves()
