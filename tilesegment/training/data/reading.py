@@ -1,5 +1,6 @@
 """Reads the labelled images of a data set into sections; of large ones only the parts that are labelled."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +43,8 @@ def open_dataset(path: str | Path, classes: Sequence[str] | None = None, ignore:
     try:
         layout = find_layout(Path(path))
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); see to the path and its permissions") from error
+        where = path if error.filename is None else os.fsdecode(error.filename)
+        raise DataError(f"{where} cannot be read ({error.strerror}); see to the path and its permissions") from error
     scans, sizes = _scanned(layout, ignore)
     coding = decide(scans, ignore, layout.voc)
     described = classes_of(coding, scans, classes, layout.names)
