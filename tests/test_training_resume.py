@@ -140,11 +140,11 @@ def test_a_stopped_command_says_how_to_go_on(number: int, code: int, data: Path,
     out = tmp_path / "run"
     process = begin(data, out, "--resume")
     metrics_file = out / "metrics.jsonl"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (metrics_file.exists() and metrics_file.stat().st_size > 0) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == code, said
     assert f"--out {out} --resume" in said
     assert "Traceback" not in said
@@ -159,7 +159,7 @@ def test_a_command_is_stopped_before_the_first_update(number: int, code: int, da
     process = begin(data, tmp_path / "run", "--config", str(tmp_path / "config.json"))
     with (tmp_path / "config.json").open("w"):
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=300)
     assert process.returncode == code, said
     assert "Traceback" not in said
     assert "Stopped" in said
