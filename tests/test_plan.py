@@ -111,13 +111,13 @@ def test_memory_grows_with_what_is_held() -> None:
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ({"batch": 0}, "batch is 0; allowed: auto, 1 to 1024"),
-        ({"batch": 1025}, "batch is 1025; allowed: auto, 1 to 1024"),
-        ({"threshold": 0.0}, "threshold is 0.0; allowed: between 0 and 1"),
-        ({"threshold": float("nan")}, "threshold is nan; allowed: between 0 and 1"),
-        ({"normalise": "tile"}, "normalise is 'tile'; allowed: model, image"),
-        ({"runtime": "tensorrt"}, "runtime is 'tensorrt'; allowed: auto, pytorch, openvino"),
-        ({"roi": (0, 0, 64, 64)}, "roi is (0, 0, 64, 64); expected a tilesegment.Region(y0, x0, y1, x1)"),
+        ({"batch": 0}, "--batch is 0; allowed: auto, 1 to 1024"),
+        ({"batch": 1025}, "--batch is 1025; allowed: auto, 1 to 1024"),
+        ({"threshold": 0.0}, "--threshold is 0.0; allowed: between 0 and 1"),
+        ({"threshold": float("nan")}, "--threshold is nan; allowed: between 0 and 1"),
+        ({"normalise": "tile"}, "--normalise is 'tile'; allowed: model, image"),
+        ({"runtime": "tensorrt"}, "--runtime is 'tensorrt'; allowed: auto, pytorch, openvino"),
+        ({"roi": (0, 0, 64, 64)}, "--roi is (0, 0, 64, 64); expected a tilesegment.Region(y0, x0, y1, x1)"),
         (
             {"runtime": "openvino"},
             "openvino is not to be had for cpu in fp32; it is for CPUs, in fp32, and in bf16 where they have that: "

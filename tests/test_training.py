@@ -21,7 +21,7 @@ from tilesegment.training import TrainingRun
 from tilesegment.training.data import open_dataset
 from tilesegment.training.loop import Record, Trainer
 from tilesegment.training.settings import TrainingSettings
-from tilesegment.training.validation import Validation, validate
+from tilesegment.training.validation import Validation, judge
 from tilesegment_cli.main import tileseg
 
 TOY: dict[str, Any] = {"base": 4, "depth": 2, "tile": 72, "dropout": 0.0, "precision": "fp32"}
@@ -225,7 +225,9 @@ class TestRefused:
     def test_a_folder_that_is_not_empty(self, data: Path, tmp_path: Path) -> None:
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "model.safetensors").write_bytes(b"precious")
-        with pytest.raises(DataError, match="exists and is not empty; resume the run in it, overwrite it"):
+        with pytest.raises(
+            DataError, match="exists and is not empty; go on with --resume, replace it with --overwrite"
+        ):
             toy_run(data, tmp_path / "run")
         with pytest.raises(PlanError, match="tile 71"):
             toy_run(data, tmp_path / "run", overwrite=True, tile=71)
@@ -269,10 +271,10 @@ def test_the_model_is_the_best_of_the_looks(data: Path, monkeypatch: pytest.Monk
     values = iter([0.1, 0.5, 0.5, 0.3, 0.2, 0.4])
 
     def scored(*where: Any) -> Validation:
-        found = validate(*where)
+        found = judge(*where)
         return Validation(replace(found.scores, value=next(values)), found.masks)
 
-    monkeypatch.setattr("tilesegment.training.loop.validate", scored)
+    monkeypatch.setattr("tilesegment.training.loop.judge", scored)
     trainer = Trainer(open_dataset(data), TrainingSettings(steps=12, **TOY))
     averages = {}
     for record in trainer.run():
