@@ -146,7 +146,7 @@ def _say_what_is_kept(data: str, begun: "list[tuple[Trainer, Path]]") -> None:
     if not begun:
         click.echo("Stopped before the first update: nothing is kept; begin again.", err=True)
     for trainer, folder in begun:
-        if trainer.step > 0:
+        if trainer.can_be_kept:
             click.echo(f"The model after {trainer.kept_step:,} steps is in {folder}.", err=True)
         again = f"tileseg train {shlex.quote(data)} --out {shlex.quote(str(folder))} --resume"
         click.echo(f"Go on with: {again}", err=True)

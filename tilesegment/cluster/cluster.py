@@ -80,7 +80,7 @@ class Cluster:
             ClusterError: they cannot be started, or there is no dashboard to serve.
         """
         if dashboard and importlib.util.find_spec("bokeh") is None:
-            raise ClusterError("the dashboard needs bokeh; install it, or leave the dashboard out")
+            raise ClusterError("the dashboard needs bokeh; install it, or leave out --dashboard")
         stack, begun = ExitStack(), time.monotonic()
         try:
             local = start_workers(workers, dashboard, wait, stack)
@@ -177,7 +177,7 @@ class Cluster:
             found = self._ask_all(settings)
             precisions = sorted({machine.precision for machine in found})
             if len(precisions) > 1:
-                raise PlanError(f"workers differ, {' and '.join(precisions)} suit them: choose one with precision")
+                raise PlanError(f"workers differ, {' and '.join(precisions)} suit them: choose one with --precision")
             free = [machine.free_bytes for machine in found if machine.free_bytes is not None]
             least = min(free) if len(free) == len(found) else None
             openvino = all(machine.openvino for machine in found)

@@ -61,7 +61,7 @@ def evaluate(
             matched; all pixels are ignored; there are no cells where `cells` is True.
     """
     if image is not None and figure is None:
-        raise DataError("an image is only drawn in a figure; give a figure too, or leave out the image")
+        raise DataError("--image is only drawn in a figure; give --figure too, or leave it out")
     found_pairs, opening = find_pairs(prediction, truth, image), Opening(ignore, instances, invert)
     if figure is not None:
         check_figure(Path(figure), [path for path in (prediction, truth, image) if path is not None])

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
-from tilesegment.errors import DataError, PlanError
+from tilesegment.errors import DataError, PlanError, option
 from tilesegment.model import write_atomically
 from tilesegment.settings import check_names
 from tilesegment.training.augmentation import Augmentation
@@ -134,7 +134,7 @@ def go_on_with(
     old, new = ({**one.labels, **_flat(one.settings)} for one in (began, wanted))
     for key, value in new.items():
         if key not in _FREE and old.get(key) != value:
-            was = f"{folder} was begun with {key} {old.get(key)}, not {value}"
+            was = f"{folder} was begun with {option(key)} {old.get(key)}, not {value}"
             raise PlanError(f"{was}; leave it out, or train anew elsewhere")
     return wanted
 

@@ -128,7 +128,7 @@ def train(
     dataset = open_dataset(data, **chosen.labels)
     began, chosen = chosen, chosen.named(folder.resolve().name).of_data(Path(data), dataset)
     if resume and began.data_sha256 != chosen.data_sha256:
-        raise DataError(f"{data} is not what {folder} was trained on; start anew with another folder")
+        raise DataError(f"{data} is not what {folder} was trained on; start anew with another --out")
     trainer = Trainer(dataset, chosen.settings)
     # with what was chosen for this machine, so that the run is the same on another
     chosen = replace(chosen, settings=trainer.settings)
@@ -184,8 +184,8 @@ class _Run:
                     report(record)
 
     def _stop(self) -> None:
-        """Keeps what was done, unless it was ended within an update: then the checkpoint before stays."""
-        if self.trainer.step > 0 and not self.trainer.updating:
+        """Keeps what was done; where that cannot be, the checkpoint before stays."""
+        if self.trainer.can_be_kept:
             self.trainer.save(self.folder / CHECKPOINT)
             self.trainer.model().save(self.folder / MODEL, half=True)
             self._draw_curves()
@@ -300,4 +300,4 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         words = error.strerror or error
-        raise DataError(f"{folder} cannot be written ({words}); make room, or choose another with out") from error
+        raise DataError(f"{folder} cannot be written ({words}); make room, or choose another with --out") from error

@@ -1,5 +1,6 @@
 """Reads the labelled images of a data set into sections; of large ones only the parts that are labelled."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -97,7 +98,8 @@ def open_dataset(
     try:
         layout = find_layout(Path(path))
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); see to the path and its permissions") from error
+        where = path if error.filename is None else os.fsdecode(error.filename)
+        raise DataError(f"{where} cannot be read ({error.strerror}); see to the path and its permissions") from error
     ignore = layout.ignore if ignore is None else ignore
     reading = _Reading(layout.voc, ignore, instances, invert)
     warnings = _check_instances(layout, reading) if instances else ()
