@@ -158,7 +158,7 @@ def _readme(model: Model, view: FieldOfView) -> str:
         f"A {header.network} that gives the probabilities of {', '.join(one.name for one in header.classes)}.",
         f"- images: {header.channels} channel(s) of {scale.dtype}, pixels of {size}",
         f"- normalised by the network itself: mean {list(scale.mean)}, std {list(scale.std)}",
-        f"- tiles: they need a halo of {view.before} px, and have no seams if they start at multiples of {view.divisor} px",
+        f"- tiles need a halo of {view.before} px; those that start at multiples of {view.divisor} px show no seams",
         f"- between two classes the line is drawn at a probability of {header.threshold}",
         f"- licence: {header.licence or 'not stated'}",
         "## Validation",
