@@ -28,13 +28,12 @@ from tilesegment.images.tiff_contents import (
     warning_notes,
     warnings_of_tifffile,
 )
+from tilesegment.images.tiff_directory import check_alike, check_pages
 from tilesegment.images.tiff_metadata import check_description, tiff_format, tiff_frame
 from tilesegment.images.tiff_pages import (
     Plane,
     SegmentedPlane,
     Segments,
-    check_alike,
-    check_pages,
     check_segment_size,
     check_segments,
     contiguous_start,
