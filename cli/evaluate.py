@@ -25,6 +25,7 @@ _MOST_ROWS = 30  # images that are listed one by one
 @click.option("--classes", type=ListType(str), help="Names of the classes, in the order of their values.")
 @click.option("--ignore", type=int, metavar="VALUE", help="Pixels of this value in the truth are not counted.")
 @options.instances
+@options.invert
 @click.option("--cells/--no-cells", default=None, help="Score cells (class 1).  [default: if there are two classes]")
 @click.option(
     "--figure", type=options.written_path, metavar="PNG", help="Draw the worst images and the best, .png or .jpg."
@@ -40,6 +41,7 @@ def evaluate(
     classes: tuple[str, ...] | None,
     ignore: int | None,
     instances: bool,
+    invert: bool,
     cells: bool | None,
     figure: str | None,
     image: str | None,
@@ -61,6 +63,7 @@ def evaluate(
             classes=classes,
             ignore=ignore,
             instances=instances,
+            invert=invert,
             cells=cells,
             image=image,
             figure=figure,

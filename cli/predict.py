@@ -154,7 +154,7 @@ def _given(images: tuple[str, ...], listed: str | None, quiet: bool) -> list[tup
     named: list[tuple[str, str | None]] = [(image, None) for image in images]
     named += [] if listed is None else read_list(listed)
     if not named:
-        raise click.UsageError("Missing argument 'IMAGE...': name an image, a folder of images, or a --list of them")
+        raise click.UsageError("Missing argument 'IMAGE...': name an image, or a --list of them")
     given = []
     for image, mask in named:
         if not is_folder_of_images(image):

@@ -30,10 +30,7 @@ def sigterm_interrupts() -> Iterator[Callable[[], bool]]:
     except KeyboardInterrupt:
         if not asked:
             raise
-        # the command has said what it kept; another signal must not change the exit code
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         click.echo("Stopped.", err=True)
         sys.exit(STOPPED)
     finally:
-        if not asked:
-            signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before)

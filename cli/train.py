@@ -31,6 +31,7 @@ _OPTIONS = [
     click.option("--classes", type=ListType(str), help="Names of the classes, in the order of the labels' values."),
     click.option("--ignore", type=int, metavar="VALUE", help="Value in the labels of pixels without a label."),
     options.instances,
+    options.invert,
     click.option("--preset", metavar="paper", help="Start from the settings of the U-Net paper."),
     click.option("--config", type=options.read_path, metavar="FILE", help="Start from the config.json of another run."),
     click.option(
@@ -106,7 +107,7 @@ def train(context: click.Context, data: str, as_json: bool, quiet: bool, **given
     start = time.monotonic()
     if context.get_parameter_source("device") == click.core.ParameterSource.DEFAULT:
         del given["device"]
-    given["instances"] = given["instances"] or None
+    given["instances"], given["invert"] = given["instances"] or None, given["invert"] or None
     given["options"] = dict(given["options"]) or None
     begun: list[tuple[Trainer, Path]] = []
 
@@ -145,7 +146,7 @@ def _say_what_is_kept(data: str, begun: "list[tuple[Trainer, Path]]") -> None:
     if not begun:
         click.echo("Stopped before the first update: nothing is kept; begin again.", err=True)
     for trainer, folder in begun:
-        if trainer.step > 0:
+        if trainer.can_be_kept:
             click.echo(f"The model after {trainer.kept_step:,} steps is in {folder}.", err=True)
         again = f"tileseg train {shlex.quote(data)} --out {shlex.quote(str(folder))} --resume"
         click.echo(f"Go on with: {again}", err=True)

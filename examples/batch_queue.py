@@ -4,7 +4,8 @@
     python examples/batch_queue.py slide.tif --out-dir masks --system local --jobs 2
 
 Needs dask-jobqueue: pip install "tilesegment[jobqueue]". Each job is one worker; jobs come and go as the queue lets
-them, and one that ends early costs only its blocks. What else the batch system wants to know goes after `--`, as it is:
+them, and one that ends early costs only its blocks and is submitted again. Where no job runs for --wait hours the run
+ends; the same line goes on from there. What else the batch system wants to know goes after `--`, as it is:
 
     python examples/batch_queue.py slide.tif --out-dir masks --system slurm -- --partition=gpu --gres=gpu:1
 """
@@ -43,6 +44,7 @@ def main() -> int:
     parser.add_argument("--cores", type=int, default=1, help="of a job, all for its one worker")
     parser.add_argument("--memory", default="4GB", help="of a job")
     parser.add_argument("--walltime", default="04:00:00")
+    parser.add_argument("--wait", type=float, default=24.0, help="hours that no job at all may run")
     ours = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
     given, extra = parser.parse_args(ours), sys.argv[len(ours) + 2 :]
 
@@ -61,7 +63,8 @@ def main() -> int:
     queue.scale(jobs=given.jobs)
     choices = Choices(given.model, make_settings({"tile": given.tile}))
     errands = errands_into(given.out_dir, [(image, None) for image in given.images], "zarr", Outputs(""))
-    with queue, Cluster(Client(queue)) as cluster:
+    with Cluster(Client(queue), queue, wait=3600 * given.wait) as cluster:
+        cluster.note = lambda text: print(text, file=sys.stderr)
         print(cluster.describe())
         outcomes = list(predict_many(errands, choices, cluster, listeners=[Records(given.out_dir)]))
     for one in outcomes:

@@ -125,7 +125,7 @@ def test_a_failure_leaves_nothing_either(toy: Path, scratch: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ({"size": 100, "image": "a.tif"}, PlanError, "size is of a drawn image; leave it out, or the image"),
+        ({"size": 100, "image": "a.tif"}, PlanError, "--size is of a drawn image; leave it out, or the image"),
         ({"size": 63}, PlanError, "size is 63; allowed: 64 to 65536 pixels"),
         ({"seconds": 0}, PlanError, "seconds is 0; allowed: 1 to 86,400"),
         ({"seconds": float("nan")}, PlanError, "seconds is nan; allowed"),

@@ -12,6 +12,8 @@ from conftest import noise, toy_model
 from mask_files import mask_of
 from PIL import Image
 
+from tilesegment.training.data import open_dataset
+
 PREDICT = "predict {} -m toy.safetensors --tile 88 --out {}"
 
 
@@ -153,3 +155,23 @@ def test_masks_whose_separator_was_lost(folder: Path, run: Run) -> None:
     assert run("preview slide.tif m.zarr --out b.png").code == 0
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
     assert run("info m.zarr").code == 0
+
+
+def test_labels_that_count_from_white(folder: Path, run: Run) -> None:
+    """Of bilevel TIFFs many do: their classes are swapped, which is said, and --invert settles it."""
+    inside = noise((60, 70)) > 128
+    Image.fromarray(inside.astype(np.uint8) * 255).save("mask.png")
+    tifffile.imwrite("truth.tif", ~inside, photometric="miniswhite")
+    found = run("evaluate mask.png truth.tif --json --no-cells")
+    assert "MINISWHITE" in found.err and "--invert" in found.err
+    assert json.loads(found.out)["accuracy"] == 0
+    assert json.loads(run("evaluate mask.png truth.tif --invert --json --no-cells").out)["accuracy"] == 1
+    for name in ("images", "labels"):
+        (folder / name).mkdir()
+        for number in range(2):
+            tifffile.imwrite(folder / name / f"{number}.tif", ~inside, photometric="miniswhite")
+    plain, inverted = (open_dataset(folder, invert=invert) for invert in (False, True))
+    assert any("MINISWHITE" in note for note in plain.notes)
+    for before, after in zip(plain.sections, inverted.sections, strict=True):
+        np.testing.assert_array_equal(after.image, 255 - before.image)
+        np.testing.assert_array_equal(after.label, 1 - before.label)

@@ -191,3 +191,58 @@ def test_a_bad_path_is_named_in_one_line_and_nothing_is_harmed(name: str, way: s
     shown = {"empty": "''", "blank": "' '", "NUL": r"a\x00b", "not UTF-8": "caf"}.get(way, path.split("/")[0])
     assert shown in found.err, found.err
     assert listing(here) == before
+
+
+# what is wrong behind a path that is right
+BEHIND = {
+    "a folder of the data": ("train {}/data --steps 1 --out run", "images", None),
+    "an image of the data": ("train {}/data --steps 1 --out run", "images/00.png", None),
+    "a label of the data": ("train {}/data --steps 1 --out run", "labels/00.png", None),
+    "a mask of many": ("evaluate {}/predicted data/labels", "00.png", "predicted"),
+    "a truth of many": ("evaluate predicted {}/data/labels", "00.png", "data/labels"),
+}
+
+
+@pytest.mark.parametrize("what", BEHIND)
+@pytest.mark.parametrize("way", ["locked", "dangling", "loop"])
+def test_what_lies_in_a_folder_is_named_too(
+    what: str, way: str, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    line, inner, top = BEHIND[what]
+    for name in ("data", "predicted"):
+        shutil.copytree(prepared / name, tmp_path / name)
+    bad = tmp_path / (top or "data") / inner
+    monkeypatch.chdir(prepared)
+    if way == "locked":
+        bad.chmod(0)
+    else:
+        shutil.rmtree(bad) if bad.is_dir() else bad.unlink()
+        bad.symlink_to(bad.name if way == "loop" else "nowhere")
+    with refused():
+        found = run(line.format(tmp_path))
+    if way == "locked":
+        bad.chmod(0o700)
+    assert found.code in (1, 2)
+    assert found.err.startswith("Error: ")
+    assert found.err.count("\n") == 1, found.err
+    assert bad.name in found.err or inner.split("/")[0] in found.err
+
+
+def test_a_list_that_is_no_text_is_refused(here: Path, run: Run) -> None:
+    here.joinpath("list.txt").write_text("slide.tif\na\0b")
+    found = run("predict --list list.txt --model toy.safetensors --tile 88 --out-dir o")
+    assert (found.code, found.err.count("\n")) == (1, 1)
+    assert "list.txt" in found.err
+    assert not Path("o").exists()
+
+
+def test_images_of_a_list_are_named_too(here: Path, run: Run) -> None:
+    """Each fails by itself, the others are done."""
+    names = ["slide.tif", BAD["in a locked folder"], "n" * 200 + "/" + "n" * 300 + "/a.tif", BAD["loop"]]
+    here.joinpath("list.txt").write_text("\n".join(names))
+    found = run("predict --list list.txt --model toy.safetensors --tile 88 --out-dir o")
+    assert found.code == 3, found.err
+    assert "Traceback" not in found.err
+    for shown in ("locked/secret", "nnn", "loop"):
+        assert any(line.startswith("Error: ") and shown in line for line in found.err.splitlines()), shown
+    assert "1 of 4 images done" in found.err

@@ -38,4 +38,4 @@ def test_double_precision_is_not_to_be_had(tmp_path: Path, run: Run) -> None:
     assert run(f"export {tmp_path}/toy.safetensors --to onnx --out {tmp_path}/toy.onnx").code == 0
     found = run(f"verify {tmp_path}/image.png --model {tmp_path}/toy.onnx")
     assert found.code == 1
-    assert "give precision fp32" in found.err
+    assert "give --precision fp32" in found.err

@@ -276,7 +276,7 @@ def test_what_is_never_exact_is_refused_in_words(reason: str) -> None:
     assert obstacles(network)[0] == reason
     with pytest.raises(ModelError) as caught:
         derive(network)
-    assert str(caught.value) == f"no halo makes this network seamless: {reason}; choose a halo (--halo) to accept seams"
+    assert str(caught.value) == f"no halo makes this network seamless: {reason}; choose a --halo to accept seams"
     view = chosen(network, 5)
     assert 5 <= view.before == view.after < 5 + view.divisor or view.divisor > 5
     assert check(network, view) > 100 * EXACT

@@ -85,7 +85,7 @@ FLAT = {
     ),
     "CMYK": Case(make.picture("image.jpg", mode="CMYK"), "mode CMYK"),
     "a palette of greys": Case(make.picture("image.png", mode="P")),
-    "turned by EXIF": Case(make.rotated()),
+    "turned by EXIF": Case(make.rotated(), shape=(70, 60)),
     "RGB for grey": Case(make.picture("image.png", noise((60, 70, 3))), "has 3 channels, the model takes 1"),
     "grey for RGB": Case(make.picture("image.png"), "has 1 channel", **COLOUR_MODEL),
 }
@@ -180,7 +180,9 @@ AWKWARD |= {
 AWKWARD |= {
     "a link": Case(make.link("good.tif")),
     "one value": Case(make.tiff(np.full((60, 70), 7, np.uint8))),
-    "sparse tiles": Case(make.tags(make.tiff(tile=(64, 64)), TileOffsets=[0, 0], TileByteCounts=[0, 0])),
+    "no tile stored": Case(
+        make.tags(make.tiff(tile=(64, 64)), TileOffsets=[0, 0], TileByteCounts=[0, 0]), "not written to its end"
+    ),
     "a mask that is a link": Case(make.taken, "mask.zarr", settings={"overwrite": True}),
 }
 CASES = TIFFS | FLAT | ZARRS | MODELS | SETTINGS | AWKWARD

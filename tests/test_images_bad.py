@@ -196,7 +196,7 @@ def test_truncated_photographs(tmp_path: Path, suffix: str) -> None:
 
 def test_png_bombs_and_deep_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
-    with open_image(tmp_path / "a.png") as source, pytest.raises(ImageError, match="leave out axes"):
+    with open_image(tmp_path / "a.png") as source, pytest.raises(ImageError, match="leave out --axes"):
         open_image(source.path, axes="yx")
     deep = bytearray((tmp_path / "a.png").read_bytes())
     deep[24:26] = (16, 2)  # 16 bits, RGB

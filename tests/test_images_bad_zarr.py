@@ -134,7 +134,7 @@ def test_a_damaged_chunk_is_an_error_and_not_background(tmp_path: Path, kind: st
 
 def test_what_the_dimensions_are_has_to_be_told(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "a.zarr", data=np.zeros((6, 7, 8, 9), np.uint8))
-    fails(tmp_path / "a.zarr", "6 x 7 x 8 x 9 that does not say what its dimensions are: give its axes")
+    fails(tmp_path / "a.zarr", "6 x 7 x 8 x 9 that does not say what its dimensions are: give its --axes")
     with open_image(tmp_path / "a.zarr", axes="czyx") as source:
         assert (source.channels, source.depth) == (6, 7)
 

@@ -78,7 +78,7 @@ def test_axes_and_select(tmp_path: Path, kind: str) -> None:
         path = zarr_array("zcyx", (1, 1, 20, 30), dimension_names=["t", "c", "y", "x"])(tmp_path, movie)
     else:
         path = tiff("zcyx", ome=True, metadata={"axes": "TCYX"})(tmp_path, movie)
-    with pytest.raises(ImageError, match=r"has 12 time points \(axis t\): choose one with select t=0\.\.11"):
+    with pytest.raises(ImageError, match=r"has 12 time points \(axis t\): choose one with --select t=0\.\.11"):
         open_image(path)
     with open_image(path, select={"t": 3}) as source:
         assert (source.depth, source.channels) == (None, 5)

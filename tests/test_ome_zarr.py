@@ -140,6 +140,27 @@ def test_transformations_follow_each_other(tmp_path: Path) -> None:
             assert (source.frame.y.origin, source.frame.x.origin) == (6, 7)
 
 
+def test_levels_are_reduced_as_they_say_whatever_the_whole_image_goes_through(tmp_path: Path) -> None:
+    """As in SpatialData stores, whose version has a suffix, too."""
+    whole = [{"input": {}, "output": {"name": "global"}, "type": "affine", "affine": [[1, 2, 3], [4, 5, 6]]}]
+    described = [transformations([n, n]) for n in (1, 2.02)]
+    levels = [np.zeros((101, 101), np.uint8), np.zeros((50, 50), np.uint8)]
+    path = write_image(
+        tmp_path / "a.zarr",
+        levels,
+        "0.5-dev-spatialdata",
+        axes=axes_of("yx", {"y": "micrometer", "x": "micrometer"}),
+        described=described,
+        coordinateTransformations=whole,
+    )
+    with open_image(path) as source:
+        assert source.format == "OME-Zarr 0.5"
+        assert source.levels[1].scale == (2.02, 2.02)
+        assert source.pixel_size is None
+        assert len(source.notes) == 1
+        assert "affine" in source.notes[0]
+
+
 @pytest.mark.parametrize("version", ["0.6", "0.6-dev1", "0.7", "1.0"])
 def test_later_versions_are_refused_by_name(version: str, tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.zarr", [GREY], version, axes=axes_of("tczyx"))

@@ -132,7 +132,7 @@ def test_what_sees_the_whole_tile_needs_a_chosen_halo(tmp_path: Path) -> None:
     graph.model(tmp_path / "m.onnx")
     message = refused(tmp_path / "m.onnx")
     assert message.startswith("what the model decides depends on more than 128 px around it")
-    assert message.endswith("choose a halo to accept seams")
+    assert message.endswith("choose a --halo to accept seams")
     assert load_model(tmp_path / "m.onnx").with_halo(40).field_of_view == FieldOfView(32, 64, 64, False)
 
 
@@ -153,9 +153,9 @@ def test_what_an_onnx_model_cannot_do_is_said(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="copy the file instead"):
         model.save(tmp_path / "m.safetensors")
     for precision in ("fp64", "bf16"):
-        with pytest.raises(DeviceError, match=r"computes in its own precision, not in .*; give precision fp32"):
+        with pytest.raises(DeviceError, match=r"computes in its own precision, not in .*; give --precision fp32"):
             TorchPredictor(model, CPU, precision)
-    with pytest.raises(DeviceError, match="onnxruntime here does not run ONNX models on meta; give device cpu"):
+    with pytest.raises(DeviceError, match="onnxruntime here does not run ONNX models on meta; give --device cpu"):
         TorchPredictor(model, torch.device("meta"))
     with pytest.raises(ModelError, match=r"^ONNX models need no_such: pip install 'tilesegment\[onnx\]'$"):
         check_installed("no_such", "json")
@@ -302,7 +302,7 @@ def test_what_a_file_says_of_itself_is_not_believed(tmp_path: Path) -> None:
     write(header.to_json(), json.dumps(view | {"before": 2, "after": 2}))
     assert load_model(path).field_of_view == FieldOfView(2, 4, 4, False), "found instead"
     write(header.to_json(), json.dumps(view | {"before": 60_000, "after": 60_000}))
-    assert refused(path).startswith("it sees more than 1024 px, too far to verify; choose a halo to accept seams")
+    assert refused(path).startswith("it sees more than 1024 px, too far to verify; choose a --halo to accept seams")
     write(header.to_json(), json.dumps(view | {"before": 60_000, "after": 60_000, "crops": True}))
     assert refused(path).startswith("what it says of itself is damaged")
     for wrong in ('{"divisor": 0}', json.dumps(view | {"divisor": 0}), json.dumps(view | {"before": 1e99}), "[", "{}"):

@@ -111,13 +111,13 @@ def test_memory_grows_with_what_is_held() -> None:
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ({"batch": 0}, "batch is 0; allowed: auto, 1 to 1024"),
-        ({"batch": 1025}, "batch is 1025; allowed: auto, 1 to 1024"),
-        ({"threshold": 0.0}, "threshold is 0.0; allowed: between 0 and 1"),
-        ({"threshold": float("nan")}, "threshold is nan; allowed: between 0 and 1"),
-        ({"normalise": "tile"}, "normalise is 'tile'; allowed: model, image"),
-        ({"runtime": "tensorrt"}, "runtime is 'tensorrt'; allowed: auto, pytorch, openvino"),
-        ({"roi": (0, 0, 64, 64)}, "roi is (0, 0, 64, 64); expected a tilesegment.Region(y0, x0, y1, x1)"),
+        ({"batch": 0}, "--batch is 0; allowed: auto, 1 to 1024"),
+        ({"batch": 1025}, "--batch is 1025; allowed: auto, 1 to 1024"),
+        ({"threshold": 0.0}, "--threshold is 0.0; allowed: between 0 and 1"),
+        ({"threshold": float("nan")}, "--threshold is nan; allowed: between 0 and 1"),
+        ({"normalise": "tile"}, "--normalise is 'tile'; allowed: model, image"),
+        ({"runtime": "tensorrt"}, "--runtime is 'tensorrt'; allowed: auto, pytorch, openvino"),
+        ({"roi": (0, 0, 64, 64)}, "--roi is (0, 0, 64, 64); expected a tilesegment.Region(y0, x0, y1, x1)"),
         (
             {"runtime": "openvino"},
             "openvino is not to be had for cpu in fp32; it is for CPUs, in fp32, and in bf16 where they have that: "
@@ -128,7 +128,7 @@ def test_memory_grows_with_what_is_held() -> None:
             {"roi": Region(0, 0, 10_001, 10)},
             "roi 0:10001,0:10 is empty or outside the image; allowed: y0:y1,x0:x1 within 0:10000,0:8000",
         ),
-        ({"z": (0, 1)}, "z 0:1 was given, but /data/slide.tif has no z axis; leave z out"),
+        ({"z": (0, 1)}, "z 0:1 was given, but /data/slide.tif has no z axis; leave out --z"),
         ({"channels": (1,)}, "channels 1: /data/slide.tif has channels 0 to 0"),
         ({"channels": (-1,)}, "channels -1: /data/slide.tif has channels 0 to 0"),
     ],
@@ -210,7 +210,7 @@ def test_channels_are_those_of_the_model() -> None:
     assert plan_of(colour, rgb).channels == (0, 1, 2), "alpha is left out"
     assert plan_of(replace(IMAGE, channels=3), rgb, channels=(2, 1, 0)).channels == (2, 1, 0)
     assert plan_of(colour, channels=(3,)).channels == (3,)
-    with pytest.raises(PlanError, match="has 4 channels, the model takes 1: choose 1 of 0 to 3 with channels"):
+    with pytest.raises(PlanError, match="has 4 channels, the model takes 1: choose 1 of 0 to 3 with --channels"):
         plan_of(colour)
     with pytest.raises(PlanError, match="has 2 chosen channels, the model takes 3"):
         plan_of(colour, rgb, channels=(0, 1))

@@ -139,7 +139,7 @@ def test_normalised_by_the_image_it_equals_the_model_trained_on_such_grey_values
     tilesegment.predict(wide, tmp_path / "wide.zarr", model, normalise="image", **EXACT)
     tilesegment.predict(png(tmp_path, grey), tmp_path / "grey.zarr", model, normalise="image", **EXACT)
     np.testing.assert_array_equal(mask_of(tmp_path / "wide.zarr"), mask_of(tmp_path / "grey.zarr"))
-    with pytest.raises(PlanError, match=r"is uint16, the model was trained on uint8: .* use normalise image"):
+    with pytest.raises(PlanError, match=r"is uint16, the model was trained on uint8: .* use --normalise image"):
         tilesegment.predict(wide, tmp_path / "no.zarr", model, **EXACT)
 
 
@@ -154,7 +154,7 @@ def test_nan_is_refused_where_it_is_and_only_there(small_blocks: None, tmp_path:
     pixels = noise((1, 200, 200), dtype="float32")
     pixels[0, 150, 160] = np.nan
     image, model = tiff("yx", tile=(64, 64))(tmp_path, pixels), saved(toy_model(dtype="float32"), tmp_path)
-    with pytest.raises(ImageError, match=r"NaN or infinity within .* leave the region out with roi"):
+    with pytest.raises(ImageError, match=r"NaN or infinity within .* leave the region out with --roi"):
         tilesegment.predict(image, tmp_path / "m.zarr", model, **EXACT)
     assert not (tmp_path / "m.zarr").exists()
     tilesegment.predict(image, tmp_path / "part.zarr", model, roi=Region(0, 0, 96, 96), **EXACT)

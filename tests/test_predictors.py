@@ -181,7 +181,7 @@ def test_without_memory_for_a_batch_half_as_many_are_taken(error: RuntimeError) 
     assert (predictor.batch, predictor.lacked_memory) == (2, True)
     np.testing.assert_allclose(found, probabilities(model, pixels), rtol=0, atol=1e-12)
     predictor.room = 0
-    with pytest.raises(DeviceError, match="cpu lacks the memory for a tile of 56 pixels; choose a smaller tile"):
+    with pytest.raises(DeviceError, match="cpu lacks the memory for a tile of 56 pixels; choose a smaller --tile"):
         predictor.predict(pixels, block)
 
 
@@ -237,7 +237,9 @@ def test_precisions_are_chosen_by_name() -> None:
     with pytest.raises(DeviceError, match=r"^precision 'fp8' is unknown; allowed: auto, fp32, bf16, fp16, int8$"):
         choose_precision(CPU, "fp8")
     for device, name in (("cpu", "fp16"), ("mps", "fp64")):
-        with pytest.raises(DeviceError, match=f"^precision {name} is not to be had on {device}; use auto or fp32$"):
+        with pytest.raises(
+            DeviceError, match=f"^precision {name} is not to be had on {device}; use --precision auto or fp32$"
+        ):
             choose_precision(torch.device(device), name)
 
 

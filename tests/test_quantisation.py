@@ -187,11 +187,15 @@ def test_it_is_kept_where_it_can_be_written(tmp_path: Path, monkeypatch: pytest.
 
 def test_it_is_for_cpus_and_for_networks_with_weights(tmp_path: Path) -> None:
     assert choose_precision(CPU, "int8") == "int8"
-    with pytest.raises(DeviceError, match=r"^precision int8 is not to be had on cuda; use auto, or device cpu$"):
+    with pytest.raises(
+        DeviceError, match=r"^precision int8 is not to be had on cuda; use --precision auto, or --device cpu$"
+    ):
         choose_precision(torch.device("cuda"), "int8")
     model = toy_model()
     bare = replace(model, network=type("Bare", (Network,), {"crops": True})())
-    with pytest.raises(DeviceError, match="precision int8 is not to be had for toy-2: it runs as it is; give fp32"):
+    with pytest.raises(
+        DeviceError, match="precision int8 is not to be had for toy-2: it runs as it is; give --precision fp32"
+    ):
         make_predictor(bare, CPU, plan_of(model, (90, 70)), list, tmp_path)
 
 

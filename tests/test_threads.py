@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tilesegment.threads import core_count, thread_count
+from tilesegment.threads import core_count, thread_count, threads_each
 
 V2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = "33 31 0:30 {top} /sys/fs/cgroup/cpu,cpuacct rw shared:7 - cgroup cgroup rw,cpu,cpuacct\n"
@@ -108,6 +108,17 @@ def test_without_it_there_are_as_many_as_cores(monkeypatch: pytest.MonkeyPatch, 
 def test_limits_of_cgroups_are_kept(sixteen: None, tmp_path: Path, files: dict[str, str], cores: int) -> None:
     write(tmp_path, files)
     assert core_count(tmp_path) == cores
+
+
+@pytest.mark.parametrize(
+    ("told", "processes", "threads"), [("", 4, 4), ("", 32, 1), ("1", 1, 1), ("2", 4, 2), ("8", 4, 4)]
+)
+def test_processes_share_the_cores(
+    sixteen: None, monkeypatch: pytest.MonkeyPatch, told: str, processes: int, threads: int
+) -> None:
+    if told:
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+    assert threads_each(processes) == threads
 
 
 COUNTS = """

@@ -21,7 +21,7 @@ from tilesegment.training import TrainingRun
 from tilesegment.training.data import open_dataset
 from tilesegment.training.loop import Record, Trainer
 from tilesegment.training.settings import TrainingSettings
-from tilesegment.training.validation import Validation, validate
+from tilesegment.training.validation import Validation, judge
 from tilesegment_cli.main import tileseg
 
 TOY: dict[str, Any] = {"base": 4, "depth": 2, "tile": 72, "dropout": 0.0, "precision": "fp32"}
@@ -168,7 +168,7 @@ class TestStopped:
         assert all(seen)
 
     def test_a_loss_that_is_no_number(self, data: Path, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"the loss became \w+ in step \d+; try a lower learning rate"):
+        with pytest.raises(DataError, match=r"the loss became \w+ in step \d+; try a lower --lr"):
             toy_run(data, tmp_path / "run", steps=40, rate=10, brightness=1e38)
 
     def test_a_network_that_says_one_class_everywhere(self, data: Path, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ class TestRefused:
         ("settings", "error", "match"),
         [
             ({"tile": 71}, PlanError, "tile 71 does not fit the network; the nearest that do are 68 and 72"),
-            ({"budget": 9.0, "steps": 9}, PlanError, "budget and steps exclude each other"),
+            ({"budget": 9.0, "steps": 9}, PlanError, "--budget and --steps exclude each other"),
             ({"steps": 0}, PlanError, "steps is 0; allowed: 1 to inf"),
             ({"steps": None, "budget": float("nan")}, PlanError, "budget is nan"),
             ({"batch": 0}, PlanError, "batch is 0"),
@@ -200,16 +200,16 @@ class TestRefused:
             ({"precision": "fp64"}, PlanError, "precision 'fp64' cannot be trained with; allowed: auto, fp32"),
             ({"optimiser": "lion"}, PlanError, "optimiser 'lion' cannot be trained with; allowed: muon, adamw, sgd"),
             ({"goal": "f1"}, PlanError, "goal 'f1' cannot be trained with; allowed: auto, v_rand, dice, miou"),
-            ({"epochs": 3}, PlanError, "steps and epochs exclude each other"),
+            ({"epochs": 3}, PlanError, "--steps and --epochs exclude each other"),
             ({"momentum": 3}, PlanError, "there is no setting 'momentum'; there are: augmentation, base, "),
             ({"loss": "mse"}, PlanError, "loss 'mse' is unknown; allowed: ce, bce, "),
-            ({"elastic_sigma": -1.0}, PlanError, "elastic_sigma is -1.0; allowed: 0 to"),
+            ({"elastic_sigma": -1.0}, PlanError, "--elastic-sigma is -1.0; allowed: 0 to"),
             ({"scale": 0.7}, PlanError, "scale is 0.7; allowed: 1, 0.5, 0.333"),
             ({"scale": 0.5, "tile": 71}, PlanError, "at scale 0.5 it is a multiple of 2"),
             ({"preset": "unknown"}, PlanError, "no preset is called 'unknown'; there are: paper"),
             ({"config": "nothing.json"}, DataError, "nothing.json cannot be read as the config.json of a run"),
             ({"validation": ("99",)}, DataError, "99"),
-            ({"class_weights": "balanced"}, PlanError, "class_weights 'balanced'; allowed: auto"),
+            ({"class_weights": "balanced"}, PlanError, "--class-weights 'balanced'; allowed: auto"),
             ({"class_weights": (1.0,)}, PlanError, "expected 2 positive numbers, one a class"),
             ({"class_weights": (1.0, -1.0)}, PlanError, "expected 2 positive numbers"),
             ({"init": "nothing.safetensors"}, ModelError, "no model nothing.safetensors"),
@@ -225,7 +225,9 @@ class TestRefused:
     def test_a_folder_that_is_not_empty(self, data: Path, tmp_path: Path) -> None:
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "model.safetensors").write_bytes(b"precious")
-        with pytest.raises(DataError, match="exists and is not empty; resume the run in it, overwrite it"):
+        with pytest.raises(
+            DataError, match="exists and is not empty; go on with --resume, replace it with --overwrite"
+        ):
             toy_run(data, tmp_path / "run")
         with pytest.raises(PlanError, match="tile 71"):
             toy_run(data, tmp_path / "run", overwrite=True, tile=71)
@@ -269,10 +271,10 @@ def test_the_model_is_the_best_of_the_looks(data: Path, monkeypatch: pytest.Monk
     values = iter([0.1, 0.5, 0.5, 0.3, 0.2, 0.4])
 
     def scored(*where: Any) -> Validation:
-        found = validate(*where)
+        found = judge(*where)
         return Validation(replace(found.scores, value=next(values)), found.masks)
 
-    monkeypatch.setattr("tilesegment.training.loop.validate", scored)
+    monkeypatch.setattr("tilesegment.training.loop.judge", scored)
     trainer = Trainer(open_dataset(data), TrainingSettings(steps=12, **TOY))
     averages = {}
     for record in trainer.run():
@@ -323,7 +325,7 @@ def test_training_goes_on_from_a_model_of_other_classes(
 def test_a_model_of_another_size_is_no_start(
     settings: dict[str, Any], learnt: tuple[TrainingRun, list[Record]], data: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(PlanError, match=r"init .* has (base 4|depth 2); leave (base|depth) out"):
+    with pytest.raises(PlanError, match=r"init .* has (base 4|depth 2); leave out --(base|depth)"):
         toy_run(data, tmp_path / "run", init=learnt[0].model, **settings)
     assert not (tmp_path / "run").exists()
 

@@ -138,7 +138,7 @@ class TestRefused:
             (
                 {"network": "u2net-small"},
                 PlanError,
-                r"a halo of 3296 px, .* choose one with halo, such as 384",
+                r"a halo of 3296 px, .* choose one with --halo, such as 384",
             ),
             ({"halo": 8}, ModelError, "crops 92 px a side itself"),
             ({"network": "unet-same", "tile": 570}, PlanError, "tile 570 does not fit the network; .* 560 and 576"),
@@ -153,7 +153,7 @@ class TestRefused:
     def test_going_on_as_another_network(self, data: Path, tmp_path: Path) -> None:
         toy = {"options": {"base": 2, "depth": 2}, "tile": 60, "validation": 0, "steps": 1}
         first = tilesegment.train(data, tmp_path / "one", **toy)
-        with pytest.raises(PlanError, match="is a unet, not a unetpp; leave network out, or init"):
+        with pytest.raises(PlanError, match="is a unet, not a unetpp; leave out --network, or --init"):
             tilesegment.train(data, tmp_path / "two", network="unetpp", init=first.model, steps=1)
         again = tilesegment.train(data, tmp_path / "two", init=first.model, **{**toy, "options": {}})
         assert Model.load(again.model).header.arguments["base"] == 2

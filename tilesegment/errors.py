@@ -10,7 +10,8 @@ TilesegmentError
 ├── ClusterError    the cluster cannot be reached, or its workers end where they should not
 └── StoppedError    the run was asked to end early; it can be gone on with
 
-A message is one line: what was given, what is allowed, what to do. Our own mistakes are `AssertionError`.
+A message is one line: what was given, what is allowed, what to do. It names settings as the command line does: the
+argument `border_weight` of a function is `--border-weight`. Our own mistakes are `AssertionError`.
 """
 
 
@@ -25,6 +26,11 @@ def one_line(text: object, longest: int | None = None) -> str:
     """What `text`, or an error, says: on one line, without control characters, cut to `longest`, and never empty."""
     said = " ".join(str(text).splitlines())[:longest] or type(text).__name__
     return "".join(letter if letter.isprintable() else "?" for letter in said)
+
+
+def option(setting: str) -> str:
+    """A setting by its name on the command line: `border_weight` is `--border-weight`."""
+    return "--" + setting.replace("_", "-")
 
 
 class ImageError(TilesegmentError):

@@ -38,6 +38,8 @@ def read_list(path: str | Path) -> list[tuple[str, str | None]]:
         raise PlanError(
             f"the list {path} cannot be read ({error}); give a text file, an image a line, or a CSV"
         ) from error
+    if "\0" in text:
+        raise PlanError(f"the list {path} holds NUL bytes; give a text file, an image a line, or a CSV")
     if Path(path).suffix.lower() == ".csv":
         rows = list(csv.DictReader(io.StringIO(text)))
         if rows and "image" not in rows[0]:

@@ -152,7 +152,7 @@ class Job:
         if not np.isfinite(pixels[:, *needed.within(block.read).slices]).all():
             raise ImageError(
                 f"{self.plan.image.path} holds NaN or infinity within {needed}, plane {z}; replace them, or leave "
-                "the region out with roi"
+                "the region out with --roi"
             )
         return np.nan_to_num(pixels, nan=0, posinf=0, neginf=0)
 

@@ -14,6 +14,7 @@ from typing import Any
 from tilesegment.errors import ImageError
 from tilesegment.metadata import Frame, Spacing, reduction
 
+_VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")  # "0.5-dev-spatialdata" is 0.5, too
 _NEWEST = (0, 5)
 _TOLERANCE = 0.03  # levels may be padded or cut to whole chunks
 _MAX_NAME = 255  # characters of the name of an axis or level
@@ -29,8 +30,9 @@ class Multiscale:
         axes: names of the dimensions of all its arrays.
         units: of the axes, as written; None where there is none.
         paths: of the arrays, relative to the group, the finest first.
-        scales, origins: of each array, a number for each axis in its unit; scales are None where the metadata has none
-            that can be used.
+        scales: of each level, a number for each axis, before the transformations of the whole image; None where the
+            metadata has none that can be used.
+        first: scale and origin of level 0 along each axis, in its unit; None where they are not known.
         notes: what is not read of the metadata.
     """
 
@@ -40,19 +42,16 @@ class Multiscale:
     units: tuple[str | None, ...]
     paths: tuple[str, ...]
     scales: tuple[tuple[float, ...] | None, ...]
-    origins: tuple[tuple[float, ...], ...]
+    first: tuple[tuple[float, float], ...] | None
     notes: tuple[str, ...]
 
     def frame(self, axes: Sequence[str] | None = None) -> Frame:
         """Where the pixels of level 0 lie, in the units as written; `axes` are other names for its dimensions."""
         names = self.axes if axes is None or len(axes) != len(self.axes) else tuple(axes)
-        scales, origins = self.scales[0], self.origins[0]
-        if scales is None:
-            return Frame()
         found = {
             axis: Spacing(scale, origin, unit)
-            for axis, scale, origin, unit in zip(names, scales, origins, self.units, strict=True)
-            if axis in ("z", "y", "x") and scale > 0
+            for axis, (scale, origin), unit in zip(names, self.first or (), self.units, strict=self.first is not None)
+            if axis in ("z", "y", "x") and scale > 0 and math.isfinite(scale) and math.isfinite(origin)
         }
         return Frame(**found)
 
@@ -137,15 +136,16 @@ def read_multiscale(path: str, attributes: Mapping[str, Any], number: int = 0) -
         return None
     try:
         image = ome["multiscales"][number]
-        version = shared or image.get("version") or "0.4"
+        version = str(shared or image.get("version") or "0.4")
         _check_version(path, "0.6" if "coordinateSystems" in image else version)
-        return _read(path, str(version)[:10], image)
+        found = _VERSION.match(version)
+        return _read(path, found[0] if found else version[:10], image)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ImageError(f"{path} has damaged OME-Zarr metadata ({error!r:.200})") from error
 
 
 def _check_version(path: str, version: Any) -> None:
-    found = re.match(r"(\d{1,4})\.(\d{1,4})", str(version))
+    found = _VERSION.match(str(version))
     if found and (int(found[1]), int(found[2])) > _NEWEST:
         raise ImageError(
             f"{path} is OME-Zarr {found[0]}, which is not read; 0.1 to 0.5 are: write it as 0.5, or name one of its "
@@ -164,14 +164,12 @@ def _read(path: str, version: str, image: Mapping[str, Any]) -> Multiscale:
         raise ValueError("a name is too long, or cannot be printed")
     y, x = names.index("y"), names.index("x")
     whole = _Placement.of(_whole(image), names)
-    placed = [
-        _Placement.of(dataset.get("coordinateTransformations"), names).then(whole) for dataset in image["datasets"]
-    ]
-    if not all(math.isfinite(p.scale[i]) and p.scale[i] > 0 for p in placed for i in (y, x)):
-        raise ValueError("a scale is not positive")
-    if not all(map(math.isfinite, (number for p in placed for number in p.scale + p.origin))):
-        raise ValueError("a scale or translation is not finite")
-    doubts = dict.fromkeys(doubt for p in placed for doubt in p.doubts)
+    placed = [_Placement.of(dataset.get("coordinateTransformations"), names) for dataset in image["datasets"]]
+    first = placed[0].then(whole)
+    for one in (*placed, first):
+        if not all(one.scale[i] > 0 and math.isfinite(one.scale[i]) for i in (y, x)):
+            raise ValueError("a scale is not positive")
+    doubts = dict.fromkeys(doubt for one in (*placed, whole) for doubt in one.doubts)
     return Multiscale(
         path,
         version,
@@ -179,7 +177,7 @@ def _read(path: str, version: str, image: Mapping[str, Any]) -> Multiscale:
         units,
         paths,
         tuple(tuple(p.scale) if p.is_scaled and p.is_read else None for p in placed),
-        tuple(tuple(p.origin) for p in placed),
+        tuple(zip(first.scale, first.origin, strict=True)) if first.is_scaled and first.is_read else None,
         tuple(f"{path}: {doubt}" for doubt in doubts),
     )
 

@@ -208,6 +208,6 @@ def _default_model(source: ImageSource, settings: Settings) -> str:
     if channels != 1:
         raise ModelError(
             f"{source.path} has {channels} channels and no model was named; {DEFAULT} takes 1: name a model for such "
-            "images (tileseg models lists them, tileseg train makes one), or choose one channel with channels"
+            "images (tileseg models lists them, tileseg train makes one), or choose one channel with --channels"
         )
     return DEFAULT

@@ -151,7 +151,7 @@ def make_plan(image: ImageFacts, network: NetworkFacts, settings: Settings, mach
     """
     settings.check()
     if settings.threshold is not None and network.classes != 2:
-        raise PlanError(f"a threshold needs a model of two classes; this one has {network.classes}: leave it out")
+        raise PlanError(f"--threshold needs a model of two classes; this one has {network.classes}: leave it out")
     region, planes = region_of(settings.roi, image.shape, image.scale), _planes(image, settings.z)
     tile = settings.tile if settings.tile is not None else _default_tile(network, region, machine)
     step = network.view.step_of(tile)
@@ -203,7 +203,7 @@ def _runtime(network: NetworkFacts, settings: Settings, machine: Machine, pixels
             )
         return network.runtime
     if settings.runtime == "pytorch" and machine.precision == "int8":
-        raise PlanError("precision int8 is computed by openvino; leave runtime out, or choose another precision")
+        raise PlanError("precision int8 is computed by openvino; leave out --runtime, or choose another --precision")
     if settings.runtime == "openvino" and not machine.openvino:
         raise PlanError(
             f"openvino is not to be had for {machine.device} in {machine.precision}; it is for CPUs, in fp32, and in "
@@ -268,7 +268,7 @@ def _planes(image: ImageFacts, z: tuple[int, int] | None) -> range:
     if z is None:
         return range(depth)
     if image.depth is None:
-        raise PlanError(f"z {z[0]}:{z[1]} was given, but {image.path} has no z axis; leave z out")
+        raise PlanError(f"z {z[0]}:{z[1]} was given, but {image.path} has no z axis; leave out --z")
     if not 0 <= z[0] < z[1] <= depth:
         raise PlanError(f"z {z[0]}:{z[1]} is empty or outside the stack; allowed: a:b within 0:{depth}")
     return range(*z)
@@ -282,7 +282,7 @@ def _channels(image: ImageFacts, wanted: int, chosen: tuple[int, ...] | None) ->
         given = f"{image.channels} channels" if chosen is None else f"{len(chosen)} chosen channels"
         raise PlanError(
             f"{image.path} has {given}, the model takes {wanted}: choose {wanted} of 0 to {image.channels - 1} "
-            "with channels, or name another model (tileseg models lists them, tileseg train makes one)"
+            "with --channels, or name another model (tileseg models lists them, tileseg train makes one)"
         )
     if not all(0 <= channel < image.channels for channel in chosen):
         raise PlanError(f"channels {', '.join(map(str, chosen))}: {image.path} has channels 0 to {image.channels - 1}")

@@ -292,7 +292,9 @@ def check_outputs(image: str, outputs: Outputs, made_of: str) -> None:
         if path == source or path in source.parents:
             raise PlanError(f"{name} {given[name]} is the image that is read, or holds it; choose another name")
         if source in path.parents and (name != "out" or path.parent != source / "labels"):
-            raise PlanError(f"{name} {given[name]} lies in the image; choose another place, or out {image}/labels/NAME")
+            raise PlanError(
+                f"{name} {given[name]} lies in the image; choose another place, or --out {image}/labels/NAME"
+            )
     if len(set(paths.values())) < len(paths):
         raise PlanError(f"{', '.join(paths)} name one file twice; give each a name of its own")
     if outputs.preview is not None:

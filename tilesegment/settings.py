@@ -57,19 +57,19 @@ class Settings:
             PlanError: they cannot; says which.
         """
         if self.batch is not None and not 1 <= self.batch <= 1024:
-            raise PlanError(f"batch is {self.batch}; allowed: auto, 1 to 1024")
+            raise PlanError(f"--batch is {self.batch}; allowed: auto, 1 to 1024")
         if self.halo is not None and not 0 <= self.halo <= 65_536:
-            raise PlanError(f"halo is {self.halo}; allowed: 0 to 65536 pixels")
+            raise PlanError(f"--halo is {self.halo}; allowed: 0 to 65536 pixels")
         if self.series is not None and self.series < 0:
-            raise PlanError(f"series is {self.series}; images of a file are counted from 0")
+            raise PlanError(f"--series is {self.series}; images of a file are counted from 0")
         if self.threshold is not None and not 0 < self.threshold < 1:
-            raise PlanError(f"threshold is {self.threshold}; allowed: between 0 and 1")
+            raise PlanError(f"--threshold is {self.threshold}; allowed: between 0 and 1")
         if self.roi is not None and not isinstance(self.roi, Region):
-            raise PlanError(f"roi is {self.roi}; expected a tilesegment.Region(y0, x0, y1, x1)")
+            raise PlanError(f"--roi is {self.roi}; expected a tilesegment.Region(y0, x0, y1, x1)")
         if self.runtime not in ("auto", "pytorch", "openvino"):
-            raise PlanError(f"runtime is {self.runtime!r}; allowed: auto, pytorch, openvino")
+            raise PlanError(f"--runtime is {self.runtime!r}; allowed: auto, pytorch, openvino")
         if self.normalise not in ("model", "image"):
-            raise PlanError(f"normalise is {self.normalise!r}; allowed: model, image")
+            raise PlanError(f"--normalise is {self.normalise!r}; allowed: model, image")
 
 
 def check_names(given: Iterable[str], known: Iterable[str]) -> None:

@@ -125,8 +125,8 @@ def choose_skipping(source: ImageSource, plan: Plan, settings: Settings) -> Skip
         return _skipping(chosen, plan, np.stack([empty for empty, _ in found]), tuple(limit for _, limit in found))
     if not os.path.exists(chosen):
         raise PlanError(
-            f"skip_empty is {chosen!r}; allowed: {CONSTANT}, {TISSUE}, or an image file that is zero where nothing is "
-            "to be predicted"
+            f"--skip-empty is {chosen!r}; allowed: {CONSTANT}, {TISSUE}, or an image file, zero where nothing is to be "
+            "predicted"
         )
     with _opened(chosen, settings.invert) as mask:
         return replace(_skipping("mask", plan, _outside(mask, plan)), said=mask.notes)

@@ -191,7 +191,7 @@ def _start_seconds(subject: Subject) -> float:
 def _check(image: str | Path | None, size: int | None, seconds: float, settings: Mapping[str, Any]) -> None:
     check_names(settings, SETTINGS)
     if size is not None and image is not None:
-        raise PlanError("size is of a drawn image; leave it out, or the image")
+        raise PlanError("--size is of a drawn image; leave it out, or the image")
     if size is not None and not LEAST_SIZE <= size <= MOST_SIZE:
         raise PlanError(f"size is {size}; allowed: {LEAST_SIZE} to {MOST_SIZE} pixels")
     if not LEAST_SECONDS <= seconds <= MOST_SECONDS:

@@ -2,7 +2,7 @@
 
 import importlib.util
 import ipaddress
-import logging
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
@@ -12,13 +12,13 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
-import dask
-from distributed import Client, LocalCluster, SpecCluster
+from distributed import Client, SpecCluster
 from distributed.security import Security
 
 from tilesegment.batch import Settled, Work
 from tilesegment.cluster.crew import WAIT, Crew, in_words
 from tilesegment.cluster.finishing import Finishing
+from tilesegment.cluster.own import CLOSING, start_workers
 from tilesegment.cluster.tasks import finish_run, predict_blocks
 from tilesegment.cluster.window import Window
 from tilesegment.errors import ClusterError, PlanError, TilesegmentError, one_line
@@ -27,16 +27,11 @@ from tilesegment.job import Job
 from tilesegment.predictors.devices import this_machine
 from tilesegment.run import Run
 from tilesegment.settings import Settings
-from tilesegment.threads import threads_each
 
 _TIMEOUT = 30  # seconds to reach a scheduler
 _ANSWER = 120.0  # seconds for workers to say what they are, PyTorch's import among them
-_CLOSING = 30  # seconds for workers of our own to end
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # as text, for a scheduler that may lack this package
 _HAS_PACKAGE = "__import__('importlib.util').util.find_spec('tilesegment') is not None"
-# a batch system and a terminal signal all processes of a run; it is the first one that decides how to end
-_LEAVE_SIGNALS = "import signal; [signal.signal(one, signal.SIG_IGN) for one in (signal.SIGINT, signal.SIGTERM)]"
 
 
 class Cluster:
@@ -85,24 +80,17 @@ class Cluster:
             ClusterError: they cannot be started, or there is no dashboard to serve.
         """
         if dashboard and importlib.util.find_spec("bokeh") is None:
-            raise ClusterError("the dashboard needs bokeh; install it, or leave the dashboard out")
-        stack = ExitStack()
-        stack.enter_context(dask.config.set(_own_workers()))
+            raise ClusterError("the dashboard needs bokeh; install it, or leave out --dashboard")
+        stack, begun = ExitStack(), time.monotonic()
         try:
-            local = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                # the plan bounds what a worker takes; a limit of dask's would stop workers that are within it
-                memory_limit=0,
-                scheduler_kwargs={"dashboard": dashboard, "dashboard_address": "127.0.0.1:0"},
-                silence_logs=logging.CRITICAL,
-                preload=[_LEAVE_SIGNALS],
-                env=dict.fromkeys(_THREADS, str(threads_each(workers))),
-                death_timeout=wait,
-            )
-        except Exception as error:
+            local = start_workers(workers, dashboard, wait, stack)
+        except BaseException as error:
             stack.close()
-            reason = f"not within {in_words(wait)} (--wait)" if isinstance(error, TimeoutError) else one_line(error)
+            if not isinstance(error, Exception):
+                raise
+            # dask has several ways to say that
+            is_late = time.monotonic() - begun >= wait
+            reason = f"not within {in_words(wait)} (--wait)" if is_late else one_line(error, 200)
             raise ClusterError(f"{workers} workers could not be started: {reason}") from error
         cluster = cls(Client(local), local, dashboard=dashboard, wait=wait)
         cluster._stack = stack
@@ -147,6 +135,8 @@ class Cluster:
             return cls(Client(**where, security=security, timeout=_TIMEOUT), wait=wait)
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else repr(error)
+            if isinstance(error, MemoryError):  # the first bytes of an answer are taken for a length
+                reason = "what answers there is no Dask scheduler"
             raise ClusterError(f"the scheduler {scheduler} cannot be joined: {reason}; is it running?") from error
 
     def __enter__(self) -> Self:
@@ -155,10 +145,12 @@ class Cluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._stack, suppress(TimeoutError):
-            self.client.close()
+        with self._stack:
+            with suppress(TimeoutError):
+                self.client.close()
             if self.owned is not None:
-                self.owned.close(timeout=_CLOSING)
+                with suppress(TimeoutError):
+                    self.owned.close(timeout=CLOSING)
 
     def describe(self) -> str:
         """Where it is and how large, with a warning if anybody may use it."""
@@ -185,7 +177,7 @@ class Cluster:
             found = self._ask_all(settings)
             precisions = sorted({machine.precision for machine in found})
             if len(precisions) > 1:
-                raise PlanError(f"workers differ, {' and '.join(precisions)} suit them: choose one with precision")
+                raise PlanError(f"workers differ, {' and '.join(precisions)} suit them: choose one with --precision")
             free = [machine.free_bytes for machine in found if machine.free_bytes is not None]
             least = min(free) if len(free) == len(found) else None
             openvino = all(machine.openvino for machine in found)
@@ -250,20 +242,6 @@ class Cluster:
         return str(self.client.scheduler.address) if self.client.scheduler is not None else ""
 
 
-def _own_workers() -> dict[str, Any]:
-    """Settings of dask for workers of our own, while there are any.
-
-    Dask closes what watches over a worker, for good, if that is not there 15 s after it was lost: so it ends one that
-    was lost again meanwhile, or takes longer to start on a busy machine. And it sets numbers of threads in the
-    environment of this process; those of a worker are set in its own.
-    """
-    kept: dict[str, Any] = dask.config.get("distributed.nanny.pre-spawn-environ", {})
-    return {
-        "distributed.deploy.lost-worker-timeout": "365 days",
-        "distributed.nanny.pre-spawn-environ": {name: kept[name] for name in kept if name not in _THREADS},
-    }
-
-
 def _lacks_package(who: str) -> ClusterError:
     return ClusterError(
         f"the {who} runs in a Python without tilesegment: the scheduler and all workers need it; "
@@ -272,10 +250,10 @@ def _lacks_package(who: str) -> ClusterError:
 
 
 def _answers(link: str) -> bool:
-    """Whether there is a page: dask names a dashboard even where there is none."""
+    """Whether there is a dashboard: dask names one even where there is none, or a page that says so."""
     try:
         with build_opener(ProxyHandler({})).open(link, timeout=2) as page:
-            return bool(page.status == 200)
+            return b"<script" in page.read()
     except (OSError, ValueError):
         return False
 

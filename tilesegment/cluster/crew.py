@@ -4,7 +4,6 @@ The invariant: nothing waits longer than `wait` seconds for a cluster that has n
 scheduler is out of reach.
 """
 
-import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Future as Started
@@ -12,6 +11,7 @@ from contextlib import suppress
 
 from distributed import Client, SpecCluster, Status
 
+from tilesegment.cluster.own import start_lacking
 from tilesegment.errors import ClusterError, StoppedError, one_line
 
 WAIT = 300.0  # seconds that a cluster may be without workers
@@ -106,7 +106,7 @@ class Crew:
 
     def _start_anew(self) -> None:
         """Have workers of our own take the place of those that ended for good, while others go on."""
-        if self._owned is None or self._owned.loop is None:
+        if self._owned is None:
             return
         if self._starting is not None:
             if not self._starting.done():
@@ -117,21 +117,15 @@ class Crew:
         workers = self._owned.workers
         ended = [name for name, worker in list(workers.items()) if worker.status in (Status.closed, Status.failed)]
         if ended or set(self._owned.worker_spec) - set(workers):
-            loop = self._owned.loop.asyncio_loop  # type: ignore[attr-defined]
-            self._starting = asyncio.run_coroutine_threadsafe(_replace(self._owned, ended), loop)
+            self._starting = start_lacking(self._owned, ended)
 
     def gone(self) -> ClusterError:
         """What there is to say of a scheduler that is no more."""
         return ClusterError("the scheduler is gone; what is stored is kept: start it, then run it again to go on")
 
 
-async def _replace(cluster: SpecCluster, ended: list[int | str]) -> None:
-    """Have a cluster forget those that ended, and start as many as are lacking."""
-    for name in ended:
-        cluster.workers.pop(name, None)
-    await cluster
-
-
 def in_words(seconds: float) -> str:
-    """`90 s`, or `5 min`."""
-    return f"{seconds / 60:g} min" if seconds >= 120 and seconds % 60 == 0 else f"{seconds:g} s"
+    """`90 s`, `5 min`, or `24 h`."""
+    whole = [(size, name) for size, name in ((3600, "h"), (60, "min")) if seconds >= 2 * size and seconds % size == 0]
+    size, name = whole[0] if whole else (1, "s")
+    return f"{seconds / size:g} {name}"

@@ -8,7 +8,6 @@ import time
 import uuid
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -160,7 +159,7 @@ class Window:
     def _drop_waiting(self) -> None:
         """Leaves what no worker has begun: a worker is at the first of the tasks that it was given."""
         begun: set[Any] = set()
-        with suppress(OSError):  # nothing is known to be begun where the scheduler is out of reach
+        if self.client.status == "running":  # else nothing is known to be begun
             begun = {next(iter(keys)) for keys in self.client.processing().values() if keys}
         waiting = {key: future for key, (future, _) in self._in_flight.items() if key not in begun}
         self.client.cancel(list(waiting.values()))

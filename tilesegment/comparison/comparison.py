@@ -30,6 +30,7 @@ def evaluate(
     classes: Sequence[str] | None = None,
     ignore: int | None = None,
     instances: bool = False,
+    invert: bool = False,
     cells: bool | None = None,
     image: str | Path | None = None,
     figure: str | Path | None = None,
@@ -49,6 +50,7 @@ def evaluate(
         classes: names, in the order of the values. Needed where the values alone do not tell how many there are.
         ignore: pixels of this value in the truth are not counted.
         instances: labels are ids of single objects: compare background and object, see `labels.parted`.
+        invert: files that say that 0 is white (MINISWHITE) are turned so that 0 is black.
         cells: score cells, class 1 being their inside and class 0 the membrane; None: if there are two classes.
         image: what both are of, for the figure alone.
         figure: a PNG or JPEG that shows the worst images and the best.
@@ -59,8 +61,8 @@ def evaluate(
             matched; all pixels are ignored; there are no cells where `cells` is True.
     """
     if image is not None and figure is None:
-        raise DataError("an image is only drawn in a figure; give a figure too, or leave out the image")
-    found_pairs, opening = find_pairs(prediction, truth, image), Opening(ignore, instances)
+        raise DataError("--image is only drawn in a figure; give --figure too, or leave it out")
+    found_pairs, opening = find_pairs(prediction, truth, image), Opening(ignore, instances, invert)
     if figure is not None:
         check_figure(Path(figure), [path for path in (prediction, truth, image) if path is not None])
     # where cells are not known to be left out, they are half of the work

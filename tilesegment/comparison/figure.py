@@ -109,7 +109,7 @@ def _panels(plane: Plane, meanings: Meanings, opening: Opening) -> list[Panel]:
     colours = np.array(_colours(meanings.matching), np.uint8)
     panels = []
     if plane.pair.image is not None:
-        with open_image(plane.pair.image) as image:
+        with open_image(plane.pair.image, invert=opening.invert) as image:
             pixels = _reduced(lambda region: image.read(region, 0, plane.z), plane.shape, factor)
         panels.append(Panel("image", stretch(pixels)))
     grey, dull = ignored[..., None], np.array(_IGNORED, np.uint8)

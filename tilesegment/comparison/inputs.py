@@ -107,10 +107,12 @@ class Opening:
     Attributes:
         ignore: the value of the truth that means "not labelled", as given.
         instances: labels are ids of objects, which are compared as background and object.
+        invert: of files that say that 0 is white, the values are turned round.
     """
 
     ignore: int | None = None
     instances: bool = False
+    invert: bool = False
 
     @property
     def read_ignore(self) -> int | None:
@@ -130,13 +132,13 @@ class Opening:
             truth = self._label(pair.truth, "truth", files, self.ignore)
             _check_size("prediction", prediction.path, prediction.shape, prediction.depth, pair, truth)
             if pair.image is not None:
-                with open_image(pair.image) as image:
+                with open_image(pair.image, invert=self.invert) as image:
                     _check_size("image", image.path, image.shape, image.depth or 1, pair, truth)
             yield prediction, truth
 
     def _prediction(self, path: Path, files: ExitStack) -> Layer:
         kind = describe(path)["kind"]
-        source = None if kind in ("mask", "model") else files.enter_context(open_image(path))
+        source = None if kind in ("mask", "model") else files.enter_context(open_image(path, invert=self.invert))
         classes = None if source is None else _probability_classes(path)
         if source is not None and (classes is not None or source.stored_dtype.kind == "f"):
             shares = Kind(source.channels, classes, ids=False)
@@ -151,7 +153,7 @@ class Opening:
     def _label(self, path: Path, what: str, files: ExitStack, ignore: int | None) -> Label:
         if describe(path)["kind"] == "model":
             raise DataError(f"{path} is a model; expected a mask, a label image or a probability map")
-        label = files.enter_context(open_label(path, strict=True))
+        label = files.enter_context(open_label(path, strict=True, invert=self.invert))
         return parted(label, f"{what} {path}", ignore) if self.instances and label.classes is None else label
 
 

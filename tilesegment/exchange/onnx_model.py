@@ -69,7 +69,7 @@ class OnnxModel(Model):
             return self._chosen(self.header.halo)
         try:
             if self.described is not None and max(self.described.before, self.described.after) > LARGEST:
-                raise ModelError(f"it sees more than {LARGEST} px, too far to verify; choose a halo to accept seams")
+                raise ModelError(f"it sees more than {LARGEST} px, too far to verify; choose a --halo to accept seams")
             if self.described is not None and self._holds(self.described):
                 return self.described
             view = self.prober.view()
@@ -80,7 +80,7 @@ class OnnxModel(Model):
         if difference > TOLERANCE:
             raise ModelError(
                 f"{self.network.file.path}: its field of view cannot be found: with a halo of {view.before} px and a "
-                f"divisor of {view.divisor}, tiles differ by {difference:.1e}; choose a halo to accept seams"
+                f"divisor of {view.divisor}, tiles differ by {difference:.1e}; choose a --halo to accept seams"
             )
         return view
 

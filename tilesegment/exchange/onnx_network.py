@@ -71,7 +71,7 @@ class OnnxNetwork(Network):
         place = self.get_buffer("place")
         if place.dtype != torch.float32:
             raise DeviceError(
-                f"an ONNX model computes in its own precision, not in {str(place.dtype)[6:]}; give precision fp32"
+                f"an ONNX model computes in its own precision, not in {str(place.dtype)[6:]}; give --precision fp32"
             )
         if place.device != before:
             self._session = open_session(self.file, place.device)
@@ -140,7 +140,7 @@ def open_session(file: OnnxFile, device: torch.device) -> "InferenceSession":
 
     providers: list[Any] = ["CPUExecutionProvider"]
     if not _runs_on(device):
-        raise DeviceError(f"the onnxruntime here does not run ONNX models on {device.type}; give device cpu{_REMEDY}")
+        raise DeviceError(f"the onnxruntime here does not run ONNX models on {device.type}; give --device cpu{_REMEDY}")
     if device.type == "cuda":
         providers.insert(0, (_CUDA, {"device_id": device.index or 0}))
     options = onnxruntime.SessionOptions()

@@ -118,7 +118,7 @@ class Prober:
                 return FieldOfView(divisor, halo, halo, crops=False)
         raise ModelError(
             f"what the model decides depends on more than {_THIRDS[-1] // 2} px around it, perhaps on the whole tile; "
-            "choose a halo to accept seams"
+            "choose a --halo to accept seams"
         )
 
     def check(self, view: FieldOfView, steps: int = 2) -> float:
@@ -181,7 +181,7 @@ class Prober:
                 return _smallest(most, works)
         raise ModelError(
             f"no shift of the image by {_SHIFTS[0]} or {_SHIFTS[1]} px shifts what the model decides: it depends on "
-            "the place in the tile; choose a halo to accept seams"
+            "the place in the tile; choose a --halo to accept seams"
         )
 
     def _shifts(self, images: list[np.ndarray], still: list[np.ndarray], rim: int, shift: int) -> bool:

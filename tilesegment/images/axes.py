@@ -84,11 +84,13 @@ def arrange(path: str, axes: tuple[str, ...], shape: tuple[int, ...], select: Ma
         if axis not in ("y", "x", "z", channel) and axis not in fixed:
             raise ImageError(
                 f"{path} has {lengths[axis]} {_KINDS.get(axis, 'positions')} (axis {axis}): "
-                f"choose one with select {axis}=0..{lengths[axis] - 1}"
+                f"choose one with --select {axis}=0..{lengths[axis] - 1}"
             )
     layout = Layout(axes, shape, fixed, channel)
     if layout.channels > MAX_CHANNELS:
-        raise ImageError(f"{path} has {layout.channels} channels; at most {MAX_CHANNELS} are supported: give the axes")
+        raise ImageError(
+            f"{path} has {layout.channels} channels; at most {MAX_CHANNELS} are supported: name them with --axes"
+        )
     return layout
 
 

@@ -70,7 +70,7 @@ def open_flat(path: str, axes: str | None, select: Mapping[str, int], series: in
         ImageError: more pixels than Pillow takes for safe, CMYK, 16-bit colour, or `axes` or `select` that do not fit.
     """
     if axes is not None:
-        raise ImageError(f"{path} is a PNG or JPEG, whose axes are known: leave out axes {axes}")
+        raise ImageError(f"{path} is a PNG or JPEG, whose axes are known: leave out --axes {axes}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

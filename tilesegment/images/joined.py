@@ -48,17 +48,17 @@ class JoinedSource(ImageSource):
             one.close()
 
 
-def open_channels(paths: Sequence[Path]) -> ImageSource:
-    """Open an image, or one whose channels are the files `paths`, in this order.
+def open_channels(paths: Sequence[Path], *, invert: bool = False) -> ImageSource:
+    """Open an image, or one whose channels are the files `paths`, in this order; `invert` as in `open_image`.
 
     Raises:
         ImageError: one cannot be read, or they are of different sizes or types.
     """
     if len(paths) == 1:
-        return open_image(paths[0])
+        return open_image(paths[0], invert=invert)
     sources: list[ImageSource] = []
     try:
-        sources += map(open_image, paths)
+        sources += (open_image(path, invert=invert) for path in paths)
         return JoinedSource(sources)
     except BaseException:
         for one in sources:

@@ -275,7 +275,7 @@ def _level(path: str, series: TiffPageSeries, segments: Segments, layout: Layout
     ):
         raise ImageError(
             f"{path} stores pages of {' x '.join(map(str, page.shape))}, which axes {','.join(layout.axes)} do not fit"
-            ": give axes whose y and x are those of a page"
+            ": give --axes whose y and x are those of a page"
         )
     first = layout.fixed.get(sample or "", 0)
     samples = slice(None) if sample is not None and sample == layout.channel else slice(first, first + 1)

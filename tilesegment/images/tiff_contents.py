@@ -69,7 +69,9 @@ def images_of(path: str, tiff: TiffFile) -> list[TiffPageSeries]:
     """
     try:
         series = list(tiff.series)
-    except RuntimeError as error:  # "incompatible keyframe"
+    except RuntimeError as error:
+        if "keyframe" not in str(error):
+            raise
         raise ImageError(
             f"{path} describes its pages as one stack, but they are not alike ({one_line(error, 200)}): "
             "export its images to files of their own"

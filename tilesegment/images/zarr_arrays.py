@@ -161,7 +161,7 @@ def _axes(path: str, facts: ArrayFacts, axes: str | None) -> tuple[tuple[str, ..
     if guess is None:
         raise ImageError(
             f"{path} is an array of {sizes} that does not say what its dimensions are: "
-            "give its axes (--axes), a letter of t, z, c, y, x each"
+            "give its --axes, a letter of t, z, c, y, x each"
         )
     said = f"{path} does not say what its {sizes} are: they are taken for {', '.join(guess)}; --axes tells otherwise"
     return tuple(guess), (said,) if guess not in ("yx", "yxc") else ()

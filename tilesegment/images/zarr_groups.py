@@ -49,7 +49,7 @@ def _members(folder: Path) -> list[str]:
 
 
 def _series(folder: Path) -> list[str]:
-    """The images in `folder`, which may be at most a few thousand."""
+    """Names of the OME-Zarr images in `folder`."""
     images = []
     for name in _members(folder):
         meta, attributes = node(folder / name) or ({}, {})

@@ -59,7 +59,7 @@ class Label:
 
 
 @contextmanager
-def open_label(path: Path, voc: bool = False, *, strict: bool = False) -> Iterator[Label]:
+def open_label(path: Path, voc: bool = False, *, strict: bool = False, invert: bool = False) -> Iterator[Label]:
     """Open a label file. A palette of greys is applied, as it is a compressed grey image, unless `voc`.
 
     Args:
@@ -67,6 +67,7 @@ def open_label(path: Path, voc: bool = False, *, strict: bool = False) -> Iterat
         voc: the indices of a palette are the classes, as in Pascal VOC.
         strict: a missing block of a predicted mask is an error and not background; one that was erased by hand is
             missing too.
+        invert: as in `open_image`.
 
     Raises:
         DataError: it has neither one channel nor 8-bit colours.
@@ -85,7 +86,7 @@ def open_label(path: Path, voc: bool = False, *, strict: bool = False) -> Iterat
     if palette is not None:
         yield palette if classes is None else _as_predicted(palette, classes)
         return
-    with open_image(path) as source:
+    with open_image(path, invert=invert) as source:
         if source.channels not in (1, 3, 4) or (source.channels > 1 and source.stored_dtype != np.uint8):
             raise DataError(
                 f"label {path.name} has {source.channels} channels of {source.stored_dtype}; expected one channel "

@@ -49,5 +49,6 @@ def model_in(folder: Path) -> Path:
     if found:
         raise ModelError(f"{folder} holds several models; name one of {', '.join(path.name for path in found)}")
     raise ModelError(
-        f"{folder} is a folder without {TRAINED} in it; name a model file, or the folder of a finished run"
+        f"no model {folder}: neither a file nor a bundled model, but a folder without {TRAINED}; name a model file, or "
+        "the folder of a finished run"
     )

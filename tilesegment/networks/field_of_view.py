@@ -67,8 +67,7 @@ def derive(network: nn.Module, in_channels: int | None = None) -> FieldOfView:
     if survey.obstacles:
         others = f" (and {len(survey.obstacles) - 1} more such)" if len(survey.obstacles) > 1 else ""
         raise ModelError(
-            f"no halo makes this network seamless: {survey.obstacles[0]}{others}; "
-            "choose a halo (--halo) to accept seams"
+            f"no halo makes this network seamless: {survey.obstacles[0]}{others}; choose a --halo to accept seams"
         )
     if survey.view is not None and not survey.unknown:
         return survey.view
@@ -78,7 +77,7 @@ def derive(network: nn.Module, in_channels: int | None = None) -> FieldOfView:
         raise ModelError(
             f"the network's field of view cannot be found: with a halo of {view.before} px and a divisor of "
             f"{view.divisor}, tiles differ by {difference:.1e} of the largest value; "
-            "choose a halo (--halo) to accept seams"
+            "choose a --halo to accept seams"
         )
     return view
 

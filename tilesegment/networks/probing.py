@@ -89,7 +89,7 @@ def probe(network: nn.Module, in_channels: int, known: int = 1) -> FieldOfView:
         return FieldOfView(divisor, crop, side - crop - (side - 2 * crop) // divisor * divisor, crops=True)
     raise ModelError(
         f"what the network decides depends on more than {_THIRDS[-1] // 2} px around it, perhaps on the whole tile; "
-        "choose a halo to accept seams"
+        "choose a --halo to accept seams"
     )
 
 

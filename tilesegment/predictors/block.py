@@ -149,7 +149,7 @@ class BlockPredictor:
         """Half as many tiles at a time from now on."""
         if self.batch == 1:
             raise DeviceError(
-                f"{self.device} lacks the memory for a tile of {tile.read.width} pixels; choose a smaller tile"
+                f"{self.device} lacks the memory for a tile of {tile.read.width} pixels; choose a smaller --tile"
             )
         self.batch, self.lacked_memory = self.batch // 2, True
         if self.device.type == "cuda":

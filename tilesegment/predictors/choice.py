@@ -50,7 +50,9 @@ def make_predictor(
         return OpenVinoPredictor(model, plan.tile, plan.precision, **options)
     # a network without weights of its own brings its own runtime, as ONNX files do
     if not any(True for _ in model.network.parameters()):
-        raise DeviceError(f"precision int8 is not to be had for {model.header.name}: it runs as it is; give fp32")
+        raise DeviceError(
+            f"precision int8 is not to be had for {model.header.name}: it runs as it is; give --precision fp32"
+        )
     return _in_int8(model, plan.tile, samples(), folder, options)
 
 

@@ -53,7 +53,7 @@ def choose_precision(device: torch.device, name: str = "auto") -> str:
     if name not in PRECISIONS:
         raise DeviceError(f"precision {name!r} is unknown; allowed: auto, fp32, bf16, fp16, int8")
     if (device.type, name) in (("cpu", "fp16"), ("mps", "fp64")):
-        raise DeviceError(f"precision {name} is not to be had on {device.type}; use auto or fp32")
+        raise DeviceError(f"precision {name} is not to be had on {device.type}; use --precision auto or fp32")
     return name
 
 
@@ -65,10 +65,10 @@ def has_openvino(device: torch.device, precision: str) -> bool:
 
 def _check_int8(device: torch.device) -> None:
     if device.type != "cpu":
-        raise DeviceError(f"precision int8 is not to be had on {device.type}; use auto, or device cpu")
+        raise DeviceError(f"precision int8 is not to be had on {device.type}; use --precision auto, or --device cpu")
     if find_spec("openvino") is None or find_spec("nncf") is None:
         raise DeviceError(
-            "precision int8 needs OpenVINO and NNCF; pip install 'tilesegment[int8]', or use auto or fp32"
+            "precision int8 needs OpenVINO and NNCF; pip install 'tilesegment[int8]', or use --precision auto or fp32"
         )
 
 

@@ -130,4 +130,4 @@ def convert(network: Network, name: str, shape: tuple[int, ...]) -> "openvino.Mo
             return frontend.convert(frontend.load(decoder))
     except Exception as error:  # those of PyTorch and OpenVINO have no common root
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{name}: OpenVINO cannot convert its network, choose runtime pytorch: {reason}") from error
+        raise ModelError(f"{name}: OpenVINO cannot convert its network, choose --runtime pytorch: {reason}") from error

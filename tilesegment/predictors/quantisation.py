@@ -160,7 +160,7 @@ def _keep(network: "openvino.Model", folder: Path) -> None:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(
                 f"{folder} cannot be written ({reason}); let XDG_CACHE_HOME name a folder where it can, or give "
-                "precision fp32"
+                "--precision fp32"
             ) from error
 
 

@@ -89,7 +89,7 @@ def time_predictor(
     times, batch = list[float](), predictor.batch
     first = _time_once(predictor, pixels, block)
     if predictor.lacked_memory:
-        raise DeviceError(f"{predictor.device} lacks the memory for {batch} tiles at a time; choose a smaller batch")
+        raise DeviceError(f"{predictor.device} lacks the memory for {batch} tiles at a time; choose a smaller --batch")
     if first > patience:
         return [first]
     while not times or sum(times) < seconds:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from tilesegment.errors import PlanError
+from tilesegment.errors import PlanError, option
 from tilesegment.model import Model
 from tilesegment.networks import options_of
 from tilesegment.training.settings import DEFAULT_OPTIONS, SLOW_BASE, TrainingSettings
@@ -59,12 +59,14 @@ def _check_init(settings: TrainingSettings, init: Model, name: str, asked: dict[
     """Whether the weights of `init` fit, those that tell classes apart excepted."""
     given = init.header.arguments
     if name != init.header.network:
-        raise PlanError(f"init {settings.init} is a {init.header.network}, not a {name}; leave network out, or init")
+        raise PlanError(
+            f"init {settings.init} is a {init.header.network}, not a {name}; leave out --network, or --init"
+        )
     if given["in_channels"] != channels:
         raise PlanError(f"init {settings.init} has {given['in_channels']} channels, the data have {channels}")
     for key, value in asked.items():
         # dropout has no weights
         if key != "dropout" and key in given and given[key] != value:
-            raise PlanError(f"init {settings.init} has {key} {given[key]}; leave {key} out, or init")
+            raise PlanError(f"init {settings.init} has {key} {given[key]}; leave out {option(key)}, or --init")
     if given.get("reduction", 1) != settings.reduction:
-        raise PlanError(f"init {settings.init} works at scale {1 / given.get('reduction', 1):g}; give that scale")
+        raise PlanError(f"init {settings.init} works at scale {1 / given.get('reduction', 1):g}; give that --scale")

@@ -10,11 +10,12 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from tilesegment.errors import PlanError
+from tilesegment.errors import PlanError, option
 from tilesegment.training.data import IGNORE
 from tilesegment.training.defects import Defect, draw_defect
 
 CELL_SHADES = 0.7  # what suits cells that fill the image
+_OPTIONS = ("elastic_sigma", "elastic_grid", "shades", "defects")  # that the command line has, too
 _PLACES = 10  # tries to find a place with labelled pixels
 # cells in shades of their own: share of the examples, half-range of the factor, how many are told apart
 _SHADED, _SHADE_FACTOR, _SHADES = 0.7, 0.3, 1024
@@ -70,7 +71,8 @@ class Augmentation:
         for key, (low, high) in bounds.items():
             value = getattr(self, key)
             if value is not None and not low <= value <= high:
-                raise PlanError(f"{key} is {value}; allowed: {low:g} to {high:g}")
+                said = option(key) if key in _OPTIONS else key
+                raise PlanError(f"{said} is {value}; allowed: {low:g} to {high:g}")
 
 
 @dataclass(frozen=True, eq=False)

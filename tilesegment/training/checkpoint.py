@@ -57,7 +57,7 @@ def load_checkpoint(path: Path, networks: Mapping[str, nn.Module], optimiser: Op
         raise DataError(f"{path.parent} holds no {path.name}, so there is nothing to resume") from None
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         words = " ".join(str(error).split())
-        raise DataError(f"{path} is no checkpoint of this run ({words[:200]}); start anew with overwrite") from error
+        raise DataError(f"{path} is no checkpoint of this run ({words[:200]}); start anew with --overwrite") from error
     assert isinstance(state, dict)
     return state
 

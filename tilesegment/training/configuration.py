@@ -10,7 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
-from tilesegment.errors import DataError, PlanError
+from tilesegment.errors import DataError, PlanError, option
 from tilesegment.model import write_atomically
 from tilesegment.settings import check_names
 from tilesegment.training.augmentation import Augmentation
@@ -29,7 +29,7 @@ class Configuration:
 
     Attributes:
         settings: of the training.
-        labels: how the labels are read: `classes`, `ignore` and `instances` of `open_dataset`, where they were given.
+        labels: how the labels are read: `classes`, `ignore`, `instances` and `invert` of `open_dataset`, where given.
         data: folder of the data.
         data_sha256: of names, pixels and labels.
     """
@@ -52,7 +52,7 @@ class Configuration:
             _check_types(settings)
             _check_types(settings.augmentation)
             labels = dict(found["labels"])
-            check_names(labels, ("classes", "ignore", "instances"))
+            check_names(labels, ("classes", "ignore", "instances", "invert"))
             return cls(settings, labels, str(found["data"]), str(found["data_sha256"]))
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, AssertionError) as error:
             raise DataError(f"{path} cannot be read as the config.json of a run ({error!r:.200})") from error
@@ -134,7 +134,7 @@ def go_on_with(
     old, new = ({**one.labels, **_flat(one.settings)} for one in (began, wanted))
     for key, value in new.items():
         if key not in _FREE and old.get(key) != value:
-            was = f"{folder} was begun with {key} {old.get(key)}, not {value}"
+            was = f"{folder} was begun with {option(key)} {old.get(key)}, not {value}"
             raise PlanError(f"{was}; leave it out, or train anew elsewhere")
     return wanted
 

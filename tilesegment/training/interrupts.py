@@ -10,17 +10,20 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[list[int]]:
     """Put off Ctrl-C, and SIGTERM where it has a handler, until the block is done; a second signal comes through.
 
     Signals reach the main thread only: in another one this does nothing.
+
+    Yields:
+        The numbers of the signals that have come.
     """
+    came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield came
         return
     found = {number: signal.getsignal(number) for number in _SIGNALS}
     handlers = {number: handler for number, handler in found.items() if callable(handler)}
-    came: list[int] = []
 
     def put_off(number: int, frame: FrameType | None) -> None:
         came.append(number)
@@ -30,7 +33,7 @@ def uninterrupted() -> Iterator[None]:
     for number in handlers:
         signal.signal(number, put_off)
     try:
-        yield
+        yield came
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -133,9 +133,11 @@ class Trainer:
         self.optimiser = make_optimiser(self.network, settings)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.step, self.seconds, self.looks, self.constant = 0, 0.0, 0, 0
-        # loss and rate of the latest update, until its record is handed out; whether an update is under way
+        # loss and rate of the latest update, until its record is handed out
         self.pending: tuple[float, float] | None = None
-        self.updating = False
+        # signals that came within the latest update, and whether it has changed weights and is not done
+        self.signals: list[int] = []
+        self.torn = False
         counted = settings.steps is not None or settings.epochs is not None
         line = len(data.classes) == 2 and settings.threshold is None and len(self.held_out) > 0
         self.budget = Budget(None if counted else settings.budget or DEFAULT_BUDGET, chooses_line=line)
@@ -167,7 +169,7 @@ class Trainer:
         if view.before > _LARGEST_HALO:
             raise PlanError(
                 f"tiles of {self.name} are exact with a halo of {view.before} px, which is hardly practical; "
-                "choose one with halo, such as 384, and see what it leaves"
+                "choose one with --halo, such as 384, and see what it leaves"
             )
         return view
 
@@ -215,13 +217,12 @@ class Trainer:
         while self.pending is not None or self._progress() < 1:
             if self.pending is None:
                 batch = next(drawn)
-                with uninterrupted():
-                    self.updating = True
+                with uninterrupted() as self.signals:
                     began = time.monotonic()
                     self.pending = self._step(batch)
                     self.budget.updating = time.monotonic() - began
                     self.step, self.seconds = self.step + 1, time.monotonic() - start
-                    self.updating = False
+                    self.torn = False
             progress, (loss, rate) = self._progress(), self.pending
             self._check_health(loss, progress)
             scores, look = None, int(progress * self.budget.looks)
@@ -264,6 +265,7 @@ class Trainer:
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimiser)
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.torn = True
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.average.update_parameters(self.network)
@@ -275,16 +277,21 @@ class Trainer:
     def _check_health(self, loss: float, progress: float) -> None:
         """Whether there is still something to be learnt."""
         if not math.isfinite(loss):
-            raise DataError(f"the loss became {loss} in step {self.step}; try a lower learning rate")
+            raise DataError(f"the loss became {loss} in step {self.step}; try a lower --lr")
         if self.constant >= max(_CONSTANT_UPDATES, _CONSTANT_SHARE * self.step / progress):
             raise DataError(
                 f"the network has predicted one class everywhere for {self.constant:,} updates and learns nothing; "
-                "check that the labels fit the images, or try class_weights auto, a lower rate, another seed"
+                "check that the labels fit the images, or try --class-weights auto, a lower --lr, another --seed"
             )
 
     def model(self) -> Model:
         """The weights that were best at a look, before the first one the average so far, with the record of the run."""
         return self._model(self.best if self.best_step else self.average.module)
+
+    @property
+    def can_be_kept(self) -> bool:
+        """Whether a stopped run is worth saving, whole, and in no haste: a second signal is not made to wait."""
+        return self.step > 0 and not self.torn and len(self.signals) < 2
 
     @property
     def kept_step(self) -> int:

@@ -77,6 +77,7 @@ def train(
     classes: Sequence[str] | None = None,
     ignore: int | None = None,
     instances: bool | None = None,
+    invert: bool | None = None,
     preset: str | None = None,
     config: str | Path | None = None,
     overwrite: bool = False,
@@ -100,6 +101,7 @@ def train(
         classes: names, in the order of the values in the labels.
         ignore: value of pixels without a label.
         instances: the labels are ids of single objects: learn background and object, see `labels.parted`.
+        invert: images and labels that say that 0 is white (MINISWHITE) are turned so that 0 is black.
         preset: a name of `settings.PRESETS`, the start of the settings.
         config: the `config.json` of another run, the start of the settings instead.
         overwrite: replace the files of an earlier run in `out`; its model stays until there is a new one.
@@ -117,7 +119,8 @@ def train(
     if resume and overwrite:
         raise PlanError("--resume and --overwrite exclude each other; give one of them")
     folder = find_folder(Path(data), out, overwrite, resume)
-    given = {"classes": None if classes is None else list(classes), "ignore": ignore, "instances": instances}
+    given: dict[str, Any] = {"classes": None if classes is None else list(classes), "ignore": ignore}
+    given |= {"instances": instances, "invert": invert}
     labels = {key: value for key, value in given.items() if value is not None}
     resume = resume and (folder / CONFIG).exists()
     starting = (preset, config, labels, settings)
@@ -125,7 +128,7 @@ def train(
     dataset = open_dataset(data, **chosen.labels)
     began, chosen = chosen, chosen.named(folder.resolve().name).of_data(Path(data), dataset)
     if resume and began.data_sha256 != chosen.data_sha256:
-        raise DataError(f"{data} is not what {folder} was trained on; start anew with another folder")
+        raise DataError(f"{data} is not what {folder} was trained on; start anew with another --out")
     trainer = Trainer(dataset, chosen.settings)
     # with what was chosen for this machine, so that the run is the same on another
     chosen = replace(chosen, settings=trainer.settings)
@@ -181,8 +184,8 @@ class _Run:
                     report(record)
 
     def _stop(self) -> None:
-        """Keeps what was done, unless it was ended within an update: then the checkpoint before stays."""
-        if self.trainer.step > 0 and not self.trainer.updating:
+        """Keeps what was done; where that cannot be, the checkpoint before stays."""
+        if self.trainer.can_be_kept:
             self.trainer.save(self.folder / CHECKPOINT)
             self.trainer.model().save(self.folder / MODEL, half=True)
             self._draw_curves()
@@ -297,4 +300,4 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         words = error.strerror or error
-        raise DataError(f"{folder} cannot be written ({words}); make room, or choose another with out") from error
+        raise DataError(f"{folder} cannot be written ({words}); make room, or choose another with --out") from error

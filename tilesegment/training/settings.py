@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from tilesegment.errors import PlanError
+from tilesegment.errors import PlanError, option
 from tilesegment.settings import check_names
 from tilesegment.training.augmentation import Augmentation
 from tilesegment.training.losses import Loss
@@ -94,7 +94,7 @@ class TrainingSettings:
         """
         lengths = [key for key in ("budget", "steps", "epochs") if getattr(self, key) is not None]
         if len(lengths) > 1:
-            raise PlanError(f"{' and '.join(lengths)} exclude each other; give one of them")
+            raise PlanError(f"{' and '.join(map(option, lengths))} exclude each other; give one of them")
         bounds: dict[str, tuple[float, float]] = {
             "budget": (1, math.inf),
             "steps": (1, math.inf),
@@ -112,12 +112,14 @@ class TrainingSettings:
         for key, (low, high) in bounds.items():
             value = getattr(self, key)
             if value is not None and not isinstance(value, tuple) and not low <= value <= high:
-                raise PlanError(f"{key} is {value}; allowed: {low:g} to {high:g}")
+                raise PlanError(f"{option(key)} is {value}; allowed: {low:g} to {high:g}")
         for key, allowed in (("precision", PRECISIONS), ("optimiser", tuple(OPTIMISERS)), ("goal", GOALS)):
             if getattr(self, key) not in allowed:
-                raise PlanError(f"{key} {getattr(self, key)!r} cannot be trained with; allowed: {', '.join(allowed)}")
+                raise PlanError(
+                    f"{option(key)} {getattr(self, key)!r} cannot be trained with; allowed: {', '.join(allowed)}"
+                )
         if isinstance(self.class_weights, str) and self.class_weights != "auto":
-            raise PlanError(f"class_weights {self.class_weights!r}; allowed: auto, or one number a class")
+            raise PlanError(f"--class-weights {self.class_weights!r}; allowed: auto, or one number a class")
         Loss(self.loss)
         self.augmentation.check()
         self.reduction  # noqa: B018 - raises
@@ -127,7 +129,7 @@ class TrainingSettings:
         """Pixels of an image, along an axis, for one that the network sees: 1 / scale."""
         factor = round(1 / self.scale) if 0 < self.scale <= 1 else 0
         if not (1 <= factor <= 16 and math.isclose(self.scale * factor, 1, rel_tol=0.01)):
-            raise PlanError(f"scale is {self.scale}; allowed: 1, 0.5, 0.333, 0.25, ... 1/16")
+            raise PlanError(f"--scale is {self.scale}; allowed: 1, 0.5, 0.333, 0.25, ... 1/16")
         return factor
 
     @property

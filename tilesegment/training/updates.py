@@ -28,7 +28,7 @@ def class_weights(weights: tuple[float, ...] | str | None, data: Dataset, device
     if isinstance(weights, str):
         weights = balanced_weights(data.shares())
     if len(weights) != len(data.classes) or not all(0 < weight <= 1e4 for weight in weights):
-        raise PlanError(f"class_weights {weights}: expected {len(data.classes)} positive numbers, one a class")
+        raise PlanError(f"--class-weights {weights}: expected {len(data.classes)} positive numbers, one a class")
     return torch.tensor(weights, dtype=torch.float32, device=device)
 
 

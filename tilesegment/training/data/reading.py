@@ -1,7 +1,8 @@
 """Reads the labelled images of a data set into sections; of large ones only the parts that are labelled."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,26 +45,36 @@ class _Reading:
         voc: labels are those of Pascal VOC.
         ignore: the value in the labels that means "not labelled", as given.
         instances: labels are ids of objects, which are read as two classes.
+        invert: of images and labels that say that 0 is white, the values are turned round.
     """
 
     voc: bool
     ignore: int | None
     instances: bool
+    invert: bool
 
     @property
     def read_ignore(self) -> int | None:
         """`ignore` as the labels that are opened hand it out."""
         return NOT_LABELLED if self.instances and self.ignore is not None else self.ignore
 
+    def open_label(self, pair: Pair) -> AbstractContextManager[Label]:
+        """Its label, as it is stored."""
+        return open_label(pair.label, self.voc, invert=self.invert)
+
     @contextmanager
     def open(self, pair: Pair) -> Iterator[tuple[ImageSource, Label]]:
         """An image and its label."""
-        with open_channels(pair.images) as source, open_label(pair.label, self.voc) as label:
+        with open_channels(pair.images, invert=self.invert) as source, self.open_label(pair) as label:
             yield source, parted(label, f"label {pair.name}", self.ignore) if self.instances else label
 
 
 def open_dataset(
-    path: str | Path, classes: Sequence[str] | None = None, ignore: int | None = None, instances: bool = False
+    path: str | Path,
+    classes: Sequence[str] | None = None,
+    ignore: int | None = None,
+    instances: bool = False,
+    invert: bool = False,
 ) -> Dataset:
     """Read the labelled images in the folder `path`.
 
@@ -77,6 +88,7 @@ def open_dataset(
         ignore: the value in the labels that means "not labelled". None: 255 in Pascal VOC, and where the other values
             are 0, 1, 2, ...; in nnU-Net's folders what its dataset.json says; else there is none.
         instances: the labels are ids of single objects: read as background and object, see `labels.parted`.
+        invert: where a file says that 0 is white (MINISWHITE), turn its values so that 0 is black.
 
     Raises:
         DataError: no layout that is known, an image without its label or the other way round, sizes that differ, labels
@@ -86,9 +98,10 @@ def open_dataset(
     try:
         layout = find_layout(Path(path))
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); see to the path and its permissions") from error
+        where = path if error.filename is None else os.fsdecode(error.filename)
+        raise DataError(f"{where} cannot be read ({error.strerror}); see to the path and its permissions") from error
     ignore = layout.ignore if ignore is None else ignore
-    reading = _Reading(layout.voc, ignore, instances)
+    reading = _Reading(layout.voc, ignore, instances, invert)
     warnings = _check_instances(layout, reading) if instances else ()
     scans, sizes, told = _scanned(layout, reading)
     coding = decide(scans, classes, reading.read_ignore, layout.voc)
@@ -112,7 +125,7 @@ def _check_instances(layout: Layout, reading: _Reading) -> tuple[str, ...]:
     """Whether the labels may be ids of objects; what the user should know, a sentence each."""
     blocks = []
     for pair in layout.every:
-        with open_label(pair.label, reading.voc) as label:
+        with reading.open_label(pair) as label:
             blocks += count_pieces(label)
     return check_objects(blocks)
 
