@@ -23,7 +23,7 @@ _MOST_ROWS = 30  # images that are listed one by one
 @click.argument("prediction", type=options.read_path)
 @click.argument("truth", type=options.read_path)
 @click.option("--classes", type=ListType(str), help="Names of the classes, in the order of their values.")
-@options.ignore
+@click.option("--ignore", type=int, metavar="VALUE", help="Pixels of this value in the truth are not counted.")
 @options.instances
 @options.invert
 @click.option("--cells/--no-cells", default=None, help="Score cells (class 1).  [default: if there are two classes]")
@@ -50,8 +50,8 @@ def evaluate(
 ) -> None:
     """Say how good PREDICTION is, measured by TRUTH.
 
-    Both are files, stacks, Zarr stores, or folders of files of the same names. PREDICTION holds class ids, grey values
-    that stand for classes, or probabilities.
+    Both are files, stacks, Zarr stores, or folders of files of the same names; other files than images are left out.
+    PREDICTION holds class ids, grey values or colours that stand for classes, ids of objects, or probabilities.
     """
     from tilesegment.comparison import evaluate as compare
 
@@ -95,9 +95,8 @@ def _class_table(found: "Evaluation") -> list[str]:
     for number, (one, counts) in enumerate(zip(found.classes, found.confusion, strict=True)):
         of = sum(counts)
         taken = [f"{100 * count / of:.1f} %" if of else "-" for count in counts]
-        value = ("<= 0.5", "> 0.5")[number]
-        if one.prediction_value is not None:
-            value = _value(one.prediction_value, coloured)
+        given = one.prediction_value
+        value = ("<= 0.5", "> 0.5")[number] if given is None else _value(given, coloured)
         rows.append(
             [
                 f"{number} {one.name}",

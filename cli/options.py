@@ -41,7 +41,6 @@ axes = click.option(
     "--axes", metavar="zyx", help="What the image's dimensions are, if it does not say: letters t z c y x."
 )
 select = click.option("--select", type=SelectType(), help="Index of a further axis, such as t=3.")
-ignore = click.option("--ignore", type=int, metavar="VALUE", help="Value in the labels of pixels without a label.")
 instances = click.option(
     "--instances", is_flag=True, help="Labels are ids of single objects: read them as background and object."
 )

@@ -29,7 +29,7 @@ _OPTIONS = [
         help="Folder of the run.  [default: a new one, runs/NAME]",
     ),
     click.option("--classes", type=ListType(str), help="Names of the classes, in the order of the labels' values."),
-    options.ignore,
+    click.option("--ignore", type=int, metavar="VALUE", help="Value in the labels of pixels without a label."),
     options.instances,
     options.invert,
     click.option("--preset", metavar="paper", help="Start from the settings of the U-Net paper."),

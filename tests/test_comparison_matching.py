@@ -64,7 +64,7 @@ REFUSED: dict[str, tuple[np.ndarray, np.ndarray, dict[str, object], str]] = {
     "broken labels": (GUESS, LIKELY, {}, "truth .* expected at most 32 whole ones"),
     "all ignored": (GUESS, np.ones_like(GUESS), {"ignore": 1}, "all pixels .* ignored value 1"),
     "cells of three": (INSIDE + GUESS, INSIDE + GUESS, {"cells": True}, "there are 3: leave out --cells"),
-    "an image without a figure": (GUESS, INSIDE, {"image": "p.tif"}, "give a figure too"),
+    "an image without a figure": (GUESS, INSIDE, {"image": "p.tif"}, "give --figure too"),
 }
 
 

@@ -192,6 +192,9 @@ def test_cores_of_names() -> None:
         "2": "2",
         "mask_3": None,
     }
+    # what is nearest goes first: a_0000 is another image than a
+    assert match_stems(["a_0000_mask", "a_mask"], ["a", "a_0000"]) == {"a_0000_mask": "a_0000", "a_mask": "a"}
+    assert match_stems(["a", "a_0000"], ["a_0000_mask", "a_mask"]) == {"a": "a_mask", "a_0000": "a_0000_mask"}
 
 
 def test_truths_beside_their_images(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def labels_among(images: Mapping[str, Path]) -> dict[str, Path]:
 
 def is_label_name(stem: str) -> bool:
     """Whether a name says that this is a label."""
-    return _without(stem, _LABEL_SUFFIXES, _LABEL_PREFIXES) != stem
+    return _unlabelled(stem) != stem
 
 
 def is_folder_of_files(path: Path) -> bool:
@@ -142,16 +142,23 @@ def is_folder_of_files(path: Path) -> bool:
 def match_stems(stems: Collection[str], others: Collection[str]) -> dict[str, str | None]:
     """For each of `stems` that of `others` which goes with it, or None.
 
-    That is the same one; else the one that is the core of it, or has the same core, if there is one such.
+    That is the same one; else the only one that is the same without what tells a label; else the only one of the same
+    core.
     """
-    cores: dict[str, list[str]] = {}
-    for other in others:
-        cores.setdefault(core_of(other), []).append(other)
-    found: dict[str, str | None] = {}
-    for stem in stems:
-        same = cores.get(core_of(stem), [])
-        found[stem] = next((s for s in (stem, core_of(stem)) if s in others), same[0] if len(same) == 1 else None)
+    found: dict[str, str | None] = {stem: stem if stem in others else None for stem in stems}
+    for key in (_unlabelled, core_of):
+        by_key: dict[str, list[str]] = {}
+        for other in others:
+            by_key.setdefault(key(other), []).append(other)
+        for stem in stems:
+            same = by_key.get(key(stem), [])
+            if found[stem] is None and len(same) == 1:
+                found[stem] = same[0]
     return found
+
+
+def _unlabelled(stem: str) -> str:
+    return _without(stem, _LABEL_SUFFIXES, _LABEL_PREFIXES)
 
 
 def _is_store(path: Path) -> bool:
