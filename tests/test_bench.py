@@ -62,7 +62,7 @@ def check(found: Bench) -> None:
 @pytest.mark.parametrize(("size", "runtime"), [(None, "pytorch"), (300, "auto")])
 def test_all_of_it_on_a_drawn_image(size: int | None, runtime: str, toy: Path, scratch: Path) -> None:
     seen: list[float] = []
-    how = {"tile": 104, "runtime": runtime, "report": lambda done, words: seen.append(done)}
+    how = {"tile": 104, "precision": "fp32", "runtime": runtime, "report": lambda done, words: seen.append(done)}
     found = bench(None, toy, size=size, seconds=1, folder=scratch, **how)
     check(found)
     assert (found.image, found.model, found.tile, found.step, found.precision) == (None, "toy-2", 104, 64, "fp32")
@@ -74,7 +74,7 @@ def test_all_of_it_on_a_drawn_image(size: int | None, runtime: str, toy: Path, s
     assert not list(scratch.iterdir())
     # operations a second, and pixels a second, are one speed
     path = draw_zarr(scratch / "same.zarr", (y1 - y0, x1 - x0), [128], [40], "uint8")
-    with Job.prepare(path, toy, Settings(tile=104, runtime=found.runtime)) as job:
+    with Job.prepare(path, toy, Settings(tile=104, precision="fp32", runtime=found.runtime)) as job:
         assert (job.plan.batch, job.plan.block) == (found.batch, found.block)
         tiles = sum(tiles_computed(len(block.tiles), job.predictor.batch) for block in job.plan.grid)
     operations = floating_point_operations(toy_model().network, 1, 104)
@@ -301,7 +301,7 @@ def test_a_chosen_halo_is_measured_too(tmp_path: Path, scratch: Path) -> None:
 
 @pytest.fixture
 def subject(toy: Path, scratch: Path) -> Subject:
-    return drawn_subject(toy, Settings(tile=104), 200, 1, scratch)
+    return drawn_subject(toy, Settings(tile=104, precision="fp32"), 200, 1, scratch)
 
 
 def trial(precision: str, rate: float | None) -> Trial:
@@ -359,7 +359,7 @@ def test_a_sweep(subject: Subject, toy: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_with_a_runtime_of_ones_own_no_other_is_tried(toy: Path, scratch: Path) -> None:
-    own = drawn_subject(toy, Settings(tile=104, runtime="pytorch"), 200, 1, scratch)
+    own = drawn_subject(toy, Settings(tile=104, precision="fp32", runtime="pytorch"), 200, 1, scratch)
     assert (own.runtime, own.settings.runtime) == ("pytorch", "pytorch")
     with own.prepare() as job:
         others = list(Sweep(own, 1)._others(job.plan, own.settings))

@@ -10,7 +10,7 @@ from command_line import Run
 
 from tilesegment_cli.progress import ProgressReport
 
-SMALL = "--model toy.safetensors --tile 72 --seconds 1 --runtime pytorch"
+SMALL = "--model toy.safetensors --tile 72 --seconds 1 --precision fp32 --runtime pytorch"
 
 
 @pytest.fixture
