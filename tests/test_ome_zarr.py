@@ -50,7 +50,7 @@ def test_levels_are_reduced_as_their_shapes_say(
 )
 def test_metadata_is_believed_where_it_agrees(sides: tuple[int, int], factor: float, tmp_path: Path) -> None:
     """Sides are rounded up or down, or padded to whole chunks; the ratio of the sides is as good."""
-    levels = [np.zeros((side, 40), np.uint8) for side in sides]
+    levels = [np.ones((side, 40), np.uint8) for side in sides]
     for said in (factor, sides[0] / sides[1] if sides[1] > 5 else factor):
         described = [transformations([0.3, 0.3]), transformations([0.3 * said, 0.3])]
         path = write_image(tmp_path / "a.zarr", levels, axes=axes_of("yx"), described=described)
