@@ -95,9 +95,8 @@ def _class_table(found: "Evaluation") -> list[str]:
     for number, (one, counts) in enumerate(zip(found.classes, found.confusion, strict=True)):
         of = sum(counts)
         taken = [f"{100 * count / of:.1f} %" if of else "-" for count in counts]
-        value = ("<= 0.5", "> 0.5")[number]
-        if one.prediction_value is not None:
-            value = _value(one.prediction_value, coloured)
+        predicted = one.prediction_value
+        value = ("<= 0.5", "> 0.5")[number] if predicted is None else _value(predicted, coloured)
         rows.append(
             [
                 f"{number} {one.name}",
