@@ -95,8 +95,8 @@ def _class_table(found: "Evaluation") -> list[str]:
     for number, (one, counts) in enumerate(zip(found.classes, found.confusion, strict=True)):
         of = sum(counts)
         taken = [f"{100 * count / of:.1f} %" if of else "-" for count in counts]
-        predicted = one.prediction_value
-        value = ("<= 0.5", "> 0.5")[number] if predicted is None else _value(predicted, coloured)
+        given = one.prediction_value
+        value = ("<= 0.5", "> 0.5")[number] if given is None else _value(given, coloured)
         rows.append(
             [
                 f"{number} {one.name}",

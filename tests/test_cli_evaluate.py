@@ -81,7 +81,7 @@ def test_many_images_are_listed_by_the_worst(run: Run, tmp_path: Path, monkeypat
         ("p.png p.png", "given as prediction and as truth"),
         ("p.png nothing.png", "nothing.png does not exist"),
         ("p.png t.png --classes a,b,c", "are not 3 classes"),
-        ("p.png t.png --image p.png", "give --figure too"),
+        ("p.png t.png --image p.png", "--figure"),
         ("p.png t.png --figure t.png", "choose another place"),
         ("p.png .", "is one image, . a folder"),
     ],

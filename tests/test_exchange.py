@@ -18,7 +18,7 @@ from tilesegment.engine import predict_array
 from tilesegment.errors import ModelError
 from tilesegment.exchange.export import export
 from tilesegment.exchange.onnx_model import OnnxModel, load_model
-from tilesegment.geometry import Region, TileGrid
+from tilesegment.geometry import FieldOfView, Region, TileGrid
 from tilesegment.header import Normalisation
 from tilesegment.metadata import PixelSize
 from tilesegment.model import Model
@@ -115,6 +115,15 @@ def test_the_images_own_normalisation_reaches_the_graph(pair: tuple[Model, Path]
     assert np.abs(other - expected).max() > 1e-2
 
 
+def test_older_runtimes_can_read_the_file(pair: tuple[Model, Path]) -> None:
+    """Those of onnxruntime 1.16 and 1.17: IR 9, opset 19."""
+    onnx = pytest.importorskip("onnx")
+    proto = onnx.load(pair[1])
+    onnx.checker.check_model(proto, full_check=True)
+    assert proto.ir_version <= 9
+    assert [(entry.domain, entry.version <= 19) for entry in proto.opset_import] == [("", True)]
+
+
 def test_nothing_of_this_machine_is_in_the_file(pair: tuple[Model, Path]) -> None:
     """PyTorch writes the stack of every layer into it."""
     content = pair[1].read_bytes()
@@ -142,11 +151,11 @@ def test_a_package_holds_what_the_specification_asks_for(packed: tuple[Model, Pa
     for axis, scale in ((2, 0.5), (3, 0.25)):
         size, out = image["axes"][axis], probabilities["axes"][axis]
         assert (size["scale"], size["unit"], size["size"]["step"]) == (scale, "micrometer", view.divisor)
-        # a network that crops says so by its offset and needs no halo; another has the halo, and no offset
-        assert out["size"]["offset"] == result.shape[-1] - given.shape[-1]
-        assert (out["size"]["offset"], out.get("halo")) == (
-            (-2 * view.before, None) if view.crops else (0, view.before)
-        )
+        # cores run block by block by the halo, and ignore offsets
+        assert result.shape[2:] == given.shape[2:]
+        assert out["size"]["offset"] == 0
+        assert out["halo"] % view.divisor == 0 and 0 <= out["halo"] - view.before < view.divisor
+        assert size["size"]["min"] > 2 * out["halo"]
 
 
 def test_a_package_read_back_is_the_model(packed: tuple[Model, Path], tmp_path: Path) -> None:
@@ -156,7 +165,48 @@ def test_a_package_read_back_is_the_model(packed: tuple[Model, Path], tmp_path: 
     for place in (path, tmp_path / "folder", tmp_path / "folder" / "rdf.yaml"):
         loaded = load_model(place)
         assert loaded.header == replace(model.header, weights_sha256=loaded.header.weights_sha256)
-        assert loaded.field_of_view == model.field_of_view
+        view, packed_view = model.field_of_view, loaded.field_of_view
+        if view.crops:
+            halo = -(-max(view.before, view.after) // view.divisor) * view.divisor
+            view = FieldOfView(view.divisor, halo, halo, crops=False)
+        assert packed_view == view
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_a_package_predicts_as_the_model_does(packed: tuple[Model, Path], tta: bool) -> None:
+    model, path = packed
+    image = noise((1, 93, 118))
+    step = 4 * model.field_of_view.divisor
+    expected, found = (
+        predict_array(TorchPredictor(one, CPU, tta=tta), image, step)[1] for one in (model, load_model(path))
+    )
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    assert np.ptp(expected) > 0.05
+
+
+def test_a_package_run_block_by_block_by_others_is_the_whole(packed: tuple[Model, Path]) -> None:
+    """As the core of bioimage.io does: blocks overlap by twice the halo, which is cut off from the output."""
+    model, path = packed
+    with zipfile.ZipFile(path) as archive:
+        rdf, weights = yaml.safe_load(archive.read("rdf.yaml")), archive.read("weights.onnx")
+    session = onnxruntime.InferenceSession(weights, providers=["CPUExecutionProvider"])
+    size, halo = rdf["inputs"][0]["axes"][2]["size"], rdf["outputs"][0]["axes"][2]["halo"]
+    side = size["min"] + 2 * size["step"]
+    kept = side - 2 * halo
+    image = noise((1, 1, 8 * kept, 8 * kept)).astype(np.float32)
+    (whole,) = session.run(None, {"image": image})
+    assert whole.shape[2:] == image.shape[2:]
+    padded = np.pad(image, ((0, 0), (0, 0), (halo, halo), (halo, halo)), mode="reflect")
+    joined = np.empty_like(whole)
+    for y in range(0, image.shape[2], kept):
+        for x in range(0, image.shape[3], kept):
+            (block,) = session.run(None, {"image": padded[:, :, y : y + side, x : x + side]})
+            joined[:, :, y : y + kept, x : x + kept] = block[:, :, halo : side - halo, halo : side - halo]
+    # a network that pads with zeros decides otherwise at the border of the whole
+    rim = 0 if model.field_of_view.crops else halo
+    inner = (slice(rim, image.shape[2] - rim), slice(rim, image.shape[3] - rim))
+    np.testing.assert_allclose(joined[:, :, *inner], whole[:, :, *inner], rtol=0, atol=1e-4)
+    assert np.ptp(joined[:, :, *inner]) > 0.05
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # its own

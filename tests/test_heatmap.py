@@ -12,7 +12,7 @@ from conftest import noise, toy_model
 from PIL import Image
 
 import tilesegment
-from tilesegment import heatmap
+from tilesegment.heatmap import Heatmap, palette
 
 LINE = "predict slide.tif --model toy.safetensors --tile 88 --out m.zarr --probabilities p.zarr -q "
 
@@ -23,7 +23,7 @@ def shown(path: str | Path, shape: tuple[int, int]) -> np.ndarray:
         pixels = np.asarray(picture)
     top = 12 + 2 * int(np.clip(shape[1] / 40, 13, 28))
     panel = pixels[top : top + shape[0], 12 : 12 + shape[1]].astype(int)
-    distance = np.abs(panel[:, :, None] - heatmap._colours().astype(int)).sum(-1)
+    distance = np.abs(panel[:, :, None] - palette().astype(int)).sum(-1)
     assert distance.min(-1).max() == 0, "colours of the palette only"
     return distance.argmin(-1) / 255
 
@@ -54,14 +54,16 @@ def test_the_foreground_is_every_class_but_0(folder: Path) -> None:
     assert np.abs(shown("two.png", (130, 150)) - likely[2]).max() < 0.005
 
 
-def test_a_large_image_is_shown_at_a_reduced_level(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heatmap, "_MAX_SIDE", 300)
-    monkeypatch.setattr(heatmap, "_BLOCK", 64)
+def test_a_large_image_is_shown_at_a_reduced_level(folder: Path, run: Run) -> None:
     tifffile.imwrite("slide.tif", noise((40, 1100)), tile=(64, 64))
-    assert run(LINE + "--heatmap h.png").code == 0
+    assert run(LINE).code == 0
     group = zarr.open_group("p.zarr", mode="r")
     assert sorted(group.array_keys()) == ["0", "1", "2"]
+    Heatmap(folder / "h.png", folder / "p.zarr").draw(max_side=300)
     assert np.abs(shown("h.png", (10, 275)) - np.asarray(group["2"])[1]).max() < 0.005
+    # less than the smallest level: every third pixel
+    Heatmap(folder / "i.png", folder / "p.zarr", 0).draw(max_side=100)
+    assert np.abs(shown("i.png", (4, 92)) - np.asarray(group["2"])[0, ::3, ::3]).max() < 0.005
 
 
 def test_uint8_is_scored_as_float32_is(folder: Path, run: Run) -> None:

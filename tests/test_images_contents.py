@@ -250,3 +250,12 @@ def test_guessed_axes_are_said(tmp_path: Path, shape: tuple[int, ...], axes: str
     zarr.create_array(tmp_path / "a.zarr", data=make_pixels(*shape))
     notes = notes_of(tmp_path / "a.zarr")
     assert (f"taken for {axes}; --axes" in notes) if axes else not notes
+
+
+def test_narrow_pages_of_a_tiff_are_said(tmp_path: Path) -> None:
+    """What imwrite makes of an image with many channels."""
+    tifffile.imwrite(tmp_path / "a.tif", make_pixels(60, 80, 7), photometric="minisblack")
+    assert "60 planes of 80 x 7" in notes_of(tmp_path / "a.tif")
+    assert not notes_of(tmp_path / "a.tif", axes="zyx")
+    tifffile.imwrite(tmp_path / "b.tif", STACK, photometric="minisblack")
+    assert not notes_of(tmp_path / "b.tif")

@@ -34,21 +34,39 @@ def describe(
     Raises:
         ImageError, MaskError, ModelError: it is none of them, or damaged.
     """
+    path = Path(path)
+    match kind_of(path):
+        case "model":
+            return _described_model(path)
+        case "mask":
+            return _mask(path) if is_mask(path) else _jpeg_mask(path)
+    return _image(path, axes=axes, select=select, series=series)
+
+
+def kind_of(path: str | Path) -> str:
+    """Tell "model", "mask" and "image" apart by name and record; whatever else there is, or is not, is an image."""
+    path = Path(path)
+    if str(path) in bundled_models() or os.path.isfile(path / TRAINED) or _is_foreign(path) or path.suffix in _MODELS:
+        return "model"
+    is_jpeg_mask = os.path.isfile(path) and "digest" in (read_exported(path) or {})
+    return "mask" if is_jpeg_mask or is_mask(path) else "image"
+
+
+def _is_foreign(path: Path) -> bool:
+    return path.suffix.lower() in _FOREIGN or path.name == "rdf.yaml"
+
+
+def _described_model(path: Path) -> dict[str, Any]:
     bundled = bundled_models()
     if str(path) in bundled:
         return _model(str(path), read_header(bundled[str(path)]))
-    path = Path(path)
     if os.path.isfile(path / TRAINED):  # the folder of a training run
         path /= TRAINED
-    if path.suffix in _MODELS:
-        return _model(str(path), read_header(path))
-    if path.suffix.lower() in _FOREIGN or path.name == "rdf.yaml":
+    if _is_foreign(path):
         from tilesegment.exchange.onnx_model import load_model
 
         return _model(str(path), load_model(path).header)
-    if os.path.isfile(path) and "digest" in (read_exported(path) or {}):
-        return _jpeg_mask(path)
-    return _mask(path) if is_mask(path) else _image(path, axes=axes, select=select, series=series)
+    return _model(str(path), read_header(path))
 
 
 def _image(path: Path, **reading: Any) -> dict[str, Any]:

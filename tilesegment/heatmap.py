@@ -1,7 +1,7 @@
 """A picture of how probable a class is in a whole image, drawn from a reduced level of its probabilities."""
 
-import os
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,9 @@ from tilesegment.masks.blocks import BlockArray
 from tilesegment.masks.disk import MARK
 from tilesegment.masks.reader import open_probabilities
 from tilesegment.metadata import LabelClass
+from tilesegment.model import write_atomically
 from tilesegment.preview import shortened
 
-_MAX_SIDE = 2048
 _BLOCK = 1024
 _KEY = f"{MARK}.heatmap"  # text chunk by which a heat map of ours is known
 _GAP, _BAR = 12, 18
@@ -41,8 +41,8 @@ class Heatmap:
     probabilities: Path
     shown: int | None = None
 
-    def draw(self) -> None:
-        """Draw plane 0 of the finest level that has at most 2048 pixels a side, and write the PNG.
+    def draw(self, max_side: int = 2048) -> None:
+        """Draw plane 0 of the finest level that has at most `max_side` pixels a side, and write the PNG.
 
         A smaller level is a mean of the larger ones, so each of its pixels is the mean of what it covers.
 
@@ -50,8 +50,8 @@ class Heatmap:
             MaskError: the probabilities cannot be read, or the picture cannot be written.
         """
         spec, levels = open_probabilities(self.probabilities)
-        number = next((n for n, level in enumerate(levels) if max(level.shape) <= _MAX_SIDE), len(levels) - 1)
-        values = self._values(levels[number])
+        number = next((n for n, level in enumerate(levels) if max(level.shape) <= max_side), len(levels) - 1)
+        values = self._values(levels[number], max_side)
         name = "any class but 0" if self.shown is None else spec.classes[self.shown].name
         if self.shown is None and len(spec.classes) == 2:
             name = spec.classes[1].name
@@ -59,22 +59,19 @@ class Heatmap:
         picture = _compose(values, title)
         text = PngInfo()
         text.add_text(_KEY, name)
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        content = BytesIO()
+        picture.save(content, "PNG", pnginfo=text)
         try:
-            try:
-                picture.save(partial, format="PNG", pnginfo=text)
-                os.replace(partial, self.path)
-            finally:
-                partial.unlink(missing_ok=True)
+            write_atomically(self.path, content.getvalue())
         except OSError as error:
             raise MaskError(
                 f"{self.path}: the heat map cannot be written ({error}): check the folder and its free space"
             ) from error
 
-    def _values(self, level: BlockArray) -> np.ndarray:
+    def _values(self, level: BlockArray, max_side: int) -> np.ndarray:
         """Probabilities (h, w) float32 of what is shown, every n-th where even the smallest level is too large."""
         height, width = level.shape
-        every = -(-max(height, width) // _MAX_SIDE)
+        every = -(-max(height, width) // max_side)
         side = _BLOCK // every * every or every
         values = np.empty((-(-height // every), -(-width // every)), np.float32)
         for region in Region.of_shape(level.shape).squares(side):
@@ -132,7 +129,7 @@ def _unit(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32) / (255 if values.dtype == np.uint8 else 1)
 
 
-def _colours() -> np.ndarray:
+def palette() -> np.ndarray:
     """The 256 colours from 0 to 1, (256, 3) uint8."""
     places = np.linspace(0, 1, len(_INFERNO))
     parts = [np.interp(np.linspace(0, 1, 256), places, part) for part in zip(*_INFERNO, strict=True)]
@@ -142,7 +139,7 @@ def _colours() -> np.ndarray:
 def _compose(values: np.ndarray, title: str) -> Image.Image:
     """The map of `values` (h, w), 0 to 1, under a title and above a bar of its colours."""
     height, width = values.shape
-    colours = _colours()
+    colours = palette()
     size = int(np.clip(width / 40, 13, 28))
     font = ImageFont.load_default(size)
     assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"

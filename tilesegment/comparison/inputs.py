@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tilesegment.comparison.matching import Counts, Kind
-from tilesegment.description import describe
+from tilesegment.description import kind_of
 from tilesegment.errors import DataError
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
@@ -137,8 +137,9 @@ class Opening:
             yield prediction, truth
 
     def _prediction(self, path: Path, files: ExitStack) -> Layer:
-        kind = describe(path)["kind"]
-        source = None if kind in ("mask", "model") else files.enter_context(open_image(path, invert=self.invert))
+        source = (
+            None if kind_of(path) in ("mask", "model") else files.enter_context(open_image(path, invert=self.invert))
+        )
         classes = None if source is None else _probability_classes(path)
         if source is not None and (classes is not None or source.stored_dtype.kind == "f"):
             shares = Kind(source.channels, classes, ids=False)
@@ -151,7 +152,7 @@ class Opening:
         )
 
     def _label(self, path: Path, what: str, files: ExitStack, ignore: int | None) -> Label:
-        if describe(path)["kind"] == "model":
+        if kind_of(path) == "model":
             raise DataError(f"{path} is a model; expected a mask, a label image or a probability map")
         label = files.enter_context(open_label(path, strict=True, invert=self.invert))
         return parted(label, f"{what} {path}", ignore) if self.instances and label.classes is None else label

@@ -13,6 +13,7 @@ from tilesegment.exchange.onnx_file import parse_onnx
 from tilesegment.exchange.onnx_model import VIEW_KEY, check_installed
 from tilesegment.exchange.onnx_network import OnnxNetwork
 from tilesegment.exchange.probing import side_of
+from tilesegment.geometry import FieldOfView
 from tilesegment.header import KEY
 from tilesegment.model import Model
 from tilesegment.quiet import quiet
@@ -44,8 +45,49 @@ class GreyValues(nn.Module):
         return torch.softmax(self.network((x - self.mean) / self.std), 1)
 
 
-def to_onnx(model: Model) -> bytes:
+class SameSize(nn.Module):
+    """A network that crops its output, on its input with a mirrored rim: (B, C, H, W) -> (B, K, H, W).
+
+    Of an image it gives what mirroring the image gives. Of a tile, the halo holds what comes from the rim.
+
+    Args:
+        network: that crops.
+        view: where it looks; H and W are multiples of the divisor, and larger than the rim.
+    """
+
+    def __init__(self, network: nn.Module, view: FieldOfView) -> None:
+        super().__init__()
+        self.network = network
+        self.rim = (view.before, view.after) * 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Probabilities (B, K, H, W) of grey values (B, C, H, W)."""
+        found = self.network(nn.functional.pad(x, self.rim, mode="reflect"))
+        return found[..., : x.shape[-2], : x.shape[-1]]  # the sizes that it takes may leave some over
+
+
+def exported_view(model: Model, same_size: bool) -> FieldOfView:
+    """Where the exported graph looks: as the model does, or, where its output is padded, as one of same padding."""
+    view = model.field_of_view
+    if not same_size or not view.crops:
+        return view
+    halo = -(-max(view.before, view.after) // view.divisor) * view.divisor
+    return FieldOfView(view.divisor, halo, halo, crops=False)
+
+
+def exported_network(model: Model, same_size: bool) -> nn.Module:
+    """Grey values in, class probabilities out, see `to_onnx`."""
+    network = GreyValues(model)
+    view = model.field_of_view
+    return (SameSize(network, view) if same_size and view.crops else network).eval()
+
+
+def to_onnx(model: Model, *, same_size: bool = False) -> bytes:
     """The model as an ONNX file: batch, height and width are free; the header lies in the metadata.
+
+    Args:
+        model: to export.
+        same_size: whether the output of a network that crops is made as large as its input, by a mirrored rim.
 
     Returns:
         The file's content. Its input `image` is (batch, C, height, width) float32, its output `probabilities`
@@ -55,10 +97,11 @@ def to_onnx(model: Model) -> bytes:
         ModelError: a package is missing, PyTorch cannot export the network, or onnxruntime computes something else.
     """
     check_installed("onnx", "onnxruntime", "onnxscript")
-    view = model.field_of_view
-    network = GreyValues(model).eval()
+    view, network = exported_view(model, same_size), exported_network(model, same_size)
+    # more than the rim, which is mirrored
+    least = 64 if view.crops or not model.field_of_view.crops else view.before + view.divisor
     # no two sides alike, and none of them 1: they would be taken for the same, or for fixed
-    sides = side_of(view, 64), side_of(view, 64 + view.divisor)
+    sides = side_of(view, least), side_of(view, least + view.divisor)
     example = torch.from_numpy(example_image(model, *sides)).float().repeat(2, 1, 1, 1)
     free = torch.export.Dim.DYNAMIC
     try:
@@ -114,7 +157,7 @@ def _tidy(proto: "ModelProto") -> None:
     proto.ir_version = _IR
 
 
-def _prove(content: bytes, network: GreyValues, example: Tensor) -> None:
+def _prove(content: bytes, network: nn.Module, example: Tensor) -> None:
     """Whether onnxruntime computes what PyTorch does.
 
     Raises:

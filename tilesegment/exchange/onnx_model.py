@@ -150,7 +150,9 @@ class OnnxModel(Model):
     def _side(self, least: int = 64) -> int:
         """A side of images that it takes, of `least` pixels."""
         if self.described is not None:
-            return side_of(self.described, least)
+            # more than the halo: some graphs mirror as much
+            rim = 0 if self.described.crops else min(self.described.before, LARGEST) + self.described.divisor
+            return side_of(self.described, max(least, rim))
         first, unit, _ = self.prober.sizes
         return first + -(-max(least - first, 0) // unit) * unit
 

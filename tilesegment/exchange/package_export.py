@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from tilesegment.errors import ModelError
-from tilesegment.exchange.onnx_export import GreyValues, example_image, to_onnx
+from tilesegment.exchange.onnx_export import example_image, exported_network, exported_view, to_onnx
 from tilesegment.exchange.onnx_file import parse_onnx
 from tilesegment.exchange.package import RDF
 from tilesegment.exchange.probing import LARGEST
@@ -31,8 +31,9 @@ _COVER = 512  # pixels a panel
 
 
 def to_package(model: Model) -> bytes:
-    """The model as a zipped package. A network that crops has a negative offset, another the halo that tiles need.
+    """The model as a zipped package, whose output is as large as its input and has the halo that tiles need.
 
+    A network that crops gets a mirrored rim: programs that run packages block by block do not take a smaller output.
     Its test tensors are random grey values and what PyTorch makes of them, so that its own tests compare the runtimes.
 
     Raises:
@@ -40,18 +41,17 @@ def to_package(model: Model) -> bytes:
     """
     import yaml
 
-    view = model.field_of_view
+    view = exported_view(model, same_size=True)
     if view.before > LARGEST:
         raise ModelError(
             f"{model.header.name}: exact tiles need {view.before} px of context, its test image would be enormous; "
             "export it to onnx, or give the model a halo"
         )
-    weights = to_onnx(model)
+    weights = to_onnx(model, same_size=True)
     side = view.tile_of(view.step_for(128))
     image = example_image(model, side, side)
     with torch.inference_mode():
-        result = GreyValues(model).eval()(torch.from_numpy(image)).numpy()
-    lost = side - result.shape[-1]
+        result = exported_network(model, same_size=True)(torch.from_numpy(image)).numpy()
     files = {
         "weights.onnx": weights,
         "input.npy": _npy(image.astype(model.header.normalisation.dtype)),
@@ -60,7 +60,7 @@ def to_package(model: Model) -> bytes:
         "README.md": _readme(model, view).encode(),
     }
     opset = max(entry.version for entry in parse_onnx(weights, "weights").proto.opset_import if entry.domain == "")
-    rdf = _describe(model, view, lost, opset, {name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
+    rdf = _describe(model, view, opset, {name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
     files[RDF] = yaml.safe_dump(rdf, sort_keys=False, allow_unicode=True).encode()
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -69,12 +69,12 @@ def to_package(model: Model) -> bytes:
     return packed.getvalue()
 
 
-def _describe(model: Model, view: FieldOfView, lost: int, opset: int, digests: dict[str, str]) -> dict[str, Any]:
-    """The rdf.yaml as plain values; `lost` is by how much the output is smaller than the input."""
+def _describe(model: Model, view: FieldOfView, opset: int, digests: dict[str, str]) -> dict[str, Any]:
+    """The rdf.yaml as plain values; `view` is that of the exported graph."""
     header = model.header
     file = {name: {"source": name, "sha256": digest} for name, digest in digests.items()}
     sizes = {"min": view.tile_of(view.divisor), "step": view.divisor}
-    halo = {"halo": view.before} if view.before and not view.crops else {}
+    halo = {"halo": view.before} if view.before else {}
     channels = [f"channel{n}" for n in range(header.channels)]
     given = {
         "id": "image",
@@ -84,7 +84,7 @@ def _describe(model: Model, view: FieldOfView, lost: int, opset: int, digests: d
         "data": {"type": header.normalisation.dtype},
         "preprocessing": [{"id": "ensure_dtype", "kwargs": {"dtype": "float32"}}],
     }
-    references = ({"tensor_id": "image", "axis_id": axis, "offset": -lost} for axis in "yx")
+    references = ({"tensor_id": "image", "axis_id": axis, "offset": 0} for axis in "yx")
     axes = zip(_space_axes(model), references, strict=True)
     result = {
         "id": "probabilities",
@@ -152,14 +152,13 @@ def _readme(model: Model, view: FieldOfView) -> str:
     """What the model is, for people."""
     header, scale = model.header, model.header.normalisation
     size = "unknown" if header.pixel_size is None else f"{header.pixel_size.y} x {header.pixel_size.x} um (y, x)"
-    halo = f"crops {view.before} px a side itself" if view.crops else f"needs a halo of {view.before} px"
     scores = header.training.get("scores")
     lines = [
         f"# {header.name or header.network}",
         f"A {header.network} that gives the probabilities of {', '.join(one.name for one in header.classes)}.",
         f"- images: {header.channels} channel(s) of {scale.dtype}, pixels of {size}",
         f"- normalised by the network itself: mean {list(scale.mean)}, std {list(scale.std)}",
-        f"- tiles: it {halo}; tiles that start at multiples of {view.divisor} px are without seams",
+        f"- tiles need a halo of {view.before} px; those that start at multiples of {view.divisor} px show no seams",
         f"- between two classes the line is drawn at a probability of {header.threshold}",
         f"- licence: {header.licence or 'not stated'}",
         "## Validation",

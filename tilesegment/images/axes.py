@@ -105,3 +105,8 @@ def _check_axes(path: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> Non
         raise ImageError(f"{path} is an empty image of {sizes}: there is nothing to read")
     if max(shape) > MAX_SIDE:
         raise ImageError(f"{path} claims to be {sizes}; at most {MAX_SIDE} a side are supported: its header is damaged")
+
+
+def is_thin(shape: tuple[int, ...]) -> bool:
+    """Whether planes of a stack of `shape` (z, y, x) are so narrow that their width, or height, may count channels."""
+    return any(2 * side <= min(shape[0], other) and side <= MAX_CHANNELS for side, other in (shape[1:], shape[:0:-1]))

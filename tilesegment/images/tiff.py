@@ -14,7 +14,7 @@ from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
-from tilesegment.images.axes import Layout, arrange
+from tilesegment.images.axes import Layout, arrange, is_thin
 from tilesegment.images.contents import chosen_series, inverted_in_vain, others_note
 from tilesegment.images.pieces import MOST_KEPT
 from tilesegment.images.pixels import stored_type
@@ -28,13 +28,12 @@ from tilesegment.images.tiff_contents import (
     warning_notes,
     warnings_of_tifffile,
 )
+from tilesegment.images.tiff_directory import check_alike, check_pages
 from tilesegment.images.tiff_metadata import check_description, tiff_format, tiff_frame
 from tilesegment.images.tiff_pages import (
     Plane,
     SegmentedPlane,
     Segments,
-    check_alike,
-    check_pages,
     check_segment_size,
     check_segments,
     contiguous_start,
@@ -142,6 +141,7 @@ def open_tiff(path: str, axes: str | None, select: Mapping[str, int], series: in
             chosen = images[number]
             segments = Segments(tiff)
             levels = _levels(path, chosen, segments, axes, select, notes)
+            notes += _thin_note(path, chosen) if axes is None else ()
             white = _white(path, chosen.keyframe, invert, notes)
             shown = Shown(orientation_of(chosen.keyframe), white, (*notes, *warning_notes(path, said)), contents)
             return TiffSource(path, tiff, segments, levels, chosen.dtype, tiff_frame(tiff, chosen), shown)
@@ -152,6 +152,17 @@ def open_tiff(path: str, axes: str | None, select: Mapping[str, int], series: in
 
 def _area(series: TiffPageSeries) -> int:
     return int(series.keyframe.imagelength * series.keyframe.imagewidth)
+
+
+def _thin_note(path: str, series: TiffPageSeries) -> tuple[str, ...]:
+    """What is said of pages so narrow that their width may count channels, where the file does not say what it is."""
+    if series.axes[:1] not in ("I", "Q") or len(series.shape) != 3 or not is_thin(series.shape):
+        return ()
+    planes, height, width = series.shape
+    return (
+        f"{path} is read as {planes} planes of {height} x {width}: if these are {planes} x {height} pixels of {width} "
+        "channels, save them as one page",
+    )
 
 
 def _white(path: str, page: TiffPage, invert: bool, notes: list[str]) -> int | None:

@@ -7,10 +7,10 @@ import numpy as np
 
 from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
-from tilesegment.images.axes import Layout, arrange
+from tilesegment.images.axes import Layout, arrange, is_thin
 from tilesegment.images.contents import chosen_series, inverted_in_vain, others_note
 from tilesegment.images.pieces import MOST_KEPT, PieceReader, Take
-from tilesegment.images.source import MAX_CHANNELS, UPRIGHT, ImageSource, Level, Shown
+from tilesegment.images.source import UPRIGHT, ImageSource, Level, Shown
 from tilesegment.images.zarr_chunks import Chunks
 from tilesegment.images.zarr_groups import image_within
 from tilesegment.images.zarr_metadata import ArrayFacts, array_facts, is_array, node
@@ -177,7 +177,7 @@ def _guess(shape: tuple[int, ...]) -> str | None:
         case 3 if shape[0] <= _COLOURS:
             return "cyx"
         case 3:
-            return None if _is_thin(shape) else "zyx"
+            return None if is_thin(shape) else "zyx"
         case 4 if shape[1] <= _COLOURS < shape[-1]:
             return "zcyx"
         case 4 if shape[-1] <= _COLOURS < shape[1]:
@@ -185,8 +185,3 @@ def _guess(shape: tuple[int, ...]) -> str | None:
         case 5 if shape[-1] > _COLOURS:
             return "tczyx"
     return None
-
-
-def _is_thin(shape: tuple[int, ...]) -> bool:
-    """Whether the planes of a stack would be so narrow that their width, or height, may as well count channels."""
-    return any(2 * side <= min(shape[0], other) and side <= MAX_CHANNELS for side, other in (shape[1:], shape[:0:-1]))

@@ -46,10 +46,8 @@ def import_weights(
         dtype: of the images that it was trained on: uint8, uint16 or float32.
         pixel_size: of these images, None if unknown.
         name, licence: recorded in the model; None is the name of the file.
-        halo: context of a tile in pixels, for a network that no halo makes exact; None finds the one that does, and
-            leaves it to whoever predicts where there is none.
-        by_order: take weights of unknown names by their order, see `fitting.fit_network`; whether the network computes
-            alike the order does not say.
+        halo: context of a tile in pixels, for a network that no halo makes exact.
+        by_order: take weights of unknown names by their order, see `fitting.fit_network`.
         overwrite: replace an existing `out`.
 
     Returns:

@@ -15,6 +15,7 @@ from tilesegment.masks.counting import Tally
 from tilesegment.threads import thread_count
 
 _AHEAD = 6  # blocks in work or waiting to be made part of smaller ones
+_AHEAD_PROBABILITIES = 2  # several channels of four bytes
 _READ = 2  # blocks along a side that are read at a time: a call costs as much as decoding some chunks
 _READ_PROBABILITIES = 1  # larger ones, of several channels, would take memory
 _STRIP = 128  # rows halved at a time, an even number: what is computed in between stays in the CPU's cache
@@ -95,7 +96,11 @@ def build_levels(levels: Sequence[BlockArray], halvings: Sequence[int], tally: T
     blocks = [(top, *block) for block in levels[top].blocks()] if top else []
     leaves = (leaf for block in blocks for leaf in pyramid.leaves(*block))
     # numpy and the codecs let go of the interpreter; more threads would only hold more blocks in memory
-    with ThreadPoolExecutor(min(4, thread_count())) as pool, closing(_ahead(pool, pyramid.grow, leaves)) as grown:
+    ahead = _AHEAD if levels[0].grid.channels is None else _AHEAD_PROBABILITIES
+    with (
+        ThreadPoolExecutor(min(4, thread_count())) as pool,
+        closing(_ahead(pool, pyramid.grow, leaves, ahead)) as grown,
+    ):
         for block in blocks:
             pyramid.complete(*block, grown)
 
@@ -178,13 +183,16 @@ def _doubled(region: Region, count: int, shape: tuple[int, int]) -> Region:
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, grow: Callable[[tuple[Region, int]], np.ndarray], leaves: Iterable[tuple[Region, int]]
+    pool: ThreadPoolExecutor,
+    grow: Callable[[tuple[Region, int]], np.ndarray],
+    leaves: Iterable[tuple[Region, int]],
+    ahead: int,
 ) -> Generator[np.ndarray, None, None]:
-    """`grow` of every leaf, in order, a few of them ahead of what is asked for."""
+    """`grow` of every leaf, in order, up to `ahead` of them before they are asked for."""
     waiting, begun = iter(leaves), deque[Future[np.ndarray]]()
     try:
         while True:
-            begun.extend(pool.submit(grow, leaf) for leaf in islice(waiting, _AHEAD - len(begun)))
+            begun.extend(pool.submit(grow, leaf) for leaf in islice(waiting, ahead - len(begun)))
             if not begun:
                 return
             yield begun.popleft().result()
