@@ -212,7 +212,9 @@ class TestMaskOfTheUser:
     def test_a_mode_that_there_is_not_is_refused(self, tmp_path: Path) -> None:
         image = png(tmp_path, make_pixels(1, *SHAPE))
         for mode in ("tisue", ""):
-            with pytest.raises(PlanError, match=f"--skip-empty is '{mode}'; allowed: constant, tissue, or an image file"):
+            with pytest.raises(
+                PlanError, match=f"--skip-empty is '{mode}'; allowed: constant, tissue, or an image file"
+            ):
                 predict(image, "mask.zarr", skip_empty=mode)
 
 
