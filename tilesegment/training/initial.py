@@ -22,6 +22,25 @@ _FAR, _OTHER_SPREAD = 3.0, 4.0
 _OTHER_PIXEL = 1.2  # ratio of two pixel sizes
 
 
+def begin_from(
+    init: str, header: ModelHeader, start: nn.Module, network: nn.Module, arguments: Mapping[str, Any], data: Dataset
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Gives `network` the weights of the model `init`, as far as they are of the same classes.
+
+    Args:
+        init: file or name of the model, for the notes.
+        header, start: of that model, and its network.
+        network, arguments: what is trained, and what it was built with.
+        data: what it is trained on.
+
+    Returns:
+        The layers that begin at random, or do so for some classes; and what is to be said, a sentence each.
+    """
+    matches = match_classes(data.classes, header.classes)
+    anew = take_over(network, start, class_axes(header.network, arguments), matches)
+    return anew, (*class_notes(init, data.classes, header.classes, anew), *pixel_notes(init, header, data))
+
+
 def match_classes(new: Sequence[LabelClass], old: Sequence[LabelClass]) -> tuple[int | None, ...]:
     """For each of the `new` classes the number of the same one among the `old`, or None.
 

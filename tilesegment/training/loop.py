@@ -29,14 +29,7 @@ from tilesegment.training.budget import Budget
 from tilesegment.training.checkpoint import load_checkpoint, save_checkpoint
 from tilesegment.training.data import Dataset, Section
 from tilesegment.training.examples import Batch, Examples, batches, reduce_section
-from tilesegment.training.initial import (
-    choose_normalisation,
-    class_axes,
-    class_notes,
-    match_classes,
-    pixel_notes,
-    take_over,
-)
+from tilesegment.training.initial import begin_from, choose_normalisation
 from tilesegment.training.interrupts import uninterrupted
 from tilesegment.training.losses import Loss
 from tilesegment.training.memory import kept_memory
@@ -109,7 +102,11 @@ class Trainer:
         torch.manual_seed(settings.seed)
         # what is trained sees the reduced images; the model that is kept reduces them itself
         self.network = build_network(self.name, {**self.arguments, "reduction": 1})
-        self.anew = self._take_over()
+        self.anew: tuple[str, ...] = ()
+        if self.init is not None:
+            start = (str(settings.init), self.init.header, _bare(self.init.network))
+            self.anew, notes = begin_from(*start, self.network, {**self.arguments, "reduction": 1}, data)
+            self.notes += notes
         self.halo = settings.halo if settings.halo is not None or self.init is None else self.init.header.halo
         view = self._view()
         self.layout = choose_layout(self.device, self.precision)
@@ -141,19 +138,6 @@ class Trainer:
         counted = settings.steps is not None or settings.epochs is not None
         line = len(data.classes) == 2 and settings.threshold is None and len(self.held_out) > 0
         self.budget = Budget(None if counted else settings.budget or DEFAULT_BUDGET, chooses_line=line)
-
-    def _take_over(self) -> tuple[str, ...]:
-        """Starts from the weights of `init`, and notes what that means; returns the layers that it could not begin."""
-        init = self.init
-        if init is None:
-            return ()
-        name, header = str(self.settings.init), init.header
-        matches = match_classes(self.data.classes, header.classes)
-        axes = class_axes(self.name, {**self.arguments, "reduction": 1})
-        anew = take_over(self.network, _bare(init.network), axes, matches)
-        self.notes += class_notes(name, self.data.classes, header.classes, anew)
-        self.notes += pixel_notes(name, header, self.data)
-        return anew
 
     def _view(self) -> FieldOfView:
         """What the network that is trained needs to see; early, so that hours later it can be used.
