@@ -110,7 +110,10 @@ def decide(
     content = identity(source.path)
     chosen["content"] = former_identity(source.path)  # for masks that earlier releases have begun
     decides = fingerprint(plan, settings, chosen | _decisive(content, source, loaded, settings))
-    given = (os.path.abspath(image), path, settings, axes, select)
+    # the image that was opened, which may be one of several in what was named: it is not chosen once more
+    if not os.path.samefile(image, source.path):
+        settings = replace(settings, series=None)
+    given = (os.path.abspath(source.path), path, settings, axes, select)
     return Order(*given, plan, normalisation, decides, skipping, content, notes), loaded
 
 

@@ -9,6 +9,11 @@ import numpy as np
 from tilesegment.geometry import Region
 
 
+def halved_side(side: int, halvings: int, floor: bool) -> int:
+    """A side of a level that is halved `halvings` times, rounded up, or down where `floor`; at least 1."""
+    return max(side >> halvings, 1) if floor else -(-side >> halvings)
+
+
 @dataclass(frozen=True)
 class Grid:
     """How an array (channels, z, y, x) is cut; the axes that it lacks are None.
@@ -20,6 +25,7 @@ class Grid:
         block, chunk: sides in pixels.
         format: Zarr's, 3 (a block is one shard) or 2 (a block is chunks).
         values: type of probabilities, `float32`, or `uint8` for 0 to 255.
+        floor: whether the sides of smaller levels are rounded down and not up: a last odd row or column has no pixel.
     """
 
     shape: tuple[int, int]
@@ -29,6 +35,7 @@ class Grid:
     chunk: int
     format: int
     values: str = "float32"
+    floor: bool = False
 
     @property
     def axes(self) -> str:
@@ -76,7 +83,8 @@ class Grid:
 
     def halved(self, halvings: int) -> "Grid":
         """The grid of a level that is halved `halvings` times."""
-        return replace(self, shape=(-(-self.shape[0] >> halvings), -(-self.shape[1] >> halvings)))
+        height, width = (halved_side(side, halvings, self.floor) for side in self.shape)
+        return replace(self, shape=(height, width))
 
     def blocks(self) -> Iterator[tuple[Region, int]]:
         """Region and plane of every block, plane by plane, row by row."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from tilesegment.errors import ImageError, MaskError
 from tilesegment.masks.disk import Group, read_shape
+from tilesegment.masks.grid import halved_side
 from tilesegment.masks.spec import MaskSpec
 from tilesegment.metadata import Frame, Spacing
 from tilesegment.ome_zarr import read_multiscale
@@ -26,11 +27,13 @@ class HostImage:
         version: of the metadata that its labels get, `0.4` or `0.5`.
         frame: of its level 0, in its own units.
         halvings: how often each level is half as large as level 0.
+        floor: whether the sides of its levels are rounded down, see `Grid`.
     """
 
     version: str
     frame: Frame
     halvings: tuple[int, ...]
+    floor: bool = False
 
 
 def host_image(path: Path, group: Group) -> HostImage:
@@ -55,11 +58,25 @@ def host_image(path: Path, group: Group) -> HostImage:
         raise MaskError(f"{path} is OME-Zarr {version} in Zarr {group.format}, which takes no masks; {advice}")
     y, x = image.axes.index("y"), image.axes.index("x")
     shapes = [_shape(path / name, len(image.axes)) for name in image.paths]
-    factors, _ = image.reductions([(shape[y], shape[x]) for shape in shapes])
+    planes = [(shape[y], shape[x]) for shape in shapes]
+    factors, _ = image.reductions(planes)
     halvings = tuple(_halvings(factor) for factor in factors)
     if -1 in halvings or halvings != tuple(sorted(halvings)) or halvings[-1] >= MAX_HALVINGS:
         raise MaskError(f"the levels of {path} do not shrink by powers of two; {advice}")
-    return HostImage(version, image.frame(), halvings)
+    return HostImage(version, image.frame(), halvings, _is_floor(planes, halvings))
+
+
+def _is_floor(planes: list[tuple[int, int]], halvings: tuple[int, ...]) -> bool:
+    """Whether levels of the sizes `planes` (height, width) are rounded down, and not as well up."""
+    down, up = (
+        all(
+            side == halved_side(whole, count, floor)
+            for plane, count in zip(planes, halvings, strict=True)
+            for side, whole in zip(plane, planes[0], strict=True)
+        )
+        for floor in (True, False)
+    )
+    return down and not up
 
 
 def _shape(level: Path, dimensions: int) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from tilesegment.geometry import Region
 from tilesegment.masks.blocks import BlockArray
 from tilesegment.masks.counting import Tally
+from tilesegment.masks.grid import halved_side
 from tilesegment.threads import thread_count
 
 _AHEAD = 6  # blocks in work or waiting to be made part of smaller ones
@@ -147,7 +148,7 @@ class _Pyramid:
 
     def _above(self, level: int, region: Region) -> Region:
         """What `region` of `level` stands for in the level before."""
-        return _doubled(region, self._count(level), self.levels[level - 1].grid.shape)
+        return _doubled(region, self._count(level), self.levels[level].shape, self.levels[level - 1].shape)
 
     def _count(self, level: int) -> int:
         return self.halvings[level] - self.halvings[level - 1]
@@ -157,14 +158,15 @@ class _Pyramid:
         count = self._count(level)
         # an odd square cannot be halved by itself, as a window reaches into the next one
         alone = next(n for n in range(count, -1, -1) if side % (1 << n) == 0)
-        whole = _doubled(region, count - alone, self.levels[level - 1].grid.halved(alone).shape)
-        grid = self.levels[0].grid
+        height, width = (halved_side(side, alone, floor=False) for side in self.levels[level - 1].shape)
+        whole, grid = _doubled(region, count - alone, self.levels[level].shape, (height, width)), self.levels[0].grid
         joined = np.empty((() if grid.channels is None else (grid.channels,)) + whole.shape, grid.dtype)
         for part in self._above(level, region).squares(side):
             ids = _halved(read(part), alone)
             top, left = (part.y0 >> alone) - whole.y0, (part.x0 >> alone) - whole.x0
             joined[..., top : top + ids.shape[-2], left : left + ids.shape[-1]] = ids
-        ids = _halved(joined, count - alone)
+        # where levels are rounded down, a last odd row or column has no pixel
+        ids = _halved(joined, count - alone)[..., : region.height, : region.width]
         self.levels[level].write(region, ids, z)
         return ids
 
@@ -176,10 +178,16 @@ def _halved(pixels: np.ndarray, count: int) -> np.ndarray:
     return pixels
 
 
-def _doubled(region: Region, count: int, shape: tuple[int, int]) -> Region:
-    """What `region` stands for in a level of `shape`, `count` times twice as large."""
-    doubled = Region(*(edge << count for edge in (region.y0, region.x0, region.y1, region.x1)))
-    return doubled.intersect(Region.of_shape(shape))
+def _doubled(region: Region, count: int, shape: tuple[int, int], above: tuple[int, int]) -> Region:
+    """What `region` of a level of `shape` stands for in that of shape `above`, `count` times twice as large.
+
+    The last pixels of the one go with the last of the other, however its sides were rounded.
+    """
+    y1, x1 = (
+        size if end == last else end << count
+        for end, last, size in zip((region.y1, region.x1), shape, above, strict=True)
+    )
+    return Region(region.y0 << count, region.x0 << count, y1, x1)
 
 
 def _ahead(

@@ -33,6 +33,7 @@ class Target:
         halvings: how often each level is half as large as level 0.
         host: the image that the mask is added to.
         values: type of probabilities, `float32` or `uint8`.
+        floor: whether the sides of smaller levels are rounded down, as those of `host` are.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Target:
     halvings: tuple[int, ...]
     host: HostImage | None = None
     values: str = "float32"
+    floor: bool = False
 
     @property
     def is_folder(self) -> bool:
@@ -51,13 +53,16 @@ class Target:
     def grid(self, spec: MaskSpec) -> Grid:
         """How level 0 is cut."""
         channels = len(spec.classes) if self.kind == "probabilities" else None
-        return Grid(spec.shape, spec.depth, channels, spec.block, spec.chunk, ZARR_FORMAT[self.version], self.values)
+        cut = (spec.shape, spec.depth, channels, spec.block, spec.chunk)
+        return Grid(*cut, ZARR_FORMAT[self.version], self.values, self.floor)
 
     def record(self, spec: MaskSpec, state: str) -> dict[str, Any]:
         """What is kept of a mask under our own attribute; `state` is `partial` or `complete`."""
         layout = {"kind": self.kind, "ngff": self.version, "halvings": self.halvings} | spec.layout()
         if self.values != "float32":
             layout["values"] = self.values
+        if self.floor:
+            layout["floor"] = True
         record = {"state": state, "layout": layout, "fingerprint": spec.fingerprint, "provenance": spec.provenance}
         return as_json(record)
 
@@ -73,7 +78,7 @@ def mask_target(path: Path, spec: MaskSpec, ngff: str) -> Target:
     path = Path(os.path.abspath(path))
     host = find_host(path)
     if host is not None:
-        return Target(path, partial_name(path), "labels", host.version, host.halvings, host)
+        return Target(path, partial_name(path), "labels", host.version, host.halvings, host, floor=host.floor)
     kind = "zarr" if path.suffix.lower() == ".zarr" else KINDS.get(path.suffix.lower())
     if kind is None:
         raise MaskError(f"cannot tell from the name {path} what to write; {_ALLOWED}")
@@ -114,7 +119,8 @@ def recorded_target(path: Path, partial: Path, record: Mapping[str, Any]) -> Tar
     values = layout.get("values", "float32") if isinstance(layout, dict) else None
     if values not in PROBABILITY_TYPES:
         raise MaskError(f"the mask's record is damaged (values {values!r}); compute the mask again")
-    return Target(path, partial, kind, version, tuple(counts), values=values)
+    floor = isinstance(layout, dict) and layout.get("floor") is True
+    return Target(path, partial, kind, version, tuple(counts), values=values, floor=floor)
 
 
 def check_free(target: Target, spec: MaskSpec, overwrite: bool) -> None:
