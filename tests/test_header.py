@@ -236,3 +236,11 @@ def test_values_that_cannot_be_are_refused(
 ) -> None:
     metadata = {"__metadata__": {KEY: edited(edit)}}
     assert message in check_refused(write_safetensors(tmp_path / "m.safetensors", metadata))
+
+
+@pytest.mark.parametrize("part", ["mean", "std"])
+def test_whole_numbers_beyond_any_float_are_refused(part: str) -> None:
+    document = json.loads(HEADER.to_json())
+    document["normalisation"][part][0] = 10**400
+    with pytest.raises(ModelError, match="not one of ours"):
+        ModelHeader.from_json(json.dumps(document))

@@ -94,7 +94,7 @@ class ModelHeader:
             given["pixel_size"] = PixelSize(**given["pixel_size"]) if given["pixel_size"] else None
             header = cls(**given)
             header.check()
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
             raise ModelError(f"its header is not one of ours ({error!r:.200})") from error
         return header
 
