@@ -45,14 +45,14 @@ def test_an_image_of_any_size_fits_on_a_screen(shape: tuple[int, int], tmp_path:
 
 
 def test_a_reduced_colour_image_has_its_own_colours(tmp_path: Path) -> None:
-    image = np.empty((60, 4200, 3), np.uint8)
-    image[:, :2100], image[:, 2100:] = (243, 241, 242), (225, 161, 196)
+    image = np.empty((400, 4096, 3), np.uint8)
+    image[:, :2048], image[:, 2048:] = (243, 241, 242), (225, 161, 196)
     tifffile.imwrite(tmp_path / "he.tif", image, tile=(64, 64), photometric="rgb")
     with open_image(tmp_path / "he.tif") as source:
-        overview(source, Halves(9999), Region(0, 0, 60, 4200), 0, 0, CLASSES, None, tmp_path / "out.png")
+        overview(source, Halves(9999), Region(0, 0, 400, 4096), 0, 0, CLASSES, None, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as picture:
         drawn = np.asarray(picture.convert("RGB"))
-    panel = drawn[95:110, 12 : 12 + 1400]  # below the title
+    panel = drawn[100:180, 12 : 12 + 1024]  # below the title
     assert {tuple(colour) for colour in np.unique(panel.reshape(-1, 3), axis=0).tolist()} == {
         (243, 241, 242),
         (225, 161, 196),
