@@ -144,7 +144,7 @@ def test_levels_are_reduced_as_they_say_whatever_the_whole_image_goes_through(tm
     """As in SpatialData stores, whose version has a suffix, too."""
     whole = [{"input": {}, "output": {"name": "global"}, "type": "affine", "affine": [[1, 2, 3], [4, 5, 6]]}]
     described = [transformations([n, n]) for n in (1, 2.02)]
-    levels = [np.zeros((101, 101), np.uint8), np.zeros((50, 50), np.uint8)]
+    levels = [np.ones((101, 101), np.uint8), np.ones((50, 50), np.uint8)]
     path = write_image(
         tmp_path / "a.zarr",
         levels,
