@@ -67,6 +67,8 @@ MANY = {
     "ids beyond 32": [objects(34), objects(35, 1)],
     "few ids": [objects(5), objects(7, 1), objects(3, 2)],
     "few ids in one file": [objects(9)],
+    "few ids far apart": [objects(9) * np.uint16(17), objects(7, 1) * np.uint16(17)],
+    "few ids beyond 16 bits": [objects(4).astype(np.uint32) * 70_001],
     "cut out of a larger image": [np.where(objects(4) > 0, objects(4) * 37, 0).astype(np.uint16), objects(3, 1) * 100],
 }
 
@@ -124,8 +126,9 @@ def test_ids_in_colours_stacks_and_palettes(tmp_path: Path) -> None:
         np.testing.assert_array_equal(data.sections[0].label, inside_objects(ids))
     many = np.random.default_rng(0).integers(30, 256, (37, 3), np.uint8)
     write(tmp_path / "many", np.where(objects(36)[..., None] > 0, many[objects(36)], 0).astype(np.uint8), suffix="png")
-    with pytest.raises(DataError, match="--instances"):
-        open_dataset(tmp_path / "many")
+    for name in ("many", "rgb"):
+        with pytest.raises(DataError, match="--instances"):
+            open_dataset(tmp_path / name)
 
 
 @pytest.mark.parametrize(("dtype", "value"), [("int32", -1), ("uint16", 65_535), ("uint32", 7)])

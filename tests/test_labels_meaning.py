@@ -59,6 +59,10 @@ def in_colours(path: Path, ids: np.ndarray) -> None:
     save(path, np.array([one.rgb for one in CLASSES], np.uint8)[ids])
 
 
+def with_alpha(path: Path, ids: np.ndarray) -> None:
+    Image.fromarray(np.stack([ids * np.uint8(255), np.full_like(ids, 255)], axis=-1), "LA").save(path)
+
+
 def as_rgb(path: Path, ids: np.ndarray) -> None:
     save(path, np.stack([ids * 255] * 3, axis=-1))
 
@@ -86,6 +90,7 @@ MIXED: dict[str, tuple[Write, str]] = {
     "colours in a TIFF": (in_colours, ".tif"),
     "another palette": (other_palette, ".png"),
     "grey RGB": (as_rgb, ".png"),
+    "grey with alpha": (with_alpha, ".png"),
 }
 
 
@@ -96,7 +101,9 @@ def test_what_predict_writes_is_trained_on_among_the_original_labels(kind: str, 
     assert [one.value for one in data.classes] == [0, 255]
     for section, ids in zip(data.sections, INSIDE, strict=False):
         np.testing.assert_array_equal(section.label, ids)
-    assert any("0 is 0, " in note and " is 255" in note for note in data.notes) == (kind != "grey RGB")
+    assert any("0 is 0, " in note and " is 255" in note for note in data.notes) == (
+        kind not in ("grey RGB", "grey with alpha")
+    )
 
 
 @pytest.mark.parametrize("kind", MIXED)

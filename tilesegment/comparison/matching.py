@@ -214,7 +214,8 @@ def _mismatch(truths: set[int], found: set[int], size: int) -> DataError:
     most = max(size, len(found))
     return DataError(
         f"the prediction holds the values {_list(found)}, the truth {_list(truths)}, which is which cannot be told; "
-        f"name all {most} classes in the order of their values, such as --classes membrane,inside, or save class ids"
+        f"name all {most} classes in the order of their values, such as --classes membrane,inside, or save class ids; "
+        "if they are ids of single objects, give --instances"
     )
 
 

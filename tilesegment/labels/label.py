@@ -87,13 +87,14 @@ def open_label(path: Path, voc: bool = False, *, strict: bool = False, invert: b
         yield palette if classes is None else _as_predicted(palette, classes)
         return
     with open_image(path, invert=invert) as source:
-        if source.channels not in (1, 3, 4) or (source.channels > 1 and source.stored_dtype != np.uint8):
+        is_grey = source.channels == 1 or (source.channels == 2 and source.format == "PNG")  # with alpha
+        if not is_grey and (source.channels not in (3, 4) or source.stored_dtype != np.uint8):
             raise DataError(
                 f"label {path.name} has {source.channels} channels of {source.stored_dtype}; expected one channel "
                 "with a value a class, or 8-bit RGB with a colour a class"
             )
         names, colours = _image_label(path) if path.is_dir() else ({}, {})
-        kind: Kind = "grey" if source.channels == 1 else "colour"
+        kind: Kind = "grey" if is_grey else "colour"
         jpeg = source.format == "JPEG"
         # a label is read as it is stored, and not as float32
         notes = source.notes[:-1] if source.dtype != source.stored_dtype else source.notes
@@ -104,7 +105,7 @@ def _reader(source: ImageSource) -> Callable[[Region, int], np.ndarray]:
     def values(region: Region, z: int) -> np.ndarray:
         """Grey values as they are, colours as whole numbers."""
         pixels = source.read_stored(region, 0, z)
-        if len(pixels) == 1:
+        if len(pixels) <= 2:
             return pixels[0]
         red, green, blue = pixels[:3].astype(np.int32)
         return red << 16 | green << 8 | blue

@@ -13,6 +13,7 @@ from tilesegment.metadata import LabelClass
 MOST_CLASSES = 32  # more distinct values are ids of objects, a grey image, a smoothed mask or one saved as JPEG
 LARGEST = 65_535  # of uint16; a larger value is no class
 _LEAST_OBJECTS = 4  # values besides background below which pieces tell nothing
+_MANY_OBJECTS = 8  # values besides background from which one piece of each tells enough
 _PIECES = 1.5  # mean number of connected pieces of a value, up to which it is the id of an object
 _LEAST_PIXELS = 4  # mean number of pixels of a piece, below which it is noise
 _DENSE = 0.35  # of few values, the least part of the numbers from 1 to the largest that are used in a file
@@ -134,19 +135,20 @@ def pieces_of(pixels: np.ndarray, values: np.ndarray) -> Pieces:
 def look_like_objects(scans: Sequence[Scan]) -> bool:
     """Whether the labels hold ids of single objects: many values, each in one connected piece or hardly more.
 
-    Few values are ids only if they are not the same in all files, and are about those from 1 to their number or, where
-    parts were cut out of larger images, hardly ever the same in two files.
+    Few values are ids only if they are not the same in all files, and are either several, or about those from 1 to
+    their number or, where parts were cut out of larger images, hardly ever the same in two files.
     """
     plain = [one for one in scans if one.classes is None]
     sets = [frozenset(one.values[one.values > 0].tolist()) for one in plain]
     used = frozenset().union(*sets)
     if len(used) < _LEAST_OBJECTS or not sum((one.pieces for one in plain), Pieces()).are_objects:
         return False
-    if len(used) > MOST_CLASSES or any(one.kind == "colour" for one in plain):
-        return len(used) > MOST_CLASSES
-    count = sum(map(len, sets))
-    dense = count >= _DENSE * sum(max(one, default=0) for one in sets)
-    return (dense or count < _RECURRENCE * len(used)) and (len(sets) == 1 or len(set(sets)) > 1)
+    if len(used) > MOST_CLASSES:
+        return True
+    count, coloured = sum(map(len, sets)), any(one.kind == "colour" for one in plain)
+    dense = not coloured and count >= _DENSE * sum(max(one, default=0) for one in sets)
+    are_ids = dense or len(used) >= _MANY_OBJECTS or count < _RECURRENCE * len(used)
+    return are_ids and (len(sets) == 1 or len(set(sets)) > 1)
 
 
 def objects_error(what: str, count: int, settled: str = "") -> DataError:
@@ -163,7 +165,9 @@ def _check(name: str, label: Label, values: list[float], pieces: Pieces) -> None
     if label.jpeg and len(values) > 2:
         raise _smeared_error(name, label, values)
     whole = all(np.isfinite(value) and value == np.rint(value) for value in values)
-    if len(values) > MOST_CLASSES and whole and pieces.are_objects:
+    # one large value may mean "not labelled"
+    beyond = label.kind != "colour" and sum(value > LARGEST for value in values) > 1
+    if (len(values) > MOST_CLASSES or beyond) and whole and pieces.are_objects:
         raise objects_error(name, len(values))
     if label.kind != "colour" and _smeared(values):
         raise _smeared_error(name, label, values)
