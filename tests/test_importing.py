@@ -84,6 +84,9 @@ def test_the_bilinear_variant_is_inexact_and_needs_a_halo(run: Run, folder: Path
     assert run("predict slide.tif --model m.safetensors --halo 32 --out m.zarr -q").code == 0
     # a halo may be part of the model
     assert run("import weights.pth --network unet-same --out h.safetensors --halo 30").code == 0
+    # options that are not those of the weights
+    other = run("import weights.pth --network unet-same --option up=bilinear --out o.safetensors")
+    assert other.code == 1 and "--option up=align-corners" in other.err
     assert Model.load("h.safetensors").field_of_view == Model.load("m.safetensors").with_halo(32).field_of_view
     assert run("predict slide.tif --model h.safetensors --out h.zarr -q").code == 0
     assert np.array_equal(mask_of("h.zarr"), mask_of("m.zarr"))

@@ -51,6 +51,7 @@ def litter(folder: Path) -> None:
     [
         ("images/image_0{n}.png", "masks/mask_0{n}.png"),
         ("image_0{n}.png", "mask_0{n}.png"),
+        ("images/image0{n}.png", "masks/mask0{n}.png"),
         ("images/img_{n}.png", "labels/label_{n}.png"),
         ("{n}.tif", "{n}_masks.tif"),
         ("{n}_img.tif", "{n}_masks.tif"),
@@ -181,6 +182,8 @@ def test_validation_that_is_not_used_is_told(tmp_path: Path) -> None:
     assert "val" in warning and "left out" in warning
     (warning,) = open_dataset(tmp_path / "train").warnings
     assert "val/" in warning and "name the folder of both" in warning
+    write(tmp_path, "test/images/{n}.png", "test/labels/{n}.png")
+    assert "test/ is not used" in open_dataset(tmp_path).layout
 
 
 def test_cores_of_names() -> None:

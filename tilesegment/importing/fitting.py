@@ -87,6 +87,7 @@ def fit_network(given: StateDict, name: str, asked: Mapping[str, Any], by_order:
         ]
     exact = [fit for fit in fits if not fit.misfit]
     if not exact:
+        _check_options(name, asked, tensors, layout)
         closest = min(fits, key=lambda fit: sum(map(len, fit.misfit.values())))
         strange = len(closest.misfit.get("left over", ())) == len(tensors)
         hint = (
@@ -97,6 +98,20 @@ def fit_network(given: StateDict, name: str, asked: Mapping[str, Any], by_order:
         raise ModelError(f"not the weights of {name}: {_listed(closest.misfit)}{hint if by_order or strange else ''}")
     _check_unambiguous(name, exact)
     return exact[0]
+
+
+def _check_options(name: str, asked: Mapping[str, Any], tensors: Weights, layout: str) -> None:
+    """Whether the weights would fit with other options than those that were asked for.
+
+    Raises:
+        ModelError: they would; says with which.
+    """
+    fits = (_sized(name, one, tensors, layout) for one in _structures(name, {}, tensors.keys())) if asked else ()
+    fit = next((fit for fit in fits if not fit.misfit), None)
+    if fit is not None:
+        found = ", ".join(f"{key}={fit.arguments[key]}" for key in asked if fit.arguments[key] != asked[key])
+        given = ", ".join(f"{key}={value}" for key, value in asked.items())
+        raise ModelError(f"not the weights of {name} with {given}; they fit with --option {found}")
 
 
 def _structures(

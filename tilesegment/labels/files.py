@@ -86,7 +86,10 @@ def core_of(stem: str) -> str:
 
 
 def _without(stem: str, suffixes: Sequence[str], prefixes: Sequence[str]) -> str:
-    """`stem` without the first of `suffixes`, or else of `prefixes`, that it has, in any case."""
+    """`stem` without the first of `suffixes`, or else of `prefixes`, that it has, in any case.
+
+    A prefix may lack its separator where a number follows: `mask01`.
+    """
     lower = stem.lower()
     for suffix in suffixes:
         if lower.endswith(suffix) and len(stem) > len(suffix):
@@ -94,6 +97,9 @@ def _without(stem: str, suffixes: Sequence[str], prefixes: Sequence[str]) -> str
     for prefix in prefixes:
         if lower.startswith(prefix) and len(stem) > len(prefix):
             return stem[len(prefix) :]
+        word = prefix.rstrip("_-")
+        if lower.startswith(word) and lower[len(word) : len(word) + 1].isdigit():
+            return stem[len(word) :]
     return stem
 
 

@@ -18,6 +18,7 @@ _VOC = ("jpegimages", "segmentationclasspng", "segmentationclass")  # in labelme
 _MASKS_OF = ("{}_masks", "{}_labels")  # train/ and train_masks/
 _TRAIN = ("train", "training", "data")
 _VALIDATION = ("val", "valid", "validation")
+_TEST = ("test", "testing")
 _RESULTS = re.compile(r"_(cp_)?(outlines|flows)$")  # what Cellpose writes beside its masks
 _CHANNEL = re.compile(r"(.+)_(\d{4})$")  # nnU-Net's name of one channel of a case
 _EXPECTED = (
@@ -107,7 +108,9 @@ def _found(path: Path, name: str) -> Layout | None:
 
 
 def _with_validation(path: Path, layout: Layout) -> Layout:
-    """The same with the images of val/, which are held out."""
+    """The same with the images of val/, which are held out; test/ is named, which no training may use."""
+    tests = [f"{folder.name}/ is not used" for folder in _named(path, _TEST)]
+    layout = replace(layout, words="; ".join([layout.words, *tests]))
     for name in _VALIDATION:
         held_out = _found(path, name)
         if held_out is not None:
