@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tilesegment.errors import FinishedError
 from tilesegment_cli import options
 from tilesegment_cli.progress import ProgressReport
 from tilesegment_cli.stopping import sigterm_interrupts
@@ -132,6 +133,9 @@ def train(context: click.Context, data: str, as_json: bool, quiet: bool, **given
                     report=report,
                     **{key: value for key, value in given.items() if value is not None},
                 )
+        except FinishedError as error:  # as where a batch system starts a job again that was done
+            click.echo(f"Note: {error}", err=True)
+            return
         except KeyboardInterrupt:
             _say_what_is_kept(data, begun)
             raise

@@ -16,7 +16,7 @@ from data_sets import write_pairs
 
 import tilesegment
 from tilesegment import DataError, PlanError
-from tilesegment.errors import option
+from tilesegment.errors import FinishedError, option
 from tilesegment.model import Model
 from tilesegment.training import checkpoint, loop, run
 from tilesegment.training.loop import Record, Trainer
@@ -73,7 +73,7 @@ def test_ctrl_c_and_on(step: int, data: Path, tmp_path: Path, whole: tuple[Any, 
     assert same(resume(data, tmp_path / "run"), whole[0])
     assert metrics(tmp_path / "run") == whole[1]
     assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
-    with pytest.raises(DataError, match=r"is finished; there is nothing to resume \(go on from it with --init\)"):
+    with pytest.raises(FinishedError, match=r"is finished; there is nothing to resume \(go on from it with --init\)"):
         resume(data, tmp_path / "run")
 
 

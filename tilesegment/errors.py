@@ -7,6 +7,7 @@ TilesegmentError
 ├── PlanError       the settings contradict each other, the network or the image
 ├── DeviceError     the device or precision is not to be had here
 ├── DataError       a labelled data set cannot be trained on
+│   └── FinishedError  the training run that is to be resumed came to its end
 ├── ClusterError    the cluster cannot be reached, or its workers end where they should not
 └── StoppedError    the run was asked to end early; it can be gone on with
 
@@ -55,6 +56,10 @@ class DeviceError(TilesegmentError):
 
 class DataError(TilesegmentError):
     """A labelled data set cannot be trained on."""
+
+
+class FinishedError(DataError):
+    """The training run that is to be resumed came to its end: the command line says so and exits with 0."""
 
 
 class ClusterError(TilesegmentError):

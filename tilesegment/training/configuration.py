@@ -10,7 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
-from tilesegment.errors import DataError, PlanError, option
+from tilesegment.errors import DataError, FinishedError, PlanError, option
 from tilesegment.model import write_atomically
 from tilesegment.settings import check_names
 from tilesegment.training.augmentation import Augmentation
@@ -143,7 +143,7 @@ def find_folder(data: Path, out: str | Path | None, overwrite: bool, resume: boo
     """Where a run goes, or lies; nothing is created yet.
 
     Raises:
-        DataError: it exists and is not to be overwritten, is a file, or its run is finished.
+        DataError: it exists and is not to be overwritten, or is a file; `FinishedError`, its run came to its end.
     """
     if out is None:
         runs = _runs(data.resolve().name)
@@ -154,7 +154,9 @@ def find_folder(data: Path, out: str | Path | None, overwrite: bool, resume: boo
         raise DataError(f"{folder} is a file; name a folder for the run")
     if resume and (folder / CONFIG).exists():
         if _is_finished(folder):
-            raise DataError(f"the run in {folder} is finished; there is nothing to resume (go on from it with --init)")
+            raise FinishedError(
+                f"the run in {folder} is finished; there is nothing to resume (go on from it with --init)"
+            )
     elif not overwrite and folder.is_dir() and any(path for path in folder.iterdir() if not _is_left_over(path)):
         what = "it holds no run to resume" if resume else "go on with --resume, replace it with --overwrite"
         raise DataError(f"{folder} exists and is not empty; {what}, or choose another with --out")
