@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from tilesegment.errors import PlanError
+from tilesegment.errors import PlanError, option
 from tilesegment.training import augmentation, defects
 from tilesegment.training.augmentation import Augmentation, draw, draw_example, number_cells, vary_grey
 from tilesegment.training.data import IGNORE
@@ -292,5 +292,5 @@ class TestDefects:
     ],
 )
 def test_strengths_that_cannot_be(name: str, value: float) -> None:
-    with pytest.raises(PlanError, match=f"{name} is .*; allowed"):
+    with pytest.raises(PlanError, match=rf"({name}|{option(name)}) is .*; allowed"):
         Augmentation(**{name: value}).check()

@@ -18,7 +18,8 @@ from tilesegment_cli.types import PathType
 
 # what takes text that is no path; a new option has to be put here or to be given a type of `PathType`
 NO_PATHS = {
-    "predict": {"device", "precision", "runtime", "axes"},
+    "predict": {"device", "precision", "runtime", "axes", "heatmap_class"},
+    "info": {"axes"},
     "train": {"preset", "network", "optimiser", "loss", "goal", "device", "precision", "name", "licence"},
     "verify": {"device", "runtime", "axes"},
     "bench": {"device", "precision", "runtime", "axes"},
@@ -58,6 +59,7 @@ USES = {
     "predict skip_empty": use(_PREDICT + " --skip-empty {}"),
     "predict probabilities": use(_PREDICT + " --probabilities {}", *_NEW),
     "predict preview": use(_PREDICT + " --preview {}", *_NEW),
+    "predict heatmap": use(_PREDICT + " --probabilities p.zarr --heatmap {}", *_NEW),
     "predict scheduler": use(_PREDICT + " --scheduler {}"),
     "predict tls_ca": use(_TLS + " --tls-ca {} --tls-cert note --tls-key note", "file"),
     "predict tls_cert": use(_TLS + " --tls-ca note --tls-cert {} --tls-key note", "file"),
@@ -92,6 +94,7 @@ ENDINGS = {
     "predict out": ".zarr",
     "predict probabilities": ".zarr",
     "predict preview": ".png",
+    "predict heatmap": ".png",
     "evaluate figure": ".png",
     "preview out": ".png",
     "import out": ".safetensors",

@@ -189,7 +189,7 @@ class TestScale:
     def test_going_on_from_it_keeps_its_scale(self, data: Path, tmp_path: Path) -> None:
         first = tilesegment.train(data, tmp_path / "one", **{**TOY, "tile": 144, "scale": 0.5, "steps": 2})
         shape = {**TOY, "base": None, "depth": None, "tile": None, "steps": 2, "init": first.model}
-        with pytest.raises(PlanError, match=r"works at scale 0.5; give that scale"):
+        with pytest.raises(PlanError, match=r"works at scale 0.5; give that --scale"):
             tilesegment.train(data, tmp_path / "two", **shape)
         again = tilesegment.train(data, tmp_path / "two", **shape, scale=0.5)
         assert Model.load(again.model).header.arguments["reduction"] == 2

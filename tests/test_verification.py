@@ -67,8 +67,8 @@ def test_context_that_is_cut_off_is_seen(image: Path, toy: Path, monkeypatch: py
     """Tiles padded by zeros one by one, as nearly every tool does it."""
     read = Job.read
 
-    def cut(job: Job, z: int, block: Block) -> np.ndarray:
-        pixels, inner = read(job, z, block), block.write.within(block.read)
+    def cut(job: Job, z: int, block: Block, needed: Region | None = None) -> np.ndarray:
+        pixels, inner = read(job, z, block, needed), block.write.within(block.read)
         kept = np.zeros_like(pixels)
         kept[:, *inner.slices] = pixels[:, *inner.slices]
         return kept
@@ -83,8 +83,8 @@ def test_context_that_is_cut_off_is_seen(image: Path, toy: Path, monkeypatch: py
 def test_a_margin_that_is_one_pixel_too_small_is_seen(image: Path, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = Job.read
 
-    def blind(job: Job, z: int, block: Block) -> np.ndarray:
-        pixels = read(job, z, block).copy()
+    def blind(job: Job, z: int, block: Block, needed: Region | None = None) -> np.ndarray:
+        pixels = read(job, z, block, needed).copy()
         pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1] = 0, 0, 0, 0
         return pixels
 

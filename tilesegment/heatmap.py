@@ -1,12 +1,10 @@
 """A picture of how probable a class is in a whole image, drawn from a reduced level of its probabilities."""
 
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
 
 from tilesegment.errors import MaskError, PlanError
 from tilesegment.geometry import Region
@@ -14,11 +12,10 @@ from tilesegment.masks.blocks import BlockArray
 from tilesegment.masks.disk import MARK
 from tilesegment.masks.reader import open_probabilities
 from tilesegment.metadata import LabelClass
-from tilesegment.model import write_atomically
-from tilesegment.preview import shortened
+from tilesegment.preview import check_place, comment_of, save_picture, shortened
 
 _BLOCK = 1024
-_KEY = f"{MARK}.heatmap"  # text chunk by which a heat map of ours is known
+_SHOWS = f"{MARK} heat map of "  # comment by which one of ours is known
 _GAP, _BAR = 12, 18
 # every eighth of matplotlib's map inferno: evenly brighter, so that it reads as well in grey
 _INFERNO = (
@@ -57,16 +54,7 @@ class Heatmap:
             name = spec.classes[1].name
         title = f"{self.probabilities.name}: probability of {name}, level {number}"
         picture = _compose(values, title)
-        text = PngInfo()
-        text.add_text(_KEY, name)
-        content = BytesIO()
-        picture.save(content, "PNG", pnginfo=text)
-        try:
-            write_atomically(self.path, content.getvalue())
-        except OSError as error:
-            raise MaskError(
-                f"{self.path}: the heat map cannot be written ({error}): check the folder and its free space"
-            ) from error
+        save_picture(picture, self.path, "heat map", f"{_SHOWS}{name}")
 
     def _values(self, level: BlockArray, max_side: int) -> np.ndarray:
         """Probabilities (h, w) float32 of what is shown, every n-th where even the smallest level is too large."""
@@ -110,18 +98,9 @@ def check_heatmap(path: Path, overwrite: bool) -> None:
     """
     if path.suffix.lower() != ".png":
         raise MaskError(f"{path}: a heat map is written as .png, not {path.suffix!r}: choose such a name")
-    if not path.parent.is_dir():
-        raise MaskError(f"{path}: there is no folder {path.parent}; create it, or choose another place")
-    if path.is_dir() or (path.exists() and not overwrite and not _is_ours(path)):
+    check_place(path)
+    if path.is_dir() or (path.exists() and not overwrite and not comment_of(path).startswith(_SHOWS)):
         raise MaskError(f"{path} exists and is no heat map of ours; choose another name, or use --overwrite")
-
-
-def _is_ours(path: Path) -> bool:
-    try:
-        with Image.open(path, formats=("PNG",)) as picture:
-            return _KEY in picture.info
-    except (OSError, SyntaxError, ValueError):
-        return False
 
 
 def _unit(values: np.ndarray) -> np.ndarray:

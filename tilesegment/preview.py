@@ -124,13 +124,18 @@ def save_preview(
 
 def shows(path: Path) -> str | None:
     """The digest of the mask that the preview `path` was made of; None if it is no preview, or does not say."""
+    text = comment_of(path)
+    return text.removeprefix(_SHOWS) if text.startswith(_SHOWS) else None
+
+
+def comment_of(path: Path) -> str:
+    """The comment that `save_picture` kept in a file; empty if it has none, or is no PNG or JPEG."""
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as picture:  # no pixel is decoded
             comment = picture.info.get("comment", b"")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
-    text = comment.decode(errors="replace") if isinstance(comment, bytes) else str(comment)
-    return text.removeprefix(_SHOWS) if text.startswith(_SHOWS) else None
+        return ""
+    return comment.decode(errors="replace") if isinstance(comment, bytes) else str(comment)
 
 
 def save_picture(picture: Image.Image, path: Path, what: str, comment: str | None = None) -> None:
@@ -166,6 +171,15 @@ def check_preview_path(path: Path) -> None:
         raise MaskError(
             f"{path}: a preview is written as .png, .jpg or .jpeg, not {path.suffix!r}: choose one of these"
         )
+    check_place(path)
+
+
+def check_place(path: Path) -> None:
+    """Whether a file can be made in the folder of `path`.
+
+    Raises:
+        MaskError: there is no such folder, or it cannot be written to.
+    """
     if not path.parent.is_dir():
         raise MaskError(f"{path}: there is no folder {path.parent}; create it, or choose another place")
     if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):

@@ -4,6 +4,7 @@ Whatever lies where a chunk should and is none is damage, where zarr would take 
 background: an empty file, a folder, a link to what is not there.
 """
 
+import gc
 import math
 import os
 import stat
@@ -63,7 +64,8 @@ class Chunks:
             raise
         except Exception as error:  # each codec has its own, which does not say where
             reason = str(error)
-        # out of the handler, which holds on to all that was decoded
+        # out of the handler, which holds on to all that was decoded; so do the tasks of zarr, in circles
+        gc.collect()
         raise ValueError(self._damage(places) or reason)
 
     def _damage(self, places: list[tuple[int, ...]]) -> str:

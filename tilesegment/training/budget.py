@@ -65,9 +65,9 @@ class Budget:
 
     @property
     def finishing(self) -> float:
-        """Seconds that are needed after the last update."""
+        """Seconds that are needed from the last update on, before which there may be a look, too."""
         look = self.predicting + self.scoring
-        seconds = look * (self.looks > 0) + look + self.drawing + self.updating
+        seconds = 2 * look * (self.looks > 0) + look + self.drawing + self.updating
         seconds += self._line if self.calibrates else 0
         seconds += self._views if self.scores_views else 0
         return _CAUTION * seconds
