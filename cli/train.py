@@ -134,7 +134,10 @@ def train(context: click.Context, data: str, as_json: bool, quiet: bool, **given
                     **{key: value for key, value in given.items() if value is not None},
                 )
         except FinishedError as error:  # as where a batch system starts a job again that was done
-            click.echo(f"Note: {error}", err=True)
+            if not quiet:
+                click.echo(f"Note: {error}", err=True)
+            if as_json:
+                click.echo(json.dumps({"finished": True, "message": str(error)}))
             return
         except KeyboardInterrupt:
             _say_what_is_kept(data, begun)

@@ -183,7 +183,9 @@ def test_a_worker_that_halts_for_a_while_is_waited_for(
     monkeypatch.setattr("tilesegment.plan._CHUNK", 96)
     monkeypatch.chdir(runs.folder)
     halter = HaltAWorker(cluster)
-    done = predict("image.tif", "mask.zarr", "model.safetensors", tile=88, precision="fp32", workers=cluster, listeners=[halter])
+    done = predict(
+        "image.tif", "mask.zarr", "model.safetensors", tile=88, precision="fp32", workers=cluster, listeners=[halter]
+    )
     assert halter.halted
     assert (done.complete, done.blocks) == (True, BLOCKS)
     check(runs, undisturbed, "mask.zarr")

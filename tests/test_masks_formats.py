@@ -19,7 +19,7 @@ from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
 from tilesegment.masks import create_mask, create_probabilities, open_mask
-from tilesegment.masks.exported import exported_spec
+from tilesegment.masks.exported_reading import open_exported
 from tilesegment.masks.pyramid import halve
 from tilesegment.metadata import Frame, LabelClass, PixelSize, Spacing
 
@@ -260,14 +260,14 @@ def test_tiff_names_its_classes(tmp_path: Path) -> None:
     listed = {entry.get("K"): entry.text for entry in found.iterfind("{*}Value/{*}M")}
     assert list(listed) == [str(n) for n in range(256)]
     assert [listed[str(n)] for n in range(4)] == [names[0], names[1], "a?b c?", "class 3"]
-    spec = exported_spec(tmp_path / "mask.tif")
-    assert spec is not None and spec.classes == classes
+    found = open_exported(tmp_path / "mask.tif")
+    assert found is not None and found[0].classes == classes
 
 
 def test_a_palette_of_others_is_no_mask_of_ours(tmp_path: Path) -> None:
     table = np.tile(np.arange(256, dtype=np.uint16) * 257, (3, 1))
     tifffile.imwrite(tmp_path / "theirs.tif", np.zeros((40, 40), np.uint8), photometric="palette", colormap=table)
-    assert exported_spec(tmp_path / "theirs.tif") is None
+    assert open_exported(tmp_path / "theirs.tif") is None
 
 
 def test_tiff_wider_than_a_band(tmp_path: Path) -> None:

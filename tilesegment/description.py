@@ -16,6 +16,7 @@ from tilesegment.models import TRAINED, bundled_models
 # others' suffixes too: that their files are not opened is said better as of a model than as of an image
 _MODELS = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl")
 _FOREIGN = (".onnx", ".zip")
+_DESCRIBED = ("rdf.yaml", "bioimageio.yaml")
 
 
 def describe(
@@ -53,7 +54,11 @@ def kind_of(path: str | Path) -> str:
 
 
 def _is_foreign(path: Path) -> bool:
-    return path.suffix.lower() in _FOREIGN or path.name == "rdf.yaml"
+    return (
+        path.suffix.lower() in _FOREIGN
+        or path.name in _DESCRIBED
+        or any((path / name).is_file() for name in _DESCRIBED)
+    )
 
 
 def _described_model(path: Path) -> dict[str, Any]:

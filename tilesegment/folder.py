@@ -15,7 +15,7 @@ from tilesegment.masks.disk import is_ours
 from tilesegment.masks.exported import read_exported
 from tilesegment.model import write_atomically
 from tilesegment.outcome import Errand, Listener, Outcome, Progress
-from tilesegment.preview import shows
+from tilesegment.preview import is_picture_of_ours
 from tilesegment.run import Outputs
 
 FORMATS = ("zarr", "tif", "png", "jpg")
@@ -72,7 +72,7 @@ def is_folder_of_images(path: str) -> bool:
 
 
 def images_in(folder: str) -> Found:
-    """The images in a folder; its own folders are not searched, and masks and previews that we wrote are no images.
+    """The images in a folder; its own folders are not searched, and masks and pictures that we wrote are no images.
 
     Raises:
         PlanError: there are none, or the folder cannot be read.
@@ -102,7 +102,7 @@ def _is_to_predict(path: Path) -> bool:
     if path.is_dir():
         return (path.suffix == ".zarr" or is_zarr(path)) and not is_ours(path)
     if path.suffix.lower() in IMAGE_SUFFIXES or begins_as_image(path):
-        return read_exported(path) is None and shows(path) is None
+        return read_exported(path) is None and not is_picture_of_ours(path)
     return False
 
 

@@ -9,13 +9,12 @@ from PIL import Image, ImageDraw, ImageFont
 from tilesegment.errors import MaskError, PlanError
 from tilesegment.geometry import Region
 from tilesegment.masks.blocks import BlockArray
-from tilesegment.masks.disk import MARK
 from tilesegment.masks.reader import open_probabilities
 from tilesegment.metadata import LabelClass
-from tilesegment.preview import check_place, comment_of, save_picture, shortened
+from tilesegment.preview import BY, check_place, comment_of, save_picture, shortened
 
 _BLOCK = 1024
-_SHOWS = f"{MARK} heat map of "  # comment by which one of ours is known
+_SHOWS = f"heat map {BY}"  # begins the comment by which one of ours is known
 _GAP, _BAR = 12, 18
 # every eighth of matplotlib's map inferno: evenly brighter, so that it reads as well in grey
 _INFERNO = (

@@ -15,7 +15,7 @@ from tilesegment.geometry import FieldOfView
 from tilesegment.header import KEY, ModelHeader, read_header
 from tilesegment.models import find_model
 from tilesegment.networks import build_network
-from tilesegment.networks.field_of_view import chosen, derive
+from tilesegment.networks.field_of_view import ADVICE, chosen, derive
 from tilesegment.networks.network import Network
 from tilesegment.networks.rescaled import Rescaled
 from tilesegment.networks.unetpp import UNetPlusPlus
@@ -49,7 +49,7 @@ class Model:
         try:
             derive(self.network, self.header.channels)
         except ModelError as error:
-            return str(error).partition("; choose a halo")[0]
+            return str(error).removesuffix(ADVICE)
         return None
 
     def with_halo(self, halo: int) -> "Model":

@@ -90,18 +90,23 @@ def decide(
     Raises:
         ImageError, ModelError, PlanError, DeviceError: one of them is not to be had or does not fit the others.
     """
+    # the image that was opened, which may be one of several in what was named: it is not chosen once more
+    if not os.path.samefile(image, source.path):
+        settings = replace(settings, series=None)
     facts = _image_facts(source, settings.level)
     path = _absolute(model if model is not None else _default_model(source, settings))
     loaded = load(path, settings)
     notes: tuple[str, ...] = () if model is not None else (f"no model was named: using the bundled {path}",)
     if isinstance(loaded, OnnxModel):
-        settings, machine, notes = _for_onnx(loaded, settings, machine, ask)
+        settings, machine, more = _for_onnx(loaded, settings, machine, ask)
+        notes += more
     plan = make_plan(facts, _network_facts(loaded), settings, machine)
     normalisation = choose_normalisation(loaded.header.normalisation, source, plan, settings)
     chosen: dict[str, Any] = {"normalisation": asdict(normalisation), "axes": axes, "select": select}
     # only where they are chosen: masks in progress of earlier versions are gone on with
     chosen |= {} if settings.series is None else {"series": settings.series}
     chosen |= {"invert": True} if settings.invert else {}
+    chosen |= {} if source.orientation == 1 else {"orientation": source.orientation}
     skipping = choose_skipping(source, plan, settings)
     notes = source.notes + notes + resolution_notes(source, loaded.header.pixel_size, settings.level)
     notes += skipping.notes(plan.image.path)
@@ -110,9 +115,6 @@ def decide(
     content = identity(source.path)
     chosen["content"] = former_identity(source.path)  # for masks that earlier releases have begun
     decides = fingerprint(plan, settings, chosen | _decisive(content, source, loaded, settings))
-    # the image that was opened, which may be one of several in what was named: it is not chosen once more
-    if not os.path.samefile(image, source.path):
-        settings = replace(settings, series=None)
     given = (os.path.abspath(source.path), path, settings, axes, select)
     return Order(*given, plan, normalisation, decides, skipping, content, notes), loaded
 

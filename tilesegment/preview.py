@@ -12,7 +12,8 @@ from tilesegment.errors import MaskError
 from tilesegment.metadata import LabelClass, PixelSize
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-_SHOWS = "preview by tilesegment of "  # begins the comment in a preview; the digest of the mask follows
+BY = "by tilesegment of "  # in the comment of each picture that we write
+_SHOWS = f"preview {BY}"  # begins that of a preview; the digest of the mask follows
 _GAP = 12  # pixels between and around the panels
 _OUTLINE = 0.9  # opacity of the outlines
 
@@ -126,6 +127,11 @@ def shows(path: Path) -> str | None:
     """The digest of the mask that the preview `path` was made of; None if it is no preview, or does not say."""
     text = comment_of(path)
     return text.removeprefix(_SHOWS) if text.startswith(_SHOWS) else None
+
+
+def is_picture_of_ours(path: Path) -> bool:
+    """Whether a file is a preview or a heat map that was drawn here."""
+    return BY in comment_of(path)
 
 
 def comment_of(path: Path) -> str:

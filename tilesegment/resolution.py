@@ -2,8 +2,7 @@
 
 from tilesegment.images.source import ImageSource
 from tilesegment.metadata import PixelSize
-
-_TOLERATED = 0.2  # of the model's pixel size: objects that much smaller or larger are within what training shows
+from tilesegment.units import TOLERATED, size_difference
 
 
 def resolution_notes(source: ImageSource, trained: PixelSize | None, level: int) -> tuple[str, ...]:
@@ -12,12 +11,12 @@ def resolution_notes(source: ImageSource, trained: PixelSize | None, level: int)
     Empty where either size is unknown. A model trained at a lower `--scale` reduces images itself: `trained` is the
     size of what it is given.
     """
-    if source.pixel_size is None or trained is None or _difference(source, level, trained) <= _TOLERATED:
+    if source.pixel_size is None or trained is None or _difference(source, level, trained) <= TOLERATED:
         return ()
     here = _size(source, level)
     nearest = min(range(len(source.levels)), key=lambda number: _difference(source, number, trained))
     advice = "resample the image, or train on such images"
-    if nearest != level and _difference(source, nearest, trained) <= _TOLERATED:
+    if nearest != level and _difference(source, nearest, trained) <= TOLERATED:
         advice = f"--level {nearest} has such pixels"
     sizes = f"pixels of level {level} are {_text(here)} um, those that the model was trained on {_text(trained)} um"
     return (f"{source.path}: {sizes}, so objects look {_factor(here, trained)}: {advice}",)
@@ -31,9 +30,7 @@ def _size(source: ImageSource, level: int) -> PixelSize:
 
 def _difference(source: ImageSource, level: int, trained: PixelSize) -> float:
     """The larger of the differences along y and x, in parts of the model's pixel size."""
-    here = _size(source, level)
-    # rounded: 0.6 is not more than a fifth away from 0.5
-    return round(max(abs(here.y / trained.y - 1), abs(here.x / trained.x - 1)), 6)
+    return size_difference(_size(source, level), trained)
 
 
 def _factor(here: PixelSize, trained: PixelSize) -> str:

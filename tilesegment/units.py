@@ -4,6 +4,7 @@ import math
 
 from tilesegment.metadata import Frame, PixelSize, Spacing
 
+TOLERATED = 0.2  # difference of pixel sizes: objects that much smaller or larger are within what training shows
 MICROMETRE = "micrometer"  # as OME-Zarr spells it
 _MICROMETRES = {
     **dict.fromkeys((MICROMETRE, "micrometre", "micron", "microns", "um", "µm", "μm", "\\u00b5m"), 1.0),
@@ -39,6 +40,12 @@ def size_of(frame: Frame) -> PixelSize | None:
         return None
     sides = frame.y.scale * per[0], frame.x.scale * per[1]
     return PixelSize(*sides) if all(math.isfinite(side) and side > 0 for side in sides) else None
+
+
+def size_difference(here: PixelSize, there: PixelSize) -> float:
+    """By how much pixels of size `here` differ from those of `there`: the larger of both axes, in parts of `there`."""
+    # rounded: 0.6 is not more than a fifth away from 0.5
+    return round(max(abs(here.y / there.y - 1), abs(here.x / there.x - 1)), 6)
 
 
 def in_micrometres(frame: Frame) -> Frame:

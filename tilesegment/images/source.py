@@ -67,6 +67,8 @@ class ImageSource(ABC):
         pixel_size: of level 0, None if the file does not say.
         frame: where pixels and planes of level 0 lie; in micrometres along each axis whose unit is known.
         notes: what a user should know of how the file is read, one sentence each.
+        stored_notes: those of them that count for `read_stored`, too.
+        orientation: of TIFF's tag and EXIF's, 1 to 8, by which what is stored was turned.
         contents: the images of the file, in the order of `series`; empty where there is one.
     """
 
@@ -94,8 +96,10 @@ class ImageSource(ABC):
         self.frame = in_micrometres(frame)
         self.pixel_size: PixelSize | None = size_of(frame)
         self.contents = shown.contents
+        self.orientation = shown.orientation
         turned = turn_words(shown.orientation)
-        self.notes = ((f"{path} is {turned}",) if turned else ()) + shown.notes
+        self.stored_notes = ((f"{path} is {turned}",) if turned else ()) + shown.notes
+        self.notes = self.stored_notes
         if self.dtype != self.stored_dtype:
             self.notes += (f"{path} holds {self.stored_dtype}: as an image it is read as float32",)
 

@@ -96,9 +96,8 @@ def open_label(path: Path, voc: bool = False, *, strict: bool = False, invert: b
         names, colours = _image_label(path) if path.is_dir() else ({}, {})
         kind: Kind = "grey" if is_grey else "colour"
         jpeg = source.format == "JPEG"
-        # a label is read as it is stored, and not as float32
-        notes = source.notes[:-1] if source.dtype != source.stored_dtype else source.notes
-        yield Label(source.shape, source.depth or 1, kind, jpeg, _reader(source), colours, names, classes, notes)
+        shown = (colours, names, classes, source.stored_notes)
+        yield Label(source.shape, source.depth or 1, kind, jpeg, _reader(source), *shown)
 
 
 def _reader(source: ImageSource) -> Callable[[Region, int], np.ndarray]:

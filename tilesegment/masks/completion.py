@@ -17,7 +17,7 @@ from tilesegment.errors import MaskError
 from tilesegment.masks.blocks import create_array
 from tilesegment.masks.consolidated import update_consolidated
 from tilesegment.masks.disk import MARK, Group, remove_ours, reporting, sweep, sync, write_group
-from tilesegment.masks.locks import held, in_turn, lock_file
+from tilesegment.masks.locks import held, lock_file
 from tilesegment.masks.reader import open_levels
 from tilesegment.masks.record import differing, read_record
 from tilesegment.masks.spec import MaskSpec, spec_from_record
@@ -175,5 +175,4 @@ def _tidy(target: Target, record: dict[str, Any]) -> None:
 
 def _consolidate(target: Target) -> None:
     if target.kind == "labels":
-        with in_turn(target.path.parent.parent):
-            update_consolidated(target.path.parent)
+        update_consolidated(target.path.parent)

@@ -3,11 +3,13 @@
 What is added to a store, and not to the copies, does not exist for these programs.
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from tilesegment.errors import MaskError
 from tilesegment.masks.disk import read_json, write_json
+from tilesegment.masks.locks import in_turn
 
 _GROUP = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 _V2 = (".zgroup", ".zarray", ".zattrs")
@@ -22,14 +24,20 @@ def update_consolidated(labels: Path) -> None:
     Raises:
         MaskError: a copy is damaged, or cannot be replaced.
     """
-    group, depth = labels, 0
-    while depth < _DEEPEST and any((group / name).is_file() for name in _GROUP):
-        inside = labels.relative_to(group).as_posix()
-        for file in (group / "zarr.json", group / ".zmetadata"):
-            document = read_json(file) if file.is_file() else None
-            if document is not None and _refresh(document, labels, "" if inside == "." else f"{inside}/"):
-                _replace(file, document)
-        group, depth = group.parent, depth + 1
+    groups: list[Path] = []
+    group = labels
+    while len(groups) < _DEEPEST and any((group / name).is_file() for name in _GROUP):
+        groups.append(group)
+        group = group.parent
+    with ExitStack() as turns:
+        for group in reversed(groups):  # masks of other images of this store may be finished at this moment
+            turns.enter_context(in_turn(group))
+        for group in groups:
+            inside = labels.relative_to(group).as_posix()
+            for file in (group / "zarr.json", group / ".zmetadata"):
+                document = read_json(file) if file.is_file() else None
+                if document is not None and _refresh(document, labels, "" if inside == "." else f"{inside}/"):
+                    _replace(file, document)
 
 
 def _replace(file: Path, document: dict[str, Any]) -> None:

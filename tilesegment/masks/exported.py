@@ -10,9 +10,7 @@ from xml.etree import ElementTree
 from PIL import Image
 from tifffile import TiffFile
 
-from tilesegment.errors import MaskError
 from tilesegment.masks.disk import MARK
-from tilesegment.masks.spec import MaskSpec, spec_from_record
 
 KINDS = {".tif": "tiff", ".tiff": "tiff", ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
 CLASSES = f"{MARK}/classes"  # namespace of the annotation with the names of the classes by id
@@ -33,15 +31,6 @@ def read_exported(path: Path) -> dict[str, Any] | None:
     except Exception:  # tifffile and Pillow have dozens of ways to refuse a file; whatever it is, it is not ours
         return None
     return record if isinstance(record, dict) else None
-
-
-def exported_spec(path: Path) -> MaskSpec | None:
-    """The spec of the mask in the TIFF or PNG `path`; None if it is none of ours."""
-    record = read_exported(path)
-    try:
-        return None if record is None or "digest" in record else spec_from_record(record)
-    except MaskError:
-        return None
 
 
 def _tiff_text(path: Path) -> str | None:

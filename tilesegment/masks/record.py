@@ -12,6 +12,8 @@ from tilesegment.masks.exported import read_exported
 # keys of the fingerprint by which an image is known: a digest of what it stores, and that of earlier releases, which
 # does not see the chunks of a Zarr. Where both records have the first, the second is not compared.
 STORED, FORMER = "stored", "content"
+# key of the layout: where the mask lies, of which earlier releases kept the pixel size alone
+FRAME = "frame"
 # key of the record of a mask in progress: some of the image could not be read, and is expected to be repaired
 UNREADABLE = "unreadable"
 
@@ -40,7 +42,8 @@ def digest(record: Mapping[str, Any]) -> str:
 
 def _digest_without(record: Mapping[str, Any], left_out: str) -> str:
     decides = {key: value for key, value in record["fingerprint"].items() if key != left_out}
-    same = {"layout": record["layout"], "fingerprint": decides}
+    layout = {key: value for key, value in record["layout"].items() if key != FRAME}  # no file holds it
+    same = {"layout": layout, "fingerprint": decides}
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
 
 
@@ -55,6 +58,8 @@ def differing(there: Any, now: Mapping[str, Any]) -> str:
         if not isinstance(old, dict):
             return "its record is damaged"
         left_out = {FORMER if STORED in old and STORED in new else STORED}
+        if FRAME not in old:  # as in masks of earlier releases
+            left_out |= {FRAME}
         if there.get(UNREADABLE):
             left_out |= {STORED, FORMER}
         for key in sorted((old.keys() | new.keys()) - left_out):

@@ -209,8 +209,7 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
             raise
         sync(path.parent)
         if self.target.kind == "labels":
-            with in_turn(path.parent.parent):
-                update_consolidated(path.parent)
+            update_consolidated(path.parent)
 
     def _publish_file(self, levels: list[BlockArray], spec: MaskSpec, record: Mapping[str, Any]) -> None:
         path, partial = self.target.path, self.target.partial

@@ -26,6 +26,7 @@ from tilesegment.networks.pixel_axis import PixelAxis
 from tilesegment.networks.probing import TOLERANCE, Runner, probe
 from tilesegment.networks.tracing import Skeleton, Trace
 
+ADVICE = "; choose a --halo to accept seams"  # ends what is said of a network without an exact halo
 # sides of the tiles looked at; the first is one that can be halved, divided by 3, 5 or 7 often; none is held in memory
 _FIRST, _LAST = (2**6 * 3**3, 2**4 * 5**3, 2**2 * 7**3), 32_000
 # above it no plausible network is, and every residue of it is tried
@@ -66,9 +67,7 @@ def derive(network: nn.Module, in_channels: int | None = None) -> FieldOfView:
     survey = _survey(network, channels)
     if survey.obstacles:
         others = f" (and {len(survey.obstacles) - 1} more such)" if len(survey.obstacles) > 1 else ""
-        raise ModelError(
-            f"no halo makes this network seamless: {survey.obstacles[0]}{others}; choose a --halo to accept seams"
-        )
+        raise ModelError(f"no halo makes this network seamless: {survey.obstacles[0]}{others}{ADVICE}")
     if survey.view is not None and not survey.unknown:
         return survey.view
     view = probe(network, channels, survey.divisor)
@@ -76,8 +75,7 @@ def derive(network: nn.Module, in_channels: int | None = None) -> FieldOfView:
     if difference > TOLERANCE:
         raise ModelError(
             f"the network's field of view cannot be found: with a halo of {view.before} px and a divisor of "
-            f"{view.divisor}, tiles differ by {difference:.1e} of the largest value; "
-            "choose a --halo to accept seams"
+            f"{view.divisor}, tiles differ by {difference:.1e} of the largest value{ADVICE}"
         )
     return view
 

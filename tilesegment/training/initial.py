@@ -14,12 +14,12 @@ from tilesegment.header import ModelHeader, Normalisation
 from tilesegment.metadata import LabelClass
 from tilesegment.networks import build_network
 from tilesegment.training.data import Dataset, Section, normalisation_of
+from tilesegment.units import TOLERATED, size_difference
 
 # names that only count: labels without names of their own get them
 _UNNAMED = re.compile(r"(value|class) \d+")
 # the images are other ones if their mean is so many spreads away, or if their spread differs by this factor
 _FAR, _OTHER_SPREAD = 3.0, 4.0
-_OTHER_PIXEL = 1.2  # ratio of two pixel sizes
 
 
 def begin_from(
@@ -187,10 +187,7 @@ def choose_normalisation(
 def pixel_notes(init: str, header: ModelHeader, data: Dataset) -> tuple[str, ...]:
     """Whether the model that training starts from has learnt from pixels of another size."""
     one, other = header.pixel_size, data.pixel_size
-    if one is None or other is None:
-        return ()
-    ratios = (other.y / one.y, other.x / one.x)
-    if max(*ratios, *(1 / ratio for ratio in ratios)) <= _OTHER_PIXEL:
+    if one is None or other is None or size_difference(other, one) <= TOLERATED:
         return ()
     sizes = (f"{size.y:.4g} x {size.x:.4g}" for size in (one, other))
     was, are = sizes
