@@ -120,31 +120,30 @@ def predict(
 
     A run that was stopped goes on when the same command is given again. Many images go to --out-dir.
     """
-    from tilesegment.batch import Choices
-    from tilesegment.prediction import make_settings
-
     if part is not None and cluster.is_wanted:
         raise click.UsageError("--part is for processes without a cluster: leave --workers and --scheduler out")
     cluster.check()
-
     if probabilities is None and (probabilities_dtype or heatmap):
-        raise click.UsageError(
-            "--probabilities-dtype and --heatmap need the probabilities: give --probabilities P.ZARR"
-        )
+        option = "--heatmap" if heatmap else "--probabilities-dtype"
+        raise click.UsageError(f"{option} needs the probabilities: give --probabilities P.ZARR, too")
     if heatmap is None and heatmap_class is not None:
         raise click.UsageError("--heatmap-class says what --heatmap shows: give --heatmap PNG, too")
-    shared = {"probabilities": probabilities, "preview": preview, "ngff": ngff, "overwrite": overwrite}
-    shared |= {"probabilities_dtype": probabilities_dtype or "float32"}
-    shared |= {"heatmap": heatmap, "heatmap_class": heatmap_class}
-    given = _given(images, listed, quiet)
-    errands = _errands(given, listed, out, out_dir, file_format, shared, needs_out=not dry_run)
-    choices = Choices(model, make_settings(settings), axes, select, part)
-    if dry_run:
-        _print_plans(errands, choices, as_json)
-        return
-    many = out_dir is not None or len(errands) > 1
-    outcomes = _carry_out(errands, choices, cluster, out_dir, quiet, verbose, many=many)
-    _conclude(outcomes, out_dir, as_json, quiet, many=many)
+    with _stopping() as stop:  # from before the long imports on
+        from tilesegment.batch import Choices
+        from tilesegment.prediction import make_settings
+
+        shared = {"probabilities": probabilities, "preview": preview, "ngff": ngff, "overwrite": overwrite}
+        shared |= {"probabilities_dtype": probabilities_dtype or "float32"}
+        shared |= {"heatmap": heatmap, "heatmap_class": heatmap_class}
+        given = _given(images, listed, quiet)
+        errands = _errands(given, listed, out, out_dir, file_format, shared, needs_out=not dry_run)
+        choices = Choices(model, make_settings(settings), axes, select, part)
+        if dry_run:
+            _print_plans(errands, choices, as_json)
+            return
+        many = out_dir is not None or len(errands) > 1
+        outcomes = _carry_out(errands, choices, cluster, out_dir, quiet, verbose, stop, many=many)
+        _conclude(outcomes, out_dir, as_json, quiet, many=many)
 
 
 def _given(images: tuple[str, ...], listed: str | None, quiet: bool) -> list[tuple[str, str | None]]:
@@ -212,6 +211,7 @@ def _carry_out(
     out_dir: str | None,
     quiet: bool,
     verbose: bool,
+    stop: "_Stop",
     *,
     many: bool,
 ) -> list["Outcome"]:
@@ -220,18 +220,15 @@ def _carry_out(
     from tilesegment_cli.screen import Screen
 
     records = [] if out_dir is None else [Records(out_dir, choices.part, errands)]
-    with _stopping() as stop:
-        try:
-            with cluster.workers(quiet) as workers, Screen(quiet, verbose, many=many) as screen:
-                if workers is not None:
-                    workers.note = screen.note
-                stop.begin()
-                return list(predict_many(errands, choices, workers, listeners=[screen, *records], stop=stop))
-        except KeyboardInterrupt:
-            click.echo("Blocks that are done are kept: the same command goes on from there.", err=True)
-            if stop():
-                sys.exit(STOPPED)
-            raise
+    try:
+        with cluster.workers(quiet) as workers, Screen(quiet, verbose, many=many) as screen:
+            if workers is not None:
+                workers.note = screen.note
+            stop.begin()
+            return list(predict_many(errands, choices, workers, listeners=[screen, *records], stop=stop))
+    except KeyboardInterrupt:
+        click.echo("Blocks that are done are kept: the same command goes on from there.", err=True)
+        raise
 
 
 class _Stop:
@@ -257,10 +254,15 @@ class _Stop:
 
 @contextmanager
 def _stopping() -> Iterator[_Stop]:
+    """Hear SIGTERM; a command that it interrupts ends with exit code 75."""
     stop = _Stop()
     before = signal.signal(signal.SIGTERM, stop.hear)
     try:
         yield stop
+    except KeyboardInterrupt:
+        if not stop():
+            raise
+        sys.exit(STOPPED)
     finally:
         if not stop.at_once:  # else the process is about to end, and says so by its exit code
             signal.signal(signal.SIGTERM, before)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tilesegment.errors import FinishedError
 from tilesegment_cli import options
 
 if TYPE_CHECKING:
@@ -38,7 +39,12 @@ def finish(mask: str, quiet: bool) -> None:
     """
     from tilesegment.masks import open_partial
 
-    writer = open_partial(mask)
+    try:
+        writer = open_partial(mask)
+    except FinishedError as error:  # as where a last job does this whatever became of the others
+        if not quiet:
+            click.echo(f"Note: {error}", err=True)
+        return
     with writer.claimed(shared=False):
         writer.finish()
     if not quiet:

@@ -202,7 +202,8 @@ def _conclude(run: "TrainingRun") -> None:
 def _words(scores: "Scores") -> str:
     from tilesegment.training.settings import GOAL_NAMES
 
-    text = f"{GOAL_NAMES[scores.goal]} {scores.value:.4f} (always the same class: {scores.floor_value:.3f})"
+    best = "at its best threshold; " if scores.goal == "v_rand" else ""
+    text = f"{GOAL_NAMES[scores.goal]} {scores.value:.4f} ({best}always the same class: {scores.floor_value:.3f})"
     if scores.v_info is not None:
         text += f", V_Info {scores.v_info:.4f}"
     each = " ".join("-" if value is None else f"{value:.3f}" for value in scores.iou)

@@ -52,7 +52,10 @@ def test_lists_are_text_or_csv(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "match"),
     [
-        ("l.csv", b"file\na.tif\n", "no column 'image'; its columns are file"),
+        ("l.csv", b"file\na.tif\n", "columns file; expected one image"),
+        ("l.csv", b"image;out\na.tif;b.tif\n", "columns image;out; expected one image"),
+        ("l.csv", b"image,out,out\na.tif,b.tif,c.tif\n", "at most one out"),
+        ("l.csv", b"image,out\na.tif,b.tif\nc.tif,d,e.tif\n", "line 3 .* 3 fields for 2 columns"),
         ("l.csv", b"image\n", "names no image"),
         ("l.txt", b"# nothing\n", "names no image"),
         ("l.txt", b"\xff\xfe\x00", "cannot be read"),

@@ -13,7 +13,7 @@ from PIL import Image
 from test_masks import fill, finished, ids_of, names, spec_of
 from test_masks_formats import make_image
 
-from tilesegment.errors import MaskError
+from tilesegment.errors import FinishedError, MaskError
 from tilesegment.geometry import Region
 from tilesegment.masks import (
     MaskSpec,
@@ -279,7 +279,7 @@ def test_status_and_going_on_need_only_the_name(tmp_path: Path, name: str, ngff:
     found = status(path)
     assert (found.state, found.blocks, found.done, found.damaged) == ("complete", 20, 20, 0)
     assert found.spec.provenance["finished"] == "by hand"
-    with pytest.raises(MaskError, match="is finished; nothing is left to do"):
+    with pytest.raises(FinishedError, match="is finished; nothing is left to do"):
         open_partial(path)
 
 

@@ -100,7 +100,24 @@ def test_the_best_threshold_by_dice(seed: int, line: float) -> None:
 
     scores = np.pad([dice(threshold) for threshold in THRESHOLDS], 1, mode="edge")
     smooth = (scores[:-2] + 2 * scores[1:-1] + scores[2:]) / 4
-    assert smooth[THRESHOLDS.index(found)] == pytest.approx(smooth.max())
+    if found == 0.5:  # what others would bring is less than chance makes of one section
+        assert scores[1:-1].max() < max(dice(0.5), 2 * truth[3:].mean() / (1 + truth[3:].mean())) + 0.1
+    else:
+        assert smooth[THRESHOLDS.index(found)] == pytest.approx(smooth.max())
+        assert dice(found) > dice(0.5) + 0.01
+
+
+def test_a_dice_that_is_no_better_leaves_the_line_where_it_is() -> None:
+    """A network that knows nothing: its best Dice is that of a mask which is class 1 throughout."""
+    rng = np.random.default_rng(0)
+    truth = (rng.random((2, 60, 60)) < 0.2).astype(np.uint8)
+    p = np.clip(0.4 + 0.02 * rng.normal(size=(2, 60, 60)), 0.01, 0.99)
+    line = choose_line([*truth], [np.stack([1 - one, one]) for one in p], "dice")
+    assert (line.threshold, line.value) == (0.5, line.value_half)
+    # and where smoothing alone makes another look better
+    spiked = np.where(truth == 1, 0.55, 0.45) + 0.2 * (rng.random((2, 60, 60)) < 0.02)
+    line = choose_line([*truth], [np.stack([1 - one, one]) for one in spiked], "dice")
+    assert line.value >= line.value_half
 
 
 def test_the_best_threshold_by_v_rand_closes_the_gaps() -> None:

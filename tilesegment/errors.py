@@ -7,8 +7,8 @@ TilesegmentError
 ├── PlanError       the settings contradict each other, the network or the image
 ├── DeviceError     the device or precision is not to be had here
 ├── DataError       a labelled data set cannot be trained on
-│   └── FinishedError  the training run that is to be resumed came to its end
 ├── ClusterError    the cluster cannot be reached, or its workers end where they should not
+├── FinishedError   there is nothing left to do: a training run to resume, or a mask to finish, is complete
 └── StoppedError    the run was asked to end early; it can be gone on with
 
 A message is one line: what was given, what is allowed, what to do. It names settings as the command line does: the
@@ -58,8 +58,8 @@ class DataError(TilesegmentError):
     """A labelled data set cannot be trained on."""
 
 
-class FinishedError(DataError):
-    """The training run that is to be resumed came to its end: the command line says so and exits with 0."""
+class FinishedError(TilesegmentError):
+    """A training run to resume, or a mask to finish, is complete: the command line says so and exits with 0."""
 
 
 class ClusterError(TilesegmentError):

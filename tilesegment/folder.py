@@ -41,15 +41,35 @@ def read_list(path: str | Path) -> list[tuple[str, str | None]]:
     if "\0" in text:
         raise PlanError(f"the list {path} holds NUL bytes; give a text file, an image a line, or a CSV")
     if Path(path).suffix.lower() == ".csv":
-        rows = list(csv.DictReader(io.StringIO(text)))
-        if rows and "image" not in rows[0]:
-            raise PlanError(f"the list {path} has no column 'image'; its columns are {', '.join(map(str, rows[0]))}")
-        found = [(row["image"].strip(), (row.get("out") or "").strip() or None) for row in rows if row["image"]]
+        found = _rows(path, text)
     else:
         lines = (line.strip() for line in text.splitlines())
         found = [(line, None) for line in lines if line and not line.startswith("#")]
     if not found:
         raise PlanError(f"the list {path} names no image")
+    return found
+
+
+def _rows(path: str | Path, text: str) -> list[tuple[str, str | None]]:
+    """Images and masks in the columns `image` and `out` of a CSV, in any case.
+
+    Raises:
+        PlanError: there is no such column, or two, or a row has more fields than there are columns.
+    """
+    head, *rows = list(csv.reader(io.StringIO(text))) or [[]]
+    columns = [name.strip().lower() for name in head]
+    if columns.count("image") != 1 or columns.count("out") > 1:
+        raise PlanError(
+            f"the list {path} has the columns {', '.join(head)}; expected one image and at most one out, with commas "
+            "between them"
+        )
+    found = []
+    for number, row in enumerate(rows, 2):
+        if len(row) > len(columns):
+            raise PlanError(f"line {number} of {path} has {len(row)} fields for {len(columns)} columns: quote commas")
+        fields = {name: field.strip() for name, field in zip(columns, row, strict=False)}
+        if fields.get("image"):
+            found.append((fields["image"], fields.get("out") or None))
     return found
 
 

@@ -134,6 +134,10 @@ class Cluster:
         try:
             return cls(Client(**where, security=security, timeout=_TIMEOUT), wait=wait)
         except Exception as error:
+            if "scheduler_file" in where and isinstance(error, AssertionError | LookupError | TypeError | ValueError):
+                raise ClusterError(
+                    f"{scheduler} is no scheduler file: give one that dask scheduler --scheduler-file wrote"
+                ) from error
             reason = str(error).splitlines()[0] if str(error) else repr(error)
             if isinstance(error, MemoryError):  # the first bytes of an answer are taken for a length
                 reason = "what answers there is no Dask scheduler"

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tilesegment.errors import MaskError
+from tilesegment.errors import FinishedError, MaskError
 from tilesegment.masks.blocks import create_array
 from tilesegment.masks.consolidated import update_consolidated
 from tilesegment.masks.disk import MARK, Group, remove_ours, reporting, sweep, sync, write_group
@@ -106,13 +106,14 @@ def open_partial(path: str | Path, *, overwrite: bool = False) -> MaskWriter:
         overwrite: replace a mask that is there, once this one is complete.
 
     Raises:
-        MaskError: there is none, it is finished, or damaged.
+        MaskError: there is none, or it is damaged.
+        FinishedError: it is finished.
     """
     path = Path(os.path.abspath(path))
     with reporting("open", path):
         folder, record = _find(path)
         if folder == path and record.get("state") != "partial":
-            raise MaskError(f"{path} is finished; nothing is left to do")
+            raise FinishedError(f"{path} is finished; nothing is left to do")
         spec, target = spec_from_record(record), recorded_target(path, partial_name(path), record)
         if target.kind == "labels":
             target = replace(target, host=find_host(path))

@@ -17,7 +17,7 @@ from tilesegment.training.data import IGNORE
 THRESHOLDS = tuple(1 / (1 + math.exp(-k / 2)) for k in range(-10, 11))
 _HALF = len(THRESHOLDS) // 2
 _EQUAL = 1e-9  # scores that differ by rounding alone
-# V_Rand that a threshold has to bring; of a single section, of which nothing says how much it varies, more
+# score that a threshold has to bring; of a single section, of which nothing says how much it varies, more
 _LEAST_GAIN, _LEAST_GAIN_OF_ONE = 0.005, 0.02
 
 
@@ -59,9 +59,17 @@ def choose_line(truths: Sequence[np.ndarray], probabilities: Sequence[np.ndarray
         values = scores.mean(1)
     else:
         goal, values = "dice", dice
-        smooth = _smoothed(dice)
-        at = _most_right(np.flatnonzero(smooth >= smooth.max() - _EQUAL), accuracy)
+        at = _best_by_dice(dice, accuracy, truths)
     return Line(THRESHOLDS[at], goal, *(float(each[n]) for n in (at, _HALF) for each in (values, accuracy)))
+
+
+def _best_by_dice(dice: np.ndarray, accuracy: np.ndarray, truths: Sequence[np.ndarray]) -> int:
+    """Which threshold to take by Dice (T,): `_HALF` unless another beats it, and a mask that is class 1 throughout."""
+    smooth = _smoothed(dice)
+    at = _most_right(np.flatnonzero(smooth >= smooth.max() - _EQUAL), accuracy)
+    inside = np.concatenate([(truth == 1)[truth != IGNORE] for truth in truths]).mean()
+    least = _LEAST_GAIN if len(truths) > 1 else _LEAST_GAIN_OF_ONE
+    return at if dice[at] >= max(dice[_HALF], 2 * inside / (1 + inside)) + least else _HALF
 
 
 def _best_by_sections(scores: np.ndarray, accuracy: np.ndarray) -> int:
