@@ -112,7 +112,16 @@ class Meanings:
     def notes(self) -> tuple[str, ...]:
         """What was decided, a sentence each."""
         void = () if self.truth.ignore is None else (f"the value {self.truth.ignore} in the truth is not counted",)
-        return (*self.truth.notes, *(() if self.prediction is None else self.prediction.notes), *void)
+        return (*self.truth.notes, *(() if self.prediction is None else self.prediction.notes), *self._order, *void)
+
+    @property
+    def _order(self) -> tuple[str, ...]:
+        """Several values of the truth that stand for others of the prediction do so by their order alone."""
+        truth, prediction = self.matching.truth, self.matching.prediction
+        if prediction is None or len(truth) < 3 or tuple(truth) == tuple(prediction):
+            return ()
+        pairs = ", ".join(f"{one} is {other}" for one, other in zip(truth, prediction, strict=True))
+        return (f"values of the truth are those of the prediction in their order: {pairs}; else save class ids",)
 
     def truth_ids(self, pixels: np.ndarray, name: str) -> np.ndarray:
         """Class ids (h, w) uint8 of a truth's pixels, IGNORE where they are not scored; `name` is the pair's."""
