@@ -167,3 +167,11 @@ def test_sigterm_stores_the_block_under_way_and_the_same_command_goes_on(folder:
     again = run(f"{line} --json")
     assert again.code == 0
     assert json.loads(again.out)["blocks_resumed"] == len(stored)
+
+
+def test_a_mask_whose_name_is_too_long_fails_alone(run: Run, folder: Path) -> None:
+    (folder / "l.csv").write_text(f"image,out\nslide.tif,{'n' * 252}.zarr\nslide.tif,b.zarr\n")
+    done = run("predict --list l.csv --out-dir masks --model toy.safetensors --json -q")
+    assert done.code == 3
+    assert json.loads(done.out)["failed"] == 1
+    assert (folder / "masks" / "b.zarr").is_dir()

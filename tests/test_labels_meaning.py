@@ -115,6 +115,16 @@ def test_they_are_scored_among_the_original_labels(kind: str, tmp_path: Path) ->
     assert (found.accuracy, len(found.classes)) == (1, 2)
 
 
+def test_a_palette_in_another_order_is_scored_by_its_colours(tmp_path: Path) -> None:
+    """As programs write it that sort colours, or count them anew; what else is in the file is lost."""
+    colours = [one.rgb for one in CLASSES]
+    write(tmp_path / "t", lambda path, ids: write_palette(path, 1 - ids, colours[::-1]), palette_alone)
+    write(tmp_path / "p", predicted, predicted)
+    found = evaluate(tmp_path / "p" / "labels", tmp_path / "t" / "labels")
+    assert (found.accuracy, len(found.classes)) == (1, 2)
+    assert any("by the colours of the classes" in note for note in found.notes)
+
+
 def test_predicted_masks_alone_keep_their_ids_and_names(tmp_path: Path) -> None:
     data = open_dataset(write(tmp_path, predicted, predicted, predicted, suffixes=(".png", ".tif", ".zarr")))
     assert [(one.name, one.value) for one in data.classes] == [("outside", 0), ("inside", 1)]

@@ -1,14 +1,16 @@
 """Many images into one folder: their list, the names of their masks, a log of each, and a summary of all."""
 
 import csv
+import errno
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from tilesegment.errors import PlanError, one_line
+from tilesegment.errors import MaskError, PlanError, one_line
 from tilesegment.geometry import Block
 from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr
 from tilesegment.masks.disk import is_ours
@@ -165,6 +167,16 @@ def _place(folder: str | Path | None, image: str, name: str | None, file_format:
     return Path(name) if Path(os.path.abspath(folder)) in Path(os.path.abspath(name)).parents else Path(folder) / name
 
 
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Say which file cannot be written. One whose name is too long has no mask either, and that is said already."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise MaskError(f"{file} cannot be written ({error.strerror}): check the folder and its space") from error
+
+
 class Records(Listener):
     """Keeps a log of each image and the summary of all, in the folder of the masks.
 
@@ -222,14 +234,16 @@ class Records(Listener):
         self._rows.append((outcome.errand.image, outcome.errand.outputs.mask, outcome.state, *counts, mismatch, error))
         text = io.StringIO()
         csv.writer(text).writerows([_COLUMNS, *self._rows])
-        write_atomically(self.summary, text.getvalue().encode())
+        with _naming(self.summary):
+            write_atomically(self.summary, text.getvalue().encode())
 
     def _log(self, outcome: Outcome, text: str) -> None:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         file = self._log_of(Path(outcome.errand.outputs.mask))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a", encoding="utf-8") as log:
-            log.write(f"{now} {text}\n")
+        with _naming(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a", encoding="utf-8") as log:
+                log.write(f"{now} {text}\n")
 
     def _log_of(self, mask: Path) -> Path:
         """Below logs/ as the mask below the folder; of one elsewhere, as below the root."""

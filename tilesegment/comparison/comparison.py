@@ -16,7 +16,7 @@ from tilesegment.comparison.results import Evaluation, class_scores, floor_score
 from tilesegment.errors import DataError
 from tilesegment.evaluation import pixel_accuracy
 from tilesegment.geometry import Region
-from tilesegment.labels import BLOCK, OBJECT_NAMES, Coding, Label, Scan, Scanner, decide
+from tilesegment.labels import BLOCK, OBJECT_NAMES, Coding, Label, Scan, Scanner, by_colours, decide
 from tilesegment.labels.instances import OBJECTS_NOTE
 from tilesegment.labels.label import first_notes
 
@@ -77,9 +77,8 @@ def evaluate(
         parts = _score_cells(planes, meanings, opening, lambda done, name: report(share + (1 - share) * done, name))
         if cells is None and not any(part.scores for part in parts):
             parts = None
-    found = _summary(str(prediction), str(truth), planes, counted.kind, matching, parts)
     notes = (*found_pairs.notes, *counted.notes, *meanings.notes, *(OBJECTS_NOTE,) * instances)
-    found = replace(found, notes=notes)
+    found = replace(_summary(str(prediction), str(truth), planes, counted.kind, matching, parts), notes=notes)
     if figure is None:
         return found
     draw_figure(Path(figure), planes, found, meanings, opening)
@@ -183,6 +182,8 @@ def _decide(counted: _Counted, classes: Sequence[str] | None, opening: Opening) 
     # the classes of the prediction say what else would be asked
     names = classes or (None if told is None else [one.name for one in told])
     truth = decide(counted.truths, names, opening.read_ignore)
+    if told is not None and not truth.coloured:
+        truth = by_colours(truth, counted.truths, told)
     planes = [replace(one, counts=_by_value(one, truth, None)) for one in counted.planes]
     if not any(plane.counts for plane in planes):
         raise DataError(

@@ -5,7 +5,7 @@ decides what they mean, with `fitting` where kinds of labels are mixed, `naming`
 `instances` makes two classes of ids of single objects.
 """
 
-from tilesegment.labels.coding import IGNORE, Coding, decide
+from tilesegment.labels.coding import IGNORE, Coding, by_colours, decide
 from tilesegment.labels.files import (
     Listing,
     core_of,
@@ -31,6 +31,7 @@ __all__ = [
     "Listing",
     "Scan",
     "Scanner",
+    "by_colours",
     "classes_of",
     "core_of",
     "decide",

@@ -5,13 +5,14 @@ grey labels. Each file gets a table from what it stores to the values that all s
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tilesegment.errors import DataError
 from tilesegment.labels.fitting import Meanings, fitted, ids_of, listed_values
 from tilesegment.labels.scanning import MOST_CLASSES, Scan, look_like_objects, objects_error
+from tilesegment.metadata import LabelClass
 
 IGNORE = 255  # the class id of pixels without a label
 _GREY_AS_COLOUR = 0x010101  # a grey value as red = green = blue
@@ -125,6 +126,31 @@ def decide(
         raise DataError(f"the labels hold {len(values)} values; allowed: {MOST_CLASSES} classes")
     by_name = {name: Table.of(table) for name, table in final.items()}
     return Coding(np.array(values, np.int64), ignore, coloured, by_name, tuple(notes))
+
+
+def by_colours(coding: Coding, scans: Sequence[Scan], classes: Sequence[LabelClass]) -> Coding:
+    """The same, but indices of palettes that hold the colours of `classes` in another order are ids of these.
+
+    So are masks that another program has saved with a palette of its own.
+
+    Args:
+        coding: of labels whose values are ids.
+        scans: of these labels.
+        classes: whose ids they are.
+    """
+    ids = {one.colour: number for number, one in enumerate(classes)}
+    tables, notes = dict(coding.tables), list(coding.notes)
+    for one in scans:
+        meanings = {v: ids.get(one.colours.get(v, "")) for v in one.values.tolist() if v != coding.ignore}
+        found = {value: number for value, number in meanings.items() if number is not None}
+        is_theirs = one.kind == "palette" and one.classes is None and len(meanings) == len({*found.values()})
+        if is_theirs and any(value != number for value, number in found.items()):
+            told = ", ".join(f"{value} is {number}" for value, number in found.items())
+            notes.append(f"{one.name} (palette) is read by the colours of the classes: {told}")
+            void = {value: _VOID for value in one.values.tolist() if value == coding.ignore}
+            tables[one.name] = Table.of(found | void)
+    values = sorted({v for table in tables.values() for v in table.values.tolist()} - {_VOID})
+    return replace(coding, values=np.array(values, np.int64), tables=tables, notes=tuple(notes))
 
 
 def _groups(scans: Sequence[Scan], voc: bool, coloured: bool) -> dict[str, list[Scan]]:

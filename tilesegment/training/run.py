@@ -125,13 +125,7 @@ def train(
     resume = resume and (folder / CONFIG).exists()
     starting = (preset, config, labels, settings)
     chosen = go_on_with(folder, *starting) if resume else begin_with(*starting)
-    dataset = open_dataset(data, **chosen.labels)
-    began, chosen = chosen, chosen.named(folder.resolve().name).of_data(Path(data), dataset)
-    if resume and began.data_sha256 != chosen.data_sha256:
-        raise DataError(f"{data} is not what {folder} was trained on; start anew with another --out")
-    trainer = Trainer(dataset, chosen.settings)
-    # with what was chosen for this machine, so that the run is the same on another
-    chosen = replace(chosen, settings=trainer.settings)
+    trainer, chosen = _prepare(Path(data), folder, chosen, resume)
     with _writing(folder), event_writer(tensorboard) as events:
         folder.mkdir(parents=True, exist_ok=True)
         trainer.estimate()
@@ -143,6 +137,21 @@ def train(
             _begin(folder, trainer, chosen)
         begin(trainer, folder)
         return _Run(folder, trainer, chosen, start).go((events, report))
+
+
+def _prepare(data: Path, folder: Path, chosen: Configuration, resume: bool) -> tuple[Trainer, Configuration]:
+    """Read the data, and settle what depends on them and on this machine.
+
+    Raises:
+        DataError: they cannot be trained on, or are not those of the run that is resumed.
+    """
+    dataset = open_dataset(data, **chosen.labels)
+    began, chosen = chosen, chosen.named(folder.resolve().name).of_data(data, dataset)
+    if resume and began.data_sha256 != chosen.data_sha256:
+        raise DataError(f"{data} is not what {folder} was trained on; start anew with another --out")
+    trainer = Trainer(dataset, chosen.settings)
+    # with what was chosen for this machine, so that the run is the same on another
+    return trainer, replace(chosen, settings=trainer.settings)
 
 
 class _Run:
