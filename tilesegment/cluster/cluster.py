@@ -1,10 +1,14 @@
 """Workers of a Dask cluster: started on this machine, or joined where they run."""
 
+import asyncio
 import importlib.util
 import ipaddress
+import json
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +17,7 @@ from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
 from distributed import Client, SpecCluster
+from distributed.comm import connect
 from distributed.security import Security
 
 from tilesegment.batch import Settled, Work
@@ -132,6 +137,7 @@ class Cluster:
             )
         where = {"address": scheduler} if "://" in scheduler else {"scheduler_file": scheduler}
         try:
+            _reach(where.get("address") or json.loads(Path(scheduler).read_text())["address"], security)
             return cls(Client(**where, security=security, timeout=_TIMEOUT), wait=wait)
         except Exception as error:
             if "scheduler_file" in where and isinstance(error, AssertionError | LookupError | TypeError | ValueError):
@@ -141,6 +147,8 @@ class Cluster:
             reason = str(error).splitlines()[0] if str(error) else repr(error)
             if isinstance(error, MemoryError):  # the first bytes of an answer are taken for a length
                 reason = "what answers there is no Dask scheduler"
+            if isinstance(error, TimeoutError):
+                reason = "what listens there says nothing"
             raise ClusterError(f"the scheduler {scheduler} cannot be joined: {reason}; is it running?") from error
 
     def __enter__(self) -> Self:
@@ -270,3 +278,29 @@ def reachable_by_others(address: str) -> bool:
     except ValueError:
         loopback = parts.hostname == "localhost"
     return parts.scheme == "tcp" and not loopback
+
+
+def _reach(address: str, security: Security | None) -> None:
+    """Connect to a scheduler and leave again; a client waits without end for what takes connections and says nothing.
+
+    Raises:
+        TimeoutError: nothing is said.
+        OSError: there is nobody.
+    """
+    arguments = {} if security is None else security.get_connection_args("client")
+
+    async def knock() -> None:
+        comm = await asyncio.wait_for(connect(address, timeout=_TIMEOUT, **arguments), _TIMEOUT + 2)
+        await comm.close()
+
+    answer: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(asyncio.run(knock()))
+        except BaseException as error:
+            answer.set_exception(error)
+
+    # in a thread that nobody waits for: the caller may be interrupted, or have a loop of its own
+    threading.Thread(target=run, daemon=True).start()
+    answer.result()

@@ -205,8 +205,17 @@ def crop_by_strides(network: "openvino.Model") -> None:
     network.validate_nodes_and_infer_types()
 
 
+def _settle_home() -> None:
+    """Name some home where this user has none: nncf asks for one as it is imported."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = gettempdir()
+
+
 def _quantise(network: "openvino.Model", inputs: list[np.ndarray]) -> "openvino.Model":
     crop_by_strides(network)
+    _settle_home()
     # it draws its progress on the standard output
     with redirect_stdout(io.StringIO()):
         import nncf
