@@ -180,7 +180,6 @@ BAD = {
     "a label without its image": (remove("images/01.png"), DataError, r"labels/01\.png has no image; expected .*01"),
     "no pairs at all": (empty, DataError, "is empty"),
     "another size": (label(np.zeros((80, 79))), DataError, r"label 01 is 80 x 79 \(y, x\), its image 80 x 80"),
-    "an alpha channel": (label(np.zeros((80, 80, 2))), DataError, "01.png has 2 channels of uint8; expected one chan"),
     "a grey image": (label(np.arange(6400).reshape(80, 80) % 251), DataError, "holds 251 values from 0 to 250"),
     "a constant": (constant, DataError, "hold one value only, 5"),
     "halves": (float_label(0.5), DataError, "whole ones"),
