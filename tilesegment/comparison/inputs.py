@@ -25,9 +25,7 @@ from tilesegment.labels import (
     parted,
     stem_of,
 )
-from tilesegment.masks.record import read_record
-from tilesegment.masks.spec import spec_from_record
-from tilesegment.metadata import LabelClass
+from tilesegment.masks.record import recorded_classes
 
 
 @dataclass(frozen=True)
@@ -140,7 +138,7 @@ class Opening:
         source = (
             None if kind_of(path) in ("mask", "model") else files.enter_context(open_image(path, invert=self.invert))
         )
-        classes = None if source is None else _probability_classes(path)
+        classes = None if source is None else recorded_classes(path, probabilities=True)
         if source is not None and (classes is not None or source.stored_dtype.kind == "f"):
             shares = Kind(source.channels, classes, ids=False)
             read = _reader(source, is_scaled=classes is not None and source.dtype == np.uint8)
@@ -156,15 +154,6 @@ class Opening:
             raise DataError(f"{path} is a model; expected a mask, a label image or a probability map")
         label = files.enter_context(open_label(path, strict=True, invert=self.invert))
         return parted(label, f"{what} {path}", ignore) if self.instances and label.classes is None else label
-
-
-def _probability_classes(path: Path) -> tuple[LabelClass, ...] | None:
-    """The classes of probabilities that we wrote."""
-    record = read_record(path)
-    layout = None if record is None else record.get("layout")
-    if record is None or not isinstance(layout, dict) or layout.get("kind") != "probabilities":
-        return None
-    return spec_from_record(record).classes
 
 
 def _reader(source: ImageSource, is_scaled: bool) -> Callable[[Region, int], np.ndarray]:

@@ -6,32 +6,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tilesegment.errors import DataError, one_line
+from tilesegment.images import IMAGE_SUFFIXES, begins_as_image
 from tilesegment.images.zarr_metadata import node
 
 # what is added to the name of a label, and to that of an image; nnU-Net's first channel is _0000
 _LABEL_SUFFIXES = (
-    *(
-        "_cp_masks",
-        "_mask",
-        "_masks",
-        "_label",
-        "_labels",
-        "_seg",
-        "_segmentation",
-        "_gt",
-        "_truth",
-        "_groundtruth",
-        "-mask",
-        "-masks",
-    ),
-    *("-label", "-labels"),
+    "_cp_masks",
+    "_mask",
+    "_masks",
+    "_label",
+    "_labels",
+    "_seg",
+    "_segmentation",
+    "_gt",
+    "_truth",
+    "_groundtruth",
+    "-mask",
+    "-masks",
+    "-label",
+    "-labels",
 )
 _LABEL_PREFIXES = ("mask_", "masks_", "label_", "labels_", "seg_", "gt_", "mask-", "label-")
 _PREDICTED_SUFFIXES = ("_pred", "_prediction", "_predicted", "_prob", "_probabilities")
 _IMAGE_SUFFIXES = ("_0000", "_image", "_img", "-image", "-volume")
 _IMAGE_PREFIXES = ("image_", "img_", "im_", "image-")
-_IMAGES = {".tif", ".tiff", ".btf", ".png", ".jpg", ".jpeg", ".gif", ".svs", ".ndpi", ".scn", ".zarr"}
-_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+_IMAGES = {*IMAGE_SUFFIXES, ".btf", ".gif", ".ndpi", ".scn", ".zarr"}
 # notes and what systems leave behind; that they are skipped goes without saying
 _SUNDRY = {
     *("", ".txt", ".json", ".csv", ".tsv", ".xml", ".md", ".rst", ".html", ".log", ".db", ".ini", ".yaml", ".yml"),
@@ -176,10 +175,4 @@ def _is_image(path: Path) -> bool:
     """Whether `path` is an image by its name or, whatever its name, by its first bytes."""
     if path.name.startswith(".") or path.is_dir():
         return not path.name.startswith(".") and _is_store(path)
-    if path.suffix.lower() in _IMAGES or not path.is_file():
-        return path.suffix.lower() in _IMAGES
-    try:
-        with path.open("rb") as file:
-            return file.read(8).startswith(_MAGIC)
-    except OSError:
-        return False
+    return path.suffix.lower() in _IMAGES or begins_as_image(path)

@@ -33,6 +33,7 @@ def parted(label: Label, name: str, ignore: int | None) -> Label:
     whole = Region.of_shape(label.shape)
 
     def read(region: Region, z: int) -> np.ndarray:
+        """1 within objects, 0 around them, NOT_LABELLED (h, w) int16; one pixel more is looked at on each side."""
         around = Region(region.y0 - 1, region.x0 - 1, region.y1 + 1, region.x1 + 1).intersect(whole)
         ids = label.read(around, z)
         unknown = ids == ignore if ignore is not None else np.zeros(ids.shape, bool)

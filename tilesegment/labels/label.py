@@ -15,8 +15,7 @@ from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, open_image
 from tilesegment.images.zarr_metadata import node
 from tilesegment.masks import open_mask
-from tilesegment.masks.record import read_record
-from tilesegment.masks.spec import spec_from_record
+from tilesegment.masks.record import recorded_classes
 from tilesegment.metadata import LabelClass
 
 BLOCK = 2048  # side in pixels of the squares in which labels are read
@@ -73,7 +72,7 @@ def open_label(path: Path, voc: bool = False, *, strict: bool = False, invert: b
         DataError: it has neither one channel nor 8-bit colours.
         ImageError, MaskError: it cannot be read, or is a mask that is not finished.
     """
-    classes = _predicted_classes(path)
+    classes = recorded_classes(path, probabilities=False)
     if classes is not None and path.is_dir():
         mask = open_mask(path)
         if strict:
@@ -110,19 +109,6 @@ def _reader(source: ImageSource) -> Callable[[Region, int], np.ndarray]:
         return red << 16 | green << 8 | blue
 
     return values
-
-
-def _predicted_classes(path: Path) -> tuple[LabelClass, ...] | None:
-    """The classes of a mask that was predicted, by the record in it; None for any other file.
-
-    Raises:
-        MaskError: its record is damaged.
-    """
-    record = read_record(path)
-    layout = None if record is None else record.get("layout")  # a JPEG holds no more than a digest
-    if record is None or not isinstance(layout, dict) or layout.get("kind") == "probabilities":
-        return None
-    return spec_from_record(record).classes
 
 
 def _as_predicted(palette: Label, classes: tuple[LabelClass, ...]) -> Label:

@@ -8,6 +8,8 @@ from typing import Any
 
 from tilesegment.masks.disk import MARK, is_ours, read_group
 from tilesegment.masks.exported import read_exported
+from tilesegment.masks.spec import spec_from_record
+from tilesegment.metadata import LabelClass
 
 # keys of the fingerprint by which an image is known: a digest of what it stores, and that of earlier releases, which
 # does not see the chunks of a Zarr. Where both records have the first, the second is not compared.
@@ -33,6 +35,19 @@ def read_record(path: Path) -> dict[str, Any] | None:
     group = read_group(path) if is_ours(path) else None
     record = None if group is None else group.attributes[MARK]
     return record if isinstance(record, dict) else None
+
+
+def recorded_classes(path: Path, *, probabilities: bool) -> tuple[LabelClass, ...] | None:
+    """The classes of a mask, or of probabilities, by the record in it; None for any other file.
+
+    Raises:
+        MaskError: its record is damaged.
+    """
+    record = read_record(path)
+    layout = None if record is None else record.get("layout")  # a JPEG holds no more than a digest
+    if record is None or not isinstance(layout, dict) or (layout.get("kind") == "probabilities") != probabilities:
+        return None
+    return spec_from_record(record).classes
 
 
 def digest(record: Mapping[str, Any]) -> str:

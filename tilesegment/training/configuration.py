@@ -12,12 +12,13 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from tilesegment.errors import DataError, FinishedError, PlanError, option
 from tilesegment.model import write_atomically
+from tilesegment.models import CHECKPOINT, TRAINED
 from tilesegment.settings import check_names
 from tilesegment.training.augmentation import Augmentation
 from tilesegment.training.data import Dataset
 from tilesegment.training.settings import PRESETS, TrainingSettings
 
-MODEL, CHECKPOINT, CONFIG, METRICS = "model.safetensors", "checkpoint.safetensors", "config.json", "metrics.jsonl"
+MODEL, CONFIG, METRICS = TRAINED, "config.json", "metrics.jsonl"
 REPORT = "report.html"  # the last file of a run: with it, it is finished
 # what may change when a run is resumed: where it is computed, not what
 _FREE = ("device", "workers")
