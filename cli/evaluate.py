@@ -53,7 +53,7 @@ def evaluate(
     Both are files, stacks, Zarr stores, or folders of files of the same names; other files than images are left out.
     PREDICTION holds class ids, grey values or colours that stand for classes, ids of objects, or probabilities.
     """
-    from tilesegment.comparison import evaluate as compare
+    from tilesegment.scoring import evaluate as compare
 
     start = time.monotonic()
     with ProgressReport(quiet) as progress:

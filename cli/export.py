@@ -28,7 +28,7 @@ def export(model: str, to: str, out: str, overwrite: bool, as_json: bool, quiet:
 
     The ONNX graph takes grey values and gives class probabilities; a bioimage.io 0.5 package holds the same graph.
     """
-    from tilesegment.exchange.export import export as write
+    from tilesegment.models.export import export as write
 
     path = write(model, out, to, overwrite=overwrite)
     size = Path(path).stat().st_size

@@ -41,9 +41,9 @@ def import_weights(
 
     Those of the public U-Net (github.com/milesial/Pytorch-UNet) are --network unet-same. Nothing in the file is run.
     """
-    from tilesegment.description import describe
-    from tilesegment.importing import import_weights as make_model
     from tilesegment.metadata import PixelSize
+    from tilesegment.models.importing import import_weights as make_model
+    from tilesegment.prediction.description import describe
 
     if pixel_size is not None and len(pixel_size) > 2:
         raise click.UsageError(f"--pixel-size has {len(pixel_size)} numbers; give one, or height,width")

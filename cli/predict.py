@@ -15,9 +15,9 @@ from tilesegment_cli.exit_codes import SOME_FAILED, STOPPED
 from tilesegment_cli.types import PartType, RangeType, RegionType
 
 if TYPE_CHECKING:
-    from tilesegment.batch import Choices
-    from tilesegment.job import Job
-    from tilesegment.outcome import Errand, Outcome
+    from tilesegment.prediction.batch import Choices
+    from tilesegment.prediction.job import Job
+    from tilesegment.prediction.outcome import Errand, Outcome
 
 
 @click.command()
@@ -129,8 +129,8 @@ def predict(
     if heatmap is None and heatmap_class is not None:
         raise click.UsageError("--heatmap-class says what --heatmap shows: give --heatmap PNG, too")
     with _stopping() as stop:  # from before the long imports on
-        from tilesegment.batch import Choices
-        from tilesegment.prediction import make_settings
+        from tilesegment.prediction.batch import Choices
+        from tilesegment.prediction.prediction import make_settings
 
         shared = {"probabilities": probabilities, "preview": preview, "ngff": ngff, "overwrite": overwrite}
         shared |= {"probabilities_dtype": probabilities_dtype or "float32"}
@@ -148,7 +148,7 @@ def predict(
 
 def _given(images: tuple[str, ...], listed: str | None, quiet: bool) -> list[tuple[str, str | None]]:
     """Images and, where a list says so, their masks. Folders are replaced by the images in them."""
-    from tilesegment.folder import images_in, is_folder_of_images, read_list, shortened
+    from tilesegment.prediction.folder import images_in, is_folder_of_images, read_list, shortened
 
     named: list[tuple[str, str | None]] = [(image, None) for image in images]
     named += [] if listed is None else read_list(listed)
@@ -180,9 +180,9 @@ def _errands(
     needs_out: bool,
 ) -> list["Errand"]:
     """What is to be done, as far as the command line can tell."""
-    from tilesegment.folder import errands_into
-    from tilesegment.outcome import Errand
-    from tilesegment.run import Outputs
+    from tilesegment.prediction.folder import errands_into
+    from tilesegment.prediction.outcome import Errand
+    from tilesegment.prediction.run import Outputs
 
     masks_are_listed = any(mask is not None for _, mask in given)
     if out_dir is not None and out is not None:
@@ -215,8 +215,8 @@ def _carry_out(
     *,
     many: bool,
 ) -> list["Outcome"]:
-    from tilesegment.folder import Records
-    from tilesegment.prediction import predict_many
+    from tilesegment.prediction.folder import Records
+    from tilesegment.prediction.prediction import predict_many
     from tilesegment_cli.screen import Screen
 
     records = [] if out_dir is None else [Records(out_dir, choices.part, errands)]
@@ -293,7 +293,7 @@ def _conclude(outcomes: list["Outcome"], out_dir: str | None, as_json: bool, qui
 
 def _facts(outcomes: list["Outcome"], many: bool) -> dict[str, Any]:
     """What became of one image, or of each of many, as JSON values."""
-    from tilesegment.prediction import prediction_of
+    from tilesegment.prediction.prediction import prediction_of
 
     ended = [one for one in outcomes if one.ending is not None and not one.errors]
     done = [{"image": str(one.errand.image), **asdict(prediction_of(one))} for one in ended]
@@ -317,7 +317,7 @@ def _facts(outcomes: list["Outcome"], many: bool) -> dict[str, Any]:
 
 def _print_plans(errands: list["Errand"], choices: "Choices", as_json: bool) -> None:
     """The plan of each image with its expected time, measured on one tile."""
-    from tilesegment.job import Job
+    from tilesegment.prediction.job import Job
 
     for errand in errands:
         opened = Job.prepare(errand.image, choices.model, choices.settings, axes=choices.axes, select=choices.select)

@@ -7,8 +7,8 @@ import click
 
 from tilesegment.errors import one_line
 from tilesegment.geometry import Block
-from tilesegment.outcome import Listener, Outcome, Progress
-from tilesegment.prediction import peak_memory
+from tilesegment.prediction.outcome import Listener, Outcome, Progress
+from tilesegment.prediction.prediction import peak_memory
 from tilesegment_cli.progress import ProgressReport
 
 

@@ -36,8 +36,8 @@ def verify(
 
     Crops at tile lines and image borders are predicted twice: by tiles, and in one pass. Exit code 1 if they differ.
     """
-    from tilesegment.verification import Crop
-    from tilesegment.verification import verify as compare
+    from tilesegment.prediction.seams import Crop
+    from tilesegment.prediction.seams import verify as compare
 
     def report(crop: Crop) -> None:
         if not quiet:

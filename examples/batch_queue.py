@@ -18,11 +18,11 @@ import dask_jobqueue
 from dask_jobqueue.local import LocalCluster
 from distributed import Client
 
-from tilesegment.batch import Choices
 from tilesegment.cluster import Cluster
-from tilesegment.folder import Records, errands_into
-from tilesegment.prediction import make_settings, predict_many
-from tilesegment.run import Outputs
+from tilesegment.prediction.batch import Choices
+from tilesegment.prediction.folder import Records, errands_into
+from tilesegment.prediction.prediction import make_settings, predict_many
+from tilesegment.prediction.run import Outputs
 
 SYSTEMS = {
     "slurm": dask_jobqueue.SLURMCluster,

@@ -27,9 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import tilesegment
 from tilesegment import DataError, Model, PlanError, Region, TilesegmentError
 from tilesegment.geometry import TileGrid
-from tilesegment.model import write_atomically
-from tilesegment.predictors.devices import choose_device, choose_precision
-from tilesegment.predictors.torch import TorchPredictor
+from tilesegment.models.model import write_atomically
+from tilesegment.prediction.predictors.devices import choose_device, choose_precision
+from tilesegment.prediction.predictors.torch import TorchPredictor
 from tilesegment.training.data import Dataset, Section, open_dataset
 from tilesegment.training.loop import Trainer
 from tilesegment.training.settings import TrainingSettings

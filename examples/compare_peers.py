@@ -45,9 +45,9 @@ from make_slide import UNIT, draw_image
 from peers import CONTENDERS, IMAGE, MODEL, mirrored
 
 from tilesegment import LabelClass, Model, ModelError, TilesegmentError
-from tilesegment.header import ModelHeader, Normalisation
+from tilesegment.models.header import ModelHeader, Normalisation
 from tilesegment.networks import build_network
-from tilesegment.predictors.devices import choose_precision
+from tilesegment.prediction.predictors.devices import choose_precision
 from tilesegment_cli.types import ListType
 
 BASELINE, FAILED = "ours", "failed"

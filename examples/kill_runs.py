@@ -35,16 +35,16 @@ import tifffile
 import torch
 from PIL import Image
 
-from tilesegment import engine, plan
 from tilesegment.cluster import window
 from tilesegment.geometry import Block
-from tilesegment.header import ModelHeader, Normalisation
-from tilesegment.job import Job
 from tilesegment.metadata import LabelClass
-from tilesegment.model import Model
+from tilesegment.models.header import ModelHeader, Normalisation
+from tilesegment.models.model import Model
 from tilesegment.networks import build_network
-from tilesegment.predictors.block import Pending
-from tilesegment.run import Run
+from tilesegment.prediction import engine, plan
+from tilesegment.prediction.job import Job
+from tilesegment.prediction.predictors.block import Pending
+from tilesegment.prediction.run import Run
 from tilesegment_cli.main import main as tileseg
 
 IN_FLIGHT = 1 + engine._BEHIND  # blocks of a process: one is predicted, the others wait to be stored

@@ -23,13 +23,13 @@ from distributed import get_worker
 from PIL import Image
 
 import tilesegment
-from tilesegment.batch import Work
 from tilesegment.cluster import Cluster, window
 from tilesegment.cluster.tasks import Report
 from tilesegment.geometry import FieldOfView, Region, TileGrid
-from tilesegment.job import Job
-from tilesegment.run import Outputs, Run, begin
-from tilesegment.settings import Settings
+from tilesegment.prediction.batch import Work
+from tilesegment.prediction.job import Job
+from tilesegment.prediction.run import Outputs, Run, begin
+from tilesegment.prediction.settings import Settings
 
 
 def nothing(token: str, run: Run, places: list[tuple[int, int, int]]) -> Report:

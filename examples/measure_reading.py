@@ -26,11 +26,11 @@ import zarr
 from scipy import ndimage
 from zarr.codecs import BloscCodec
 
-from tilesegment.engine import stream
 from tilesegment.geometry import Block, FieldOfView, Region, TileGrid
 from tilesegment.images import ImageSource, open_image, read_mirrored
 from tilesegment.masks import MaskSpec, create_mask
 from tilesegment.metadata import LabelClass
+from tilesegment.prediction.engine import stream
 
 Work = Callable[[ImageSource, TileGrid, Path], None]
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from distributed import get_worker
 
-from tilesegment.batch import Work
 from tilesegment.cluster import Cluster
 from tilesegment.cluster.tasks import Report
 from tilesegment.cluster.window import Window
 from tilesegment.errors import ImageError
 from tilesegment.geometry import FieldOfView, Region, TileGrid
+from tilesegment.prediction.batch import Work
 
 Places = list[tuple[int, int, int]]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tilesegment.header import ModelHeader, Normalisation
 from tilesegment.metadata import LabelClass
-from tilesegment.model import Model
+from tilesegment.models.header import ModelHeader, Normalisation
+from tilesegment.models.model import Model
 from tilesegment.networks import build_network
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def toy(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 96 px, so that small images have several."""
-    monkeypatch.setattr("tilesegment.plan._BLOCK", 96)
-    monkeypatch.setattr("tilesegment.plan._CHUNK", 48)
+    monkeypatch.setattr("tilesegment.prediction.plan._BLOCK", 96)
+    monkeypatch.setattr("tilesegment.prediction.plan._CHUNK", 48)
 
 
 # what the command line needs is imported by those who use it: it imports this file itself

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tilesegment.errors import ModelError
-from tilesegment.importing import import_weights
+from tilesegment.models.importing import import_weights
 
 
 def double_conv(before: int, after: int, bias: bool, between: int | None = None) -> nn.Module:

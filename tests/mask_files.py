@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from tilesegment.model import Model
+from tilesegment.models.model import Model
 
 
 def saved(model: Model, folder: Path) -> Path:

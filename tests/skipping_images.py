@@ -9,7 +9,7 @@ from image_files import Write, make_pixels
 from mask_files import mask_of
 
 import tilesegment
-from tilesegment.prediction import Prediction
+from tilesegment.prediction.prediction import Prediction
 
 BLOCK, SHAPE = 96, (400, 500)  # blocks of 96 px: 5 x 6 of them
 

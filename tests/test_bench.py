@@ -31,11 +31,11 @@ from tilesegment.errors import DeviceError, ImageError, ModelError, PlanError, T
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
 from tilesegment.images.drawing import draw_zarr
-from tilesegment.job import Job
 from tilesegment.networks import build_network
 from tilesegment.networks.counting import floating_point_operations
-from tilesegment.predictors.speed import measure_product, precisions_on, time_predictor
-from tilesegment.settings import Settings
+from tilesegment.prediction.job import Job
+from tilesegment.prediction.predictors.speed import measure_product, precisions_on, time_predictor
+from tilesegment.prediction.settings import Settings
 
 RATES = ("predictor", "read", "write", "finish", "end_to_end", "copy", "idle_end_to_end")
 

@@ -123,7 +123,7 @@ class TestAChangedImage:
         self, mask: str, folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """They hold no digest of the chunks, and their JPEGs one of a record without it."""
-        from tilesegment import plan
+        from tilesegment.prediction import plan
 
         fingerprint = plan.fingerprint
 
@@ -134,8 +134,8 @@ class TestAChangedImage:
 
         save_zarr("i.zarr", noise((130, 150)))
         with monkeypatch.context() as patched:
-            patched.setattr("tilesegment.order.fingerprint", former)
-            patched.setattr("tilesegment.run._doubts", lambda order, record: ())
+            patched.setattr("tilesegment.prediction.order.fingerprint", former)
+            patched.setattr("tilesegment.prediction.run._doubts", lambda order, record: ())
             assert run(f"predict i.zarr {TOY} --out {mask}").code == 0
         found = run(f"predict i.zarr {TOY} --out {mask} --json")
         assert found.code == 0

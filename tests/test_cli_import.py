@@ -10,7 +10,7 @@ from foreign_networks import PublicUNet, Tutorial, shaken
 
 import tilesegment
 from tilesegment.metadata import PixelSize
-from tilesegment.model import Model
+from tilesegment.models.model import Model
 
 
 @pytest.fixture

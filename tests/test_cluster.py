@@ -17,7 +17,7 @@ import tilesegment
 from tilesegment.cluster import Cluster
 from tilesegment.cluster.cluster import reachable_by_others
 from tilesegment.errors import ClusterError, ImageError, PlanError, StoppedError
-from tilesegment.outcome import Listener, Outcome, Progress
+from tilesegment.prediction.outcome import Listener, Outcome, Progress
 
 # sockets and processes that dask leaves to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

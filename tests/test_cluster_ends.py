@@ -27,7 +27,7 @@ import tilesegment
 from tilesegment.cluster import Cluster
 from tilesegment.cluster.finishing import Finishing
 from tilesegment.errors import ClusterError, StoppedError
-from tilesegment.outcome import Listener, Outcome, Progress
+from tilesegment.prediction.outcome import Listener, Outcome, Progress
 from tilesegment.threads import core_count
 
 # sockets and processes that dask leaves to the garbage collector

@@ -9,9 +9,9 @@ import cluster_tasks
 import pytest
 from cluster_tasks import counted, send, work_of
 
-from tilesegment.batch import Work
 from tilesegment.cluster import Cluster
 from tilesegment.cluster.window import Window
+from tilesegment.prediction.batch import Work
 
 # sockets and processes that dask leaves to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

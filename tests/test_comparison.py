@@ -16,14 +16,14 @@ from PIL import Image
 from scipy import ndimage
 
 from tilesegment import evaluate
-from tilesegment.comparison.cells import windows_of
-from tilesegment.comparison.figure import _reduced
-from tilesegment.comparison.matching import count_pairs
 from tilesegment.errors import TilesegmentError
-from tilesegment.evaluation import THRESHOLDS, confusion, dice, iou, membrane_scores, pixel_accuracy
 from tilesegment.geometry import Region
 from tilesegment.images.source import ImageSource
 from tilesegment.metadata import LabelClass
+from tilesegment.scoring.binary import THRESHOLDS, confusion, dice, iou, membrane_scores, pixel_accuracy
+from tilesegment.scoring.cells import windows_of
+from tilesegment.scoring.figure import _reduced
+from tilesegment.scoring.matching import count_pairs
 
 
 def in_host(folder: Path, ids: np.ndarray) -> Path:

@@ -9,8 +9,8 @@ from data_sets import cells
 from PIL import Image
 
 from tilesegment import Evaluation, evaluate
-from tilesegment.comparison.figure import _chosen
 from tilesegment.errors import TilesegmentError
+from tilesegment.scoring.figure import _chosen
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from compared_files import CLASSES, GUESS, INSIDE, LIKELY, save, store
 from data_sets import write_files
 
 from tilesegment import evaluate
-from tilesegment.comparison.matching import Kind, count_pairs, match
 from tilesegment.errors import TilesegmentError
 from tilesegment.metadata import LabelClass
+from tilesegment.scoring.matching import Kind, count_pairs, match
 
 
 @pytest.fixture

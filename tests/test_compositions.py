@@ -19,7 +19,7 @@ from image_files import ome_zarr
 from mask_files import mask_of
 from PIL import Image
 
-from tilesegment.model import Model
+from tilesegment.models.model import Model
 
 TOY = "-m toy.safetensors --tile 88 --device cpu"
 

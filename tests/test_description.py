@@ -16,7 +16,7 @@ import tilesegment
 from tilesegment import ImageError, MaskError, ModelError
 from tilesegment.masks import MaskSpec, create_mask
 from tilesegment.metadata import LabelClass, PixelSize
-from tilesegment.model import Model
+from tilesegment.models.model import Model
 
 
 def describe(path: Path) -> dict[str, Any]:

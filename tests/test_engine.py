@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tilesegment.engine import stream
+from tilesegment.prediction.engine import stream
 
 # long enough for a busy machine; reached only where a test fails
 PATIENCE = 30.0

@@ -10,7 +10,7 @@ from PIL import Image
 from scipy import ndimage
 
 from tilesegment.errors import DataError
-from tilesegment.evaluation import (
+from tilesegment.scoring.binary import (
     confusion,
     constant_predictor,
     dice,

@@ -14,15 +14,15 @@ from conftest import noise, toy_model, toy_network
 from onnx_files import onnxruntime, yaml
 from PIL import Image
 
-from tilesegment.engine import predict_array
 from tilesegment.errors import ModelError
-from tilesegment.exchange.export import export
-from tilesegment.exchange.onnx_model import OnnxModel, load_model
 from tilesegment.geometry import FieldOfView, Region, TileGrid
-from tilesegment.header import Normalisation
 from tilesegment.metadata import PixelSize
-from tilesegment.model import Model
-from tilesegment.predictors.torch import TorchPredictor
+from tilesegment.models.export import export
+from tilesegment.models.header import Normalisation
+from tilesegment.models.model import Model
+from tilesegment.models.onnx_model import OnnxModel, load_model
+from tilesegment.prediction.engine import predict_array
+from tilesegment.prediction.predictors.torch import TorchPredictor
 from tilesegment_cli.main import tileseg
 
 pytest.importorskip("onnxscript", reason="needs the packages of pip install 'tilesegment[onnx]'")

@@ -25,13 +25,13 @@ from command_line import Outcome
 from conftest import noise, toy_model
 from test_masks_survey import PROCESSES
 
-from tilesegment import plan
 from tilesegment.masks import status
+from tilesegment.prediction import plan
 from tilesegment_cli.main import main
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 # all that a run imports, some of it late, and what those tests need whose server it is
-PRELOADED = ["tilesegment_cli.main", "tilesegment.prediction", "torch._dynamo", "psutil", "pytest"]
+PRELOADED = ["tilesegment_cli.main", "tilesegment.prediction.prediction", "torch._dynamo", "psutil", "pytest"]
 PROCESSES.set_forkserver_preload(["test_masks", "tilesegment.masks.completion", "tilesegment.masks.writer", *PRELOADED])
 LINE = "predict image.tif -m model.safetensors --tile 88 --precision fp32 --out {}"
 NAMES = ["mask.zarr", "mask.tif"]

@@ -18,8 +18,8 @@ from test_masks_survey import DAMAGE
 
 from tilesegment.cluster import Cluster
 from tilesegment.masks import status
-from tilesegment.outcome import Listener, Outcome, Progress
-from tilesegment.prediction import predict
+from tilesegment.prediction.outcome import Listener, Outcome, Progress
+from tilesegment.prediction.prediction import predict
 
 pytest_plugins = ["test_faults"]  # its fixtures
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the processes are POSIX")
@@ -179,8 +179,8 @@ def cluster() -> Iterator[Cluster]:
 def test_a_worker_that_halts_for_a_while_is_waited_for(
     runs: Runs, undisturbed: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tilesegment.plan._BLOCK", 192)
-    monkeypatch.setattr("tilesegment.plan._CHUNK", 96)
+    monkeypatch.setattr("tilesegment.prediction.plan._BLOCK", 192)
+    monkeypatch.setattr("tilesegment.prediction.plan._CHUNK", 96)
     monkeypatch.chdir(runs.folder)
     halter = HaltAWorker(cluster)
     done = predict(

@@ -8,13 +8,13 @@ from conftest import toy_model
 from image_files import make_pixels, png
 from mask_files import mask_of
 
-from tilesegment.batch import Choices
 from tilesegment.errors import PlanError, TilesegmentError
-from tilesegment.folder import Records, errands_into, read_list
-from tilesegment.outcome import Errand, Outcome
-from tilesegment.prediction import predict_many
-from tilesegment.run import Outputs
-from tilesegment.settings import Settings
+from tilesegment.prediction.batch import Choices
+from tilesegment.prediction.folder import Records, errands_into, read_list
+from tilesegment.prediction.outcome import Errand, Outcome
+from tilesegment.prediction.prediction import predict_many
+from tilesegment.prediction.run import Outputs
+from tilesegment.prediction.settings import Settings
 
 NO = Outputs("")
 

@@ -17,15 +17,15 @@ from image_files import multiscales
 from onnx_files import describe as described_package
 
 from tilesegment.errors import TilesegmentError
-from tilesegment.exchange.package import describe
 from tilesegment.geometry import Region
-from tilesegment.header import ModelHeader
 from tilesegment.images import open_image
 from tilesegment.images.zarr_metadata import array_facts
 from tilesegment.masks.spec import MaskSpec, spec_from_record
 from tilesegment.metadata import LabelClass, PixelSize
+from tilesegment.models.header import ModelHeader
+from tilesegment.models.package import describe
 from tilesegment.networks import build_network
-from tilesegment.ome_zarr import read_multiscale
+from tilesegment.ome_zarr.metadata import read_multiscale
 from tilesegment.training.configuration import Configuration
 from tilesegment.training.settings import TrainingSettings
 from tilesegment.units import in_micrometres

@@ -17,12 +17,12 @@ from onnx_files import describe, package, pooled
 from PIL import Image
 from test_fuzzing import check_answers
 
-from tilesegment.exchange.onnx_file import parse_onnx
-from tilesegment.exchange.package import read_package
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
-from tilesegment.importing.state_dict import read_state_dict
-from tilesegment.model import Model
+from tilesegment.models.model import Model
+from tilesegment.models.onnx_file import parse_onnx
+from tilesegment.models.package import read_package
+from tilesegment.models.state_dict import read_state_dict
 
 PIXELS = make_pixels(24, 40)
 OME = (

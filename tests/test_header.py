@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tilesegment.errors import ModelError
-from tilesegment.header import KEY, VERSION, ModelHeader, Normalisation, read_header
 from tilesegment.metadata import PixelSize
+from tilesegment.models.header import KEY, VERSION, ModelHeader, Normalisation, read_header
 
 HEADER = replace(
     toy_model(channels=3, classes=3).header,

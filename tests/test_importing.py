@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import tilesegment
-from tilesegment.importing import import_weights
 from tilesegment.metadata import PixelSize
-from tilesegment.model import Model
+from tilesegment.models.importing import import_weights
+from tilesegment.models.model import Model
 from tilesegment.networks import build_network
 
 

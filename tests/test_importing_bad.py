@@ -11,9 +11,9 @@ from foreign_networks import PublicUNet, Tutorial, refused, saved, shaken
 from torch import nn
 
 from tilesegment.errors import ModelError
-from tilesegment.importing import import_weights
 from tilesegment.metadata import PixelSize
-from tilesegment.model import Model
+from tilesegment.models.importing import import_weights
+from tilesegment.models.model import Model
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from tilesegment.errors import ModelError
 from tilesegment.geometry import FieldOfView
-from tilesegment.header import KEY, ModelHeader
 from tilesegment.metadata import PixelSize
-from tilesegment.model import Model, weights_hash
 from tilesegment.models import bundled_models, find_model
+from tilesegment.models.header import KEY, ModelHeader
+from tilesegment.models.model import Model, weights_hash
 from tilesegment.networks import UNet
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tilesegment.header import ModelHeader, Normalisation
 from tilesegment.metadata import LabelClass
-from tilesegment.model import Model
+from tilesegment.models.header import ModelHeader, Normalisation
+from tilesegment.models.model import Model
 from tilesegment.networks import NETWORKS, Rescaled, build_network, options_of
 from tilesegment.networks.field_of_view import derive
 from tilesegment.networks.network import Network

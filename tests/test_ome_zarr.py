@@ -214,7 +214,7 @@ class TestCommands:
         small_blocks: None,
     ) -> None:
         """A textured disc on even glass, beyond the middle; the overview is made of level 1."""
-        monkeypatch.setattr("tilesegment.skipping._SIDE", 256)
+        monkeypatch.setattr("tilesegment.prediction.skipping._SIDE", 256)
         slide = np.full((1, 1, 1, 384, 384), 235, np.uint8)
         y, x = np.ogrid[:384, :384]
         disc = np.hypot(y - 290, x - 290) < 50

@@ -13,13 +13,13 @@ import torch
 from conftest import noise
 from onnx_files import FREE, Graph, TensorProto, helper, onnx, onnxruntime, pooled, valid, zipped
 
-from tilesegment.engine import predict_array
 from tilesegment.errors import DeviceError, ModelError
-from tilesegment.exchange.onnx_model import OnnxModel, check_installed, load_model
-from tilesegment.exchange.probing import TOLERANCE
 from tilesegment.geometry import FieldOfView
-from tilesegment.header import KEY
-from tilesegment.predictors.torch import TorchPredictor
+from tilesegment.models.header import KEY
+from tilesegment.models.onnx_model import OnnxModel, check_installed, load_model
+from tilesegment.networks.onnx_probing import TOLERANCE
+from tilesegment.prediction.engine import predict_array
+from tilesegment.prediction.predictors.torch import TorchPredictor
 
 CPU = torch.device("cpu")
 

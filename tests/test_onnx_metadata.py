@@ -8,13 +8,13 @@ import torch
 from conftest import noise
 from onnx_files import Graph, describe, onnxruntime, package, pooled
 
-from tilesegment.engine import predict_array
 from tilesegment.errors import ModelError
-from tilesegment.exchange import onnx_network
-from tilesegment.exchange.onnx_model import OnnxModel, load_model
-from tilesegment.exchange.onnx_network import why_on_cpu
-from tilesegment.header import Normalisation
-from tilesegment.predictors.torch import TorchPredictor
+from tilesegment.models import onnx_network
+from tilesegment.models.header import Normalisation
+from tilesegment.models.onnx_model import OnnxModel, load_model
+from tilesegment.models.onnx_network import why_on_cpu
+from tilesegment.prediction.engine import predict_array
+from tilesegment.prediction.predictors.torch import TorchPredictor
 
 GREY = {"mean": "120", "std": "60", "dtype": "uint8"}
 

@@ -12,12 +12,12 @@ import torch
 from conftest import noise
 from onnx_files import describe, onnxruntime, package, pooled, valid, yaml, zipped
 
-from tilesegment.engine import predict_array
 from tilesegment.errors import ModelError
-from tilesegment.exchange.onnx_model import OnnxModel, load_model
 from tilesegment.geometry import FieldOfView
 from tilesegment.metadata import PixelSize
-from tilesegment.predictors.torch import TorchPredictor
+from tilesegment.models.onnx_model import OnnxModel, load_model
+from tilesegment.prediction.engine import predict_array
+from tilesegment.prediction.predictors.torch import TorchPredictor
 
 CPU = torch.device("cpu")
 

@@ -11,10 +11,10 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from tilesegment.errors import PlanError
-from tilesegment.facts import ImageFacts, Machine, NetworkFacts
 from tilesegment.geometry import FieldOfView, Region
-from tilesegment.plan import Plan, fingerprint, make_plan
-from tilesegment.settings import Settings
+from tilesegment.prediction.facts import ImageFacts, Machine, NetworkFacts
+from tilesegment.prediction.plan import Plan, fingerprint, make_plan
+from tilesegment.prediction.settings import Settings
 
 PAPER = FieldOfView(divisor=16, before=92, after=96, crops=True)
 NETWORK = NetworkFacts(PAPER, channels=1, classes=2, weights_bytes=124 * 10**6, pixel_bytes=1536)

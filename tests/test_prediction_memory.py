@@ -14,11 +14,11 @@ PROGRAM = """
 import json
 import sys
 import torch
-import tilesegment, tilesegment.plan
-from tilesegment.prediction import peak_memory
+import tilesegment, tilesegment.prediction.plan
+from tilesegment.prediction.prediction import peak_memory
 
 torch.set_num_threads(1)
-tilesegment.plan._BLOCK = tilesegment.plan._CHUNK = 256
+tilesegment.prediction.plan._BLOCK = tilesegment.prediction.plan._CHUNK = 256
 peaks = []
 for name in ("small", "large"):
     how = {"tile": 272, "precision": "fp32", "runtime": sys.argv[1]}

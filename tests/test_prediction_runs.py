@@ -13,9 +13,9 @@ from mask_files import contents, mask_of, saved
 
 import tilesegment
 from tilesegment import ImageError, MaskError, PlanError
-from tilesegment.outcome import Listener, Outcome, Progress
-from tilesegment.prediction import Prediction
-from tilesegment.run import share
+from tilesegment.prediction.outcome import Listener, Outcome, Progress
+from tilesegment.prediction.prediction import Prediction
+from tilesegment.prediction.run import share
 
 # fp64: no rounding, so that masks can be compared pixel for pixel
 EXACT = {"tile": 88, "precision": "fp64"}

@@ -11,7 +11,7 @@ from conftest import noise, toy_model
 from ome_zarr_files import axes_of, means, transformations, write_image
 
 from tilesegment.metadata import PixelSize
-from tilesegment.model import Model
+from tilesegment.models.model import Model
 
 UNITS = {"y": "micrometer", "x": "micrometer"}
 

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 import tilesegment
-from tilesegment.engine import predict_array
 from tilesegment.geometry import FieldOfView, Region, TileGrid
-from tilesegment.model import Model
-from tilesegment.predictors.torch import TorchPredictor
+from tilesegment.models.model import Model
+from tilesegment.prediction.engine import predict_array
+from tilesegment.prediction.predictors.torch import TorchPredictor
 
 CPU = torch.device("cpu")
 

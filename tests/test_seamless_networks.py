@@ -16,10 +16,10 @@ from test_field_of_view import narrower
 
 import tilesegment
 from tilesegment import FieldOfView, ModelError
-from tilesegment.engine import predict_array
-from tilesegment.model import Model
+from tilesegment.models.model import Model
 from tilesegment.networks.field_of_view import check
-from tilesegment.predictors.torch import TorchPredictor
+from tilesegment.prediction.engine import predict_array
+from tilesegment.prediction.predictors.torch import TorchPredictor
 
 CPU = torch.device("cpu")
 

@@ -16,13 +16,13 @@ from skipping_images import BLOCK, SHAPE, blocks_where, both, padded_section, pr
 
 import tilesegment
 from tilesegment import ImageError, PlanError, Region
-from tilesegment.facts import ImageFacts, Machine, NetworkFacts
 from tilesegment.geometry import FieldOfView
-from tilesegment.job import Job
 from tilesegment.masks import open_mask
-from tilesegment.plan import Plan, make_plan
-from tilesegment.settings import Settings
-from tilesegment.skipping import Skipping, choose_skipping, find_tissue
+from tilesegment.prediction.facts import ImageFacts, Machine, NetworkFacts
+from tilesegment.prediction.job import Job
+from tilesegment.prediction.plan import Plan, make_plan
+from tilesegment.prediction.settings import Settings
+from tilesegment.prediction.skipping import Skipping, choose_skipping, find_tissue
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 
@@ -58,7 +58,7 @@ class TestTissue:
     @pytest.fixture(autouse=True)
     def small_overview(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """So that images of the tests are reduced, or read from a smaller level, as slides are."""
-        monkeypatch.setattr("tilesegment.skipping._SIDE", 250)
+        monkeypatch.setattr("tilesegment.prediction.skipping._SIDE", 250)
 
     @pytest.mark.parametrize(
         ("write", "level"),

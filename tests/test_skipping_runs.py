@@ -18,7 +18,7 @@ from skipping_images import BLOCK, SHAPE, block_of, padded_section, predict, sli
 import tilesegment
 from tilesegment import MaskError
 from tilesegment.cluster import Cluster
-from tilesegment.outcome import Listener, Outcome, Progress
+from tilesegment.prediction.outcome import Listener, Outcome, Progress
 
 pytestmark = [
     pytest.mark.usefixtures("small_blocks"),

@@ -16,7 +16,7 @@ from PIL import Image
 
 import tilesegment
 from tilesegment import DataError, DeviceError, ModelError, PlanError
-from tilesegment.model import Model
+from tilesegment.models.model import Model
 from tilesegment.training import TrainingRun
 from tilesegment.training.data import open_dataset
 from tilesegment.training.loop import Record, Trainer

@@ -12,9 +12,9 @@ from command_line import Run
 from conftest import toy_model
 from data_sets import cells, write_files, write_pairs
 
-from tilesegment.header import Normalisation
 from tilesegment.metadata import LabelClass, PixelSize
-from tilesegment.model import Model
+from tilesegment.models.header import Normalisation
+from tilesegment.models.model import Model
 from tilesegment.training.initial import match_classes
 
 # the rate is so low that the weights stay what they began as

@@ -12,7 +12,7 @@ from PIL import Image
 
 import tilesegment
 from tilesegment import ModelError, PlanError
-from tilesegment.model import Model
+from tilesegment.models.model import Model
 from tilesegment.networks import build_network
 from tilesegment.training.data import open_dataset
 from tilesegment.training.initial import class_axes, take_over

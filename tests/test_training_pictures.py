@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from tilesegment.header import Normalisation
 from tilesegment.metadata import LabelClass, default_colours
+from tilesegment.models.header import Normalisation
 from tilesegment.training.contact_sheet import draw_examples
 from tilesegment.training.curves import draw_curves
 from tilesegment.training.data import IGNORE, open_dataset

@@ -17,7 +17,7 @@ from data_sets import write_pairs
 import tilesegment
 from tilesegment import DataError, PlanError
 from tilesegment.errors import FinishedError, option
-from tilesegment.model import Model
+from tilesegment.models.model import Model
 from tilesegment.training import checkpoint, loop, run
 from tilesegment.training.loop import Record, Trainer
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 import tilesegment
 from tilesegment import DataError, PlanError
-from tilesegment.model import Model
+from tilesegment.models.model import Model
 from tilesegment.training.augmentation import Augmentation
 from tilesegment.training.data import IGNORE, Section, normalisation_of, open_dataset
 from tilesegment.training.examples import Examples, batches, reduce_section

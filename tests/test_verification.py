@@ -14,9 +14,9 @@ from image_files import make_pixels, ome_zarr, tiff
 import tilesegment
 from tilesegment.errors import PlanError
 from tilesegment.geometry import Block, Region
-from tilesegment.job import Job
-from tilesegment.predictors.block import BlockPredictor
-from tilesegment.verification import Crop, crops_of
+from tilesegment.prediction.job import Job
+from tilesegment.prediction.predictors.block import BlockPredictor
+from tilesegment.prediction.seams import Crop, crops_of
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 40), st.sampled_from([2, 4, 8, 16]))

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from conftest import noise, toy_model, toy_network
 
-from tilesegment.facts import ImageFacts, Machine, NetworkFacts
 from tilesegment.geometry import Block
-from tilesegment.model import Model
-from tilesegment.plan import Plan, make_plan
-from tilesegment.predictors.quantisation import sample_blocks
-from tilesegment.settings import Settings
+from tilesegment.models.model import Model
+from tilesegment.prediction.facts import ImageFacts, Machine, NetworkFacts
+from tilesegment.prediction.plan import Plan, make_plan
+from tilesegment.prediction.predictors.quantisation import sample_blocks
+from tilesegment.prediction.settings import Settings
 
 NETWORKS = {
     "unet": toy_model(depth=2, base=8),

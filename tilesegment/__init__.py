@@ -26,33 +26,33 @@ from tilesegment.metadata import LabelClass, PixelSize
 
 if TYPE_CHECKING:
     from tilesegment.cluster import Cluster
-    from tilesegment.comparison import Evaluation, evaluate
-    from tilesegment.description import describe
     from tilesegment.images import open_image
-    from tilesegment.job import Job
     from tilesegment.masks import open_mask
-    from tilesegment.model import Model
-    from tilesegment.plan import Plan
-    from tilesegment.prediction import Prediction, predict
-    from tilesegment.settings import Settings
+    from tilesegment.models.model import Model
+    from tilesegment.prediction.description import describe
+    from tilesegment.prediction.job import Job
+    from tilesegment.prediction.plan import Plan
+    from tilesegment.prediction.prediction import Prediction, predict
+    from tilesegment.prediction.seams import verify
+    from tilesegment.prediction.settings import Settings
+    from tilesegment.scoring import Evaluation, evaluate
     from tilesegment.training import train
-    from tilesegment.verification import verify
 
 _WHERE = {
     "Cluster": "cluster",
-    "Evaluation": "comparison",
-    "Job": "job",
-    "Model": "model",
-    "Plan": "plan",
-    "Prediction": "prediction",
-    "Settings": "settings",
-    "describe": "description",
-    "evaluate": "comparison",
+    "Evaluation": "scoring",
+    "Job": "prediction.job",
+    "Model": "models.model",
+    "Plan": "prediction.plan",
+    "Prediction": "prediction.prediction",
+    "Settings": "prediction.settings",
+    "describe": "prediction.description",
+    "evaluate": "scoring",
     "open_image": "images",
     "open_mask": "masks",
-    "predict": "prediction",
+    "predict": "prediction.prediction",
     "train": "training",
-    "verify": "verification",
+    "verify": "prediction.seams",
 }
 
 __all__ = [

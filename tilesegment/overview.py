@@ -16,7 +16,7 @@ from tilesegment.images.source import ImageSource
 from tilesegment.masks import Mask, MaskSpec, open_mask
 from tilesegment.masks.record import FORMER, STORED, digest
 from tilesegment.metadata import LabelClass, PixelSize
-from tilesegment.plan import region_of
+from tilesegment.prediction.plan import region_of
 from tilesegment.preview import check_preview_path, save_preview
 
 _MAX_SIDE = 1024  # pixels of a panel: two of them fill a screen

@@ -14,13 +14,13 @@ import numpy as np
 from tilesegment.bench.subject import ROUNDS, Subject, seconds_per_tile, some_tiles, tiles_computed
 from tilesegment.geometry import Block, FieldOfView
 from tilesegment.images import open_image
-from tilesegment.job import Job
-from tilesegment.local import ThisProcess
 from tilesegment.masks import create_mask
-from tilesegment.prediction import predict
-from tilesegment.predictors.block import Pending
-from tilesegment.run import Run
-from tilesegment.settings import Settings
+from tilesegment.prediction.job import Job
+from tilesegment.prediction.local import ThisProcess
+from tilesegment.prediction.prediction import predict
+from tilesegment.prediction.predictors.block import Pending
+from tilesegment.prediction.run import Run
+from tilesegment.prediction.settings import Settings
 
 _SAMPLE = 1.0  # seconds of tiles that the predictor is given at a time, alone
 _ALONE = 0.15  # of what end to end takes, the predictor is measured alone before it, and again after it

@@ -9,18 +9,18 @@ from math import isqrt
 from pathlib import Path
 
 from tilesegment.errors import ModelError
-from tilesegment.exchange.onnx_model import load_model
-from tilesegment.exchange.package import is_package
 from tilesegment.geometry import Block, Region, TileGrid
-from tilesegment.header import ModelHeader
 from tilesegment.images import open_image
 from tilesegment.images.drawing import draw_zarr
-from tilesegment.job import Job
 from tilesegment.models import DEFAULT, find_model
-from tilesegment.plan import Plan, make_plan
-from tilesegment.predictors.devices import this_machine
-from tilesegment.predictors.speed import time_predictor
-from tilesegment.settings import Settings
+from tilesegment.models.header import ModelHeader
+from tilesegment.models.onnx_model import load_model
+from tilesegment.models.package import is_package
+from tilesegment.prediction.job import Job
+from tilesegment.prediction.plan import Plan, make_plan
+from tilesegment.prediction.predictors.devices import this_machine
+from tilesegment.prediction.predictors.speed import time_predictor
+from tilesegment.prediction.settings import Settings
 
 PATIENCE = 5.0  # seconds: what takes longer at first is not done again
 ROUNDS = 3  # everything is measured so many times, in turns

@@ -20,18 +20,18 @@ from distributed import Client, SpecCluster
 from distributed.comm import connect
 from distributed.security import Security
 
-from tilesegment.batch import Settled, Work
 from tilesegment.cluster.crew import WAIT, Crew, in_words
 from tilesegment.cluster.finishing import Finishing
 from tilesegment.cluster.own import CLOSING, start_workers
 from tilesegment.cluster.tasks import finish_run, predict_blocks
 from tilesegment.cluster.window import Window
 from tilesegment.errors import ClusterError, PlanError, TilesegmentError, one_line
-from tilesegment.facts import Machine
-from tilesegment.job import Job
-from tilesegment.predictors.devices import this_machine
-from tilesegment.run import Run
-from tilesegment.settings import Settings
+from tilesegment.prediction.batch import Settled, Work
+from tilesegment.prediction.facts import Machine
+from tilesegment.prediction.job import Job
+from tilesegment.prediction.predictors.devices import this_machine
+from tilesegment.prediction.run import Run
+from tilesegment.prediction.settings import Settings
 
 _TIMEOUT = 30  # seconds to reach a scheduler
 _ANSWER = 120.0  # seconds for workers to say what they are, PyTorch's import among them

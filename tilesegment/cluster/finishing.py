@@ -8,7 +8,7 @@ from distributed.scheduler import KilledWorker
 
 from tilesegment.cluster.crew import Crew
 from tilesegment.errors import ClusterError, StoppedError, TilesegmentError
-from tilesegment.run import Ending
+from tilesegment.prediction.run import Ending
 
 _EVERY = 0.5  # seconds between two looks at who is there to finish it
 

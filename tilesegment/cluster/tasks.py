@@ -10,12 +10,12 @@ from typing import Any
 
 from distributed import get_worker
 
-from tilesegment.batch import Work
 from tilesegment.errors import ClusterError, TilesegmentError
-from tilesegment.job import Job
-from tilesegment.local import stream_blocks
-from tilesegment.predictors.devices import use_gpu
-from tilesegment.run import Ending, Run, finish
+from tilesegment.prediction.batch import Work
+from tilesegment.prediction.job import Job
+from tilesegment.prediction.local import stream_blocks
+from tilesegment.prediction.predictors.devices import use_gpu
+from tilesegment.prediction.run import Ending, Run, finish
 
 # open jobs of a worker: the image under way, and the one before, of which a block may be tried again
 _MOST_OPEN = 2

@@ -15,11 +15,11 @@ from typing import Any
 from distributed import Future
 from distributed.scheduler import KilledWorker
 
-from tilesegment.batch import Settled, Work
 from tilesegment.cluster.crew import Crew
 from tilesegment.cluster.tasks import Report
 from tilesegment.errors import ClusterError
-from tilesegment.run import Run
+from tilesegment.prediction.batch import Settled, Work
+from tilesegment.prediction.run import Run
 
 _TASK_SECONDS = 5.0  # that a task should take: overheads of milliseconds are nothing then, a lost one costs little
 _MOST_BLOCKS = 256  # of a task

@@ -15,7 +15,7 @@ from tilesegment.images.zarr_chunks import Chunks
 from tilesegment.images.zarr_groups import image_within
 from tilesegment.images.zarr_metadata import ArrayFacts, array_facts, is_array, node
 from tilesegment.metadata import UNKNOWN_FRAME, Frame
-from tilesegment.ome_zarr import Multiscale, multiscale_names, read_multiscale
+from tilesegment.ome_zarr.metadata import Multiscale, multiscale_names, read_multiscale
 
 _COLOURS = 4  # no more channels are told by the shape of an array alone
 _MOST_PIECE = 1 << 27  # bytes: larger chunks are not kept

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tilesegment.zarr_keys import has_chunk
-from tilesegment.zarr_reading import declared, open_with_zarr, open_with_zarrs
+from tilesegment.ome_zarr.keys import has_chunk
+from tilesegment.ome_zarr.reading import declared, open_with_zarr, open_with_zarrs
 
 Index = tuple[int | slice, ...]
 

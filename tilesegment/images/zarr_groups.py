@@ -7,7 +7,7 @@ from typing import Any
 from tilesegment.errors import ImageError
 from tilesegment.images.contents import chosen_series
 from tilesegment.images.zarr_metadata import is_array, node
-from tilesegment.ome_zarr import read_multiscale
+from tilesegment.ome_zarr.metadata import read_multiscale
 
 _SHOWN = 8  # names in a message
 

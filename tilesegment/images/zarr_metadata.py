@@ -16,7 +16,7 @@ import numpy as np
 
 from tilesegment.errors import ImageError
 from tilesegment.images.pixels import PIXEL_TYPES
-from tilesegment.ome_zarr import axis_name, is_printable
+from tilesegment.ome_zarr.metadata import axis_name, is_printable
 
 _MAX_JSON = 64 << 20
 _MAX_CHUNK = 2 << 30

@@ -10,7 +10,7 @@ from tilesegment.masks.disk import Group, read_shape
 from tilesegment.masks.grid import halved_side
 from tilesegment.masks.spec import MaskSpec
 from tilesegment.metadata import Frame, Spacing
-from tilesegment.ome_zarr import read_multiscale
+from tilesegment.ome_zarr.metadata import read_multiscale
 from tilesegment.units import MICROMETRE, micrometres
 
 ZARR_FORMAT = {"0.4": 2, "0.5": 3}

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from tilesegment.errors import PlanError, option
-from tilesegment.model import Model
+from tilesegment.models.model import Model
 from tilesegment.networks import options_of
 from tilesegment.training.settings import DEFAULT_OPTIONS, SLOW_BASE, TrainingSettings
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tilesegment.errors import DataError
-from tilesegment.model import write_atomically
+from tilesegment.models.model import write_atomically
 
 _KEY = "tilesegment.training"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tilesegment.header import Normalisation
 from tilesegment.metadata import LabelClass
+from tilesegment.models.header import Normalisation
 from tilesegment.preview import overlay, stretch
 from tilesegment.training.data import IGNORE
 from tilesegment.training.samples import UNLABELLED, painted

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from tilesegment.metadata import LabelClass
-from tilesegment.model import write_atomically
+from tilesegment.models.model import write_atomically
 
 if TYPE_CHECKING:
     from tilesegment.training.loop import Record

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from tilesegment.header import Normalisation
+from tilesegment.models.header import Normalisation
 from tilesegment.training.augmentation import Augmentation, draw_example, inside_cells, number_cells
 from tilesegment.training.data import Section
 from tilesegment.training.interrupts import ignore_signals

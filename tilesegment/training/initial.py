@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tilesegment.errors import DataError
-from tilesegment.header import ModelHeader, Normalisation
 from tilesegment.metadata import LabelClass
+from tilesegment.models.header import ModelHeader, Normalisation
 from tilesegment.networks import build_network
 from tilesegment.training.data import Dataset, Section, normalisation_of
 from tilesegment.units import TOLERATED, size_difference

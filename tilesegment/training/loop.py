@@ -16,13 +16,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from tilesegment.errors import DataError, PlanError
 from tilesegment.geometry import FieldOfView
-from tilesegment.header import ModelHeader
-from tilesegment.model import Model
+from tilesegment.models.header import ModelHeader
+from tilesegment.models.model import Model
 from tilesegment.networks import build_network
 from tilesegment.networks.field_of_view import chosen, derive
 from tilesegment.networks.network import Network
 from tilesegment.networks.rescaled import Rescaled
-from tilesegment.predictors.devices import PRECISIONS, choose_device, choose_precision
+from tilesegment.prediction.predictors.devices import PRECISIONS, choose_device, choose_precision
 from tilesegment.training.architecture import choose_network, settled
 from tilesegment.training.augmentation import CELL_SHADES
 from tilesegment.training.budget import Budget

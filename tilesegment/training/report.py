@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from tilesegment.metadata import LabelClass
-from tilesegment.model import write_atomically
+from tilesegment.models.model import write_atomically
 from tilesegment.training.curves import goal_name
 from tilesegment.training.settings import GOAL_NAMES
 

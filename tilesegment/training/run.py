@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tilesegment.errors import DataError, PlanError
-from tilesegment.model import Model
+from tilesegment.models.model import Model
 from tilesegment.training.calibration import Line, choose_line, recentred
 from tilesegment.training.configuration import (
     CHECKPOINT,

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from tilesegment.errors import PlanError, option
-from tilesegment.settings import check_names
+from tilesegment.prediction.settings import check_names
 from tilesegment.training.augmentation import Augmentation
 from tilesegment.training.losses import Loss
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tilesegment.errors import DataError
-from tilesegment.header import Normalisation
 from tilesegment.labels import IGNORE
 from tilesegment.metadata import LabelClass, PixelSize
+from tilesegment.models.header import Normalisation
 
 
 @dataclass(frozen=True)

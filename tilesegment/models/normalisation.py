@@ -1,0 +1,78 @@
+"""Which grey values the network sees: those it was trained on, or those of this image. Never those of a tile."""
+
+import numpy as np
+
+from tilesegment.errors import ImageError, PlanError
+from tilesegment.geometry import FieldOfView, TileGrid
+from tilesegment.images.source import ImageSource
+from tilesegment.models.header import Normalisation
+from tilesegment.prediction.plan import Plan
+from tilesegment.prediction.settings import Settings
+
+_SAMPLES = 64
+_SAMPLE_SIDE = 512
+
+
+def choose_normalisation(trained: Normalisation, source: ImageSource, plan: Plan, settings: Settings) -> Normalisation:
+    """The normalisation of a run: one for all its tiles, as one a tile would show as seams.
+
+    Args:
+        trained: that of the model.
+        source, plan, settings: what is predicted.
+
+    Raises:
+        PlanError: the image is of another dtype than the model was trained on, or stores integers that are read as
+            float32, whose range no model knows.
+        ImageError: it is to be measured, and is constant or holds NaN.
+    """
+    # integers that are read as float32 have a range that no model knows
+    is_foreign = trained.dtype != str(source.dtype) or (source.dtype.kind == "f" and source.stored_dtype.kind != "f")
+    if settings.normalise == "image":
+        return measure(source, plan, settings.level, kept=not is_foreign)
+    if is_foreign:
+        raise PlanError(
+            f"{source.path} is {source.stored_dtype}, the model was trained on {trained.dtype}: its grey values mean "
+            "something else; use --normalise image to scale by this image's own mean and spread"
+        )
+    return trained
+
+
+def measure(source: ImageSource, plan: Plan, level: int, *, kept: bool) -> Normalisation:
+    """Mean and std of each channel over at most 64 windows of 512 px, evenly spread over what is predicted.
+
+    Args:
+        source, plan: what is predicted.
+        level: of the image's pyramid.
+        kept: whether the model's own grey values would do as well.
+
+    Raises:
+        ImageError: they cannot be read, are constant or hold NaN.
+    """
+    # windows are read as tiles of a network that needs no context
+    grid = TileGrid(plan.region, _SAMPLE_SIDE, _SAMPLE_SIDE, FieldOfView(1, 0, 0, True))
+    windows = len(grid)
+    count = len(plan.planes) * windows
+    chosen = sorted({round(n) for n in np.linspace(0, count - 1, min(count, _SAMPLES))})
+    sums = np.zeros((3, len(plan.channels)))
+    for n in chosen:
+        plane, place = divmod(n, windows)
+        region = grid.at(*divmod(place, grid.shape[1])).write
+        pixels = source.read(region, level, plan.planes[plane])[list(plan.channels)].astype(np.float64)
+        sums += [np.full(len(pixels), region.area), pixels.sum((1, 2)), (pixels**2).sum((1, 2))]
+    mean = sums[1] / sums[0]
+    std = np.sqrt(np.maximum(sums[2] / sums[0] - mean**2, 0))
+    part = "choose a part with --roi, or other --channels"
+    if not np.isfinite(std).all():
+        raise ImageError(
+            f"{source.path} holds NaN or infinity and has no mean or spread to scale by; replace them, or {part}"
+        )
+    # rounding leaves a constant channel a spread of about 1e-8 of its value
+    if np.any(std <= 1e-6 * np.abs(mean)):
+        if source.stored_dtype != source.dtype:
+            raise ImageError(
+                f"{source.path} holds {source.stored_dtype} of which a channel is constant, or spans too little for so "
+                "large values to differ in float32: subtract the smallest value and save it as uint16 or float32"
+            )
+        model = ", or leave out --normalise image" if kept else ""
+        raise ImageError(f"{source.path} is constant in a channel and has no spread to scale by; {part}{model}")
+    return Normalisation(tuple(map(float, mean)), tuple(map(float, std)), str(source.dtype))

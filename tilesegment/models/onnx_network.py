@@ -1,0 +1,184 @@
+"""A network that onnxruntime runs, as a PyTorch module: everything that predicts with a network predicts with it."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tilesegment.errors import DeviceError, ModelError
+from tilesegment.models.header import Normalisation
+from tilesegment.models.onnx_file import OnnxFile
+from tilesegment.networks.network import Network
+from tilesegment.prediction.predictors.devices import choose_device
+from tilesegment.threads import thread_count
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+# what the graph's output is; see `as_logits`
+ACTIVATIONS = ("logits", "probabilities")
+_CUDA = "CUDAExecutionProvider"
+_REMEDY = ", or, for CUDA, pip install onnxruntime-gpu instead of onnxruntime"
+_TINY = float(np.finfo(np.float32).tiny)
+
+
+class OnnxNetwork(Network):
+    """The graph of an ONNX file, in its own precision, on the CPU or a CUDA device.
+
+    Args:
+        file: checked.
+        values_per_pixel: an upper estimate of what it holds at once.
+
+    Attributes:
+        feeds: the grey values' normalisation that the graph does itself; it is undone before. None: the graph takes
+            normalised values.
+        activation: one of `ACTIVATIONS`.
+
+    Shapes: (B, C, H, W) float32, normalised -> logits (B, K, h, w), K at least 2.
+    """
+
+    def __init__(self, file: OnnxFile) -> None:
+        super().__init__()
+        self.file, self.feeds, self.activation, self.pixel_values = file, None, "logits", 0
+        self._session = open_session(file, torch.device("cpu"))
+        # has no weights of its own that would say where it is, and in which precision
+        self.register_buffer("place", torch.zeros(()), persistent=False)
+
+    feeds: Normalisation | None
+    activation: str
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "OnnxNetwork":
+        """Another that runs the same session, until it is moved."""
+        copy = OnnxNetwork.__new__(OnnxNetwork)
+        copy.__dict__ = {**self.__dict__, "_buffers": dict(self._buffers)}
+        return copy
+
+    @property
+    def values_per_pixel(self) -> int:
+        """Values held at once for each input pixel: an upper estimate."""
+        return self.pixel_values
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "OnnxNetwork":
+        """Moves it, which for the runtime is opening the file there.
+
+        Raises:
+            DeviceError: in another precision than its own, or where onnxruntime does not run.
+        """
+        before = self.get_buffer("place").device
+        super()._apply(fn, recurse)
+        place = self.get_buffer("place")
+        if place.dtype != torch.float32:
+            raise DeviceError(
+                f"an ONNX model computes in its own precision, not in {str(place.dtype)[6:]}; give --precision fp32"
+            )
+        if place.device != before:
+            self._session = open_session(self.file, place.device)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K, h, w) of normalised images (B, C, H, W)."""
+        values = x.cpu().numpy()
+        if self.feeds is not None:
+            mean, std = (np.array(v)[:, None, None] for v in (self.feeds.mean, self.feeds.std))
+            # in double precision: a large mean leaves single precision few digits
+            values = values * std + mean
+        try:
+            result = self.run(values)
+        except ModelError as error:
+            raise ModelError(f"{self.file.path}: {error}") from error
+        return torch.from_numpy(as_logits(result, self.activation)).to(x.device)
+
+    def run(self, values: np.ndarray) -> np.ndarray:
+        """What the graph gives, (B, K, h, w) float32, for (B, C, H, W) as it takes them.
+
+        Raises:
+            ModelError: it fails, or gives something else; without the file's name.
+        """
+        dtype = np.dtype(self.file.dtype)
+        if dtype.kind == "u":
+            values = np.clip(np.rint(values), 0, np.iinfo(dtype).max)
+        values = np.ascontiguousarray(values.astype(dtype))
+        batches = np.split(values, len(values)) if self.file.one_by_one else [values]
+        first = self._session.get_outputs()[0].name
+        try:
+            results = [self._session.run([first], {self.file.name: batch}, _quiet_run())[0] for batch in batches]
+        except Exception as error:  # those of onnxruntime have no other root
+            sides = " x ".join(map(str, values.shape[-2:]))
+            raise ModelError(f"fails on {sides} px: {one_line(error)}") from error
+        for batch, result in zip(batches, results, strict=True):
+            if result.ndim != 4 or len(result) != len(batch) or not 1 <= result.shape[1] <= 256:
+                raise ModelError(
+                    f"gives {' x '.join(map(str, result.shape)) or 'a number'}; it must give probabilities or logits "
+                    "(batch, 1 to 256 classes, height, width)"
+                )
+        return np.concatenate(results).astype(np.float32, copy=False)
+
+
+def as_logits(result: np.ndarray, activation: str) -> np.ndarray:
+    """Logits (B, K, h, w), whose soft-max is what the graph means by its output.
+
+    One channel is the probability, or the logit, of class 1 of two: soft-max of (0, logit) is the sigmoid. Soft-max of
+    logarithms of K probabilities is these probabilities, made to sum to 1.
+    """
+    if activation == "logits":
+        return np.concatenate([np.zeros_like(result), result], 1) if result.shape[1] == 1 else result
+    if result.shape[1] == 1:
+        result = np.concatenate([1 - result, result], 1)
+    return np.log(np.maximum(result, _TINY))
+
+
+def open_session(file: OnnxFile, device: torch.device) -> "InferenceSession":
+    """The file, opened by onnxruntime on `device`.
+
+    Raises:
+        ModelError: it cannot run it.
+        DeviceError: it does not run on `device`.
+    """
+    import onnxruntime
+
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if not _runs_on(device):
+        raise DeviceError(f"the onnxruntime here does not run ONNX models on {device.type}; give --device cpu{_REMEDY}")
+    if device.type == "cuda":
+        providers.insert(0, (_CUDA, {"device_id": device.index or 0}))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = thread_count()
+    try:
+        return onnxruntime.InferenceSession(file.source, options, providers=providers)
+    except Exception as error:  # those of onnxruntime have no other root
+        raise ModelError(f"{file.path}: onnxruntime cannot run it: {one_line(error)}") from error
+
+
+def why_on_cpu(wanted: str) -> str:
+    """Why `auto` is the CPU for ONNX models here although PyTorch has a GPU, in a line; else empty.
+
+    Args:
+        wanted: name of the device that was asked for.
+    """
+    device = choose_device() if wanted == "auto" else None
+    if device is None or _runs_on(device):
+        return ""
+    return f"the onnxruntime here does not run ONNX models on {device.type}: computing on the CPU{_REMEDY}"
+
+
+def _runs_on(device: torch.device) -> bool:
+    import onnxruntime
+
+    return device.type == "cpu" or (device.type == "cuda" and _CUDA in onnxruntime.get_available_providers())
+
+
+def one_line(error: Exception) -> str:
+    """What onnxruntime says, without its prefix."""
+    text = " ".join(str(error).split())
+    return text.removeprefix("[ONNXRuntimeError] : ")[:300]
+
+
+def _quiet_run() -> Any:
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = 4
+    return options

@@ -1,0 +1,1 @@
+"""OME-Zarr: its metadata, the names of its chunks, how arrays are opened."""

@@ -1,0 +1,1 @@
+"""Predicting: from what the user chose to what became of each image."""

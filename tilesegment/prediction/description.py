@@ -1,0 +1,156 @@
+"""What a file is: an image, a mask or a model, in a few facts."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tilesegment.images import open_image
+from tilesegment.masks import Mask, is_mask, open_mask
+from tilesegment.masks.counting import counted
+from tilesegment.masks.exported import KINDS, read_exported
+from tilesegment.masks.record import read_record
+from tilesegment.models import TRAINED, bundled_models
+from tilesegment.models.header import ModelHeader, read_header
+
+# others' suffixes too: that their files are not opened is said better as of a model than as of an image
+_MODELS = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl")
+_FOREIGN = (".onnx", ".zip")
+_DESCRIBED = ("rdf.yaml", "bioimageio.yaml")
+
+
+def describe(
+    path: str | Path,
+    *,
+    axes: str | None = None,
+    select: Mapping[str, int] | None = None,
+    series: int | None = None,
+) -> dict[str, Any]:
+    """Facts about an image, a mask or a model, as plain JSON values; `kind` says which of them it is.
+
+    Args:
+        path: a file, a Zarr folder, or the name of a bundled model.
+        axes, select, series: how to read an image, see `open_image`.
+
+    Raises:
+        ImageError, MaskError, ModelError: it is none of them, or damaged.
+    """
+    path = Path(path)
+    match kind_of(path):
+        case "model":
+            return _described_model(path)
+        case "mask":
+            return _mask(path) if is_mask(path) else _jpeg_mask(path)
+    return _image(path, axes=axes, select=select, series=series)
+
+
+def kind_of(path: str | Path) -> str:
+    """Tell "model", "mask" and "image" apart by name and record; whatever else there is, or is not, is an image."""
+    path = Path(path)
+    if str(path) in bundled_models() or os.path.isfile(path / TRAINED) or _is_foreign(path) or path.suffix in _MODELS:
+        return "model"
+    is_jpeg_mask = os.path.isfile(path) and "digest" in (read_exported(path) or {})
+    return "mask" if is_jpeg_mask or is_mask(path) else "image"
+
+
+def _is_foreign(path: Path) -> bool:
+    return (
+        path.suffix.lower() in _FOREIGN
+        or path.name in _DESCRIBED
+        or any((path / name).is_file() for name in _DESCRIBED)
+    )
+
+
+def _described_model(path: Path) -> dict[str, Any]:
+    bundled = bundled_models()
+    if str(path) in bundled:
+        return _model(str(path), read_header(bundled[str(path)]))
+    if os.path.isfile(path / TRAINED):  # the folder of a training run
+        path /= TRAINED
+    if _is_foreign(path):
+        from tilesegment.models.onnx_model import load_model
+
+        return _model(str(path), load_model(path).header)
+    return _model(str(path), read_header(path))
+
+
+def _image(path: Path, **reading: Any) -> dict[str, Any]:
+    with open_image(path, **reading) as source:
+        size, depth = source.pixel_size, source.frame.z
+        facts: dict[str, Any] = {
+            "kind": "image",
+            "path": str(path),
+            "format": source.format,
+            "shape_yx": list(source.shape),
+            "planes": source.depth,
+            "channels": source.channels,
+            "dtype": str(source.stored_dtype),
+            "pixel_size_um": None if size is None else [size.y, size.x],
+            "levels": [list(level.shape) for level in source.levels],
+        }
+        if source.depth is not None:
+            facts["plane_spacing_um"] = depth.scale if depth.unit else None
+        if source.contents:
+            facts["series"] = list(source.contents)
+        return facts | ({"notes": list(source.notes)} if source.notes else {})
+
+
+def _mask(path: Path) -> dict[str, Any]:
+    mask = open_mask(path)
+    size = mask.spec.pixel_size
+    return {
+        "kind": "mask",
+        "path": str(path),
+        "format": {"tiff": "TIFF", "png": "PNG"}.get(KINDS.get(path.suffix.lower(), ""), "OME-Zarr"),
+        "shape_yx": list(mask.spec.shape),
+        "planes": mask.spec.depth,
+        "pixel_size_um": None if size is None else [size.y, size.x],
+        "levels": len(mask.levels),
+        "block": mask.spec.block,
+        "classes": {str(n): one.name for n, one in enumerate(mask.spec.classes)},
+        **_shares(mask),
+        "fingerprint": dict(mask.spec.fingerprint),
+        "provenance": dict(mask.spec.provenance),
+    }
+
+
+def _jpeg_mask(path: Path) -> dict[str, Any]:
+    """What is known of a mask that holds the colours of its classes and not which these are."""
+    facts = _image(path)
+    return {
+        "kind": "mask",
+        **{key: facts[key] for key in ("path", "format", "shape_yx", "planes", "pixel_size_um")},
+        "holds": "colours of classes, no class ids",
+        "levels": 1,
+        "classes": {},
+    }
+
+
+def _shares(mask: Mask) -> dict[str, Any]:
+    """Share of the pixels, 0 to 1, and area of each class, in all planes; and of which level they are."""
+    found = counted(mask.spec, mask.levels, read_record(mask.path) or {})
+    size, whole = mask.spec.pixel_size, (mask.spec.depth or 1) * mask.spec.shape[0] * mask.spec.shape[1]
+    shares = {str(n): share for n, share in enumerate(found.shares)}
+    areas = None if size is None else {n: share * whole * size.y * size.x for n, share in shares.items()}
+    return {"counted_at_level": found.level, "shares": shares, "areas_um2": areas}
+
+
+def _model(name: str, header: ModelHeader) -> dict[str, Any]:
+    training = dict(header.training)
+    size = header.pixel_size
+    return {
+        "kind": "model",
+        "path": name,
+        "name": header.name,
+        "licence": header.licence,
+        "network": header.network,
+        "arguments": dict(header.arguments),
+        "channels": header.channels,
+        "dtype": header.normalisation.dtype,
+        "pixel_size_um": None if size is None else [size.y, size.x],
+        "classes": {str(n): one.name for n, one in enumerate(header.classes)},
+        "threshold": header.threshold,
+        "scores": training.pop("scores", None),
+        "training": training,
+        "weights_sha256": header.weights_sha256,
+    }

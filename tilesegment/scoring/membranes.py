@@ -1,0 +1,183 @@
+"""How good the boundaries of cells are: V_Rand, V_Info and the Rand error.
+
+V_Rand and V_Info are those of the ISBI 2012 challenge, foreground-restricted after border thinning, by the formulas of
+Arganda-Carreras et al. 2015 (10.3389/fnana.2015.00142). They see what the pixel scores hardly do: one opened gap in a
+membrane merges two cells, while a membrane that is too thick costs nothing. The Rand error is the challenge's older
+measure, without border thinning: there a thick membrane costs, too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from scipy.sparse import coo_array
+from skimage.segmentation import watershed
+
+from tilesegment.errors import DataError
+from tilesegment.scoring.counts import check_shapes
+
+THRESHOLDS = tuple(k / 10 for k in range(11))  # the challenge's, on the probability of 'inside a cell'
+
+
+def segment_cells(inside_probability: np.ndarray, threshold: float) -> np.ndarray:
+    """Cells that a probability map proposes, their borders thinned to one pixel.
+
+    The 4-connected regions above the threshold are basins; a watershed on a flat landscape grows them, all at one
+    speed, until only dams of one pixel are left between them.
+
+    Args:
+        inside_probability: (H, W) float, or bool.
+        threshold: basins are the pixels strictly above it.
+
+    Returns:
+        (H, W) int32: cells 1, 2, ..., and 0 for dams (for every pixel if there is no basin).
+    """
+    basins, count = ndimage.label(inside_probability > threshold)
+    if count < 2:  # nothing to keep apart: the one basin floods everything
+        return np.full(basins.shape, count, np.int32)
+    return watershed(np.zeros(basins.shape, np.uint8), basins, connectivity=1, watershed_line=True).astype(np.int32)
+
+
+def foreground_scores(truth_labels: np.ndarray, proposal_labels: np.ndarray) -> tuple[float, float]:
+    """V_Rand and V_Info of a proposed segmentation, over the pixels that the truth assigns to a cell.
+
+    With p_ij the share of these n pixels that are in true cell i and proposed cell j, a_i and b_j its sums, and every
+    dam pixel of the proposal a cell of its own (so that p_0 = sum_i p_i0 of them add p_0 / n to sums of squares and
+    p_0 log n to entropies), Arganda-Carreras et al. 2015 with alpha = 1/2:
+        V_Rand = sum_ij p_ij^2 / (sum_i a_i^2 / 2 + sum_j b_j^2 / 2)
+        V_Info = I / (H(A) / 2 + H(B) / 2),  I = H(A) + H(B) - H(A, B)
+    These are the F-scores (harmonic means) of the splitting and merging parts.
+
+    Args:
+        truth_labels: (H, W) int, 0 for membrane, which is ignored.
+        proposal_labels: (H, W) int, 0 for dams.
+
+    Returns:
+        (V_Rand, V_Info), each 0 to 1, 1 for the truth itself.
+
+    Raises:
+        DataError: shapes differ or no pixel of the truth is inside a cell.
+    """
+    check_shapes(truth_labels, proposal_labels)
+    inside = truth_labels > 0
+    n = np.count_nonzero(inside)
+    if n == 0:
+        raise DataError("no pixel of this truth is inside a cell, so there is nothing to score: leave the section out")
+    a, b = truth_labels[inside], proposal_labels[inside]
+    joint = coo_array((np.full(n, 1 / n), (a, b))).tocsc()  # tocsc sums what falls on one (i, j)
+    a_i, b_j = joint.sum(1), joint.sum(0)
+    p_0, p_ij, b_j = b_j[0], joint[:, 1:].data, b_j[1:]
+
+    squares_a, squares_b, squares_ab = np.sum(a_i**2), np.sum(b_j**2) + p_0 / n, np.sum(p_ij**2) + p_0 / n
+    v_rand = 2 * squares_ab / (squares_a + squares_b)
+
+    h_a, h_b, h_ab = _entropy(a_i), _entropy(b_j) + p_0 * np.log(n), _entropy(p_ij) + p_0 * np.log(n)
+    # one cell in both: no information to get wrong
+    v_info = 2 * (h_a + h_b - h_ab) / (h_a + h_b) if h_a + h_b > 0 else 1.0
+    return float(v_rand), float(v_info)
+
+
+@dataclass(frozen=True, eq=False)
+class MembraneScores:
+    """Scores of a stack of sections, T thresholds by S sections.
+
+    Attributes:
+        v_rand, v_info: largest, over the thresholds, of the mean over the sections.
+        rand_error: smallest, over the thresholds, of the mean over the sections.
+        threshold_rand, threshold_info, threshold_error: where that is, on the probability of 'inside a cell'.
+        thresholds: the T thresholds.
+        section_rand, section_info, section_error: (T, S) float64, the score of each section at each threshold.
+    """
+
+    v_rand: float
+    v_info: float
+    rand_error: float
+    threshold_rand: float
+    threshold_info: float
+    threshold_error: float
+    thresholds: tuple[float, ...]
+    section_rand: np.ndarray
+    section_info: np.ndarray
+    section_error: np.ndarray
+
+
+def section_scores(truth: np.ndarray, probability: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) -> np.ndarray:
+    """V_Rand, V_Info and Rand error of one section at each threshold, (3, T) float64.
+
+    The Rand error is that of the ISBI 2012 challenge as it was first scored (and of SNEMI3D, "adapted Rand error"): 1
+    minus the F-score of the Rand index, true membrane left out. The formula is that of V_Rand in `foreground_scores`,
+    but of the 4-connected regions above the threshold as they are, without border thinning: each pixel at or below it
+    that lies in a true cell counts as a cell of its own.
+
+    Args:
+        truth: (H, W) bool, True inside a cell, False on membrane; its cells are the 4-connected regions.
+        probability: (H, W) float, 0 to 1, the probability of 'inside a cell'; or bool.
+        thresholds: T of them.
+
+    Raises:
+        DataError: shapes differ, a probability is not finite, or no pixel of the truth is inside a cell.
+    """
+    check_shapes(truth, probability)
+    if not np.isfinite(probability).all():
+        raise DataError("the probability map holds NaN or infinity, allowed are 0 to 1")
+    cells, _ = ndimage.label(truth)
+    scores = np.empty((3, len(thresholds)))
+    for t, threshold in enumerate(thresholds):
+        scores[:2, t] = foreground_scores(cells, segment_cells(probability, threshold))
+        regions, _ = ndimage.label(probability > threshold)
+        scores[2, t] = 1 - foreground_scores(cells, regions)[0]
+    return scores
+
+
+def summarise(sections: Sequence[np.ndarray], thresholds: Sequence[float] = THRESHOLDS) -> MembraneScores:
+    """The scores of a stack: the best of the thresholds is taken, one for all sections.
+
+    Args:
+        sections: at least one, each (3, T) as `section_scores` gives them.
+        thresholds: the T thresholds.
+    """
+    rand, info, error = np.stack(sections, axis=-1)
+    best_rand, best_info = int(rand.mean(1).argmax()), int(info.mean(1).argmax())
+    best_error = int(error.mean(1).argmin())
+    return MembraneScores(
+        v_rand=float(rand[best_rand].mean()),
+        v_info=float(info[best_info].mean()),
+        rand_error=float(error[best_error].mean()),
+        threshold_rand=thresholds[best_rand],
+        threshold_info=thresholds[best_info],
+        threshold_error=thresholds[best_error],
+        thresholds=tuple(thresholds),
+        section_rand=rand,
+        section_info=info,
+        section_error=error,
+    )
+
+
+def membrane_scores(
+    truths: Sequence[np.ndarray], probabilities: Sequence[np.ndarray], thresholds: Sequence[float] = THRESHOLDS
+) -> MembraneScores:
+    """Score membrane probability maps by the protocol of the ISBI 2012 challenge.
+
+    Args:
+        truths: (H, W) bool a section, True inside a cell, False on membrane; its cells are the 4-connected regions.
+        probabilities: (H, W) float a section, 0 to 1, the probability of 'inside a cell'.
+        thresholds: the best of these is taken, one for all sections.
+
+    Raises:
+        DataError: no section, not as many truths as maps, shapes differ, a map is not finite, or a truth has no cell.
+    """
+    if len(truths) != len(probabilities) or not truths:
+        raise DataError(f"{len(truths)} truths and {len(probabilities)} probability maps: give one of each a section")
+    scores = []
+    for s, (truth, probability) in enumerate(zip(truths, probabilities, strict=True)):
+        try:
+            scores.append(section_scores(truth, probability, thresholds))
+        except DataError as error:
+            raise DataError(f"section {s}: {error}") from error
+    return summarise(scores, thresholds)
+
+
+def _entropy(shares: np.ndarray) -> float:
+    positive = shares[shares > 0]
+    return float(-np.sum(positive * np.log(positive)))
