@@ -122,7 +122,9 @@ def part_of_frame(
 
     y, x = (None, None) if size is None else (size.y, size.x)
     return Frame(
-        placed(image.z, 1, None, first[0]), placed(image.y, scale[0], y, first[1]), placed(image.x, scale[1], x, first[2])
+        placed(image.z, 1, None, first[0]),
+        placed(image.y, scale[0], y, first[1]),
+        placed(image.x, scale[1], x, first[2]),
     )
 
 

@@ -136,9 +136,10 @@ def chosen_series(path: str, series: int | None, contents: Sequence[str], defaul
     images = list(enumerate(contents or ("",)))
     if series is not None:
         if not 0 <= series < len(images):
-            some = "; ".join(f"{number}: {words}" for number, words in images[:_LISTED] if words)
+            some = "".join(f"; {number}: {words}" for number, words in images[:_LISTED] if words)
             raise ImageError(
-                f"{path} has no series {series}: choose one from 0 to {len(images) - 1}" + (f" ({some})" if some else "")
+                f"{path} has no series {series}: choose one from 0 to {len(images) - 1}"
+                + (f" ({some})" if some else "")
             )
         return series, []
     others = [f"{n}: {words}" for n, words in images if n != default and not words.lower().startswith(_ASSOCIATED)]

@@ -1,8 +1,8 @@
 """Images stored in pieces (chunks, tiles, strips), read region by region and each piece decoded about once.
 
-Blocks overlap by their margins, and hardly ever end where a piece does. So the pieces that the next reads need are kept:
-those at the right and at the bottom of a read, as blocks are read row by row. That is a band across the image, not a row
-of blocks. The order of the reads changes the work, never the pixels.
+Blocks overlap by their margins, and hardly ever end where a piece does. So the pieces that the next reads need are
+kept: those at the right and at the bottom of a read, as blocks are read row by row. That is a band across the image,
+not a row of blocks. The order of the reads changes the work, never the pixels.
 """
 
 import threading

@@ -75,7 +75,7 @@ class ImageSource(ABC):
         channels: int,
         dtype: np.dtype,
         frame: Frame = UNKNOWN_FRAME,
-        shown: Shown = Shown(),  # noqa: B008
+        shown: Shown = Shown(),
     ) -> None:
         self._turn, self._white = TURNS.get(shown.orientation, Turn()), shown.white
         self.path, self.format = path, format
@@ -113,7 +113,7 @@ class ImageSource(ABC):
         return math.prod(self.shape) * self.channels * (self.depth or 1) * self.stored_dtype.itemsize
 
     def read(self, region: Region, level: int = 0, z: int = 0) -> np.ndarray:
-        """Read the pixels of `region`, (C, h, w) in `dtype`; maybe a view, maybe not contiguous. Safe in several threads.
+        """Read the pixels of `region`, (C, h, w) in `dtype`; maybe a view, maybe not contiguous. Thread-safe.
 
         `region` lies within the level and is in its pixels. Values are not scaled. Integers beyond 2 ** 24 and float64
         are rounded to float32; `read_stored` gives them exactly.
@@ -124,7 +124,7 @@ class ImageSource(ABC):
         return to_image_type(self.path, self.read_stored(region, level, z))
 
     def read_stored(self, region: Region, level: int = 0, z: int = 0) -> np.ndarray:
-        """Read as `read` does, but in `stored_dtype`: exact, for labels. 1-bit pixels are 0 and 255, whatever the format."""
+        """Read as `read` does, but in `stored_dtype`: exact, for labels. 1-bit pixels are 0 and 255."""
         if not 0 <= level < len(self.levels):
             raise ImageError(f"{self.path} has no level {level}: choose one from 0 to {len(self.levels) - 1}")
         if not 0 <= z < (self.depth or 1):

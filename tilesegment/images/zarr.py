@@ -93,7 +93,10 @@ def open_zarr(path: str, choices: Choices) -> ZarrSource:
     if node.is_array:
         chosen_series(path, choices.series, ())
         shape, names = check_array(path, node)
-        layout, array = arrange(path, _axes(path, shape, names, choices.axes, notes), shape, choices.select), Chunks(path)
+        layout, array = (
+            arrange(path, _axes(path, shape, names, choices.axes, notes), shape, choices.select),
+            Chunks(path),
+        )
         shown = Shown(notes=[*notes, *array.notes])
         return ZarrSource(path, "Zarr", [(array, layout)], [(1.0, 1.0)], UNKNOWN_FRAME, shown)
     images = multiscale_names(node)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tilesegment.errors import DataError, one_line
 from tilesegment.images import IMAGE_SUFFIXES, begins_as_image
-from tilesegment.images.zarr_metadata import node
+from tilesegment.ome_zarr.node import is_zarr
 
 # what is added to the name of a label, and to that of an image; nnU-Net's first channel is _0000
 _LABEL_SUFFIXES = (
@@ -30,7 +30,7 @@ _LABEL_PREFIXES = ("mask_", "masks_", "label_", "labels_", "seg_", "gt_", "mask-
 _PREDICTED_SUFFIXES = ("_pred", "_prediction", "_predicted", "_prob", "_probabilities")
 _IMAGE_SUFFIXES = ("_0000", "_image", "_img", "-image", "-volume")
 _IMAGE_PREFIXES = ("image_", "img_", "im_", "image-")
-_IMAGES = {*IMAGE_SUFFIXES, ".btf", ".gif", ".ndpi", ".scn", ".zarr"}
+_IMAGES = {*IMAGE_SUFFIXES, ".gif", ".zarr"}
 # notes and what systems leave behind; that they are skipped goes without saying
 _SUNDRY = {
     *("", ".txt", ".json", ".csv", ".tsv", ".xml", ".md", ".rst", ".html", ".log", ".db", ".ini", ".yaml", ".yml"),
@@ -168,7 +168,7 @@ def _unlabelled(stem: str) -> str:
 
 def _is_store(path: Path) -> bool:
     """Whether the folder `path` is a Zarr store."""
-    return path.suffix == ".zarr" or node(path) is not None
+    return path.suffix == ".zarr" or is_zarr(path)
 
 
 def _is_image(path: Path) -> bool:

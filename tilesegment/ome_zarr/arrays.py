@@ -1,7 +1,7 @@
 """Zarr arrays opened for reading: their chunks under the names they are stored under, by the faster codec pipeline.
 
-A missing chunk is the fill value to Zarr, so an array whose metadata lost the separator of its chunks' names is all 0 to
-a library, without an error. Here the names that are stored decide.
+A missing chunk is the fill value to Zarr, so an array whose metadata lost the separator of its chunks' names is all 0
+to a library, without an error. Here the names that are stored decide.
 
 The faster pipeline is zarrs, where it is installed and reads the array: it decodes the chunks of a read in threads of
 its own. It is never used for writing: it writes in place, so that a process that is killed leaves half a chunk.
@@ -85,7 +85,8 @@ def _files(folder: str | Path, depth: int, prefix: str = "") -> Iterator[str]:
 
 def _place(key: str, array: zarr.Array) -> tuple[int, ...] | None:
     """Return which chunk (or shard) `key` names in any of Zarr's ways; None if there is no such chunk."""
-    parts = key.split("/" if "/" in key else ".")[key.startswith("c") :]
+    parts = key.split("/" if "/" in key else ".")
+    parts = parts[parts[0] == "c" :]
     counts = [-(-size // side) for size, side in zip(array.shape, array.shards or array.chunks, strict=True)]
     if len(parts) != len(counts) or not all(p.isascii() and p.isdecimal() and len(p) < 20 for p in parts):
         return None
@@ -108,12 +109,13 @@ def with_zarrs(array: zarr.Array) -> zarr.Array | None:
         from zarrs.pipeline import UnsupportedMetadataError, ZarrsCodecPipeline
     except ImportError:
         return None
-    copy = zarr.Array(zarr.AsyncArray(array.metadata, array.store_path, config=array.async_array.config))
+    metadata: Any = array.metadata
+    copy = zarr.Array(zarr.AsyncArray(metadata, array.store_path, config=array.async_array.config))
     # the pipeline keeps what it is told here; the configuration is that of all threads, so nothing others depend on
     told = {"codec_pipeline.strict": True, "codec_pipeline.chunk_concurrent_minimum": 1}
     with _CONFIGURING, zarr.config.set({**told, "threading.max_workers": thread_count()}):
         try:
-            pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(array.metadata, array.store)
+            pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(metadata, array.store)
         except UnsupportedMetadataError:
             return None
     # as zarr itself does it; it would choose by its configuration, by which other threads open what they write

@@ -99,7 +99,7 @@ def _halvings(factors: tuple[float, float]) -> int:
 
 
 def multiscales(name: str, axes: str, frame: Frame, halvings: tuple[int, ...]) -> dict[str, Any]:
-    """Return the `multiscales` entry of an array of `axes` (`yx` to `czyx`) whose levels are halved `halvings` times."""
+    """Return the `multiscales` entry of an array of `axes` (`yx` to `czyx`), its levels halved `halvings` times."""
     spacings = {"c": Spacing(), "z": frame.z, "y": frame.y, "x": frame.x}
     described: list[dict[str, str]] = []
     for axis in axes:

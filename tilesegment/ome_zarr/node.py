@@ -131,7 +131,9 @@ def check_array(path: str, node: Node) -> tuple[tuple[int, ...], tuple[str, ...]
         raise ImageError(f"{path} holds pixels of type {str(dtype)[:40]!r}; {PIXEL_TYPES} are supported: convert it")
     if foreign := [str(codec)[:40] for codec in codecs if codec not in _CODECS[node.format]]:
         allowed = ", ".join(sorted(_CODECS[node.format]))
-        raise ImageError(f"{path} is compressed with {foreign[0]!r}; allowed are {allowed}: rewrite it with one of them")
+        raise ImageError(
+            f"{path} is compressed with {foreign[0]!r}; allowed are {allowed}: rewrite it with one of them"
+        )
     _check_chunks(path, shape, sizes, _SIZES[dtype])
     names = meta.get("dimension_names") or node.attributes.get("_ARRAY_DIMENSIONS")
     if not isinstance(names, list) or not all(isinstance(name, str) and is_printable(name) for name in names):

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tilesegment.errors import DataError
-from tilesegment.images.zarr_metadata import node
 from tilesegment.labels import Listing, is_folder_of_files, list_images, match_stems, stem_of
 from tilesegment.labels.files import core_of, is_label_name
+from tilesegment.ome_zarr.node import is_zarr
 
 # names of folders, in any case
 _IMAGES = ("images", "imgs", "image", "img", "imagestr")
@@ -288,13 +288,13 @@ def _nnunet_labels(folder: Path) -> dict[str, int]:
 
 def _zarr(folder: Path) -> Layout | None:
     """An OME-Zarr image with a label in it, a label of one, or a folder of such images."""
-    if node(folder) is not None:
-        if folder.parent.name == "labels" and node(folder.parent.parent) is not None:
+    if is_zarr(folder):
+        if folder.parent.name == "labels" and is_zarr(folder.parent.parent):
             pair = Pair(stem_of(folder.parent.parent), (folder.parent.parent,), folder)
         else:
             pair = _zarr_pair(folder)
         return Layout(f"{pair.images[0].name} with labels/{pair.label.name} in it", (pair,))
-    stores = [p for p in sorted(folder.iterdir()) if p.suffix == ".zarr" and p.is_dir() and node(p) is not None]
+    stores = [p for p in sorted(folder.iterdir()) if p.suffix == ".zarr" and p.is_dir() and is_zarr(p)]
     if not stores:
         return None
     pairs = [_zarr_pair(store) for store in stores]
@@ -304,7 +304,7 @@ def _zarr(folder: Path) -> Layout | None:
 def _zarr_pair(store: Path) -> Pair:
     """The image in the folder `store` and its only label."""
     folder = store / "labels"
-    names = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and node(p)] if folder.is_dir() else []
+    names = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and is_zarr(p)] if folder.is_dir() else []
     if not names:
         raise DataError(f"{store} has no label; expected one in {folder}/, or remove the image")
     if len(names) > 1:
