@@ -16,10 +16,11 @@ from onnx_files import FREE, Graph, TensorProto, helper, onnx, onnxruntime, pool
 from tilesegment.errors import DeviceError, ModelError
 from tilesegment.geometry import FieldOfView
 from tilesegment.models.header import KEY
-from tilesegment.models.onnx_model import OnnxModel, check_installed, load_model
+from tilesegment.models.model import Model
+from tilesegment.models.onnx_file import check_installed
 from tilesegment.networks.onnx_probing import TOLERANCE
 from tilesegment.prediction.engine import predict_array
-from tilesegment.prediction.predictors.torch import TorchPredictor
+from tilesegment.prediction.predictor import TorchPredictor
 
 CPU = torch.device("cpu")
 
@@ -27,7 +28,7 @@ CPU = torch.device("cpu")
 def refused(path: Path) -> str:
     """The line with which a model is refused."""
     with pytest.raises(ModelError) as caught:
-        load_model(path).field_of_view  # noqa: B018 - raises
+        Model.load(path).field_of_view  # noqa: B018 - raises
     message = str(caught.value)
     assert message.startswith(str(path))
     assert message.count(str(path)) == 1
@@ -42,25 +43,23 @@ def refused(path: Path) -> str:
 )
 def test_the_field_of_view_is_found(tmp_path: Path, graph: Callable[[], Graph], view: FieldOfView) -> None:
     graph().model(tmp_path / "m.onnx")
-    model = load_model(tmp_path / "m.onnx")
-    assert isinstance(model, OnnxModel)
+    model = Model.load(tmp_path / "m.onnx")
     assert model.field_of_view == view
-    assert model.prober.check(view) <= TOLERANCE
+    assert prober(model).check(view) <= TOLERANCE
 
 
 def test_less_than_the_field_of_view_is_not_enough(tmp_path: Path) -> None:
     pooled().model(tmp_path / "m.onnx")
-    model = load_model(tmp_path / "m.onnx")
-    assert isinstance(model, OnnxModel)
-    assert model.prober.check(FieldOfView(2, 2, 2, False)) > 100 * TOLERANCE
+    model = Model.load(tmp_path / "m.onnx")
+    assert prober(model).check(FieldOfView(2, 2, 2, False)) > 100 * TOLERANCE
     with pytest.raises(ModelError, match=r"^fails on 9 x 9 px: "):
-        model.prober.check(FieldOfView(1, 4, 4, False))
+        prober(model).check(FieldOfView(1, 4, 4, False))
 
 
 def test_tiled_is_untiled(tmp_path: Path) -> None:
     """Exactly, where tile shapes are equal, and to rounding in one pass."""
     pooled().model(tmp_path / "m.onnx")
-    predictor = TorchPredictor(load_model(tmp_path / "m.onnx"), CPU, batch=3)
+    predictor = TorchPredictor(Model.load(tmp_path / "m.onnx"), CPU, batch=3)
     image = noise((1, 50, 70), dtype="float32")
     ids, found = predict_array(predictor, image, 16)
     once_ids, once = predict_array(predictor, image, 72)
@@ -83,8 +82,7 @@ def test_what_the_output_means_is_seen_by_its_values(
     tmp_path: Path, classes: int, end: str | None, activation: str
 ) -> None:
     pooled(classes, end).model(tmp_path / "m.onnx")
-    model = load_model(tmp_path / "m.onnx")
-    assert isinstance(model, OnnxModel)
+    model = Model.load(tmp_path / "m.onnx")
     assert model.network.activation == activation
     assert len(model.header.classes) == max(classes, 2)
     image = noise((1, 1, 32, 32), dtype="float32")
@@ -103,7 +101,7 @@ def test_a_model_that_takes_one_image_at_a_time_is_given_one(tmp_path: Path) -> 
     pooled(shape=(1, 1, "h", "w")).model(tmp_path / "one.onnx")
     image = noise((1, 40, 40), dtype="float32")
     found, expected = (
-        predict_array(TorchPredictor(load_model(tmp_path / f"{name}.onnx"), CPU, batch=4), image, 8)[1]
+        predict_array(TorchPredictor(Model.load(tmp_path / f"{name}.onnx"), CPU, batch=4), image, 8)[1]
         for name in ("one", "any")
     )
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
@@ -114,7 +112,7 @@ def test_whole_numbers_are_fed_as_whole_numbers(tmp_path: Path) -> None:
     graph.add("Cast", to=TensorProto.FLOAT)
     graph.conv(2, pad=1)
     graph.model(tmp_path / "m.onnx")
-    model, image = load_model(tmp_path / "m.onnx"), noise((1, 30, 30))
+    model, image = Model.load(tmp_path / "m.onnx"), noise((1, 30, 30))
     assert model.header.normalisation.dtype == "uint8"
     assert model.field_of_view == FieldOfView(1, 1, 1, False)
     (raw,) = onnxruntime.InferenceSession(tmp_path / "m.onnx").run(None, {"image": image[None]})
@@ -133,21 +131,21 @@ def test_what_sees_the_whole_tile_needs_a_chosen_halo(tmp_path: Path) -> None:
     message = refused(tmp_path / "m.onnx")
     assert message.startswith("what the model decides depends on more than 128 px around it")
     assert message.endswith("choose a --halo to accept seams")
-    assert load_model(tmp_path / "m.onnx").with_halo(40).field_of_view == FieldOfView(32, 64, 64, False)
+    assert Model.load(tmp_path / "m.onnx").with_halo(40).field_of_view == FieldOfView(32, 64, 64, False)
 
 
 def test_a_halo_is_chosen_in_whole_divisors(tmp_path: Path) -> None:
     pooled().model(tmp_path / "m.onnx")
-    assert load_model(tmp_path / "m.onnx").with_halo(7).field_of_view == FieldOfView(2, 8, 8, False)
+    assert Model.load(tmp_path / "m.onnx").with_halo(7).field_of_view == FieldOfView(2, 8, 8, False)
     valid().model(tmp_path / "v.onnx")
-    assert load_model(tmp_path / "v.onnx").with_halo(2).field_of_view == FieldOfView(1, 2, 2, True)
+    assert Model.load(tmp_path / "v.onnx").with_halo(2).field_of_view == FieldOfView(1, 2, 2, True)
     with pytest.raises(ModelError, match="a halo of 9 px; this network crops 2 px a side itself, no other is possible"):
-        load_model(tmp_path / "v.onnx").with_halo(9)
+        Model.load(tmp_path / "v.onnx").with_halo(9)
 
 
 def test_what_an_onnx_model_cannot_do_is_said(tmp_path: Path) -> None:
     pooled().model(tmp_path / "m.onnx")
-    model = load_model(tmp_path / "m.onnx")
+    model = Model.load(tmp_path / "m.onnx")
     with pytest.raises(ModelError, match="an ONNX model cannot be pruned"):
         model.pruned(1)
     with pytest.raises(ModelError, match="copy the file instead"):
@@ -259,14 +257,14 @@ def test_weights_beside_the_file_are_used(tmp_path: Path) -> None:
     pooled().model(tmp_path / "whole.onnx")
     image = noise((1, 24, 24), dtype="float32")
     found, expected = (
-        predict_array(TorchPredictor(load_model(tmp_path / name), CPU), image, 24)[1]
+        predict_array(TorchPredictor(Model.load(tmp_path / name), CPU), image, 24)[1]
         for name in ("m.onnx", "whole.onnx")
     )
     np.testing.assert_array_equal(found, expected)
-    before = load_model(path).header.weights_sha256
+    before = Model.load(path).header.weights_sha256
     content = (tmp_path / "w.bin").read_bytes()
     (tmp_path / "w.bin").write_bytes(content[::-1])
-    assert load_model(path).header.weights_sha256 != before
+    assert Model.load(path).header.weights_sha256 != before
 
 
 def test_weights_elsewhere_are_not_opened(tmp_path: Path) -> None:
@@ -298,9 +296,9 @@ def test_what_a_file_says_of_itself_is_not_believed(tmp_path: Path) -> None:
         pooled(3, "Softmax").model(path, **{KEY: header_text, f"{KEY}.field_of_view": view_text})
 
     write(header.to_json(), json.dumps(view))
-    assert load_model(path).field_of_view == FieldOfView(2, 4, 4, False)
+    assert Model.load(path).field_of_view == FieldOfView(2, 4, 4, False)
     write(header.to_json(), json.dumps(view | {"before": 2, "after": 2}))
-    assert load_model(path).field_of_view == FieldOfView(2, 4, 4, False), "found instead"
+    assert Model.load(path).field_of_view == FieldOfView(2, 4, 4, False), "found instead"
     write(header.to_json(), json.dumps(view | {"before": 60_000, "after": 60_000}))
     assert refused(path).startswith("it sees more than 1024 px, too far to verify; choose a --halo to accept seams")
     write(header.to_json(), json.dumps(view | {"before": 60_000, "after": 60_000, "crops": True}))

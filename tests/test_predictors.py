@@ -17,9 +17,9 @@ from tilesegment.errors import DeviceError
 from tilesegment.geometry import Block, Region, TileGrid
 from tilesegment.models.header import Normalisation
 from tilesegment.models.model import Model
+from tilesegment.prediction.devices import choose_device, choose_precision, free_memory
 from tilesegment.prediction.engine import predict_array
-from tilesegment.prediction.predictors.devices import choose_device, choose_precision, free_memory
-from tilesegment.prediction.predictors.torch import TorchPredictor
+from tilesegment.prediction.predictor import TorchPredictor
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
@@ -194,7 +194,7 @@ def test_what_else_goes_wrong_is_no_lack_of_memory() -> None:
 
 
 def test_a_run_says_that_it_took_fewer_tiles_at_a_time(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tilesegment.prediction.predictors.choice.TorchPredictor", RoomFor)
+    monkeypatch.setattr("tilesegment.prediction.predictor.TorchPredictor", RoomFor)
     done = run("predict slide.tif -m toy.safetensors --tile 88 --batch 5 -o m.zarr --json")
     assert "cpu lacks the memory for 5 tiles at a time: 2" in done.err
     assert json.loads(done.out)["batch"] == 2

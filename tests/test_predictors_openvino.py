@@ -19,9 +19,8 @@ from tilesegment.errors import DeviceError
 from tilesegment.geometry import Region, TileGrid
 from tilesegment.models.model import Model
 from tilesegment.prediction.engine import predict_array
-from tilesegment.prediction.predictors.choice import make_predictor
-from tilesegment.prediction.predictors.openvino import OpenVinoPredictor
-from tilesegment.prediction.predictors.torch import TorchPredictor
+from tilesegment.prediction.openvino import OpenVinoPredictor
+from tilesegment.prediction.predictor import TorchPredictor, make_predictor
 
 if find_spec("openvino") is None:
     pytest.skip("needs OpenVINO: pip install 'tilesegment[cpu]'", allow_module_level=True)

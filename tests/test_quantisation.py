@@ -20,12 +20,11 @@ from tilesegment.errors import DeviceError, ModelError
 from tilesegment.geometry import Region
 from tilesegment.models.model import Model
 from tilesegment.networks.network import Network
+from tilesegment.prediction.devices import choose_precision
 from tilesegment.prediction.engine import predict_array
-from tilesegment.prediction.predictors.choice import make_predictor
-from tilesegment.prediction.predictors.devices import choose_precision
-from tilesegment.prediction.predictors.openvino import OpenVinoPredictor, convert, core
-from tilesegment.prediction.predictors.quantisation import crop_by_strides, folder_for, quantised, sample_blocks
-from tilesegment.prediction.predictors.torch import TorchPredictor
+from tilesegment.prediction.int8 import crop_by_strides, folder_for, quantised, sample_blocks
+from tilesegment.prediction.openvino import OpenVinoPredictor, convert, core
+from tilesegment.prediction.predictor import TorchPredictor, make_predictor
 
 for package in ("openvino", "nncf"):
     if find_spec(package) is None:
@@ -208,7 +207,7 @@ def test_nothing_is_reported_to_the_makers_and_signals_still_arrive(tmp_path: Pa
         "from pathlib import Path\n"
         "from conftest import toy_model\n"
         "from toy_plans import plan_of, samples_of\n"
-        "from tilesegment.prediction.predictors.choice import make_predictor\n"
+        "from tilesegment.prediction.predictor import make_predictor\n"
         "del sys.modules['pytest']\n"
         "import torch\n"
         "model = toy_model(depth=1)\n"
