@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from tilesegment.errors import ModelError
+from tilesegment.files import write_atomically
 from tilesegment.geometry import FieldOfView
 from tilesegment.models.header import KEY
-from tilesegment.models.model import Model, write_atomically
+from tilesegment.models.model import Model
 from tilesegment.models.onnx_file import VIEW_KEY, check_installed, parse_onnx
 from tilesegment.models.onnx_network import OnnxNetwork
 from tilesegment.networks.onnx_probing import side_of

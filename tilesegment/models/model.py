@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tilesegment.errors import ModelError
+from tilesegment.files import write_atomically
 from tilesegment.geometry import FieldOfView
 from tilesegment.models import find_model
 from tilesegment.models.header import KEY, ModelHeader, read_header
@@ -150,25 +150,6 @@ class Model:
                 f"{path} cannot be written ({error.strerror}); choose another place for the model"
             ) from error
         return Model.load(path, None if header.network in NETWORKS else self.network)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes the file whole or not at all: an existing one is replaced only by a complete one, synced to the disk.
-
-    Raises:
-        OSError: it cannot be written; an existing one is left as it is.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        if os.path.exists(temporary):  # unlike Path.exists, False for a name that cannot be
-            temporary.unlink()
-        raise
 
 
 def weights_hash(weights: dict[str, Tensor]) -> str:

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from tilesegment.errors import DeviceError, ModelError
+from tilesegment.files import write_atomically
 from tilesegment.geometry import Block, TileGrid
-from tilesegment.models.model import Model, weights_hash, write_atomically
+from tilesegment.models.model import Model, weights_hash
 from tilesegment.prediction.openvino import OpenVinoPredictor, convert, core
 from tilesegment.prediction.plan import Plan
 from tilesegment.prediction.predictor import BlockPredictor, Options
