@@ -78,7 +78,7 @@ def test_what_is_read_back_is_the_model(pair: tuple[Model, Path]) -> None:
     assert loaded.header == replace(model.header, weights_sha256=loaded.header.weights_sha256)
     assert loaded.header.weights_sha256 not in ("", model.header.weights_sha256)
     assert loaded.field_of_view == model.field_of_view
-    bare = replace(loaded, described=None)
+    bare = replace(loaded, claimed=None)
     assert bare.field_of_view == model.field_of_view, "found by running it"
 
 

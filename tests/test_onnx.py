@@ -18,11 +18,18 @@ from tilesegment.geometry import FieldOfView
 from tilesegment.models.header import KEY
 from tilesegment.models.model import Model
 from tilesegment.models.onnx_file import check_installed
-from tilesegment.networks.onnx_probing import TOLERANCE
+from tilesegment.models.onnx_network import OnnxNetwork
+from tilesegment.networks.onnx_probing import TOLERANCE, Prober
 from tilesegment.prediction.engine import predict_array
 from tilesegment.prediction.predictor import TorchPredictor
 
 CPU = torch.device("cpu")
+
+
+def prober(model: Model) -> Prober:
+    """Runs the model on random images."""
+    assert isinstance(model.network, OnnxNetwork)
+    return Prober(model.network.run, model.header.channels)
 
 
 def refused(path: Path) -> str:
@@ -146,7 +153,7 @@ def test_a_halo_is_chosen_in_whole_divisors(tmp_path: Path) -> None:
 def test_what_an_onnx_model_cannot_do_is_said(tmp_path: Path) -> None:
     pooled().model(tmp_path / "m.onnx")
     model = Model.load(tmp_path / "m.onnx")
-    with pytest.raises(ModelError, match="an ONNX model cannot be pruned"):
+    with pytest.raises(ModelError, match="pruned"):
         model.pruned(1)
     with pytest.raises(ModelError, match="copy the file instead"):
         model.save(tmp_path / "m.safetensors")
@@ -165,7 +172,7 @@ def test_what_an_onnx_model_cannot_do_is_said(tmp_path: Path) -> None:
         (("b", 1, 256, 256), "takes images of 256 x 256 px only; export it with dynamic height and width"),
         (("b", 1, "h", 256), "takes images of h x 256 px only"),
         ((1, 1, 32, 48), "takes images of 32 x 48 px only"),
-        ((4, 1, "h", "w"), "takes 4 images at a time"),
+        ((4, 1, "h", "w"), "takes exactly 4 images"),
         (("b", "c", "h", "w"), "takes c channels; allowed: a fixed number, 1 to 64"),
         (("b", "h", "w", 3), "takes b x h x w x 3, channels last; it must take (batch, channels, height, width)"),
         (("b", 1, "d", "h", "w"), "takes b x 1 x d x h x w; it must take images (batch, channels, height, width)"),
@@ -183,7 +190,7 @@ def test_graphs_of_another_kind_are_refused(tmp_path: Path) -> None:
     graph = pooled()
     graph.inputs.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, list(FREE)))
     graph.model(path)
-    assert refused(path).startswith("has 2 inputs (image, mask); it must take one, the image")
+    assert refused(path).startswith("has 2 inputs (image, mask)")
 
     graph = pooled()
     graph.add("Frobnicate", domain="of.others")
@@ -279,7 +286,7 @@ def test_weights_elsewhere_are_not_opened(tmp_path: Path) -> None:
     (folder / "link.bin").symlink_to(tmp_path / "w.bin")
     assert "outside its folder" in refused(folder / "m.onnx")
     with_weights_in(folder / "m.onnx", "none.bin")
-    assert refused(folder / "m.onnx") == "its weights lie in none.bin, which is not there; copy it, too"
+    assert refused(folder / "m.onnx") == "its weights lie in none.bin, which does not exist; copy it, too"
 
 
 def test_what_a_file_says_of_itself_is_not_believed(tmp_path: Path) -> None:
@@ -302,12 +309,12 @@ def test_what_a_file_says_of_itself_is_not_believed(tmp_path: Path) -> None:
     write(header.to_json(), json.dumps(view | {"before": 60_000, "after": 60_000}))
     assert refused(path).startswith("it sees more than 1024 px, too far to verify; choose a --halo to accept seams")
     write(header.to_json(), json.dumps(view | {"before": 60_000, "after": 60_000, "crops": True}))
-    assert refused(path).startswith("what it says of itself is damaged")
+    assert refused(path).startswith("its own description is damaged")
     for wrong in ('{"divisor": 0}', json.dumps(view | {"divisor": 0}), json.dumps(view | {"before": 1e99}), "[", "{}"):
         write(header.to_json(), wrong)
-        assert refused(path).startswith("what it says of itself is damaged")
+        assert refused(path).startswith("its own description is damaged")
     for text in ("{}", "[" * 100_000, toy_network("unet-same", channels=2, depth=1, base=3).header.to_json()):
         write(text, json.dumps(view))
-        assert refused(path).startswith("what it says of itself is damaged")
+        assert refused(path).startswith("its own description is damaged")
     write(toy_network("unet-same", classes=2, depth=1, base=3).header.to_json(), json.dumps(view))
-    assert refused(path) == "gives 3 classes, says that it gives 2; export it again"
+    assert refused(path) == "gives 3 classes, but names 2; export it again"

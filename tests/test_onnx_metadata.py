@@ -86,13 +86,13 @@ def test_a_package_leaves_nothing_to_assume(tmp_path: Path) -> None:
     ("told", "message"),
     [
         ({"mean": "1", "std": "2"}, "gives tilesegment.mean and tilesegment.std; .* and tilesegment.dtype are needed"),
-        ({**GREY, "mean": "1,2"}, "has 2 tilesegment.mean and 1 tilesegment.std; it takes 1 channels, one for each"),
-        ({**GREY, "mean": "grey"}, "its tilesegment.mean and tilesegment.std are no numbers with commas"),
+        ({**GREY, "mean": "1,2"}, "has 2 tilesegment.mean and 1 tilesegment.std; it takes 1 channels"),
+        ({**GREY, "mean": "grey"}, "its tilesegment.mean and tilesegment.std are not numbers"),
         ({**GREY, "mean": "nan"}, "its normalisation needs a finite mean and a positive std for every channel"),
         ({**GREY, "std": "0"}, "its normalisation needs a finite mean and a positive std for every channel"),
         ({**GREY, "dtype": "int9"}, "its tilesegment.dtype is 'int9'; allowed: uint8, uint16, float32"),
-        ({"classes": "a,,b"}, "its tilesegment.classes are 'a,,b'; they must be different names with commas"),
-        ({"classes": "a,b,a"}, "its tilesegment.classes are 'a,b,a'; they must be different names with commas"),
+        ({"classes": "a,,b"}, "its tilesegment.classes are 'a,,b'; they must be different names"),
+        ({"classes": "a,b,a"}, "its tilesegment.classes are 'a,b,a'; they must be different names"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(tmp_path: Path, told: dict[str, str], message: str) -> None:

@@ -40,7 +40,7 @@ def test_what_a_package_says_is_used(tmp_path: Path) -> None:
     header = model.header
     assert (header.name, header.licence, header.pixel_size) == ("of others", "MIT", PixelSize(0.004, 0.004))
     assert [one.name for one in header.classes] == ["kind 0", "kind 1", "kind 2"]
-    assert model.described == model.field_of_view == FieldOfView(2, 4, 4, False)
+    assert model.claimed == model.field_of_view == FieldOfView(2, 4, 4, False)
     # value * 0.01 - 1
     np.testing.assert_allclose((header.normalisation.mean, header.normalisation.std), [[100], [100]], rtol=1e-12)
     assert header.normalisation.dtype == "uint8"
@@ -134,7 +134,7 @@ IN, OUT = ("inputs", 0), ("outputs", 0)
         (edited(*OUT, "axes", 3, "halo", value=8), "treats y (18, 2, 0, 4) and x (18, 2, 0, 8) differently"),
         (edited(*IN, "axes", 2, "size", "step", value=0), "treats y"),
         (edited(*IN, "preprocessing", 0, "id", value="scale_range"), "needs the preprocessing 'scale_range'"),
-        (edited(*IN, "preprocessing", 0, "kwargs", "gain", value=-1), "its preprocessing turns grey values round"),
+        (edited(*IN, "preprocessing", 0, "kwargs", "gain", value=-1), "its preprocessing inverts grey values"),
         (
             edited(*IN, "preprocessing", 0, "kwargs", "gain", value=[1, 2]),
             "its preprocessing has 2 values for 1 channels",
@@ -143,14 +143,14 @@ IN, OUT = ("inputs", 0), ("outputs", 0)
             edited(*IN, "preprocessing", 0, "kwargs", "axis", value="y"),
             "its preprocessing 'scale_linear' works along 'y'",
         ),
-        (edited(*IN, "preprocessing", value=[{}]), "its rdf.yaml is not one of version 0.5 (KeyError('id'))"),
+        (edited(*IN, "preprocessing", value=[{}]), "its rdf.yaml does not follow version 0.5 (KeyError('id'))"),
         (
             edited(*OUT, "postprocessing", value=[{"id": "binarize"}]),
             "needs the postprocessing 'binarize'; allowed: none",
         ),
-        (edited(*OUT, "axes", 1, value={"type": "channel"}), "its rdf.yaml is not one of version 0.5"),
+        (edited(*OUT, "axes", 1, value={"type": "channel"}), "its rdf.yaml does not follow version 0.5"),
         (edited("inputs", value="raw"), "has 3 inputs; it must have one"),
-        (edited(*IN, "data", value=7), "its rdf.yaml is not one of version 0.5"),
+        (edited(*IN, "data", value=7), "its rdf.yaml does not follow version 0.5"),
     ],
 )
 def test_what_is_not_done_here_is_refused(tmp_path: Path, edit: Callable[[Any], None], message: str) -> None:

@@ -219,10 +219,10 @@ def test_devices_are_chosen_by_name() -> None:
     assert choose_device().type in ("cpu", "cuda", "mps")
     assert choose_device("auto") == choose_device()
     for name in ("gpu", "cuda:99", "cpu:0", "", "meta"):
-        with pytest.raises(DeviceError, match=f"^device '{name}' is not here; there are: auto, cpu"):
+        with pytest.raises(DeviceError, match=f"no device '{name}'; allowed: auto, cpu"):
             choose_device(name)
     if not torch.cuda.is_available():
-        with pytest.raises(DeviceError, match="device 'cuda' is not here; there are: auto, cpu"):
+        with pytest.raises(DeviceError, match="no device 'cuda'; allowed: auto, cpu"):
             choose_device("cuda")
     assert free_memory(CPU) is None
 
@@ -237,9 +237,7 @@ def test_precisions_are_chosen_by_name() -> None:
     with pytest.raises(DeviceError, match=r"^precision 'fp8' is unknown; allowed: auto, fp32, bf16, fp16, int8$"):
         choose_precision(CPU, "fp8")
     for device, name in (("cpu", "fp16"), ("mps", "fp64")):
-        with pytest.raises(
-            DeviceError, match=f"^precision {name} is not to be had on {device}; use --precision auto or fp32$"
-        ):
+        with pytest.raises(DeviceError, match=f"{name} .* {device}; use --precision auto or fp32"):
             choose_precision(torch.device(device), name)
 
 

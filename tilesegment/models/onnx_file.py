@@ -167,9 +167,7 @@ def _check_input(value: "ValueInfoProto") -> tuple[str, int, bool]:
     kind, dims = _kind(value), value.type.tensor_type.shape.dim
     if kind not in _DTYPES:
         raise ModelError(f"takes {kind.lower()}; it must take one of {', '.join(_DTYPES.values())}")
-    shape: list[Any] = [
-        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim
-    ]
+    shape: list[Any] = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims]
     words = " x ".join(map(str, shape)) or "a number"
     if len(shape) != 4:
         raise ModelError(f"takes {words}; it must take images (batch, channels, height, width)")
