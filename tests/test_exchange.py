@@ -227,10 +227,10 @@ def test_what_cannot_be_exported_is_refused_in_a_line(toy: Path, tmp_path: Path)
     there = tmp_path / "there.onnx"
     there.write_bytes(b"mine")
     cases = [
-        (toy, tmp_path / "m.onnx", "tflite", "no format is called 'tflite'; there are: onnx, bioimageio"),
-        (toy, tmp_path / "m.zip", "onnx", "m.zip: onnx is written to a file that ends with .onnx"),
+        (toy, tmp_path / "m.onnx", "tflite", "'tflite'; allowed: onnx, bioimageio"),
+        (toy, tmp_path / "m.zip", "onnx", "m.zip: for onnx the name must end in .onnx"),
         (toy, there, "onnx", "there.onnx exists; name another output, or use --overwrite to replace it"),
-        (toy, tmp_path / "no" / "m.onnx", "onnx", "no is no folder; make it, or choose another place"),
+        (toy, tmp_path / "no" / "m.onnx", "onnx", "no is not a folder"),
         (tmp_path / "none", tmp_path / "m.onnx", "onnx", "neither a file nor a bundled model"),
     ]
     for model, out, to, message in cases:

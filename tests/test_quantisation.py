@@ -192,7 +192,7 @@ def test_it_is_for_cpus_and_for_networks_with_weights(tmp_path: Path) -> None:
         choose_precision(torch.device("cuda"), "int8")
     model = toy_model()
     bare = replace(model, network=type("Bare", (Network,), {"crops": True})())
-    with pytest.raises(DeviceError, match="int8 does not support toy-2, .*; give --precision fp32"):
+    with pytest.raises(DeviceError, match=r"int8 does not support toy-2, .*; give --precision fp32"):
         make_predictor(bare, CPU, plan_of(model, (90, 70)), list, tmp_path)
 
 

@@ -60,6 +60,8 @@ def export(model: str | Path, out: str | Path, to: str, *, overwrite: bool = Fal
         raise ModelError(f"{out}: for {to} the name must end in {suffix}")
     if os.path.exists(out) and not overwrite:
         raise ModelError(f"{out} exists; name another output, or use --overwrite to replace it")
+    if not out.parent.is_dir():  # before the conversion, which takes long
+        raise ModelError(f"{out}: {out.parent} is not a folder; create it, or choose another place")
     loaded = Model.load(model)
     if isinstance(loaded.network, OnnxNetwork):
         raise ModelError(f"{model} is an ONNX model already; copy the file")
