@@ -47,12 +47,9 @@ class Coding:
         """Class ids (h, w) uint8 of what the file `name` stores (h, w), IGNORE where it is not labelled."""
         if not self.tables[name]:
             return np.full(pixels.shape, IGNORE, np.uint8)
-        numbers = {value: number for number, value in enumerate(self.values)}
-        entries = sorted(
-            (stored, IGNORE if value is None else numbers.get(value, IGNORE))
-            for stored, value in self.tables[name].items()
-        )
-        stored, ids = np.array(entries).T
+        numbers: dict[int | None, int] = {value: number for number, value in enumerate(self.values)}
+        entries = [(stored, numbers.get(value, IGNORE)) for stored, value in self.tables[name].items()]
+        stored, ids = np.array(sorted(entries)).T
         places = np.searchsorted(stored, pixels).clip(max=stored.size - 1)
         return np.where(stored[places] == pixels, ids.astype(np.uint8)[places], np.uint8(IGNORE))
 

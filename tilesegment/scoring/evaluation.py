@@ -172,9 +172,9 @@ def _score_cells(
         best.v_info,
         best.rand_error,
         *(thresholds if matching.by_threshold else (None, None, None)),
-        sections=len(sections),
-        without_cells=count - len(sections),
-        window=BLOCK if count > len(planes) else None,
+        len(sections),
+        count - len(sections),
+        BLOCK if count > len(planes) else None,
     )
     at = [best.thresholds.index(threshold) for threshold in thresholds]
     rows: list[CellRow] = []

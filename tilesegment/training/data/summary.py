@@ -122,9 +122,8 @@ def _classes(data: Dataset) -> list[str]:
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for n, row in enumerate(rows):
-        cells = (
-            one.ljust(w) if column == 1 else one.rjust(w) for column, (one, w) in enumerate(zip(row, wide, strict=True))
-        )
+        cells = [one.rjust(width) for one, width in zip(row, wide, strict=True)]
+        cells[1] = row[1].ljust(wide[1])
         lines.append(("" if n else "classes").ljust(_LABEL) + "  ".join(cells))
     counts = total_counts(data.sections)
     if counts[IGNORE]:
