@@ -167,14 +167,17 @@ def _score_cells(
         return None
     best = summarise(sections, THRESHOLDS if matching.by_threshold else (0.5,))
     thresholds = (best.threshold_rand, best.threshold_info, best.threshold_error)
+    told = thresholds if matching.by_threshold else (None, None, None)
     score = CellScore(
-        best.v_rand,
-        best.v_info,
-        best.rand_error,
-        *(thresholds if matching.by_threshold else (None, None, None)),
-        len(sections),
-        count - len(sections),
-        BLOCK if count > len(planes) else None,
+        v_rand=best.v_rand,
+        v_info=best.v_info,
+        rand_error=best.rand_error,
+        threshold_rand=told[0],
+        threshold_info=told[1],
+        threshold_error=told[2],
+        sections=len(sections),
+        without_cells=count - len(sections),
+        window=BLOCK if count > len(planes) else None,
     )
     at = [best.thresholds.index(threshold) for threshold in thresholds]
     rows: list[CellRow] = []
