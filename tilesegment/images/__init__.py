@@ -2,12 +2,14 @@
 
 from tilesegment.images.formats import IMAGE_SUFFIXES, begins_as_image, open_channels, open_image
 from tilesegment.images.source import ImageSource, Level, read_mirrored
+from tilesegment.ome_zarr.node import is_zarr
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "ImageSource",
     "Level",
     "begins_as_image",
+    "is_zarr",
     "open_channels",
     "open_image",
     "read_mirrored",

@@ -13,10 +13,9 @@ from pathlib import Path
 from tilesegment.errors import MaskError, PlanError, one_line
 from tilesegment.files import write_atomically
 from tilesegment.geometry import Block
-from tilesegment.images import IMAGE_SUFFIXES, begins_as_image
+from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr
 from tilesegment.masks.disk import is_ours
 from tilesegment.masks.exported import read_exported
-from tilesegment.ome_zarr.node import is_zarr
 from tilesegment.prediction.outcome import Errand, Listener, Outcome, Progress
 from tilesegment.prediction.run import Outputs
 from tilesegment.preview import is_picture_of_ours
