@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tilesegment.draw import overlay, stretch
 from tilesegment.errors import ModelError
 from tilesegment.geometry import FieldOfView
 from tilesegment.models.model import Model
@@ -21,7 +22,6 @@ from tilesegment.models.onnx_export import example_image, exported_network, expo
 from tilesegment.models.onnx_file import parse_onnx
 from tilesegment.models.package import RDF
 from tilesegment.networks.onnx_probing import LARGEST
-from tilesegment.preview import overlay, stretch
 
 # from which on authors, citations and licence may be unknown
 _VERSION = "0.5.5"
@@ -142,7 +142,8 @@ def _cover(model: Model, image: np.ndarray, probabilities: np.ndarray) -> bytes:
     start = (probabilities.shape[-1] - height) // 2
     shown = image[:, crop : crop + height, crop : crop + height]
     mask = probabilities[:, start : start + height, start : start + height].argmax(0).astype(np.uint8)
-    panels = np.concatenate([stretch(shown), overlay(shown, mask, model.header.classes)], axis=1)
+    plain = stretch(shown)
+    panels = np.concatenate([plain, overlay(plain, mask, model.header.classes)], axis=1)
     content = io.BytesIO()
     Image.fromarray(panels).save(content, "PNG")
     return content.getvalue()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from tilesegment.draw import is_picture_of_ours
 from tilesegment.errors import MaskError, PlanError, one_line
 from tilesegment.geometry import Block
 from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr
@@ -18,7 +19,6 @@ from tilesegment.masks.exported import read_exported
 from tilesegment.models.model import write_atomically
 from tilesegment.prediction.outcome import Errand, Listener, Outcome, Progress
 from tilesegment.prediction.run import Outputs
-from tilesegment.preview import is_picture_of_ours
 
 FORMATS = ("zarr", "tif", "png", "jpg")
 _COLUMNS = ("image", "mask", "state", "blocks", "resumed", "skipped", "megapixels", "seconds", "mismatch", "error")
