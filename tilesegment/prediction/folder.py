@@ -12,11 +12,11 @@ from pathlib import Path
 
 from tilesegment.draw import is_picture_of_ours
 from tilesegment.errors import MaskError, PlanError, one_line
+from tilesegment.files import write_atomically
 from tilesegment.geometry import Block
 from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr
 from tilesegment.masks.disk import is_ours
 from tilesegment.masks.exported import read_exported
-from tilesegment.models.model import write_atomically
 from tilesegment.prediction.outcome import Errand, Listener, Outcome, Progress
 from tilesegment.prediction.run import Outputs
 
