@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -278,9 +278,11 @@ def compare(samples: Sequence[Sample], classes: Sequence[LabelClass], title: str
     """Draw a row per sample: image, labels, prediction and errors, reduced to at most 700 pixels a side.
 
     Over an image two classes are drawn as the outlines of class 1, so that it stays visible; more as half-transparent
-    colours. Images are given for all samples, or for none.
+    colours. Images are given for all samples, or for none; without, two classes are black and white.
     """
     first, pictured = classes[0].name, samples[0].image is not None
+    if not pictured and len(classes) == 2:
+        classes = (classes[0], replace(classes[1], colour="#ffffff"))
     errors = [(f"missed ({first} predicted)", _MISSED), (f"false ({first} in the labels)", _FALSE)]
     if len(classes) > 2:
         errors.append(("another class than in the labels", _CONFUSED))
@@ -307,7 +309,7 @@ def _row(sample: Sample, classes: Sequence[LabelClass]) -> list[np.ndarray]:
     known = truth < len(classes)
     if sample.image is None:
         base, opacity = np.zeros((*truth.shape, 3), np.uint8), 1.0
-        dim = np.repeat(np.uint8(100) * (known & (truth > 0))[..., None], 3, -1)
+        dim = np.repeat(np.uint8(60) * (known & (truth > 0))[..., None], 3, -1)
     else:
         base = np.asarray(Image.fromarray(stretch(sample.image)).reduce(factor))
         dim, opacity = (base * 0.55).astype(np.uint8), 0.0 if len(classes) == 2 else 0.5

@@ -189,8 +189,7 @@ class Heatmap:
         shown = 1 if self.shown is None and len(spec.classes) == 2 else self.shown
         name = "any class but 0" if shown is None else spec.classes[shown].name
         colours = colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
-        ticks = [round(255 * n / 10) for n in range(11)]
-        legend = [(f"{n / 10:g}", f"#{colours[tick].tobytes().hex()}") for n, tick in enumerate(ticks)]
+        legend = [(f"{n / 255:g}", f"#{colours[n].tobytes().hex()}") for n in range(0, 256, 51)]
         panel = colours[np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)]
         title = f"{self.probabilities.name}: probability of {name}, level {number}"
         save(sheet([[panel]], title=title, legends={"": legend}), self.path, f"{HEATMAP}{name}")
