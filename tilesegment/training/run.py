@@ -12,6 +12,7 @@ from typing import Any
 from tilesegment.draw import Sample, compare, save
 from tilesegment.errors import DataError, PlanError
 from tilesegment.models.model import Model
+from tilesegment.signals import uninterrupted
 from tilesegment.training.calibration import Line, choose_line, recentred
 from tilesegment.training.configuration import (
     CHECKPOINT,
@@ -25,7 +26,6 @@ from tilesegment.training.configuration import (
     go_on_with,
 )
 from tilesegment.training.data import open_dataset, summary
-from tilesegment.training.interrupts import uninterrupted
 from tilesegment.training.loop import Record, Trainer
 from tilesegment.training.pictures import draw_curves, draw_examples
 from tilesegment.training.report import write_report
