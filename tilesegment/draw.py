@@ -209,6 +209,7 @@ def sheet(
             top += line
         for left, panel in zip(lefts, row, strict=False):
             canvas.paste(Image.fromarray(panel), (left, top))
+            draw.rectangle((left - 1, top - 1, left + panel.shape[1], top + len(panel)), outline="#999999")
         top += tall + _GAP
     for entries in keys:
         for left, text, colour in entries:
