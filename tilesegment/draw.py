@@ -104,6 +104,15 @@ def paint(picture: np.ndarray, where: np.ndarray, colour: str, opacity: float) -
     return np.rint(picture * (1 - cover) + np.array(LabelClass("", colour).rgb) * cover).astype(np.uint8)
 
 
+def heat(values: np.ndarray) -> tuple[np.ndarray, Legend]:
+    """Draw values (h, w) from 0 to 1 as colours (h, w, 3) uint8, evenly brighter; and their legend."""
+    from matplotlib import colormaps
+
+    colours = colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
+    legend = [(f"{n / 255:g}", f"#{colours[n].tobytes().hex()}") for n in range(0, 256, 51)]
+    return colours[np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)], legend
+
+
 def reduce(
     read: Callable[[Region], np.ndarray], shape: tuple[int, int], factor: int, *, mean: bool = False, block: int = 2048
 ) -> np.ndarray:

@@ -13,6 +13,7 @@ from tilesegment.draw import (
     HEATMAP,
     PREVIEW,
     check_picture,
+    heat,
     legend_of,
     overlay,
     reduce,
@@ -173,8 +174,6 @@ class Heatmap:
         Raises:
             MaskError: the probabilities cannot be read, or the picture cannot be written.
         """
-        from matplotlib import colormaps
-
         spec, levels = open_probabilities(self.probabilities)
         number = next((n for n, level in enumerate(levels) if max(level.shape) <= largest), len(levels) - 1)
         level = levels[number]
@@ -188,9 +187,7 @@ class Heatmap:
         values = reduce(likely, level.shape, -(-max(level.shape) // largest))[0]
         shown = 1 if self.shown is None and len(spec.classes) == 2 else self.shown
         name = "any class but 0" if shown is None else spec.classes[shown].name
-        colours = colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
-        legend = [(f"{n / 255:g}", f"#{colours[n].tobytes().hex()}") for n in range(0, 256, 51)]
-        panel = colours[np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)]
+        panel, legend = heat(values)
         title = f"{self.probabilities.name}: probability of {name}, level {number}"
         save(sheet([[panel]], title=title, legends={"": legend}), self.path, f"{HEATMAP}{name}")
 
