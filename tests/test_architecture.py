@@ -28,7 +28,7 @@ LAYERS = (
     ("cli",),
 )
 # imports that are still to be turned: who imports what
-STILL = {("models", "prediction"), ("scoring", "prediction")}
+STILL = {("scoring", "prediction")}
 # third parties that stay where they are wrapped
 ONLY = {
     "torch": {"networks", "models", "prediction", "training"},

@@ -16,7 +16,7 @@ from tilesegment.masks import MaskWriter, create_mask, create_probabilities, is_
 from tilesegment.masks.record import STORED, read_record
 from tilesegment.prediction.job import Job
 from tilesegment.prediction.order import Order
-from tilesegment.prediction.predictors.block import Pending
+from tilesegment.prediction.predictor import Pending
 from tilesegment.prediction.seams import mismatch
 from tilesegment.preview import (
     Heatmap,
