@@ -9,8 +9,9 @@ from tilesegment.draw import Sample, check_picture, compare, reduce, save
 from tilesegment.errors import DataError
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
-from tilesegment.scoring.inputs import Opening, Plane
-from tilesegment.scoring.matching import Meanings
+from tilesegment.labels import LabelOptions
+from tilesegment.scoring.inputs import open_pair
+from tilesegment.scoring.matching import Matching, Plane
 from tilesegment.scoring.results import Evaluation, ImageScore
 
 _PANEL = 560  # most pixels a side; larger images are reduced
@@ -29,25 +30,27 @@ def check_figure(path: Path, inputs: Sequence[str | Path]) -> None:
         raise DataError(f"figure {path} is, or lies in, what is compared; choose another place")
 
 
-def draw_figure(path: Path, planes: Sequence[Plane], found: Evaluation, meanings: Meanings, opening: Opening) -> None:
+def draw_figure(
+    path: Path, planes: Sequence[Plane], found: Evaluation, matching: Matching, options: LabelOptions
+) -> None:
     """Draw the two worst images and the best one (all, up to three) by V_Rand, or by mIoU where cells are not scored.
 
     Args:
         path: `.png` or `.jpg`.
         planes: all of them.
         found: their scores, in the same order.
-        meanings: what values mean.
-        opening: how the files are opened.
+        matching: what values mean.
+        options: how the files are opened.
 
     Raises:
         MaskError: it cannot be written.
         ImageError: an image cannot be read.
     """
     samples = [
-        _sample(f"{rank}{_words(found.images[n])}", planes[n], meanings, opening)
+        _sample(f"{rank}{_words(found.images[n])}", planes[n], matching, options)
         for rank, n in worst_and_best(found.images)
     ]
-    save(compare(samples, meanings.matching.classes, "Prediction and truth"), path)
+    save(compare(samples, matching.classes, "Prediction and truth"), path)
 
 
 def worst_and_best(images: Sequence[ImageScore]) -> list[tuple[str, int]]:
@@ -64,17 +67,17 @@ def _words(score: ImageScore) -> str:
     return f"{score.name[-_NAME:]}: {words}"
 
 
-def _sample(caption: str, plane: Plane, meanings: Meanings, opening: Opening) -> Sample:
+def _sample(caption: str, plane: Plane, matching: Matching, options: LabelOptions) -> Sample:
     factor, name = -(-max(plane.shape) // _PANEL), plane.pair.name
 
     def reduced(read: Callable[[Region], np.ndarray]) -> np.ndarray:
         return reduce(lambda region: read(region)[None], plane.shape, factor)[0]
 
-    with opening.open(plane.pair) as (prediction, truth):
-        true = reduced(lambda region: meanings.truth_ids(truth.read(region, plane.z), name))
-        guess = reduced(lambda region: meanings.predicted_ids(prediction.codes(region, plane.z), name))
+    with open_pair(plane.pair, options) as (prediction, truth):
+        true = reduced(lambda region: matching.truth.ids(truth.read(region, plane.z), name))
+        guess = reduced(lambda region: matching.predicted_ids(prediction.read(region, plane.z), name))
     pixels = None
     if plane.pair.image is not None:
-        with open_image(plane.pair.image, invert=opening.invert) as image:
+        with open_image(plane.pair.image, invert=options.invert) as image:
             pixels = reduce(lambda region: image.read(region, 0, plane.z), plane.shape, factor, mean=True)
     return Sample(caption, pixels, true, guess)
