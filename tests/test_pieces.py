@@ -1,27 +1,18 @@
-"""Images stored in pieces: each decoded about once, whatever pipeline does it, and what is kept is a band."""
+"""Images stored in pieces: each is decoded about once, and what is kept is a band."""
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import pytest
-import zarr
 from conftest import toy_model
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from image_files import fails, make_pixels, tiff, zarr_array
-from zarr.core.codec_pipeline import BatchedCodecPipeline
-from zarr.storage import MemoryStore
+from image_files import make_pixels, tiff, zarr_array
 
 import tilesegment
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
 from tilesegment.images.pieces import PieceReader, Take, pieces
-from tilesegment.images.zarr_chunks import Chunks
-from tilesegment.ome_zarr.arrays import open_stored, with_zarrs
 
 PLANE = make_pixels(1, 150, 211)
 
@@ -99,86 +90,6 @@ def test_a_source_tells_what_it_decoded(tmp_path: Path, kind: str) -> None:
         source.read(Region(0, 0, 33, 32))
         assert source.decoded_bytes == 2 * 32 * 32
         assert source.cache_bytes == pixels.nbytes
-
-
-def test_a_chunk_of_several_planes_counts_whole(tmp_path: Path) -> None:
-    with open_image(zarr_array("zyx", (2, 32, 32))(tmp_path, make_pixels(5, 1, 32, 32))) as source:
-        source.read(Region(0, 0, 32, 32), z=3)
-        assert source.decoded_bytes == 2 * 32 * 32
-
-
-@pytest.mark.parametrize("change", [lambda c: c[:-1], lambda c: c * 2, lambda c: b""])
-def test_a_damaged_chunk_is_named_wherever_it_lies(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
-    path = zarr_array("yx", (32, 32), compressors=None)(tmp_path, PLANE)
-    for key in ("c/1/2", "c/4/6"):  # within the image, and at its corner
-        content = (path / key).read_bytes()
-        (path / key).write_bytes(change(content))
-        assert key in fails(path, "is damaged")
-        (path / key).write_bytes(content)
-
-
-class Vanishing:
-    """An array whose first chunk is deleted just before it is read."""
-
-    def __init__(self, array: Any, chunk: Path) -> None:
-        self.array, self.chunk = array, chunk
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.array, name)
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        self.chunk.unlink(missing_ok=True)
-        return self.array[index]
-
-
-def test_a_chunk_that_vanishes_while_it_is_read_is_no_background(tmp_path: Path) -> None:
-    folder = zarr_array("yx", (64, 64))(tmp_path, PLANE)
-    chunks = Chunks(folder)
-    chunks._array = chunks._fast = Vanishing(chunks._array, folder / "c" / "0" / "0")  # type: ignore[assignment]
-    with pytest.raises(ValueError, match="c/0/0 vanished while it was read"):
-        chunks.read((slice(0, 128), slice(0, 128)))
-
-
-def test_both_pipelines_read_the_same(tmp_path: Path) -> None:
-    path = zarr_array("yx", (16, 16), shards=(64, 64))(tmp_path, PLANE)
-    slow, _ = open_stored(path)
-    fast = with_zarrs(slow)
-    if fast is None:
-        pytest.skip("zarrs is not installed")
-    for region in blocks(60, 7):
-        np.testing.assert_array_equal(fast[region.slices], slow[region.slices])
-
-
-def test_other_threads_may_make_arrays_while_one_is_opened(tmp_path: Path) -> None:
-    """They get zarr's own pipeline, which writes atomically, and not a word of what the fast one was told."""
-    path = zarr_array("yx", (16, 16))(tmp_path, PLANE)
-    slow, _ = open_stored(path)
-    if with_zarrs(slow) is None:
-        pytest.skip("zarrs is not installed")
-    ended = threading.Event()
-
-    def keep_opening() -> None:
-        while not ended.is_set():
-            assert type(cast(zarr.Array, with_zarrs(slow)).async_array.codec_pipeline).__name__.startswith("Zarrs")
-
-    with ThreadPoolExecutor(2) as opening:
-        others = [opening.submit(keep_opening) for _ in range(2)]
-        try:
-            made = [zarr.create_array(MemoryStore(), shape=(8, 8), chunks=(4, 4), dtype="u1") for _ in range(100)]
-        finally:
-            ended.set()
-        for other in others:
-            other.result()
-    assert {type(array.async_array.codec_pipeline) for array in made} == {BatchedCodecPipeline}
-
-
-@pytest.mark.parametrize("options", [{"order": "F"}, {"dtype": ">u2"}])
-def test_what_zarrs_does_not_read_is_read_without_it(tmp_path: Path, options: dict[str, str]) -> None:
-    pixels = PLANE.astype(options.pop("dtype", "u1"))
-    path = zarr_array("yx", (32, 32), zarr_format=2, **options)(tmp_path, pixels)
-    assert with_zarrs(open_stored(path)[0]) is None
-    with open_image(path) as source:
-        np.testing.assert_array_equal(source.read(Region.of_shape(source.shape)), pixels)
 
 
 def test_a_run_tells_how_much_more_it_decoded_than_it_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
