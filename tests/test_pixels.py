@@ -1,4 +1,4 @@
-"""From stored pixels to pixels of an image, in any format: types, orientation, values counted from white; PNG and JPEG."""
+"""From stored pixels to pixels of an image, in any format: types, orientation, counted from white; PNG and JPEG."""
 
 import io
 import zlib
