@@ -26,7 +26,7 @@ from tilesegment.models.header import ModelHeader
 from tilesegment.models.package import describe
 from tilesegment.networks import build_network
 from tilesegment.ome_zarr.metadata import read_multiscale
-from tilesegment.training.configuration import Configuration
+from tilesegment.training.folder import Configuration
 from tilesegment.training.settings import TrainingSettings
 from tilesegment.units import in_micrometres
 from tilesegment_cli import types
