@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from tilesegment.errors import DataError, PlanError, option
-from tilesegment.metadata import LabelClass
+from tilesegment.metadata import TOLERATED, LabelClass, size_difference
 from tilesegment.models.header import ModelHeader, Normalisation
 from tilesegment.models.model import Model
 from tilesegment.networks import build_network, options_of
 from tilesegment.training.data import Dataset, Section, normalisation_of
 from tilesegment.training.settings import DEFAULT_OPTIONS, SLOW_BASE, TrainingSettings
-from tilesegment.units import TOLERATED, size_difference
 
 _UNNAMED = re.compile(r"(value|class) \d+")  # names of labels without names of their own
 # images are far from others if their mean is so many spreads away, or their spread differs by this factor

@@ -12,9 +12,9 @@ from scipy import ndimage
 
 from tilesegment.models.model import Model
 from tilesegment.prediction.engine import predict_array
-from tilesegment.prediction.predictors.torch import TorchPredictor
-from tilesegment.scoring.binary import THRESHOLDS as OFFICIAL
-from tilesegment.scoring.binary import (
+from tilesegment.prediction.predictor import TorchPredictor
+from tilesegment.scoring import THRESHOLDS as OFFICIAL
+from tilesegment.scoring import (
     MembraneScores,
     confusion,
     dice,
