@@ -26,7 +26,7 @@ class Predictor(Protocol):
     view: FieldOfView
 
     def predict_probabilities(self, pixels: np.ndarray, block: Block) -> tuple[np.ndarray, np.ndarray]:
-        """Class ids (h, w) uint8 of `block.write` and probabilities (K, h, w), from pixels (C, H, W) of `block.read`."""
+        """Class ids (h, w) uint8 and probabilities (K, h, w) of `block.write`, from pixels (C, H, W) of `block.read`."""
 
 
 def stream(

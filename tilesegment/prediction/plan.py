@@ -54,11 +54,11 @@ class Plan:
         device, precision: where, and how exactly.
         runtime: what runs the network: pytorch, openvino or onnxruntime.
         normalisation: of the grey values.
+        content: tells the image from what it was before a change.
         raw_bytes, cache_bytes: of a pixel as read, and of the pixels that the source keeps decoded.
         weights_bytes, pixel_bytes: of the network's weights, and of a forward pass in fp32 per input pixel.
         skipping: which blocks are empty and are not predicted.
         decides: the fingerprint, what decides the pixels: two runs of one fingerprint write the same mask.
-        content: tells the image from what it was before a change.
         notes: what a user should know of how image and model are taken, and of what is skipped.
     """
 
@@ -83,13 +83,13 @@ class Plan:
     precision: str
     runtime: str
     normalisation: Normalisation
+    content: Identity
     raw_bytes: int
     cache_bytes: int
     weights_bytes: int
     pixel_bytes: int
     skipping: Skipping = field(default_factory=Skipping)
     decides: Mapping[str, Any] = field(default_factory=dict)
-    content: Identity = Identity("", exact=True, written="")
     notes: tuple[str, ...] = ()
 
     @property

@@ -36,9 +36,9 @@ def predict(
         workers: who predicts, a `Cluster`; None is this process.
         listeners: hear how it goes.
         stop: asked between blocks; if true, the run ends there.
-        options: the fields of `Settings` (tile, halo, prune, batch, device, precision, roi, level, z, channels, runtime,
-            threshold, tta, normalise, skip_empty, axes, select, series, invert, part, block) and of `Outputs`
-            (probabilities, probabilities_dtype, preview, heatmap, heatmap_class, ngff, overwrite).
+        options: the other fields of `Settings` (tile, halo, prune, batch, block, device, precision, runtime, roi,
+            level, z, channels, threshold, tta, normalise, skip_empty, axes, select, series, invert, part) and of
+            `Outputs` (probabilities, probabilities_dtype, preview, heatmap, heatmap_class, ngff, overwrite).
 
     Raises:
         TilesegmentError: the image, the model, the settings or the output cannot be used; nothing that existed is

@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 
 from tilesegment.errors import MaskError, PlanError, one_line
+from tilesegment.files import write_atomically
 from tilesegment.geometry import Block
-from tilesegment.models.model import write_atomically
 from tilesegment.prediction.result import Listener, Progress, Result
 from tilesegment.prediction.settings import Outputs
 
