@@ -32,7 +32,6 @@ from tilesegment.prediction.queue import Settled, Work
 from tilesegment.prediction.result import Result
 from tilesegment.prediction.tiling import Machine
 
-_TIMEOUT = 30  # seconds to reach a scheduler
 _ANSWER = 120.0  # seconds for workers to say what they are, PyTorch's import among them
 _EVERY = 0.5  # seconds between two looks at who is there to finish an image
 # as text, for a scheduler that may lack this package
@@ -111,6 +110,7 @@ class Cluster:
         tls_key: str | None = None,
         *,
         wait: float = WAIT,
+        timeout: float = 30.0,
     ) -> Self:
         """Joins a running cluster.
 
@@ -119,6 +119,7 @@ class Cluster:
                 --scheduler-file` writes.
             tls_ca, tls_cert, tls_key: PEM files, for `tls://`.
             wait: seconds that there may be no worker at all before a run ends in an error.
+            timeout: seconds to reach the scheduler.
 
         Raises:
             ClusterError: there is no such scheduler, or it does not let us in.
@@ -137,8 +138,8 @@ class Cluster:
             )
         where = {"address": scheduler} if "://" in scheduler else {"scheduler_file": scheduler}
         try:
-            _reach(where.get("address") or json.loads(Path(scheduler).read_text())["address"], security)
-            return cls(Client(**where, security=security, timeout=_TIMEOUT), wait=wait)
+            _reach(where.get("address") or json.loads(Path(scheduler).read_text())["address"], security, timeout)
+            return cls(Client(**where, security=security, timeout=timeout), wait=wait)
         except Exception as error:
             if "scheduler_file" in where and isinstance(error, AssertionError | LookupError | TypeError | ValueError):
                 raise ClusterError(
@@ -332,7 +333,7 @@ def reachable_by_others(address: str) -> bool:
     return parts.scheme == "tcp" and not loopback
 
 
-def _reach(address: str, security: Security | None) -> None:
+def _reach(address: str, security: Security | None, timeout: float) -> None:
     """Connect to a scheduler and leave again; a client waits without end for what takes connections and says nothing.
 
     Raises:
@@ -342,7 +343,7 @@ def _reach(address: str, security: Security | None) -> None:
     arguments = {} if security is None else security.get_connection_args("client")
 
     async def knock() -> None:
-        comm = await asyncio.wait_for(connect(address, timeout=_TIMEOUT, **arguments), _TIMEOUT + 2)
+        comm = await asyncio.wait_for(connect(address, timeout=timeout, **arguments), timeout + 2)
         await comm.close()
 
     answer: Future[None] = Future()

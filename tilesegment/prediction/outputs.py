@@ -117,7 +117,7 @@ def begin_outputs(plan: Plan, spec: MaskSpec, outputs: Outputs) -> Stores:
 
 def _doubts(plan: Plan, record: Mapping[str, Any] | None) -> tuple[str, ...]:
     """Notes where the image may have changed since the mask of this record was begun."""
-    if record is None:
+    if record is None or "fingerprint" not in record:
         return ()
     image = plan.image
     if record["fingerprint"].get(STORED) != plan.decides[STORED]:

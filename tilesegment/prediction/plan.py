@@ -330,7 +330,6 @@ def _channels(source: ImageSource, wanted: int, chosen: tuple[int, ...] | None) 
             "with --channels, or name another model (tileseg models lists them, tileseg train makes one)"
         )
     if not all(0 <= channel < source.channels for channel in chosen):
-        raise PlanError(
-            f"channels {', '.join(map(str, chosen))}: {source.path} has channels 0 to {source.channels - 1}"
-        )
+        given = ", ".join(map(str, chosen))
+        raise PlanError(f"--channels is {given}; {source.path} has channels 0 to {source.channels - 1}")
     return tuple(chosen)
