@@ -72,7 +72,7 @@ def send(
 ) -> list[tuple[int, Exception | None]]:
     """Columns of the blocks in the order in which they came back, and their errors."""
     run: Any = folder
-    sent = Window(cluster.crew, task, {run: run}, work_of(blocks, run), stop)
+    sent = Window(cluster.crew, task, lambda job: job, work_of(blocks, run), stop)
     return [(item.block.column, found if isinstance(found, Exception) else None) for item, found in sent.results()]
 
 

@@ -50,7 +50,7 @@ class TestWindow:
                 drawn.append(item.block.column)
                 yield item
 
-        sent = Window(cluster.crew, cluster_tasks.plain, {run: run}, work(), lambda: False).results()
+        sent = Window(cluster.crew, cluster_tasks.plain, lambda job: job, work(), lambda: False).results()
         for _ in range(50):
             next(sent)
         sent.close()

@@ -85,10 +85,10 @@ class IdleProcess(ThisProcess):
         super().__init__()
         self._idle = idle
 
-    def take(self, job: Job) -> None:
+    def check(self, job: Job) -> None:
         """Puts the idle predictor where the job would keep its own."""
         vars(job)["predictor"] = self._idle
-        super().take(job)
+        super().check(job)
 
 
 def measure_speeds(subject: Subject, predicted: Job, stored: Job, report: Report) -> tuple[Speeds, float]:

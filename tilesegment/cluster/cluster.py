@@ -59,7 +59,7 @@ class Cluster:
         self._has_package = owned is not None
         self._stack = ExitStack()
         self._stop: Callable[[], bool] = lambda: False
-        self._sent: dict[Job, Sent] = {}
+        self._orders: dict[Job, Sent] = {}
         self._machines: dict[tuple[str, str], Machine] = {}
 
     @property
@@ -230,15 +230,14 @@ class Cluster:
         if not self._has_package:
             raise _lacks_package(f"scheduler {self._address()}")
 
-    def take(self, job: Job) -> None:
-        """Take a job, before its first block.
+    def check(self, job: Job) -> None:
+        """Refuse a job that other processes cannot do.
 
         Raises:
-            PlanError: its model was given as an object, which other processes cannot open.
+            PlanError: its model was given as an object.
         """
         if not job.plan.model:
             raise PlanError("a cluster opens the model itself: save it with model.save(path), and give the path")
-        self._sent[job] = Sent(uuid.uuid4().hex, job.plan, job.stores)
 
     def stream(self, work: Iterable[Work], stop: Callable[[], bool]) -> Settled:
         """Yield every block once it is stored, or with its error, in the order in which workers are done.
@@ -251,12 +250,18 @@ class Cluster:
 
     def finish(self, job: Job, result: Result) -> "Finishing":
         """Begin to finish a job whose blocks are all stored, on a worker."""
-        future = self.client.submit(finish_image, self._sent[job], result, key=f"finish-{uuid.uuid4().hex}")
+        future = self.client.submit(finish_image, self._sent(job), result, key=f"finish-{uuid.uuid4().hex}")
         return Finishing(future, self.crew, self._stop)
 
     def drop(self, job: Job) -> None:
         """Forget a job that is over or left."""
-        self._sent.pop(job, None)
+        self._orders.pop(job, None)
+
+    def _sent(self, job: Job) -> Sent:
+        """The job as it is sent, once its outputs are begun."""
+        if job not in self._orders:
+            self._orders[job] = Sent(uuid.uuid4().hex, job.plan, job.stores)
+        return self._orders[job]
 
     def _address(self) -> str:
         return str(self.client.scheduler.address) if self.client.scheduler is not None else ""
