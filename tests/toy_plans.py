@@ -8,8 +8,8 @@ from unreal_plans import plan_of as unreal_plan
 
 from tilesegment.geometry import Block
 from tilesegment.models.model import Model
+from tilesegment.prediction.int8 import sample_blocks
 from tilesegment.prediction.plan import Plan
-from tilesegment.prediction.predictors.quantisation import sample_blocks
 from tilesegment.prediction.tiling import Machine
 
 NETWORKS = {

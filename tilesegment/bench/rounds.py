@@ -17,7 +17,7 @@ from tilesegment.images import open_image
 from tilesegment.masks import create_mask
 from tilesegment.prediction.job import Job
 from tilesegment.prediction.predict import predict
-from tilesegment.prediction.predictors.block import Pending
+from tilesegment.prediction.predictor import Pending
 from tilesegment.prediction.queue import ThisProcess
 from tilesegment.prediction.settings import Settings
 

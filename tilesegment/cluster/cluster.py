@@ -26,8 +26,8 @@ from tilesegment.cluster.tasks import Sent, finish_image, predict_blocks
 from tilesegment.cluster.window import Window
 from tilesegment.cluster.workers import CLOSING, WAIT, Crew, in_words, start_workers
 from tilesegment.errors import ClusterError, PlanError, StoppedError, TilesegmentError, one_line
+from tilesegment.prediction.devices import this_machine
 from tilesegment.prediction.job import Job
-from tilesegment.prediction.predictors.devices import this_machine
 from tilesegment.prediction.queue import Settled, Work
 from tilesegment.prediction.result import Result
 from tilesegment.prediction.tiling import Machine

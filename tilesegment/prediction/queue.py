@@ -14,9 +14,9 @@ import numpy as np
 
 from tilesegment.errors import ClusterError, ImageError, MaskError, StoppedError
 from tilesegment.geometry import Block
+from tilesegment.prediction.devices import this_machine
 from tilesegment.prediction.engine import stream
 from tilesegment.prediction.job import Job
-from tilesegment.prediction.predictors.devices import this_machine
 from tilesegment.prediction.result import Listener, Progress, Result
 from tilesegment.prediction.settings import Outputs, Settings
 from tilesegment.prediction.tiling import Machine
