@@ -28,7 +28,7 @@ LAYERS = (
     ("cli",),
 )
 # imports that are still to be turned: who imports what
-STILL = {("scoring", "prediction"), ("prediction", "overview"), ("overview", "prediction")}
+STILL = {("scoring", "prediction"), ("prediction", "overview")}
 # third parties that stay where they are wrapped
 ONLY = {
     "torch": {"networks", "models", "prediction", "training"},
