@@ -6,6 +6,7 @@ of it read than it claims.
 
 import hashlib
 import math
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +53,8 @@ class Description:
 
 def is_package(path: Path) -> bool:
     """Whether `path` looks like a package: a zip, an rdf.yaml, or a folder that holds one."""
-    return path.suffix.lower() == ".zip" or path.name in PACKAGED or any((path / name).is_file() for name in PACKAGED)
+    held = any(os.path.isfile(path / name) for name in PACKAGED)  # unlike Path.is_file, False for an impossible name
+    return path.suffix.lower() == ".zip" or path.name in PACKAGED or held
 
 
 def read_package(path: Path) -> tuple[Description, OnnxFile]:
