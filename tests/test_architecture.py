@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("errors",),
     ("metadata", "geometry", "threads", "signals", "files"),
-    ("draw", "units", "ome_zarr", "networks"),
+    ("draw", "ome_zarr", "networks"),
     ("images", "masks", "preview"),
     ("labels", "models", "heatmap"),
     ("scoring", "prediction", "overview"),
