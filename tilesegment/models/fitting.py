@@ -94,9 +94,7 @@ def fit_network(given: StateDict, name: str, asked: Mapping[str, Any], by_order:
     for option, default in _defaults(name).items():
         found = {fit.arguments[option] for fit in exact if option in fit.arguments}
         if len(found) > 1 and default not in found:
-            raise ModelError(
-                f"the weights do not show its {option}; give --option {option}={'|'.join(sorted(found))}"
-            )
+            raise ModelError(f"the weights do not show its {option}; give --option {option}={'|'.join(sorted(found))}")
     return exact[0]
 
 
