@@ -17,7 +17,7 @@ from tilesegment.errors import DeviceError, ModelError
 from tilesegment.geometry import FieldOfView
 from tilesegment.models.header import KEY
 from tilesegment.models.onnx_model import OnnxModel, check_installed, load_model
-from tilesegment.networks.onnx_probing import TOLERANCE
+from tilesegment.networks.field_of_view import TOLERANCE
 from tilesegment.prediction.engine import predict_array
 from tilesegment.prediction.predictors.torch import TorchPredictor
 
@@ -53,7 +53,7 @@ def test_less_than_the_field_of_view_is_not_enough(tmp_path: Path) -> None:
     model = load_model(tmp_path / "m.onnx")
     assert isinstance(model, OnnxModel)
     assert model.prober.check(FieldOfView(2, 2, 2, False)) > 100 * TOLERANCE
-    with pytest.raises(ModelError, match=r"^fails on 9 x 9 px: "):
+    with pytest.raises(ModelError, match=r"^fails on 11 x 11 px: "):
         model.prober.check(FieldOfView(1, 4, 4, False))
 
 

@@ -16,7 +16,7 @@ from tilesegment.models.onnx_file import parse_onnx
 from tilesegment.models.onnx_model import VIEW_KEY, check_installed
 from tilesegment.models.onnx_network import OnnxNetwork
 from tilesegment.models.quiet import quiet
-from tilesegment.networks.onnx_probing import side_of
+from tilesegment.networks.field_of_view import side_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto

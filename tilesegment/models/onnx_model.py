@@ -16,8 +16,7 @@ from tilesegment.models.onnx_file import OnnxFile, read_onnx, values_per_pixel
 from tilesegment.models.onnx_metadata import KEYS, describe_file
 from tilesegment.models.onnx_network import OnnxNetwork
 from tilesegment.models.package import Description, is_package, read_package
-from tilesegment.networks.field_of_view import widened
-from tilesegment.networks.onnx_probing import LARGEST, TOLERANCE, Prober, side_of
+from tilesegment.networks.field_of_view import ADVICE, LARGEST, TOLERANCE, InexactError, Prober, side_of, widened
 
 # side of a tile as they usually are, pixels
 _USUAL = 512
@@ -69,20 +68,14 @@ class OnnxModel(Model):
             return self._chosen(self.header.halo)
         try:
             if self.described is not None and max(self.described.before, self.described.after) > LARGEST:
-                raise ModelError(f"it sees more than {LARGEST} px, too far to verify; choose a --halo to accept seams")
+                raise InexactError(f"it sees more than {LARGEST} px, too far to verify")
             if self.described is not None and self._holds(self.described):
                 return self.described
-            view = self.prober.view()
-            difference = self.prober.check(view)
+            return self.prober.view()
         except ModelError as error:
+            advice = ADVICE if isinstance(error, InexactError) else ""
             hint = "" if self.described is None else f" (its description gives {self.described.before} px)"
-            raise ModelError(f"{self.network.file.path}: {error}{hint}") from error
-        if difference > TOLERANCE:
-            raise ModelError(
-                f"{self.network.file.path}: its field of view cannot be found: with a halo of {view.before} px and a "
-                f"divisor of {view.divisor}, tiles differ by {difference:.1e}; choose a --halo to accept seams"
-            )
-        return view
+            raise ModelError(f"{self.network.file.path}: {error}{advice}{hint}") from error
 
     def with_halo(self, halo: int) -> "OnnxModel":
         """The same with a chosen halo, pixels, rounded up to the network's divisor; its tiles need not be exact.
@@ -129,15 +122,9 @@ class OnnxModel(Model):
         return loaded
 
     def _chosen(self, halo: int) -> FieldOfView:
-        """As `networks.field_of_view.chosen`; where no divisor can be found, 32, which hardly a network exceeds."""
-        view = self.described
-        if view is None:
-            try:
-                view = self.prober.view()
-            except ModelError:
-                view = FieldOfView(32, 0, 0, crops=False)
+        """As `networks.field_of_view.chosen`."""
         try:
-            return widened(view, halo)
+            return self.prober.chosen(halo) if self.described is None else widened(self.described, halo)
         except ModelError as error:
             raise ModelError(f"{self.network.file.path}: {error}") from error
 

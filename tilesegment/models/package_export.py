@@ -20,7 +20,7 @@ from tilesegment.models.model import Model
 from tilesegment.models.onnx_export import example_image, exported_network, exported_view, to_onnx
 from tilesegment.models.onnx_file import parse_onnx
 from tilesegment.models.package import RDF
-from tilesegment.networks.onnx_probing import LARGEST
+from tilesegment.networks.field_of_view import LARGEST
 from tilesegment.preview import overlay, stretch
 
 # from which on authors, citations and licence may be unknown
