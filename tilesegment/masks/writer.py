@@ -11,32 +11,22 @@ from typing import Any
 import numpy as np
 
 from tilesegment.errors import MaskError
+from tilesegment.files import in_turn, sweep, sweep_inside, sync, temporary_name
 from tilesegment.geometry import Region
-from tilesegment.masks import ngff as documents
 from tilesegment.masks.beginning import begin
 from tilesegment.masks.blocks import BlockArray, create_array
-from tilesegment.masks.consolidated import update_consolidated
 from tilesegment.masks.counting import KEY as COUNTS
 from tilesegment.masks.counting import Tally
-from tilesegment.masks.disk import (
-    MARK,
-    Group,
-    private,
-    read_group,
-    remove_ours,
-    reporting,
-    sweep,
-    sweep_inside,
-    sync,
-    write_group,
-)
+from tilesegment.masks.disk import MARK, Group, group_file, read_group, remove_ours, reporting, write_group
 from tilesegment.masks.export import export
-from tilesegment.masks.locks import gone, held, in_turn, lock_file
+from tilesegment.masks.locks import gone, held, lock_file
 from tilesegment.masks.pyramid import build_levels
 from tilesegment.masks.record import UNREADABLE, differing, read_record
 from tilesegment.masks.spec import JSON, MaskSpec
 from tilesegment.masks.survey import Survey
 from tilesegment.masks.target import Target, check_free, mask_target, probabilities_target
+from tilesegment.ome_zarr import labels as documents
+from tilesegment.ome_zarr.labels import update_consolidated
 
 
 @dataclass(frozen=True)
@@ -196,9 +186,9 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
         if self.target.kind == "labels":
             labels = path.parent
             # listed first: if it ends here, a later run puts the mask under the name that is listed
-            with in_turn(labels.parent):  # another mask of this image may be finished at this moment
+            with in_turn(group_file(labels.parent)):  # another mask of this image may be finished at this moment
                 write_group(labels, documents.with_label(read_group(labels), path.name, self.target.version))
-        aside = private(path)
+        aside = temporary_name(path)
         if self.overwrite and path.exists():
             os.replace(path, aside)
         try:
@@ -222,13 +212,13 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
 
     def _attributes(self, spec: MaskSpec, record: Mapping[str, Any]) -> dict[str, Any]:
         target, axes = self.target, self.base.grid.axes
-        frame = documents.frame_of(spec, target.host)
+        frame = spec.placed(None if target.host is None else target.host.frame)
         multiscale = documents.multiscales(target.path.stem, axes, frame, target.halvings)
         if target.kind == "probabilities":
-            extra = {"omero": documents.channels_document(spec, 255.0 if target.values == "uint8" else 1.0)}
+            extra = {"omero": documents.channels_document(spec.classes, 255.0 if target.values == "uint8" else 1.0)}
         else:
             image = "../../" if target.kind == "labels" else None
-            extra = {"image-label": documents.label_document(spec, target.version, image)}
+            extra = {"image-label": documents.label_document(spec.classes, target.version, image)}
         return documents.attributes(target.version, multiscale, extra) | {MARK: record}
 
 

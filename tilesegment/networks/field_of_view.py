@@ -185,7 +185,7 @@ class Prober:
                 if height != width:
                     raise ModelError(f"crops y by {side - height} px but x by {side - width} px; they must be equal")
                 if height > side:
-                    raise ModelError(f"gives {height} px for {side} px a side; it must give one for each")
+                    raise ModelError(f"gives {height} px for {side} px a side; it must give one for each pixel")
                 if height == side == sides[0]:
                     return side, 1, 0
                 taken[side] = side - height
@@ -196,12 +196,12 @@ class Prober:
         lost = min(taken.values())
         fits = [side for side in taken if taken[side] == lost]
         unit = gcd(*(side - fits[0] for side in fits))
-        here, larger = fits[0], fits[0] + unit * -(-64 // max(unit, 1))
-        there = self._shape(larger, larger)[0] if unit else max(taken) - taken[max(taken)]
-        if larger - there != lost:
-            at = larger if unit else max(taken)
+        here, larger = fits[0], fits[0] + unit * -(-64 // unit) if unit else max(taken)
+        there = self._shape(larger, larger)[0]
+        if not unit or larger - there != lost:
             raise ModelError(
-                f"gives {here - lost} px for {here} px a side, {there} for {at}; it must give one for each"
+                f"gives {here - lost} px for {here} px a side, {there} for {larger}; it must give one for "
+                "each pixel, at any size or at multiples of a few pixels"
             )
         return here, unit, lost
 
