@@ -17,7 +17,7 @@ _LABEL_PREFIXES = ("mask_", "masks_", "label_", "labels_", "seg_", "gt_", "mask-
 _PREDICTED_SUFFIXES = ("_pred", "_prediction", "_predicted", "_prob", "_probabilities")
 _IMAGE_SUFFIXES = ("_0000", "_image", "_img", "-image", "-volume")
 _IMAGE_PREFIXES = ("image_", "img_", "im_", "image-")
-_IMAGES = {*IMAGE_SUFFIXES, ".btf", ".gif", ".ndpi", ".scn"}
+_IMAGES = {*IMAGE_SUFFIXES, ".gif"}
 # notes and what systems leave behind, which is skipped without a word
 _SUNDRY = {
     *("", ".txt", ".json", ".csv", ".tsv", ".xml", ".md", ".rst", ".html", ".log", ".db", ".ini", ".yaml", ".yml"),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -13,10 +13,10 @@ from PIL import Image, ImageOps
 from tilesegment.errors import DataError
 from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, open_image
-from tilesegment.images.zarr_metadata import node
 from tilesegment.masks import open_mask
 from tilesegment.masks.record import recorded_classes
 from tilesegment.metadata import LabelClass
+from tilesegment.ome_zarr.node import read_node
 
 BLOCK = 2048  # side in pixels of the squares in which labels are read
 OBJECT_NAMES = ("background", "object")
@@ -158,10 +158,8 @@ def _as_predicted(indexed: Label, classes: tuple[LabelClass, ...]) -> Label:
 
 def _image_label(path: Path) -> tuple[dict[int, str], dict[int, str]]:
     """Names and colours by value from the `image-label` object of an OME-Zarr label, as far as it makes sense."""
-    found = node(path)
-    attributes: Any = found[1] if found else {}
-    ome = attributes.get("ome", attributes)
-    document = ome.get("image-label") if isinstance(ome, dict) else None
+    node = read_node(path)
+    document = None if node is None else node.ome.get("image-label")
     lists = [document.get(part) for part in ("properties", "colors")] if isinstance(document, dict) else []
     names, colours = {}, {}
     for entry in [entry for part in lists if isinstance(part, list) for entry in part if isinstance(entry, dict)]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from tilesegment.draw import is_picture_of_ours
 from tilesegment.errors import MaskError, PlanError, one_line
 from tilesegment.files import write_atomically
 from tilesegment.geometry import Block
@@ -18,7 +19,6 @@ from tilesegment.masks.disk import is_ours
 from tilesegment.masks.exported import read_exported
 from tilesegment.prediction.outcome import Errand, Listener, Outcome, Progress
 from tilesegment.prediction.run import Outputs
-from tilesegment.preview import is_picture_of_ours
 
 FORMATS = ("zarr", "tif", "png", "jpg")
 _COLUMNS = ("image", "mask", "state", "blocks", "resumed", "skipped", "megapixels", "seconds", "mismatch", "error")

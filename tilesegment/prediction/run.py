@@ -9,17 +9,22 @@ from typing import Any
 
 import numpy as np
 
+from tilesegment.draw import HEATMAP, PREVIEW, check_picture
 from tilesegment.errors import MaskError, PlanError
 from tilesegment.geometry import Block
-from tilesegment.heatmap import Heatmap, check_heatmap, class_to_show
 from tilesegment.masks import MaskWriter, create_mask, create_probabilities, is_complete, open_mask
 from tilesegment.masks.record import STORED, read_record
-from tilesegment.overview import draw_preview, mask_digest, overview
 from tilesegment.prediction.job import Job
 from tilesegment.prediction.order import Order
 from tilesegment.prediction.predictor import Pending
 from tilesegment.prediction.seams import mismatch
-from tilesegment.preview import check_preview_path, shows
+from tilesegment.preview import (
+    Heatmap,
+    class_to_show,
+    draw_overview,
+    draw_preview,
+    mask_digest,
+)
 
 
 @dataclass(frozen=True)
@@ -225,7 +230,8 @@ def finish(run: Run, job: Job, known: Mapping[str, Any]) -> Ending:
                     inexact, measured = mismatch(job), True
                     known = {**known, "halo": run.order.plan.network.view.before, "mismatch": inexact}
                 if run.preview is not None and not _holds_probabilities(store):
-                    _draw(run, job, store, run.preview)
+                    # before the mask is finished: after that a TIFF or a PNG is all there is
+                    draw_overview(job.source, store.base, store.spec, run.preview)
                 store.finish(known)
                 if run.heatmap is not None and _holds_probabilities(store):
                     run.heatmap.draw()
@@ -259,14 +265,6 @@ def _as_stored(likely: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.rint(likely * np.iinfo(dtype).max).astype(dtype)
 
 
-def _draw(run: Run, job: Job, mask: MaskWriter, preview: Path) -> None:
-    """Before the mask is finished: after that a TIFF or a PNG is all there is."""
-    plan, size = run.order.plan, mask.spec.pixel_size
-    level, first, classes = job.settings.level, plan.planes.start, mask.spec.classes
-    made = mask_digest(mask.spec)
-    overview(job.source, mask.base, plan.region, level, first, classes, size, preview, made_of=made)
-
-
 def share(count: int, part: tuple[int, int] | None) -> range:
     """The numbers, of 0 to `count` - 1, that are part k of n: parts are disjoint, contiguous and equal but for one."""
     if part is None:
@@ -298,18 +296,9 @@ def check_outputs(image: str, outputs: Outputs, made_of: str) -> None:
     if len(set(paths.values())) < len(paths):
         raise PlanError(f"{', '.join(paths)} name one file twice; give each a name of its own")
     if outputs.preview is not None:
-        _check_preview(Path(outputs.preview), outputs.overwrite, made_of)
+        check_picture(Path(outputs.preview), overwrite=outputs.overwrite, same=f"{PREVIEW}{made_of}")
     if outputs.heatmap is not None:
-        check_heatmap(Path(outputs.heatmap), outputs.overwrite)
-
-
-def _check_preview(path: Path, overwrite: bool, made_of: str) -> None:
-    """Before hours of work, not after them."""
-    check_preview_path(path)
-    if path.is_dir() or (path.exists() and not overwrite and shows(path) != made_of):
-        raise MaskError(
-            f"preview {path} exists; choose another name, or use --overwrite to replace it: it is not one of this mask"
-        )
+        check_picture(Path(outputs.heatmap), overwrite=outputs.overwrite, same=HEATMAP)
 
 
 def _holds_probabilities(store: MaskWriter) -> bool:

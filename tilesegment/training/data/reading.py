@@ -11,8 +11,7 @@ from scipy import ndimage
 
 from tilesegment.errors import DataError, ImageError
 from tilesegment.geometry import Region
-from tilesegment.images import ImageSource
-from tilesegment.images.joined import open_channels
+from tilesegment.images import ImageSource, open_channels
 from tilesegment.labels import (
     BLOCK,
     IGNORE,
