@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from tilesegment.errors import ModelError
 from tilesegment.models.state_dict import StateDict, printable
 from tilesegment.networks import NETWORKS, build_network, options_of
-from tilesegment.networks.field_of_view import chosen, derive
-from tilesegment.networks.network import Network
-from tilesegment.networks.options import Choice
+from tilesegment.networks.network import Choice, Network
 from tilesegment.networks.rescaled import Rescaled
 
 Weights = Mapping[str, Tensor]
@@ -222,11 +220,7 @@ def _in_order(network: Network, tensors: Weights) -> Iterator[Weights]:
 def _computed(network: Network) -> list[str]:
     """The names of the weights in the order in which they are used."""
     bare, shapes, order = _bare(network), _shapes(network), list[str]()
-    try:
-        view = derive(bare, _MARK)
-    except ModelError:  # no halo makes it exact
-        view = chosen(bare, 0, _MARK)
-    side = view.tile_of(view.divisor)
+    side = bare.field_of_view.tile_of(bare.divisor)
     for name, module in bare.named_modules():
         own = [f"{name}.{key}" for key in module.state_dict() if f"{name}.{key}" in shapes and "." not in key]
         module.register_forward_hook(lambda module, seen, result, own=own: order.extend(own))
