@@ -15,8 +15,8 @@ from PIL import Image
 from tilesegment.errors import DataError, PlanError
 from tilesegment.files import write_atomically
 from tilesegment.metadata import LabelClass
-from tilesegment.training.curves import goal_name
 from tilesegment.training.loop import Record
+from tilesegment.training.pictures import goal_name
 from tilesegment.training.settings import GOAL_NAMES
 from tilesegment.training.validation import Line, Scores
 
