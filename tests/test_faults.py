@@ -32,7 +32,7 @@ from tilesegment_cli.main import main
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 # all that a run imports, some of it late, and what those tests need whose server it is
 PRELOADED = ["tilesegment_cli.main", "tilesegment.prediction.prediction", "torch._dynamo", "psutil", "pytest"]
-PROCESSES.set_forkserver_preload(["test_masks", "tilesegment.masks.completion", "tilesegment.masks.writer", *PRELOADED])
+PROCESSES.set_forkserver_preload(["test_masks", "tilesegment.masks.status", "tilesegment.masks.writer", *PRELOADED])
 LINE = "predict image.tif -m model.safetensors --tile 88 --precision fp32 --out {}"
 NAMES = ["mask.zarr", "mask.tif"]
 BLOCKS = 6

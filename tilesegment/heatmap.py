@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tilesegment.errors import MaskError, PlanError
 from tilesegment.geometry import Region
-from tilesegment.masks.blocks import BlockArray
 from tilesegment.masks.reader import open_probabilities
+from tilesegment.masks.store import BlockArray
 from tilesegment.metadata import LabelClass
 from tilesegment.preview import BY, check_place, comment_of, save_picture, shortened
 

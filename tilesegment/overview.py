@@ -11,10 +11,10 @@ import numpy as np
 from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
-from tilesegment.images.identity import former_identity, identity
+from tilesegment.images.identity import identity
 from tilesegment.images.source import ImageSource
 from tilesegment.masks import Mask, MaskSpec, open_mask
-from tilesegment.masks.record import FORMER, STORED, digest
+from tilesegment.masks.spec import STORED, digest
 from tilesegment.metadata import LabelClass, PixelSize
 from tilesegment.prediction.plan import region_of
 from tilesegment.preview import check_preview_path, save_preview
@@ -152,9 +152,7 @@ def _check_size(source: ImageSource, mask: Mask, place: _Place) -> None:
 def _is_of(source: ImageSource, mask: Mask) -> bool:
     """Whether the image holds what the mask was made of."""
     decided = mask.spec.fingerprint
-    if STORED in decided:
-        return decided[STORED] == identity(source.path).digest
-    return decided.get(FORMER) == former_identity(source.path)
+    return decided.get(STORED) == identity(source.path).digest
 
 
 def _other_image(source: ImageSource, mask: Mask) -> str:

@@ -15,7 +15,7 @@ from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, open_image
 from tilesegment.images.zarr_metadata import node
 from tilesegment.masks import open_mask
-from tilesegment.masks.record import recorded_classes
+from tilesegment.masks.reader import recorded_classes
 from tilesegment.metadata import LabelClass
 
 BLOCK = 2048  # side in pixels of the squares in which labels are read

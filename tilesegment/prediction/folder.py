@@ -14,8 +14,7 @@ from tilesegment.errors import MaskError, PlanError, one_line
 from tilesegment.files import write_atomically
 from tilesegment.geometry import Block
 from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr
-from tilesegment.masks.disk import is_ours
-from tilesegment.masks.exported import read_exported
+from tilesegment.masks import read_record
 from tilesegment.prediction.outcome import Errand, Listener, Outcome, Progress
 from tilesegment.prediction.run import Outputs
 from tilesegment.preview import is_picture_of_ours
@@ -122,9 +121,9 @@ def shortened(names: Sequence[str]) -> str:
 def _is_to_predict(path: Path) -> bool:
     """Whether a file or folder is, by its content or its name, an image that is not one of our outputs."""
     if path.is_dir():
-        return (path.suffix == ".zarr" or is_zarr(path)) and not is_ours(path)
+        return (path.suffix == ".zarr" or is_zarr(path)) and read_record(path) is None
     if path.suffix.lower() in IMAGE_SUFFIXES or begins_as_image(path):
-        return read_exported(path) is None and not is_picture_of_ours(path)
+        return read_record(path) is None and not is_picture_of_ours(path)
     return False
 
 

@@ -12,7 +12,7 @@ from tilesegment.errors import ModelError, PlanError
 from tilesegment.geometry import Block
 from tilesegment.images.identity import Identity, former_identity, identity
 from tilesegment.images.source import ImageSource
-from tilesegment.masks.record import STORED
+from tilesegment.masks.spec import STORED
 from tilesegment.models import DEFAULT, bundled_models, find_model
 from tilesegment.models.header import Normalisation
 from tilesegment.models.model import Model

@@ -12,8 +12,8 @@ import numpy as np
 from tilesegment.errors import MaskError, PlanError
 from tilesegment.geometry import Block
 from tilesegment.heatmap import Heatmap, check_heatmap, class_to_show
-from tilesegment.masks import MaskWriter, create_mask, create_probabilities, is_complete, open_mask
-from tilesegment.masks.record import STORED, read_record
+from tilesegment.masks import MaskWriter, create_mask, create_probabilities, is_complete, open_mask, read_record
+from tilesegment.masks.spec import STORED
 from tilesegment.overview import draw_preview, mask_digest, overview
 from tilesegment.prediction.job import Job
 from tilesegment.prediction.order import Order
@@ -187,7 +187,7 @@ def begin(job: Job, outputs: Outputs, part: tuple[int, int] | None = None) -> Ru
 
 def _doubts(order: Order, record: Mapping[str, Any] | None) -> tuple[str, ...]:
     """Whether the image may have changed since the mask of this record was begun, as far as that is not known."""
-    if record is None or "digest" in record:
+    if record is None:
         return ()
     image, advice = order.image, "if pixels have changed since then, use --overwrite"
     if STORED not in record["fingerprint"]:

@@ -23,7 +23,7 @@ from tilesegment.labels import (
     parted,
     stem_of,
 )
-from tilesegment.masks.record import recorded_classes
+from tilesegment.masks.reader import recorded_classes
 from tilesegment.prediction.description import kind_of
 from tilesegment.scoring.matching import Counts, Kind
 
