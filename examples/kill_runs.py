@@ -43,7 +43,7 @@ from tilesegment.models.model import Model
 from tilesegment.networks import build_network
 from tilesegment.prediction import engine, plan
 from tilesegment.prediction.job import Job
-from tilesegment.prediction.predictors.block import Pending
+from tilesegment.prediction.predictor import Pending
 from tilesegment.prediction.run import Run
 from tilesegment_cli.main import main as tileseg
 

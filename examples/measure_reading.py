@@ -77,7 +77,7 @@ def once(image: Path, work: Work, pipeline: str | None, block: int, margin: int)
     with ExitStack() as stack:
         out = stack.enter_context(tempfile.TemporaryDirectory(dir=image.parent))
         if pipeline == "zarr":
-            stack.enter_context(patch("tilesegment.images.zarr_chunks.open_with_zarrs", lambda folder: None))
+            stack.enter_context(patch("tilesegment.images.zarr_chunks.with_zarrs", lambda array: None))
         start = time.perf_counter()
         source = stack.enter_context(open_image(image))
         view = FieldOfView(16, margin, margin, True)

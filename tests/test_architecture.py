@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("errors",),
     ("metadata", "geometry", "threads", "signals", "files"),
-    ("draw", "units", "ome_zarr", "networks"),
+    ("draw", "ome_zarr", "networks"),
     ("images", "masks", "preview"),
     ("labels", "models", "heatmap"),
     ("scoring", "prediction", "overview"),
@@ -28,7 +28,7 @@ LAYERS = (
     ("cli",),
 )
 # imports that are still to be turned: who imports what
-STILL = {("models", "prediction"), ("scoring", "prediction"), ("prediction", "overview"), ("overview", "prediction")}
+STILL = {("scoring", "prediction"), ("prediction", "overview"), ("overview", "prediction")}
 # third parties that stay where they are wrapped
 ONLY = {
     "torch": {"networks", "models", "prediction", "training"},

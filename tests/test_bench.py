@@ -34,8 +34,8 @@ from tilesegment.images.drawing import draw_zarr
 from tilesegment.networks import build_network
 from tilesegment.networks.counting import floating_point_operations
 from tilesegment.prediction.job import Job
-from tilesegment.prediction.predictors.speed import measure_product, precisions_on, time_predictor
 from tilesegment.prediction.settings import Settings
+from tilesegment.prediction.speed import measure_product, precisions_on, time_predictor
 
 RATES = ("predictor", "read", "write", "finish", "end_to_end", "copy", "idle_end_to_end")
 

@@ -20,8 +20,8 @@ from tilesegment.errors import TilesegmentError
 from tilesegment.geometry import Region
 from tilesegment.images.source import ImageSource
 from tilesegment.metadata import LabelClass
-from tilesegment.scoring.binary import THRESHOLDS, confusion, dice, iou, membrane_scores, pixel_accuracy
-from tilesegment.scoring.cells import windows_of
+from tilesegment.scoring import THRESHOLDS, confusion, dice, iou, membrane_scores, pixel_accuracy
+from tilesegment.scoring.evaluation import windows_of
 from tilesegment.scoring.figure import _reduced
 from tilesegment.scoring.matching import count_pairs
 

@@ -16,7 +16,7 @@ import tilesegment
 from tilesegment import ImageError, ModelError, PlanError, Region
 from tilesegment.models.model import Model
 from tilesegment.prediction.engine import predict_array
-from tilesegment.prediction.predictors.torch import TorchPredictor
+from tilesegment.prediction.predictor import TorchPredictor
 
 # fp64: no rounding, so that files can be compared pixel for pixel with one pass
 EXACT = {"tile": 88, "precision": "fp64"}

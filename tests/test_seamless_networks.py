@@ -19,7 +19,7 @@ from tilesegment import FieldOfView, ModelError
 from tilesegment.models.model import Model
 from tilesegment.networks.field_of_view import check
 from tilesegment.prediction.engine import predict_array
-from tilesegment.prediction.predictors.torch import TorchPredictor
+from tilesegment.prediction.predictor import TorchPredictor
 
 CPU = torch.device("cpu")
 

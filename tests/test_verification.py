@@ -15,7 +15,7 @@ import tilesegment
 from tilesegment.errors import PlanError
 from tilesegment.geometry import Block, Region
 from tilesegment.prediction.job import Job
-from tilesegment.prediction.predictors.block import BlockPredictor
+from tilesegment.prediction.predictor import BlockPredictor
 from tilesegment.prediction.seams import Crop, crops_of
 
 

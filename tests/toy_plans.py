@@ -7,8 +7,8 @@ from conftest import noise, toy_model, toy_network
 from tilesegment.geometry import Block
 from tilesegment.models.model import Model
 from tilesegment.prediction.facts import ImageFacts, Machine, NetworkFacts
+from tilesegment.prediction.int8 import sample_blocks
 from tilesegment.prediction.plan import Plan, make_plan
-from tilesegment.prediction.predictors.quantisation import sample_blocks
 from tilesegment.prediction.settings import Settings
 
 NETWORKS = {

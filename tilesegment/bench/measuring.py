@@ -14,8 +14,8 @@ from tilesegment.bench.sweep import Sweep, Trial
 from tilesegment.errors import PlanError
 from tilesegment.geometry import Region
 from tilesegment.networks.counting import floating_point_operations
-from tilesegment.prediction.predictors.speed import measure_product, threads
 from tilesegment.prediction.settings import Settings, check_names
+from tilesegment.prediction.speed import measure_product, threads
 
 SETTINGS = (
     "tile",

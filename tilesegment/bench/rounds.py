@@ -18,7 +18,7 @@ from tilesegment.masks import create_mask
 from tilesegment.prediction.job import Job
 from tilesegment.prediction.local import ThisProcess
 from tilesegment.prediction.prediction import predict
-from tilesegment.prediction.predictors.block import Pending
+from tilesegment.prediction.predictor import Pending
 from tilesegment.prediction.run import Run
 from tilesegment.prediction.settings import Settings
 

@@ -14,13 +14,13 @@ from tilesegment.images import open_image
 from tilesegment.images.drawing import draw_zarr
 from tilesegment.models import DEFAULT, find_model
 from tilesegment.models.header import ModelHeader
-from tilesegment.models.onnx_model import load_model
+from tilesegment.models.model import Model
 from tilesegment.models.package import is_package
+from tilesegment.prediction.devices import this_machine
 from tilesegment.prediction.job import Job
 from tilesegment.prediction.plan import Plan, make_plan
-from tilesegment.prediction.predictors.devices import this_machine
-from tilesegment.prediction.predictors.speed import time_predictor
 from tilesegment.prediction.settings import Settings
+from tilesegment.prediction.speed import time_predictor
 
 PATIENCE = 5.0  # seconds: what takes longer at first is not done again
 ROUNDS = 3  # everything is measured so many times, in turns
@@ -104,7 +104,7 @@ def drawn_subject(
         TilesegmentError: as `Job.prepare`; ImageError also if the disk is full.
     """
     kept = own_copy(DEFAULT if model is None else model, folder)
-    header = load_model(kept).header
+    header = Model.load(kept).header
     channels = header.channels if settings.channels is None else max(settings.channels, default=0) + 1
     side = _PROBE if size is None else size
     image = _draw(folder / "drawn.zarr", (side, side), header, channels)

@@ -15,8 +15,8 @@ from tilesegment.bench.subject import PATIENCE, Subject, as_if_large, some_tiles
 from tilesegment.errors import DeviceError, ModelError, PlanError
 from tilesegment.prediction.job import Job
 from tilesegment.prediction.plan import STEPS, Plan
-from tilesegment.prediction.predictors.speed import precisions_on, time_predictor
 from tilesegment.prediction.settings import Settings
+from tilesegment.prediction.speed import precisions_on, time_predictor
 
 _ALONE = 1.0  # seconds that each is measured, at least one time
 _WORTH_IT = 1.05  # times the default; less may be chance

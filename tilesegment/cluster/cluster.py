@@ -27,9 +27,9 @@ from tilesegment.cluster.tasks import finish_run, predict_blocks
 from tilesegment.cluster.window import Window
 from tilesegment.errors import ClusterError, PlanError, TilesegmentError, one_line
 from tilesegment.prediction.batch import Settled, Work
+from tilesegment.prediction.devices import this_machine
 from tilesegment.prediction.facts import Machine
 from tilesegment.prediction.job import Job
-from tilesegment.prediction.predictors.devices import this_machine
 from tilesegment.prediction.run import Run
 from tilesegment.prediction.settings import Settings
 

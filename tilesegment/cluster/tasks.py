@@ -12,9 +12,9 @@ from distributed import get_worker
 
 from tilesegment.errors import ClusterError, TilesegmentError
 from tilesegment.prediction.batch import Work
+from tilesegment.prediction.devices import use_gpu
 from tilesegment.prediction.job import Job
 from tilesegment.prediction.local import stream_blocks
-from tilesegment.prediction.predictors.devices import use_gpu
 from tilesegment.prediction.run import Ending, Run, finish
 
 # open jobs of a worker: the image under way, and the one before, of which a block may be tried again

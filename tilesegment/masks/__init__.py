@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from tilesegment.masks.spec import JSON, MaskSpec
 
 if TYPE_CHECKING:
-    from tilesegment.masks.reader import Mask, find_mask, open_mask, read_record
     from tilesegment.masks.completion import MaskStatus, is_complete, open_partial, status
+    from tilesegment.masks.reader import Mask, find_mask, open_mask, read_record
     from tilesegment.masks.store import Survey
     from tilesegment.masks.writer import MaskWriter, create_mask, create_probabilities
 

@@ -128,9 +128,11 @@ def open_probabilities(path: str | Path) -> tuple[MaskSpec, tuple[BlockArray, ..
 def _open_folder(path: Path) -> tuple[Target, MaskSpec, tuple[BlockArray, ...], dict[str, Any]] | None:
     """Open what `create_mask` or `create_probabilities` wrote; None if it is something else."""
     group = read_node(path, MaskError)
-    record = None if group is None else group.attributes.get(MARK)
-    if not isinstance(record, dict):
+    if group is None or MARK not in group.attributes:
         return None
+    record = group.attributes[MARK]
+    if not isinstance(record, dict):
+        raise MaskError(f"{path} is no mask written by tilesegment that can be read: its record is damaged")
     if record.get("state") != "complete":
         raise MaskError(f"{path} {_UNFINISHED}")
     spec, target = spec_from_record(record), recorded_target(path, path, record)

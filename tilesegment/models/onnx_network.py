@@ -11,7 +11,6 @@ from tilesegment.errors import DeviceError, ModelError
 from tilesegment.models.header import Normalisation
 from tilesegment.models.onnx_file import OnnxFile
 from tilesegment.networks.network import Network
-from tilesegment.prediction.predictors.devices import choose_device
 from tilesegment.threads import thread_count
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 # what the graph's output is; see `as_logits`
 ACTIVATIONS = ("logits", "probabilities")
 _CUDA = "CUDAExecutionProvider"
-_REMEDY = ", or, for CUDA, pip install onnxruntime-gpu instead of onnxruntime"
+CUDA_REMEDY = ", or, for CUDA, pip install onnxruntime-gpu instead of onnxruntime"
 _TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -139,8 +138,10 @@ def open_session(file: OnnxFile, device: torch.device) -> "InferenceSession":
     import onnxruntime
 
     providers: list[Any] = ["CPUExecutionProvider"]
-    if not _runs_on(device):
-        raise DeviceError(f"the onnxruntime here does not run ONNX models on {device.type}; give --device cpu{_REMEDY}")
+    if not runs_on(device):
+        raise DeviceError(
+            f"the onnxruntime here does not run ONNX models on {device.type}; give --device cpu{CUDA_REMEDY}"
+        )
     if device.type == "cuda":
         providers.insert(0, (_CUDA, {"device_id": device.index or 0}))
     options = onnxruntime.SessionOptions()
@@ -152,19 +153,8 @@ def open_session(file: OnnxFile, device: torch.device) -> "InferenceSession":
         raise ModelError(f"{file.path}: onnxruntime cannot run it: {one_line(error)}") from error
 
 
-def why_on_cpu(wanted: str) -> str:
-    """Why `auto` is the CPU for ONNX models here although PyTorch has a GPU, in a line; else empty.
-
-    Args:
-        wanted: name of the device that was asked for.
-    """
-    device = choose_device() if wanted == "auto" else None
-    if device is None or _runs_on(device):
-        return ""
-    return f"the onnxruntime here does not run ONNX models on {device.type}: computing on the CPU{_REMEDY}"
-
-
-def _runs_on(device: torch.device) -> bool:
+def runs_on(device: torch.device) -> bool:
+    """Whether the installed onnxruntime runs models on `device`."""
     import onnxruntime
 
     return device.type == "cpu" or (device.type == "cuda" and _CUDA in onnxruntime.get_available_providers())

@@ -30,12 +30,12 @@ _MICROMETRES = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centim
 
 @dataclass(frozen=True)
 class Description:
-    """What a package says of its model.
+    """What a package, or an ONNX file's metadata, says of its model.
 
     Attributes:
         name, licence: for people.
         view: where the network looks; not verified.
-        normalisation: what is done to the grey values before they are fed.
+        normalisation: of the grey values, before they are fed.
         names: of the output's channels; empty if not given.
         activation: `logits` if a sigmoid or soft-max is to follow; None if it does not say.
         pixel_size: of the images, None if unknown.
@@ -56,10 +56,10 @@ def is_package(path: Path) -> bool:
 
 
 def read_package(path: Path) -> tuple[Description, OnnxFile]:
-    """What a package says of its model, and its weights.
+    """Read what a package says of its model, and its weights.
 
     Raises:
-        ModelError: damaged, hostile, of another version, without ONNX weights, or in need of what is not done here.
+        ModelError: damaged, hostile, of another version, without ONNX weights, or it needs what is not supported.
     """
     try:
         if path.suffix.lower() != ".zip":
@@ -83,10 +83,9 @@ def _from_folder(folder: Path) -> tuple[Description, OnnxFile]:
     path = (folder / source).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise ModelError(f"its {RDF} names a file outside the package ({source!r}), which is not opened")
-    if not path.is_file():
-        raise ModelError(f"its {RDF} names {source!r}, which the package does not hold; download it again")
+    _check_there(source, path.is_file())
     file = read_onnx(path)
-    # of the file alone; that of the model is over its external data, too
+    # the hash of the file alone; that of `file` includes its external data
     with path.open("rb") as stream:
         _check_hash(source, promised, hashlib.file_digest(stream, "sha256").hexdigest())
     return describe(rdf, folder.resolve().name), file
@@ -101,16 +100,15 @@ def _from_zip(archive: zipfile.ZipFile, path: Path) -> tuple[Description, OnnxFi
         raise ModelError(
             f"no model package: it holds no {RDF}; pickled or zipped checkpoints could run code and are not opened"
         )
-    rdf = _parse(_entry(archive, name, _LARGEST_RDF))
+    rdf = _parse(_read_entry(archive, name, _LARGEST_RDF))
     source, promised = _weights(rdf)
-    if source not in held:
-        raise ModelError(f"its {RDF} names {source!r}, which the package does not hold; download it again")
-    content = _entry(archive, source, LARGEST)
+    _check_there(source, source in held)
+    content = _read_entry(archive, source, LARGEST)
     _check_hash(source, promised, hashlib.sha256(content).hexdigest())
     return describe(rdf, path.stem), parse_onnx(content, str(path))
 
 
-def _entry(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+def _read_entry(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
     entry = archive.getinfo(name)
     if entry.file_size > limit or entry.file_size > _LARGEST_RATIO * max(entry.compress_size, 1):
         raise ModelError(f"{name} claims {entry.file_size:,} bytes in {entry.compress_size:,}; that is not opened")
@@ -126,13 +124,18 @@ def _check_name(name: str) -> None:
         raise ModelError(f"names a file outside the package ({name!r}), which is not opened")
 
 
+def _check_there(source: str, there: bool) -> None:
+    if not there:
+        raise ModelError(f"its {RDF} names {source!r}, which the package does not hold; download it again")
+
+
 def _check_hash(source: str, promised: object, found: str) -> None:
     if promised is not None and promised != found:
         raise ModelError(f"{source!r} is not what {RDF} describes (SHA-256 differs); download it again")
 
 
 def _parse(text: bytes) -> Mapping[str, Any]:
-    """The description as plain values, of a version that is understood."""
+    """The description as plain values, of a version that is supported."""
     import yaml
 
     try:
@@ -148,15 +151,15 @@ def _parse(text: bytes) -> Mapping[str, Any]:
 
 
 def _weights(rdf: Mapping[str, Any]) -> tuple[str, object]:
-    """Name and SHA-256, None if not given, of the ONNX weights."""
+    """Name and SHA-256 (None if not given) of the ONNX weights."""
     weights = rdf.get("weights")
     if not isinstance(weights, dict) or not weights:
         raise ModelError(f"its {RDF} names no weights")
     entry = weights.get("onnx")
     if not isinstance(entry, dict):
         raise ModelError(
-            f"has weights as {', '.join(map(repr, weights))} only; of these none is run here, as they could run code "
-            "or need another program: ask its makers for ONNX"
+            f"has weights as {', '.join(map(repr, weights))} only, which could run code or need another program; "
+            "ask its makers for ONNX"
         )
     source = str(entry.get("source", ""))
     _check_name(source)
@@ -164,36 +167,30 @@ def _weights(rdf: Mapping[str, Any]) -> tuple[str, object]:
 
 
 def describe(rdf: Mapping[str, Any], name: str) -> Description:
-    """What an rdf.yaml says of its model.
-
-    Args:
-        rdf: as plain values.
-        name: of the model, if it gives none.
+    """Read what an rdf.yaml, as plain values, says of its model; `name` is that of a model that has none.
 
     Raises:
-        ModelError: it needs what is not done here, or is not as the specification has it; says what.
+        ModelError: it needs what is not supported, or does not follow the specification.
     """
     try:
         return _describe(rdf, name)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
-        raise ModelError(f"its {RDF} is not one of version 0.5 ({error!r:.200})") from error
+        raise ModelError(f"its {RDF} does not follow version 0.5 ({error!r:.200})") from error
 
 
 def _describe(rdf: Mapping[str, Any], name: str) -> Description:
-    inputs, outputs = rdf["inputs"], rdf["outputs"]
-    for what, tensors in (("inputs", inputs), ("outputs", outputs)):
-        if len(tensors) != 1:
-            raise ModelError(f"has {len(tensors)} {what}; it must have one")
-    given, result = inputs[0], outputs[0]
+    for what in ("inputs", "outputs"):
+        if len(rdf[what]) != 1:
+            raise ModelError(f"has {len(rdf[what])} {what}; it must have one")
+    given, result = rdf["inputs"][0], rdf["outputs"][0]
     axes, out_axes = _axes(given["axes"], "input"), _axes(result["axes"], "output")
-    channels = axes["channel"]["channel_names"]
-    names = out_axes["channel"]["channel_names"]
+    names = tuple(map(str, out_axes["channel"]["channel_names"]))
     return Description(
         name=str(rdf.get("name", name)),
         licence=str(rdf.get("license") or ""),
         view=_view(axes, out_axes),
-        normalisation=_normalisation(given, len(channels)),
-        names=tuple(map(str, names)) if len(set(map(str, names))) == len(names) else (),
+        normalisation=_normalisation(given, len(axes["channel"]["channel_names"])),
+        names=names if len(set(names)) == len(names) else (),
         activation=_activation(result.get("postprocessing") or [], len(names)),
         pixel_size=_pixel_size(axes),
     )
@@ -208,7 +205,7 @@ def _axes(axes: Sequence[Mapping[str, Any]], what: str) -> dict[str, Mapping[str
 
 
 def _view(axes: Mapping[str, Mapping[str, Any]], out_axes: Mapping[str, Mapping[str, Any]]) -> FieldOfView:
-    """Where the network looks: unpadded convolutions are told by a negative offset, same padding by a halo."""
+    """Where the network looks: a negative offset tells unpadded convolutions, a halo same padding."""
     facts = []
     for axis in "yx":
         size, out = axes[axis]["size"], out_axes[axis]
@@ -223,16 +220,16 @@ def _view(axes: Mapping[str, Mapping[str, Any]], out_axes: Mapping[str, Mapping[
         raise ModelError(f"treats y {facts[0]} and x {facts[1]} differently (min, step, offset, halo)")
     least, step, offset, halo = facts[0]
     if not (0 < least <= 65_536 and 0 < step <= 512 and -2 * PROBED <= offset <= 0 and 0 <= halo <= 65_536):
-        raise ModelError(f"its sizes cannot be: min {least}, step {step}, offset {offset}, halo {halo}")
+        raise ModelError(f"its sizes are impossible: min {least}, step {step}, offset {offset}, halo {halo}")
     if offset and halo:
-        raise ModelError(f"both crops {-offset} px itself and has a halo of {halo} px; only one is possible here")
+        raise ModelError(f"both crops {-offset} px itself and has a halo of {halo} px; only one of them is supported")
     before = -offset // 2 if offset else -(-halo // step) * step
-    # what the sizes that it takes leave over
+    # the smallest size tells what its sizes leave over
     return FieldOfView(step, before, before + (least - 2 * before) % step, crops=offset != 0)
 
 
 def _normalisation(given: Mapping[str, Any], channels: int) -> Normalisation:
-    """All steps of the preprocessing as one: value * gain + offset, a channel at a time."""
+    """All steps of the preprocessing as one: value * gain + offset, per channel."""
     gain, offset = [1.0] * channels, [0.0] * channels
     for step in given.get("preprocessing") or []:
         kind, options = step["id"], step.get("kwargs") or {}
@@ -241,29 +238,28 @@ def _normalisation(given: Mapping[str, Any], channels: int) -> Normalisation:
         if kind == "ensure_dtype" and str(options.get("dtype", "")).startswith("float"):
             continue
         if kind == "scale_linear":
-            factors, summands = (
-                _each(options.get(key, value), channels) for key, value in (("gain", 1), ("offset", 0))
-            )
+            factors = _per_channel(options.get("gain", 1), channels)
+            summands = _per_channel(options.get("offset", 0), channels)
         elif kind == "fixed_zero_mean_unit_variance":
-            means, stds = (_each(options[key], channels) for key in ("mean", "std"))
+            means, stds = (_per_channel(options[key], channels) for key in ("mean", "std"))
             factors = [1 / std for std in stds]
             summands = [-mean / std for mean, std in zip(means, stds, strict=True)]
         else:
             raise ModelError(
-                f"needs the preprocessing {kind!r}, which a tile cannot have without seams; allowed: ensure_dtype to "
+                f"needs the preprocessing {kind!r}, which would show seams between tiles; allowed: ensure_dtype to "
                 "float, scale_linear, fixed_zero_mean_unit_variance"
             )
         gain = [g * f for g, f in zip(gain, factors, strict=True)]
         offset = [o * f + s for o, f, s in zip(offset, factors, summands, strict=True)]
     if not all(math.isfinite(value) for value in (*gain, *offset)) or min(gain) <= 0:
-        raise ModelError("its preprocessing turns grey values round, or makes them infinite; allowed: a positive gain")
+        raise ModelError("its preprocessing inverts grey values, or makes them infinite; allowed: a positive gain")
     data = given.get("data") or {}
     kind = data.get("type", "float32") if isinstance(data, dict) else data[0].get("type", "float32")
     mean = tuple(-o / g for o, g in zip(offset, gain, strict=True))
     return Normalisation(mean, tuple(1 / g for g in gain), str(kind))
 
 
-def _each(value: Any, channels: int) -> list[float]:
+def _per_channel(value: Any, channels: int) -> list[float]:
     values = [float(v) for v in value] if isinstance(value, list) else [float(value)] * channels
     if len(values) != channels:
         raise ModelError(f"its preprocessing has {len(values)} values for {channels} channels")
@@ -281,6 +277,6 @@ def _activation(steps: Sequence[Mapping[str, Any]], channels: int) -> str | None
 
 
 def _pixel_size(axes: Mapping[str, Mapping[str, Any]]) -> PixelSize | None:
-    factors = [_MICROMETRES.get(str(axes[axis].get("unit"))) for axis in "yx"]
+    units = [_MICROMETRES.get(str(axes[axis].get("unit"))) for axis in "yx"]
     y, x = (float(axes[axis].get("scale", 1)) for axis in "yx")
-    return PixelSize(y * factors[0], x * factors[1]) if factors[0] is not None and factors[1] is not None else None
+    return PixelSize(y * units[0], x * units[1]) if units[0] is not None and units[1] is not None else None

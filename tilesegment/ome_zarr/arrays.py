@@ -85,7 +85,8 @@ def _files(folder: str | Path, depth: int, prefix: str = "") -> Iterator[str]:
 
 def _place(key: str, array: zarr.Array) -> tuple[int, ...] | None:
     """Return which chunk (or shard) `key` names in any of Zarr's ways; None if there is no such chunk."""
-    parts = key.split("/" if "/" in key else ".")[key.startswith("c") :]
+    parts = key.split("/" if "/" in key else ".")
+    parts = parts[parts[0] == "c" :]
     counts = [-(-size // side) for size, side in zip(array.shape, array.shards or array.chunks, strict=True)]
     if len(parts) != len(counts) or not all(p.isascii() and p.isdecimal() and len(p) < 20 for p in parts):
         return None
@@ -108,12 +109,13 @@ def with_zarrs(array: zarr.Array) -> zarr.Array | None:
         from zarrs.pipeline import UnsupportedMetadataError, ZarrsCodecPipeline
     except ImportError:
         return None
-    copy = zarr.Array(zarr.AsyncArray(array.metadata, array.store_path, config=array.async_array.config))
+    metadata: Any = array.metadata
+    copy = zarr.Array(zarr.AsyncArray(metadata, array.store_path, config=array.async_array.config))
     # the pipeline keeps what it is told here; the configuration is that of all threads, so nothing others depend on
     told = {"codec_pipeline.strict": True, "codec_pipeline.chunk_concurrent_minimum": 1}
     with _CONFIGURING, zarr.config.set({**told, "threading.max_workers": thread_count()}):
         try:
-            pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(array.metadata, array.store)
+            pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(metadata, array.store)
         except UnsupportedMetadataError:
             return None
     # as zarr itself does it; it would choose by its configuration, by which other threads open what they write

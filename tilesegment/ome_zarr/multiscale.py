@@ -154,7 +154,7 @@ def _read(path: str, version: str, image: Mapping[str, Any]) -> Multiscale:
     units = tuple(str(axis["unit"]) if axis.get("unit") else None for axis in axes)
     if not all(is_printable(name) for name in (version, *names, *paths, *filter(None, units))):
         raise ValueError("a name is too long, or cannot be printed")
-    whole = image.get("coordinateTransformations") or []
+    plane, whole = (names.index("y"), names.index("x")), image.get("coordinateTransformations") or []
     if any("output" in one for one in whole):  # each leads to a system of coordinates of its own
         whole = whole[:1]
     doubts: dict[str, None] = {}
@@ -162,7 +162,7 @@ def _read(path: str, version: str, image: Mapping[str, Any]) -> Multiscale:
     placed = [_compose(level, names, doubts) for level in levels]
     first = _compose([*levels[0], *whole], names, doubts)
     for scale, _ in filter(None, [*placed, first]):
-        if not all(scale[i] > 0 and math.isfinite(scale[i]) for i in (names.index("y"), names.index("x"))):
+        if not all(scale[i] > 0 and math.isfinite(scale[i]) for i in plane):
             raise ValueError("a scale is not positive")
     scales = tuple(None if one is None else one[0] for one in placed)
     return Multiscale(path, version, names, units, paths, scales, first, tuple(f"{path}: {doubt}" for doubt in doubts))

@@ -66,9 +66,9 @@ def _described_model(path: Path) -> dict[str, Any]:
     if os.path.isfile(path / TRAINED):  # the folder of a training run
         path /= TRAINED
     if _is_foreign(path):
-        from tilesegment.models.onnx_model import load_model
+        from tilesegment.models.model import Model
 
-        return _model(str(path), load_model(path).header)
+        return _model(str(path), Model.load(path).header)
     return _model(str(path), read_header(path))
 
 

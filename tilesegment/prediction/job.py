@@ -19,12 +19,11 @@ from tilesegment.images.source import ImageSource
 from tilesegment.masks import MaskSpec
 from tilesegment.metadata import PixelSize
 from tilesegment.models.model import Model
+from tilesegment.prediction.devices import choose_device, this_machine
 from tilesegment.prediction.facts import Machine
+from tilesegment.prediction.int8 import folder_for, sample_blocks
 from tilesegment.prediction.order import Order, check_same, decide, load
-from tilesegment.prediction.predictors.block import BlockPredictor
-from tilesegment.prediction.predictors.choice import make_predictor
-from tilesegment.prediction.predictors.devices import choose_device, this_machine
-from tilesegment.prediction.predictors.quantisation import folder_for, sample_blocks
+from tilesegment.prediction.predictor import BlockPredictor, make_predictor
 from tilesegment.prediction.settings import Settings
 
 

@@ -10,11 +10,11 @@ from typing import Any, Self
 import numpy as np
 
 from tilesegment.prediction.batch import Settled, Work
+from tilesegment.prediction.devices import this_machine
 from tilesegment.prediction.engine import stream
 from tilesegment.prediction.facts import Machine
 from tilesegment.prediction.job import Job
-from tilesegment.prediction.predictors.block import Pending
-from tilesegment.prediction.predictors.devices import this_machine
+from tilesegment.prediction.predictor import Pending
 from tilesegment.prediction.run import Ending, Run, finish
 from tilesegment.prediction.settings import Settings
 

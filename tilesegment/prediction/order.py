@@ -16,10 +16,10 @@ from tilesegment.masks.spec import STORED
 from tilesegment.models import DEFAULT, bundled_models, find_model
 from tilesegment.models.header import Normalisation
 from tilesegment.models.model import Model
-from tilesegment.models.normalisation import choose_normalisation
-from tilesegment.models.onnx_model import OnnxModel, load_model
-from tilesegment.models.onnx_network import why_on_cpu
+from tilesegment.models.onnx_network import OnnxNetwork
+from tilesegment.prediction.devices import choose_device, why_onnx_on_cpu
 from tilesegment.prediction.facts import ImageFacts, Machine, NetworkFacts
+from tilesegment.prediction.normalisation import choose_normalisation
 from tilesegment.prediction.plan import Plan, fingerprint, make_plan
 from tilesegment.prediction.resolution import resolution_notes
 from tilesegment.prediction.settings import Settings
@@ -97,7 +97,7 @@ def decide(
     path = _absolute(model if model is not None else _default_model(source, settings))
     loaded = load(path, settings)
     notes: tuple[str, ...] = () if model is not None else (f"no model was named: using the bundled {path}",)
-    if isinstance(loaded, OnnxModel):
+    if isinstance(loaded.network, OnnxNetwork):
         settings, machine, more = _for_onnx(loaded, settings, machine, ask)
         notes += more
     plan = make_plan(facts, _network_facts(loaded), settings, machine)
@@ -145,7 +145,7 @@ def load(path: str, settings: Settings) -> Model:
 
 @lru_cache(maxsize=2)
 def _loaded(path: str, state: tuple[int, int] | None, prune: int | None, halo: int | None) -> Model:
-    model = load_model(path)
+    model = Model.load(path)
     model = model if prune is None else model.pruned(prune)
     return model if halo is None else model.with_halo(halo)
 
@@ -164,10 +164,10 @@ def _decisive(content: Identity, source: ImageSource, model: Model, settings: Se
 
 
 def _for_onnx(
-    model: OnnxModel, settings: Settings, machine: Machine, ask: Callable[[Settings], Machine]
+    model: Model, settings: Settings, machine: Machine, ask: Callable[[Settings], Machine]
 ) -> tuple[Settings, Machine, tuple[str, ...]]:
     """Where onnxruntime predicts: on the CPU where it lacks the device's own support, in the file's own precision."""
-    on_cpu = why_on_cpu(settings.device)
+    on_cpu = why_onnx_on_cpu(choose_device()) if settings.device == "auto" else ""
     if on_cpu:
         settings = replace(settings, device="cpu")
         machine = ask(settings)
@@ -201,10 +201,10 @@ def _image_facts(source: ImageSource, level: int) -> ImageFacts:
 
 def _network_facts(model: Model) -> NetworkFacts:
     weights = sum(value.numel() for value in model.network.parameters()) * 4
-    if isinstance(model, OnnxModel):
+    if isinstance(model.network, OnnxNetwork):
         weights = model.network.file.size
     values, header = model.network.values_per_pixel, model.header
-    runtime = "onnxruntime" if isinstance(model, OnnxModel) else None
+    runtime = "onnxruntime" if isinstance(model.network, OnnxNetwork) else None
     return NetworkFacts(model.field_of_view, header.channels, len(header.classes), weights, values * 4, runtime)
 
 

@@ -17,7 +17,7 @@ from tilesegment.masks.spec import STORED
 from tilesegment.overview import draw_preview, mask_digest, overview
 from tilesegment.prediction.job import Job
 from tilesegment.prediction.order import Order
-from tilesegment.prediction.predictors.block import Pending
+from tilesegment.prediction.predictor import Pending
 from tilesegment.prediction.seams import mismatch
 from tilesegment.preview import check_preview_path, shows
 

@@ -10,7 +10,7 @@ import numpy as np
 from tilesegment.errors import ImageError, PlanError
 from tilesegment.geometry import FieldOfView, Region, TileGrid
 from tilesegment.prediction.job import Job
-from tilesegment.prediction.predictors.block import BlockPredictor
+from tilesegment.prediction.predictor import BlockPredictor
 from tilesegment.prediction.settings import Settings
 
 # side of a crop: some lines of the coarsest pooling grid on either side of a tile line

@@ -10,10 +10,10 @@ from PIL import Image, ImageDraw, ImageFont
 from tilesegment.errors import DataError
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
-from tilesegment.labels import BLOCK, IGNORE
+from tilesegment.labels import BLOCK, IGNORE, LabelOptions
 from tilesegment.preview import check_preview_path, save_picture, stretch
-from tilesegment.scoring.inputs import Opening, Plane
-from tilesegment.scoring.matching import Matching, Meanings
+from tilesegment.scoring.inputs import open_pair
+from tilesegment.scoring.matching import Matching, Plane
 from tilesegment.scoring.results import Evaluation, ImageScore
 
 _PANEL = 560  # most pixels a side of a panel; larger images are reduced by leaving out rows and columns
@@ -53,25 +53,27 @@ def check_figure(path: Path, inputs: Sequence[str | Path]) -> None:
         raise DataError(f"figure {path} is, or lies in, what is compared; choose another place")
 
 
-def draw_figure(path: Path, planes: Sequence[Plane], found: Evaluation, meanings: Meanings, opening: Opening) -> None:
+def draw_figure(
+    path: Path, planes: Sequence[Plane], found: Evaluation, matching: Matching, options: LabelOptions
+) -> None:
     """Draws the two worst images and the best one (all, up to three) by V_Rand, or by mIoU where cells are not scored.
 
     Args:
         path: `.png` or `.jpg`, replaced in one go once the picture is complete.
         planes: all of them.
         found: their scores, in the same order.
-        meanings: what values mean.
-        opening: how the files are opened.
+        matching: what values mean.
+        options: how the files are opened.
 
     Raises:
         MaskError: it cannot be written.
         ImageError: an image cannot be read.
     """
     rows = [
-        (f"{rank}{found.images[n].name[-_NAME:]}: {_words(found.images[n])}", _panels(planes[n], meanings, opening))
+        (f"{rank}{found.images[n].name[-_NAME:]}: {_words(found.images[n])}", _panels(planes[n], matching, options))
         for rank, n in _chosen(found.images)
     ]
-    legend = _legend(meanings.matching, meanings.truth.ignore is not None)
+    legend = _legend(matching, matching.truth.ignore is not None)
     save_picture(_compose(rows, legend), path, "figure")
 
 
@@ -94,22 +96,22 @@ def _words(score: ImageScore) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in values.items() if value is not None)
 
 
-def _panels(plane: Plane, meanings: Meanings, opening: Opening) -> list[Panel]:
+def _panels(plane: Plane, matching: Matching, options: LabelOptions) -> list[Panel]:
     """The panels of a plane, read block by block and reduced."""
     factor, name = -(-max(plane.shape) // _PANEL), plane.pair.name
-    with opening.open(plane.pair) as (prediction, truth):
+    with open_pair(plane.pair, options) as (prediction, truth):
         read = (
-            lambda region: meanings.truth_ids(truth.read(region, plane.z), name)[None],
-            lambda region: meanings.predicted_ids(prediction.codes(region, plane.z), name)[None],
+            lambda region: matching.truth.ids(truth.read(region, plane.z), name)[None],
+            lambda region: matching.predicted_ids(prediction.read(region, plane.z), name)[None],
         )
         true, guess = (_reduced(ids, plane.shape, factor)[0] for ids in read)
     ignored = true == IGNORE
     # at ignored pixels the prediction may hold values that are no class
     true, guess = (np.where(ids == IGNORE, 0, ids) for ids in (true, guess))
-    colours = np.array(_colours(meanings.matching), np.uint8)
+    colours = np.array(_colours(matching), np.uint8)
     panels = []
     if plane.pair.image is not None:
-        with open_image(plane.pair.image, invert=opening.invert) as image:
+        with open_image(plane.pair.image, invert=options.invert) as image:
             pixels = _reduced(lambda region: image.read(region, 0, plane.z), plane.shape, factor)
         panels.append(Panel("image", stretch(pixels)))
     grey, dull = ignored[..., None], np.array(_IGNORED, np.uint8)

@@ -15,7 +15,7 @@ from scipy.sparse import coo_array
 from skimage.segmentation import watershed
 
 from tilesegment.errors import DataError
-from tilesegment.scoring.counts import check_shapes
+from tilesegment.scoring.pixels import check_shapes
 
 THRESHOLDS = tuple(k / 10 for k in range(11))  # the challenge's, on the probability of 'inside a cell'
 

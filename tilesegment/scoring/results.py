@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from tilesegment.scoring.binary import THRESHOLDS, constant_predictor, dice, iou, pixel_accuracy
-from tilesegment.scoring.matching import Counts, Matching
+from tilesegment.labels.scanning import LARGEST
+from tilesegment.scoring.pixels import dice, iou, pixel_accuracy
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class ClassScore:
 
     Attributes:
         name: what it is called.
-        truth_value, prediction_value: what stands for it in the files; None where a threshold decides.
+        truth_value, prediction_value: what stands for it in the files; None where a threshold decides, or none does.
         share: part of the truth's pixels.
         dice, iou: None if it is in neither truth nor prediction.
     """
@@ -61,7 +62,7 @@ class ImageScore:
         shape: (height, width).
         pixels: how many were counted.
         accuracy, miou, mean_dice: None if none was counted.
-        dice, iou: one a class, None for one that is in neither truth nor prediction.
+        dice, iou: one per class, None for one that is in neither truth nor prediction.
         v_rand, v_info, rand_error: at the thresholds that are best over all images; None if cells were not scored.
     """
 
@@ -94,9 +95,9 @@ class Evaluation:
         miou, mean_dice: means over the classes that occur.
         floor_accuracy, floor_miou: of always predicting the most frequent class.
         cells: two classes only, None if not scored.
-        images: one a plane.
+        images: one per plane.
         figure: where it was drawn.
-        notes: what was left out, and what was decided on how files are read, a sentence each.
+        notes: what was left out, and what was decided on how files are read, one sentence each.
     """
 
     prediction: str
@@ -118,59 +119,29 @@ class Evaluation:
     figure: str | None = None
     notes: tuple[str, ...] = ()
 
-
-def class_scores(confusion: np.ndarray, matching: Matching) -> tuple[ClassScore, ...]:
-    """The rows of the classes."""
-    values = matching.prediction or (None,) * len(matching.classes)
-    shares = confusion.sum(1) / confusion.sum()
-    rows = zip(
-        matching.classes, matching.truth, values, shares, known(dice(confusion)), known(iou(confusion)), strict=True
-    )
-    return tuple(
-        ClassScore(one.name, truth, value, float(share), *scores) for one, truth, value, share, *scores in rows
-    )
+    @property
+    def coloured(self) -> bool:
+        """Whether the values of the classes are colours, red * 65536 + green * 256 + blue."""
+        return max(one.truth_value for one in self.classes) > LARGEST
 
 
-def image_score(name: str, shape: tuple[int, int], confusion: np.ndarray, cells: Sequence[float] | None) -> ImageScore:
-    """The row of a plane; `cells` are its V_Rand, V_Info and Rand error."""
-    per_dice, per_iou = known(dice(confusion)), known(iou(confusion))
-    v_rand, v_info, rand_error = (None, None, None) if cells is None else cells
-    return ImageScore(
-        name=name,
-        shape=shape,
-        pixels=int(confusion.sum()),
-        accuracy=known([pixel_accuracy(confusion)])[0],
-        miou=mean(per_iou),
-        mean_dice=mean(per_dice),
-        dice=per_dice,
-        iou=per_iou,
-        v_rand=v_rand,
-        v_info=v_info,
-        rand_error=rand_error,
-    )
+def pixel_scores(confusion: np.ndarray) -> dict[str, Any]:
+    """The scores of a confusion matrix by their names in `ImageScore`; None for NaN, which JSON lacks."""
+    per_dice, per_iou = _known(dice(confusion)), _known(iou(confusion))
+    return {
+        "pixels": int(confusion.sum()),
+        "accuracy": _known([pixel_accuracy(confusion)])[0],
+        "miou": _mean(per_iou),
+        "mean_dice": _mean(per_dice),
+        "dice": per_dice,
+        "iou": per_iou,
+    }
 
 
-def pixel_error(counts: Counts, matching: Matching) -> tuple[float, float | None]:
-    """The least part of wrong pixels, and the threshold where that is."""
-    if matching.prediction is not None:
-        return 1 - pixel_accuracy(matching.confusion(counts)), None
-    errors = [1 - pixel_accuracy(matching.confusion(counts, t)) for t in range(len(THRESHOLDS))]
-    best = int(np.argmin(errors))
-    return errors[best], THRESHOLDS[best]
-
-
-def floor_scores(confusion: np.ndarray) -> tuple[float, float]:
-    """Accuracy and mIoU of always predicting the most frequent class."""
-    floor = constant_predictor(confusion)
-    return pixel_accuracy(floor), mean(known(iou(floor))) or 0.0
-
-
-def known(values: Sequence[float] | np.ndarray) -> tuple[float | None, ...]:
-    """JSON has no NaN."""
+def _known(values: Sequence[float] | np.ndarray) -> tuple[float | None, ...]:
     return tuple(None if np.isnan(value) else float(value) for value in values)
 
 
-def mean(values: Sequence[float | None]) -> float | None:
-    """Mean of those that are known, None if none is."""
-    there = [value for value in values if value is not None]
-    return sum(there) / len(there) if there else None
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

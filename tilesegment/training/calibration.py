@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from tilesegment.models.model import Model
-from tilesegment.scoring.binary import THRESHOLDS as OFFICIAL
-from tilesegment.scoring.binary import MembraneScores, membrane_scores
+from tilesegment.scoring import THRESHOLDS as OFFICIAL
+from tilesegment.scoring import MembraneScores, membrane_scores
 from tilesegment.training.data import IGNORE
 
 # even steps of the logit: near 0 and 1 probabilities lie close together

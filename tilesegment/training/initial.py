@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from tilesegment.errors import DataError
-from tilesegment.metadata import LabelClass
+from tilesegment.metadata import TOLERATED, LabelClass, size_difference
 from tilesegment.models.header import ModelHeader, Normalisation
 from tilesegment.networks import build_network
 from tilesegment.training.data import Dataset, Section, normalisation_of
-from tilesegment.units import TOLERATED, size_difference
 
 # names that only count: labels without names of their own get them
 _UNNAMED = re.compile(r"(value|class) \d+")

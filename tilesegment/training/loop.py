@@ -22,7 +22,7 @@ from tilesegment.networks import build_network
 from tilesegment.networks.field_of_view import chosen, derive
 from tilesegment.networks.network import Network
 from tilesegment.networks.rescaled import Rescaled
-from tilesegment.prediction.predictors.devices import PRECISIONS, choose_device, choose_precision
+from tilesegment.prediction.devices import PRECISIONS, choose_device, choose_precision
 from tilesegment.signals import uninterrupted
 from tilesegment.training.architecture import choose_network, settled
 from tilesegment.training.augmentation import CELL_SHADES

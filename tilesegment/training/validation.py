@@ -10,8 +10,8 @@ from scipy import ndimage
 
 from tilesegment.models.model import Model
 from tilesegment.prediction.engine import predict_array
-from tilesegment.prediction.predictors.torch import TorchPredictor
-from tilesegment.scoring.binary import confusion, dice, foreground_scores, iou, pixel_accuracy
+from tilesegment.prediction.predictor import TorchPredictor
+from tilesegment.scoring import confusion, dice, foreground_scores, iou, pixel_accuracy
 from tilesegment.training.calibration import score_cells
 from tilesegment.training.data import IGNORE, Section
 

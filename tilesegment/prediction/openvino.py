@@ -1,4 +1,4 @@
-"""The OpenVINO predictor: the CPU, in fp32, bf16 and int8."""
+"""The OpenVINO predictor: CPU, in fp32, bf16 and int8."""
 
 import copy
 import sys
@@ -6,33 +6,31 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tilesegment.errors import ModelError
+from tilesegment.models.export import quiet
 from tilesegment.models.model import Model, weights_hash
-from tilesegment.models.quiet import quiet
-from tilesegment.networks.network import Network
-from tilesegment.prediction.predictors.block import BlockPredictor, Options
+from tilesegment.prediction.predictor import BlockPredictor, Options
 
 if TYPE_CHECKING:
     import openvino
 
-# OpenVINO, from the import on, and NNCF report to their makers over the net what is done with them, unless this package
-# is missing; who has imported it already knows that
+# OpenVINO and NNCF send usage reports from their import on, unless this package is missing; who has imported it knows
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 class OpenVinoPredictor(BlockPredictor):
-    """Runs the network, converted for tiles of one shape.
+    """Run the network with OpenVINO, converted for tiles of one shape.
 
-    Tiles are run one after another, whatever the batch: on a CPU larger ones bring nothing, and so no result depends on
-    them. Nor does one depend on the number of threads, which is that of PyTorch.
+    Tiles are run one after another, whatever the batch: larger batches bring nothing on a CPU, and so no result
+    depends on them. Nor does one depend on the number of threads, which is that of PyTorch.
 
     Args:
         model: the network and its header.
-        tile: side of the tiles, pixels; for tiles of another shape it is converted when they come.
-        precision: fp32, or bf16 where the CPU has it; of what is not in int8 in a quantised network.
-        quantised: the network in int8, as `quantisation.quantised` gives it, which also says for which tiles.
+        tile: side of the tiles in pixels; tiles of another shape are converted for when they come.
+        precision: fp32, or bf16 where the CPU has it; in a quantised network, of what is not in int8.
+        quantised: the network in int8, see `int8.quantised`.
         options: see `Options`.
 
     Raises:
@@ -51,18 +49,18 @@ class OpenVinoPredictor(BlockPredictor):
         import openvino
 
         runtime = f"OpenVINO {openvino.get_version().split('-')[0]}"
-        super().__init__(model, torch.device("cpu"), runtime, torch.float32, options)
-        self.batch = 1
+        super().__init__(model, torch.device("cpu"), runtime, torch.float32, {**options, "batch": 1})
         self._model, self._precision, self._quantised = model, precision, quantised
         self._compiled: dict[tuple[int, ...], openvino.CompiledModel] = {}
-        self._for_shape((1, model.header.channels, tile, tile))
+        self.compiled((1, model.header.channels, tile, tile))
 
     def _logits(self, tiles: Tensor) -> Tensor:
-        compiled = self._for_shape((1, *tiles.shape[1:]))
+        compiled = self.compiled((1, *tiles.shape[1:]))
         each = (compiled(tile[None].numpy(), share_outputs=False)[0] for tile in tiles.contiguous())
         return torch.cat([torch.from_numpy(logits) for logits in each])
 
-    def _for_shape(self, shape: tuple[int, ...]) -> "openvino.CompiledModel":
+    def compiled(self, shape: tuple[int, ...]) -> "openvino.CompiledModel":
+        """Return the network compiled for inputs of `shape` (1, C, H, W)."""
         if shape not in self._compiled:
             how = (self._precision, torch.get_num_threads())
             if self._quantised is None:
@@ -77,9 +75,9 @@ class OpenVinoPredictor(BlockPredictor):
 
 @lru_cache(maxsize=2)
 def _converted(
-    network: Network, weights: str, name: str, shape: tuple[int, ...], precision: str, threads: int
+    network: nn.Module, weights: str, name: str, shape: tuple[int, ...], precision: str, threads: int
 ) -> "openvino.CompiledModel":
-    """The network with those weights, ready for inputs of `shape`; kept, as many images mostly take one model."""
+    """Convert and compile once per network and `weights` (their hash), as many images mostly take one model."""
     return _compile(convert(network, name, shape), precision, threads)
 
 
@@ -97,26 +95,21 @@ def _compile(network: "openvino.Model", precision: str, threads: int) -> "openvi
 
 @cache
 def core() -> "openvino.Core":
-    """The one core of this process, which is never given back.
+    """Return the one core of this process, which is never freed.
 
     OpenVINO gives the thread that makes its first core another stack for signal handlers, and frees that stack with the
-    core without taking it back: the next signal, such as that of Ctrl-C, would be a segmentation fault.
+    core: the next signal, such as that of Ctrl-C, would be a segmentation fault.
     """
     import openvino
 
     return openvino.Core()
 
 
-def convert(network: Network, name: str, shape: tuple[int, ...]) -> "openvino.Model":
-    """The network for inputs of `shape` (B, C, H, W), in fp32; its weights are copied.
-
-    Args:
-        network: of PyTorch.
-        name: of its model.
-        shape: of its inputs.
+def convert(network: nn.Module, name: str, shape: tuple[int, ...]) -> "openvino.Model":
+    """Convert a network for inputs of `shape` (B, C, H, W), in fp32; its weights are copied.
 
     Raises:
-        ModelError: it cannot be converted.
+        ModelError: OpenVINO cannot convert the network of the model `name`.
     """
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
@@ -128,6 +121,6 @@ def convert(network: Network, name: str, shape: tuple[int, ...]) -> "openvino.Mo
             decoder = TorchFXPythonDecoder.from_exported_program(program, dynamic_shapes=False)
             frontend = FrontEndManager().load_by_framework("pytorch")
             return frontend.convert(frontend.load(decoder))
-    except Exception as error:  # those of PyTorch and OpenVINO have no common root
+    except Exception as error:  # the exceptions of PyTorch and OpenVINO have no common base
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{name}: OpenVINO cannot convert its network, choose --runtime pytorch: {reason}") from error

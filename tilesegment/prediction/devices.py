@@ -6,6 +6,7 @@ from importlib.util import find_spec
 import torch
 
 from tilesegment.errors import DeviceError
+from tilesegment.models.onnx_network import CUDA_REMEDY, runs_on
 from tilesegment.prediction.facts import Machine
 from tilesegment.prediction.settings import Settings
 from tilesegment.threads import thread_count
@@ -14,62 +15,54 @@ PRECISIONS = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The torch device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `auto` takes a GPU where there is one.
+    """Return the torch device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `auto` takes a GPU if there is one.
 
     Raises:
-        DeviceError: there is no such device here.
+        DeviceError: this machine has no such device.
     """
-    _keep_to_cores()
+    _limit_threads()
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    there = ["cpu", *(["cuda"] if cuda else []), *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
-    there += ["mps"] if mps else []
+    there = ["cpu", *["cuda"] * cuda, *(f"cuda:{n}" for n in range(torch.cuda.device_count())), *["mps"] * mps]
     if name not in there:
-        raise DeviceError(f"device {name!r} is not here; there are: auto, {', '.join(there)}")
+        raise DeviceError(f"this machine has no device {name!r}; allowed: auto, {', '.join(there)}")
     return torch.device(name)
 
 
 @cache
-def _keep_to_cores() -> None:
-    """Have PyTorch compute with no more threads than this process may, once: it does not see limits of a cgroup."""
+def _limit_threads() -> None:
+    """Let PyTorch use no more threads than this process may: it does not see the limits of a cgroup."""
     if torch.get_num_threads() > thread_count():
         torch.set_num_threads(thread_count())
 
 
 def choose_precision(device: torch.device, name: str = "auto") -> str:
-    """`auto`: half precision where the device computes in it natively, else fp32; other names are kept.
+    """Resolve `auto` to half precision where the device computes in it natively, else fp32; check other names.
 
     Raises:
-        DeviceError: unknown, or not to be had on `device`.
+        DeviceError: unknown, or not available on `device`.
     """
     if name == "auto":
         if device.type == "cuda":
             return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
         return "bf16" if device.type == "cpu" and _cpu_has_bf16() else "fp32"
-    if name == "int8":
-        _check_int8(device)
-        return name
-    if name not in PRECISIONS:
+    if name not in (*PRECISIONS, "int8"):
         raise DeviceError(f"precision {name!r} is unknown; allowed: auto, fp32, bf16, fp16, int8")
-    if (device.type, name) in (("cpu", "fp16"), ("mps", "fp64")):
-        raise DeviceError(f"precision {name} is not to be had on {device.type}; use --precision auto or fp32")
+    if (device.type, name) in (("cpu", "fp16"), ("mps", "fp64")) or (name == "int8" and device.type != "cpu"):
+        hint = ", or --device cpu" if name == "int8" else " or fp32"
+        raise DeviceError(f"precision {name} is not available on {device.type}; use --precision auto{hint}")
+    if name == "int8" and not (find_spec("openvino") and find_spec("nncf")):
+        raise DeviceError(
+            "precision int8 needs OpenVINO and NNCF; pip install 'tilesegment[int8]', or use --precision auto or fp32"
+        )
     return name
 
 
 def has_openvino(device: torch.device, precision: str) -> bool:
-    """Whether OpenVINO is here and computes in `precision`: what a CPU lacks it would compute in another, unasked."""
+    """Whether OpenVINO is installed and computes in `precision`: on a CPU without it, it silently takes another."""
     native = precision in ("fp32", "int8") or (precision == "bf16" and _cpu_has_bf16())
     return device.type == "cpu" and native and find_spec("openvino") is not None
-
-
-def _check_int8(device: torch.device) -> None:
-    if device.type != "cpu":
-        raise DeviceError(f"precision int8 is not to be had on {device.type}; use --precision auto, or --device cpu")
-    if find_spec("openvino") is None or find_spec("nncf") is None:
-        raise DeviceError(
-            "precision int8 needs OpenVINO and NNCF; pip install 'tilesegment[int8]', or use --precision auto or fp32"
-        )
 
 
 def _cpu_has_bf16() -> bool:
@@ -78,18 +71,23 @@ def _cpu_has_bf16() -> bool:
     return any(test() for test in tests if test is not None)
 
 
+def why_onnx_on_cpu(device: torch.device) -> str:
+    """Say why ONNX models run on the CPU although PyTorch could use `device`; empty if they run on it."""
+    if runs_on(device):
+        return ""
+    return f"the onnxruntime here does not run ONNX models on {device.type}: computing on the CPU{CUDA_REMEDY}"
+
+
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that a batch may take on a CUDA device, half of what is free; None elsewhere: all else shares it."""
-    if device.type != "cuda":
-        return None
-    return torch.cuda.mem_get_info(device)[0] // 2
+    """Bytes that a batch may take on a CUDA device, half of what is free; None elsewhere: that memory is shared."""
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else None
 
 
 def this_machine(settings: Settings) -> Machine:
-    """What a plan needs to know of this machine, for the device and precision of `settings`.
+    """Describe this machine for a plan with the device and precision of `settings`.
 
     Raises:
-        DeviceError: they are not to be had here.
+        DeviceError: they are not available here.
     """
     device = choose_device(settings.device)
     precision = choose_precision(device, settings.precision)
@@ -97,6 +95,6 @@ def this_machine(settings: Settings) -> Machine:
 
 
 def use_gpu(number: int) -> None:
-    """Of several GPUs, `cuda` means that of this number from now on in this thread; the numbers go round."""
+    """Of several GPUs, let `cuda` mean number `number` (modulo their count) in this thread from now on."""
     if torch.cuda.device_count() > 1:
         torch.cuda.set_device(number % torch.cuda.device_count())

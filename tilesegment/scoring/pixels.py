@@ -1,4 +1,4 @@
-"""What counting pixels says of a mask: confusion matrix, Dice, IoU, accuracy.
+"""Scores that count pixels: confusion matrix, Dice, IoU, accuracy.
 
 All scores start from a confusion matrix, which may be summed over any number of blocks or images first.
 """
@@ -54,7 +54,7 @@ def pixel_accuracy(confusion: np.ndarray) -> float:
 def constant_predictor(confusion: np.ndarray) -> np.ndarray:
     """The confusion matrix of always predicting the class that is most frequent in the truth, (K, K) int64.
 
-    Its scores are the floor: what a mask is worth that knows nothing of the image.
+    Its scores are the floor: those of a mask that knows nothing of the image.
     """
     floor = np.zeros_like(confusion)
     totals = confusion.sum(1)
@@ -63,7 +63,7 @@ def constant_predictor(confusion: np.ndarray) -> np.ndarray:
 
 
 def check_shapes(truth: np.ndarray, other: np.ndarray) -> None:
-    """Whether truth and prediction are of one shape.
+    """Check that truth and prediction are of one shape.
 
     Raises:
         DataError: they are not.

@@ -9,8 +9,8 @@ import torch
 
 from tilesegment.errors import DeviceError
 from tilesegment.geometry import Block
-from tilesegment.prediction.predictors.block import BlockPredictor
-from tilesegment.prediction.predictors.devices import PRECISIONS, choose_precision
+from tilesegment.prediction.devices import PRECISIONS, choose_precision
+from tilesegment.prediction.predictor import BlockPredictor
 
 _SIDES = (512, 8192)  # of matrices: smaller ones are over before they are begun, larger ones are no faster
 

@@ -9,26 +9,20 @@ from tilesegment.models.header import Normalisation
 from tilesegment.prediction.plan import Plan
 from tilesegment.prediction.settings import Settings
 
-_SAMPLES = 64
-_SAMPLE_SIDE = 512
+_SAMPLES, _SAMPLE_SIDE = 64, 512  # windows, pixels
 
 
 def choose_normalisation(trained: Normalisation, source: ImageSource, plan: Plan, settings: Settings) -> Normalisation:
-    """The normalisation of a run: one for all its tiles, as one a tile would show as seams.
-
-    Args:
-        trained: that of the model.
-        source, plan, settings: what is predicted.
+    """Choose the one normalisation of all tiles of a run; one per tile would show as seams.
 
     Raises:
-        PlanError: the image is of another dtype than the model was trained on, or stores integers that are read as
+        PlanError: the image has another dtype than the model was trained on, or stores integers that are read as
             float32, whose range no model knows.
         ImageError: it is to be measured, and is constant or holds NaN.
     """
-    # integers that are read as float32 have a range that no model knows
     is_foreign = trained.dtype != str(source.dtype) or (source.dtype.kind == "f" and source.stored_dtype.kind != "f")
     if settings.normalise == "image":
-        return measure(source, plan, settings.level, kept=not is_foreign)
+        return measure(source, plan, settings.level, trained_fits=not is_foreign)
     if is_foreign:
         raise PlanError(
             f"{source.path} is {source.stored_dtype}, the model was trained on {trained.dtype}: its grey values mean "
@@ -37,25 +31,24 @@ def choose_normalisation(trained: Normalisation, source: ImageSource, plan: Plan
     return trained
 
 
-def measure(source: ImageSource, plan: Plan, level: int, *, kept: bool) -> Normalisation:
-    """Mean and std of each channel over at most 64 windows of 512 px, evenly spread over what is predicted.
+def measure(source: ImageSource, plan: Plan, level: int, *, trained_fits: bool) -> Normalisation:
+    """Measure mean and std of each channel over at most 64 windows of 512 px, spread evenly over what is predicted.
 
     Args:
-        source, plan: what is predicted.
+        source, plan: the image and what is predicted of it.
         level: of the image's pyramid.
-        kept: whether the model's own grey values would do as well.
+        trained_fits: whether the model's own normalisation would do as well (for the message).
 
     Raises:
-        ImageError: they cannot be read, are constant or hold NaN.
+        ImageError: the pixels cannot be read, are constant or hold NaN.
     """
     # windows are read as tiles of a network that needs no context
     grid = TileGrid(plan.region, _SAMPLE_SIDE, _SAMPLE_SIDE, FieldOfView(1, 0, 0, True))
-    windows = len(grid)
-    count = len(plan.planes) * windows
+    count = len(plan.planes) * len(grid)
     chosen = sorted({round(n) for n in np.linspace(0, count - 1, min(count, _SAMPLES))})
     sums = np.zeros((3, len(plan.channels)))
     for n in chosen:
-        plane, place = divmod(n, windows)
+        plane, place = divmod(n, len(grid))
         region = grid.at(*divmod(place, grid.shape[1])).write
         pixels = source.read(region, level, plan.planes[plane])[list(plan.channels)].astype(np.float64)
         sums += [np.full(len(pixels), region.area), pixels.sum((1, 2)), (pixels**2).sum((1, 2))]
@@ -63,9 +56,7 @@ def measure(source: ImageSource, plan: Plan, level: int, *, kept: bool) -> Norma
     std = np.sqrt(np.maximum(sums[2] / sums[0] - mean**2, 0))
     part = "choose a part with --roi, or other --channels"
     if not np.isfinite(std).all():
-        raise ImageError(
-            f"{source.path} holds NaN or infinity and has no mean or spread to scale by; replace them, or {part}"
-        )
+        raise ImageError(f"{source.path} holds NaN or infinity and cannot be normalised; replace them, or {part}")
     # rounding leaves a constant channel a spread of about 1e-8 of its value
     if np.any(std <= 1e-6 * np.abs(mean)):
         if source.stored_dtype != source.dtype:
@@ -73,6 +64,6 @@ def measure(source: ImageSource, plan: Plan, level: int, *, kept: bool) -> Norma
                 f"{source.path} holds {source.stored_dtype} of which a channel is constant, or spans too little for so "
                 "large values to differ in float32: subtract the smallest value and save it as uint16 or float32"
             )
-        model = ", or leave out --normalise image" if kept else ""
+        model = ", or leave out --normalise image" if trained_fits else ""
         raise ImageError(f"{source.path} is constant in a channel and has no spread to scale by; {part}{model}")
     return Normalisation(tuple(map(float, mean)), tuple(map(float, std)), str(source.dtype))
