@@ -24,7 +24,7 @@ def info(
     path: str, axes: str | None, select: dict[str, int] | None, series: int | None, verbose: bool, as_json: bool
 ) -> None:
     """Say what PATH is: an image, a mask or a model (a file or a bundled name)."""
-    from tilesegment.prediction.description import describe
+    from tilesegment.prediction.info import describe
 
     facts = describe(path, axes=axes, select=select, series=series)
     if as_json:
@@ -44,7 +44,7 @@ def info(
 def models(as_json: bool) -> None:
     """List the models that come with tilesegment."""
     from tilesegment.models import bundled_models
-    from tilesegment.prediction.description import describe
+    from tilesegment.prediction.info import describe
 
     known = [describe(name) for name in bundled_models()]
     if as_json:
@@ -61,8 +61,7 @@ def models(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 def networks(as_json: bool) -> None:
     """List the networks that can be trained, and their options."""
-    from tilesegment.networks import NETWORKS
-    from tilesegment.networks.summary import describe_network
+    from tilesegment.networks import NETWORKS, describe_network
     from tilesegment.training.settings import DEFAULT_OPTIONS, SLOW_BASE
 
     known = [describe_network(name) for name in NETWORKS]

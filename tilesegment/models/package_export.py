@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tilesegment.draw import overlay, stretch
 from tilesegment.errors import ModelError
 from tilesegment.geometry import FieldOfView
 from tilesegment.models.export import GreyValues, example_image, exported_view, to_onnx
 from tilesegment.models.model import Model
 from tilesegment.models.onnx_file import parse_onnx
 from tilesegment.models.package import RDF
-from tilesegment.networks.onnx_probing import LARGEST
-from tilesegment.preview import overlay, stretch
+from tilesegment.networks.field_of_view import LARGEST
 
 # the first in which authors, citations and licence may be unknown
 _VERSION = "0.5.5"
@@ -139,7 +139,8 @@ def _cover(model: Model, image: np.ndarray, probabilities: np.ndarray) -> bytes:
         return pixels[:, start : start + side, start : start + side]
 
     shown, mask = middle(image), middle(probabilities).argmax(0).astype(np.uint8)
-    panels = np.concatenate([stretch(shown), overlay(shown, mask, model.header.classes)], axis=1)
+    plain = stretch(shown)
+    panels = np.concatenate([plain, overlay(plain, mask, model.header.classes)], axis=1)
     content = io.BytesIO()
     Image.fromarray(panels).save(content, "PNG")
     return content.getvalue()

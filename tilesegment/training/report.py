@@ -12,7 +12,7 @@ from PIL import Image
 
 from tilesegment.files import write_atomically
 from tilesegment.metadata import LabelClass
-from tilesegment.training.curves import goal_name
+from tilesegment.training.pictures import goal_name
 from tilesegment.training.settings import GOAL_NAMES
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tilesegment.draw import Sample, compare, save
 from tilesegment.errors import DataError, PlanError
 from tilesegment.models.model import Model
 from tilesegment.signals import uninterrupted
@@ -24,12 +25,10 @@ from tilesegment.training.configuration import (
     find_folder,
     go_on_with,
 )
-from tilesegment.training.contact_sheet import draw_examples
-from tilesegment.training.curves import draw_curves
 from tilesegment.training.data import open_dataset, summary
 from tilesegment.training.loop import Record, Trainer
+from tilesegment.training.pictures import draw_curves, draw_examples
 from tilesegment.training.report import write_report
-from tilesegment.training.samples import Sample, draw_samples
 from tilesegment.training.settings import GOAL_NAMES
 from tilesegment.training.tensorboard import event_writer
 from tilesegment.training.validation import Scores, Validation, predict_sections, validate
@@ -268,12 +267,13 @@ class _Run:
         """The two worst and the two best held-out sections, worst first."""
         scores = found.scores
         order = sorted(range(len(scores.sections)), key=lambda n: scores.sections[n][1])
-        what = GOAL_NAMES[scores.goal]
         samples = []
         for n in order if len(order) <= 4 else (*order[:2], *order[-2:]):
             section, (name, value) = self.trainer.held_out[n], scores.sections[n]
-            samples.append(Sample(name, section.image, section.label, found.masks[n], value, what))
-        draw_samples(samples, self.trainer.data.classes, self.folder / "samples.png")
+            caption = f"{name}: {GOAL_NAMES[scores.goal]} {value:.3f}"
+            samples.append(Sample(caption, section.image, section.label, found.masks[n]))
+        title = "Held-out images" + (", the worst first" if len(samples) > 1 else "")
+        save(compare(samples, self.trainer.data.classes, title), self.folder / "samples.png")
 
 
 def _begin(folder: Path, trainer: Trainer, chosen: Configuration) -> None:

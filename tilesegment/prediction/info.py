@@ -8,13 +8,12 @@ from typing import Any
 
 from tilesegment.images import open_image
 from tilesegment.masks import Mask, find_mask
-from tilesegment.models import TRAINED, bundled_models
+from tilesegment.models import PACKAGED, TRAINED, bundled_models
 from tilesegment.models.header import ModelHeader, read_header
 
-# others' suffixes too: that their files are not opened is said better as of a model than as of an image
+# others' suffixes too: that such files are not opened is said better as of a model than as of an image
 _MODELS = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl")
 _FOREIGN = (".onnx", ".zip")
-_DESCRIBED = ("rdf.yaml", "bioimageio.yaml")
 
 
 def describe(
@@ -35,15 +34,9 @@ def describe(
     """
     path = Path(path)
     if _is_model(path):
-        return _described_model(path)
+        return _model(path)
     mask = find_mask(path)
     return _image(path, axes=axes, select=select, series=series) if mask is None else _mask(mask)
-
-
-def kind_of(path: str | Path) -> str:
-    """Return "model", "mask" or "image"; whatever else there is, or is not, is an image."""
-    path = Path(path)
-    return "model" if _is_model(path) else "image" if find_mask(path) is None else "mask"
 
 
 def _is_model(path: Path) -> bool:
@@ -52,24 +45,8 @@ def _is_model(path: Path) -> bool:
 
 
 def _is_foreign(path: Path) -> bool:
-    return (
-        path.suffix.lower() in _FOREIGN
-        or path.name in _DESCRIBED
-        or any((path / name).is_file() for name in _DESCRIBED)
-    )
-
-
-def _described_model(path: Path) -> dict[str, Any]:
-    bundled = bundled_models()
-    if str(path) in bundled:
-        return _model(str(path), read_header(bundled[str(path)]))
-    if os.path.isfile(path / TRAINED):  # the folder of a training run
-        path /= TRAINED
-    if _is_foreign(path):
-        from tilesegment.models.model import Model
-
-        return _model(str(path), Model.load(path).header)
-    return _model(str(path), read_header(path))
+    names = {path.name, *(name for name in PACKAGED if (path / name).is_file())}
+    return path.suffix.lower() in _FOREIGN or not names.isdisjoint(PACKAGED)
 
 
 def _image(path: Path, **reading: Any) -> dict[str, Any]:
@@ -94,37 +71,35 @@ def _image(path: Path, **reading: Any) -> dict[str, Any]:
 
 
 def _mask(mask: Mask) -> dict[str, Any]:
-    size = mask.spec.pixel_size
-    # of the pixels in all planes
+    size, spec = mask.spec.pixel_size, mask.spec
     level, found = mask.class_shares()
-    shares, pixels = (
-        {str(n): share for n, share in enumerate(found)},
-        (mask.spec.depth or 1) * math.prod(mask.spec.shape),
-    )
+    shares, pixels = {str(n): share for n, share in enumerate(found)}, (spec.depth or 1) * math.prod(spec.shape)
     return {
         "kind": "mask",
         "path": str(mask.path),
         "format": mask.format,
-        "shape_yx": list(mask.spec.shape),
-        "planes": mask.spec.depth,
+        "shape_yx": list(spec.shape),
+        "planes": spec.depth,
         "pixel_size_um": None if size is None else [size.y, size.x],
         "levels": len(mask.levels),
-        "block": mask.spec.block,
-        "classes": {str(n): one.name for n, one in enumerate(mask.spec.classes)},
+        "block": spec.block,
+        "classes": {str(n): one.name for n, one in enumerate(spec.classes)},
         "counted_at_level": level,
         "shares": shares,
         "areas_um2": None if size is None else {n: share * pixels * size.y * size.x for n, share in shares.items()},
-        "fingerprint": dict(mask.spec.fingerprint),
-        "provenance": dict(mask.spec.provenance),
+        "fingerprint": dict(spec.fingerprint),
+        "provenance": dict(spec.provenance),
     }
 
 
-def _model(name: str, header: ModelHeader) -> dict[str, Any]:
-    training = dict(header.training)
-    size = header.pixel_size
+def _model(path: Path) -> dict[str, Any]:
+    if os.path.isfile(path / TRAINED):  # the folder of a training run
+        path /= TRAINED
+    header = _header(path)
+    training, size = dict(header.training), header.pixel_size
     return {
         "kind": "model",
-        "path": name,
+        "path": str(path),
         "name": header.name,
         "licence": header.licence,
         "network": header.network,
@@ -138,3 +113,14 @@ def _model(name: str, header: ModelHeader) -> dict[str, Any]:
         "training": training,
         "weights_sha256": header.weights_sha256,
     }
+
+
+def _header(path: Path) -> ModelHeader:
+    bundled = bundled_models()
+    if str(path) in bundled:
+        return read_header(bundled[str(path)])
+    if _is_foreign(path):
+        from tilesegment.models.model import Model  # which imports torch
+
+        return Model.load(path).header
+    return read_header(path)
