@@ -21,7 +21,7 @@ from tilesegment.labels import (
     stem_of,
 )
 from tilesegment.labels.files import labels_among
-from tilesegment.masks.record import recorded_classes
+from tilesegment.masks.reader import recorded_classes
 from tilesegment.models import bundled_models
 from tilesegment.scoring.membranes import THRESHOLDS
 
@@ -41,13 +41,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Prediction(Label):
-    """A label, or probabilities, of which codes are read: see `_code`.
+    """A label, or probabilities, of which codes are read: see `_code`."""
 
-    Attributes:
-        channels: of probabilities, 0 for a label.
-    """
-
-    channels: int = 0
+    channels: int = 0  # of probabilities, 0 for a label
 
 
 @contextmanager
