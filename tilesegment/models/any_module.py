@@ -56,7 +56,12 @@ def model_of(
         raise ModelError(f"the normalisation is of {len(scale.mean)} channels, the network takes {channels}")
     header = ModelHeader(
         network=MODULE,
-        arguments={"in_channels": channels, "classes": count, "class": type(module).__qualname__, VIEW: astuple(view)},
+        arguments={
+            "in_channels": channels,
+            "classes": count,
+            "class": type(module).__qualname__,
+            VIEW: list(astuple(view)),
+        },
         classes=tuple(LabelClass(one, colour) for one, colour in zip(names, default_colours(count), strict=True)),
         normalisation=scale,
         pixel_size=pixel_size,

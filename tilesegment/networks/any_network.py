@@ -30,11 +30,14 @@ class AnyNetwork(Network):
     def __init__(self, module: nn.Module, classes: int, activation: str = "logits") -> None:
         super().__init__()
         self.module, self.classes, self.activation, self.measured = module, classes, activation, 0
-        self.head = _Offset(classes)
+        # an identity whose bias shifts the logits of a class
+        self.head = nn.Conv2d(classes, classes, 1, groups=classes)
+        nn.init.ones_(self.head.weight)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     @property
-    def heads(self) -> tuple[nn.Module, ...]:
-        """A constant per class, added to the logits."""
+    def heads(self) -> tuple[nn.Conv2d, ...]:
+        """A factor and a constant per class, 1 and 0 unless trained."""
         return (self.head,)
 
     @property
@@ -75,15 +78,6 @@ def adapt(module: nn.Module, channels: int, side: int) -> AnyNetwork:
     network = AnyNetwork(module, count, activation_of(outputs))
     network.measured = -(-peak_values(network.to(place.device), images[0]) // side**2)
     return network
-
-
-class _Offset(nn.Module):
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(classes))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.bias[:, None, None]
 
 
 def as_logits(output: Tensor, activation: str) -> Tensor:

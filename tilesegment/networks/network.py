@@ -86,7 +86,7 @@ class Network(nn.Module):
         return FieldOfView(self.divisor, halo, halo, crops=False)
 
     @property
-    def heads(self) -> tuple[nn.Module, ...]:
+    def heads(self) -> tuple[nn.Conv2d, ...]:
         """The last layers with a bias: adding c to a class's bias in each adds c to its logits in evaluation."""
         raise NotImplementedError
 
