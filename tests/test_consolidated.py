@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import warnings
 from pathlib import Path
@@ -13,6 +14,8 @@ import zarr
 from command_line import Run
 from conftest import noise
 from ome_zarr_files import axes_of, means, transformations, write_image
+
+from tilesegment.files import in_turn
 
 FORMATS = pytest.mark.parametrize("version", ["0.4", "0.5"])
 PREDICT = "predict {} -m toy.safetensors --tile 88 -o {}"
@@ -115,3 +118,22 @@ def test_copies_that_cannot_be_replaced_are_named(folder: Path, run: Run, monkey
         assert done.code == 1
         assert ".zmetadata" in done.err
         assert zarr.open_group(image / "labels/x", mode="r", use_consolidated=False)["0"].shape == (64, 80)
+
+
+def _count(file: Path) -> None:
+    """Adds to a number in a file, which is replaced each time."""
+    for _ in range(40):
+        with in_turn(file):
+            file.with_name("new").write_text(str(int(file.read_text()) + 1))
+            os.replace(file.with_name("new"), file)
+
+
+def test_processes_take_turns_though_the_locked_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "count").write_text("0")
+    context = multiprocessing.get_context("fork")
+    others = [context.Process(target=_count, args=(tmp_path / "count",)) for _ in range(3)]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join()
+    assert (tmp_path / "count").read_text() == "120"
