@@ -26,8 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tilesegment
 from tilesegment import DataError, Model, PlanError, Region, TilesegmentError
+from tilesegment.files import write_atomically
 from tilesegment.geometry import TileGrid
-from tilesegment.models.model import write_atomically
 from tilesegment.prediction.predictors.devices import choose_device, choose_precision
 from tilesegment.prediction.predictors.torch import TorchPredictor
 from tilesegment.training.data import Dataset, Section, open_dataset

@@ -15,7 +15,8 @@ from command_line import Run
 from conftest import noise
 from ome_zarr_files import axes_of, means, transformations, write_image
 
-from tilesegment.masks.locks import in_turn
+from tilesegment.files import in_turn
+from tilesegment.masks.disk import group_file
 
 FORMATS = pytest.mark.parametrize("version", ["0.4", "0.5"])
 PREDICT = "predict {} -m toy.safetensors --tile 88 -o {}"
@@ -134,7 +135,7 @@ def test_copies_that_cannot_be_replaced_are_named(folder: Path, run: Run, monkey
 def _count(image: Path, turns: int) -> None:
     """Adds to a number in the group's metadata, which is replaced each time."""
     for _ in range(turns):
-        with in_turn(image):
+        with in_turn(group_file(image)):
             document = json.loads((image / "zarr.json").read_text())
             document["attributes"]["count"] = document["attributes"].get("count", 0) + 1
             (image / "new").write_text(json.dumps(document))

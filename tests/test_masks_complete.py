@@ -14,6 +14,7 @@ from test_masks import fill, finished, ids_of, names, spec_of
 from test_masks_formats import make_image
 
 from tilesegment.errors import FinishedError, MaskError
+from tilesegment.files import temporary_name
 from tilesegment.geometry import Region
 from tilesegment.masks import (
     MaskSpec,
@@ -24,7 +25,6 @@ from tilesegment.masks import (
     open_partial,
     status,
 )
-from tilesegment.masks.disk import private
 
 SPEC = spec_of((100, 600), 64, 32)  # two levels, 2 x 10 and 1 x 5 blocks
 FILES = ["mask.zarr", "mask.tif", "mask.png", "mask.jpg"]
@@ -241,7 +241,7 @@ def test_a_folder_in_progress_survives_beside_a_complete_file(tmp_path: Path) ->
     path = make(tmp_path, "mask.tif")
     writer = create_mask(path, SPEC, overwrite=True)
     writer.write(Region(0, 0, 64, 64), np.ones((64, 64), np.uint8))
-    (tmp_path / private(path).name).mkdir()
+    (tmp_path / temporary_name(path).name).mkdir()
     assert is_complete(path, SPEC)
     assert names(tmp_path) == ["mask.tif", "mask.tif.partial"]
     assert writer.survey().done.sum() == 1

@@ -12,9 +12,9 @@ import pytest
 from test_masks import fill, finished, ids_of, is_stored, names, spec_of
 
 from tilesegment.errors import MaskError
+from tilesegment.files import temporary_name
 from tilesegment.geometry import Region
 from tilesegment.masks import create_mask, open_mask, status
-from tilesegment.masks.disk import private
 
 
 def damage(path: Path, kind: str) -> None:
@@ -156,7 +156,7 @@ def test_what_an_interrupted_replacement_leaves_is_mended(tmp_path: Path) -> Non
     """Between the two renames of a replacement the old mask lies aside and the new one is complete but not renamed."""
     path, spec = tmp_path / "mask.zarr", spec_of((40, 40))
     finished(path, spec, seed=1)
-    path.rename(private(path))
+    path.rename(temporary_name(path))
     writer = create_mask(path, spec)
     fill(writer, ids_of(spec, seed=2))
     writer.finish()

@@ -21,7 +21,6 @@ from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
 from tilesegment.masks import MaskWriter, create_mask, is_complete, open_mask
 from tilesegment.masks import disk as disk_of_masks
-from tilesegment.masks import locks as locks_of_masks
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks; runs go on without")
 SPEC = spec_of((130, 200))  # 5 x 7 blocks
@@ -48,7 +47,7 @@ def holding(path: Path, shared: bool) -> tuple[Any, Connection]:
 def test_a_run_is_alone_and_parts_are_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: bool, ours: bool, killed: bool
 ) -> None:
-    monkeypatch.setattr(locks_of_masks, "_PATIENCE", 0.1)
+    monkeypatch.setattr("tilesegment.files._PATIENCE", 0.1)
     process, pipe = holding(tmp_path / "mask.zarr", theirs)
     writer = create_mask(tmp_path / "mask.zarr", SPEC)
     with ExitStack() as stack:
@@ -68,7 +67,7 @@ def test_a_run_is_alone_and_parts_are_together(
 
 
 def test_what_another_run_writes_is_not_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks_of_masks, "_PATIENCE", 0.1)
+    monkeypatch.setattr("tilesegment.files._PATIENCE", 0.1)
     path = tmp_path / "mask.zarr"
     process, pipe = holding(path, False)
     other = spec_of((130, 200), fingerprint={"model": "b"})
@@ -150,7 +149,6 @@ def test_without_locks_all_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("fcntl.flock", refuse)
     with writer.claimed(shared=False), writer.claimed(shared=False):
         fill(writer, ids_of(SPEC))
-    monkeypatch.setattr(locks_of_masks, "fcntl", None)
     with writer.claimed(shared=False):
         assert writer.survey().done.all()
     assert writer.try_finish()
@@ -164,7 +162,7 @@ def test_a_failing_lock_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr("fcntl.flock", fail)
-    with pytest.raises(OSError, match="Input/output error"), writer.claimed(shared=False):
+    with pytest.raises(MaskError, match="Input/output error"), writer.claimed(shared=False):
         pass
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from test_masks import fill, ids_of, names, spec_of
 
 from tilesegment.errors import MaskError
+from tilesegment.files import write_files
 from tilesegment.geometry import Region
 from tilesegment.masks import create_mask, create_probabilities, open_mask
-from tilesegment.masks.disk import store
 from tilesegment.masks.grid import Grid
 from tilesegment.masks.survey import survey
 
@@ -171,7 +171,7 @@ def test_files_are_stored_all_or_none_of_them_half(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(OSError, match="No space"):
-        store(files)
+        write_files(files)
     assert [path.read_text() for path in files] == ["a", "old", "old"]
     assert names(tmp_path) == ["a", "b", "c"]
 

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from tilesegment.errors import MaskError
+from tilesegment.files import replacing
 from tilesegment.metadata import LabelClass, PixelSize
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
@@ -150,17 +151,13 @@ def save_picture(picture: Image.Image, path: Path, what: str, comment: str | Non
     Raises:
         MaskError: it cannot be written; `what` it is stands in the message.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    text = PngInfo()
+    if comment is not None:
+        text.add_text("comment", comment)
     try:
-        try:
-            text = PngInfo()
-            if comment is not None:
-                text.add_text("comment", comment)
+        with replacing(path) as (temporary,):
             # each format takes one of the two
-            picture.save(partial, format=_FORMATS[path.suffix.lower()], pnginfo=text, comment=comment or b"")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+            picture.save(temporary, format=_FORMATS[path.suffix.lower()], pnginfo=text, comment=comment or b"")
     except OSError as error:
         raise MaskError(
             f"{path}: the {what} cannot be written ({error}): check the folder and its free space"

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tilesegment.errors import MaskError
+from tilesegment.files import sync, temporary_name
 from tilesegment.masks.blocks import create_array
-from tilesegment.masks.disk import MARK, Group, is_ours, private, remove_ours, sync, write_group
+from tilesegment.masks.disk import MARK, Group, is_ours, remove_ours, write_group
 from tilesegment.masks.locks import held
 from tilesegment.masks.record import differing, read_record
 from tilesegment.masks.spec import MaskSpec
@@ -37,7 +38,7 @@ def begin(target: Target, spec: MaskSpec, overwrite: bool) -> None:
 
 def _make(target: Target, spec: MaskSpec) -> None:
     """Makes the folder under a private name and renames it: of several processes, one succeeds."""
-    made = private(target.path)
+    made = temporary_name(target.path)
     try:
         made.mkdir()
         write_group(made, Group(target.grid(spec).format, {MARK: target.record(spec, "partial")}))

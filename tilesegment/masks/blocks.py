@@ -16,8 +16,9 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from tilesegment.errors import MaskError
+from tilesegment.files import make_folder, sync, temporary_name, write_files
 from tilesegment.geometry import Region
-from tilesegment.masks.disk import make_folder, private, reporting, store, sync
+from tilesegment.masks.disk import reporting
 from tilesegment.masks.encoding import COMPRESSOR, encode
 from tilesegment.masks.grid import Grid
 from tilesegment.masks.locks import gone
@@ -101,11 +102,11 @@ class BlockArray:
         if _made(self.path, self.grid) != self.made:
             raise gone(self.path)
         try:
-            store(files)
+            write_files(files)
         except FileNotFoundError:
             for folder in {path.parent for path in files}:
                 make_folder(folder, self.path)
-            store(files)
+            write_files(files)
 
     @property
     def _lead(self) -> tuple[int, ...]:
@@ -148,7 +149,7 @@ def create_array(path: Path, grid: Grid) -> BlockArray:
 
 
 def _make_array(path: Path, grid: Grid) -> None:
-    made = private(path)
+    made = temporary_name(path)
     try:
         made.mkdir()  # zarr would make the folders above it too
         _create_array(made, grid)

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from tilesegment.errors import FinishedError, MaskError
+from tilesegment.files import sweep, sync
 from tilesegment.masks.blocks import create_array
 from tilesegment.masks.consolidated import update_consolidated
-from tilesegment.masks.disk import MARK, Group, remove_ours, reporting, sweep, sync, write_group
+from tilesegment.masks.disk import MARK, Group, remove_ours, reporting, write_group
 from tilesegment.masks.locks import held, lock_file
 from tilesegment.masks.reader import open_levels
 from tilesegment.masks.record import differing, read_record

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tilesegment.errors import MaskError
-from tilesegment.masks.disk import read_json, write_json
-from tilesegment.masks.locks import in_turn
+from tilesegment.files import in_turn
+from tilesegment.masks.disk import group_file, read_json, write_json
 
 _GROUP = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 _V2 = (".zgroup", ".zarray", ".zattrs")
@@ -31,7 +31,7 @@ def update_consolidated(labels: Path) -> None:
         group = group.parent
     with ExitStack() as turns:
         for group in reversed(groups):  # masks of other images of this store may be finished at this moment
-            turns.enter_context(in_turn(group))
+            turns.enter_context(in_turn(group_file(group)))
         for group in groups:
             inside = labels.relative_to(group).as_posix()
             for file in (group / "zarr.json", group / ".zmetadata"):

@@ -2,9 +2,6 @@
 
 import json
 import os
-import re
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +10,7 @@ from typing import Any
 
 from tilesegment import metadata
 from tilesegment.errors import MaskError
+from tilesegment.files import delete_folder, write_atomically
 
 MARK = metadata.MARK  # the attribute by which we know our own folders
 _METADATA_LIMIT = 1 << 24  # bytes; a thousand times what metadata takes
@@ -35,57 +33,6 @@ def reporting(deed: str, path: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         advice = "see to space and permissions, then run it again"
         raise MaskError(f"cannot {deed} {path}: {reason}; {advice}") from error
-
-
-def sync(path: Path) -> None:
-    """Makes a file, or the names in a folder, survive a loss of power."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows has no handle on a folder; it journals names itself
-    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def private(path: Path) -> Path:
-    """A name beside `path` that no other process has, on whatever host. What is left there is deleted by `sweep`."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-
-
-def store(files: Mapping[Path, bytes]) -> None:
-    """Writes files durably and each in one piece, in place of what is there.
-
-    Raises:
-        OSError: one cannot be written. What was there is still there.
-    """
-    temporaries = {path: private(path) for path in files}
-    try:
-        for path, data in files.items():
-            with temporaries[path].open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        for path, temporary in temporaries.items():
-            os.replace(temporary, path)
-    except BaseException:
-        for temporary in temporaries.values():
-            temporary.unlink(missing_ok=True)
-        raise
-    for folder in {path.parent for path in files}:
-        sync(folder)
-
-
-def make_folder(path: Path, root: Path) -> None:
-    """Makes the folder `path` below `root`, durably.
-
-    Raises:
-        FileNotFoundError: there is no `root`.
-    """
-    if path != root and not path.is_dir():
-        make_folder(path.parent, root)
-        path.mkdir(exist_ok=True)
-        sync(path.parent)
 
 
 def group_file(path: Path) -> Path | None:
@@ -153,32 +100,7 @@ def remove_ours(path: Path, output: Path) -> None:
     """
     if not is_ours(path):
         raise MaskError(f"{path} was not made by tilesegment and is not deleted; move it away")
-    aside = private(output)
-    os.replace(path, aside)
-    _discard(aside)
-
-
-def sweep(path: Path) -> None:
-    """Deletes what interrupted runs have left under private names of `path`."""
-    left = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.partial")
-    for found in [entry for entry in path.parent.iterdir() if left.fullmatch(entry.name)]:
-        _discard(found)
-
-
-def sweep_inside(path: Path) -> None:
-    """Deletes the temporary files and folders that killed processes have left in the folder `path`, however deep."""
-    for folder, folders, names in os.walk(path):
-        for name in names:
-            if name.endswith(".partial"):
-                Path(folder, name).unlink(missing_ok=True)
-        for name in folders:
-            if name.endswith(".partial"):
-                _discard(Path(folder, name))
-
-
-def _discard(folder: Path) -> None:
-    # nobody knows its name: what cannot be deleted now is in nobody's way, and left to the next run
-    shutil.rmtree(folder, ignore_errors=True)
+    delete_folder(path, output)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -201,4 +123,4 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write a JSON file durably, in place of what is there."""
-    store({path: json.dumps(document, indent=2).encode()})
+    write_atomically(path, json.dumps(document, indent=2).encode())

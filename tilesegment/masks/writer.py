@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tilesegment.errors import MaskError
+from tilesegment.files import in_turn, sweep, sweep_inside, sync, temporary_name
 from tilesegment.geometry import Region
 from tilesegment.masks import ngff as documents
 from tilesegment.masks.beginning import begin
@@ -18,20 +19,9 @@ from tilesegment.masks.blocks import BlockArray, create_array
 from tilesegment.masks.consolidated import update_consolidated
 from tilesegment.masks.counting import KEY as COUNTS
 from tilesegment.masks.counting import Tally
-from tilesegment.masks.disk import (
-    MARK,
-    Group,
-    private,
-    read_group,
-    remove_ours,
-    reporting,
-    sweep,
-    sweep_inside,
-    sync,
-    write_group,
-)
+from tilesegment.masks.disk import MARK, Group, group_file, read_group, remove_ours, reporting, write_group
 from tilesegment.masks.export import export
-from tilesegment.masks.locks import gone, held, in_turn, lock_file
+from tilesegment.masks.locks import gone, held, lock_file
 from tilesegment.masks.pyramid import build_levels
 from tilesegment.masks.record import UNREADABLE, differing, read_record
 from tilesegment.masks.spec import JSON, MaskSpec
@@ -196,9 +186,9 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
         if self.target.kind == "labels":
             labels = path.parent
             # listed first: if it ends here, a later run puts the mask under the name that is listed
-            with in_turn(labels.parent):  # another mask of this image may be finished at this moment
+            with in_turn(group_file(labels.parent)):  # another mask of this image may be finished at this moment
                 write_group(labels, documents.with_label(read_group(labels), path.name, self.target.version))
-        aside = private(path)
+        aside = temporary_name(path)
         if self.overwrite and path.exists():
             os.replace(path, aside)
         try:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tilesegment.errors import ModelError
-from tilesegment.models.model import Model, write_atomically
+from tilesegment.files import write_atomically
+from tilesegment.models.model import Model
 from tilesegment.models.onnx_export import to_onnx
 from tilesegment.models.onnx_model import OnnxModel, load_model
 from tilesegment.models.package_export import to_package

@@ -1,7 +1,6 @@
 """A model: a network and all it takes to use it, saved in one safetensors file. Never a pickle."""
 
 import hashlib
-import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tilesegment.errors import ModelError
+from tilesegment.files import write_atomically
 from tilesegment.geometry import FieldOfView
 from tilesegment.models import find_model
 from tilesegment.models.header import KEY, ModelHeader, read_header
@@ -133,25 +133,6 @@ def _pruned(network: Network, level: int) -> Network | None:
         inner = _pruned(network.network, level)
         return None if inner is None else Rescaled(inner, network.factor).train(network.training)
     return network.pruned(level) if isinstance(network, UNetPlusPlus) else None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes the file whole or not at all: an existing one is replaced only by a complete one, synced to the disk.
-
-    Raises:
-        OSError: it cannot be written; an existing one is left as it is.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        if os.path.exists(temporary):  # unlike Path.exists, False for a name that cannot be
-            temporary.unlink()
-        raise
 
 
 def weights_hash(weights: dict[str, Tensor]) -> str:

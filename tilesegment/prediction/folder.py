@@ -11,11 +11,11 @@ from datetime import datetime
 from pathlib import Path
 
 from tilesegment.errors import MaskError, PlanError, one_line
+from tilesegment.files import write_atomically
 from tilesegment.geometry import Block
 from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr
 from tilesegment.masks.disk import is_ours
 from tilesegment.masks.exported import read_exported
-from tilesegment.models.model import write_atomically
 from tilesegment.prediction.outcome import Errand, Listener, Outcome, Progress
 from tilesegment.prediction.run import Outputs
 from tilesegment.preview import is_picture_of_ours

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tilesegment.errors import DataError
-from tilesegment.models.model import write_atomically
+from tilesegment.files import write_atomically
 
 _KEY = "tilesegment.training"
 

@@ -11,8 +11,8 @@ from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from tilesegment.errors import DataError, FinishedError, PlanError, option
+from tilesegment.files import write_atomically
 from tilesegment.models import CHECKPOINT, TRAINED
-from tilesegment.models.model import write_atomically
 from tilesegment.prediction.settings import check_names
 from tilesegment.training.augmentation import Augmentation
 from tilesegment.training.data import Dataset

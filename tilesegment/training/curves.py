@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
+from tilesegment.files import write_atomically
 from tilesegment.metadata import LabelClass
-from tilesegment.models.model import write_atomically
 
 if TYPE_CHECKING:
     from tilesegment.training.loop import Record

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from tilesegment.files import write_atomically
 from tilesegment.metadata import LabelClass
-from tilesegment.models.model import write_atomically
 from tilesegment.training.curves import goal_name
 from tilesegment.training.settings import GOAL_NAMES
 

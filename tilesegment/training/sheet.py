@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tilesegment.models.model import write_atomically
+from tilesegment.files import write_atomically
 from tilesegment.preview import shortened
 
 _GAP = 12  # pixels between and around the panels

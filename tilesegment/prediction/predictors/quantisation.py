@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tilesegment.errors import ModelError
+from tilesegment.files import write_atomically
 from tilesegment.geometry import Block, TileGrid
-from tilesegment.models.model import Model, weights_hash, write_atomically
+from tilesegment.models.model import Model, weights_hash
 from tilesegment.prediction.plan import Plan
 from tilesegment.prediction.predictors.block import BlockPredictor
 from tilesegment.prediction.predictors.openvino import convert, core

@@ -1,0 +1,198 @@
+"""Files replaced whole or not at all, temporary names, syncing and locks.
+
+Everything in the project that replaces a file does so here: whatever fails or is killed, a reader finds the old file or
+the new one. Failures are left as OSError for the caller to explain.
+"""
+
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_PATIENCE = 1.0  # seconds to wait for a lock: beginning or ending a mask takes a moment, writing blocks takes long
+_PAUSE = 0.05  # seconds
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # of some network file systems
+
+
+def temporary_name(path: Path) -> Path:
+    """Return a hidden name beside `path` that no other process uses, on any host; see `sweep`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+
+
+@contextmanager
+def replacing(*paths: Path) -> Iterator[tuple[Path, ...]]:
+    """Yield a temporary name for each of `paths`, to be written there; then sync them and rename them into place.
+
+    If the body or a write fails, the temporary files are deleted and what stood at `paths` stays.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    temporaries = tuple(temporary_name(path) for path in paths)
+    try:
+        yield temporaries
+        for temporary in temporaries:
+            sync(temporary)
+        for temporary, path in zip(temporaries, paths, strict=True):
+            os.replace(temporary, path)
+    except BaseException:
+        for temporary in temporaries:
+            with suppress(OSError):  # it was never made, or its name is too long
+                temporary.unlink()
+        raise
+    for folder in {path.parent for path in paths}:
+        sync(folder)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file durably, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; an existing file is left as it is.
+    """
+    write_files({path: content})
+
+
+def write_files(files: Mapping[Path, bytes]) -> None:
+    """Write several files as `write_atomically` does; none is replaced before all are on the disk."""
+    with replacing(*files) as temporaries:
+        for temporary, content in zip(temporaries, files.values(), strict=True):
+            temporary.write_bytes(content)
+
+
+def sync(path: Path) -> None:
+    """Make a file, or the names in a folder, survive a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder(path: Path, root: Path) -> None:
+    """Make the folder `path` below `root`, durably.
+
+    Raises:
+        FileNotFoundError: there is no `root`.
+    """
+    if path != root and not path.is_dir():
+        make_folder(path.parent, root)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
+
+
+def sweep(path: Path) -> None:
+    """Delete what killed processes have left under temporary names of `path`."""
+    left = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.partial")
+    for found in [entry for entry in path.parent.iterdir() if left.fullmatch(entry.name)]:
+        _delete(found)
+
+
+def sweep_inside(folder: Path) -> None:
+    """Delete what killed processes have left under temporary names in `folder`, however deep."""
+    for found in list(folder.rglob("*.partial")):
+        _delete(found)
+
+
+def delete_folder(folder: Path, path: Path) -> None:
+    """Delete a folder so that it is gone at once: what an interruption leaves has a temporary name of `path`.
+
+    Raises:
+        OSError: it cannot be moved out of the way.
+    """
+    aside = temporary_name(path)
+    os.replace(folder, aside)
+    _delete(aside)
+
+
+def _delete(path: Path) -> None:
+    # nobody knows a temporary name: what cannot be deleted now is in nobody's way, and left to the next run
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+# filelock offers shared claims only through an SQLite database, creates the file that it locks, and does not notice
+# that this file was renamed or replaced in the meantime
+@contextmanager
+def locked(file: Path, *, shared: bool = False, wait: bool = False) -> Iterator[bool]:
+    """Lock an existing file until the context or the process ends; yield whether `file` is still the file locked.
+
+    It is not when another process has just replaced or renamed it, or its folder. On file systems without locks the
+    body runs unlocked.
+
+    Args:
+        file: must be writable, as network file systems lock nothing else.
+        shared: others may hold it at the same time, if they share it too.
+        wait: as long as it takes, not about a second.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: it cannot be locked.
+    """
+    try:
+        opened = file.open("r+b", buffering=0)
+    except FileNotFoundError:
+        yield False
+        return
+    with opened as handle:
+        try:
+            _lock(handle.fileno(), fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait)
+            yield _is_same(file, handle.fileno())
+        finally:
+            # closing is not enough: a process that was forked meanwhile has the handle too
+            with _without_locks():
+                fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+@contextmanager
+def in_turn(file: Path | None) -> Iterator[None]:
+    """Wait until no other process is in here with `file`, which may be replaced meanwhile, and keep others out.
+
+    Where it cannot be locked, as in a read-only folder, or is None, the body runs unlocked.
+    """
+    while True:
+        if file is None or not os.access(file, os.R_OK | os.W_OK):
+            yield
+            return
+        with locked(file, wait=True) as is_there:
+            if is_there:
+                yield
+                return
+
+
+def _lock(handle: int, kind: int, wait: bool) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    with _without_locks():
+        while True:
+            try:
+                return fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE)
+
+
+@contextmanager
+def _without_locks() -> Iterator[None]:
+    """Go on where the file system has no locks."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
+def _is_same(file: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(file), os.fstat(handle))
+    except FileNotFoundError:
+        return False
