@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tilesegment.signals import sigterm_stops
 from tilesegment_cli import options
 from tilesegment_cli.progress import ProgressReport
-from tilesegment_cli.stopping import sigterm_interrupts
 
 if TYPE_CHECKING:
     from tilesegment.prediction.benchmark import Bench
@@ -51,7 +51,7 @@ def bench(image: str | None, as_json: bool, quiet: bool, **given: Any) -> None:
     from tilesegment.prediction.benchmark import bench as measure
 
     start = time.monotonic()
-    with sigterm_interrupts(), ProgressReport(quiet) as progress:
+    with sigterm_stops(), ProgressReport(quiet) as progress:
         found = measure(image, report=lambda done, w: progress.show(done, w, time.monotonic() - start), **given)
     if not quiet:
         # the result itself, unless JSON is: then it is for people only

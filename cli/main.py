@@ -8,9 +8,10 @@ import warnings
 import click
 
 from tilesegment import TilesegmentError
-from tilesegment.errors import one_line
+from tilesegment.errors import StoppedError, one_line
 from tilesegment_cli.bench import bench
 from tilesegment_cli.evaluate import evaluate
+from tilesegment_cli.exit_codes import STOPPED
 from tilesegment_cli.export import export
 from tilesegment_cli.import_weights import import_weights
 from tilesegment_cli.info import info, models, networks
@@ -71,6 +72,9 @@ def main() -> None:
         command = error.ctx.command_path if error.ctx is not None else "tileseg"
         _complain(f"{error.format_message().rstrip('.')} (see {command} --help)")
         sys.exit(error.exit_code)
+    except StoppedError:
+        click.echo("Stopped.", err=True)
+        sys.exit(STOPPED)
     except TilesegmentError as error:
         if debug:
             raise

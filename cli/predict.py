@@ -1,15 +1,13 @@
 """`tileseg predict`."""
 
 import json
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from tilesegment.signals import Stop, sigterm_stops
 from tilesegment_cli import options
 from tilesegment_cli.exit_codes import SOME_FAILED, STOPPED
 from tilesegment_cli.types import PartType, RangeType, RegionType
@@ -128,7 +126,7 @@ def predict(
         raise click.UsageError(f"{option} needs the probabilities: give --probabilities P.ZARR, too")
     if heatmap is None and heatmap_class is not None:
         raise click.UsageError("--heatmap-class says what --heatmap shows: give --heatmap PNG, too")
-    with _stopping() as stop:  # from before the long imports on
+    with sigterm_stops() as stop:  # from before the long imports on
         from tilesegment.prediction.batch import Choices
         from tilesegment.prediction.prediction import make_settings
 
@@ -211,7 +209,7 @@ def _carry_out(
     out_dir: str | None,
     quiet: bool,
     verbose: bool,
-    stop: "_Stop",
+    stop: Stop,
     *,
     many: bool,
 ) -> list["Outcome"]:
@@ -229,43 +227,6 @@ def _carry_out(
     except KeyboardInterrupt:
         click.echo("Blocks that are done are kept: the same command goes on from there.", err=True)
         raise
-
-
-class _Stop:
-    """Whether SIGTERM, which a batch system sends before it kills, has asked to stop."""
-
-    def __init__(self) -> None:
-        self._asked, self._begun, self.at_once = 0, False, False
-
-    def __call__(self) -> bool:
-        return self._asked > 0
-
-    def begin(self) -> None:
-        """From now on blocks are under way, which the first signal lets come to their end."""
-        self._begun = True
-
-    def hear(self, number: int, frame: object) -> None:
-        """A signal: the second one stops at once, and so does the first where nothing is under way."""
-        self._asked += 1
-        if not self.at_once and (self._asked == 2 or not self._begun):
-            self.at_once = True  # another one must not keep it from ending in order
-            raise KeyboardInterrupt
-
-
-@contextmanager
-def _stopping() -> Iterator[_Stop]:
-    """Hear SIGTERM; a command that it interrupts ends with exit code 75."""
-    stop = _Stop()
-    before = signal.signal(signal.SIGTERM, stop.hear)
-    try:
-        yield stop
-    except KeyboardInterrupt:
-        if not stop():
-            raise
-        sys.exit(STOPPED)
-    finally:
-        if not stop.at_once:  # else the process is about to end, and says so by its exit code
-            signal.signal(signal.SIGTERM, before)
 
 
 def _conclude(outcomes: list["Outcome"], out_dir: str | None, as_json: bool, quiet: bool, *, many: bool) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tilesegment.errors import FinishedError
+from tilesegment.signals import sigterm_stops
 from tilesegment_cli import options
 from tilesegment_cli.progress import ProgressReport
-from tilesegment_cli.stopping import sigterm_interrupts
 from tilesegment_cli.types import DurationType, HeldOutType, ListType, OptionType, WeightsType
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def train(context: click.Context, data: str, as_json: bool, quiet: bool, **given
         if stop():
             raise KeyboardInterrupt
 
-    with sigterm_interrupts() as stop:
+    with sigterm_stops() as stop:
         try:
             from tilesegment import training
 

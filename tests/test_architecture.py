@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 # each part may import those above it, never one below; parts of one line do not know each other
 LAYERS = (
     ("errors",),
-    ("metadata", "geometry", "threads", "files"),
+    ("metadata", "geometry", "threads", "signals", "files"),
     ("draw", "units", "ome_zarr", "networks"),
     ("images", "masks", "preview"),
     ("labels", "models", "heatmap"),

@@ -11,9 +11,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from tilesegment.models.header import Normalisation
+from tilesegment.signals import ignore_signals
 from tilesegment.training.augmentation import Augmentation, draw_example, inside_cells, number_cells
 from tilesegment.training.data import Section
-from tilesegment.training.interrupts import ignore_signals
 from tilesegment.training.weight_maps import border_weights
 
 Batch = tuple[Tensor, Tensor, Tensor | None]

@@ -23,6 +23,7 @@ from tilesegment.networks.field_of_view import chosen, derive
 from tilesegment.networks.network import Network
 from tilesegment.networks.rescaled import Rescaled
 from tilesegment.prediction.predictors.devices import PRECISIONS, choose_device, choose_precision
+from tilesegment.signals import uninterrupted
 from tilesegment.training.architecture import choose_network, settled
 from tilesegment.training.augmentation import CELL_SHADES
 from tilesegment.training.budget import Budget
@@ -30,7 +31,6 @@ from tilesegment.training.checkpoint import load_checkpoint, save_checkpoint
 from tilesegment.training.data import Dataset, Section
 from tilesegment.training.examples import Batch, Examples, batches, reduce_section
 from tilesegment.training.initial import begin_from, choose_normalisation
-from tilesegment.training.interrupts import uninterrupted
 from tilesegment.training.losses import Loss
 from tilesegment.training.memory import kept_memory
 from tilesegment.training.settings import DEFAULT_BUDGET, SLOW_TILE, TILE, TrainingSettings

@@ -11,6 +11,7 @@ from typing import Any
 
 from tilesegment.errors import DataError, PlanError
 from tilesegment.models.model import Model
+from tilesegment.signals import uninterrupted
 from tilesegment.training.calibration import Line, choose_line, recentred
 from tilesegment.training.configuration import (
     CHECKPOINT,
@@ -26,7 +27,6 @@ from tilesegment.training.configuration import (
 from tilesegment.training.contact_sheet import draw_examples
 from tilesegment.training.curves import draw_curves
 from tilesegment.training.data import open_dataset, summary
-from tilesegment.training.interrupts import uninterrupted
 from tilesegment.training.loop import Record, Trainer
 from tilesegment.training.report import write_report
 from tilesegment.training.samples import Sample, draw_samples
