@@ -9,14 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from tilesegment.errors import MaskError
-from tilesegment.geometry import Region
+from tilesegment.geometry import Region, region_of
 from tilesegment.images import open_image
 from tilesegment.images.identity import former_identity, identity
 from tilesegment.images.source import ImageSource
 from tilesegment.masks import Mask, MaskSpec, open_mask
 from tilesegment.masks.record import FORMER, STORED, digest
 from tilesegment.metadata import LabelClass, PixelSize
-from tilesegment.prediction.plan import region_of
 from tilesegment.preview import check_preview_path, save_preview
 
 _MAX_SIDE = 1024  # pixels of a panel: two of them fill a screen

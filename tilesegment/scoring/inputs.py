@@ -24,7 +24,7 @@ from tilesegment.labels import (
     stem_of,
 )
 from tilesegment.masks.record import recorded_classes
-from tilesegment.prediction.description import kind_of
+from tilesegment.prediction.info import kind_of
 from tilesegment.scoring.matching import Counts, Kind
 
 

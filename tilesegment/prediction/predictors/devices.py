@@ -6,8 +6,7 @@ from importlib.util import find_spec
 import torch
 
 from tilesegment.errors import DeviceError
-from tilesegment.prediction.facts import Machine
-from tilesegment.prediction.settings import Settings
+from tilesegment.prediction.tiling import Machine
 from tilesegment.threads import thread_count
 
 PRECISIONS = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -85,15 +84,15 @@ def free_memory(device: torch.device) -> int | None:
     return torch.cuda.mem_get_info(device)[0] // 2
 
 
-def this_machine(settings: Settings) -> Machine:
-    """What a plan needs to know of this machine, for the device and precision of `settings`.
+def this_machine(device: str = "auto", precision: str = "auto") -> Machine:
+    """What a plan needs to know of this machine, for a device and a precision as the user names them.
 
     Raises:
         DeviceError: they are not to be had here.
     """
-    device = choose_device(settings.device)
-    precision = choose_precision(device, settings.precision)
-    return Machine(str(device), precision, free_memory(device), has_openvino(device, precision))
+    place = choose_device(device)
+    precision = choose_precision(place, precision)
+    return Machine(str(place), precision, free_memory(place), has_openvino(place, precision))
 
 
 def use_gpu(number: int) -> None:

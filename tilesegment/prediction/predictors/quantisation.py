@@ -33,7 +33,7 @@ _RECIPE = 3  # number of the way in which a network is quantised: what was kept 
 
 def sample_blocks(plan: Plan) -> list[tuple[int, Block]]:
     """Plane and block of some single tiles, spread over all that `plan` predicts; the same ones for the same plan."""
-    view, step = plan.network.view, plan.sample_step
+    view, step = plan.view, plan.sample_step
     grid = TileGrid(plan.region, step, step, view)
     count, columns = len(grid) * len(plan.planes), grid.shape[1]
     # one of each of so many equal ranges, anywhere in it
