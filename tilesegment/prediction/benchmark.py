@@ -31,6 +31,7 @@ _ROUNDS = 3  # everything is measured so many times, in turns; medians count
 _PROBE = 1024  # side of the drawn image that shows how large a part there is time for, pixels
 _LARGEST = 1 << 28  # pixels of a drawn image, at most
 _PREDICTING = 0.6  # of the time that is granted
+_PLANNED = ("device", "precision", "runtime", "tile", "step", "batch", "block")
 _SIZES, _SECONDS = (64, 65_536), (1, 86_400)
 
 
@@ -126,7 +127,8 @@ def bench(
         else:
             path = str(image)
             chosen = replace(chosen, model=None if model is None else _own_copy(model, place), z=_middle(path, chosen))
-        chosen = replace(chosen, roi=_part(path, chosen, _affordable(path, chosen, seconds)))
+        if image is not None or size is not None:
+            chosen = replace(chosen, roi=_part(path, chosen, _affordable(path, chosen, seconds)))
         found = _measure(path, chosen, place, report)
         return Bench(image=None if image is None else path, **found, seconds=time.perf_counter() - start)
 
@@ -145,9 +147,7 @@ def _measure(image: str, settings: Settings, folder: Path, report: Callable[[flo
             seconds["write"].append(_time_writing(job, folder))
             report((number + 0.2) / _ROUNDS, f"predicting, round {number + 1} of {_ROUNDS}")
             seconds["tile"].append(seconds_per_tile(job))
-            with TemporaryDirectory(dir=folder) as place:
-                images = [(image, Outputs(Path(place) / "mask.zarr"))]
-                seconds["end_to_end"].append(_timed(lambda: [_raised(one) for one in predict_many(images, settings)]))
+            seconds["end_to_end"].append(_time_all(image, settings, folder))
         medians = {name: statistics.median(times) for name, times in seconds.items()}
         operations = floating_point_operations(job.model.network, len(plan.channels), plan.tile)
         side, product = measure_product(plan.device, plan.precision)
@@ -210,16 +210,20 @@ def _time_writing(job: Job, folder: Path) -> float:
         return _timed(write)
 
 
+def _time_all(image: str, settings: Settings, folder: Path) -> float:
+    """Seconds from opening the image to the finished mask."""
+    with TemporaryDirectory(dir=folder) as place:
+        start = time.perf_counter()
+        for result in predict_many([(image, Outputs(Path(place) / "mask.zarr"))], settings):
+            if result.errors:
+                raise result.errors[0]
+        return time.perf_counter() - start
+
+
 def _timed(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
-
-
-def _raised(result: Any) -> None:
-    """Raise the error of an image that failed."""
-    if result.errors:
-        raise result.errors[0]
 
 
 def _affordable(image: str, settings: Settings, seconds: float) -> int:
