@@ -15,7 +15,6 @@ from tilesegment_cli.types import ListType
 if TYPE_CHECKING:
     from tilesegment import Evaluation
 
-_LARGEST_GREY = 65_535  # a larger value of a class is a colour
 _MOST_ROWS = 30  # images that are listed one by one
 
 
@@ -91,12 +90,13 @@ def _lines(found: "Evaluation") -> list[str]:
 def _class_table(found: "Evaluation") -> list[str]:
     """A class a row: what stands for it, its scores, and what its pixels were taken for."""
     rows = [["class", "in truth", "in prediction", "share", "Dice", "IoU", *(f"as {c.name}" for c in found.classes)]]
-    coloured = max(one.truth_value for one in found.classes) > _LARGEST_GREY
+    coloured = found.coloured
     for number, (one, counts) in enumerate(zip(found.classes, found.confusion, strict=True)):
         of = sum(counts)
         taken = [f"{100 * count / of:.1f} %" if of else "-" for count in counts]
         given = one.prediction_value
-        value = ("<= 0.5", "> 0.5")[number] if given is None else _value(given, coloured)
+        by_threshold = found.threshold_pixel is not None
+        value = ("<= 0.5", "> 0.5")[number] if by_threshold else "-" if given is None else _value(given, coloured)
         rows.append(
             [
                 f"{number} {one.name}",

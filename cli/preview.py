@@ -14,7 +14,7 @@ from tilesegment_cli.types import RegionType
 @click.option("--roi", type=RegionType(), help="Only these pixels of the image, of level 0.")
 def preview(image: str, mask: str, out: str, roi: Region | None) -> None:
     """Draw IMAGE beside IMAGE with MASK over it, on one screen. MASK is a .zarr, .tif or .png that predict wrote."""
-    from tilesegment.overview import draw_preview
+    from tilesegment.preview import draw_preview
 
     for note in draw_preview(image, mask, out, roi=roi):
         click.echo(f"Note: {note}", err=True)

@@ -28,8 +28,8 @@ import tilesegment
 from tilesegment import DataError, Model, PlanError, Region, TilesegmentError
 from tilesegment.files import write_atomically
 from tilesegment.geometry import TileGrid
-from tilesegment.prediction.predictors.devices import choose_device, choose_precision
-from tilesegment.prediction.predictors.torch import TorchPredictor
+from tilesegment.prediction.devices import choose_device, choose_precision
+from tilesegment.prediction.predictor import TorchPredictor
 from tilesegment.training.data import Dataset, Section, open_dataset
 from tilesegment.training.loop import Trainer
 from tilesegment.training.settings import TrainingSettings

@@ -47,7 +47,7 @@ from peers import CONTENDERS, IMAGE, MODEL, mirrored
 from tilesegment import LabelClass, Model, ModelError, TilesegmentError
 from tilesegment.models.header import ModelHeader, Normalisation
 from tilesegment.networks import build_network
-from tilesegment.prediction.predictors.devices import choose_precision
+from tilesegment.prediction.devices import choose_precision
 from tilesegment_cli.types import ListType
 
 BASELINE, FAILED = "ours", "failed"

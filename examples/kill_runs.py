@@ -42,7 +42,7 @@ from tilesegment.models.header import ModelHeader, Normalisation
 from tilesegment.models.model import Model
 from tilesegment.networks import build_network
 from tilesegment.prediction import engine, tiling
-from tilesegment.prediction.predictors.block import BlockPredictor, Pending
+from tilesegment.prediction.predictor import BlockPredictor, Pending
 from tilesegment_cli.main import main as tileseg
 
 IN_FLIGHT = 1 + engine.BEHIND  # blocks of a process: one is predicted, the others wait to be stored

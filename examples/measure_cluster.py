@@ -45,7 +45,7 @@ def work_of(blocks: int, job: Job) -> Iterator[Work]:
 def measure_tasks(cluster: Cluster, job: Job, sent: Sent, blocks: int) -> dict[str, float]:
     """Blocks a second, and the scheduler's memory after them, which lives in this process."""
     start = time.monotonic()
-    tasks = window.Window(cluster.crew, nothing, {job: sent}, work_of(blocks, job), lambda: False)
+    tasks = window.Window(cluster.crew, nothing, lambda job: sent, work_of(blocks, job), lambda: False)
     done = sum(found is False for _, found in tasks.results())
     assert done == blocks
     seconds = time.monotonic() - start

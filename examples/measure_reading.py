@@ -11,6 +11,7 @@ image was decoded.
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -77,7 +78,7 @@ def once(image: Path, work: Work, pipeline: str | None, block: int, margin: int)
     with ExitStack() as stack:
         out = stack.enter_context(tempfile.TemporaryDirectory(dir=image.parent))
         if pipeline == "zarr":
-            stack.enter_context(patch("tilesegment.images.zarr_chunks.open_with_zarrs", lambda folder: None))
+            stack.enter_context(patch.dict(sys.modules, {"zarrs.pipeline": None}))  # as if it were not installed
         start = time.perf_counter()
         source = stack.enter_context(open_image(image))
         view = FieldOfView(16, margin, margin, True)

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 
 from tilesegment import TilesegmentError
-from tilesegment.prediction.predictors.devices import PRECISIONS
+from tilesegment.prediction.devices import PRECISIONS
 from tilesegment.training.data import open_dataset
 from tilesegment.training.loop import Trainer
 from tilesegment.training.settings import TrainingSettings

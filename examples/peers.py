@@ -26,7 +26,7 @@ import tilesegment
 from tilesegment import Model
 from tilesegment.geometry import mirror_indices
 from tilesegment.networks import build_network
-from tilesegment.prediction.predictors.devices import PRECISIONS
+from tilesegment.prediction.devices import PRECISIONS
 
 IMAGE, MODEL = "image.zarr", "model.safetensors"
 

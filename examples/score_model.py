@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tilesegment import DataError, Model, TilesegmentError
-from tilesegment.prediction.predictors.devices import choose_device, choose_precision
+from tilesegment.prediction.devices import choose_device, choose_precision
 from tilesegment.training.data import open_dataset
 from tilesegment.training.validation import choose_goal, validate
 

@@ -22,7 +22,7 @@ from tilesegment.geometry import Region
 from tilesegment.masks import MaskSpec, create_mask
 from tilesegment.metadata import LabelClass
 from tilesegment.models import bundled_models
-from tilesegment.prediction.predictors.block import BlockPredictor
+from tilesegment.prediction.predictor import BlockPredictor
 from tilesegment.training.loop import Trainer
 from tilesegment_cli.main import tileseg
 

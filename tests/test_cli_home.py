@@ -11,7 +11,7 @@ from command_line import Run
 from data_sets import write_pairs
 from rights import refused
 
-from tilesegment.prediction.predictors.quantisation import folder_for
+from tilesegment.prediction.int8 import folder_for
 
 PREDICT = "predict slide.tif --model models/toy.safetensors --tile 88 --out m.zarr --preview p.png"
 TRAIN = "train data --steps 1 --base 2 --depth 1 --tile 60 --validation 0 --out run"

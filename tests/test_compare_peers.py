@@ -16,7 +16,7 @@ import zarr
 from click.testing import CliRunner, Result
 from conftest import toy_model
 
-from tilesegment.prediction.predictors.devices import choose_precision
+from tilesegment.prediction.devices import choose_precision
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TOY = ["--size", "300", "--tile", "252", "--base", "4", "--threads", "1"]

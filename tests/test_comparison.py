@@ -20,9 +20,8 @@ from tilesegment.errors import TilesegmentError
 from tilesegment.geometry import Region
 from tilesegment.images.source import ImageSource
 from tilesegment.metadata import LabelClass
-from tilesegment.scoring.binary import THRESHOLDS, confusion, dice, iou, membrane_scores, pixel_accuracy
-from tilesegment.scoring.cells import windows_of
-from tilesegment.scoring.figure import _reduced
+from tilesegment.scoring import THRESHOLDS, confusion, dice, iou, membrane_scores, pixel_accuracy
+from tilesegment.scoring.evaluation import windows_of
 from tilesegment.scoring.matching import count_pairs
 
 
@@ -179,15 +178,6 @@ def test_blocks_add_up_to_the_whole(height: int, width: int, side: int, seed: in
     parts = [count_pairs(truth[r.slices], guess[r.slices], 2) for r in blocks]
     assert sum(parts[1:], parts[0]) == whole
     assert sum(whole.values()) == np.count_nonzero(truth != 2)
-
-
-@settings(max_examples=30)
-@given(st.integers(1, 4200), st.integers(1, 9), st.integers(1, 900), st.booleans())
-def test_reduced_by_blocks_is_every_nth_pixel(long: int, short: int, factor: int, across: bool) -> None:
-    shape = (short, long) if across else (long, short)
-    pixels = np.arange(long * short, dtype=np.float32).reshape(1, *shape)
-    found = _reduced(lambda region: pixels[:, *region.slices], shape, factor)
-    np.testing.assert_array_equal(found, pixels[:, ::factor, ::factor])
 
 
 @given(st.integers(4097, 20000), st.integers(4097, 20000))

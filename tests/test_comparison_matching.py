@@ -10,7 +10,6 @@ from data_sets import write_files
 from tilesegment import evaluate
 from tilesegment.errors import TilesegmentError
 from tilesegment.metadata import LabelClass
-from tilesegment.scoring.matching import Kind, count_pairs, match
 
 
 @pytest.fixture
@@ -32,20 +31,21 @@ def truth(tmp_path: Path) -> Path:
         ({0, 100}, {0, 100, 200}, ("a", "b", "c"), ((0, 100, 200), (0, 100, 200))),
     ],
 )
-def test_values_are_matched(truths: set[int], found: set[int], names: tuple[str, ...] | None, wanted: object) -> None:
-    plain = Kind(0, None, ids=False)
-    counts = count_pairs(*np.meshgrid(sorted(truths), sorted(found)), None)
-    matching = match(counts, plain, plain, names)
-    assert (matching.truth, matching.prediction) == wanted
-    assert matching.confusion(counts).sum() == len(truths) * len(found)
+def test_values_are_matched(
+    truths: set[int], found: set[int], names: tuple[str, ...] | None, wanted: object, tmp_path: Path
+) -> None:
+    truth, prediction = np.meshgrid(sorted(truths), sorted(found))
+    paths = [save(tmp_path / name, _small(pixels)) for name, pixels in (("p.png", prediction), ("t.png", truth))]
+    classes = evaluate(*paths, classes=names).classes
+    assert tuple(zip(*((one.truth_value, one.prediction_value) for one in classes), strict=True)) == wanted
 
 
-def test_ids_of_our_own_masks_are_ids_whatever_occurs() -> None:
-    ours = Kind(0, CLASSES, ids=True)
-    counts = count_pairs(np.array([[255, 255]], np.uint8), np.array([[1, 0]], np.uint8), None)
-    matching = match(counts, ours, Kind(0, None, ids=False), None)
-    assert (matching.truth, matching.prediction) == ((0, 255), (0, 1))
-    assert matching.confusion(counts).tolist() == [[0, 0], [1, 1]]
+def test_ids_of_our_own_masks_are_ids_whatever_occurs(tmp_path: Path) -> None:
+    truth = save(tmp_path / "t.png", np.full((1, 2), 255, np.uint8))
+    found = evaluate(store(tmp_path / "p.zarr", np.array([[1, 0]], np.uint8)), truth)
+    told = [(one.name, one.truth_value, one.prediction_value) for one in found.classes]
+    assert told == [("membrane", 0, 0), ("inside", 255, 1)]
+    assert found.confusion == ((0, 0), (1, 1))
 
 
 REFUSED: dict[str, tuple[np.ndarray, np.ndarray, dict[str, object], str]] = {

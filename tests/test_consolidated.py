@@ -124,7 +124,7 @@ def test_copies_that_cannot_be_replaced_are_named(folder: Path, run: Run, monkey
     def refuse(path: Path, document: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr("tilesegment.masks.consolidated.write_json", refuse)
+    monkeypatch.setattr("tilesegment.ome_zarr.labels.write_json", refuse)
     for _ in range(2):
         done = run(PREDICT.format(image, f"{image}/labels/x"))
         assert done.code == 1

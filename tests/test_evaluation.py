@@ -10,7 +10,7 @@ from PIL import Image
 from scipy import ndimage
 
 from tilesegment.errors import DataError
-from tilesegment.scoring.binary import (
+from tilesegment.scoring import (
     confusion,
     constant_predictor,
     dice,

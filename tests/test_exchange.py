@@ -20,9 +20,8 @@ from tilesegment.metadata import PixelSize
 from tilesegment.models.export import export
 from tilesegment.models.header import Normalisation
 from tilesegment.models.model import Model
-from tilesegment.models.onnx_model import OnnxModel, load_model
 from tilesegment.prediction.engine import predict_array
-from tilesegment.prediction.predictors.torch import TorchPredictor
+from tilesegment.prediction.predictor import TorchPredictor
 from tilesegment_cli.main import tileseg
 
 pytest.importorskip("onnxscript", reason="needs the packages of pip install 'tilesegment[onnx]'")
@@ -75,12 +74,11 @@ def test_any_batch_and_size_of_grey_values_gives_the_probabilities(pair: tuple[M
 
 def test_what_is_read_back_is_the_model(pair: tuple[Model, Path]) -> None:
     model, path = pair
-    loaded = load_model(path)
-    assert isinstance(loaded, OnnxModel)
+    loaded = Model.load(path)
     assert loaded.header == replace(model.header, weights_sha256=loaded.header.weights_sha256)
     assert loaded.header.weights_sha256 not in ("", model.header.weights_sha256)
     assert loaded.field_of_view == model.field_of_view
-    bare = replace(loaded, described=None)
+    bare = replace(loaded, claimed=None)
     assert bare.field_of_view == model.field_of_view, "found by running it"
 
 
@@ -92,7 +90,7 @@ def test_it_predicts_blocks_as_pytorch_does(pair: tuple[Model, Path], tta: bool,
     block = TileGrid(Region(0, 0, 100, 90), 4 * view.divisor, 8 * view.divisor, view).at(1, 1)
     pixels = noise((model.header.channels, *block.read.shape), dtype=dtype)
     ids, expected = TorchPredictor(model, CPU, batch=batch, tta=tta).predict_probabilities(pixels, block)
-    found_ids, found = TorchPredictor(load_model(path), CPU, batch=batch, tta=tta).predict_probabilities(pixels, block)
+    found_ids, found = TorchPredictor(Model.load(path), CPU, batch=batch, tta=tta).predict_probabilities(pixels, block)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
     assert np.mean(found_ids != ids) < 1e-3
     assert np.ptp(expected) > 0.05
@@ -105,7 +103,7 @@ def test_the_images_own_normalisation_reaches_the_graph(pair: tuple[Model, Path]
     scale = Normalisation((90.0 * factor, 110.0 * factor)[:channels], (40.0 * factor, 90.0 * factor)[:channels], dtype)
     image = noise((channels, 40, 50), dtype=dtype)
     step = 4 * model.field_of_view.divisor
-    models = (model, load_model(path), model)
+    models = (model, Model.load(path), model)
     scales = (scale, scale, None)
     expected, found, other = (
         predict_array(TorchPredictor(one, CPU, normalisation=its), image, step)[1]
@@ -163,7 +161,7 @@ def test_a_package_read_back_is_the_model(packed: tuple[Model, Path], tmp_path: 
     with zipfile.ZipFile(path) as archive:
         archive.extractall(tmp_path / "folder")
     for place in (path, tmp_path / "folder", tmp_path / "folder" / "rdf.yaml"):
-        loaded = load_model(place)
+        loaded = Model.load(place)
         assert loaded.header == replace(model.header, weights_sha256=loaded.header.weights_sha256)
         view, packed_view = model.field_of_view, loaded.field_of_view
         if view.crops:
@@ -178,7 +176,7 @@ def test_a_package_predicts_as_the_model_does(packed: tuple[Model, Path], tta: b
     image = noise((1, 93, 118))
     step = 4 * model.field_of_view.divisor
     expected, found = (
-        predict_array(TorchPredictor(one, CPU, tta=tta), image, step)[1] for one in (model, load_model(path))
+        predict_array(TorchPredictor(one, CPU, tta=tta), image, step)[1] for one in (model, Model.load(path))
     )
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
     assert np.ptp(expected) > 0.05
@@ -219,7 +217,7 @@ def test_its_own_validator_accepts_a_package(packed: tuple[Model, Path]) -> None
 
 def test_a_chosen_halo_goes_along(tmp_path: Path) -> None:
     model = toy_network("unet-same", depth=1, base=3).with_halo(3).save(tmp_path / "m.safetensors")
-    loaded = load_model(export(tmp_path / "m.safetensors", tmp_path / "m.onnx", "onnx"))
+    loaded = Model.load(export(tmp_path / "m.safetensors", tmp_path / "m.onnx", "onnx"))
     assert loaded.field_of_view == model.field_of_view
     assert loaded.field_of_view.before == 4
     assert loaded.with_halo(9).field_of_view.before == 10
@@ -229,10 +227,10 @@ def test_what_cannot_be_exported_is_refused_in_a_line(toy: Path, tmp_path: Path)
     there = tmp_path / "there.onnx"
     there.write_bytes(b"mine")
     cases = [
-        (toy, tmp_path / "m.onnx", "tflite", "no format is called 'tflite'; there are: onnx, bioimageio"),
-        (toy, tmp_path / "m.zip", "onnx", "m.zip: onnx is written to a file that ends with .onnx"),
+        (toy, tmp_path / "m.onnx", "tflite", "'tflite'; allowed: onnx, bioimageio"),
+        (toy, tmp_path / "m.zip", "onnx", "m.zip: for onnx the name must end in .onnx"),
         (toy, there, "onnx", "there.onnx exists; name another output, or use --overwrite to replace it"),
-        (toy, tmp_path / "no" / "m.onnx", "onnx", "no is no folder; make it, or choose another place"),
+        (toy, tmp_path / "no" / "m.onnx", "onnx", "no is not a folder"),
         (tmp_path / "none", tmp_path / "m.onnx", "onnx", "neither a file nor a bundled model"),
     ]
     for model, out, to, message in cases:

@@ -19,16 +19,15 @@ from onnx_files import describe as described_package
 from tilesegment.errors import TilesegmentError
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
-from tilesegment.images.zarr_metadata import array_facts
 from tilesegment.masks.spec import MaskSpec, spec_from_record
-from tilesegment.metadata import LabelClass, PixelSize
+from tilesegment.metadata import LabelClass, PixelSize, in_micrometres
 from tilesegment.models.header import ModelHeader
 from tilesegment.models.package import describe
 from tilesegment.networks import build_network
-from tilesegment.ome_zarr.metadata import read_multiscale
-from tilesegment.training.configuration import Configuration
+from tilesegment.ome_zarr.multiscale import read_multiscale
+from tilesegment.ome_zarr.node import Node, check_array
+from tilesegment.training.folder import Configuration
 from tilesegment.training.settings import TrainingSettings
-from tilesegment.units import in_micrometres
 from tilesegment_cli import types
 
 SCALARS = st.one_of(
@@ -121,14 +120,14 @@ ARRAY_2 |= {"compressor": {"id": "zlib", "level": 1}, "fill_value": 0, "order": 
 @settings(max_examples=400)
 @given(damaged(ARRAY_3) | damaged(ARRAY_2), damaged({"_ARRAY_DIMENSIONS": ["y", "x"]}) | st.just({}))
 def test_metadata_of_zarr_arrays(meta: Any, attributes: Any) -> None:
-    check_answers(lambda: array_facts("a.zarr", meta, attributes))
+    check_answers(lambda: check_array("a.zarr", Node(2 + (meta.get("zarr_format") == 3), attributes, meta)))
 
 
 @settings(max_examples=300)
 @given(damaged({"ome": {"version": "0.5", "multiscales": [multiscales("tczyx", 2, 1.0)]}}))
 def test_metadata_of_ome_zarr(attributes: Any) -> None:
     def read() -> None:
-        image = read_multiscale("a.zarr", attributes)
+        image = read_multiscale("a.zarr", Node(3, attributes))
         if image is not None:
             image.reductions([(64, 96), (32, 48)][: len(image.paths)])
             in_micrometres(image.frame())

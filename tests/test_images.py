@@ -29,7 +29,7 @@ from zarr.codecs import BytesCodec, ShardingCodec, ZstdCodec
 from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, Level, open_image, read_mirrored
-from tilesegment.images.tiff_pages import SegmentedPlane, Segments
+from tilesegment.images.tiff_planes import SegmentedPlane
 from tilesegment.metadata import PixelSize
 
 WSI = Path(__file__).parents[2] / "shared" / "data" / "wsi"
@@ -184,26 +184,17 @@ def test_compressed_strips_are_decoded_once_for_a_row_of_blocks(
     assert sorted(decoded) == [1, 2, 3, 4, 5]
 
 
-def test_what_is_kept_of_strips_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tilesegment.images.pieces.MOST_KEPT", 2 * 10 * 211 * 3)
-    decoded = count_decoded(monkeypatch)
-    with open_image(tiff(compression="zlib", rowsperstrip=10)(tmp_path, RGB)) as source:
-        for region in (Region(0, 0, 30, 9), Region(10, 0, 30, 9), Region(0, 0, 10, 9)):
-            np.testing.assert_array_equal(source.read(region), RGB[:, *region.slices])
-    assert decoded == [0, 1, 2, 0]
-
-
 def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A list to which the number of each strip or tile is added as it is decoded."""
     decoded: list[int] = []
-    decode, lock = Segments._decode, threading.Lock()
+    decode, lock = SegmentedPlane._decode, threading.Lock()
 
-    def count(self: Segments, plane: SegmentedPlane, index: int) -> np.ndarray:
+    def count(self: SegmentedPlane, index: int) -> np.ndarray:
         with lock:
             decoded.append(index)
-        return decode(self, plane, index)
+        return decode(self, index)
 
-    monkeypatch.setattr(Segments, "_decode", count)
+    monkeypatch.setattr(SegmentedPlane, "_decode", count)
     return decoded
 
 

@@ -147,7 +147,7 @@ def test_a_truncated_stack_never_loses_pages_silently(tmp_path: Path, kind: dict
 
 
 def test_a_giant_compressed_strip_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tilesegment.images.tiff_pages.MAX_SEGMENT", 96 * 130 - 1)
+    monkeypatch.setattr("tilesegment.images.tiff_planes.MAX_SEGMENT", 96 * 130 - 1)
     fails(write_tiff(tmp_path / "a.tif", compression="zlib", rowsperstrip=96), "convert it to a tiled TIFF")
     with open_image(write_tiff(tmp_path / "raw.tif")) as source:
         np.testing.assert_array_equal(source.read(Region.of_shape(source.shape))[0], PIXELS)

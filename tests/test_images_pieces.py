@@ -21,7 +21,7 @@ from tilesegment.geometry import Region
 from tilesegment.images import open_image
 from tilesegment.images.pieces import PieceReader, Take, pieces
 from tilesegment.images.zarr_chunks import Chunks
-from tilesegment.ome_zarr.reading import open_with_zarr, open_with_zarrs
+from tilesegment.ome_zarr.arrays import open_stored, with_zarrs
 
 PLANE = make_pixels(1, 150, 211)
 
@@ -76,7 +76,7 @@ def test_blocks_row_by_row_decode_each_piece_once_and_leave_nothing(
     for region in blocks(block, margin):
         plane.read(region)
     assert sorted(plane.decoded) == sorted(pieces(Region.of_shape(PLANE.shape[1:]), PLANE.shape[1:], side))
-    assert plane.reader._kept_bytes == 0
+    assert plane.reader.kept_bytes == 0
     assert not plane.reader._kept
 
 
@@ -84,7 +84,7 @@ def test_what_is_kept_does_not_grow_with_the_height() -> None:
     plane, kept = Pieces((8, 8)), []
     for region in blocks(32, 3):
         plane.read(region)
-        kept.append(plane.reader._kept_bytes)
+        kept.append(plane.reader.kept_bytes)
     assert kept[-1] == 0
     # two rows of pieces across the image, and two columns beside the block
     assert max(kept) <= 2 * 8 * 216 + 2 * 8 * 48
@@ -134,30 +134,32 @@ class Vanishing:
 def test_a_chunk_that_vanishes_while_it_is_read_is_no_background(tmp_path: Path) -> None:
     folder = zarr_array("yx", (64, 64))(tmp_path, PLANE)
     chunks = Chunks(folder)
-    chunks.array = chunks._whole = Vanishing(chunks.array, folder / "c" / "0" / "0")  # type: ignore[assignment]
+    chunks._array = chunks._fast = Vanishing(chunks._array, folder / "c" / "0" / "0")  # type: ignore[assignment]
     with pytest.raises(ValueError, match="c/0/0 vanished while it was read"):
         chunks.read((slice(0, 128), slice(0, 128)))
 
 
 def test_both_pipelines_read_the_same(tmp_path: Path) -> None:
     path = zarr_array("yx", (16, 16), shards=(64, 64))(tmp_path, PLANE)
-    fast = open_with_zarrs(path)
+    slow, _ = open_stored(path)
+    fast = with_zarrs(slow)
     if fast is None:
         pytest.skip("zarrs is not installed")
     for region in blocks(60, 7):
-        np.testing.assert_array_equal(fast[region.slices], open_with_zarr(path)[region.slices])
+        np.testing.assert_array_equal(fast[region.slices], slow[region.slices])
 
 
 def test_other_threads_may_make_arrays_while_one_is_opened(tmp_path: Path) -> None:
     """They get zarr's own pipeline, which writes atomically, and not a word of what the fast one was told."""
     path = zarr_array("yx", (16, 16))(tmp_path, PLANE)
-    if open_with_zarrs(path) is None:
+    slow, _ = open_stored(path)
+    if with_zarrs(slow) is None:
         pytest.skip("zarrs is not installed")
     ended = threading.Event()
 
     def keep_opening() -> None:
         while not ended.is_set():
-            assert type(cast(zarr.Array, open_with_zarrs(path)).async_array.codec_pipeline).__name__.startswith("Zarrs")
+            assert type(cast(zarr.Array, with_zarrs(slow)).async_array.codec_pipeline).__name__.startswith("Zarrs")
 
     with ThreadPoolExecutor(2) as opening:
         others = [opening.submit(keep_opening) for _ in range(2)]
@@ -174,14 +176,14 @@ def test_other_threads_may_make_arrays_while_one_is_opened(tmp_path: Path) -> No
 def test_what_zarrs_does_not_read_is_read_without_it(tmp_path: Path, options: dict[str, str]) -> None:
     pixels = PLANE.astype(options.pop("dtype", "u1"))
     path = zarr_array("yx", (32, 32), zarr_format=2, **options)(tmp_path, pixels)
-    assert open_with_zarrs(path) is None
+    assert with_zarrs(open_stored(path)[0]) is None
     with open_image(path) as source:
         np.testing.assert_array_equal(source.read(Region.of_shape(source.shape)), pixels)
 
 
 def test_a_run_tells_how_much_more_it_decoded_than_it_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every chunk once: what is more are the parts of chunks beyond the image and what margins reach."""
-    monkeypatch.setattr("tilesegment.prediction.plan._BLOCK", 384)
+    monkeypatch.setattr("tilesegment.prediction.tiling.BLOCK", 384)
     toy_model().save(tmp_path / "toy.safetensors")
     image = zarr_array("yx", (64, 64))(tmp_path, make_pixels(1, 600, 900))
     done = tilesegment.predict(image, tmp_path / "m.zarr", tmp_path / "toy.safetensors", tile=88)

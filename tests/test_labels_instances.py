@@ -17,8 +17,8 @@ from scipy import ndimage
 
 from tilesegment import DataError, evaluate
 from tilesegment.geometry import Region
-from tilesegment.labels import IGNORE, Label, parted
-from tilesegment.labels.instances import inside_objects
+from tilesegment.labels import IGNORE, Label
+from tilesegment.labels.label import inside_objects, part_objects
 from tilesegment.training.data import open_dataset
 
 SIDE = 64
@@ -56,7 +56,7 @@ def test_no_piece_of_an_object_touches_another(ids: np.ndarray) -> None:
 
 def test_the_parts_of_a_label_are_those_of_the_whole() -> None:
     ids = objects(30)
-    label = parted(Label(ids.shape, 1, "grey", False, lambda region, z: ids[region.slices]), "label a", None)
+    label = part_objects(Label(ids.shape, 1, "grey", lambda region, z: ids[region.slices]), "label a", None)
     whole = label.read(Region.of_shape(ids.shape), 0)
     np.testing.assert_array_equal(whole, inside_objects(ids))
     for region in Region.of_shape(ids.shape).squares(13):

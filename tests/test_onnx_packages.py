@@ -15,9 +15,9 @@ from onnx_files import describe, onnxruntime, package, pooled, valid, yaml, zipp
 from tilesegment.errors import ModelError
 from tilesegment.geometry import FieldOfView
 from tilesegment.metadata import PixelSize
-from tilesegment.models.onnx_model import OnnxModel, load_model
+from tilesegment.models.model import Model
 from tilesegment.prediction.engine import predict_array
-from tilesegment.prediction.predictors.torch import TorchPredictor
+from tilesegment.prediction.predictor import TorchPredictor
 
 CPU = torch.device("cpu")
 
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 def refused(path: Path) -> str:
     """The line with which a package is refused."""
     with pytest.raises(ModelError) as caught:
-        load_model(path).field_of_view  # noqa: B018 - raises
+        Model.load(path).field_of_view  # noqa: B018 - raises
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert message.count(str(path)) == 1
@@ -36,12 +36,11 @@ def refused(path: Path) -> str:
 
 def test_what_a_package_says_is_used(tmp_path: Path) -> None:
     path = package(tmp_path / "m.zip", describe(), pooled().model())
-    model = load_model(path)
-    assert isinstance(model, OnnxModel)
+    model = Model.load(path)
     header = model.header
     assert (header.name, header.licence, header.pixel_size) == ("of others", "MIT", PixelSize(0.004, 0.004))
     assert [one.name for one in header.classes] == ["kind 0", "kind 1", "kind 2"]
-    assert model.described == model.field_of_view == FieldOfView(2, 4, 4, False)
+    assert model.claimed == model.field_of_view == FieldOfView(2, 4, 4, False)
     # value * 0.01 - 1
     np.testing.assert_allclose((header.normalisation.mean, header.normalisation.std), [[100], [100]], rtol=1e-12)
     assert header.normalisation.dtype == "uint8"
@@ -57,30 +56,29 @@ def test_a_halo_that_is_too_small_is_not_believed(tmp_path: Path) -> None:
     """Nor is one that is larger than needed taken away: it is what its makers used."""
     for halo, expected in ((0, 4), (2, 4), (4, 4), (7, 8)):
         path = package(tmp_path / f"{halo}.zip", describe(halo=halo), pooled().model())
-        assert load_model(path).field_of_view == FieldOfView(2, expected, expected, False)
+        assert Model.load(path).field_of_view == FieldOfView(2, expected, expected, False)
 
 
 def test_a_step_that_is_too_small_is_not_believed(tmp_path: Path) -> None:
     """Tiles of such sizes fail, which says no more than that."""
     path = package(tmp_path / "m.zip", describe(halo=5, step=1, least=17), pooled().model())
-    assert load_model(path).field_of_view == FieldOfView(2, 4, 4, False)
+    assert Model.load(path).field_of_view == FieldOfView(2, 4, 4, False)
 
 
 def test_a_network_that_crops_is_told_by_its_offset(tmp_path: Path) -> None:
     rdf = describe(2, halo=0, offset=-4, step=1, least=12)
     path = package(tmp_path / "m.zip", rdf, valid().model())
-    assert load_model(path).field_of_view == FieldOfView(1, 2, 2, True)
+    assert Model.load(path).field_of_view == FieldOfView(1, 2, 2, True)
     rdf = describe(2, halo=0, offset=-8, step=1, least=12)
     path = package(tmp_path / "wrong.zip", rdf, valid().model())
-    assert load_model(path).field_of_view == FieldOfView(1, 2, 2, True), "found instead"
+    assert Model.load(path).field_of_view == FieldOfView(1, 2, 2, True), "found instead"
 
 
 def test_one_channel_with_a_sigmoid_after_it_is_class_1(tmp_path: Path) -> None:
     rdf = describe(1)
     rdf["outputs"][0]["postprocessing"] = [{"id": "sigmoid"}, {"id": "ensure_dtype", "kwargs": {"dtype": "float32"}}]
-    model = load_model(package(tmp_path / "m.zip", rdf, pooled(1).model()))
+    model = Model.load(package(tmp_path / "m.zip", rdf, pooled(1).model()))
     assert [one.name for one in model.header.classes] == ["background", "kind 0"]
-    assert isinstance(model, OnnxModel)
     assert model.network.activation == "logits"
 
 
@@ -92,7 +90,7 @@ def test_normalisation_a_channel_at_a_time(tmp_path: Path) -> None:
         {"id": "fixed_zero_mean_unit_variance", "kwargs": kwargs},
         {"id": "scale_linear", "kwargs": {"gain": 2.0, "offset": 3.0}},
     ]
-    scale = load_model(package(tmp_path / "m.zip", rdf, pooled().model())).header.normalisation
+    scale = Model.load(package(tmp_path / "m.zip", rdf, pooled().model())).header.normalisation
     # 2 (v - 30) / 5 + 3 = (v - 22.5) / 2.5
     np.testing.assert_allclose((scale.mean, scale.std), [[22.5], [2.5]], rtol=1e-12)
 
@@ -136,7 +134,7 @@ IN, OUT = ("inputs", 0), ("outputs", 0)
         (edited(*OUT, "axes", 3, "halo", value=8), "treats y (18, 2, 0, 4) and x (18, 2, 0, 8) differently"),
         (edited(*IN, "axes", 2, "size", "step", value=0), "treats y"),
         (edited(*IN, "preprocessing", 0, "id", value="scale_range"), "needs the preprocessing 'scale_range'"),
-        (edited(*IN, "preprocessing", 0, "kwargs", "gain", value=-1), "its preprocessing turns grey values round"),
+        (edited(*IN, "preprocessing", 0, "kwargs", "gain", value=-1), "its preprocessing inverts grey values"),
         (
             edited(*IN, "preprocessing", 0, "kwargs", "gain", value=[1, 2]),
             "its preprocessing has 2 values for 1 channels",
@@ -145,14 +143,14 @@ IN, OUT = ("inputs", 0), ("outputs", 0)
             edited(*IN, "preprocessing", 0, "kwargs", "axis", value="y"),
             "its preprocessing 'scale_linear' works along 'y'",
         ),
-        (edited(*IN, "preprocessing", value=[{}]), "its rdf.yaml is not one of version 0.5 (KeyError('id'))"),
+        (edited(*IN, "preprocessing", value=[{}]), "its rdf.yaml does not follow version 0.5 (KeyError('id'))"),
         (
             edited(*OUT, "postprocessing", value=[{"id": "binarize"}]),
             "needs the postprocessing 'binarize'; allowed: none",
         ),
-        (edited(*OUT, "axes", 1, value={"type": "channel"}), "its rdf.yaml is not one of version 0.5"),
+        (edited(*OUT, "axes", 1, value={"type": "channel"}), "its rdf.yaml does not follow version 0.5"),
         (edited("inputs", value="raw"), "has 3 inputs; it must have one"),
-        (edited(*IN, "data", value=7), "its rdf.yaml is not one of version 0.5"),
+        (edited(*IN, "data", value=7), "its rdf.yaml does not follow version 0.5"),
     ],
 )
 def test_what_is_not_done_here_is_refused(tmp_path: Path, edit: Callable[[Any], None], message: str) -> None:
@@ -226,7 +224,7 @@ def test_a_zip_that_is_none_or_damaged_is_refused(tmp_path: Path) -> None:
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
         # a flipped bit is found by the checks of the zip, or lies where nothing is read
         try:
-            assert load_model(path).field_of_view == FieldOfView(2, 4, 4, False)
+            assert Model.load(path).field_of_view == FieldOfView(2, 4, 4, False)
         except ModelError as error:
             found.append(str(error))
     assert len(found) > 10
@@ -243,4 +241,4 @@ def test_weights_in_a_folder_may_not_lie_outside_of_it(tmp_path: Path) -> None:
     (folder / "weights.onnx").unlink()
     assert refused(folder).startswith("its rdf.yaml names 'weights.onnx', which the package does not hold")
     pooled().model(folder / "weights.onnx")
-    assert load_model(folder).field_of_view == FieldOfView(2, 4, 4, False)
+    assert Model.load(folder).field_of_view == FieldOfView(2, 4, 4, False)

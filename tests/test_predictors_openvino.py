@@ -19,9 +19,8 @@ from tilesegment.errors import DeviceError
 from tilesegment.geometry import Region, TileGrid
 from tilesegment.models.model import Model
 from tilesegment.prediction.engine import predict_array
-from tilesegment.prediction.predictors.choice import make_predictor
-from tilesegment.prediction.predictors.openvino import OpenVinoPredictor
-from tilesegment.prediction.predictors.torch import TorchPredictor
+from tilesegment.prediction.openvino import OpenVinoPredictor
+from tilesegment.prediction.predictor import TorchPredictor, make_predictor
 
 if find_spec("openvino") is None:
     pytest.skip("needs OpenVINO: pip install 'tilesegment[cpu]'", allow_module_level=True)
@@ -51,7 +50,7 @@ def test_bf16_rounds_as_pytorch_does() -> None:
     model, image = toy_model(depth=2, base=16), noise((1, 90, 70))
     tile = model.field_of_view.tile_of(32)
     half = OpenVinoPredictor(model, tile, "bf16")
-    if half._for_shape((1, 1, tile, tile)).get_property("INFERENCE_PRECISION_HINT").to_string() != "bf16":
+    if half.compiled((1, 1, tile, tile)).get_property("INFERENCE_PRECISION_HINT").to_string() != "bf16":
         pytest.skip("this CPU has no bf16, and OpenVINO does not emulate it here")
     exact = TorchPredictor(model, CPU)
     known, ours, theirs = (
@@ -130,14 +129,14 @@ def test_the_plan_says_who_predicts(runtime: str, kind: type, tmp_path: Path) ->
 def test_what_cannot_be_here_is_refused(tmp_path: Path) -> None:
     """A cluster's worker may lack what the plan was made for."""
     plan = replace(plan_of(toy_model(), (90, 70)), precision="fp16", runtime="openvino")
-    with pytest.raises(DeviceError, match=r"the plan wants OpenVINO in fp16, .* pip install 'tilesegment\[cpu\]'$"):
+    with pytest.raises(DeviceError, match=r"fp16.* pip install 'tilesegment\[cpu\]'$"):
         make_predictor(toy_model(), CPU, plan, list, tmp_path)
 
 
 def test_a_network_is_converted_once_until_its_weights_change() -> None:
     model, image = toy_model(depth=1), noise((1, 32, 32))
     first, again = (both(model)[0] for _ in range(2))
-    assert first._for_shape((1, 1, 48, 48)) is again._for_shape((1, 1, 48, 48))
+    assert first.compiled((1, 1, 48, 48)) is again.compiled((1, 1, 48, 48))
     for parameter in model.network.parameters():
         parameter.mul_(0.5)
     changed, expected = (predict_array(each, image, 32)[1] for each in both(model))
@@ -150,7 +149,7 @@ def test_of_many_tiles_it_is_the_default_and_the_mask_says_so(
     toy_model(classes=3).save(tmp_path / "toy.safetensors")
     image = png(tmp_path, noise((1, 200, 290)))
     for name, missing, more in (("openvino", 0, {}), ("pytorch", 1, {}), ("chosen", 0, {"runtime": "pytorch"})):
-        monkeypatch.setattr("tilesegment.prediction.plan._WORTH_CONVERTING", 35 * 88**2 + missing)
+        monkeypatch.setattr("tilesegment.prediction.tiling.WORTH_CONVERTING", 35 * 88**2 + missing)
         out, settings = tmp_path / f"{name}.zarr", {"tile": 88, "precision": "fp32", **more}
         done = tilesegment.predict(image, out, tmp_path / "toy.safetensors", **settings)
         record = zarr.open_group(out, mode="r").attrs["tilesegment"]

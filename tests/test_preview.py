@@ -1,150 +1,168 @@
-"""Previews: what is coloured and what is not, and the files."""
+"""Pictures of whole images: previews and heat maps, from Python and by `predict --heatmap`."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import tifffile
+import zarr
+from command_line import Run
+from conftest import noise, toy_model
+from matplotlib import colormaps
 from PIL import Image
 
-from tilesegment.errors import MaskError
+import tilesegment
+from tilesegment.geometry import Region
+from tilesegment.images import open_image
+from tilesegment.masks import MaskSpec
 from tilesegment.metadata import LabelClass, PixelSize
-from tilesegment.preview import overlay, save_preview, stretch
+from tilesegment.preview import Heatmap, draw_overview, draw_preview
 
-CLASSES = (LabelClass("background", "#000000"), LabelClass("red things", "#ff0000"), LabelClass("blue", "#0000ff"))
-
-GLASS, STROMA = (243, 241, 242), (225, 161, 196)
-
-
-def grey(height: int, width: int) -> np.ndarray:
-    return np.linspace(0, 1000, height * width).reshape(1, height, width).astype(np.uint16)
+CLASSES = (LabelClass("outside", "#000000"), LabelClass("inside", "#ff0000"))
+HE = ((243, 241, 242), (225, 161, 196))  # glass and stroma
+TOP = 12 + 25  # where the panels begin, below the title, in a sheet as narrow as can be
 
 
-@given(st.sampled_from(["uint8", "uint16", "float32"]), st.integers(1, 5), st.integers(1, 20), st.integers(1, 20))
-def test_stretch_takes_any_type_and_channels(dtype, channels, height, width):
-    image = (np.random.default_rng(height * 31 + width).random((channels, height, width)) * 200).astype(dtype)
-    picture = stretch(image)
-    assert (picture.shape, picture.dtype) == ((height, width, 3), np.uint8)
-    if channels < 3:
-        assert (picture[..., 0] == picture[..., 2]).all()
+class Halves:
+    """Ids of an image whose right half is class 1."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+    def read(self, region: Region, z: int) -> np.ndarray:
+        """(h, w) uint8."""
+        row = (np.arange(region.x0, region.x1) >= self.width // 2).astype(np.uint8)
+        return np.tile(row, (region.height, 1))
 
 
-def test_stretch_is_robust_to_a_hot_pixel_and_to_what_is_not_a_number():
-    image = np.tile(np.linspace(0, 1, 100, dtype=np.float32), (1, 100, 1))
-    image[0, 0, :3] = 1e9, np.nan, np.inf
-    picture = stretch(image)[..., 0]
-    assert picture[50, 50] == pytest.approx(128, abs=5)
-    assert picture[0, 1] == picture[0, 2] == 0
-    assert stretch(np.full((1, 3, 3), np.nan)).max() == 0
-    assert stretch(np.full((1, 3, 3), 7, np.uint8)).max() == 0
+def overview(image: Path, ids: Halves, out: Path, pixel_size: PixelSize | None = None) -> np.ndarray:
+    """The picture of an image and a mask of all of it, (h, w, 3)."""
+    with open_image(image) as source:
+        place = {"shape": source.shape, "level": 0, "planes": [0, 1], "region": [0, 0, *source.shape]}
+        draw_overview(source, ids, MaskSpec(source.shape, None, 64, 64, CLASSES, pixel_size, fingerprint=place), out)
+    with Image.open(out) as picture:
+        return np.asarray(picture.convert("RGB"))
 
 
-def he(dtype: str = "uint8", factor: float = 1) -> np.ndarray:
-    """Glass and stroma, (3, 40, 40)."""
-    image = np.empty((3, 40, 40))
-    image[:, :, :20], image[:, :, 20:] = np.array(GLASS)[:, None, None], np.array(STROMA)[:, None, None]
-    return (image * factor).astype(dtype)
+@pytest.mark.parametrize("shape", [(60, 90), (2500, 3001), (1, 4099)])
+def test_an_image_of_any_size_fits_on_a_screen(shape: tuple[int, int], tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "image.tif", noise(shape), tile=(256, 256))
+    pixels = overview(tmp_path / "image.tif", Halves(shape[1]), tmp_path / "out.png").astype(int)
+    width = -(-shape[1] // -(-max(shape) // 1024))
+    assert pixels.shape[1] == max(2 * width + 36, 640)
+    red = (pixels[..., 0] - pixels[..., 2])[: pixels.shape[0] // 2, : 2 * width + 36]
+    assert red[:, : width + 18].max() == 0, "the left panel and the left half of the right one are grey"
+    assert red[:, -12 - width // 4 : -12].max() > 50, "the right half is drawn over in red"
 
 
-def test_rgb_of_8_bits_is_shown_as_it_is():
-    assert (stretch(he()) == np.moveaxis(he(), 0, -1)).all()
-    dark = (he() // 8).astype(np.uint8)
-    assert (stretch(dark) == np.moveaxis(dark, 0, -1)).all()
-
-
-def test_alpha_is_no_colour():
-    alpha = np.linspace(0, 255, 1600).reshape(1, 40, 40).astype(np.uint8)
-    assert (stretch(np.concatenate([he(), alpha])) == np.moveaxis(he(), 0, -1)).all()
-
-
-@pytest.mark.parametrize(("dtype", "factor"), [("uint16", 257), ("uint16", 16), ("float32", 1 / 255), ("float32", 1)])
-def test_rgb_of_other_types_keeps_its_hue(dtype, factor):
-    picture = stretch(he(dtype, factor)).astype(float)
-    for colour, expected in ((picture[0, 0], GLASS), (picture[0, 30], STROMA)):
-        np.testing.assert_allclose(colour / colour.max(), np.array(expected) / max(expected), atol=0.01)
-    assert picture.max() >= 254
-
-
-def test_channels_without_a_colour_are_stretched_each():
-    rng = np.random.default_rng(0)
-    weak, strong = rng.integers(0, 9, (1, 50, 50)), rng.integers(0, 60_000, (1, 50, 50))
-    two = stretch(np.concatenate([weak, strong]).astype(np.uint16))
-    assert two[..., 0].max() == two[..., 1].max() == 255 and (two[..., 0] == two[..., 2]).all()
-    five = stretch(np.concatenate([weak, strong, weak, strong, strong]).astype(np.uint16))
-    assert (five.reshape(-1, 3).max(0) == 255).all()
-
-
-@given(st.integers(0, 2**32 - 1), st.floats(0, 1))
-def test_only_classes_are_coloured_by_their_opacity(seed, opacity):
-    rng = np.random.default_rng(seed)
-    image = rng.integers(0, 256, (1, 12, 9), np.uint8)
-    mask = np.repeat(np.repeat(rng.choice(np.array([0, 1, 2, 255], np.uint8), (4, 3)), 3, 0), 3, 1)
-    plain, drawn = stretch(image).astype(float), overlay(image, mask, CLASSES, opacity)
-    bare = (mask == 0) | (mask == 255)
-    np.testing.assert_array_equal(drawn[bare], plain[bare])
-    # the middle of each 3 x 3 square has neighbours of its own class only
-    for y, x in np.argwhere(~bare):
-        if y % 3 == x % 3 == 1:
-            expected = plain[y, x] * (1 - opacity) + np.array(CLASSES[mask[y, x]].rgb) * opacity
-            np.testing.assert_allclose(drawn[y, x], expected, atol=0.51)
-
-
-def test_regions_have_an_outline_of_one_pixel():
-    mask = np.zeros((9, 9), np.uint8)
-    mask[2:7, 2:7] = 1
-    red = overlay(np.zeros((1, 9, 9), np.uint8), mask, CLASSES)[..., 0]
-    assert set(red[2, 2:7]) == set(red[2:7, 6]) == {230}
-    assert set(red[3:6, 3:6].ravel()) == {102}
-    assert red[mask == 0].max() == 0
-
-
-def test_mask_and_image_must_agree():
-    with pytest.raises(MaskError, match=r"\(4, 5\) and the image \(5, 4\)"):
-        overlay(grey(5, 4), np.zeros((4, 5), np.uint8), CLASSES)
-
-
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG"])
-def test_files_hold_both_panels_and_leave_nothing_behind(tmp_path, suffix):
-    path = tmp_path / f"a b{suffix}"
-    path.write_text("an older one")
-    mask = np.zeros((200, 300), np.uint8)
-    mask[50:150, 100:200] = 1
-    save_preview(path, grey(200, 300), mask, CLASSES, "a title\nof two lines", pixel_size=PixelSize(0.5, 0.5))
-    with Image.open(path) as picture:
-        assert picture.format == ("PNG" if suffix == ".png" else "JPEG")
-        assert picture.width == 2 * 300 + 3 * 12
-        assert picture.height > 200 + 24
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
-
-
-def test_legend_shows_every_class_but_the_first_in_its_colour(tmp_path):
-    many = (*CLASSES, *(LabelClass(f"class with a long name {k}", f"#00{k:02x}80") for k in range(20)))
-    save_preview(tmp_path / "p.png", grey(100, 100), np.zeros((100, 100), np.uint8), many)
-    legend = np.asarray(Image.open(tmp_path / "p.png"))[112:]
-    colours = {tuple(colour) for colour in np.unique(legend.reshape(-1, 3), axis=0)}
-    assert {entry.rgb for entry in many[1:]} <= colours
+def test_a_reduced_colour_image_has_its_own_colours(tmp_path: Path) -> None:
+    image = np.empty((400, 4096, 3), np.uint8)
+    image[:, :2048], image[:, 2048:] = HE
+    tifffile.imwrite(tmp_path / "he.tif", image, tile=(64, 64), photometric="rgb")
+    drawn = overview(tmp_path / "he.tif", Halves(9999), tmp_path / "out.png")
+    panel = drawn[100:140, 12 : 12 + 1024]
+    assert {tuple(colour) for colour in np.unique(panel.reshape(-1, 3), axis=0).tolist()} == set(HE)
 
 
 @pytest.mark.parametrize(("width", "length"), [(0.004, 0.2), (0.01, 0.5), (0.5, 20), (40, 2000)])
-def test_scale_bar_is_a_round_length(tmp_path, width, length):
-    args = np.zeros((1, 200, 200), np.uint8), np.zeros((200, 200), np.uint8), CLASSES
-    save_preview(tmp_path / "p.png", *args, pixel_size=PixelSize(width, width))
-    row = np.asarray(Image.open(tmp_path / "p.png"))[12 : 12 + 200, 12:212]
-    bar = (row == 255).all(-1).sum(1).max()
+def test_the_scale_bar_is_of_a_round_length(tmp_path: Path, width: float, length: float) -> None:
+    tifffile.imwrite(tmp_path / "black.tif", np.zeros((200, 200), np.uint8))
+    drawn = overview(tmp_path / "black.tif", Halves(999), tmp_path / "p.png", PixelSize(width, width))
+    bar = (drawn[TOP : TOP + 200, 12:212] == 255).all(-1).sum(1).max()
     assert bar * width == pytest.approx(length, rel=0.05)
 
 
-def test_large_images_are_reduced(tmp_path):
-    save_preview(tmp_path / "p.png", grey(90, 301), np.ones((90, 301), np.uint8), CLASSES, max_side=100)
-    with Image.open(tmp_path / "p.png") as picture:
-        assert picture.width == 2 * 76 + 36  # every fourth column
+def test_a_preview_is_the_same_during_and_after_the_run(toy: Path, tmp_path: Path) -> None:
+    Image.fromarray(noise((70, 80))).save(image := tmp_path / "image.png")
+    mask, during, after = (tmp_path / name for name in ("mask.zarr", "during.png", "after.png"))
+    tilesegment.predict(image, mask, toy, preview=during, roi=Region(10, 20, 60, 80))
+    draw_preview(image, mask, after)
+    assert during.read_bytes() == after.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["p.gif", "p", "p.png.txt"])
-def test_other_suffixes_are_refused(tmp_path, name):
-    with pytest.raises(MaskError, match=r"\.png, \.jpg or \.jpeg"):
-        save_preview(tmp_path / name, grey(9, 9), np.zeros((9, 9), np.uint8), CLASSES)
+def test_a_mask_of_another_image_is_refused(toy: Path, tmp_path: Path) -> None:
+    for name, size in (("large.png", 80), ("small.png", 40)):
+        Image.fromarray(noise((size, size))).save(tmp_path / name)
+    tilesegment.predict(tmp_path / "large.png", tmp_path / "mask.zarr", toy)
+    with pytest.raises(tilesegment.MaskError, match=r"small\.png.*large\.png"):
+        draw_preview(tmp_path / "small.png", tmp_path / "mask.zarr", tmp_path / "out.png")
 
 
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(MaskError, match="there is no folder"):
-        save_preview(tmp_path / "no" / "p.png", grey(9, 9), np.zeros((9, 9), np.uint8), CLASSES)
+@pytest.mark.parametrize("name", ["out.bmp", "nowhere/out.png"])
+def test_a_preview_that_cannot_be_is_refused_before_the_run(name: str, toy: Path, tmp_path: Path) -> None:
+    Image.fromarray(noise((40, 40))).save(tmp_path / "image.png")
+    with pytest.raises(tilesegment.MaskError, match=name):
+        tilesegment.predict(tmp_path / "image.png", tmp_path / "mask.zarr", toy, preview=tmp_path / name)
+    assert not list(tmp_path.glob("*.zarr*"))
+
+
+LINE = "predict slide.tif --model toy.safetensors --tile 88 --out m.zarr --probabilities p.zarr -q "
+
+
+def shown(path: str | Path, shape: tuple[int, int]) -> np.ndarray:
+    """The map in a picture, as probabilities: each colour of the palette is one of 256."""
+    with Image.open(path) as picture:
+        panel = np.asarray(picture)[TOP : TOP + shape[0], 12 : 12 + shape[1]].astype(int)
+    palette = colormaps["inferno"](np.arange(256), bytes=True)[:, :3].astype(int)
+    distance = np.abs(panel[:, :, None] - palette).sum(-1)
+    assert distance.min(-1).max() == 0, "colours of the palette only"
+    return distance.argmin(-1) / 255
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_a_heat_map_shows_the_probabilities(dtype: str, folder: Path, run: Run) -> None:
+    line = LINE + f"--probabilities-dtype {dtype} --heatmap h.png "
+    assert run(line).code == 0
+    likely = np.asarray(zarr.open_group("p.zarr", mode="r")["0"])
+    assert likely.dtype == dtype
+    likely = likely / (255 if dtype == "uint8" else 1)
+    assert np.abs(shown("h.png", (130, 150)) - likely[1]).max() < 0.005
+    # the same command again changes nothing, and is not refused
+    before = Path("h.png").read_bytes()
+    assert run(line).code == 0
+    assert Path("h.png").read_bytes() == before
+    # another class, of probabilities that are complete
+    assert run(line + "--heatmap-class 0").code == 0
+    assert np.abs(shown("h.png", (130, 150)) - likely[0]).max() < 0.005
+
+
+def test_the_foreground_is_every_class_but_0(folder: Path) -> None:
+    toy_model(classes=4).save("four.safetensors")
+    for name, wanted in (("f.png", None), ("two.png", "class 2")):
+        given = {"probabilities": "p.zarr", "heatmap": name, "heatmap_class": wanted}
+        tilesegment.predict("slide.tif", "m.zarr", "four.safetensors", **given)
+    likely = np.asarray(zarr.open_group("p.zarr", mode="r")["0"])
+    assert np.abs(shown("f.png", (130, 150)) - (1 - likely[0])).max() < 0.005
+    assert np.abs(shown("two.png", (130, 150)) - likely[2]).max() < 0.005
+
+
+def test_a_large_image_is_shown_at_a_reduced_level(folder: Path, run: Run) -> None:
+    tifffile.imwrite("slide.tif", noise((40, 1100)), tile=(64, 64))
+    assert run(LINE).code == 0
+    group = zarr.open_group("p.zarr", mode="r")
+    assert sorted(group.array_keys()) == ["0", "1", "2"]
+    Heatmap(folder / "h.png", folder / "p.zarr").draw(300)
+    assert np.abs(shown("h.png", (10, 275)) - np.asarray(group["2"])[1]).max() < 0.005
+    # less than the smallest level: every third pixel
+    Heatmap(folder / "i.png", folder / "p.zarr", 0).draw(100)
+    assert np.abs(shown("i.png", (4, 92)) - np.asarray(group["2"])[0, ::3, ::3]).max() < 0.005
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "named"),
+    [
+        ("--heatmap h.png", 2, "--probabilities"),
+        ("--probabilities-dtype uint8", 2, "--probabilities"),
+        ("--probabilities p.zarr --heatmap-class 1", 2, "--heatmap"),
+        ("--probabilities p.zarr --heatmap h.gif", 1, ".png"),
+        ("--probabilities p.zarr --heatmap no/h.png", 1, "no/h.png"),
+        ("--probabilities p.zarr --heatmap rgb.png", 1, "rgb.png"),
+        ("--probabilities p.zarr --heatmap h.png --heatmap-class nuclei", 1, "foreground, class 0, class 1"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_before_the_run(
+    options: str, code: int, named: str, folder: Path, run: Run
+) -> None:
+    done = run("predict slide.tif --model toy.safetensors --out m.zarr " + options)
+    assert done.code == code and named in done.err
+    assert not list(folder.glob("*.zarr*"))

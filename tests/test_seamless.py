@@ -15,7 +15,7 @@ import tilesegment
 from tilesegment.geometry import FieldOfView, Region, TileGrid
 from tilesegment.models.model import Model
 from tilesegment.prediction.engine import predict_array
-from tilesegment.prediction.predictors.torch import TorchPredictor
+from tilesegment.prediction.predictor import TorchPredictor
 
 CPU = torch.device("cpu")
 

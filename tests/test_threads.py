@@ -127,7 +127,7 @@ if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 import torch
 torch.set_num_threads(4)
-from tilesegment.prediction.predictors.devices import choose_device
+from tilesegment.prediction.devices import choose_device
 from tilesegment.threads import thread_count
 choose_device("cpu")
 print(thread_count(), torch.get_num_threads())

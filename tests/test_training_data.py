@@ -115,7 +115,7 @@ def test_sections_are_held_out_by_name(wanted: str | list[str], held: list[str])
 
 def test_names_that_cannot_be_held_out() -> None:
     data = named(*(f"{n:02}" for n in range(20)))
-    with pytest.raises(DataError, match=r"no labelled image is called x; there are 00, 01, .*07, \.\.\.: hold out"):
+    with pytest.raises(DataError, match=r"no labelled image is called x; there are 00, 01, .*07 and 12 more: hold out"):
         data.split(["01", "x"])
     with pytest.raises(DataError, match="all 20 labelled images are held out"):
         data.split([section.name for section in data.sections])
@@ -179,7 +179,11 @@ BAD = {
     "an image without its label": (remove("labels/01.png"), DataError, r"images/01\.png has no label; expected .*01"),
     "a label without its image": (remove("images/01.png"), DataError, r"labels/01\.png has no image; expected .*01"),
     "no pairs at all": (empty, DataError, "is empty"),
-    "another size": (label(np.zeros((80, 79))), DataError, r"label 01 is 80 x 79 \(y, x\), its image 80 x 80"),
+    "another size": (
+        label(np.zeros((80, 79))),
+        DataError,
+        r"image 01 is 1 x 80 x 80 \(z, y, x\), its label 1 x 80 x 79",
+    ),
     "a grey image": (label(np.arange(6400).reshape(80, 80) % 251), DataError, "holds 251 values from 0 to 250"),
     "a constant": (constant, DataError, "hold one value only, 5"),
     "halves": (float_label(0.5), DataError, "whole ones"),
@@ -216,7 +220,7 @@ def test_what_cannot_be_trained_on(
 def test_a_stack_needs_a_label_of_as_many_planes(tmp_path: Path) -> None:
     folder = write_stack(tmp_path / "d", 4)
     tifffile.imwrite(folder / "labels" / "volume.tif", np.zeros((3, 60, 60), np.uint8), photometric="minisblack")
-    with pytest.raises(DataError, match="volume: 4 planes in the image, 3 in its label"):
+    with pytest.raises(DataError, match=r"image volume is 4 x 60 x 60 .*, its label 3 x 60 x 60"):
         open_dataset(folder)
 
 

@@ -8,7 +8,7 @@ import pytest
 from data_sets import cells, write_files, write_ome_zarr, write_pairs, write_palette
 from PIL import Image
 
-from tilesegment import DataError, ImageError
+from tilesegment import DataError
 from tilesegment.training.data import open_dataset
 
 SIDE = 40
@@ -68,7 +68,7 @@ def test_the_stacks_of_isbi(tmp_path: Path) -> None:
     assert [section.name for section in data.sections] == [f"train-volume[{z}]" for z in range(3)]
     np.testing.assert_array_equal(data.sections[2].image[0], planes[2][0])
     np.testing.assert_array_equal(data.sections[2].label, planes[2][1] > 0)
-    assert data.warnings == ("test-volume.tif has no test-labels.tif and is left out",)
+    assert data.warnings == ("test-volume.tif: no label, left out",)
     assert [section.name for section in data.split(["train-volume[1]"])[1]] == ["train-volume[1]"]
 
 
@@ -205,7 +205,7 @@ BAD = {
     "VOC without labels": (voc_without_pairs, DataError, "SegmentationClass is empty"),
     "two labels in a Zarr": (two_labels, DataError, r"has the labels cells, nuclei; name one .*a.zarr/labels/cells$"),
     "a Zarr without labels": (unlabelled_zarr, DataError, r"a.zarr has no label; expected one in .*a.zarr/labels/"),
-    "a damaged Zarr": (damaged_zarr, ImageError, "zarr.json is not the metadata of a Zarr array or group"),
+    "a damaged Zarr": (damaged_zarr, DataError, "a.zarr has no label"),
 }
 
 

@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
+from tilesegment.draw import Sample, compare, save
 from tilesegment.metadata import LabelClass, default_colours
 from tilesegment.models.header import Normalisation
-from tilesegment.training.contact_sheet import draw_examples
-from tilesegment.training.curves import draw_curves
 from tilesegment.training.data import IGNORE, open_dataset
 from tilesegment.training.loop import Record
-from tilesegment.training.samples import Sample, draw_samples
+from tilesegment.training.pictures import draw_curves, draw_examples
 from tilesegment.training.validation import Scores
 
 MISSED, FALSE, CONFUSED = (213, 94, 0), (86, 180, 233), (240, 228, 66)
@@ -114,7 +113,11 @@ def sample(
     truth: np.ndarray, prediction: np.ndarray, channels: int = 1, dtype: str = "uint8", name: str = "s"
 ) -> Sample:
     image = np.random.default_rng(3).random((channels, *truth.shape)) * 200
-    return Sample(name, image.astype(dtype), truth, prediction, 0.5, "mIoU")
+    return Sample(name, image.astype(dtype), truth, prediction)
+
+
+def draw_samples(samples: list[Sample], names: tuple[LabelClass, ...], path: Path) -> None:
+    save(compare(samples, names, "Held out"), path)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +259,7 @@ def test_samples_have_the_colours_of_the_images(tmp_path: Path) -> None:
     image = np.empty((3, 400, 400), np.uint8)
     image[:, :, :200], image[:, :, 200:] = (np.array(rgb, np.uint8)[:, None, None] for rgb in (GLASS, STROMA))
     empty = np.zeros((400, 400), np.uint8)
-    draw_samples([Sample("he", image, empty, empty, 1.0, "Dice")], classes(2), tmp_path / "s.png")
+    draw_samples([Sample("he", image, empty, empty)], classes(2), tmp_path / "s.png")
     drawn = pixels(tmp_path / "s.png")[200]
     for left in (12, 424, 836):
         assert {tuple(colour) for colour in drawn[left : left + 400].tolist()} == {GLASS, STROMA}
@@ -267,7 +270,7 @@ def test_real_sections(tmp_path: Path, isbi: Path) -> None:
     one = data.sections[-1]
     found = ndimage.uniform_filter(one.image[0].astype(np.float32), 5) > 110
     draw_samples(
-        [Sample(one.name, one.image, one.label, found.astype(np.uint8), 0.5, "V_Rand")],
+        [Sample(one.name, one.image, one.label, found.astype(np.uint8))],
         data.classes,
         tmp_path / "s.png",
     )

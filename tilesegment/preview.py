@@ -1,271 +1,211 @@
-"""Pictures for a quick look: the image beside itself with the mask drawn over it, a legend and a scale bar."""
+"""Pictures of a whole image, whatever its size: with its mask over it, and of how probable a class is."""
 
-import math
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil, floor
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
 
-from tilesegment.errors import MaskError
-from tilesegment.files import replacing
-from tilesegment.metadata import LabelClass, PixelSize
+from tilesegment.draw import (
+    HEATMAP,
+    PREVIEW,
+    check_picture,
+    heat,
+    legend_of,
+    overlay,
+    reduce,
+    save,
+    scale_bar,
+    sheet,
+    stretch,
+)
+from tilesegment.errors import MaskError, PlanError
+from tilesegment.geometry import Region
+from tilesegment.images import open_image
+from tilesegment.images.identity import identity
+from tilesegment.images.source import ImageSource
+from tilesegment.masks import MaskSpec, open_mask
+from tilesegment.masks.reader import open_probabilities
+from tilesegment.masks.record import STORED, digest
+from tilesegment.metadata import LabelClass
 
-_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-BY = "by tilesegment of "  # in the comment of each picture that we write
-_SHOWS = f"preview {BY}"  # begins that of a preview; the digest of the mask follows
-_GAP = 12  # pixels between and around the panels
-_OUTLINE = 0.9  # opacity of the outlines
+_LARGEST = 1024  # pixels of a panel: two of them fill a screen
+_LARGEST_HEATMAP = 2048
 
 
-def stretch(image: np.ndarray) -> np.ndarray:
-    """Draw an image as a picture in the colours that it has.
+class Ids(Protocol):
+    """Class ids that are read by region: a mask, or one in progress."""
 
-    Three or four channels are red, green, blue, and an opacity that is left out. As uint8 they are drawn as they are.
-    Of another type they share one scale, from 0 (or the 1st percentile, where that is negative) to their 99.8th
-    percentile: scales of their own would turn white to cyan and pink to brown. Other channels have no colour, so each
-    is stretched from its 1st to its 99.8th percentile: one is grey, two are green and magenta, and of five and more
-    the first three are red, green and blue.
+    def read(self, region: Region, z: int) -> np.ndarray:
+        """(h, w) uint8."""
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """Which part of which image a mask covers, and how the image was read."""
+
+    image: str
+    shape: tuple[int, int]
+    level: int
+    plane: int
+    region: Region
+    reading: Mapping[str, Any]
+
+
+def draw_preview(image: str | Path, mask: str | Path, out: str | Path, *, roi: Region | None = None) -> tuple[str, ...]:
+    """Draw an image, and beside it the image with its mask over it, at most 1024 pixels a side.
 
     Args:
-        image: (C, h, w) of any number type. NaN and infinity are black.
+        image: what was predicted, read as it was then; of a stack, the mask's first plane is drawn.
+        mask: OME-Zarr, TIFF or PNG, as `predict` wrote it.
+        out: `.png` or `.jpg`.
+        roi: only these pixels, of level 0 of the image; None draws all that the mask covers.
 
     Returns:
-        (h, w, 3) uint8.
+        Notes: that the mask was made of another image of this size.
+
+    Raises:
+        ImageError, MaskError: a file cannot be read or written, or the mask does not cover the image or the roi.
     """
-    if len(image) in (3, 4):
-        return _colours(image[:3])
-    planes = [_scaled(plane, *_percentiles(plane)) for plane in np.asarray(image[:3], np.float32)]
-    if len(image) == 2:
-        planes = [planes[1], planes[0], planes[1]]
-    return np.stack(planes * (3 // len(planes)), axis=-1)
+    found = open_mask(mask)
+    predicted = _predicted(found.spec, str(found.path))
+    check_picture(Path(out))
+    if os.path.realpath(out) in (os.path.realpath(image), os.path.realpath(mask)):
+        raise MaskError(f"{out} is the image or the mask that is drawn; choose another name for the picture")
+    with open_image(image, **predicted.reading) as source:
+        sizes = [level.shape for level in source.levels]
+        is_there = predicted.level < len(sizes) and predicted.plane < (source.depth or 1)
+        if not is_there or sizes[predicted.level] != predicted.shape:
+            height, width = predicted.shape
+            raise MaskError(
+                f"{mask} is not a mask of {image}: it was made of {predicted.image}, {height} x {width} (y, x), level "
+                f"{predicted.level}, plane {predicted.plane}; the levels of the image are "
+                f"{', '.join(f'{h} x {w}' for h, w in sizes[:8])}, planes {source.depth or 1}"
+            )
+        draw_overview(source, found.levels[0], found.spec, Path(out), roi=roi)
+        if found.spec.fingerprint.get(STORED) == identity(source.path).digest:
+            return ()
+    return (
+        f"{mask} was made of {predicted.image}, and {image} holds other data: they are drawn over each other as they "
+        "have the same size",
+    )
 
 
-def _colours(image: np.ndarray) -> np.ndarray:
-    """Red, green and blue (3, h, w) as a picture (h, w, 3) uint8."""
-    if image.dtype == np.uint8:
-        return np.ascontiguousarray(np.moveaxis(image, 0, -1))
-    shown = np.asarray(image, np.float32)
-    low, high = _percentiles(shown)
-    return np.moveaxis(_scaled(shown, min(low, 0), high), 0, -1)
-
-
-def _percentiles(pixels: np.ndarray) -> tuple[float, float]:
-    """The 1st and the 99.8th of those that are finite."""
-    known = pixels[np.isfinite(pixels)]
-    low, high = np.percentile(known, (1, 99.8)) if known.size else (0, 1)
-    return float(low), float(high)
-
-
-def _scaled(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
-    """`low` to `high` as 0 to 255, uint8 of the same shape; what is not finite is 0."""
-    scaled = np.where(np.isfinite(pixels), (pixels - low) / max(high - low, 1e-12) * 255, 0)
-    return np.clip(scaled, 0, 255).astype(np.uint8)
-
-
-def overlay(image: np.ndarray, mask: np.ndarray, classes: tuple[LabelClass, ...], opacity: float = 0.4) -> np.ndarray:
-    """The image with the classes' colours over it: a light fill, and a crisp outline where a class begins.
-
-    Class 0 stays bare. The outline is the outermost pixel of every region of the other classes, drawn nearly opaque.
+def draw_overview(source: ImageSource, ids: Ids, spec: MaskSpec, out: Path, *, roi: Region | None = None) -> None:
+    """Draw the part of an image that a mask covers, and beside it the same with the mask's first plane over it.
 
     Args:
-        image: (C, h, w), drawn as `stretch` does.
-        mask: (h, w) uint8 class ids; ids beyond `classes` (no data) stay bare too.
-        classes: their colours.
-        opacity: of the fill, 0 to 1.
-
-    Returns:
-        (h, w, 3) uint8.
+        source: the image.
+        ids: level 0 of the mask.
+        spec: its record.
+        out: the picture.
+        roi: only these pixels, of level 0 of the image.
 
     Raises:
-        MaskError: the mask is of another size than the image.
+        MaskError: the mask does not cover the roi, or the picture cannot be written.
     """
-    if mask.shape != image.shape[1:]:
-        raise MaskError(f"the mask is {mask.shape} and the image {image.shape[1:]} (height, width): they must agree")
-    colours = np.zeros((256, 3), np.float32)
-    colours[: len(classes)] = [entry.rgb for entry in classes]
-    shown = (mask > 0) & (mask < len(classes))
-    cover = np.where(_outline(mask), max(_OUTLINE, opacity), opacity) * shown
-    return np.rint(stretch(image) * (1 - cover[..., None]) + colours[mask] * cover[..., None]).astype(np.uint8)
+    predicted = _predicted(spec, source.path)
+    region, shown = predicted.region, predicted.region
+    if roi is not None:
+        sy, sx = source.levels[predicted.level].scale
+        touched = Region(floor(roi.y0 / sy), floor(roi.x0 / sx), ceil(roi.y1 / sy), ceil(roi.x1 / sx))
+        shown = touched.intersect(region)
+        if shown.area == 0:
+            raise MaskError(f"the mask covers {region} of level {predicted.level}, nothing of roi {roi}")
+    factor = -(-max(shown.shape) // _LARGEST)
+    inside = shown.within(region)
+    mask = reduce(lambda part: ids.read(part.shift(inside.y0, inside.x0), 0)[None], shown.shape, factor)[0]
+    image = reduce(
+        lambda part: source.read(part.shift(shown.y0, shown.x0), predicted.level, predicted.plane),
+        shown.shape,
+        factor,
+        mean=True,
+    )
+    plain, size = stretch(image), spec.pixel_size
+    panels = [plain if size is None else scale_bar(plain, size.x * factor), overlay(plain, mask, spec.classes)]
+    title = f"{Path(source.path).name}, {shown.height:,} x {shown.width:,} px"
+    part = "" if shown == region else f"{shown} of "
+    title += f" from {shown.y0:,}, {shown.x0:,} (y, x)" if part else ""
+    picture = sheet([panels], title=title, legends={"": legend_of(spec.classes)})
+    save(picture, out, f"{PREVIEW}{part}{mask_digest(spec)}")
 
 
-def save_preview(
-    path: Path,
-    image: np.ndarray,
-    mask: np.ndarray,
-    classes: tuple[LabelClass, ...],
-    title: str | None = None,
-    max_side: int = 2048,
-    pixel_size: PixelSize | None = None,
-    made_of: str = "",
-) -> None:
-    """Write the plain image, and beside it the overlay, above a legend and a scale bar.
-
-    Args:
-        path: `.png` or `.jpg`, replaced in one go once the picture is complete.
-        image: (C, h, w).
-        mask: (h, w) uint8 class ids.
-        classes: names and colours for the legend.
-        title: one line above the panels.
-        max_side: larger images are reduced to this many pixels a side, by leaving out rows and columns.
-        pixel_size: of `image` as given; without it there is no scale bar.
-        made_of: digest of the mask, which is kept in the file: `shows` finds it.
-
-    Raises:
-        MaskError: another suffix, the mask is of another size, or the file cannot be written.
-    """
-    check_preview_path(path)
-    # every n-th pixel: classes cannot be averaged, and image and mask must stay aligned
-    every = max(-(-max(mask.shape) // max_side), 1)
-    image, mask = image[:, ::every, ::every], mask[::every, ::every]
-    width = pixel_size.x * every if pixel_size else None
-    picture = _compose(stretch(image), overlay(image, mask, classes), classes, title, width)
-    save_picture(picture, path, "preview", f"{_SHOWS}{made_of}" if made_of else None)
+def mask_digest(spec: MaskSpec) -> str:
+    """Return the digest by which a preview knows the mask that it was made of, whatever format the mask is in."""
+    return digest({"layout": spec.layout(), "fingerprint": spec.fingerprint})
 
 
-def shows(path: Path) -> str | None:
-    """The digest of the mask that the preview `path` was made of; None if it is no preview, or does not say."""
-    text = comment_of(path)
-    return text.removeprefix(_SHOWS) if text.startswith(_SHOWS) else None
-
-
-def is_picture_of_ours(path: Path) -> bool:
-    """Whether a file is a preview or a heat map that was drawn here."""
-    return BY in comment_of(path)
-
-
-def comment_of(path: Path) -> str:
-    """The comment that `save_picture` kept in a file; empty if it has none, or is no PNG or JPEG."""
+def _predicted(spec: MaskSpec, path: str) -> _Predicted:
+    decided: Mapping[str, Any] = spec.fingerprint
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as picture:  # no pixel is decoded
-            comment = picture.info.get("comment", b"")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return ""
-    return comment.decode(errors="replace") if isinstance(comment, bytes) else str(comment)
-
-
-def save_picture(picture: Image.Image, path: Path, what: str, comment: str | None = None) -> None:
-    """Writes a PNG or JPEG, by the suffix of `path`, whole or not at all; `comment` is kept in it.
-
-    Raises:
-        MaskError: it cannot be written; `what` it is stands in the message.
-    """
-    text = PngInfo()
-    if comment is not None:
-        text.add_text("comment", comment)
-    try:
-        with replacing(path) as (temporary,):
-            # each format takes one of the two
-            picture.save(temporary, format=_FORMATS[path.suffix.lower()], pnginfo=text, comment=comment or b"")
-    except OSError as error:
-        raise MaskError(
-            f"{path}: the {what} cannot be written ({error}): check the folder and its free space"
-        ) from error
-
-
-def check_preview_path(path: Path) -> None:
-    """Whether a preview can be written to `path`, before there is one.
-
-    Raises:
-        MaskError: another suffix than .png, .jpg or .jpeg, or no such folder.
-    """
-    if path.suffix.lower() not in _FORMATS:
-        raise MaskError(
-            f"{path}: a preview is written as .png, .jpg or .jpeg, not {path.suffix!r}: choose one of these"
+        height, width = decided["shape"]
+        return _Predicted(
+            image=str(decided.get("image")),
+            shape=(int(height), int(width)),
+            level=int(decided["level"]),
+            plane=int(decided["planes"][0]),
+            region=Region(*decided["region"]),
+            reading={n: decided[n] for n in ("axes", "select", "series", "invert") if decided.get(n) is not None},
         )
-    check_place(path)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise MaskError(f"{path} does not say which image it was made of ({error!r}); compute it again") from error
 
 
-def check_place(path: Path) -> None:
-    """Whether a file can be made in the folder of `path`.
+@dataclass(frozen=True)
+class Heatmap:
+    """A heat map to draw.
+
+    Attributes:
+        path: of the picture.
+        probabilities: the Zarr that it is drawn from.
+        shown: id of the class; None is every class but 0.
+    """
+
+    path: Path
+    probabilities: Path
+    shown: int | None = None
+
+    def draw(self, largest: int = _LARGEST_HEATMAP) -> None:
+        """Draw plane 0 of the finest level that has at most `largest` pixels a side, and write the picture.
+
+        Raises:
+            MaskError: the probabilities cannot be read, or the picture cannot be written.
+        """
+        spec, levels = open_probabilities(self.probabilities)
+        number = next((n for n, level in enumerate(levels) if max(level.shape) <= largest), len(levels) - 1)
+        level = levels[number]
+
+        def likely(region: Region) -> np.ndarray:
+            pixels = level.read(region, 0)
+            unit = pixels.astype(np.float32) / (255 if pixels.dtype == np.uint8 else 1)
+            return 1 - unit[:1] if self.shown is None else unit[self.shown, None]
+
+        # every n-th pixel where even the smallest level is too large
+        values = reduce(likely, level.shape, -(-max(level.shape) // largest))[0]
+        shown = 1 if self.shown is None and len(spec.classes) == 2 else self.shown
+        name = "any class but 0" if shown is None else spec.classes[shown].name
+        panel, legend = heat(values)
+        title = f"{self.probabilities.name}: probability of {name}, level {number}"
+        save(sheet([[panel]], title=title, legends={"": legend}), self.path, f"{HEATMAP}{name}")
+
+
+def class_to_show(wanted: str | None, classes: tuple[LabelClass, ...]) -> int | None:
+    """Return the id of the class of this name or number; None is the foreground, every class but 0.
 
     Raises:
-        MaskError: there is no such folder, or it cannot be written to.
+        PlanError: there is none.
     """
-    if not path.parent.is_dir():
-        raise MaskError(f"{path}: there is no folder {path.parent}; create it, or choose another place")
-    if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise MaskError(f"{path}: the folder {path.parent} cannot be written to; choose another place")
-
-
-def _compose(
-    plain: np.ndarray, covered: np.ndarray, classes: tuple[LabelClass, ...], title: str | None, width: float | None
-) -> Image.Image:
-    """Lay out both panels (h, w, 3) with title, legend and, for pixels of `width` micrometres, a scale bar."""
-    height, panel = plain.shape[:2]
-    size = int(np.clip(panel / 28, 13, 40))
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
-    top = _GAP + (2 * size if title else 0)
-    rows = _legend_rows(classes, font, 2 * panel + _GAP)
-    canvas = Image.new("RGB", (2 * panel + 3 * _GAP, top + height + len(rows) * 2 * size + 2 * _GAP), "white")
-    canvas.paste(Image.fromarray(plain), (_GAP, top))
-    canvas.paste(Image.fromarray(covered), (2 * _GAP + panel, top))
-    draw = ImageDraw.Draw(canvas)
-    if title:
-        draw.text((_GAP, _GAP // 2 + size), shortened(title, font, canvas.width - 2 * _GAP), "black", font, anchor="lm")
-    for k, row in enumerate(rows):
-        middle = top + height + _GAP + (2 * k + 1) * size
-        for x, entry in row:
-            draw.rectangle((x, middle - size // 2, x + size, middle + size // 2), entry.colour, "black")
-            draw.text((x + 1.5 * size, middle), entry.name, "black", font, anchor="lm")
-    if width is not None:
-        _scale_bar(draw, (_GAP, top + height), panel, width, font)
-    return canvas
-
-
-def _outline(mask: np.ndarray) -> np.ndarray:
-    """(h, w) bool: pixels with a 4-neighbour of another class; two in a large picture."""
-    edge = np.zeros(mask.shape, bool)
-    for shift in (1, 2) if max(mask.shape) > 800 else (1,):
-        down, across = mask[shift:] != mask[:-shift], mask[:, shift:] != mask[:, :-shift]
-        edge[shift:] |= down
-        edge[:-shift] |= down
-        edge[:, shift:] |= across
-        edge[:, :-shift] |= across
-    return edge
-
-
-def _legend_rows(
-    classes: tuple[LabelClass, ...], font: ImageFont.FreeTypeFont, width: int
-) -> list[list[tuple[float, LabelClass]]]:
-    """The classes that are drawn, as rows of (left edge, class) that fit into `width`."""
-    rows: list[list[tuple[float, LabelClass]]] = [[]]
-    left = float(_GAP)
-    for entry in classes[1:]:
-        entry = LabelClass(shortened(entry.name, font, width - 3 * font.size), entry.colour)
-        space = font.getlength(entry.name) + 3 * font.size
-        if rows[-1] and left + space > _GAP + width:
-            rows.append([])
-            left = float(_GAP)
-        rows[-1].append((left, entry))
-        left += space
-    return rows
-
-
-def shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """The text on one line, shortened by dots where it is wider than `width` pixels."""
-    text = " ".join(text.split())
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text + "..."
-
-
-def _scale_bar(
-    draw: ImageDraw.ImageDraw, corner: tuple[int, int], panel: int, width: float, font: ImageFont.FreeTypeFont
-) -> None:
-    """A bar of a round length, about a quarter of the panel, into its lower left `corner` (x, y)."""
-    longest = panel * width / 4
-    decade = 10.0 ** math.floor(math.log10(longest))
-    length = max(step * decade for step in (1, 2, 5) if step * decade <= longest)
-    unit, factor = ("nm", 1000) if length < 0.999 else ("um", 1) if length < 999 else ("mm", 1e-3)
-    x, y, thick = corner[0] + font.size, corner[1] - font.size, max(font.size // 4, 3)
-    right = x + round(length / width)
-    text = f"{length * factor:g} {unit}"
-    wide = max(right - x, math.ceil(font.getlength(text)))
-    draw.rectangle((x - thick, y - thick - 1.6 * font.size, x + wide + thick, y + thick), "black")
-    draw.rectangle((x, y - thick, right, y), "white")
-    draw.text((x, y - 2 * thick), text, "white", font, anchor="ls")
+    if wanted is None or wanted == "foreground":
+        return None
+    names = [one.name for one in classes]
+    if wanted in names:
+        return names.index(wanted)
+    if wanted.isdecimal() and int(wanted) < len(names):
+        return int(wanted)
+    raise PlanError(
+        f"--heatmap-class {wanted}: the model has no such class; allowed: foreground, {', '.join(names)}, "
+        f"or a number from 0 to {len(names) - 1}"
+    )

@@ -26,13 +26,12 @@ from tilesegment.cluster.tasks import Sent, finish_image, predict_blocks
 from tilesegment.cluster.window import Window
 from tilesegment.cluster.workers import CLOSING, WAIT, Crew, in_words, start_workers
 from tilesegment.errors import ClusterError, PlanError, StoppedError, TilesegmentError, one_line
+from tilesegment.prediction.devices import this_machine
 from tilesegment.prediction.job import Job
-from tilesegment.prediction.predictors.devices import this_machine
 from tilesegment.prediction.queue import Settled, Work
 from tilesegment.prediction.result import Result
 from tilesegment.prediction.tiling import Machine
 
-_TIMEOUT = 30  # seconds to reach a scheduler
 _ANSWER = 120.0  # seconds for workers to say what they are, PyTorch's import among them
 _EVERY = 0.5  # seconds between two looks at who is there to finish an image
 # as text, for a scheduler that may lack this package
@@ -60,7 +59,7 @@ class Cluster:
         self._has_package = owned is not None
         self._stack = ExitStack()
         self._stop: Callable[[], bool] = lambda: False
-        self._sent: dict[Job, Sent] = {}
+        self._orders: dict[Job, Sent] = {}
         self._machines: dict[tuple[str, str], Machine] = {}
 
     @property
@@ -111,6 +110,7 @@ class Cluster:
         tls_key: str | None = None,
         *,
         wait: float = WAIT,
+        timeout: float = 30.0,
     ) -> Self:
         """Joins a running cluster.
 
@@ -119,6 +119,7 @@ class Cluster:
                 --scheduler-file` writes.
             tls_ca, tls_cert, tls_key: PEM files, for `tls://`.
             wait: seconds that there may be no worker at all before a run ends in an error.
+            timeout: seconds to reach the scheduler.
 
         Raises:
             ClusterError: there is no such scheduler, or it does not let us in.
@@ -137,8 +138,8 @@ class Cluster:
             )
         where = {"address": scheduler} if "://" in scheduler else {"scheduler_file": scheduler}
         try:
-            _reach(where.get("address") or json.loads(Path(scheduler).read_text())["address"], security)
-            return cls(Client(**where, security=security, timeout=_TIMEOUT), wait=wait)
+            _reach(where.get("address") or json.loads(Path(scheduler).read_text())["address"], security, timeout)
+            return cls(Client(**where, security=security, timeout=timeout), wait=wait)
         except Exception as error:
             if "scheduler_file" in where and isinstance(error, AssertionError | LookupError | TypeError | ValueError):
                 raise ClusterError(
@@ -229,15 +230,14 @@ class Cluster:
         if not self._has_package:
             raise _lacks_package(f"scheduler {self._address()}")
 
-    def take(self, job: Job) -> None:
-        """Take a job, before its first block.
+    def check(self, job: Job) -> None:
+        """Refuse a job that other processes cannot do.
 
         Raises:
-            PlanError: its model was given as an object, which other processes cannot open.
+            PlanError: its model was given as an object.
         """
         if not job.plan.model:
             raise PlanError("a cluster opens the model itself: save it with model.save(path), and give the path")
-        self._sent[job] = Sent(uuid.uuid4().hex, job.plan, job.stores)
 
     def stream(self, work: Iterable[Work], stop: Callable[[], bool]) -> Settled:
         """Yield every block once it is stored, or with its error, in the order in which workers are done.
@@ -250,12 +250,18 @@ class Cluster:
 
     def finish(self, job: Job, result: Result) -> "Finishing":
         """Begin to finish a job whose blocks are all stored, on a worker."""
-        future = self.client.submit(finish_image, self._sent[job], result, key=f"finish-{uuid.uuid4().hex}")
+        future = self.client.submit(finish_image, self._sent(job), result, key=f"finish-{uuid.uuid4().hex}")
         return Finishing(future, self.crew, self._stop)
 
     def drop(self, job: Job) -> None:
         """Forget a job that is over or left."""
-        self._sent.pop(job, None)
+        self._orders.pop(job, None)
+
+    def _sent(self, job: Job) -> Sent:
+        """The job as it is sent, once its outputs are begun."""
+        if job not in self._orders:
+            self._orders[job] = Sent(uuid.uuid4().hex, job.plan, job.stores)
+        return self._orders[job]
 
     def _address(self) -> str:
         return str(self.client.scheduler.address) if self.client.scheduler is not None else ""
@@ -332,7 +338,7 @@ def reachable_by_others(address: str) -> bool:
     return parts.scheme == "tcp" and not loopback
 
 
-def _reach(address: str, security: Security | None) -> None:
+def _reach(address: str, security: Security | None, timeout: float) -> None:
     """Connect to a scheduler and leave again; a client waits without end for what takes connections and says nothing.
 
     Raises:
@@ -342,7 +348,7 @@ def _reach(address: str, security: Security | None) -> None:
     arguments = {} if security is None else security.get_connection_args("client")
 
     async def knock() -> None:
-        comm = await asyncio.wait_for(connect(address, timeout=_TIMEOUT, **arguments), _TIMEOUT + 2)
+        comm = await asyncio.wait_for(connect(address, timeout=timeout, **arguments), timeout + 2)
         await comm.close()
 
     answer: Future[None] = Future()

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from distributed import get_worker
 
 from tilesegment.errors import ClusterError, TilesegmentError
+from tilesegment.prediction.devices import use_gpu
 from tilesegment.prediction.job import Job
 from tilesegment.prediction.outputs import Stores
 from tilesegment.prediction.plan import Plan
-from tilesegment.prediction.predictors.devices import use_gpu
 from tilesegment.prediction.queue import Work, stream_blocks
 from tilesegment.prediction.result import Result
 

@@ -7,7 +7,7 @@ becomes of the workers; what is in memory here and on the scheduler depends on t
 import time
 import uuid
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -43,7 +43,7 @@ class Window:
     Args:
         crew: the workers.
         task: what a worker does with a job and places (plane, row, column): `predict_blocks`.
-        sent: the jobs as they are sent.
+        sent: a job as it is sent.
         work: the blocks.
         stop: asked before a task is sent; if it says so, those in flight are the last.
     """
@@ -52,7 +52,7 @@ class Window:
         self,
         crew: Crew,
         task: Callable[[Sent, list[tuple[int, int, int]]], Report],
-        sent: Mapping[Job, Sent],
+        sent: Callable[[Job], Sent],
         work: Iterable[Work],
         stop: Callable[[], bool],
     ) -> None:
@@ -128,7 +128,7 @@ class Window:
         others = [worker for worker in self._workers if worker not in task.avoid] if task.avoid else []
         future = self.client.submit(
             self.task,
-            self.sent[task.work[0].job],
+            self.sent(task.work[0].job),
             places,
             key=f"blocks-{uuid.uuid4().hex}",
             pure=False,

@@ -1,8 +1,8 @@
-"""Images that are stored in pieces (chunks, tiles, strips), read region by region and each piece decoded about once.
+"""Images stored in pieces (chunks, tiles, strips), read region by region and each piece decoded about once.
 
-Blocks overlap by their margins, and hardly ever end where a piece does. So what a read leaves behind is kept for the
-next ones: the pieces at its right and at its bottom, as blocks are read row by row. That is a band across the image and
-not a row of blocks. Whatever the order of the reads, only the work differs and not the pixels.
+Blocks overlap by their margins, and hardly ever end where a piece does. So the pieces that the next reads need are
+kept: those at the right and at the bottom of a read, as blocks are read row by row. That is a band across the image,
+not a row of blocks. The order of the reads changes the work, never the pixels.
 """
 
 import threading
@@ -20,16 +20,19 @@ Take = Callable[[Region, np.ndarray], None]
 
 
 class PieceReader:
-    """Puts regions together from pieces, and keeps some of these; safe in several threads, which take turns.
+    """Assembles regions from pieces, and keeps some of these; safe in several threads, which take turns.
 
     Attributes:
+        most_kept: bytes of decoded pieces that are kept at most.
         decoded_bytes: of all the pieces decoded so far, padding included.
+        kept_bytes: of the pieces that are kept now.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_kept: int = MOST_KEPT) -> None:
+        self.most_kept = most_kept
         self.decoded_bytes = 0
+        self.kept_bytes = 0
         self._kept: OrderedDict[tuple[Hashable, Region], np.ndarray] = OrderedDict()
-        self._kept_bytes = 0
         self._lock = threading.Lock()
 
     def read(
@@ -39,21 +42,20 @@ class PieceReader:
         plane: tuple[Hashable, tuple[int, int], tuple[int, int]],
         decode: Callable[[list[Region], Take], None],
     ) -> None:
-        """Fills `pixels` (C, h, w) with `region`.
+        """Fill `pixels` (C, h, w) with `region`.
 
         Args:
             pixels: written to where a piece is stored.
             region: within the plane.
-            plane: what tells it from others, its (height, width), and those of a piece.
-            decode: given the pieces that are needed, clipped to the plane, in row-major order, calls its second
-                argument with the region of each and its pixels (C, h, w); in any order and from any thread. It adds to
+            plane: what identifies it, its (height, width), and those of a piece.
+            decode: takes the pieces that are needed, clipped to the plane, in row-major order, and calls its second
+                argument with the region of each and its pixels (C, h, w), in any order and from any thread. It adds to
                 `decoded_bytes`.
         """
         name, shape, _ = plane
         later: list[tuple[Region, np.ndarray]] = []
 
         def take(own: Region, piece: np.ndarray) -> None:
-            """Puts a piece where it belongs."""
             shared = own.intersect(region)
             target, source = shared.within(region).slices, shared.within(own).slices
             pixels[:, *target] = piece[:, *source]
@@ -68,34 +70,34 @@ class PieceReader:
                 if piece is None:
                     needed.append(own)
                 else:
-                    self._kept_bytes -= piece.nbytes
+                    self.kept_bytes -= piece.nbytes
                     take(own, piece)
             if needed:
                 decode(needed, take)
-            # threads are done in any order; what is dropped first must not depend on it
+            # threads finish in any order; what is dropped first must not depend on it
             for own, piece in sorted(later, key=lambda each: (each[0].y0, each[0].x0)):
                 self._kept[name, own] = piece
-                self._kept_bytes += piece.nbytes
+                self.kept_bytes += piece.nbytes
             self._drop(name, region, shape)
 
     def _drop(self, name: Hashable, region: Region, shape: tuple[int, int]) -> None:
-        """What reads after that of `region` will not need, and then the oldest of what is too much."""
+        """Drop what reads after that of `region` do not need, and then the oldest of what is too much."""
         passed = [key for key in self._kept if key[0] == name and not _is_needed_again(key[1], region, shape)]
         for key in passed:
-            self._kept_bytes -= self._kept.pop(key).nbytes
-        while self._kept_bytes > MOST_KEPT:
+            self.kept_bytes -= self._kept.pop(key).nbytes
+        while self.kept_bytes > self.most_kept:
             _, dropped = self._kept.popitem(last=False)
-            self._kept_bytes -= dropped.nbytes
+            self.kept_bytes -= dropped.nbytes
 
     def close(self) -> None:
         """Drop what is kept."""
         with self._lock:
             self._kept.clear()
-            self._kept_bytes = 0
+            self.kept_bytes = 0
 
 
 def pieces(region: Region, shape: tuple[int, int], side: tuple[int, int]) -> list[Region]:
-    """The pieces of `side` (height, width) that `region` touches, clipped to a plane of `shape`, in row-major order."""
+    """Return the pieces of `side` (height, width) that `region` touches, clipped to a plane of `shape`, row by row."""
     rows, columns = side
     whole = Region.of_shape(shape)
     return [
@@ -106,7 +108,7 @@ def pieces(region: Region, shape: tuple[int, int], side: tuple[int, int]) -> lis
 
 
 def _is_needed_again(own: Region, region: Region, shape: tuple[int, int]) -> bool:
-    """Whether the piece `own` lies where reads to the right of `region` or below it will reach."""
+    """Return whether the piece `own` lies where reads to the right of `region` or below it will reach."""
     below = region.y1 < shape[0] and own.y1 > region.y1 - region.height // _OVERLAP
     beside = region.x1 < shape[1] and own.x1 > region.x1 - region.width // _OVERLAP
     return own.y1 > region.y0 and (below or beside)

@@ -1,7 +1,8 @@
-"""What every image looks like from inside the tool, whatever the format it is stored in."""
+"""The image source: what every image looks like to the rest of the package, whatever its format."""
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -10,14 +11,8 @@ import numpy as np
 
 from tilesegment.errors import ImageError, one_line
 from tilesegment.geometry import Region, mirror_indices
-from tilesegment.images.orientation import turn_of, turn_words
-from tilesegment.images.pixels import image_type, stored_type, to_image_type, to_stored_type
-from tilesegment.metadata import UNKNOWN_FRAME, Frame, PixelSize
-from tilesegment.units import in_micrometres, size_of
-
-# sides beyond this are taken for a damaged or hostile header
-MAX_SIDE = 10_000_000
-MAX_CHANNELS = 64
+from tilesegment.images.pixels import TURNS, Turn, image_type, stored_type, to_image_type, to_stored_type
+from tilesegment.metadata import UNKNOWN_FRAME, Frame, in_micrometres, size_of
 
 
 @dataclass(frozen=True)
@@ -40,21 +35,20 @@ class Shown:
     Attributes:
         orientation: of TIFF's tag and EXIF's, 1 to 8: how the pixels are turned and mirrored.
         white: each value is subtracted from it, where the file counts from white and is to be inverted.
-        notes: what was decided for the user about this file, one sentence each.
+        notes: what was decided for the user, one sentence each.
         contents: the images of the file, in the order of `series`; empty where there is one.
     """
 
     orientation: int = 1
     white: int | None = None
-    notes: tuple[str, ...] = ()
-    contents: tuple[str, ...] = ()
-
-
-UPRIGHT = Shown()
+    notes: Sequence[str] = ()
+    contents: Sequence[str] = ()
 
 
 class ImageSource(ABC):
     """An image that is read region by region and never as a whole; a context manager that closes its file.
+
+    A format implements `_read` and `close`.
 
     Attributes:
         path: what was opened.
@@ -62,12 +56,12 @@ class ImageSource(ABC):
         levels: its resolutions, the finest first.
         depth: number of z planes, or pages of a stack; None for a single plane.
         channels: 1 grey, 3 RGB, 4 RGBA, or any other number up to 64.
-        dtype: what `read` hands out: uint8 and uint16 where the file stores these (or single bits), else float32.
-        stored_dtype: what `read_stored` hands out, exactly what the file stores, in native byte order; uint8 for 1-bit.
+        dtype: what `read` returns: uint8 and uint16 where the file stores these (or single bits), else float32.
+        stored_dtype: what `read_stored` returns, exactly what the file stores, in native byte order; uint8 for 1-bit.
         pixel_size: of level 0, None if the file does not say.
         frame: where pixels and planes of level 0 lie; in micrometres along each axis whose unit is known.
         notes: what a user should know of how the file is read, one sentence each.
-        stored_notes: those of them that count for `read_stored`, too.
+        stored_notes: those of them that apply to `read_stored`, too.
         orientation: of TIFF's tag and EXIF's, 1 to 8, by which what is stored was turned.
         contents: the images of the file, in the order of `series`; empty where there is one.
     """
@@ -76,29 +70,24 @@ class ImageSource(ABC):
         self,
         path: str,
         format: str,
-        levels: tuple[Level, ...],
+        levels: Sequence[Level],
         depth: int | None,
         channels: int,
         dtype: np.dtype,
         frame: Frame = UNKNOWN_FRAME,
-        shown: Shown = UPRIGHT,
+        shown: Shown = Shown(),
     ) -> None:
-        self._turn, self._white = turn_of(shown.orientation), shown.white
-        self.path = path
-        self.format = format
+        self._turn, self._white = TURNS.get(shown.orientation, Turn()), shown.white
+        self.path, self.format = path, format
         self.levels = tuple(Level(self._turn.pair(level.shape), self._turn.pair(level.scale)) for level in levels)
-        self.depth = depth
-        self.channels = channels
-        if self._turn.transposes:
-            frame = replace(frame, y=frame.x, x=frame.y)
+        self.depth, self.channels = depth, channels
         self.stored_dtype = stored_type(path, dtype)
         self.dtype = image_type(self.stored_dtype)
-        self.frame = in_micrometres(frame)
-        self.pixel_size: PixelSize | None = size_of(frame)
-        self.contents = shown.contents
-        self.orientation = shown.orientation
-        turned = turn_words(shown.orientation)
-        self.stored_notes = ((f"{path} is {turned}",) if turned else ()) + shown.notes
+        self.frame = in_micrometres(replace(frame, y=frame.x, x=frame.y) if self._turn.transposes else frame)
+        self.pixel_size = size_of(self.frame)
+        self.contents, self.orientation = tuple(shown.contents), shown.orientation
+        turned = f"{path} is {self._turn.words}, as its orientation tag {shown.orientation} says"
+        self.stored_notes = (*([turned] if self._turn.words else []), *shown.notes)
         self.notes = self.stored_notes
         if self.dtype != self.stored_dtype:
             self.notes += (f"{path} holds {self.stored_dtype}: as an image it is read as float32",)
@@ -110,24 +99,24 @@ class ImageSource(ABC):
 
     @property
     def cache_bytes(self) -> int:
-        """Memory that decoded pixels are kept in between reads, at most; 0 where a read leaves nothing behind."""
+        """Most memory in which decoded pixels are kept between reads; 0 where a read leaves nothing behind."""
         return 0
 
     @property
     def decoded_bytes(self) -> int:
-        """Bytes of pixels decoded so far: those of the image once or more; 0 where nothing has to be decoded."""
+        """Bytes of pixels decoded so far; 0 where nothing has to be decoded."""
         return 0
 
     @property
     def _bytes(self) -> int:
-        """Of all the pixels of level 0."""
+        """Size of all the pixels of level 0."""
         return math.prod(self.shape) * self.channels * (self.depth or 1) * self.stored_dtype.itemsize
 
     def read(self, region: Region, level: int = 0, z: int = 0) -> np.ndarray:
-        """The pixels of `region`, (C, h, w) in `dtype`; maybe a view, maybe not contiguous. Safe in several threads.
+        """Read the pixels of `region`, (C, h, w) in `dtype`; maybe a view, maybe not contiguous. Thread-safe.
 
-        `region` lies within the level and is in its pixels. Values are those stored: nothing is scaled. Integers beyond
-        2 ** 24 and float64 are rounded to float32; `read_stored` gives them exactly.
+        `region` lies within the level and is in its pixels. Values are not scaled. Integers beyond 2 ** 24 and float64
+        are rounded to float32; `read_stored` gives them exactly.
 
         Raises:
             ImageError: there is no such level or plane, or the stored pixels are damaged.
@@ -135,7 +124,7 @@ class ImageSource(ABC):
         return to_image_type(self.path, self.read_stored(region, level, z))
 
     def read_stored(self, region: Region, level: int = 0, z: int = 0) -> np.ndarray:
-        """As `read`, but in `stored_dtype`: exact, for labels. 1-bit pixels are 0 and 255, whatever the format."""
+        """Read as `read` does, but in `stored_dtype`: exact, for labels. 1-bit pixels are 0 and 255."""
         if not 0 <= level < len(self.levels):
             raise ImageError(f"{self.path} has no level {level}: choose one from 0 to {len(self.levels) - 1}")
         if not 0 <= z < (self.depth or 1):
@@ -145,7 +134,7 @@ class ImageSource(ABC):
             pixels = self._read(self._turn.stored(region, self.levels[level].shape), level, z)
         except (ImageError, MemoryError):
             raise
-        except Exception as error:  # each codec has its own: this is the one place where they become ours
+        except Exception as error:  # each codec raises its own: this is the one place to explain it
             raise ImageError(
                 f"{self.path} is damaged: pixels {region} of level {level}, plane {z} cannot be read "
                 f"({one_line(error, 200)}): copy or export the image again"
@@ -155,11 +144,11 @@ class ImageSource(ABC):
 
     @abstractmethod
     def _read(self, region: Region, level: int, z: int) -> np.ndarray:
-        """What is stored of a level, plane and region that exist; may raise anything on damaged data."""
+        """Read what is stored of an existing region, level and plane, (C, h, w); may raise anything on damaged data."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the file; no more reads after this."""
+        """Close the file; no more reads after this."""
 
     def __enter__(self) -> Self:
         return self
@@ -170,11 +159,39 @@ class ImageSource(ABC):
         self.close()
 
 
-def read_mirrored(source: ImageSource, region: Region, level: int = 0, z: int = 0) -> np.ndarray:
-    """The pixels of `region` (not empty), (C, h, w), which may reach beyond the image: there they are mirrored ones.
+class JoinedSource(ImageSource):
+    """Images of one size and type as one image: the channels of the first, then those of the second, ..."""
 
-    The edge pixel is not repeated, as in `numpy.pad(mode="reflect")`, and any margin is allowed. Mirrored by index: no
-    padded image exists, and each stored pixel is read at most once.
+    def __init__(self, sources: Sequence[ImageSource]) -> None:
+        first = sources[0]
+        for other in sources[1:]:
+            if (other.shape, other.depth, other.stored_dtype) != (first.shape, first.depth, first.stored_dtype):
+                sizes = [
+                    f"{one.path} is {one.depth or 1} x {one.shape[0]} x {one.shape[1]} (z, y, x) of {one.stored_dtype}"
+                    for one in (first, other)
+                ]
+                raise ImageError(
+                    f"the channels of an image differ: {', '.join(sizes)}; they must be of one size and type"
+                )
+        channels, dtype = sum(one.channels for one in sources), first.stored_dtype
+        super().__init__(first.path, first.format, first.levels[:1], first.depth, channels, dtype, first.frame)
+        self.notes = tuple(note for one in sources for note in one.notes)
+        self._sources = tuple(sources)
+
+    def _read(self, region: Region, level: int, z: int) -> np.ndarray:
+        return np.concatenate([one.read_stored(region, level, z) for one in self._sources])
+
+    def close(self) -> None:
+        """Close all files."""
+        for one in self._sources:
+            one.close()
+
+
+def read_mirrored(source: ImageSource, region: Region, level: int = 0, z: int = 0) -> np.ndarray:
+    """Read the pixels of `region` (not empty), (C, h, w), which may reach beyond the image: there it is mirrored.
+
+    The edge pixel is not repeated, as in `numpy.pad(mode="reflect")`, and any margin is allowed. It is mirrored by
+    index: no padded image exists, and each stored pixel is read at most once.
 
     Raises:
         ImageError: as `ImageSource.read`.

@@ -1,46 +1,35 @@
 """TIFF in its many kinds: tiled, striped, compressed, BigTIFF, stacks, pyramids, OME-TIFF, ImageJ, SVS, other slides.
 
 tifffile reads the directory and decodes single strips and tiles; which of them are read is decided here, so that a
-tiled image is never read whole and a claim of the header is compared with the file before it is believed.
+tiled image is never read whole, and a claim of the header is compared with the file before it is believed.
 """
 
+import logging
 import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import tifffile
 from tifffile import TiffFile, TiffPage, TiffPageSeries
 
-from tilesegment.errors import ImageError
+from tilesegment.errors import ImageError, one_line
 from tilesegment.geometry import Region
-from tilesegment.images.axes import Layout, arrange, is_thin
-from tilesegment.images.contents import chosen_series, inverted_in_vain, others_note
+from tilesegment.images.layout import Choices, Layout, arrange, chosen_series, note_on_inversion
 from tilesegment.images.pieces import MOST_KEPT
 from tilesegment.images.pixels import stored_type
 from tilesegment.images.source import ImageSource, Level, Shown
-from tilesegment.images.tiff_contents import (
-    check_claims,
-    images_of,
-    in_words,
-    pages_of,
-    planes_of,
-    warning_notes,
-    warnings_of_tifffile,
-)
-from tilesegment.images.tiff_directory import check_alike, check_pages
-from tilesegment.images.tiff_metadata import check_description, tiff_format, tiff_frame
-from tilesegment.images.tiff_pages import (
+from tilesegment.images.tiff_description import check_claims, read_ome, tiff_frame
+from tilesegment.images.tiff_planes import (
     Plane,
     SegmentedPlane,
     Segments,
-    check_segment_size,
-    check_segments,
     contiguous_start,
-    fill_value,
-    lies_raw,
+    open_planes,
     orientation_of,
-    raw_planes,
+    pages_of,
     segment_count,
     stored_segments,
 )
@@ -48,6 +37,8 @@ from tilesegment.metadata import MARK, Frame, reduction
 
 _JPEG = {6, 7, 33007, 34892}
 _CONVERT = "convert it to grey or RGB"
+_MOST_SAID = 3  # warnings of tifffile that are passed on
+_LOGGER, _LISTENING = logging.getLogger("tifffile"), threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -64,22 +55,21 @@ class _TiffLevel:
     layout: Layout
     stacked: int
     samples: slice
-    planes: tuple[Plane, ...]
+    planes: Sequence[Plane]
 
     def read(self, region: Region, z: int) -> np.ndarray:
-        """The pixels of `region`, (C, h, w), in the order of bytes they are stored in."""
+        """Read the pixels of `region`, (C, h, w), in the order of bytes they are stored in."""
         index = self.layout.index(region, z)[: self.stacked]
-        numbers = np.arange(len(self.planes)).reshape(self.layout.shape[: self.stacked])[index]
-        pixels = [self.planes[number].read(region)[self.samples] for number in np.ravel(numbers)]
+        numbers = np.arange(len(self.planes)).reshape(self.layout.shape[: self.stacked])[index].ravel().tolist()
+        pixels = [self.planes[number].read(region)[self.samples] for number in numbers]
         return pixels[0] if len(pixels) == 1 else np.concatenate(pixels)
 
 
 class TiffSource(ImageSource):
-    """A series of a TIFF with its pyramid: the largest (the first of equals), or the one that is chosen.
+    """A series of a TIFF with its pyramid.
 
-    Pages of a stack are z planes, turned as their orientation tag says. Tiles that a sparse slide does not store are
-    GDAL's no-data value, else 0. Values are as stored: an image where 0 is white is inverted only if that is asked for.
-    Of an OME-TIFF in several files only the pages of this file are seen.
+    Pages of a stack are z planes. Tiles that a sparse slide does not store are GDAL's no-data value, else 0. Of an
+    OME-TIFF in several files only the pages of this file are seen.
     """
 
     def __init__(
@@ -92,22 +82,20 @@ class TiffSource(ImageSource):
         frame: Frame,
         shown: Shown,
     ) -> None:
-        first = levels[0].layout
-        (height, width), planes = first.plane, [level.layout.plane for level in levels]
-        described = tuple(Level(plane, (reduction(height, plane[0]), reduction(width, plane[1]))) for plane in planes)
-        super().__init__(path, tiff_format(tiff), described, first.depth, first.channels, dtype, frame, shown)
-        self._tiff = tiff
-        self._segments = segments
-        self._levels = levels
+        first, planes = levels[0].layout, [level.layout.plane for level in levels]
+        (height, width), kind = first.plane, "OME-TIFF" if tiff.is_ome else "SVS" if tiff.is_svs else "TIFF"
+        described = [Level(plane, (reduction(height, plane[0]), reduction(width, plane[1]))) for plane in planes]
+        super().__init__(path, kind, described, first.depth, first.channels, dtype, frame, shown)
+        self._tiff, self._segments, self._levels = tiff, segments, levels
 
     @property
     def cache_bytes(self) -> int:
-        """Strips and tiles that reads to come will need, at most as many as the image has."""
+        """Size of the strips and tiles that reads to come will need, at most as many as the image has."""
         return min(MOST_KEPT, self._bytes) if isinstance(self._levels[0].planes[0], SegmentedPlane) else 0
 
     @property
     def decoded_bytes(self) -> int:
-        """Of strips and tiles; what lies raw is not counted."""
+        """Size of the strips and tiles decoded; what lies raw does not count."""
         return self._segments.pieces.decoded_bytes
 
     def _read(self, region: Region, level: int, z: int) -> np.ndarray:
@@ -120,86 +108,126 @@ class TiffSource(ImageSource):
         self._tiff.close()
 
 
-def open_tiff(path: str, axes: str | None, select: Mapping[str, int], series: int | None, invert: bool) -> TiffSource:
-    """Open a TIFF; arguments as in `open_image`.
+def open_tiff(path: str, choices: Choices) -> TiffSource:
+    """Open a TIFF.
 
     Raises:
         ImageError: it is damaged, truncated, or stored in a way that is not supported.
     """
-    with warnings_of_tifffile() as said:
+    with _warnings_of_tifffile() as said:
         # _multifile: the XML may name files anywhere on this machine, which are not for us to open
         tiff = TiffFile(path, _multifile=False)
         try:
-            check_description(path, tiff)
-            check_pages(path, tiff)
-            images = images_of(path, tiff)
-            notes = [*check_claims(path, tiff, images)]
-            default = max(range(len(images)), key=lambda n: _area(images[n]))  # the first of equals
-            contents = tuple(map(in_words, images)) if len(images) > 1 else ()
-            number = chosen_series(path, series, contents or ("",), default)
-            notes += () if series is not None else others_note(path, contents, number)
-            chosen = images[number]
-            segments = Segments(tiff)
-            levels = _levels(path, chosen, segments, axes, select, notes)
-            notes += _thin_note(path, chosen) if axes is None else ()
-            white = _white(path, chosen.keyframe, invert, notes)
-            shown = Shown(orientation_of(chosen.keyframe), white, (*notes, *warning_notes(path, said)), contents)
-            return TiffSource(path, tiff, segments, levels, chosen.dtype, tiff_frame(tiff, chosen), shown)
+            ome = read_ome(path, tiff)
+            images = _images_of(path, tiff, said)
+            notes = check_claims(path, tiff, ome, images)
+            contents = [_in_words(one) for one in images] if len(images) > 1 else []
+            areas = [int(one.keyframe.imagelength * one.keyframe.imagewidth) for one in images]
+            number, others = chosen_series(path, choices.series, contents, areas.index(max(areas)))
+            chosen, notes, segments = images[number], notes + others, Segments(tiff)
+            levels = _levels(path, chosen, segments, choices, notes)
+            white = _white(path, chosen.keyframe, choices.invert, notes)
+            # the orientation is judged by ourselves
+            different = [text for text in dict.fromkeys(said) if "ORIENTATION" not in text]
+            more = f" (and {len(different) - _MOST_SAID} more)" if len(different) > _MOST_SAID else ""
+            if different:
+                notes.append(f"{path}: tifffile warns: {'; '.join(different[:_MOST_SAID])}{more}")
+            shown = Shown(orientation_of(chosen.keyframe), white, notes, contents)
+            return TiffSource(path, tiff, segments, levels, chosen.dtype, tiff_frame(tiff, ome, chosen), shown)
         except BaseException:
             tiff.close()
             raise
 
 
-def _area(series: TiffPageSeries) -> int:
-    return int(series.keyframe.imagelength * series.keyframe.imagewidth)
+class _Listener(logging.Handler):
+    """Keeps what is logged in the thread that made it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one line of it."""
+        if record.thread == self._thread:
+            self.said.append(one_line(record.getMessage(), 200))
 
 
-def _thin_note(path: str, series: TiffPageSeries) -> tuple[str, ...]:
-    """What is said of pages so narrow that their width may count channels, where the file does not say what it is."""
-    if series.axes[:1] not in ("I", "Q") or len(series.shape) != 3 or not is_thin(series.shape):
-        return ()
-    planes, height, width = series.shape
-    return (
-        f"{path} is read as {planes} planes of {height} x {width}: if these are {planes} x {height} pixels of {width} "
-        "channels, save them as one page",
-    )
+@contextmanager
+def _warnings_of_tifffile() -> Iterator[list[str]]:
+    """Collect what tifffile warns of in this thread, even where all logs are disabled, as by the command line."""
+    listener = _Listener()
+    with _LISTENING:
+        _LOGGER.addHandler(listener)
+        _LOGGER.isEnabledFor = lambda level: level >= logging.WARNING  # type: ignore[method-assign]
+        try:
+            yield listener.said
+        finally:
+            del _LOGGER.isEnabledFor
+            _LOGGER.removeHandler(listener)
+
+
+def _images_of(path: str, tiff: TiffFile, said: list[str]) -> list[TiffPageSeries]:
+    """Return the images of a file.
+
+    Raises:
+        ImageError: pages or the description cannot be read, which tifffile drops with a warning in `said`; pages of one
+            stack are not alike; or the file holds no image.
+    """
+    file, kind, position = tiff.filehandle, tiff.tiff, tiff.pages.next_page_offset
+    if position is not None:
+        file.seek(position)
+        if file.read(kind.offsetsize) != bytes(kind.offsetsize):
+            raise ImageError(f"{path} is truncated or damaged: its chain of pages does not end: copy it again")
+    if any("TiffTag 270 " in text for text in said):
+        raise ImageError(f"{path} is truncated or damaged: its description cannot be read: copy it again")
+    try:
+        series = list(tiff.series)
+    except RuntimeError as error:
+        if "keyframe" not in str(error):
+            raise
+        raise ImageError(
+            f"{path} describes its pages as one stack, but they are not alike ({one_line(error, 200)}): "
+            "export its images to files of their own"
+        ) from error
+    if not series:
+        raise ImageError(f"{path} holds no image: it is damaged")
+    return series
+
+
+def _in_words(series: TiffPageSeries) -> str:
+    """Describe an image of a file."""
+    sizes = " x ".join(map(str, series.shape))
+    words = f"{sizes} ({','.join(series.axes.lower())}) {series.dtype}"
+    return f"{one_line(series.name, 40)}, {words}" if series.name else words
 
 
 def _white(path: str, page: TiffPage, invert: bool, notes: list[str]) -> int | None:
-    """The value that a page's are subtracted from, if it counts from white and is to be inverted."""
+    """Return the value that a page's are subtracted from, if it counts from white and is to be inverted."""
     if int(page.photometric) != 0:
-        if invert:
-            notes += inverted_in_vain(path)
+        notes += note_on_inversion(path, invert)
         return None
     if not invert:
-        notes.append(f"{path} says that 0 is white (MINISWHITE): values are read as stored; --invert turns them round")
+        notes.append(f"{path} says that 0 is white (MINISWHITE): values are read as stored; --invert inverts them")
         return None
-    assert page.dtype is not None
-    if page.dtype.kind == "f":
+    kind = np.dtype(page.dtype).kind
+    if kind == "f":
         raise ImageError(f"{path} holds floats of which 0 is white: there is no largest to invert them by: convert it")
     notes.append(f"{path} says that 0 is white (MINISWHITE): its values are inverted")
-    if page.dtype.kind == "i":
-        return -1
-    return 255 if page.bitspersample == 1 else (1 << page.bitspersample) - 1
+    return -1 if kind == "i" else 255 if page.bitspersample == 1 else (1 << page.bitspersample) - 1
 
 
 def _levels(
-    path: str,
-    series: TiffPageSeries,
-    segments: Segments,
-    axes: str | None,
-    select: Mapping[str, int],
-    notes: list[str],
+    path: str, series: TiffPageSeries, segments: Segments, choices: Choices, notes: list[str]
 ) -> list[_TiffLevel]:
-    """Levels of the pyramid down to the first that differs from level 0 in more than its size."""
+    """Open the levels of the pyramid down to the first that differs from level 0 in more than its size."""
     levels: list[_TiffLevel] = []
     for stored in series.levels:
         _check_kind(path, stored.keyframe)
-        layout = _layout(path, stored, axes, select)
-        if levels and (
-            (layout.axes, layout.depth, layout.channels, stored.dtype)
-            != (levels[0].layout.axes, levels[0].layout.depth, levels[0].layout.channels, series.dtype)
-        ):
+        layout = _layout(path, stored, choices)
+        first = levels[0].layout if levels else layout
+        same = (layout.axes, layout.depth, layout.channels) == (first.axes, first.depth, first.channels)
+        if not same or stored.dtype != series.dtype:
             break
         level = _level(path, stored, segments, layout)
         if not _is_stored(path, stored, len(levels), notes):
@@ -208,17 +236,14 @@ def _levels(
     return levels
 
 
-def _layout(path: str, series: TiffPageSeries, axes: str | None, select: Mapping[str, int]) -> Layout:
+def _layout(path: str, series: TiffPageSeries, choices: Choices) -> Layout:
     # versions of tifffile differ in which dimensions of length 1 they leave out
     kept = [i for i, axis in enumerate(series.axes) if axis in "YX" or series.shape[i] > 1]
-    shape = tuple(series.shape[i] for i in kept)
-    if axes is not None:
-        return arrange(path, tuple(axes), shape, select)
     names = "".join(series.axes[i] for i in kept).lower()
     if "z" not in names:  # tifffile calls the pages of a stack I (images) or Q (unknown)
-        stack = next((letter for letter in "iq" if letter in names), "z")
-        names = names.replace(stack, "z", 1)
-    return arrange(path, tuple(names), shape, select)
+        names = names.replace(next((letter for letter in "iq" if letter in names), "z"), "z", 1)
+    shape = tuple(series.shape[i] for i in kept)
+    return arrange(path, tuple(names if choices.axes is None else choices.axes), shape, choices.select)
 
 
 def _check_kind(path: str, page: TiffPage) -> None:
@@ -232,29 +257,25 @@ def _check_kind(path: str, page: TiffPage) -> None:
     if page.compression != 1 and page.compression not in tifffile.TIFF.DECOMPRESSORS:
         raise ImageError(f"{path} uses TIFF compression {int(page.compression)}, which cannot be decoded: convert it")
     photometric = int(page.photometric)
-    if photometric == 3 and not _is_our_mask(page.parent):
+    # the palette of our own masks shows class ids, which are what is read
+    if photometric == 3 and f'<M K="{MARK}">' not in (page.parent.ome_metadata or ""):
         raise ImageError(f"{path} has a colour map (palette), which is not applied: {_CONVERT}")
     if photometric not in (0, 1, 2, 3) and not (photometric == 6 and page.compression in _JPEG):
         name = getattr(page.photometric, "name", photometric)
         raise ImageError(f"{path} has colours of kind {name}, which is not supported: {_CONVERT}")
     if page.imagedepth != 1:
-        raise ImageError(f"{path} has volumetric pages, which are not supported: write one page a plane")
-
-
-def _is_our_mask(tiff: TiffFile) -> bool:
-    """Whether the file is a mask that we wrote, whose palette shows class ids: they are what is read."""
-    return f'<M K="{MARK}">' in (tiff.ome_metadata or "")
+        raise ImageError(f"{path} has volumetric pages, which are not supported: write one page per plane")
 
 
 def _is_stored(path: str, series: TiffPageSeries, level: int, notes: list[str]) -> bool:
-    """Whether any of a level is stored; adds to `notes` what is not.
+    """Return whether any of a level is stored; add to `notes` what is not.
 
     Raises:
         ImageError: nothing of a plane of level 0 is stored, as where a file was not written to its end.
     """
-    key, pages = series.keyframe, pages_of(series)
-    kind, expected = "tiles" if key.is_tiled else "strips", segment_count(key)
-    stored = [expected] if contiguous_start(series) is not None else [stored_segments(page) for page in pages]
+    key, expected = series.keyframe, segment_count(series.keyframe)
+    kind, is_raw = "tiles" if key.is_tiled else "strips", contiguous_start(series) is not None
+    stored = [expected] if is_raw else [stored_segments(page) for page in pages_of(series)]
     empty = [number for number, count in enumerate(stored) if count == 0]
     if level and len(empty) == len(stored):
         notes.append(f"{path} stores nothing of level {level} and below: these are left out")
@@ -264,62 +285,28 @@ def _is_stored(path: str, series: TiffPageSeries, level: int, notes: list[str]) 
         raise ImageError(
             f"{path} stores none of the {expected} {kind}{planes}: it was not written to its end: export it again"
         )
-    if level == 0 and sum(stored) < expected * len(stored):
-        total = expected * len(stored)
-        value = f"{fill_value(key):g}"
-        notes.append(f"{path} does not store {total - sum(stored):,} of {total:,} {kind}: their pixels are {value}")
+    total = expected * len(stored)
+    if level == 0 and sum(stored) < total:
+        missing = f"{total - sum(stored):,} of {total:,} {kind}"
+        notes.append(f"{path} does not store {missing}: their pixels are {key.nodata:g}")
     return True
 
 
 def _level(path: str, series: TiffPageSeries, segments: Segments, layout: Layout) -> _TiffLevel:
-    """The planes of a level, and which samples of them `layout` uses."""
+    """Return the planes of a level, and which samples of them `layout` uses."""
     page = series.keyframe
     stacked = next(k for k in range(len(layout.shape)) if math.prod(layout.shape[k:]) == page.size)
     inner = dict(zip(layout.axes[stacked:], layout.shape[stacked:], strict=True))
-    order = [axis for axis in inner if axis in "yx"]
     sample = next((axis for axis in inner if axis not in "yx"), None)
-    count = page.shaped[0] * page.shaped[4]
-    if (
-        order != ["y", "x"]
-        or layout.plane != (page.imagelength, page.imagewidth)
-        or inner.get(sample or "", 1) != count
-    ):
+    fits = [axis for axis in inner if axis in "yx"] == ["y", "x"]
+    fits = fits and layout.plane == (page.imagelength, page.imagewidth)
+    if not fits or inner.get(sample or "", 1) != page.shaped[0] * page.shaped[4]:
         raise ImageError(
             f"{path} stores pages of {' x '.join(map(str, page.shape))}, which axes {','.join(layout.axes)} do not fit"
             ": give --axes whose y and x are those of a page"
         )
     first = layout.fixed.get(sample or "", 0)
     samples = slice(None) if sample is not None and sample == layout.channel else slice(first, first + 1)
-    planes = _planes(path, series, segments)
+    planes = open_planes(path, series, segments)
     assert len(planes) == math.prod(layout.shape[:stacked])
     return _TiffLevel(layout, stacked, samples, planes)
-
-
-def _planes(path: str, series: TiffPageSeries, segments: Segments) -> tuple[Plane, ...]:
-    """One for each page of the series, compared with the file's size."""
-    key, size = series.keyframe, series.keyframe.parent.filehandle.size
-    number = planes_of(series)
-    if (start := contiguous_start(series)) is not None:
-        # one page may stand for a whole stack, as in ImageJ's: the planes lie one after the other
-        if start + number * key.nbytes > size:
-            raise ImageError(
-                f"{path} is truncated: it has {size} of {start + number * key.nbytes} bytes: copy it again"
-            )
-        return raw_planes(key, [start + i * key.nbytes for i in range(number)])
-    pages = pages_of(series)
-    if len(pages) < number:
-        raise ImageError(
-            f"{path} lacks {number - len(pages)} of the {number} planes that its metadata lists: it is truncated, or "
-            "the others are in other files: copy it again, or export it as one file"
-        )
-    for page in pages:
-        check_segments(path, key, page, size)
-        check_alike(path, key, page)
-    if key.is_final and all(lies_raw(key, page) for page in pages):
-        return raw_planes(key, [page.dataoffsets[0] for page in pages])
-    check_segment_size(path, key)
-    fill = fill_value(key)
-    return tuple(
-        SegmentedPlane(key, tuple(page.dataoffsets), tuple(page.databytecounts), page.jpegtables, fill, segments)
-        for page in pages
-    )

@@ -1,79 +1,49 @@
-"""Which value in label files means what: decided once for all files, whatever each of them writes for it.
+"""What the values in label files mean: decided once for all files, whatever each of them writes for a class.
 
 Files of one data set rarely agree: 0 and 1 in some, 0 and 255 in others, a predicted mask with ids and a palette among
-grey labels. Each file gets a table from what it stores to the values that all share. What cannot be told is asked.
+grey labels. Each file gets a table from what it stores to values that all share. What cannot be told is asked.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from tilesegment.errors import DataError
-from tilesegment.labels.fitting import Meanings, fitted, ids_of, listed_values
 from tilesegment.labels.scanning import MOST_CLASSES, Scan, look_like_objects, objects_error
-from tilesegment.metadata import LabelClass
+from tilesegment.metadata import LabelClass, default_colours
 
 IGNORE = 255  # the class id of pixels without a label
-_GREY_AS_COLOUR = 0x010101  # a grey value as red = green = blue
-_LEAST_BESIDE_VOID = 3  # a void beside as many ids, from 0 on, means "not labelled"
-_VOID = -(1 << 62)  # in a table: not labelled
+_GREY = 0x010101  # times a grey value: the colour red = green = blue
+_LEAST_BESIDE_VOID = 3  # 255 beside as many ids, from 0 on, means "not labelled"
 
-
-@dataclass(frozen=True)
-class Table:
-    """What the values of one file mean.
-
-    Attributes:
-        stored: ascending, int64.
-        values: what they mean, _VOID where that is "not labelled".
-    """
-
-    stored: np.ndarray
-    values: np.ndarray
-
-    @classmethod
-    def of(cls, meanings: Meanings) -> "Table":
-        """The table of `meanings`."""
-        stored = sorted(meanings)
-        return cls(np.array(stored, np.int64), np.array([meanings[one] for one in stored], np.int64))
-
-    def ids(self, pixels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
-        """Class ids (h, w) uint8 of pixels (h, w), IGNORE where not labelled; id n is the value classes[n]."""
-        if not self.stored.size:
-            return np.full(pixels.shape, IGNORE, np.uint8)
-        numbers = {value: number for number, value in enumerate(classes)}
-        ids = np.array([numbers.get(value, IGNORE) for value in self.values.tolist()], np.uint8)
-        places = np.searchsorted(self.stored, pixels).clip(max=self.stored.size - 1)
-        return np.where(self.stored[places] == pixels, ids[places], np.uint8(IGNORE))
-
-    def value(self, stored: int) -> int | None:
-        """What one stored value means; None if that is "not labelled"."""
-        value = int(self.values[np.searchsorted(self.stored, stored)])
-        return None if value == _VOID else value
+Table = dict[int, int]  # stored value: its meaning
 
 
 @dataclass(frozen=True)
 class Coding:
-    """What the values in all files mean.
+    """What the values in all files of a data set mean."""
 
-    Attributes:
-        values: that occur, without the ignored one, ascending, int64.
-        ignore: the value that means "not labelled", None if there is none.
-        coloured: values are colours, red * 65536 + green * 256 + blue, and not grey values or indices.
-        tables: of each file, by name.
-        notes: what was decided, a sentence each.
-    """
+    values: tuple[int, ...]  # of the classes; a class id is a position among them
+    kind: str  # "grey", "colour" (red * 65536 + green * 256 + blue), "mask" (predicted ids) or "palette" (indices)
+    tables: Mapping[str, Mapping[int, int | None]]  # by file: what it stores to a value, or None for "not labelled"
+    ignore: int | None = None  # the value that means "not labelled"
+    notes: tuple[str, ...] = ()  # what was decided, one sentence each
 
-    values: np.ndarray
-    ignore: int | None
-    coloured: bool
-    tables: Mapping[str, Table]
-    notes: tuple[str, ...] = ()
+    @property
+    def coloured(self) -> bool:
+        """Whether values are colours."""
+        return self.kind == "colour"
 
     def ids(self, pixels: np.ndarray, name: str) -> np.ndarray:
-        """Class ids (h, w) uint8, in the order of `values`, of what the file `name` stores; IGNORE: not labelled."""
-        return self.tables[name].ids(pixels, self.values.tolist())
+        """Class ids (h, w) uint8 of what the file `name` stores (h, w), IGNORE where it is not labelled."""
+        if not self.tables[name]:
+            return np.full(pixels.shape, IGNORE, np.uint8)
+        numbers: dict[int | None, int] = {value: number for number, value in enumerate(self.values)}
+        entries = [(stored, numbers.get(value, IGNORE)) for stored, value in self.tables[name].items()]
+        stored, ids = np.array(sorted(entries)).T
+        places = np.searchsorted(stored, pixels).clip(max=stored.size - 1)
+        return np.where(stored[places] == pixels, ids.astype(np.uint8)[places], np.uint8(IGNORE))
 
 
 def decide(
@@ -81,150 +51,131 @@ def decide(
     names: Sequence[str] | None = None,
     ignore: int | None = None,
     voc: bool = False,
-    *,
-    ask: bool = True,
+    known: Sequence[LabelClass] = (),
 ) -> Coding:
-    """The coding that all labels of a data set share.
+    """Decide what the values of the labels of a data set mean.
 
-    RGB labels whose channels are equal everywhere are grey. Predicted masks hold ids of classes whose values they
-    tell; where they, or labels with a palette, lie among others, their ids are read as the values of these.
-    255 means "not labelled" if `ignore` says so, in Pascal VOC, or beside 0, 1, 2, ...
+    RGB labels whose channels are equal everywhere are grey. Where predicted masks, or labels with a palette, lie among
+    others, their ids are read as the values of these. 255 means "not labelled" if `ignore` says so, in Pascal VOC, or
+    beside 0, 1, 2, ...
 
     Args:
         scans: of the labels, at least one.
         names: of the classes; as many as there are values settles what would be asked otherwise.
         ignore: the value that means "not labelled".
         voc: the indices of palettes are values, as in Pascal VOC.
-        ask: refuse what may be ids of objects, and see to what may mean "not labelled"; of predictions neither.
+        known: classes that palettes may hold in another order.
 
     Raises:
         DataError: labels of several kinds, too many values, or values that may mean one thing or another.
     """
-    coloured = any((s.values % _GREY_AS_COLOUR).any() for s in scans if s.kind == "colour" and s.classes is None)
-    groups = _groups(scans, voc, coloured)
+    groups = by_kind(scans, voc)
     kind, base = next(iter(groups.items()))
-    coloured = kind == "colour"
-    _check_count(base, names, ask and not voc)
-    factor = _GREY_AS_COLOUR if kind == "grey" else 1
-    tables = {s.name: {v: v // (factor if s.kind == "colour" else 1) for v in s.values.tolist()} for s in base}
-    notes: list[str] = []
-    if kind == "mask":
-        tables = {s.name: ids_of(s) for s in base}
-    if not coloured:
-        ignore = _certain_void(list(tables.values()), voc) if ask and ignore is None else ignore
-        tables, notes = _on_one_scale(tables, names, ignore, ask)
-        ignore = _asked_void(list(tables.values()), names) if ask and ignore is None and not voc else ignore
+    used = set().union(*(one.values for one in base))
+    settled = voc or (names is not None and len(names) in (len(used), len(used) - 1))
+    if not settled and look_like_objects(base):
+        name_all = f"; or, if they are classes, name all {len(used)} with --classes"
+        raise objects_error("the labels hold", len(used), name_all)
+    _check_count(len(used) - 1)  # one of them may mean "not labelled"
+    tables, notes = _own_tables(base, kind, known)
+    if kind != "colour":
+        ignore = _certain_void(tables, voc) if ignore is None else ignore
+        tables, ignore, told = _settled(tables, names, ignore, ask_void=ignore is None and not voc)
+        notes += told
     target = sorted({value for table in tables.values() for value in table.values()} - {ignore})
-    for other, members in list(groups.items())[1:]:
-        more, said = fitted(other, members, target, ignore, coloured, base)
-        tables |= more
-        notes += said
-    void = {ignore, _VOID}
-    final = {name: {s: _VOID if v in void else v for s, v in table.items()} for name, table in tables.items()}
-    values = sorted({value for table in final.values() for value in table.values()} - {_VOID})
-    if len(values) > MOST_CLASSES:
-        raise DataError(f"the labels hold {len(values)} values; allowed: {MOST_CLASSES} classes")
-    by_name = {name: Table.of(table) for name, table in final.items()}
-    return Coding(np.array(values, np.int64), ignore, coloured, by_name, tuple(notes))
+    for other in [other for other in groups if other != kind]:
+        own, said = _own_tables(groups[other], other, known)
+        fitted, told = _fitted(other, groups[other], own, target, ignore, (kind, base))
+        tables, notes = tables | fitted, notes + said + told
+    final = {name: {s: None if v == ignore else v for s, v in table.items()} for name, table in tables.items()}
+    values = sorted({value for table in final.values() for value in table.values() if value is not None})
+    _check_count(len(values))
+    return Coding(tuple(values), kind, final, ignore, tuple(notes))
 
 
-def by_colours(coding: Coding, scans: Sequence[Scan], classes: Sequence[LabelClass]) -> Coding:
-    """The same, but indices of palettes that hold the colours of `classes` in another order are ids of these.
-
-    So are masks that another program has saved with a palette of its own.
-
-    Args:
-        coding: of labels whose values are ids.
-        scans: of these labels.
-        classes: whose ids they are.
-    """
-    ids = {one.colour: number for number, one in enumerate(classes)}
-    tables, notes = dict(coding.tables), list(coding.notes)
-    for one in scans:
-        meanings = {v: ids.get(one.colours.get(v, "")) for v in one.values.tolist() if v != coding.ignore}
-        found = {value: number for value, number in meanings.items() if number is not None}
-        is_theirs = one.kind == "palette" and one.classes is None and len(meanings) == len({*found.values()})
-        if is_theirs and any(value != number for value, number in found.items()):
-            told = ", ".join(f"{value} is {number}" for value, number in found.items())
-            notes.append(f"{one.name} (palette) is read by the colours of the classes: {told}")
-            void = {value: _VOID for value in one.values.tolist() if value == coding.ignore}
-            tables[one.name] = Table.of(found | void)
-    values = sorted({v for table in tables.values() for v in table.values.tolist()} - {_VOID})
-    return replace(coding, values=np.array(values, np.int64), tables=tables, notes=tuple(notes))
+def _check_count(count: int) -> None:
+    if count > MOST_CLASSES:
+        raise DataError(f"the labels hold more than {MOST_CLASSES} values; allowed: {MOST_CLASSES} classes")
 
 
-def _groups(scans: Sequence[Scan], voc: bool, coloured: bool) -> dict[str, list[Scan]]:
-    """The labels by what their values are; the first group is the one that the others are fitted to."""
-    groups: dict[str, list[Scan]] = {"grey": [], "colour": [], "mask": [], "palette": []}
+def by_kind(scans: Sequence[Scan], voc: bool = False) -> dict[str, list[Scan]]:
+    """The labels by what their values are; the others are fitted to the first kind."""
+    coloured = any(v % _GREY for s in scans if s.kind == "colour" and s.classes is None for v in s.values)
     as_grey = {"grey": True, "palette": voc, "colour": not coloured}
+    groups: dict[str, list[Scan]] = {"grey": [], "colour": [], "mask": [], "palette": []}
     for one in scans:
-        if one.classes is not None:
-            groups["mask"].append(one)
-        else:
-            groups["grey" if as_grey[one.kind] else one.kind].append(one)
+        groups["mask" if one.classes is not None else "grey" if as_grey[one.kind] else one.kind].append(one)
     return {kind: members for kind, members in groups.items() if members}
 
 
-def _check_count(scans: Sequence[Scan], names: Sequence[str] | None, ask: bool) -> None:
-    """Whether there are as few values as there may be classes, and they are no ids of objects."""
-    values: set[int] = set()
-    for one in scans:
-        values.update(one.values.tolist())
-    settled = names is not None and len(names) in (len(values), len(values) - 1)
-    if ask and not settled and look_like_objects(scans):
-        raise objects_error(
-            "the labels", len(values), f", or, if they are classes, name all {len(values)} with --classes"
-        )
-    seen: set[int] = set()
-    for one in scans:
-        seen.update(one.values.tolist())
-        if len(seen) > MOST_CLASSES + 1:
-            raise DataError(f"the labels up to {one.name} hold {len(seen)} values; allowed: {MOST_CLASSES} classes")
+def own_values(one: Scan, kind: str, known: Sequence[LabelClass] = ()) -> tuple[Table, list[str]]:
+    """What a file stores as values of its kind: ids of a mask's own classes, grey values, ...; and a note, if any."""
+    if one.kind == "colour" and kind in ("mask", "grey"):
+        by_colour = {int(c.colour[1:], 16): number for number, c in enumerate(one.classes or ())}
+        return {v: by_colour.get(v, v) if kind == "mask" else v // _GREY for v in one.values}, []
+    if kind == "palette":
+        ids = {c.colour: number for number, c in enumerate(known)}
+        found = {v: ids[one.colours[v]] for v in one.values - {one.ignore} if one.colours.get(v) in ids}
+        void = one.values & {one.ignore}
+        complete = len(found) + len(void) == len(one.values) and len({*found.values()}) == len(found)
+        if complete and any(value != number for value, number in found.items()):
+            told = ", ".join(f"{value} is {number}" for value, number in sorted(found.items()))
+            note = f"{one.name} (palette) is read by the colours of the classes: {told}"
+            return found | {value: value for value in void}, [note]
+    return {value: value for value in one.values}, []
 
 
-def _on_one_scale(
-    tables: Mapping[str, Meanings], names: Sequence[str] | None, ignore: int | None, ask: bool
-) -> tuple[dict[str, Meanings], list[str]]:
-    """Labels that write the same classes in several ways, such as 0, 1 and 0, 255: in one, if the names say so.
+def _own_tables(scans: Sequence[Scan], kind: str, known: Sequence[LabelClass]) -> tuple[dict[str, Table], list[str]]:
+    found = {one.name: own_values(one, kind, known) for one in scans}
+    return {name: table for name, (table, _) in found.items()}, [note for _, notes in found.values() for note in notes]
+
+
+def _settled(
+    tables: dict[str, Table], names: Sequence[str] | None, ignore: int | None, *, ask_void: bool
+) -> tuple[dict[str, Table], int | None, list[str]]:
+    """Tables in one way of writing, the ignored value, and notes, where values may mean one thing or another.
+
+    Labels may write the same classes in several ways, such as 0, 1 and 0, 255, and one large value beside small ids,
+    such as 255 beside 0 and 1, may mean "not labelled". The number of names settles it.
 
     Raises:
-        DataError: they do not.
+        DataError: nothing does.
     """
     sets = {name: set(table.values()) - {ignore} for name, table in tables.items()}
-    found = _two_scales(sets)
-    if found is None:
-        return dict(tables), []
-    scale, places, examples = found
     every = set().union(*sets.values())
-    told = " but ".join(f"{listed_values(sets[name])} in {name}" for name in examples)
-    if names is not None and len(names) == len(scale):
-        merged = {
-            name: {stored: scale[places[name][v]] if v in places[name] else v for stored, v in table.items()}
-            for name, table in tables.items()
-        }
-        return merged, [f"the labels hold {told}: read as the same {len(scale)} classes"]
-    if not ask or (names is not None and len(names) == len(every)):
-        return dict(tables), []
-    most = max(every)
+    count, most = (0 if names is None else len(names)), max(every, default=0)
+    scales = _two_scales(sets)
+    ids = {value for value in every if value < MOST_CLASSES}
+    void = ask_void and len(ids) >= 2 and len(every) == len(ids) + 1
+    if count == len(every) or not (scales or void):
+        return tables, ignore, []
+    if scales:
+        scale, places, examples = scales
+        told = " but ".join(f"{listed(sets[name])} in {name}" for name in examples)
+        if count == len(scale):
+            merged = {
+                n: {s: v if v == ignore else places[n].get(v, v) for s, v in t.items()} for n, t in tables.items()
+            }
+            return merged, ignore, [f"the labels hold {told}: read as the same {count} classes"]
+        raise DataError(
+            f"the labels hold {told}, which may be the same {len(scale)} classes or {len(every)}: name them "
+            f"with --classes, or give --ignore {most} if {most} means not labelled"
+        )
+    if count == len(ids):
+        return tables, most, []
     raise DataError(
-        f"the labels hold {told}, which may be the same {len(scale)} classes or {len(every)}: name the {len(scale)} "
-        f"(or {len(every)}) classes with --classes, or give --ignore {most} if {most} means not labelled"
+        f"the labels hold {listed(every)}: whether {most} means not labelled or is a class cannot be told. Give "
+        f"--ignore {most} if it means not labelled, or name all {len(every)} classes with --classes"
     )
 
 
-def _two_scales(
-    sets: Mapping[str, set[int]],
-) -> tuple[list[int], dict[str, Meanings], tuple[str, str]] | None:
+def _two_scales(sets: Mapping[str, set[int]]) -> tuple[list[int], dict[str, Table], tuple[str, str]] | None:
     """Whether files may write the same classes in several ways; None if not.
 
-    So they do where each holds one value besides 0, but not the same, or where some hold ids 0, 1, ... and others as
-    many grey values. Values that are all small are classes of which each file may hold a part.
+    So they may where each holds one value besides 0, but not the same, or where some hold ids 0, 1, ... and others as
+    many grey values. Small values are classes of which each file may hold some.
 
-    Args:
-        sets: the values in each file, by name.
-
-    Returns:
-        The values of the classes in one way, the places in it of the values in each file, and two files that differ.
+    Returns: the values of the classes in one way, those that stand for them in each file, and two files that differ.
     """
     values = sorted(set().union(*sets.values()))
     if not values or values[-1] < MOST_CLASSES:
@@ -232,22 +183,20 @@ def _two_scales(
     inside = [value for value in values if value]
     if len(inside) > 1 and all(len(one - {0}) <= 1 for one in sets.values()):
         first, other = (next(n for n, one in sets.items() if value in one) for value in (inside[0], inside[-1]))
-        return [0, inside[-1]], {name: {v: int(v > 0) for v in one} for name, one in sets.items()}, (first, other)
+        return [0, inside[-1]], {n: dict.fromkeys(one - {0}, inside[-1]) for n, one in sets.items()}, (first, other)
     high = {name: one for name, one in sets.items() if max(one, default=0) >= MOST_CLASSES}
     low = {name: one for name, one in sets.items() if name not in high}
     scale, ids = sorted(set().union(*high.values())), set().union(*low.values())
     if ids <= set(scale) or len(scale) < 2 or not ids <= set(range(len(scale))):
         return None
-    examples = tuple(
-        next(n for n, one in part.items() if one - both) for part, both in ((low, set(scale)), (high, ids))
-    )
-    places = {n: {v: v if n in low else scale.index(v) for v in one} for n, one in sets.items()}
-    return scale, places, (examples[0], examples[1])
+    first = next(name for name, one in low.items() if one - set(scale))
+    other = next(name for name, one in high.items() if one - ids)
+    return scale, {n: dict(enumerate(scale)) if n in low else {} for n in sets}, (first, other)
 
 
-def _certain_void(tables: Sequence[Meanings], voc: bool) -> int | None:
+def _certain_void(tables: Mapping[str, Table], voc: bool) -> int | None:
     """255 where it surely means "not labelled": in Pascal VOC, or beside 0, 1, 2, ... and not only beside 0."""
-    sets = [set(table.values()) for table in tables]
+    sets = [set(table.values()) for table in tables.values()]
     ids = sorted(set().union(*sets) - {IGNORE})
     plain = len(ids) >= _LEAST_BESIDE_VOID and ids == list(range(len(ids)))
     holding = [one for one in sets if IGNORE in one]
@@ -255,20 +204,168 @@ def _certain_void(tables: Sequence[Meanings], voc: bool) -> int | None:
     return IGNORE if holding and (voc or (plain and beside)) else None
 
 
-def _asked_void(tables: Sequence[Meanings], names: Sequence[str] | None) -> int | None:
-    """The one large value beside small ids, such as 255 beside 0 and 1, if the number of names says that it is void.
+def _fitted(
+    kind: str,
+    scans: Sequence[Scan],
+    own: Mapping[str, Table],
+    target: Sequence[int],
+    ignore: int | None,
+    base: tuple[str, Sequence[Scan]],
+) -> tuple[dict[str, Table], list[str]]:
+    """Labels of one kind among those of `base`, whose values are `target`: what they store as these; and notes.
 
     Raises:
-        DataError: nothing says what it means.
+        DataError: it cannot be told.
     """
-    every = set().union(*(table.values() for table in tables))
-    ids = {value for value in every if value < MOST_CLASSES}
-    if len(ids) < 2 or len(every) != len(ids) + 1:
-        return None
-    void = max(every)
-    if names is not None and len(names) in (len(ids), len(every)):
-        return void if len(names) == len(ids) else None
-    raise DataError(
-        f"the labels hold {listed_values(every)}: whether {void} means not labelled or is a class cannot be told. Give "
-        f"--ignore {void} if it means not labelled, or name all {len(every)} classes with --classes"
-    )
+    tables: dict[str, Table] = {}
+    notes: list[str] = []
+    parts: dict[tuple[object, ...], list[Scan]] = {}
+    for one in scans:
+        parts.setdefault((one.classes, *one.colours.items()), []).append(one)
+    coloured, first = base[0] == "colour", base[1][0].name
+    for members in parts.values():
+        used = {value for one in members for value in own[one.name].values()} - {ignore}
+        found = meanings(kind, members[0], used, target, default_colours(len(target)), coloured=coloured)
+        if found is None:
+            kinds = sorted({first: base[0], members[0].name: kind}.items())
+            raise DataError(
+                f"the labels are of several kinds: {', '.join(f'{name} ({one})' for name, one in kinds)}; save all as "
+                "grey values, or all in colours, as it cannot be told which of "
+                f"{listed(used, kind == 'colour')} is which of {listed(target, coloured)}"
+            )
+        for one in members:
+            tables[one.name] = {s: v if v == ignore else found[v] for s, v in own[one.name].items()}
+        if any(value != found[value] for value in used):
+            more = f" and {len(members) - 1} more" if len(members) > 1 else ""
+            told = told_values({value: found[value] for value in used}, kind == "colour", coloured)
+            notes.append(f"{members[0].name}{more} ({kind}) is read by the values of the other labels: {told}")
+    return tables, notes
+
+
+def meanings(
+    kind: str,
+    one: Scan,
+    used: set[int],
+    target: Sequence[int],
+    colours: Sequence[str],
+    *,
+    coloured: bool,
+    ordered: bool = False,
+) -> Table | None:
+    """What values of one kind mean among labels of another; None if that cannot be told.
+
+    The ids of a mask mean the values or colours of its classes, else the same ids, else they count the values; so do
+    palette indices, since programs that lose a mask's record keep its palette. Colours are those of the classes; of two
+    classes black is the first.
+
+    Args:
+        kind: of the values, see `Coding`.
+        one: a label of this kind.
+        used: values that occur.
+        target: the values of the other labels.
+        colours: of these, `#rrggbb`.
+        coloured: whether the values of the other labels are colours.
+        ordered: as many values may stand for those of the others in their order.
+    """
+    size, candidates = len(target), list[Table]()
+    ids, in_order = dict(enumerate(target)), dict(zip(sorted(used), target, strict=False))
+    if kind == "mask":
+        classes = one.classes or ()
+        if coloured:
+            candidates.append({number: int(c.colour[1:], 16) for number, c in enumerate(classes)})
+        if all(c.value is not None for c in classes):
+            candidates.append({number: c.value for number, c in enumerate(classes) if c.value is not None})
+        candidates += [{number: number for number in range(len(classes))}]
+        if len(classes) == size:
+            candidates.append(ids)
+    elif kind == "colour":
+        by_colour = {int(colour[1:], 16): value for colour, value in zip(colours, target, strict=True)}
+        candidates += [by_colour] if len(by_colour) == size else []
+        candidates += [in_order] if len(used) == size and (ordered or (size == 2 and 0 in used)) else []
+    else:
+        drawn = {value: int(colour[1:], 16) for value, colour in one.colours.items()}
+        candidates.append(drawn if coloured and kind == "palette" else {value: value for value in target})
+        if ordered and len(used) == size:
+            candidates.append(in_order)
+        if ordered or not coloured:
+            candidates.append(ids)
+        if ordered and size == 2:
+            candidates.append({0: target[0], 255: target[1]})
+    for candidate in candidates:
+        found = {candidate.get(value) for value in used}
+        # a mask may have classes that the other labels lack
+        if found <= set(target) or (kind == "mask" and None not in found and set(target) <= set(candidate.values())):
+            return candidate
+    return None
+
+
+def classes_of(
+    coding: Coding,
+    scans: Sequence[Scan],
+    names: Sequence[str] | None,
+    told: Mapping[int, str] | None = None,
+    *,
+    strict: bool = True,
+) -> tuple[LabelClass, ...]:
+    """Names and colours: those given, else those in the files, else "value 0", "#ff0000" and a palette.
+
+    Args:
+        coding: of the labels.
+        scans: of the labels.
+        names: of all classes, in the order of their values.
+        told: names by value from a file beside the labels.
+        strict: refuse files that contradict each other; else the first is right.
+
+    Raises:
+        DataError: fewer than two values, not as many different names as values, or files that contradict each other.
+    """
+    values = coding.values
+    if len(values) < 2:
+        besides = "" if coding.ignore is None else f" besides {coding.ignore}, which means not labelled"
+        only = f"one value only, {values[0]}" if values else "no value"
+        raise DataError(f"all labels hold {only}{besides}; at least two classes are needed")
+    drawn = {v: f"#{v:06x}" for v in values} if coding.coloured else _agreed("colour", coding, scans, strict)
+    if names is None:
+        known = _agreed("name", coding, scans, strict) | dict(told or {})
+        names = [known.get(v, drawn[v] if coding.coloured else f"value {v}") for v in values]
+    if len(names) != len(values) or len(set(names)) != len(names):
+        ignored = "" if coding.ignore is None else f" ({coding.ignore} means not labelled)"
+        raise DataError(
+            f"classes {', '.join(names)}: expected {len(values)} different names, for the label values "
+            f"{listed(values, coding.coloured)}{ignored}"
+        )
+    colours = [drawn.get(v, plain) for v, plain in zip(values, default_colours(len(values)), strict=True)]
+    if len(set(colours)) < len(colours):
+        colours = list(default_colours(len(values)))
+    return tuple(LabelClass(n, c, v) for n, c, v in zip(names, colours, values, strict=True))
+
+
+def _agreed(what: str, coding: Coding, scans: Sequence[Scan], strict: bool) -> dict[int, str]:
+    """The names or colours that files tell of the values that they hold."""
+    first: dict[int, tuple[str, str]] = {}
+    for one in scans:
+        told: Mapping[int, str] = one.names if what == "name" else one.colours
+        if one.classes is not None:
+            parts = [c.name if what == "name" else c.colour for c in one.classes]
+            told = {s: parts[n] for s, n in own_values(one, "mask")[0].items() if 0 <= n < len(parts)}
+        for stored, text in told.items():
+            value = coding.tables[one.name].get(stored)
+            if value is None:
+                continue
+            meaning, other = first.setdefault(value, (text, one.name))
+            if strict and meaning != text:
+                raise DataError(
+                    f"label value {value} has the {what} {meaning} in {other} and {text} in {one.name}; "
+                    "give all labels the same palette or classes, or save them as RGB"
+                )
+    return {value: text for value, (text, _) in first.items()}
+
+
+def listed(values: Iterable[int], coloured: bool = False) -> str:
+    """Values in a message, ascending."""
+    return ", ".join(f"#{v:06x}" if coloured else str(v) for v in sorted(values)) or "none"
+
+
+def told_values(found: Table, coloured: bool, by_colour: bool) -> str:
+    """What values mean, in a message."""
+    return ", ".join(f"{listed([v], coloured)} is {listed([m], by_colour)}" for v, m in sorted(found.items()))

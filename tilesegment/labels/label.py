@@ -1,11 +1,11 @@
-"""Label files of any kind, read by regions as whole numbers that stand for classes, before anything is decided."""
+"""Label files of any kind, read by regions as whole numbers that stand for classes, before their meaning is decided."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -13,42 +13,33 @@ from PIL import Image, ImageOps
 from tilesegment.errors import DataError
 from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, open_image
-from tilesegment.images.zarr_metadata import node
 from tilesegment.masks import open_mask
 from tilesegment.masks.record import recorded_classes
 from tilesegment.metadata import LabelClass
+from tilesegment.ome_zarr.node import read_node
 
 BLOCK = 2048  # side in pixels of the squares in which labels are read
-_MOST_NOTES = 3
+OBJECT_NAMES = ("background", "object")
+OBJECTS_NOTE = "ids of objects are read as background and object; where two objects touch, a border 2 px wide is left"
+_NOT_LABELLED = -1  # what takes the place of the ignored id when objects become classes
 
 Kind = Literal["grey", "palette", "colour"]
+Read = Callable[[Region, int], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Label:
-    """An open label file.
+    """An open label file."""
 
-    Attributes:
-        shape: (height, width).
-        planes: of a stack, else 1.
-        kind: what `read` hands out: grey values, indices of a palette, or red * 65536 + green * 256 + blue.
-        jpeg: whether it was compressed with loss.
-        read: the values of a region of a plane, (h, w).
-        colours: `#rrggbb` by value, where the file tells them.
-        names: of classes by value, where the file tells them.
-        classes: where the file is a mask that was predicted: its values are ids of these, or their colours.
-        notes: what the user should know of how the file is read, a sentence each.
-    """
-
-    shape: tuple[int, int]
-    planes: int
-    kind: Kind
-    jpeg: bool
-    read: Callable[[Region, int], np.ndarray]
-    colours: Mapping[int, str] = field(default_factory=dict)
-    names: Mapping[int, str] = field(default_factory=dict)
-    classes: tuple[LabelClass, ...] | None = None
-    notes: tuple[str, ...] = ()
+    shape: tuple[int, int]  # (height, width)
+    planes: int  # of a stack, else 1
+    kind: Kind  # what `read` returns: grey values, palette indices, or red * 65536 + green * 256 + blue
+    read: Read  # the values of a region of a plane, (h, w)
+    jpeg: bool = False  # compressed with loss
+    colours: Mapping[int, str] = field(default_factory=dict)  # `#rrggbb` by value, where the file tells them
+    names: Mapping[int, str] = field(default_factory=dict)  # of classes by value, where the file tells them
+    classes: tuple[LabelClass, ...] | None = None  # of a predicted mask: values are ids of these, or their colours
+    notes: tuple[str, ...] = ()  # on how the file is read, one sentence each
 
     def blocks(self) -> Iterator[tuple[int, Region]]:
         """Planes and regions that cover the label once."""
@@ -57,51 +48,72 @@ class Label:
                 yield z, region
 
 
+@dataclass(frozen=True)
+class LabelOptions:
+    """How label files are opened."""
+
+    ignore: int | None = None  # the stored value that means "not labelled"
+    instances: bool = False  # values are ids of objects, read as background and object, see `part_objects`
+    invert: bool = False  # turn the values of files that say that 0 is white
+    voc: bool = False  # palette indices are classes, as in Pascal VOC, even those of grey palettes
+    strict: bool = False  # a missing block of a predicted mask is an error; else background, as one erased by hand is
+
+    @property
+    def void(self) -> int | None:
+        """The value that means "not labelled" in what `open` returns."""
+        return _NOT_LABELLED if self.instances and self.ignore is not None else self.ignore
+
+    @contextmanager
+    def open(self, path: Path, name: str) -> Iterator[Label]:
+        """Open a label file, or the folder of a Zarr; `name` is used in messages.
+
+        Raises:
+            DataError: it has neither one channel nor 8-bit colours.
+            ImageError, MaskError: it cannot be read, or is an unfinished mask.
+        """
+        with open_label(path, self) as label:
+            yield part_objects(label, name, self.ignore) if self.instances and label.classes is None else label
+
+
 @contextmanager
-def open_label(path: Path, voc: bool = False, *, strict: bool = False, invert: bool = False) -> Iterator[Label]:
-    """Open a label file. A palette of greys is applied, as it is a compressed grey image, unless `voc`.
-
-    Args:
-        path: a file or a Zarr folder.
-        voc: the indices of a palette are the classes, as in Pascal VOC.
-        strict: a missing block of a predicted mask is an error and not background; one that was erased by hand is
-            missing too.
-        invert: as in `open_image`.
-
-    Raises:
-        DataError: it has neither one channel nor 8-bit colours.
-        ImageError, MaskError: it cannot be read, or is a mask that is not finished.
-    """
+def open_label(path: Path, options: LabelOptions) -> Iterator[Label]:
+    """Open a label file as it is stored, whatever `options` says of objects."""
     classes = recorded_classes(path, probabilities=False)
     if classes is not None and path.is_dir():
         mask = open_mask(path)
-        if strict:
+        if options.strict:
             shape, planes = mask.spec.shape, mask.spec.depth or 1
-            yield Label(shape, planes, "grey", False, lambda r, z: mask.read(r, 0, z), classes=classes)
+            yield Label(shape, planes, "grey", lambda r, z: mask.read(r, 0, z), classes=classes)
             return
-    # a TIFF that was predicted may be large: it is read by regions, as ids whatever its palette
-    tiff = classes is not None and path.suffix.lower() in (".tif", ".tiff")
-    palette = None if tiff else _indexed(path, greys_too=voc or classes is not None)
-    if palette is not None:
-        yield palette if classes is None else _as_predicted(palette, classes)
+    # a predicted TIFF may be large: it is read by regions, as ids whatever its palette
+    by_region = path.is_dir() or (classes is not None and path.suffix.lower() in (".tif", ".tiff"))
+    indexed = None if by_region else _indexed(path, keep_greys=options.voc or classes is not None)
+    if indexed is not None:
+        yield indexed if classes is None else _as_predicted(indexed, classes)
         return
-    with open_image(path, invert=invert) as source:
-        is_grey = source.channels == 1 or (source.channels == 2 and source.format == "PNG")  # with alpha
-        if not is_grey and (source.channels not in (3, 4) or source.stored_dtype != np.uint8):
+    with open_image(path, invert=options.invert) as source:
+        grey = source.channels == 1 or (source.channels == 2 and source.format == "PNG")  # with alpha
+        if not grey and (source.channels not in (3, 4) or source.stored_dtype != np.uint8):
             raise DataError(
                 f"label {path.name} has {source.channels} channels of {source.stored_dtype}; expected one channel "
-                "with a value a class, or 8-bit RGB with a colour a class"
+                "with one value per class, or 8-bit RGB with one colour per class"
             )
         names, colours = _image_label(path) if path.is_dir() else ({}, {})
-        kind: Kind = "grey" if is_grey else "colour"
-        jpeg = source.format == "JPEG"
-        shown = (colours, names, classes, source.stored_notes)
-        yield Label(source.shape, source.depth or 1, kind, jpeg, _reader(source), *shown)
+        yield Label(
+            source.shape,
+            source.depth or 1,
+            "grey" if grey else "colour",
+            _reader(source),
+            source.format == "JPEG",
+            colours,
+            names,
+            classes,
+            source.stored_notes,
+        )
 
 
-def _reader(source: ImageSource) -> Callable[[Region, int], np.ndarray]:
+def _reader(source: ImageSource) -> Read:
     def values(region: Region, z: int) -> np.ndarray:
-        """Grey values as they are, colours as whole numbers."""
         pixels = source.read_stored(region, 0, z)
         if len(pixels) <= 2:
             return pixels[0]
@@ -111,19 +123,8 @@ def _reader(source: ImageSource) -> Callable[[Region, int], np.ndarray]:
     return values
 
 
-def _as_predicted(palette: Label, classes: tuple[LabelClass, ...]) -> Label:
-    """A mask with a palette as ids of `classes`; as colours where a program has written another palette."""
-    if all(palette.colours[number] == one.colour for number, one in enumerate(classes)):
-        return replace(palette, classes=classes)
-    table = np.array([int(colour[1:], 16) for _, colour in sorted(palette.colours.items())], np.int32)
-    read = palette.read
-    return replace(palette, kind="colour", read=lambda r, z: table[read(r, z)], colours={}, classes=classes)
-
-
-def _indexed(path: Path, greys_too: bool) -> Label | None:
-    """A PNG, TIFF or GIF with a palette, which `open_image` hands out in colours or not at all; None if it is none."""
-    if path.is_dir():
-        return None
+def _indexed(path: Path, *, keep_greys: bool) -> Label | None:
+    """A PNG, TIFF or GIF with a palette, which is applied if it is grey, unless `keep_greys`; None if it is none."""
     frames: list[np.ndarray] = []
     try:
         with warnings.catch_warnings():
@@ -135,42 +136,84 @@ def _indexed(path: Path, greys_too: bool) -> Label | None:
                 for number in range(getattr(image, "n_frames", 1)):
                     image.seek(number)
                     frames.append(np.array(ImageOps.exif_transpose(image)))
-    except Exception:  # whatever Pillow cannot read: open_image tells what is the matter with it
+    except Exception:  # open_image says what is wrong with a file that Pillow cannot read
         return None
     if any(frame.ndim != 2 or frame.shape != frames[0].shape for frame in frames):
         return None
-    table = np.zeros((256, 3), np.uint8)
+    shape, table = frames[0].shape, np.zeros((256, 3), np.uint8)
     table[: len(entries) // 3] = np.array(entries, np.uint8).reshape(-1, 3)[:256]
-    if not greys_too and (table == table[:, :1]).all():
-        grey = table[:, 0]
-        return Label(frames[0].shape, len(frames), "grey", False, lambda r, z: grey[frames[z][r.slices]])
+    if not keep_greys and (table == table[:, :1]).all():
+        return Label(shape, len(frames), "grey", lambda r, z: table[frames[z][r.slices], 0])
     colours = {index: "#" + bytes(row).hex() for index, row in enumerate(table)}
-    return Label(frames[0].shape, len(frames), "palette", False, lambda r, z: frames[z][r.slices], colours)
+    return Label(shape, len(frames), "palette", lambda r, z: frames[z][r.slices], colours=colours)
+
+
+def _as_predicted(indexed: Label, classes: tuple[LabelClass, ...]) -> Label:
+    """A predicted mask by its ids, or by its colours where another program has written its own palette."""
+    if all(indexed.colours[number] == one.colour for number, one in enumerate(classes)):
+        return replace(indexed, classes=classes)
+    table = np.array([int(colour[1:], 16) for _, colour in sorted(indexed.colours.items())], np.int32)
+    return replace(indexed, kind="colour", read=lambda r, z: table[indexed.read(r, z)], colours={}, classes=classes)
 
 
 def _image_label(path: Path) -> tuple[dict[int, str], dict[int, str]]:
-    """Names and colours by value from the `image-label` object of an OME-Zarr label, 0.4 and 0.5."""
-    found = node(path)
-    attributes: Any = found[1] if found else {}
-    ome = attributes.get("ome", attributes)
-    document = ome.get("image-label") if isinstance(ome, dict) else None
-    if not isinstance(document, dict):
-        return {}, {}
+    """Names and colours by value from the `image-label` object of an OME-Zarr label, as far as it makes sense."""
+    node = read_node(path)
+    document = None if node is None else node.ome.get("image-label")
+    lists = [document.get(part) for part in ("properties", "colors")] if isinstance(document, dict) else []
     names, colours = {}, {}
-    lists = [document.get(part) for part in ("properties", "colors")]
     for entry in [entry for part in lists if isinstance(part, list) for entry in part if isinstance(entry, dict)]:
-        value = entry.get("label-value")
+        value, name, rgba = (entry.get(key) for key in ("label-value", "name", "rgba"))
         if type(value) is not int:
             continue
-        if isinstance(entry.get("name"), str) and entry["name"].strip():
-            names[value] = " ".join(entry["name"].split())
-        rgba = entry.get("rgba")
+        if isinstance(name, str) and name.strip():
+            names[value] = " ".join(name.split())
         if isinstance(rgba, list) and len(rgba) >= 3 and all(type(v) is int and 0 <= v <= 255 for v in rgba):
             colours[value] = "#" + bytes(rgba[:3]).hex()
     return names, colours
 
 
-def first_notes(notes: Sequence[str]) -> tuple[str, ...]:
-    """The first of many notes on files, and how many more there are."""
-    more = (f"the same, or alike, of {len(notes) - _MOST_NOTES} more files",) if len(notes) > _MOST_NOTES else ()
-    return (*notes[:_MOST_NOTES], *more)
+def part_objects(label: Label, name: str, ignore: int | None) -> Label:
+    """Ids of objects as two classes: 1 inside objects, 0 elsewhere, and -1 where the label has the value `ignore`.
+
+    A pixel of an object is 0 if one of its 8 neighbours is of another object, so that a border two pixels wide parts
+    touching objects, and no connected piece of 1 holds two ids. It does not depend on the blocks that are read.
+    """
+    whole = Region.of_shape(label.shape)
+
+    def read(region: Region, z: int) -> np.ndarray:
+        around = Region(region.y0 - 1, region.x0 - 1, region.y1 + 1, region.x1 + 1).intersect(whole)
+        ids = label.read(around, z)
+        unknown = ids == ignore if ignore is not None else np.zeros(ids.shape, bool)
+        ids = np.where(unknown, 0, ids)
+        if (ids < 0).any():
+            least = ids.min()
+            raise DataError(f"{name} holds {least}; expected ids from 0: give --ignore {least} if it means no label")
+        values = np.where(unknown, _NOT_LABELLED, inside_objects(ids))
+        return values[region.within(around).slices].astype(np.int16)
+
+    return replace(
+        label, kind="grey", jpeg=False, read=read, colours={}, names=dict(enumerate(OBJECT_NAMES)), classes=None
+    )
+
+
+def inside_objects(ids: np.ndarray) -> np.ndarray:
+    """Where an object is that no other one touches: (h, w) bool."""
+    padded, (height, width) = np.pad(ids, 1), ids.shape
+    inside = ids != 0
+    for y in range(3):
+        for x in range(3):
+            neighbour = padded[y : y + height, x : x + width]
+            inside &= (neighbour == 0) | (neighbour == ids)
+    return inside
+
+
+def check_same_size(what: str, shape: tuple[int, int], planes: int, name: str, label: Label) -> None:
+    """Check that an image, or another label, is as large as `label`.
+
+    Raises:
+        DataError: it is not.
+    """
+    if (shape, planes) != (label.shape, label.planes):
+        sizes = [f"{z} x {y} x {x} (z, y, x)" for z, (y, x) in ((planes, shape), (label.planes, label.shape))]
+        raise DataError(f"{what} is {sizes[0]}, {name} {sizes[1]}; they must be of one size")

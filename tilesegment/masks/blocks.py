@@ -23,7 +23,7 @@ from tilesegment.masks.encoding import COMPRESSOR, encode
 from tilesegment.masks.grid import Grid
 from tilesegment.masks.locks import gone
 from tilesegment.masks.survey import Survey, survey
-from tilesegment.ome_zarr.reading import open_for_reading
+from tilesegment.ome_zarr.arrays import open_for_reading
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ import numpy as np
 from tilesegment.errors import FinishedError, MaskError
 from tilesegment.files import sweep, sync
 from tilesegment.masks.blocks import create_array
-from tilesegment.masks.consolidated import update_consolidated
 from tilesegment.masks.disk import MARK, Group, remove_ours, reporting, write_group
 from tilesegment.masks.locks import held, lock_file
 from tilesegment.masks.reader import open_levels
@@ -25,6 +24,7 @@ from tilesegment.masks.spec import MaskSpec, spec_from_record
 from tilesegment.masks.survey import survey
 from tilesegment.masks.target import Target, find_host, mask_target, partial_name, probabilities_target, recorded_target
 from tilesegment.masks.writer import MaskWriter, open_writer
+from tilesegment.ome_zarr.labels import update_consolidated
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,18 @@
 """The seam to the disk: files and metadata, synced and atomic; deleting what is ours; failures as one line."""
 
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tilesegment import metadata
 from tilesegment.errors import MaskError
-from tilesegment.files import delete_folder, write_atomically
+from tilesegment.files import delete_folder
+from tilesegment.ome_zarr.node import Node, group_file, read_node, write_group
 
 MARK = metadata.MARK  # the attribute by which we know our own folders
-_METADATA_LIMIT = 1 << 24  # bytes; a thousand times what metadata takes
-
-
-@dataclass(frozen=True)
-class Group:
-    """A Zarr group's metadata: its format (2 or 3) and its attributes."""
-
-    format: int
-    attributes: dict[str, Any]
+Group = Node
+__all__ = ["MARK", "Group", "group_file", "is_ours", "read_group", "remove_ours", "reporting", "write_group"]
 
 
 @contextmanager
@@ -35,51 +26,13 @@ def reporting(deed: str, path: Path) -> Iterator[None]:
         raise MaskError(f"cannot {deed} {path}: {reason}; {advice}") from error
 
 
-def group_file(path: Path) -> Path | None:
-    """The file with the metadata of the Zarr group in folder `path`; None if there is none."""
-    found = [path / name for name in ("zarr.json", ".zattrs") if (path / name).is_file()]
-    return found[0] if found else None
-
-
-def read_group(path: Path) -> Group | None:
+def read_group(path: Path) -> Node | None:
     """The metadata of the Zarr group in folder `path`; None if there is none.
 
     Raises:
         MaskError: there is some, but it is no JSON object.
     """
-    file = group_file(path)
-    if file is None or (document := read_json(file)) is None:
-        return None
-    version = 3 if file.name == "zarr.json" else 2
-    attributes = document.get("attributes", {}) if version == 3 else document
-    if not isinstance(attributes, dict):
-        raise MaskError(f"the metadata {file} is damaged: attributes are no JSON object")
-    return Group(version, attributes)
-
-
-def read_shape(path: Path) -> tuple[int, ...] | None:
-    """The shape of the Zarr array in folder `path`; None if there is none.
-
-    Raises:
-        MaskError: its metadata is damaged.
-    """
-    for name in ("zarr.json", ".zarray"):
-        document = read_json(path / name) if (path / name).is_file() else None
-        if document is not None:
-            shape = document.get("shape")
-            if not isinstance(shape, list) or not all(type(side) is int for side in shape):
-                raise MaskError(f"the metadata {path / name} is damaged: no shape of an array")
-            return tuple(shape)
-    return None
-
-
-def write_group(path: Path, group: Group) -> None:
-    """Writes the metadata of the Zarr group in folder `path`, in place of what is there."""
-    if group.format == 3:
-        write_json(path / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": group.attributes})
-    else:
-        write_json(path / ".zattrs", group.attributes)
-        write_json(path / ".zgroup", {"zarr_format": 2})
+    return read_node(path, MaskError)
 
 
 def is_ours(path: Path) -> bool:
@@ -101,26 +54,3 @@ def remove_ours(path: Path, output: Path) -> None:
     if not is_ours(path):
         raise MaskError(f"{path} was not made by tilesegment and is not deleted; move it away")
     delete_folder(path, output)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None if the file is gone: another process may have renamed its folder just now."""
-    with reporting("read", path):
-        try:
-            if path.stat().st_size > _METADATA_LIMIT:
-                raise MaskError(f"the metadata {path} is larger than {_METADATA_LIMIT >> 20} MiB: not read")
-            content = path.read_bytes()
-        except FileNotFoundError:
-            return None
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise MaskError(f"the metadata {path} is damaged: {error}") from error
-    if not isinstance(document, dict):
-        raise MaskError(f"the metadata {path} is damaged: no JSON object")
-    return document
-
-
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a JSON file durably, in place of what is there."""
-    write_atomically(path, json.dumps(document, indent=2).encode())

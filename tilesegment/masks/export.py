@@ -16,7 +16,6 @@ from tilesegment.geometry import Region
 from tilesegment.masks.blocks import BlockArray
 from tilesegment.masks.disk import MARK
 from tilesegment.masks.exported import CLASSES
-from tilesegment.masks.ngff import frame_of
 from tilesegment.masks.record import digest
 from tilesegment.masks.spec import MaskSpec
 
@@ -68,7 +67,7 @@ def _export_tiff(levels: list[BlockArray], spec: MaskSpec, record: str, path: Pa
 
 def _placement(spec: MaskSpec) -> dict[str, Any]:
     """Size and position of pixels and planes as OME-XML has them: in micrometres, positions else in pixels."""
-    frame = frame_of(spec, None)
+    frame = spec.placed()
     sizes: dict[str, float] = {}
     places: dict[str, list[float] | list[str]] = {}
     planes = range(spec.depth or 1)

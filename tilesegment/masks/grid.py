@@ -7,11 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tilesegment.geometry import Region
-
-
-def halved_side(side: int, halvings: int, floor: bool) -> int:
-    """A side of a level that is halved `halvings` times, rounded up, or down where `floor`; at least 1."""
-    return max(side >> halvings, 1) if floor else -(-side >> halvings)
+from tilesegment.metadata import halved_side
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from tilesegment.geometry import Region
 from tilesegment.masks.blocks import BlockArray
 from tilesegment.masks.counting import Tally
-from tilesegment.masks.grid import halved_side
+from tilesegment.metadata import halved_side
 from tilesegment.threads import thread_count
 
 _AHEAD = 6  # blocks in work or waiting to be made part of smaller ones

@@ -6,8 +6,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 from tilesegment.errors import MaskError
-from tilesegment.metadata import UNKNOWN_FRAME, Frame, LabelClass, PixelSize, Spacing
-from tilesegment.units import frame_of_size, size_of
+from tilesegment.metadata import (
+    UNKNOWN_FRAME,
+    Frame,
+    LabelClass,
+    PixelSize,
+    Spacing,
+    frame_of_size,
+    part_of_frame,
+    size_of,
+)
 
 JSON: TypeAlias = bool | int | float | str | Sequence["JSON"] | Mapping[str, "JSON"] | None
 
@@ -51,6 +59,11 @@ class MaskSpec:
         assert 0 < self.chunk <= 1 << 14
         assert self.block in range(self.chunk, 1 << 20, self.chunk), "a block is a whole number of chunks"
         assert 0 < len(self.classes) <= 256, "an id is one byte"
+
+    def placed(self, image: Frame | None = None) -> Frame:
+        """Return where the mask's pixels lie, in the units of `image`, by default of its own image."""
+        first = (self.first_plane, *self.offset)
+        return part_of_frame(image or self.frame, scale=self.scale, first=first, size=self.pixel_size)
 
     def layout(self) -> dict[str, Any]:
         """All but fingerprint and provenance, as JSON has it."""

@@ -10,9 +10,9 @@ from tilesegment.errors import MaskError
 from tilesegment.masks.disk import is_ours, read_group
 from tilesegment.masks.exported import KINDS
 from tilesegment.masks.grid import Grid
-from tilesegment.masks.ngff import MAX_HALVINGS, ZARR_FORMAT, HostImage, host_image
 from tilesegment.masks.record import differing, read_record
 from tilesegment.masks.spec import MaskSpec, as_json
+from tilesegment.ome_zarr.labels import MAX_HALVINGS, ZARR_FORMAT, HostImage, host_image
 
 _ALLOWED = "allowed are NAME.zarr, IMAGE.zarr/labels/NAME, NAME.tif, NAME.png and NAME.jpg"
 PROBABILITY_TYPES = ("float32", "uint8")

@@ -13,10 +13,8 @@ import numpy as np
 from tilesegment.errors import MaskError
 from tilesegment.files import in_turn, sweep, sweep_inside, sync, temporary_name
 from tilesegment.geometry import Region
-from tilesegment.masks import ngff as documents
 from tilesegment.masks.beginning import begin
 from tilesegment.masks.blocks import BlockArray, create_array
-from tilesegment.masks.consolidated import update_consolidated
 from tilesegment.masks.counting import KEY as COUNTS
 from tilesegment.masks.counting import Tally
 from tilesegment.masks.disk import MARK, Group, group_file, read_group, remove_ours, reporting, write_group
@@ -27,6 +25,8 @@ from tilesegment.masks.record import UNREADABLE, differing, read_record
 from tilesegment.masks.spec import JSON, MaskSpec
 from tilesegment.masks.survey import Survey
 from tilesegment.masks.target import Target, check_free, mask_target, probabilities_target
+from tilesegment.ome_zarr import labels as documents
+from tilesegment.ome_zarr.labels import update_consolidated
 
 
 @dataclass(frozen=True)
@@ -212,13 +212,13 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
 
     def _attributes(self, spec: MaskSpec, record: Mapping[str, Any]) -> dict[str, Any]:
         target, axes = self.target, self.base.grid.axes
-        frame = documents.frame_of(spec, target.host)
+        frame = spec.placed(None if target.host is None else target.host.frame)
         multiscale = documents.multiscales(target.path.stem, axes, frame, target.halvings)
         if target.kind == "probabilities":
-            extra = {"omero": documents.channels_document(spec, 255.0 if target.values == "uint8" else 1.0)}
+            extra = {"omero": documents.channels_document(spec.classes, 255.0 if target.values == "uint8" else 1.0)}
         else:
             image = "../../" if target.kind == "labels" else None
-            extra = {"image-label": documents.label_document(spec, target.version, image)}
+            extra = {"image-label": documents.label_document(spec.classes, target.version, image)}
         return documents.attributes(target.version, multiscale, extra) | {MARK: record}
 
 

@@ -1,25 +1,39 @@
-"""`export`: a model as a file for other programs."""
+"""Export for other programs: an ONNX graph from grey values to class probabilities, alone or in a package."""
 
+import json
+import logging
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from tilesegment.errors import ModelError
 from tilesegment.files import write_atomically
+from tilesegment.geometry import FieldOfView
+from tilesegment.models.header import KEY
 from tilesegment.models.model import Model
-from tilesegment.models.onnx_export import to_onnx
-from tilesegment.models.onnx_model import OnnxModel, load_model
-from tilesegment.models.package_export import to_package
+from tilesegment.models.onnx_file import VIEW_KEY, check_installed, parse_onnx
+from tilesegment.models.onnx_network import OnnxNetwork
+from tilesegment.networks.field_of_view import side_of
 
-_FORMATS: dict[str, tuple[str, Callable[[Model], bytes]]] = {
-    "onnx": (".onnx", to_onnx),
-    "bioimageio": (".zip", to_package),
-}
-FORMATS = tuple(_FORMATS)
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+# of a probability: rounding in single precision, by other kernels
+_TOLERANCE = 1e-4
+# what onnxruntime 1.16 can read: others run the file with the version they have
+_OPSET, _IR = 18, 9
 
 
 def export(model: str | Path, out: str | Path, to: str, *, overwrite: bool = False) -> Path:
-    """Writes a model for other programs; read back, it needs nothing more.
+    """Write a model for other programs; read back, it needs nothing more.
 
     Args:
         model: file or bundled name.
@@ -31,23 +45,161 @@ def export(model: str | Path, out: str | Path, to: str, *, overwrite: bool = Fal
         `out`.
 
     Raises:
-        ModelError: no such format, `out` exists or cannot be written, the model cannot be loaded or exported.
+        ModelError: unknown format, `out` exists or cannot be written, the model cannot be loaded or exported.
     """
-    if to not in _FORMATS:
-        raise ModelError(f"no format is called {to!r}; there are: {', '.join(_FORMATS)}")
-    (suffix, convert), out = _FORMATS[to], Path(out)
+    from tilesegment.models.package_export import to_package
+
+    formats: dict[str, tuple[str, Callable[[Model], bytes]]] = {
+        "onnx": (".onnx", to_onnx),
+        "bioimageio": (".zip", to_package),
+    }
+    if to not in formats:
+        raise ModelError(f"unknown format {to!r}; allowed: {', '.join(formats)}")
+    (suffix, convert), out = formats[to], Path(out)
     if out.suffix.lower() != suffix:
-        raise ModelError(f"{out}: {to} is written to a file that ends with {suffix}")
+        raise ModelError(f"{out}: for {to} the name must end in {suffix}")
     if os.path.exists(out) and not overwrite:
         raise ModelError(f"{out} exists; name another output, or use --overwrite to replace it")
-    if not out.parent.is_dir():
-        raise ModelError(f"{out}: {out.parent} is no folder; make it, or choose another place")
-    loaded = load_model(model)
-    if isinstance(loaded, OnnxModel):
-        raise ModelError(f"{model} is an ONNX model already; models of tileseg train are exported")
+    if not out.parent.is_dir():  # before the conversion, which takes long
+        raise ModelError(f"{out}: {out.parent} is not a folder; create it, or choose another place")
+    loaded = Model.load(model)
+    if isinstance(loaded.network, OnnxNetwork):
+        raise ModelError(f"{model} is an ONNX model already; copy the file")
     content = convert(loaded)
     try:
         write_atomically(out, content)
     except OSError as error:
         raise ModelError(f"{out} cannot be written ({error.strerror}); choose another place") from error
     return out
+
+
+class GreyValues(nn.Module):
+    """Grey values (B, C, H, W) float32 -> class probabilities (B, K, h, w).
+
+    Args:
+        model: whose network and normalisation are used.
+        same_size: mirror the rim of the input of a network that crops, so that h, w are H, W (multiples of the divisor,
+            larger than the rim). Of an image this gives what mirroring the image gives; of a tile, the halo holds what
+            comes from the rim.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Model, *, same_size: bool = False) -> None:
+        super().__init__()
+        self.network, view = model.network, model.field_of_view
+        self.rim = (view.before, view.after) * 2 if same_size and view.crops else None
+        scale = model.header.normalisation
+        self.register_buffer("mean", torch.tensor(scale.mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(scale.std)[:, None, None])
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Probabilities (B, K, h, w) of grey values (B, C, H, W)."""
+        height, width = x.shape[-2:]
+        if self.rim is not None:
+            x = nn.functional.pad(x, self.rim, mode="reflect")
+        found = torch.softmax(self.network((x - self.mean) / self.std), 1)
+        # the sizes that the network takes may leave some over
+        return found if self.rim is None else found[..., :height, :width]
+
+
+def exported_view(model: Model, *, same_size: bool) -> FieldOfView:
+    """Return the field of view of the exported graph: the model's, or, with a mirrored rim, that of same padding."""
+    view = model.field_of_view
+    if not same_size or not view.crops:
+        return view
+    halo = -(-max(view.before, view.after) // view.divisor) * view.divisor
+    return FieldOfView(view.divisor, halo, halo, crops=False)
+
+
+def to_onnx(model: Model, *, same_size: bool = False) -> bytes:
+    """Convert a model to ONNX: batch, height and width are free; the header lies in the metadata.
+
+    Args:
+        model: to export.
+        same_size: make the output of a network that crops as large as its input, see `GreyValues`.
+
+    Returns:
+        The file's content. Its input `image` is (batch, C, height, width) float32, its output `probabilities`
+        (batch, K, h, w) float32.
+
+    Raises:
+        ModelError: a package is missing, PyTorch cannot export the network, or onnxruntime computes something else.
+    """
+    check_installed("onnx", "onnxruntime", "onnxscript")
+    view, network = exported_view(model, same_size=same_size), GreyValues(model, same_size=same_size)
+    # more than the rim, which is mirrored
+    least = 64 if view.crops or not model.field_of_view.crops else view.before + view.divisor
+    # no two sides alike, and none of them 1: the exporter would take them for the same, or for fixed
+    sides = side_of(view, least), side_of(view, least + view.divisor)
+    example = torch.from_numpy(example_image(model, *sides)).repeat(2, 1, 1, 1)
+    free = torch.export.Dim.DYNAMIC
+    try:
+        with quiet(), torch.inference_mode():
+            program = torch.onnx.export(
+                network,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=({0: free, 2: free, 3: free},),
+                input_names=["image"],
+                output_names=["probabilities"],
+                opset_version=_OPSET,
+                verbose=False,
+            )
+        assert program is not None
+        proto = program.model_proto
+    except Exception as error:  # the exporter's errors have no common root
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{model.header.name}: PyTorch cannot export its network to ONNX: {reason}") from error
+    _tidy(proto)
+    for key, value in {KEY: model.header.to_json(), VIEW_KEY: json.dumps(asdict(view))}.items():
+        proto.metadata_props.add(key=key, value=value)
+    content = proto.SerializeToString()
+    found = OnnxNetwork(parse_onnx(content, "the exported model")).run(example.numpy())
+    with torch.inference_mode():
+        expected = network(example).numpy()
+    difference = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
+    if not difference <= _TOLERANCE:
+        raise ModelError(f"the exported model's probabilities differ by {difference:.1e}; update torch and onnxruntime")
+    return content
+
+
+def example_image(model: Model, height: int, width: int) -> np.ndarray:
+    """Draw random grey values (1, C, height, width), float32 in the model's range; whole numbers for integer images."""
+    scale = model.header.normalisation
+    mean, std = (np.array(values)[:, None, None] for values in (scale.mean, scale.std))
+    image = np.random.default_rng(0).normal(mean, std, (1, model.header.channels, height, width))
+    if scale.dtype.startswith("uint"):
+        image = np.clip(np.rint(image), 0, np.iinfo(scale.dtype).max)
+    return image.astype(np.float32)
+
+
+def _tidy(proto: "ModelProto") -> None:
+    """Name the free sides, and remove paths of this machine: the exporter notes where each layer's source lies."""
+    for value, sides in ((proto.graph.input[0], ("height", "width")), (proto.graph.output[0], ("h", "w"))):
+        dims = value.type.tensor_type.shape.dim
+        for place, name in ((0, "batch"), (2, sides[0]), (3, sides[1])):
+            dims[place].dim_param = name
+    del proto.graph.value_info[:]
+    for node in [*proto.graph.node, *(node for function in proto.functions for node in function.node)]:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for part in (*proto.graph.initializer, proto.graph.input[0], proto.graph.output[0], proto.graph, proto):
+        del part.metadata_props[:]
+    proto.producer_name = "tilesegment"
+    proto.ir_version = _IR
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what exporters say: their own deprecations, and packages they could use."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

@@ -1,5 +1,6 @@
 """A model: a network and all it takes to use it, saved in one safetensors file. Never a pickle."""
 
+import copy
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -7,14 +8,17 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tilesegment.errors import ModelError
 from tilesegment.files import write_atomically
 from tilesegment.geometry import FieldOfView
 from tilesegment.models import find_model
 from tilesegment.models.header import KEY, ModelHeader, read_header
-from tilesegment.networks import build_network
+from tilesegment.models.onnx import load_onnx, onnx_view
+from tilesegment.models.onnx_network import OnnxNetwork
+from tilesegment.models.package import is_package
+from tilesegment.networks import NETWORKS, build_network
 from tilesegment.networks.field_of_view import ADVICE, chosen, derive
 from tilesegment.networks.network import Network
 from tilesegment.networks.rescaled import Rescaled
@@ -28,60 +32,79 @@ class Model:
     Attributes:
         header: classes, normalisation, threshold, training record.
         network: (B, C, H, W) float, normalised -> logits (B, K, h, w); in evaluation mode.
+        claimed: the field of view that an ONNX file gives, checked before it is used.
+        assumed: one line for people: what an ONNX file does not say and was assumed; empty if it says all.
     """
 
     header: ModelHeader
     network: Network
+    claimed: FieldOfView | None = None
+    assumed: str = ""
 
     @cached_property
     def field_of_view(self) -> FieldOfView:
-        """What the network needs to see around what it decides, found from the network itself, or the halo chosen.
+        """What the network needs to see around what it decides, found from the network itself, or the chosen halo.
 
         Raises:
             ModelError: no halo makes its tiles exact, and none was chosen.
         """
-        if self.header.halo is not None:
-            return chosen(self.network, self.header.halo, self.header.channels)
-        return derive(self.network, self.header.channels)
+        halo, channels = self.header.halo, self.header.channels
+        if isinstance(self.network, OnnxNetwork):
+            return onnx_view(self.network, self.claimed, halo)
+        return derive(self.network, channels) if halo is None else chosen(self.network, halo, channels)
 
     def why_inexact(self) -> str | None:
         """Say why no halo makes the network's tiles exact, whether or not one was chosen; None if one does."""
         try:
-            derive(self.network, self.header.channels)
+            replace(self, header=replace(self.header, halo=None)).field_of_view  # noqa: B018 - raises
         except ModelError as error:
             return str(error).removesuffix(ADVICE)
         return None
 
     def with_halo(self, halo: int) -> "Model":
-        """The same with a chosen halo, pixels, rounded up to the network's divisor; its tiles need not be exact.
+        """Return the model with a chosen halo, pixels, rounded up to the network's divisor; its tiles may be inexact.
 
         Raises:
-            ModelError: the network crops its own output, so that its halo is given.
+            ModelError: the network crops its own output, so that its halo is fixed.
         """
-        model = Model(replace(self.header, halo=halo), self.network)
+        model = replace(self, header=replace(self.header, halo=halo))
         model.field_of_view  # noqa: B018 - raises
         return model
 
     def pruned(self, level: int) -> "Model":
-        """The part of a U-Net++ that its head `level` needs: smaller and faster, with a smaller halo.
+        """Return the part of a U-Net++ that its head `level` needs: smaller and faster, with a smaller halo.
 
         Raises:
             ModelError: another network, or it has no such head.
         """
-        network = _pruned(self.network, level)
-        if network is None:
-            raise ModelError(f"a {self.header.network} cannot be pruned; only unetpp can")
+        network = self.network.network if isinstance(self.network, Rescaled) else self.network
+        if not isinstance(network, UNetPlusPlus):
+            raise ModelError(f"only a unetpp can be pruned, and only before it is exported; this is {self._words}")
+        part: Network = network.pruned(level)
+        if isinstance(self.network, Rescaled):
+            part = Rescaled(part, self.network.factor).train(part.training)
         arguments = {**self.header.arguments, "level": level, "supervision": "last"}
-        header = replace(self.header, arguments=arguments, weights_sha256=weights_hash(network.state_dict()))
-        return Model(header, network)
+        header = replace(self.header, arguments=arguments, weights_sha256=weights_hash(part.state_dict()))
+        return Model(header, part)
+
+    @property
+    def _words(self) -> str:
+        kind = "an ONNX file" if isinstance(self.network, OnnxNetwork) else self.header.network
+        return f"{self.header.name or 'a model'} ({kind})"
 
     @classmethod
-    def load(cls, model: str | Path) -> "Model":
-        """The model in the file `model`, or the bundled one of that name.
+    def load(cls, model: str | Path, network: Network | None = None) -> "Model":
+        """Load a model: a file of ours, a bundled name, a training run's folder, an ONNX file or bioimage.io package.
+
+        Args:
+            model: path or name.
+            network: takes the weights (a copy of it does), for a model file whose network is not one of `NETWORKS`.
 
         Raises:
             ModelError: no such model, not one of ours, truncated, altered, a pickle, or weights that do not fit.
         """
+        if Path(model).suffix.lower() == ".onnx" or is_package(Path(model)):
+            return cls(*load_onnx(Path(model)))
         path = find_model(model)
         header = read_header(path)
         try:
@@ -89,20 +112,18 @@ class Model:
         except (OSError, ValueError, safetensors.SafetensorError) as error:
             raise ModelError(f"{path}: its weights cannot be read ({error})") from error
         if weights_hash(weights) != header.weights_sha256:
-            raise ModelError(f"{path}: its weights are not those it was saved with (SHA-256 differs); copy it again")
-        # on the meta device a header that lies about its sizes costs nothing
+            raise ModelError(f"{path}: its weights were altered since it was saved (SHA-256 differs); copy it again")
         try:
-            with torch.device("meta"):
-                network = build_network(header.network, header.arguments)
+            built = _empty(header) if network is None else copy.deepcopy(network)
+            _check_fit(built, weights)
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from error
-        _check_fit(path, network, weights)
         plain = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
-        network.load_state_dict(plain, assign=True)
-        return cls(header, network.requires_grad_(False).eval())
+        built.load_state_dict(plain, assign=True)
+        return cls(header, built.requires_grad_(False).eval())
 
     def save(self, path: str | Path, *, half: bool = False) -> "Model":
-        """Writes the model to `path`, atomically, and returns it as it will be loaded.
+        """Write the model to `path`, atomically, and return it as it will be loaded.
 
         Args:
             path: of the new file; an existing one is replaced.
@@ -112,27 +133,23 @@ class Model:
             ModelError: the file cannot be written, or could not be loaded; an existing one is left as it is.
         """
         path = Path(path)
+        if isinstance(self.network, OnnxNetwork):
+            raise ModelError(f"{path}: {self._words} is not saved as one of ours; copy the file instead")
         weights = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         if half:
             weights |= {name: weights[name].half() for name, _ in self.network.named_parameters()}
         header = replace(self.header, weights_sha256=weights_hash(weights))
-        header.check()
-        _check_fit(path, self.network, weights)
         try:
+            header.check()
+            _check_fit(self.network, weights)
             write_atomically(path, safetensors.torch.save(weights, metadata={KEY: header.to_json()}))
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
         except OSError as error:
             raise ModelError(
                 f"{path} cannot be written ({error.strerror}); choose another place for the model"
             ) from error
-        return Model.load(path)
-
-
-def _pruned(network: Network, level: int) -> Network | None:
-    """The part that head `level` needs, of a network on reduced images too; None if it cannot be pruned."""
-    if isinstance(network, Rescaled):
-        inner = _pruned(network.network, level)
-        return None if inner is None else Rescaled(inner, network.factor).train(network.training)
-    return network.pruned(level) if isinstance(network, UNetPlusPlus) else None
+        return Model.load(path, None if header.network in NETWORKS else self.network)
 
 
 def weights_hash(weights: dict[str, Tensor]) -> str:
@@ -145,13 +162,20 @@ def weights_hash(weights: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _check_fit(path: Path, network: nn.Module, weights: dict[str, Tensor]) -> None:
+def _empty(header: ModelHeader) -> Network:
+    """The header's network on the meta device, where one that lies about its sizes costs nothing."""
+    with torch.device("meta"):
+        return build_network(header.network, header.arguments)
+
+
+def _check_fit(network: Network, weights: dict[str, Tensor]) -> None:
+    """Check that `weights` are finite and those of `network` by name and shape."""
     expected = network.state_dict()
     missing, extra = expected.keys() - weights.keys(), weights.keys() - expected.keys()
     if missing or extra:
-        raise ModelError(f"{path}: weights missing: {sorted(missing)[:3]}, left over: {sorted(extra)[:3]}")
+        raise ModelError(f"weights missing: {sorted(missing)[:3]}, left over: {sorted(extra)[:3]}")
     for name, value in weights.items():
         if value.shape != expected[name].shape or value.is_floating_point() != expected[name].is_floating_point():
-            raise ModelError(f"{path}: {name} is {tuple(value.shape)}, the network wants {tuple(expected[name].shape)}")
+            raise ModelError(f"{name} is {tuple(value.shape)}, the network wants {tuple(expected[name].shape)}")
         if not torch.isfinite(value).all():
-            raise ModelError(f"{path}: {name} holds NaN or infinity; the training had failed")
+            raise ModelError(f"{name} holds NaN or infinity; the training had failed")

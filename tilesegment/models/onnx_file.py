@@ -1,24 +1,29 @@
-"""An ONNX file, looked at before anything runs it: what it takes, what it gives, and which files it refers to."""
+"""An ONNX file, checked before anything runs it: what it takes, what it gives, and which files it refers to."""
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tilesegment.errors import ModelError
+from tilesegment.models.header import KEY
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto
+    from onnx import ModelProto, ValueInfoProto
 
 # protobuf's own limit; larger models keep their weights in files beside
 LARGEST = 2**31 - 1
+# key of the metadata, beside that of the header
+VIEW_KEY = f"{KEY}.field_of_view"
 # of the graph's input: what is fed, by the name that onnx has for it
 _DTYPES = {"FLOAT": "float32", "DOUBLE": "float64", "FLOAT16": "float16", "UINT8": "uint8", "UINT16": "uint16"}
+_OUTPUT = "it must give probabilities or logits (batch, classes, height, width)"
 
 
 @dataclass(frozen=True)
@@ -27,15 +32,11 @@ class OnnxFile:
 
     Attributes:
         path: for messages.
-        source: what the runtime opens: the content, or the path where weights lie in files beside it.
-        name: of the graph's input.
-        dtype: of the input, as numpy calls it.
-        channels: of the input.
-        one_by_one: whether it takes one image at a time only.
+        source: what the runtime opens: the content, or the path if weights lie in files beside it.
+        name, dtype, channels: of the graph's input.
+        one_by_one: whether it takes only one image at a time.
         metadata: strings that its maker put in.
-        sha256: over the file and the files beside it.
-        size: in bytes, of all of them.
-        proto: the graph.
+        sha256, size: over the file and the files beside it.
     """
 
     path: str
@@ -50,17 +51,21 @@ class OnnxFile:
     proto: "ModelProto"
 
 
+def check_installed(*packages: str) -> None:
+    """Raise ModelError unless these packages of the extra `onnx` are installed."""
+    if missing := [package for package in packages if find_spec(package) is None]:
+        raise ModelError(f"ONNX models need {', '.join(missing)}: pip install 'tilesegment[onnx]'")
+
+
 def read_onnx(path: Path) -> OnnxFile:
-    """The file `path`, checked.
+    """Read and check the file `path`.
 
     Raises:
         ModelError: it cannot be read, see `parse_onnx`.
     """
     try:
         if path.stat().st_size > LARGEST:
-            raise ModelError(
-                f"{path}: larger than 2 GB, which no ONNX file can be; keep its weights in a file beside it"
-            )
+            raise ModelError(f"{path}: larger than 2 GB, which no ONNX file can be; keep its weights in a file beside")
         content = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); name a model file") from error
@@ -68,12 +73,11 @@ def read_onnx(path: Path) -> OnnxFile:
 
 
 def parse_onnx(content: bytes, path: str, folder: Path | None = None) -> OnnxFile:
-    """An ONNX file's content, checked.
+    """Check an ONNX file's content.
 
     Args:
-        content: of the file.
-        path: for messages.
-        folder: that its weights may lie in, in files of their own; None allows none.
+        content, path: of the file; the path for messages.
+        folder: that may hold its weights in files of their own; None allows none.
 
     Raises:
         ModelError: no ONNX file, or truncated; several inputs, a fixed size, or anything but images (B, C, H, W);
@@ -82,8 +86,8 @@ def parse_onnx(content: bytes, path: str, folder: Path | None = None) -> OnnxFil
     try:
         proto = _parse(content)
         beside = _files_beside(proto, folder)
-        name, dtype, shape = _input(proto)
-        channels, one_by_one = _check_shape(shape)
+        value = _graph_input(proto)
+        dtype, channels, one_by_one = _check_input(value)
         _check_output(proto)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
@@ -95,41 +99,36 @@ def parse_onnx(content: bytes, path: str, folder: Path | None = None) -> OnnxFil
                 digest.update(part)
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     source = path if beside else content
-    return OnnxFile(path, source, name, dtype, channels, one_by_one, metadata, digest.hexdigest(), size, proto)
+    return OnnxFile(path, source, value.name, dtype, channels, one_by_one, metadata, digest.hexdigest(), size, proto)
 
 
 def values_per_pixel(file: OnnxFile, side: int) -> int:
-    """Values that a run holds at once for each input pixel, from the shapes at `side` x `side`: an upper estimate.
+    """Estimate the values that a run holds at once per input pixel, from the shapes at `side` x `side`: at most.
 
     A value lives from the node that makes it to the last that reads it. One whose shape cannot be inferred counts as
     the largest known.
     """
     import onnx
 
-    graph = onnx.ModelProto()
-    graph.CopyFrom(file.proto)
-    for place, length in zip(
-        _graph_input(graph).type.tensor_type.shape.dim, (1, file.channels, side, side), strict=True
-    ):
+    model = onnx.ModelProto()
+    model.CopyFrom(file.proto)
+    lengths = (1, file.channels, side, side)
+    for place, length in zip(_graph_input(model).type.tensor_type.shape.dim, lengths, strict=True):
         place.dim_value = length
-    # an estimate is not worth a failure
-    with suppress(onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-        graph = onnx.shape_inference.infer_shapes(graph, data_prop=True)
-    nodes, values = graph.graph.node, (*graph.graph.value_info, *graph.graph.output)
-    sizes = {value.name: _size(value.type.tensor_type.shape.dim) for value in values}
+    with suppress(onnx.shape_inference.InferenceError, RuntimeError, ValueError):  # an estimate is no reason to fail
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    sizes = {
+        value.name: int(np.prod([dim.dim_value for dim in value.type.tensor_type.shape.dim], dtype=np.int64))
+        for value in (*model.graph.value_info, *model.graph.output)
+    }
     unknown = max(sizes.values(), default=0) or 64 * side**2
-    last = {name: index for index, node in enumerate(nodes) for name in node.input}
-    live, most = {_graph_input(graph).name: file.channels * side**2}, 0
-    for index, node in enumerate(nodes):
+    last = {name: index for index, node in enumerate(model.graph.node) for name in node.input}
+    live, most = {_graph_input(model).name: file.channels * side**2}, 0
+    for index, node in enumerate(model.graph.node):
         live |= {name: sizes.get(name) or unknown for name in node.output if node.op_type != "Constant"}
         most = max(most, sum(live.values()))
         live = {name: size for name, size in live.items() if last.get(name, -1) > index}
     return -(-most // side**2)
-
-
-def _size(dims: Iterable["TensorShapeProto.Dimension"]) -> int:
-    """Product of the sides; 0 where one is not known."""
-    return int(np.prod([dim.dim_value for dim in dims], dtype=np.int64))
 
 
 def _parse(content: bytes) -> "ModelProto":
@@ -154,27 +153,16 @@ def _graph_input(proto: "ModelProto") -> "ValueInfoProto":
     inputs = [value for value in proto.graph.input if value.name not in weights]
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs) or "none"
-        raise ModelError(
-            f"has {len(inputs)} inputs ({names}); it must take one, the image (batch, channels, height, width)"
-        )
+        raise ModelError(f"has {len(inputs)} inputs ({names}); it must take one image (batch, channels, height, width)")
     return inputs[0]
 
 
-def _input(proto: "ModelProto") -> tuple[str, str, list[int | str]]:
-    """Name, dtype and shape of the one input; a side that is not fixed has a name."""
-    import onnx
-
-    value = _graph_input(proto)
-    tensor = value.type.tensor_type
-    kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
+def _check_input(value: "ValueInfoProto") -> tuple[str, int, bool]:
+    """Dtype and channels of the input, and whether it takes only one image at a time."""
+    kind, dims = _kind(value), value.type.tensor_type.shape.dim
     if kind not in _DTYPES:
         raise ModelError(f"takes {kind.lower()}; it must take one of {', '.join(_DTYPES.values())}")
-    shape = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim]
-    return value.name, _DTYPES[kind], shape
-
-
-def _check_shape(shape: list[int | str]) -> tuple[int, bool]:
-    """Channels, and whether it takes one image at a time only."""
+    shape: list[Any] = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims]
     words = " x ".join(map(str, shape)) or "a number"
     if len(shape) != 4:
         raise ModelError(f"takes {words}; it must take images (batch, channels, height, width)")
@@ -184,61 +172,50 @@ def _check_shape(shape: list[int | str]) -> tuple[int, bool]:
     if isinstance(height, int) or isinstance(width, int):
         raise ModelError(f"takes images of {height} x {width} px only; export it with dynamic height and width")
     if not isinstance(channels, int) or not 1 <= channels <= 64:
-        raise ModelError(f"takes {channels} channels; allowed: a fixed number, 1 to 64; export it with one")
+        raise ModelError(f"takes {channels} channels; allowed: a fixed number, 1 to 64")
     if isinstance(batch, int) and batch != 1:
-        raise ModelError(f"takes {batch} images at a time, no more and no less; export it with a dynamic batch, or 1")
-    return channels, batch == 1
+        raise ModelError(f"takes exactly {batch} images at a time; export it with a dynamic batch, or 1")
+    return _DTYPES[kind], channels, batch == 1
 
 
 def _check_output(proto: "ModelProto") -> None:
-    """The first output is what counts; of several, networks give the best first."""
+    """Check the first output; of several, networks give the best first."""
+    if not proto.graph.output:
+        raise ModelError(f"gives nothing; {_OUTPUT}")
+    kind = _kind(proto.graph.output[0])
+    if kind not in ("FLOAT", "DOUBLE", "FLOAT16"):
+        raise ModelError(f"gives {kind.lower()}; {_OUTPUT}")
+
+
+def _kind(value: "ValueInfoProto") -> str:
     import onnx
 
-    if not proto.graph.output:
-        raise ModelError("gives nothing; it must give probabilities or logits (batch, classes, height, width)")
-    tensor = proto.graph.output[0].type.tensor_type
-    kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
-    if kind not in ("FLOAT", "DOUBLE", "FLOAT16"):
-        raise ModelError(f"gives {kind.lower()}; it must give probabilities or logits (batch, classes, height, width)")
+    return onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
 
 
 def _files_beside(proto: "ModelProto", folder: Path | None) -> list[Path]:
     """Files that hold weights, each within `folder`."""
+    import onnx
+
+    external = [one for one in _messages(proto) if getattr(one, "data_location", None) == onnx.TensorProto.EXTERNAL]
+    names = {next((entry.value for entry in one.external_data if entry.key == "location"), "") for one in external}
     files = []
-    for name in sorted({location for tensor in _tensors(proto) if (location := _location(tensor)) is not None}):
+    for name in sorted(names):
         if folder is None:
             raise ModelError(f"its weights lie in another file ({name}); unpack the package, and name its rdf.yaml")
-        home, file = folder.resolve(), (folder / name).resolve()
-        if os.path.isabs(name) or "\\" in name or not file.is_relative_to(home):
+        file = (folder / name).resolve()
+        if os.path.isabs(name) or "\\" in name or not file.is_relative_to(folder.resolve()):
             raise ModelError(f"its weights lie outside its folder ({name}), which is not opened; put them beside it")
         if not file.is_file():
-            raise ModelError(f"its weights lie in {name}, which is not there; copy it, too")
+            raise ModelError(f"its weights lie in {name}, which does not exist; copy it, too")
         files.append(file)
     return files
 
 
-def _location(tensor: "TensorProto") -> str | None:
-    """The file that holds a tensor's values; None for the model's own."""
-    import onnx
-
-    if tensor.data_location != onnx.TensorProto.EXTERNAL:
-        return None
-    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-
-
-def _tensors(proto: "ModelProto") -> Iterator["TensorProto"]:
-    """Every constant of the graph, of graphs within it, and of functions."""
-    graphs: list[GraphProto] = [proto.graph]
-    nodes: list[NodeProto] = [node for function in proto.functions for node in function.node]
-    while graphs or nodes:
-        if graphs:
-            graph = graphs.pop()
-            yield from graph.initializer
-            yield from (part for sparse in graph.sparse_initializer for part in (sparse.values, sparse.indices))
-            nodes += graph.node
-            continue
-        for attribute in nodes.pop().attribute:
-            yield from (attribute.t, *attribute.tensors)
-            sparse_tensors = (attribute.sparse_tensor, *attribute.sparse_tensors)
-            yield from (part for sparse in sparse_tensors for part in (sparse.values, sparse.indices))
-            graphs += [attribute.g, *attribute.graphs]
+def _messages(message: Any) -> Iterator[Any]:
+    """A protobuf message and all within it: tensors lie in graphs, in attributes of nodes, and in functions."""
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for child in (value,) if hasattr(value, "ListFields") else value:
+                yield from _messages(child)

@@ -10,18 +10,15 @@ from torch import Tensor
 from tilesegment.errors import DeviceError, ModelError
 from tilesegment.models.header import Normalisation
 from tilesegment.models.onnx_file import OnnxFile
+from tilesegment.networks.any_network import as_logits
 from tilesegment.networks.network import Network
-from tilesegment.prediction.predictors.devices import choose_device
 from tilesegment.threads import thread_count
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-# what the graph's output is; see `as_logits`
-ACTIVATIONS = ("logits", "probabilities")
 _CUDA = "CUDAExecutionProvider"
-_REMEDY = ", or, for CUDA, pip install onnxruntime-gpu instead of onnxruntime"
-_TINY = float(np.finfo(np.float32).tiny)
+CUDA_REMEDY = ", or, for CUDA, pip install onnxruntime-gpu instead of onnxruntime"
 
 
 class OnnxNetwork(Network):
@@ -34,7 +31,7 @@ class OnnxNetwork(Network):
     Attributes:
         feeds: the grey values' normalisation that the graph does itself; it is undone before. None: the graph takes
             normalised values.
-        activation: one of `ACTIVATIONS`.
+        activation: one of `any_network.ACTIVATIONS`: what the graph's output is.
 
     Shapes: (B, C, H, W) float32, normalised -> logits (B, K, h, w), K at least 2.
     """
@@ -88,7 +85,7 @@ class OnnxNetwork(Network):
             result = self.run(values)
         except ModelError as error:
             raise ModelError(f"{self.file.path}: {error}") from error
-        return torch.from_numpy(as_logits(result, self.activation)).to(x.device)
+        return as_logits(torch.from_numpy(result), self.activation).to(x.device)
 
     def run(self, values: np.ndarray) -> np.ndarray:
         """What the graph gives, (B, K, h, w) float32, for (B, C, H, W) as it takes them.
@@ -98,7 +95,7 @@ class OnnxNetwork(Network):
         """
         dtype = np.dtype(self.file.dtype)
         if dtype.kind == "u":
-            values = np.clip(np.rint(values), 0, np.iinfo(dtype).max)
+            values = np.nan_to_num(np.clip(np.rint(values), 0, np.iinfo(dtype).max))
         values = np.ascontiguousarray(values.astype(dtype))
         batches = np.split(values, len(values)) if self.file.one_by_one else [values]
         first = self._session.get_outputs()[0].name
@@ -116,19 +113,6 @@ class OnnxNetwork(Network):
         return np.concatenate(results).astype(np.float32, copy=False)
 
 
-def as_logits(result: np.ndarray, activation: str) -> np.ndarray:
-    """Logits (B, K, h, w), whose soft-max is what the graph means by its output.
-
-    One channel is the probability, or the logit, of class 1 of two: soft-max of (0, logit) is the sigmoid. Soft-max of
-    logarithms of K probabilities is these probabilities, made to sum to 1.
-    """
-    if activation == "logits":
-        return np.concatenate([np.zeros_like(result), result], 1) if result.shape[1] == 1 else result
-    if result.shape[1] == 1:
-        result = np.concatenate([1 - result, result], 1)
-    return np.log(np.maximum(result, _TINY))
-
-
 def open_session(file: OnnxFile, device: torch.device) -> "InferenceSession":
     """The file, opened by onnxruntime on `device`.
 
@@ -139,8 +123,10 @@ def open_session(file: OnnxFile, device: torch.device) -> "InferenceSession":
     import onnxruntime
 
     providers: list[Any] = ["CPUExecutionProvider"]
-    if not _runs_on(device):
-        raise DeviceError(f"the onnxruntime here does not run ONNX models on {device.type}; give --device cpu{_REMEDY}")
+    if not runs_on(device):
+        raise DeviceError(
+            f"the onnxruntime here does not run ONNX models on {device.type}; give --device cpu{CUDA_REMEDY}"
+        )
     if device.type == "cuda":
         providers.insert(0, (_CUDA, {"device_id": device.index or 0}))
     options = onnxruntime.SessionOptions()
@@ -152,19 +138,8 @@ def open_session(file: OnnxFile, device: torch.device) -> "InferenceSession":
         raise ModelError(f"{file.path}: onnxruntime cannot run it: {one_line(error)}") from error
 
 
-def why_on_cpu(wanted: str) -> str:
-    """Why `auto` is the CPU for ONNX models here although PyTorch has a GPU, in a line; else empty.
-
-    Args:
-        wanted: name of the device that was asked for.
-    """
-    device = choose_device() if wanted == "auto" else None
-    if device is None or _runs_on(device):
-        return ""
-    return f"the onnxruntime here does not run ONNX models on {device.type}: computing on the CPU{_REMEDY}"
-
-
-def _runs_on(device: torch.device) -> bool:
+def runs_on(device: torch.device) -> bool:
+    """Whether the installed onnxruntime runs models on `device`."""
     import onnxruntime
 
     return device.type == "cpu" or (device.type == "cuda" and _CUDA in onnxruntime.get_available_providers())

@@ -6,9 +6,10 @@ of it read than it claims.
 
 import hashlib
 import math
+import os
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,8 +19,8 @@ from tilesegment.geometry import FieldOfView
 from tilesegment.metadata import PixelSize
 from tilesegment.models import PACKAGED
 from tilesegment.models.header import Normalisation
-from tilesegment.models.onnx_file import LARGEST, OnnxFile, parse_onnx, read_onnx
-from tilesegment.networks.onnx_probing import LARGEST as PROBED
+from tilesegment.models.onnx_file import LARGEST, OnnxFile, parse_onnx
+from tilesegment.networks.field_of_view import LARGEST as PROBED
 
 RDF = "rdf.yaml"
 _LARGEST_RDF = 2**20
@@ -30,12 +31,12 @@ _MICROMETRES = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centim
 
 @dataclass(frozen=True)
 class Description:
-    """What a package says of its model.
+    """What a package, or an ONNX file's metadata, says of its model.
 
     Attributes:
         name, licence: for people.
         view: where the network looks; not verified.
-        normalisation: what is done to the grey values before they are fed.
+        normalisation: of the grey values, before they are fed.
         names: of the output's channels; empty if not given.
         activation: `logits` if a sigmoid or soft-max is to follow; None if it does not say.
         pixel_size: of the images, None if unknown.
@@ -52,20 +53,24 @@ class Description:
 
 def is_package(path: Path) -> bool:
     """Whether `path` looks like a package: a zip, an rdf.yaml, or a folder that holds one."""
-    return path.suffix.lower() == ".zip" or path.name in PACKAGED or any((path / name).is_file() for name in PACKAGED)
+    held = any(os.path.isfile(path / name) for name in PACKAGED)  # unlike Path.is_file, False for an impossible name
+    return path.suffix.lower() == ".zip" or path.name in PACKAGED or held
 
 
 def read_package(path: Path) -> tuple[Description, OnnxFile]:
-    """What a package says of its model, and its weights.
+    """Read what a package says of its model, and its weights.
 
     Raises:
-        ModelError: damaged, hostile, of another version, without ONNX weights, or in need of what is not done here.
+        ModelError: damaged, hostile, of another version, without ONNX weights, or it needs what is not supported.
     """
     try:
         if path.suffix.lower() != ".zip":
-            return _from_folder(path if path.is_dir() else path.parent)
+            folder = path if path.is_dir() else path.parent
+            return _read(lambda name, limit: _from_folder(folder, name, limit), folder.resolve().name, path, folder)
         with zipfile.ZipFile(path) as archive:
-            return _from_zip(archive, path)
+            for entry in archive.infolist():
+                _check_name(entry.filename)
+            return _read(lambda name, limit: _from_zip(archive, name, limit), path.stem, path, None)
     except ModelError as error:
         raise ModelError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
     except OSError as error:
@@ -74,50 +79,51 @@ def read_package(path: Path) -> tuple[Description, OnnxFile]:
         raise ModelError(f"{path}: no zip, or a damaged one ({error}); download it again") from error
 
 
-def _from_folder(folder: Path) -> tuple[Description, OnnxFile]:
-    name = next((name for name in PACKAGED if (folder / name).is_file()), None)
-    if name is None or (folder / name).stat().st_size > _LARGEST_RDF:
-        raise ModelError(f"no model package: it holds no {RDF} of at most {_LARGEST_RDF:,} bytes")
-    rdf = _parse((folder / name).read_bytes())
-    source, promised = _weights(rdf)
-    path = (folder / source).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise ModelError(f"its {RDF} names a file outside the package ({source!r}), which is not opened")
-    if not path.is_file():
-        raise ModelError(f"its {RDF} names {source!r}, which the package does not hold; download it again")
-    file = read_onnx(path)
-    # of the file alone; that of the model is over its external data, too
-    with path.open("rb") as stream:
-        _check_hash(source, promised, hashlib.file_digest(stream, "sha256").hexdigest())
-    return describe(rdf, folder.resolve().name), file
-
-
-def _from_zip(archive: zipfile.ZipFile, path: Path) -> tuple[Description, OnnxFile]:
-    for entry in archive.infolist():
-        _check_name(entry.filename)
-    held = archive.NameToInfo
-    name = next((name for name in PACKAGED if name in held), None)
-    if name is None:
+def _read(
+    content_of: Callable[[str, int], bytes | None], name: str, path: Path, folder: Path | None
+) -> tuple[Description, OnnxFile]:
+    """Read a package whose `content_of` a name, up to a number of bytes, is None if it does not hold it."""
+    texts = (content_of(rdf, _LARGEST_RDF) for rdf in PACKAGED)
+    text = next((text for text in texts if text is not None), None)
+    if text is None:
         raise ModelError(
             f"no model package: it holds no {RDF}; pickled or zipped checkpoints could run code and are not opened"
         )
-    rdf = _parse(_entry(archive, name, _LARGEST_RDF))
+    rdf = _parse(text)
     source, promised = _weights(rdf)
-    if source not in held:
+    content = content_of(source, LARGEST)
+    if content is None:
         raise ModelError(f"its {RDF} names {source!r}, which the package does not hold; download it again")
-    content = _entry(archive, source, LARGEST)
-    _check_hash(source, promised, hashlib.sha256(content).hexdigest())
-    return describe(rdf, path.stem), parse_onnx(content, str(path))
+    if promised is not None and promised != hashlib.sha256(content).hexdigest():
+        raise ModelError(f"{source!r} is not what {RDF} describes (SHA-256 differs); download it again")
+    home = folder and (folder / source).parent
+    return describe(rdf, name), parse_onnx(content, str(home / Path(source).name if home else path), home)
 
 
-def _entry(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    entry = archive.getinfo(name)
-    if entry.file_size > limit or entry.file_size > _LARGEST_RATIO * max(entry.compress_size, 1):
-        raise ModelError(f"{name} claims {entry.file_size:,} bytes in {entry.compress_size:,}; that is not opened")
+def _from_folder(folder: Path, name: str, limit: int) -> bytes | None:
+    file = (folder / name).resolve()
+    if not file.is_relative_to(folder.resolve()):
+        raise ModelError(f"its {RDF} names a file outside the package ({name!r}), which is not opened")
+    if not file.is_file():
+        return None
+    _check_size(name, file.stat().st_size, file.stat().st_size, limit)
+    return file.read_bytes()
+
+
+def _from_zip(archive: zipfile.ZipFile, name: str, limit: int) -> bytes | None:
+    entry = archive.NameToInfo.get(name)
+    if entry is None:
+        return None
+    _check_size(name, entry.file_size, entry.compress_size, limit)
     if entry.flag_bits & 1:
         raise ModelError(f"{name} is encrypted; unpack the package, and name its {RDF}")
     # zipfile stops at the size that was claimed
     return archive.read(entry)
+
+
+def _check_size(name: str, size: int, packed: int, limit: int) -> None:
+    if size > limit or size > _LARGEST_RATIO * max(packed, 1):
+        raise ModelError(f"{name} claims {size:,} bytes in {packed:,}; that is not opened")
 
 
 def _check_name(name: str) -> None:
@@ -126,13 +132,8 @@ def _check_name(name: str) -> None:
         raise ModelError(f"names a file outside the package ({name!r}), which is not opened")
 
 
-def _check_hash(source: str, promised: object, found: str) -> None:
-    if promised is not None and promised != found:
-        raise ModelError(f"{source!r} is not what {RDF} describes (SHA-256 differs); download it again")
-
-
 def _parse(text: bytes) -> Mapping[str, Any]:
-    """The description as plain values, of a version that is understood."""
+    """The description as plain values, of a version that is supported."""
     import yaml
 
     try:
@@ -148,15 +149,15 @@ def _parse(text: bytes) -> Mapping[str, Any]:
 
 
 def _weights(rdf: Mapping[str, Any]) -> tuple[str, object]:
-    """Name and SHA-256, None if not given, of the ONNX weights."""
+    """Name and SHA-256 (None if not given) of the ONNX weights."""
     weights = rdf.get("weights")
     if not isinstance(weights, dict) or not weights:
         raise ModelError(f"its {RDF} names no weights")
     entry = weights.get("onnx")
     if not isinstance(entry, dict):
         raise ModelError(
-            f"has weights as {', '.join(map(repr, weights))} only; of these none is run here, as they could run code "
-            "or need another program: ask its makers for ONNX"
+            f"has weights as {', '.join(map(repr, weights))} only, which could run code or need another program; "
+            "ask its makers for ONNX"
         )
     source = str(entry.get("source", ""))
     _check_name(source)
@@ -164,36 +165,30 @@ def _weights(rdf: Mapping[str, Any]) -> tuple[str, object]:
 
 
 def describe(rdf: Mapping[str, Any], name: str) -> Description:
-    """What an rdf.yaml says of its model.
-
-    Args:
-        rdf: as plain values.
-        name: of the model, if it gives none.
+    """Read what an rdf.yaml, as plain values, says of its model; `name` is that of a model that has none.
 
     Raises:
-        ModelError: it needs what is not done here, or is not as the specification has it; says what.
+        ModelError: it needs what is not supported, or does not follow the specification.
     """
     try:
         return _describe(rdf, name)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
-        raise ModelError(f"its {RDF} is not one of version 0.5 ({error!r:.200})") from error
+        raise ModelError(f"its {RDF} does not follow version 0.5 ({error!r:.200})") from error
 
 
 def _describe(rdf: Mapping[str, Any], name: str) -> Description:
-    inputs, outputs = rdf["inputs"], rdf["outputs"]
-    for what, tensors in (("inputs", inputs), ("outputs", outputs)):
-        if len(tensors) != 1:
-            raise ModelError(f"has {len(tensors)} {what}; it must have one")
-    given, result = inputs[0], outputs[0]
+    for what in ("inputs", "outputs"):
+        if len(rdf[what]) != 1:
+            raise ModelError(f"has {len(rdf[what])} {what}; it must have one")
+    given, result = rdf["inputs"][0], rdf["outputs"][0]
     axes, out_axes = _axes(given["axes"], "input"), _axes(result["axes"], "output")
-    channels = axes["channel"]["channel_names"]
-    names = out_axes["channel"]["channel_names"]
+    names = tuple(map(str, out_axes["channel"]["channel_names"]))
     return Description(
         name=str(rdf.get("name", name)),
         licence=str(rdf.get("license") or ""),
         view=_view(axes, out_axes),
-        normalisation=_normalisation(given, len(channels)),
-        names=tuple(map(str, names)) if len(set(map(str, names))) == len(names) else (),
+        normalisation=_normalisation(given, len(axes["channel"]["channel_names"])),
+        names=names if len(set(names)) == len(names) else (),
         activation=_activation(result.get("postprocessing") or [], len(names)),
         pixel_size=_pixel_size(axes),
     )
@@ -208,7 +203,7 @@ def _axes(axes: Sequence[Mapping[str, Any]], what: str) -> dict[str, Mapping[str
 
 
 def _view(axes: Mapping[str, Mapping[str, Any]], out_axes: Mapping[str, Mapping[str, Any]]) -> FieldOfView:
-    """Where the network looks: unpadded convolutions are told by a negative offset, same padding by a halo."""
+    """Where the network looks: a negative offset tells unpadded convolutions, a halo same padding."""
     facts = []
     for axis in "yx":
         size, out = axes[axis]["size"], out_axes[axis]
@@ -223,16 +218,16 @@ def _view(axes: Mapping[str, Mapping[str, Any]], out_axes: Mapping[str, Mapping[
         raise ModelError(f"treats y {facts[0]} and x {facts[1]} differently (min, step, offset, halo)")
     least, step, offset, halo = facts[0]
     if not (0 < least <= 65_536 and 0 < step <= 512 and -2 * PROBED <= offset <= 0 and 0 <= halo <= 65_536):
-        raise ModelError(f"its sizes cannot be: min {least}, step {step}, offset {offset}, halo {halo}")
+        raise ModelError(f"its sizes are impossible: min {least}, step {step}, offset {offset}, halo {halo}")
     if offset and halo:
-        raise ModelError(f"both crops {-offset} px itself and has a halo of {halo} px; only one is possible here")
+        raise ModelError(f"both crops {-offset} px itself and has a halo of {halo} px; only one of them is supported")
     before = -offset // 2 if offset else -(-halo // step) * step
-    # what the sizes that it takes leave over
+    # the smallest size tells what its sizes leave over
     return FieldOfView(step, before, before + (least - 2 * before) % step, crops=offset != 0)
 
 
 def _normalisation(given: Mapping[str, Any], channels: int) -> Normalisation:
-    """All steps of the preprocessing as one: value * gain + offset, a channel at a time."""
+    """All steps of the preprocessing as one: value * gain + offset, per channel."""
     gain, offset = [1.0] * channels, [0.0] * channels
     for step in given.get("preprocessing") or []:
         kind, options = step["id"], step.get("kwargs") or {}
@@ -241,29 +236,28 @@ def _normalisation(given: Mapping[str, Any], channels: int) -> Normalisation:
         if kind == "ensure_dtype" and str(options.get("dtype", "")).startswith("float"):
             continue
         if kind == "scale_linear":
-            factors, summands = (
-                _each(options.get(key, value), channels) for key, value in (("gain", 1), ("offset", 0))
-            )
+            factors = _per_channel(options.get("gain", 1), channels)
+            summands = _per_channel(options.get("offset", 0), channels)
         elif kind == "fixed_zero_mean_unit_variance":
-            means, stds = (_each(options[key], channels) for key in ("mean", "std"))
+            means, stds = (_per_channel(options[key], channels) for key in ("mean", "std"))
             factors = [1 / std for std in stds]
             summands = [-mean / std for mean, std in zip(means, stds, strict=True)]
         else:
             raise ModelError(
-                f"needs the preprocessing {kind!r}, which a tile cannot have without seams; allowed: ensure_dtype to "
+                f"needs the preprocessing {kind!r}, which would show seams between tiles; allowed: ensure_dtype to "
                 "float, scale_linear, fixed_zero_mean_unit_variance"
             )
         gain = [g * f for g, f in zip(gain, factors, strict=True)]
         offset = [o * f + s for o, f, s in zip(offset, factors, summands, strict=True)]
     if not all(math.isfinite(value) for value in (*gain, *offset)) or min(gain) <= 0:
-        raise ModelError("its preprocessing turns grey values round, or makes them infinite; allowed: a positive gain")
+        raise ModelError("its preprocessing inverts grey values, or makes them infinite; allowed: a positive gain")
     data = given.get("data") or {}
     kind = data.get("type", "float32") if isinstance(data, dict) else data[0].get("type", "float32")
     mean = tuple(-o / g for o, g in zip(offset, gain, strict=True))
     return Normalisation(mean, tuple(1 / g for g in gain), str(kind))
 
 
-def _each(value: Any, channels: int) -> list[float]:
+def _per_channel(value: Any, channels: int) -> list[float]:
     values = [float(v) for v in value] if isinstance(value, list) else [float(value)] * channels
     if len(values) != channels:
         raise ModelError(f"its preprocessing has {len(values)} values for {channels} channels")
@@ -281,6 +275,6 @@ def _activation(steps: Sequence[Mapping[str, Any]], channels: int) -> str | None
 
 
 def _pixel_size(axes: Mapping[str, Mapping[str, Any]]) -> PixelSize | None:
-    factors = [_MICROMETRES.get(str(axes[axis].get("unit"))) for axis in "yx"]
+    units = [_MICROMETRES.get(str(axes[axis].get("unit"))) for axis in "yx"]
     y, x = (float(axes[axis].get("scale", 1)) for axis in "yx")
-    return PixelSize(y * factors[0], x * factors[1]) if factors[0] is not None and factors[1] is not None else None
+    return PixelSize(y * units[0], x * units[1]) if units[0] is not None and units[1] is not None else None

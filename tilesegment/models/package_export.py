@@ -7,6 +7,7 @@ import hashlib
 import io
 import re
 import zipfile
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,34 +15,34 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tilesegment.draw import overlay, stretch
 from tilesegment.errors import ModelError
 from tilesegment.geometry import FieldOfView
+from tilesegment.models.export import GreyValues, example_image, exported_view, to_onnx
 from tilesegment.models.model import Model
-from tilesegment.models.onnx_export import example_image, exported_network, exported_view, to_onnx
 from tilesegment.models.onnx_file import parse_onnx
 from tilesegment.models.package import RDF
-from tilesegment.networks.onnx_probing import LARGEST
-from tilesegment.preview import overlay, stretch
+from tilesegment.networks.field_of_view import LARGEST
 
-# from which on authors, citations and licence may be unknown
+# the first in which authors, citations and licence may be unknown
 _VERSION = "0.5.5"
-# SPDX identifiers; a licence that is none of them is named in the README only
+# SPDX identifiers; any other licence is named in the README only
 _SPDX = ("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "MIT")
 _COVER = 512  # pixels a panel
 
 
 def to_package(model: Model) -> bytes:
-    """The model as a zipped package, whose output is as large as its input and has the halo that tiles need.
+    """Convert a model to a zipped package whose output is as large as its input and has the halo that tiles need.
 
     A network that crops gets a mirrored rim: programs that run packages block by block do not take a smaller output.
-    Its test tensors are random grey values and what PyTorch makes of them, so that its own tests compare the runtimes.
+    The test tensors are random grey values and what PyTorch makes of them, so that tests of others compare runtimes.
 
     Raises:
         ModelError: it cannot be exported, see `to_onnx`.
     """
     import yaml
 
-    view = exported_view(model, same_size=True)
+    view, dtype = exported_view(model, same_size=True), model.header.normalisation.dtype
     if view.before > LARGEST:
         raise ModelError(
             f"{model.header.name}: exact tiles need {view.before} px of context, its test image would be enormous; "
@@ -51,12 +52,12 @@ def to_package(model: Model) -> bytes:
     side = view.tile_of(view.step_for(128))
     image = example_image(model, side, side)
     with torch.inference_mode():
-        result = exported_network(model, same_size=True)(torch.from_numpy(image)).numpy()
+        result = GreyValues(model, same_size=True)(torch.from_numpy(image)).numpy()
     files = {
         "weights.onnx": weights,
-        "input.npy": _npy(image.astype(model.header.normalisation.dtype)),
+        "input.npy": _npy(image.astype(dtype)),
         "output.npy": _npy(result),
-        "cover.png": _cover(model, image[0].astype(model.header.normalisation.dtype), result[0]),
+        "cover.png": _cover(model, image[0].astype(dtype), result[0]),
         "README.md": _readme(model, view).encode(),
     }
     opset = max(entry.version for entry in parse_onnx(weights, "weights").proto.opset_import if entry.domain == "")
@@ -73,60 +74,54 @@ def _describe(model: Model, view: FieldOfView, opset: int, digests: dict[str, st
     """The rdf.yaml as plain values; `view` is that of the exported graph."""
     header = model.header
     file = {name: {"source": name, "sha256": digest} for name, digest in digests.items()}
-    sizes = {"min": view.tile_of(view.divisor), "step": view.divisor}
-    halo = {"halo": view.before} if view.before else {}
-    channels = [f"channel{n}" for n in range(header.channels)]
+    classes = [one.name for one in header.classes]
     given = {
         "id": "image",
         "description": "grey values as they are; the network normalises them itself",
-        "axes": [*_first_axes(channels), *({**axis, "size": dict(sizes)} for axis in _space_axes(model))],
+        "axes": _axes(
+            model,
+            [f"channel{n}" for n in range(header.channels)],
+            lambda _: {"size": {"min": view.tile_of(view.divisor), "step": view.divisor}},
+        ),
         "test_tensor": file["input.npy"],
         "data": {"type": header.normalisation.dtype},
         "preprocessing": [{"id": "ensure_dtype", "kwargs": {"dtype": "float32"}}],
     }
-    references = ({"tensor_id": "image", "axis_id": axis, "offset": 0} for axis in "yx")
-    axes = zip(_space_axes(model), references, strict=True)
+    halo = {"halo": view.before} if view.before else {}
     result = {
         "id": "probabilities",
         "description": "class probabilities",
-        "axes": [
-            *_first_axes([one.name for one in header.classes]),
-            *({**axis, "size": size, **halo} for axis, size in axes),
-        ],
+        "axes": _axes(
+            model, classes, lambda axis: {"size": {"tensor_id": "image", "axis_id": axis, "offset": 0}, **halo}
+        ),
         "test_tensor": file["output.npy"],
         "data": {"type": "float32", "range": [0.0, 1.0]},
     }
-    about = {
+    name = re.sub(r"[^A-Za-z0-9_+\- ()]", "-", header.name).strip() or "model"  # other characters are not allowed
+    return {
         "type": "model",
         "format_version": _VERSION,
-        "name": _name(header.name),
-        "description": f"Segmentation into {', '.join(one.name for one in header.classes)} by a {header.network}.",
+        "name": (name if len(name) >= 5 else f"model {name}")[:64],
+        "description": f"Segmentation into {', '.join(classes)} by a {header.network}.",
         "documentation": file["README.md"],
         "covers": [file["cover.png"]],
         "tags": ["segmentation", "semantic-segmentation", "2d", header.network],
         "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
+        **({"license": header.licence} if header.licence in _SPDX else {}),
+        "inputs": [given],
+        "outputs": [result],
+        "weights": {"onnx": {**file["weights.onnx"], "opset_version": opset}},
     }
-    licence = {"license": header.licence} if header.licence in _SPDX else {}
-    weights = {"onnx": {**file["weights.onnx"], "opset_version": opset}}
-    return {**about, **licence, "inputs": [given], "outputs": [result], "weights": weights}
 
 
-def _first_axes(channels: list[str]) -> list[dict[str, Any]]:
-    return [{"type": "batch"}, {"type": "channel", "channel_names": channels}]
-
-
-def _space_axes(model: Model) -> list[dict[str, Any]]:
-    """Those of y and x, with the size of a pixel where it is known."""
-    size = model.header.pixel_size
-    scales = {} if size is None else {"y": size.y, "x": size.x}
-    unit = {"unit": "micrometer"} if scales else {}
-    return [{"type": "space", "id": axis, **unit, **({"scale": scales[axis]} if scales else {})} for axis in "yx"]
-
-
-def _name(name: str) -> str:
-    """A name of the characters that are allowed, five of them at least."""
-    plain = re.sub(r"[^A-Za-z0-9_+\- ()]", "-", name).strip() or "model"
-    return (plain if len(plain) >= 5 else f"model {plain}")[:64]
+def _axes(model: Model, channels: list[str], size: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Batch, channel, y and x; these with their `size`, and that of a pixel where it is known."""
+    axes: list[dict[str, Any]] = [{"type": "batch"}, {"type": "channel", "channel_names": channels}]
+    for axis in "yx":
+        pixel = model.header.pixel_size
+        scale = {} if pixel is None else {"unit": "micrometer", "scale": getattr(pixel, axis)}
+        axes.append({"type": "space", "id": axis, **scale, **size(axis)})
+    return axes
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -136,35 +131,35 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def _cover(model: Model, image: np.ndarray, probabilities: np.ndarray) -> bytes:
-    """The test image beside its classes: PNG, twice as wide as high."""
-    height = min(probabilities.shape[-1], _COVER)
-    crop = (image.shape[-1] - height) // 2
-    start = (probabilities.shape[-1] - height) // 2
-    shown = image[:, crop : crop + height, crop : crop + height]
-    mask = probabilities[:, start : start + height, start : start + height].argmax(0).astype(np.uint8)
-    panels = np.concatenate([stretch(shown), overlay(shown, mask, model.header.classes)], axis=1)
+    """The middle of the test image beside its classes: PNG, twice as wide as high."""
+    side = min(probabilities.shape[-1], _COVER)
+
+    def middle(pixels: np.ndarray) -> np.ndarray:
+        start = (pixels.shape[-1] - side) // 2
+        return pixels[:, start : start + side, start : start + side]
+
+    shown, mask = middle(image), middle(probabilities).argmax(0).astype(np.uint8)
+    plain = stretch(shown)
+    panels = np.concatenate([plain, overlay(plain, mask, model.header.classes)], axis=1)
     content = io.BytesIO()
     Image.fromarray(panels).save(content, "PNG")
     return content.getvalue()
 
 
 def _readme(model: Model, view: FieldOfView) -> str:
-    """What the model is, for people."""
-    header, scale = model.header, model.header.normalisation
-    size = "unknown" if header.pixel_size is None else f"{header.pixel_size.y} x {header.pixel_size.x} um (y, x)"
+    header, scale, size = model.header, model.header.normalisation, model.header.pixel_size
+    pixels = "unknown" if size is None else f"{size.y} x {size.x} um (y, x)"
     scores = header.training.get("scores")
     lines = [
         f"# {header.name or header.network}",
         f"A {header.network} that gives the probabilities of {', '.join(one.name for one in header.classes)}.",
-        f"- images: {header.channels} channel(s) of {scale.dtype}, pixels of {size}",
+        f"- images: {header.channels} channel(s) of {scale.dtype}, pixels of {pixels}",
         f"- normalised by the network itself: mean {list(scale.mean)}, std {list(scale.std)}",
         f"- tiles need a halo of {view.before} px; those that start at multiples of {view.divisor} px show no seams",
         f"- between two classes the line is drawn at a probability of {header.threshold}",
         f"- licence: {header.licence or 'not stated'}",
         "## Validation",
-        f"Scores on held-out images: {scores}."
-        if scores
-        else "No scores were recorded; compare it with labels of yours.",
+        f"Scores on held-out images: {scores}." if scores else "No scores were recorded; compare it with your labels.",
         "Exported by tilesegment; the cover and the test tensors show random grey values.",
     ]
     return "\n\n".join(lines) + "\n"

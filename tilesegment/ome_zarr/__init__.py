@@ -1,1 +1,1 @@
-"""OME-Zarr: its metadata, the names of its chunks, how arrays are opened."""
+"""OME-Zarr metadata, read and written: the one place that knows its versions."""

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class Predictor(Protocol):
     view: FieldOfView
 
     def predict_probabilities(self, pixels: np.ndarray, block: Block) -> tuple[np.ndarray, np.ndarray]:
-        """Class ids (h, w) uint8 and probabilities (K, h, w) of `block.write`, from pixels (C, H, W) of `block.read`."""
+        """Class ids (h, w) uint8 and probabilities (K, h, w) of `block.write` from pixels (C, H, W) of `block.read`."""
 
 
 def stream(
@@ -65,10 +65,11 @@ def stream(
                 item, pending = ahead.popleft()
                 stored = _predicted(item, pending, predict, write, writer)
                 while len(behind) >= BEHIND:
-                    yield _settled(*behind.popleft())
+                    done, written = behind.popleft()
+                    yield done, _settled(written)
                 behind.append((item, stored))
-            while behind:
-                yield _settled(*behind.popleft())
+            for done, written in behind:
+                yield done, _settled(written)
         finally:
             # after an error or Ctrl-C: nothing new is begun, what is being written is written to its end
             reader.shutdown(cancel_futures=True)
@@ -91,13 +92,10 @@ def _predicted(
         return failed
 
 
-def _settled(item: Item, stored: Future[Stored]) -> tuple[Item, Stored | Exception]:
+def _settled(stored: Future[Any]) -> Any:
+    """Wait for what it returned or the error that it failed with; Ctrl-C and the like are raised."""
     error = stored.exception()
-    if error is None:
-        return item, stored.result()
-    if not isinstance(error, Exception):
-        raise error
-    return item, error
+    return error if isinstance(error, Exception) else stored.result()
 
 
 def predict_array(predictor: Predictor, image: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:

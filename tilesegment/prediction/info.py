@@ -133,7 +133,7 @@ def _header(path: Path) -> ModelHeader:
     if str(path) in bundled:
         return read_header(bundled[str(path)])
     if _is_foreign(path):
-        from tilesegment.models.onnx_model import load_model  # which imports torch
+        from tilesegment.models.model import Model  # which imports torch
 
-        return load_model(path).header
+        return Model.load(path).header
     return read_header(path)

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tilesegment.draw import is_picture_of_ours
 from tilesegment.errors import PlanError
 from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr
 from tilesegment.masks.disk import is_ours
 from tilesegment.masks.exported import read_exported
 from tilesegment.prediction.settings import Outputs
-from tilesegment.preview import is_picture_of_ours
 
 FORMATS = ("zarr", "tif", "png")
 

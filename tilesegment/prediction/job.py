@@ -24,14 +24,12 @@ from tilesegment.masks import MaskSpec
 from tilesegment.metadata import PixelSize
 from tilesegment.models import DEFAULT, bundled_models, find_model
 from tilesegment.models.model import Model, weights_hash
-from tilesegment.models.onnx_model import OnnxModel, load_model
-from tilesegment.models.onnx_network import why_on_cpu
+from tilesegment.models.onnx_network import OnnxNetwork
+from tilesegment.prediction.devices import choose_device, this_machine, why_onnx_on_cpu
+from tilesegment.prediction.int8 import folder_for, sample_blocks
 from tilesegment.prediction.outputs import Stores, begin_outputs
 from tilesegment.prediction.plan import Plan, found_in_files, make_plan
-from tilesegment.prediction.predictors.block import BlockPredictor, Pending
-from tilesegment.prediction.predictors.choice import make_predictor
-from tilesegment.prediction.predictors.devices import choose_device, this_machine
-from tilesegment.prediction.predictors.quantisation import folder_for, sample_blocks
+from tilesegment.prediction.predictor import BlockPredictor, Pending, make_predictor
 from tilesegment.prediction.result import Result
 from tilesegment.prediction.seams import mismatch
 from tilesegment.prediction.settings import Outputs, Settings
@@ -68,7 +66,7 @@ class Job:
                 settings = replace(settings, series=None)
             path, notes = _model_path(source, settings)
             model = load(settings.model if isinstance(settings.model, Model) else path, settings)
-            if isinstance(model, OnnxModel):
+            if isinstance(model.network, OnnxNetwork):
                 settings, machine, more = _for_onnx(model, settings, machine, ask)
                 notes += more
             plan = make_plan(source, model, settings, machine, path)
@@ -313,7 +311,7 @@ def load(model: "str | Path | Model", settings: Settings) -> Model:
 @lru_cache(maxsize=2)
 def _loaded(path: str, state: tuple[int, int] | None, prune: int | None, halo: int | None) -> Model:
     """Kept, as many images mostly take one model; `state` tells a file that was replaced."""
-    return _adapted(load_model(path), prune, halo)
+    return _adapted(Model.load(path), prune, halo)
 
 
 def _adapted(model: Model, prune: int | None, halo: int | None) -> Model:
@@ -340,10 +338,10 @@ def _model_path(source: ImageSource, settings: Settings) -> tuple[str, tuple[str
 
 
 def _for_onnx(
-    model: OnnxModel, settings: Settings, machine: Machine, ask: AskMachine
+    model: Model, settings: Settings, machine: Machine, ask: AskMachine
 ) -> tuple[Settings, Machine, tuple[str, ...]]:
     """Where onnxruntime predicts: on the CPU where it does not support the device, in the file's own precision."""
-    on_cpu = why_on_cpu(settings.device)
+    on_cpu = why_onnx_on_cpu(choose_device()) if settings.device == "auto" else ""
     if on_cpu:
         settings = replace(settings, device="cpu")
         machine = ask("cpu", settings.precision)

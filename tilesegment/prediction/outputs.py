@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from tilesegment.draw import HEATMAP, PREVIEW, check_picture
 from tilesegment.errors import MaskError, PlanError
 from tilesegment.geometry import Region
-from tilesegment.heatmap import Heatmap, check_heatmap, class_to_show
 from tilesegment.masks import MaskSpec, MaskWriter, create_mask, create_probabilities, is_complete
 from tilesegment.masks.record import STORED, read_record
-from tilesegment.overview import draw_preview, mask_digest
 from tilesegment.prediction.plan import Plan
 from tilesegment.prediction.settings import Outputs
-from tilesegment.preview import check_preview_path, shows
+from tilesegment.preview import Heatmap, class_to_show, draw_preview, mask_digest
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def begin_outputs(plan: Plan, spec: MaskSpec, outputs: Outputs) -> Stores:
 
 def _doubts(plan: Plan, record: Mapping[str, Any] | None) -> tuple[str, ...]:
     """Notes where the image may have changed since the mask of this record was begun."""
-    if record is None:
+    if record is None or "fingerprint" not in record:
         return ()
     image = plan.image
     if record["fingerprint"].get(STORED) != plan.decides[STORED]:
@@ -179,14 +178,6 @@ def _check(image: str, outputs: Outputs, made_of: str) -> None:
     if len(set(paths.values())) < len(paths):
         raise PlanError(f"{', '.join(paths)} name one file twice; give each a name of its own")
     if outputs.preview is not None:
-        _check_preview(Path(outputs.preview), outputs.overwrite, made_of)
+        check_picture(Path(outputs.preview), overwrite=outputs.overwrite, same=f"{PREVIEW}{made_of}")
     if outputs.heatmap is not None:
-        check_heatmap(Path(outputs.heatmap), outputs.overwrite)
-
-
-def _check_preview(path: Path, overwrite: bool, made_of: str) -> None:
-    check_preview_path(path)
-    if path.is_dir() or (path.exists() and not overwrite and shows(path) != made_of):
-        raise MaskError(
-            f"preview {path} exists; choose another name, or use --overwrite to replace it: it is not one of this mask"
-        )
+        check_picture(Path(outputs.heatmap), overwrite=outputs.overwrite, same=HEATMAP)

@@ -14,7 +14,7 @@ from tilesegment.images.source import ImageSource
 from tilesegment.masks.record import STORED
 from tilesegment.models.header import Normalisation
 from tilesegment.models.model import Model
-from tilesegment.models.onnx_model import OnnxModel
+from tilesegment.models.onnx_network import OnnxNetwork
 from tilesegment.prediction.normalisation import Part, choose_normalisation
 from tilesegment.prediction.resolution import resolution_notes
 from tilesegment.prediction.settings import Settings
@@ -294,14 +294,15 @@ def _fingerprint(plan: Plan, source: ImageSource, model: Model) -> dict[str, Any
 
 def _network_bytes(model: Model) -> tuple[int, int]:
     """Bytes of the weights, and of a forward pass in fp32 per input pixel."""
-    if isinstance(model, OnnxModel):
-        return model.network.file.size, 4 * model.network.values_per_pixel
-    return 4 * sum(value.numel() for value in model.network.parameters()), 4 * model.network.values_per_pixel
+    network, activations = model.network, 4 * model.network.values_per_pixel
+    if isinstance(network, OnnxNetwork):
+        return network.file.size, activations
+    return 4 * sum(value.numel() for value in network.parameters()), activations
 
 
 def _runtime(model: Model, settings: Settings, machine: Machine, pixels: int) -> str:
     """What runs the network on tiles of `pixels` in all."""
-    if not isinstance(model, OnnxModel):
+    if not isinstance(model.network, OnnxNetwork):
         return choose_runtime(settings.runtime, machine, pixels)
     if settings.runtime != "auto":
         raise PlanError(f"--runtime is {settings.runtime}, but the model runs by {_ONNX}; leave it out")
@@ -330,7 +331,6 @@ def _channels(source: ImageSource, wanted: int, chosen: tuple[int, ...] | None) 
             "with --channels, or name another model (tileseg models lists them, tileseg train makes one)"
         )
     if not all(0 <= channel < source.channels for channel in chosen):
-        raise PlanError(
-            f"channels {', '.join(map(str, chosen))}: {source.path} has channels 0 to {source.channels - 1}"
-        )
+        given = ", ".join(map(str, chosen))
+        raise PlanError(f"--channels is {given}; {source.path} has channels 0 to {source.channels - 1}")
     return tuple(chosen)

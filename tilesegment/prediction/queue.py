@@ -14,9 +14,9 @@ import numpy as np
 
 from tilesegment.errors import ClusterError, ImageError, MaskError, StoppedError
 from tilesegment.geometry import Block
+from tilesegment.prediction.devices import this_machine
 from tilesegment.prediction.engine import stream
 from tilesegment.prediction.job import Job
-from tilesegment.prediction.predictors.devices import this_machine
 from tilesegment.prediction.result import Listener, Progress, Result
 from tilesegment.prediction.settings import Outputs, Settings
 from tilesegment.prediction.tiling import Machine
@@ -57,8 +57,12 @@ class Workers(Protocol):
             StoppedError: `stop` says so while they are waited for.
         """
 
-    def take(self, job: Job) -> None:
-        """Take a job, before its first block."""
+    def check(self, job: Job) -> None:
+        """Refuse a job that they cannot do, before its outputs are begun.
+
+        Raises:
+            PlanError: says why.
+        """
 
     def stream(self, work: Iterable[Work], stop: Stop) -> Settled:
         """Yield every block once it is stored, or with its error; in any order."""
@@ -100,8 +104,8 @@ class ThisProcess:
         """What a plan needs to know of this machine."""
         return this_machine(device, precision)
 
-    def take(self, job: Job) -> None:
-        """Take a job, before its first block."""
+    def check(self, job: Job) -> None:
+        """This process can do every job that it could open."""
 
     def stream(self, work: Iterable[Work], stop: Stop) -> Settled:
         """Yield every block, in order, once it is stored, or with its error."""
@@ -207,6 +211,7 @@ class Queue:
         result, workers = one.result, self.workers
         job = Job.prepare(result.image, self.settings, ask=partial(workers.ask, stop=self.stop))
         one.opened.enter_context(job)
+        workers.check(job)
         plan = result.plan = job.plan
         result.model, result.batch = job.model.header.name, plan.batch
         try:
@@ -222,7 +227,6 @@ class Queue:
             listener.begun(result)
         to_predict = plan.areas * ~(done | plan.skipping.empty)
         self._total += int(to_predict.ravel()[plan.part].sum())
-        workers.take(job)
         self._under_way[job] = one
         return job, plan.work(done)
 

@@ -1,8 +1,7 @@
 """Whether an image has pixels of the size that a model was trained on."""
 
 from tilesegment.images.source import ImageSource
-from tilesegment.metadata import PixelSize
-from tilesegment.units import TOLERATED, size_difference
+from tilesegment.metadata import TOLERATED, PixelSize, size_difference
 
 
 def resolution_notes(source: ImageSource, trained: PixelSize | None, level: int) -> tuple[str, ...]:

@@ -14,6 +14,12 @@ from tilesegment.prediction.settings import Outputs
 
 _MOST_FAILED = 8  # blocks of an image that may be unreadable before it is given up
 
+_JSON = (
+    *("out", "complete", "pixels", "blocks", "blocks_resumed", "blocks_repaired", "blocks_skipped", "seconds"),
+    *("mpx_per_s", "tile", "step", "batch", "device", "precision", "halo", "mismatch", "disagreement"),
+    *("read_amplification", "peak_rss_bytes", "model"),
+)
+
 
 @dataclass
 class Result:
@@ -125,10 +131,7 @@ class Result:
 
     def as_json(self) -> dict[str, Any]:
         """The result of an image that came to its end, as JSON values."""
-        names = ("out", "complete", "pixels", "blocks", "blocks_resumed", "blocks_repaired", "blocks_skipped")
-        names += ("seconds", "mpx_per_s", "tile", "step", "batch", "device", "precision", "halo", "mismatch")
-        names += ("disagreement", "read_amplification", "peak_rss_bytes", "model")
-        return {"image": str(self.image)} | {name: getattr(self, name) for name in names}
+        return {"image": str(self.image)} | {name: getattr(self, name) for name in _JSON}
 
 
 @dataclass(frozen=True)

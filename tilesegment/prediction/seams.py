@@ -10,7 +10,7 @@ import numpy as np
 
 from tilesegment.errors import ImageError, PlanError
 from tilesegment.geometry import FieldOfView, Region, TileGrid
-from tilesegment.prediction.predictors.block import BlockPredictor
+from tilesegment.prediction.predictor import BlockPredictor
 from tilesegment.prediction.settings import Settings
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ _CHUNK = 384  # side of a chunk, about
 _PAPER_TILE = 572  # pixels
 _MOST_ACTIVATIONS = 5 << 28  # bytes that the activations of a chosen tile may take
 _VALUE_BYTES = {"int8": 1, "bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}
-_WORTH_CONVERTING = 16_000_000  # pixels of tiles from which OpenVINO's conversion, some seconds, pays
+WORTH_CONVERTING = 16_000_000  # pixels of tiles from which OpenVINO's conversion, some seconds, pays
 _MOST_STEP = 1 << 17  # pixels; a U-Net's activations for it take terabytes
 _MOST_CHUNK = 1 << 14  # pixels; a reader has to decode a chunk whole
 
@@ -105,4 +105,4 @@ def choose_runtime(wanted: str, machine: Machine, pixels: int) -> str:
         )
     if wanted == "openvino" or machine.precision == "int8":
         return "openvino"
-    return "openvino" if wanted == "auto" and machine.openvino and pixels >= _WORTH_CONVERTING else "pytorch"
+    return "openvino" if wanted == "auto" and machine.openvino and pixels >= WORTH_CONVERTING else "pytorch"

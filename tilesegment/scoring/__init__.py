@@ -1,6 +1,39 @@
-"""Masks on disk against the truth: whole folders, stacks and images larger than memory, read block by block."""
+"""How good a mask is: pixel counts (Dice, IoU, accuracy), and how well it tells cells apart (V_Rand, V_Info).
 
-from tilesegment.scoring.comparison import evaluate
+`pixels` and `membranes` take arrays and return numbers; scores of single objects belong beside them. `inputs` pairs and
+opens files, `matching` counts their values and decides which means which class, `evaluation` scores whole folders,
+stacks and images larger than memory, `results` is what comes out, `figure` draws it.
+"""
+
+from tilesegment.scoring.evaluation import evaluate
+from tilesegment.scoring.membranes import (
+    THRESHOLDS,
+    MembraneScores,
+    foreground_scores,
+    membrane_scores,
+    section_scores,
+    segment_cells,
+    summarise,
+)
+from tilesegment.scoring.pixels import confusion, constant_predictor, dice, iou, pixel_accuracy
 from tilesegment.scoring.results import CellScore, ClassScore, Evaluation, ImageScore
 
-__all__ = ["CellScore", "ClassScore", "Evaluation", "ImageScore", "evaluate"]
+__all__ = [
+    "THRESHOLDS",
+    "CellScore",
+    "ClassScore",
+    "Evaluation",
+    "ImageScore",
+    "MembraneScores",
+    "confusion",
+    "constant_predictor",
+    "dice",
+    "evaluate",
+    "foreground_scores",
+    "iou",
+    "membrane_scores",
+    "pixel_accuracy",
+    "section_scores",
+    "segment_cells",
+    "summarise",
+]

@@ -1,8 +1,8 @@
-"""What is compared: files paired by name; any mask or probability map as one kind of thing, read by region."""
+"""What is compared: files paired by name, opened as labels that are read by region; probabilities, too."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,181 +10,118 @@ import numpy as np
 from tilesegment.errors import DataError
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
-from tilesegment.images.source import ImageSource
 from tilesegment.labels import (
-    NOT_LABELLED,
     Label,
+    LabelOptions,
+    check_same_size,
     core_of,
     is_folder_of_files,
-    labels_among,
     list_images,
     match_stems,
-    open_label,
-    parted,
     stem_of,
 )
+from tilesegment.labels.files import labels_among
 from tilesegment.masks.record import recorded_classes
-from tilesegment.prediction.info import kind_of
-from tilesegment.scoring.matching import Counts, Kind
+from tilesegment.models import bundled_models
+from tilesegment.scoring.membranes import THRESHOLDS
+
+_SUM_TOLERANCE = 0.05  # of class probabilities that were rounded to 8 bits or half precision
+_MODELS = (".safetensors", ".onnx", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One image's prediction and truth.
+    """One image's prediction and truth, each a file or a Zarr folder, and the image itself if it is given."""
 
-    Attributes:
-        name: stem of the truth's file, without what tells that it is a label.
-        prediction, truth: a file or a Zarr folder each.
-        image: what both are of, None if it is not given.
-    """
-
-    name: str
+    name: str  # stem of the truth's file, without the marks of a label
     prediction: Path
     truth: Path
-    image: Path | None
+    image: Path | None = None
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """All that is compared; `notes` say what was left out of folders, a sentence each."""
+class Prediction(Label):
+    """A label, or probabilities, of which codes are read: see `_code`."""
 
-    pairs: tuple[Pair, ...]
-    notes: tuple[str, ...] = ()
+    channels: int = 0  # of probabilities, 0 for a label
 
 
-@dataclass(frozen=True)
-class Plane:
-    """One plane of one pair, counted.
+@contextmanager
+def open_pair(pair: Pair, options: LabelOptions) -> Iterator[tuple[Prediction, Label]]:
+    """Open prediction and truth; no pixel is read yet, but of a label with a palette.
 
-    Attributes:
-        name: for people.
-        pair: its files.
-        z: its number in them.
-        shape: (height, width).
-        counts: pixels by what the truth stores and by the code of the prediction.
+    Raises:
+        ImageError, MaskError: one of them, or the image, cannot be read, or is not finished.
+        DataError: one is a model, or they are of different sizes, or have channels where there must be one.
     """
-
-    name: str
-    pair: Pair
-    z: int
-    shape: tuple[int, int]
-    counts: Counts
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A prediction: a label, or probabilities.
-
-    Attributes:
-        path: what was opened.
-        shape: (height, width).
-        depth: planes, 1 for a single one.
-        kind: what its values are.
-        label: where it holds classes.
-        read: the pixels of a region of plane z, (C, h, w).
-        notes: what the user should know of how the file is read, a sentence each.
-    """
-
-    path: str
-    shape: tuple[int, int]
-    depth: int
-    kind: Kind
-    label: Label | None
-    read: Callable[[Region, int], np.ndarray]
-    notes: tuple[str, ...]
-
-    def codes(self, region: Region, z: int) -> np.ndarray:
-        """What is counted of a region, (h, w)."""
-        return self.kind.codes(self.read(region, z), self.path)
-
-
-@dataclass(frozen=True)
-class Opening:
-    """How pairs are opened.
-
-    Attributes:
-        ignore: the value of the truth that means "not labelled", as given.
-        instances: labels are ids of objects, which are compared as background and object.
-        invert: of files that say that 0 is white, the values are turned round.
-    """
-
-    ignore: int | None = None
-    instances: bool = False
-    invert: bool = False
-
-    @property
-    def read_ignore(self) -> int | None:
-        """`ignore` as the truth that is opened hands it out."""
-        return NOT_LABELLED if self.instances and self.ignore is not None else self.ignore
-
-    @contextmanager
-    def open(self, pair: Pair) -> Iterator[tuple[Layer, Label]]:
-        """Open prediction and truth; no pixel is read yet, but of a label with a palette.
-
-        Raises:
-            ImageError, MaskError: one of them, or the image, cannot be read, or is not finished.
-            DataError: one is a model, or they are of different sizes, or have channels where there must be one.
-        """
-        with ExitStack() as files:
-            prediction = self._prediction(pair.prediction, files)
-            truth = self._label(pair.truth, "truth", files, self.ignore)
-            _check_size("prediction", prediction.path, prediction.shape, prediction.depth, pair, truth)
-            if pair.image is not None:
-                with open_image(pair.image, invert=self.invert) as image:
-                    _check_size("image", image.path, image.shape, image.depth or 1, pair, truth)
-            yield prediction, truth
-
-    def _prediction(self, path: Path, files: ExitStack) -> Layer:
-        source = (
-            None if kind_of(path) in ("mask", "model") else files.enter_context(open_image(path, invert=self.invert))
-        )
-        classes = None if source is None else recorded_classes(path, probabilities=True)
-        if source is not None and (classes is not None or source.stored_dtype.kind == "f"):
-            shares = Kind(source.channels, classes, ids=False)
-            read = _reader(source, is_scaled=classes is not None and source.dtype == np.uint8)
-            return Layer(str(path), source.shape, source.depth or 1, shares, None, read, source.notes)
-        label = self._label(path, "prediction", files, None)
-        kept = Kind(0, label.classes, ids=label.classes is not None)
-        return Layer(
-            str(path), label.shape, label.planes, kept, label, lambda r, z: label.read(r, z)[None], label.notes
-        )
-
-    def _label(self, path: Path, what: str, files: ExitStack, ignore: int | None) -> Label:
-        if kind_of(path) == "model":
+    for path in (pair.prediction, pair.truth):
+        if path.suffix in _MODELS or str(path) in bundled_models():
             raise DataError(f"{path} is a model; expected a mask, a label image or a probability map")
-        label = files.enter_context(open_label(path, strict=True, invert=self.invert))
-        return parted(label, f"{what} {path}", ignore) if self.instances and label.classes is None else label
+    with (
+        _open_prediction(pair.prediction, options) as prediction,
+        options.open(pair.truth, f"truth {pair.truth}") as truth,
+    ):
+        name = f"truth {pair.truth}"
+        check_same_size(f"prediction {pair.prediction}", prediction.shape, prediction.planes, name, truth)
+        if pair.image is not None:
+            with open_image(pair.image, invert=options.invert) as image:
+                check_same_size(f"image {image.path}", image.shape, image.depth or 1, name, truth)
+        yield prediction, truth
 
 
-def _reader(source: ImageSource, is_scaled: bool) -> Callable[[Region, int], np.ndarray]:
-    """Reads a region of a plane, (C, h, w); probabilities that are kept as 0 to 255 as 0 to 1."""
+@contextmanager
+def _open_prediction(path: Path, options: LabelOptions) -> Iterator[Prediction]:
+    """Open probabilities, of ours or floats, by their codes; else a label."""
+    if recorded_classes(path, probabilities=False) is None:
+        classes = recorded_classes(path, probabilities=True)
+        with open_image(path, invert=options.invert) as source:
+            if classes is not None or source.stored_dtype.kind == "f":
+                rounded = classes is not None and source.dtype == np.uint8
 
-    def read(region: Region, z: int) -> np.ndarray:
-        pixels = source.read(region, 0, z)
-        return pixels / np.float32(255) if is_scaled else pixels
+                def read(region: Region, z: int) -> np.ndarray:
+                    pixels = source.read(region, 0, z)
+                    return _code(pixels / np.float32(255) if rounded else pixels, path)
 
-    return read
+                shape, planes = source.shape, source.depth or 1
+                yield Prediction(
+                    shape, planes, "grey", read, classes=classes, notes=source.notes, channels=source.channels
+                )
+                return
+    with replace(options, ignore=None).open(path, f"prediction {path}") as label:
+        yield Prediction(**vars(label))
 
 
-def _check_size(what: str, path: str, shape: tuple[int, int], depth: int, pair: Pair, truth: Label) -> None:
-    if (shape, depth) != (truth.shape, truth.planes):
-        sizes = [f"{d} x {h} x {w} (z, y, x)" for d, (h, w) in ((depth, shape), (truth.planes, truth.shape))]
-        raise DataError(f"{what} {path} is {sizes[0]}, truth {pair.truth} {sizes[1]}; they must be of one size")
+def _code(pixels: np.ndarray, path: Path) -> np.ndarray:
+    """Probabilities (C, h, w) in one number per pixel, (h, w) uint8.
+
+    Of one channel or two, how many of THRESHOLDS the probability of class 1 exceeds; of more, the id of the largest.
+
+    Raises:
+        DataError: they are no probabilities.
+    """
+    low, high = pixels.min(), pixels.max()
+    if not (low >= -1e-3 and high <= 1 + 1e-3):  # NaN fails both
+        found = "NaN or infinity" if not np.isfinite(low + high) else f"values from {low:.4g} to {high:.4g}"
+        raise DataError(f"{path} holds {found}; expected probabilities from 0 to 1, or class ids as whole numbers")
+    if len(pixels) > 1 and np.abs(pixels.sum(0) - 1).max() > _SUM_TOLERANCE:
+        raise DataError(f"{path}: its {len(pixels)} channels do not sum to 1; expected class probabilities")
+    if len(pixels) <= 2:
+        return np.searchsorted(np.asarray(THRESHOLDS, pixels.dtype), pixels[-1]).astype(np.uint8)
+    return pixels.argmax(0).astype(np.uint8)
 
 
-def find_pairs(prediction: str | Path, truth: str | Path, image: str | Path | None) -> Pairs:
-    """Files that belong together: two (or three) files, or folders whose files are paired by their stems.
+def find_pairs(prediction: Path, truth: Path, image: Path | None) -> tuple[list[Pair], list[str]]:
+    """Find what belongs together: two or three files, or folders whose files are paired by their stems; and notes.
 
     Raises:
         DataError: prediction and truth are one, or of two kinds; a folder is empty; a file has no counterpart.
     """
-    prediction, truth, image = Path(prediction), Path(truth), None if image is None else Path(image)
     if prediction.resolve() == truth.resolve():
-        raise DataError(f"{prediction} is given as prediction and as truth; name the two that are to be compared")
+        raise DataError(f"{prediction} is given as prediction and as truth; name the two to compare")
     paths = [path for path in (prediction, truth, image) if path is not None]
     folders = [path for path in paths if is_folder_of_files(path)]
     if not folders:
-        return Pairs((Pair(core_of(stem_of(truth)), prediction, truth, image),))
+        return [Pair(core_of(stem_of(truth)), prediction, truth, image)], []
     if len(folders) < len(paths):
         file = next(path for path in paths if path not in folders)
         raise DataError(f"{file} is one image, {folders[0]} a folder; give files or folders")
@@ -192,36 +129,32 @@ def find_pairs(prediction: str | Path, truth: str | Path, image: str | Path | No
     for listing in listings:
         if not listing.images:
             inner = f" (but the folder {listing.folders[0].name}/)" if listing.folders else ""
-            raise DataError(f"{listing.folder} holds no files that are images{inner}; expected masks, one an image")
+            raise DataError(f"{listing.folder} holds no files that are images{inner}; expected masks, one per image")
     truths = labels_among(listings[1].images)
-    predictions = _by_truth(listings[0].images, truths, prediction, truth, all_of_them=True)
-    images = _by_truth(listings[2].images, truths, listings[2].folder, truth) if image is not None else {}
-    pairs = [Pair(core_of(s), predictions[s], path, images.get(s)) for s, path in sorted(truths.items())]
-    if len({pair.name for pair in pairs}) < len(pairs):
-        pairs = [Pair(stem_of(one.truth), one.prediction, one.truth, one.image) for one in pairs]
-    used = [*truths, *predictions]
-    return Pairs(tuple(pairs), tuple(note for listing in listings for note in listing.notes(used)))
+    predictions = _by_truth(listings[0].images, truths, prediction, truth)
+    images = {} if image is None else _by_truth(listings[2].images, truths, image, None)
+    names = {stem: core_of(stem) for stem in truths}
+    if len({*names.values()}) < len(names):
+        names = {stem: stem for stem in truths}
+    pairs = [Pair(names[s], predictions[s], path, images.get(s)) for s, path in sorted(truths.items())]
+    return pairs, [note for listing in listings for note in listing.notes([*truths, *predictions])]
 
 
-def _by_truth(
-    files: dict[str, Path], truths: dict[str, Path], folder: Path, truth: Path, all_of_them: bool = False
-) -> dict[str, Path]:
-    """The files that belong to the truths, by the truths' stems."""
+def _by_truth(files: dict[str, Path], truths: dict[str, Path], folder: Path, all_in: Path | None) -> dict[str, Path]:
+    """The files that belong to the truths, by the truths' stems; each must have one in the folder `all_in`, if any."""
     found: dict[str, Path] = {}
-    matched = match_stems(files, truths)
-    for stem, other in matched.items():
-        if other is None and all_of_them:
-            count = sum(one is None for one in matched.values())
-            raise _alone(files[stem], core_of(stem), truth, count)
-        if other in found:
+    lone = []
+    for stem, other in match_stems(files, truths).items():
+        if other is None:
+            lone += [files[stem]] if all_in else []
+        elif other in found:
             raise DataError(f"{found[other]} and {files[stem]} have one stem, {other!r}; keep one of each")
-        if other is not None:
+        else:
             found[other] = files[stem]
-    alone = sorted(truths.keys() - found.keys())
-    if alone:
-        raise _alone(truths[alone[0]], core_of(alone[0]), folder, len(alone))
+    for paths, where in ((lone, all_in), ([truths[stem] for stem in sorted(truths.keys() - found)], folder)):
+        if paths:
+            expected = f"{where}/{core_of(stem_of(paths[0]))}.*"
+            raise DataError(
+                f"{paths[0]} has no counterpart in {where}; expected {expected}, or remove it ({len(paths)} such)"
+            )
     return found
-
-
-def _alone(path: Path, stem: str, where: Path, count: int) -> DataError:
-    return DataError(f"{path} has no counterpart in {where}; expected {where}/{stem}.*, or remove it ({count} such)")

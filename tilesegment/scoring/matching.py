@@ -1,148 +1,103 @@
 """Which value of a prediction stands for which class, and which value of the truth.
 
 Files rarely agree: membranes are 0 or 1 in one, 0 and 255 in the other. Pixels are therefore counted by pairs of stored
-values first, over all images; what the values mean is decided once, from all that occur: among the truths and among the
-predictions by `tilesegment.labels`, between the two here.
+values first, over all images; what the values mean is decided once, from all that occur: of the truths by
+`tilesegment.labels`, of the predictions by the values of the truth here.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tilesegment.errors import DataError
-from tilesegment.labels import Coding
-from tilesegment.labels.scanning import LARGEST, distinct
-from tilesegment.metadata import LabelClass, default_colours
-from tilesegment.scoring.binary import THRESHOLDS
+from tilesegment.labels import Coding, LabelOptions, Scan, classes_of, decide
+from tilesegment.labels.coding import by_kind, listed, meanings, own_values, told_values
+from tilesegment.labels.files import first_notes
+from tilesegment.labels.label import OBJECT_NAMES
+from tilesegment.labels.scanning import distinct
+from tilesegment.metadata import LabelClass
+from tilesegment.scoring.inputs import Pair
+from tilesegment.scoring.membranes import THRESHOLDS
 
-_SUM_TOLERANCE = 0.05  # of class probabilities that were rounded to 8 bits or half precision
+HALF = THRESHOLDS.index(0.5)
 
-Counts = Counter[tuple[int, int]]  # pixels by (value of the truth, code of the prediction)
+Counts = Counter[tuple[int, int]]  # pixels by (what the truth stores, what the prediction stores)
 
 
 @dataclass(frozen=True)
-class Kind:
-    """How a prediction, or a truth, is stored.
+class Plane:
+    """One plane of one pair, counted."""
 
-    Attributes:
-        channels: of probabilities; 0 for class ids or grey values.
-        classes: as the file names them, None if it does not.
-        ids: whether values are known to be class ids.
-    """
+    name: str
+    pair: Pair
+    z: int
+    shape: tuple[int, int]
+    counts: Counts
 
-    channels: int
-    classes: tuple[LabelClass, ...] | None
-    ids: bool
 
-    @property
-    def by_threshold(self) -> bool:
-        """Whether one number a pixel, the probability of class 1, decides."""
-        return self.channels in (1, 2)
+@dataclass(frozen=True)
+class Counted:
+    """What all files hold."""
 
-    def codes(self, pixels: np.ndarray, path: str) -> np.ndarray:
-        """What is counted of a prediction.
+    planes: list[Plane]
+    truths: list[Scan]  # the values of each file, by the pairs' names
+    predictions: list[Scan]  # none where there are probabilities
+    channels: int  # of probabilities, 0 for labels
+    likely: tuple[LabelClass, ...] | None  # the classes of probabilities, if they are known
+    notes: tuple[str, ...]  # on how files are read, one sentence each
 
-        Args:
-            pixels: (C, h, w) as stored.
-            path: for messages.
-
-        Returns:
-            (h, w): the values themselves; of the probability of class 1, how many of THRESHOLDS it exceeds; of three
-            channels or more, the id of the largest.
-
-        Raises:
-            DataError: probabilities that are none.
-        """
-        if not self.channels:
-            return pixels[0]
-        low, high = pixels.min(), pixels.max()
-        if not (low >= -1e-3 and high <= 1 + 1e-3):  # NaN fails both
-            found = "NaN or infinity" if not np.isfinite(low + high) else f"values from {low:.4g} to {high:.4g}"
-            raise DataError(f"{path} holds {found}; expected probabilities from 0 to 1, or class ids as whole numbers")
-        if self.channels > 1 and np.abs(pixels.sum(0) - 1).max() > _SUM_TOLERANCE:
-            raise DataError(f"{path}: its {self.channels} channels do not sum to 1; expected class probabilities")
-        if self.by_threshold:
-            return np.searchsorted(np.asarray(THRESHOLDS, pixels.dtype), pixels[-1]).astype(np.uint8)
-        return pixels.argmax(0).astype(np.uint8)
+    def scored(self, truth: Coding) -> list[Scan]:
+        """The predictions with the values that they hold where the truth is labelled."""
+        found: dict[str, set[int]] = {one.name: set() for one in self.predictions}
+        for plane in self.planes if found else ():
+            name = plane.pair.name
+            found[name].update(code for value, code in plane.counts if truth.tables[name][value] is not None)
+        return [replace(one, values=found[one.name]) for one in self.predictions]
 
 
 @dataclass(frozen=True)
 class Matching:
-    """What values mean.
-
-    Attributes:
-        classes: names and colours, the id is the position.
-        truth: value of each class in the truth.
-        prediction: value of each class in the prediction; None where thresholds decide between class 0 and 1.
-    """
+    """What stored values mean."""
 
     classes: tuple[LabelClass, ...]
-    truth: tuple[int, ...]
-    prediction: tuple[int, ...] | None
-
-    def confusion(self, counts: Counts, threshold: int = THRESHOLDS.index(0.5)) -> np.ndarray:
-        """The confusion matrix (K, K) int64, rows the truth; `threshold` is an index into THRESHOLDS."""
-        matrix = np.zeros((len(self.classes), len(self.classes)), np.int64)
-        for (value, code), pixels in counts.items():
-            matrix[self.truth.index(value), self.predicted_id(code, threshold)] += pixels
-        return matrix
-
-    def predicted_id(self, code: int, threshold: int = THRESHOLDS.index(0.5)) -> int:
-        """Class id of a `Kind.codes` value."""
-        return int(code > threshold) if self.prediction is None else self.prediction.index(code)
-
-
-@dataclass(frozen=True)
-class Meanings:
-    """What is stored in each file, as class ids.
-
-    Attributes:
-        matching: which value is which class.
-        truth: what the files of the truth store, as values.
-        prediction: the same of the prediction; None for probabilities.
-    """
-
-    matching: Matching
-    truth: Coding
-    prediction: Coding | None
+    truth: Coding  # of the truths, by the pairs' names; its values are those of the classes
+    prediction: Coding | None  # of the predictions as values of the truth; None for probabilities
+    channels: int  # of probabilities, see `inputs`
+    notes: tuple[str, ...]  # what was decided, one sentence each
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What was decided, a sentence each."""
-        void = () if self.truth.ignore is None else (f"the value {self.truth.ignore} in the truth is not counted",)
-        return (*self.truth.notes, *(() if self.prediction is None else self.prediction.notes), *self._order, *void)
+    def by_threshold(self) -> bool:
+        """Whether the probability of class 1 decides."""
+        return self.channels in (1, 2)
 
-    @property
-    def _order(self) -> tuple[str, ...]:
-        """Several values of the truth that stand for others of the prediction do so by their order alone."""
-        truth, prediction = self.matching.truth, self.matching.prediction
-        if prediction is None or len(truth) < 3 or tuple(truth) == tuple(prediction):
-            return ()
-        pairs = ", ".join(f"{one} is {other}" for one, other in zip(truth, prediction, strict=True))
-        return (f"values of the truth are those of the prediction in their order: {pairs}; else save class ids",)
+    def predicted_ids(self, codes: np.ndarray, name: str, threshold: int = HALF) -> np.ndarray:
+        """Class ids (h, w) uint8 of what is read of the prediction of `name`; `threshold` is an index."""
+        if self.prediction is not None:
+            return self.prediction.ids(codes, name)
+        return (codes > threshold).astype(np.uint8) if self.by_threshold else codes
 
-    def truth_ids(self, pixels: np.ndarray, name: str) -> np.ndarray:
-        """Class ids (h, w) uint8 of a truth's pixels, IGNORE where they are not scored; `name` is the pair's."""
-        return self.truth.tables[name].ids(pixels, self.matching.truth)
+    def confusion(self, plane: Plane, threshold: int = HALF) -> np.ndarray:
+        """The confusion matrix (K, K) int64 of a plane, rows the truth."""
+        matrix = np.zeros((len(self.classes) + 1,) * 2, np.int64)  # the last row and column are void
+        true, codes = np.array([*plane.counts], np.int64).reshape(-1, 2).T
+        rows = self.truth.ids(true, plane.pair.name).clip(max=len(self.classes))
+        columns = self.predicted_ids(codes, plane.pair.name, threshold).clip(max=len(self.classes))
+        np.add.at(matrix, (rows, columns), np.fromiter(plane.counts.values(), np.int64))
+        return matrix[:-1, :-1]
 
-    def predicted_ids(self, codes: np.ndarray, name: str) -> np.ndarray:
-        """Class ids (h, w) uint8 of what `Layer.codes` hands out; where the truth is ignored they mean nothing."""
-        if self.prediction is None or self.matching.prediction is None:
-            known = [(code, self.matching.predicted_id(code)) for code in range(int(codes.max()) + 1)]
-            return np.array([number for _, number in known], np.uint8)[codes]
-        return self.prediction.tables[name].ids(codes, self.matching.prediction)
+    def predicted_value(self, number: int) -> int | None:
+        """The value that stands for a class in the first prediction that says so."""
+        if self.prediction is None:
+            return None if self.by_threshold else number
+        tables = self.prediction.tables.values()
+        found = (s for table in tables for s, value in table.items() if value == self.truth.values[number])
+        return next(found, None)
 
 
 def count_pairs(truth: np.ndarray, codes: np.ndarray, ignore: int | None) -> Counts:
-    """Counts the pixels of a block by their values.
-
-    Args:
-        truth: (h, w) whole numbers, as float too.
-        codes: (h, w) whole numbers.
-        ignore: pixels of this value in the truth are not counted.
-    """
+    """Count the pixels of a block by what both files store, (h, w) whole numbers, but where the truth is `ignore`."""
     values, rows = _indices(truth)
     found, columns = _indices(codes)
     pairs = np.bincount((rows * found.size + columns).ravel(), minlength=values.size * found.size)
@@ -155,92 +110,6 @@ def count_pairs(truth: np.ndarray, codes: np.ndarray, ignore: int | None) -> Cou
     )
 
 
-def match(counts: Counts, kind: Kind, truth_kind: Kind, names: Sequence[str] | None) -> Matching:
-    """Decides what values mean, from all those that occur.
-
-    Values are class ids where the file says so. Else those of the truth are grey values, one a class, or ids; those of
-    the prediction are the truth's values, as many others in the same order, or ids.
-
-    Args:
-        counts: of all images.
-        kind, truth_kind: of prediction and truth.
-        names: of the classes, as the user names them.
-
-    Raises:
-        DataError: the values do not fit each other or the names.
-    """
-    truths, found = {value for value, _ in counts}, {code for _, code in counts}
-    known = kind.classes or truth_kind.classes
-    size = _class_count(truths, kind, truth_kind, names)
-    own = [one.value for one in known or () if one.value is not None]
-    pair = [(0, 255)] if size == 2 else []
-    as_ids = tuple(range(size))
-    scales = [as_ids] if truth_kind.ids else [tuple(own), tuple(sorted(truths)), as_ids, *pair, tuple(sorted(found))]
-    truth = _scale(truths, size, scales)
-    if truth is None:
-        raise DataError(
-            f"the truth holds the values {_list(truths)}, which are not {size} classes: name as many "
-            "classes as there are values, or leave values out with --ignore VALUE"
-        )
-    prediction: tuple[int, ...] | None = None
-    if not kind.by_threshold:
-        fixed = bool(kind.ids or kind.channels)
-        prediction = _scale(found, size, [as_ids] if fixed else [truth, tuple(sorted(found)), as_ids, *pair])
-        if prediction is None:
-            raise _mismatch(truths, found, size)
-    return Matching(_classes(truth, known, names), truth, prediction)
-
-
-def _class_count(truths: set[int], kind: Kind, truth_kind: Kind, names: Sequence[str] | None) -> int:
-    """How many classes there are: as many as are named, as the files say, else as the truth has values."""
-    if names is not None and len(set(names)) != len(names):
-        raise DataError(f"classes {', '.join(names)}: expected different names")
-    channels = max(kind.channels, 2) if kind.channels else None
-    every = {
-        "named": None if names is None else len(names),
-        "in the prediction": channels if kind.classes is None else len(kind.classes),
-        "in the truth": None if truth_kind.classes is None else len(truth_kind.classes),
-    }
-    sizes = {where: count for where, count in every.items() if count is not None}
-    if len(set(sizes.values())) > 1:
-        told = ", ".join(f"{count} {where}" for where, count in sizes.items())
-        raise DataError(f"the numbers of classes differ: {told}; compare those of the same classes")
-    size = next(iter(sizes.values()), len(truths))
-    if size < 2:
-        raise DataError(
-            f"the truth holds {_list(truths)}; two classes are the least: name all in their values' order, such as "
-            "--classes membrane,inside"
-        )
-    return size
-
-
-def _scale(values: set[int], size: int, candidates: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
-    """The first candidate that has as many values as there are classes and holds all that occur."""
-    return next((c for c in candidates if len(set(c)) == len(c) == size and values <= set(c)), None)
-
-
-def _mismatch(truths: set[int], found: set[int], size: int) -> DataError:
-    most = max(size, len(found))
-    return DataError(
-        f"the prediction holds the values {_list(found)}, the truth {_list(truths)}, which is which cannot be told; "
-        f"name all {most} classes in the order of their values, such as --classes membrane,inside, or save class ids; "
-        "if they are ids of single objects, give --instances"
-    )
-
-
-def _classes(
-    values: tuple[int, ...], known: Sequence[LabelClass] | None, names: Sequence[str] | None
-) -> tuple[LabelClass, ...]:
-    coloured = max(values) > LARGEST  # no grey value is
-    if names is None:
-        default = [f"#{value:06x}" if coloured else f"value {value}" for value in values]
-        names = default if known is None else [one.name for one in known]
-    colours = [one.colour for one in known] if known is not None else default_colours(len(values))
-    if known is None and coloured:
-        colours = [f"#{value:06x}" for value in values]
-    return tuple(LabelClass(*one) for one in zip(names, colours, values, strict=True))
-
-
 def _indices(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The values that occur, ascending, and each pixel's place among them, int64."""
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2:
@@ -250,5 +119,135 @@ def _indices(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values, np.searchsorted(values, pixels)
 
 
-def _list(values: set[int]) -> str:
-    return ", ".join(map(str, sorted(values))) or "none"
+def match(counted: Counted, names: Sequence[str] | None, options: LabelOptions) -> Matching:
+    """Decide what values mean, from all those that occur.
+
+    Values of predicted masks are class ids. Else those of the truth are grey values or colours, one per class, or ids;
+    those of the prediction are the truth's values, as many others in the same order, or ids.
+
+    Args:
+        counted: what the files hold.
+        names: of the classes, as the user gives them.
+        options: how the files were opened.
+
+    Raises:
+        DataError: all pixels are ignored, or the values do not fit each other or the names.
+    """
+    likely = counted.likely if counted.channels else _classes_in(counted.predictions)
+    if names is None and likely is None and options.instances:
+        names = OBJECT_NAMES
+    if names is not None and len(set(names)) != len(names):
+        raise DataError(f"classes {', '.join(names)}: expected different names")
+    # the classes of the prediction say what else would be asked
+    given = names or (None if likely is None else [one.name for one in likely])
+    truth = decide(counted.truths, given, options.void, known=likely or ())
+    if not truth.values:
+        raise DataError(
+            f"all pixels of the truth have the ignored value {options.ignore}; leave out --ignore, or name another"
+        )
+    true = _classes_in(counted.truths)
+    known = likely or true
+    sizes = {
+        "named": names,
+        "in the prediction": likely or range(max(counted.channels, 2) if counted.channels else 0),
+        "in the truth": true if truth.kind == "mask" else None,
+    }
+    size = _class_count(truth, {where: len(one) for where, one in sizes.items() if one})
+    known = known if known is not None and len(known) == size else None
+    predictions = counted.scored(truth)
+    own = [one.value for one in known or () if one.value is not None]
+    truth = replace(truth, values=_scale(truth, size, own, set().union(*(one.values for one in predictions))))
+    if known is None:
+        classes = classes_of(truth, counted.truths, names, strict=False)
+    else:
+        values = zip(known, names or [one.name for one in known], truth.values, strict=True)
+        classes = tuple(LabelClass(name, one.colour, value) for one, name, value in values)
+    told = names is not None or {*truth.values} <= {*own} or (size == 2 and 0 in truth.values)
+    if truth.coloured and not told and (counted.channels or {"mask", "grey"} & {*by_kind(predictions)}):
+        raise DataError(
+            f"the truth holds the colours {listed(truth.values, True)}, the prediction none: which class is which "
+            "colour cannot be told; save the truth as class ids, or name the classes with --classes in the order of "
+            "these colours"
+        )
+    prediction = None if counted.channels else _fit(predictions, truth, classes, named=names is not None)
+    void = () if truth.ignore is None else (f"the value {truth.ignore} in the truth is not counted",)
+    notes = (*truth.notes, *(() if prediction is None else prediction.notes), *void)
+    return Matching(classes, truth, prediction, counted.channels, notes)
+
+
+def _classes_in(scans: Sequence[Scan]) -> tuple[LabelClass, ...] | None:
+    """The classes of the predicted masks among labels, None if there is no mask."""
+    found = {one.classes: one.name for one in scans if one.classes is not None}
+    if len(found) > 1:
+        raise DataError(f"{' and '.join(found.values())} hold different classes; compare those of one kind at a time")
+    return next(iter(found), None)
+
+
+def _class_count(truth: Coding, sizes: Mapping[str, int]) -> int:
+    """How many classes there are: as many as are named, as the files say, else as the truth has values."""
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{count} {where}" for where, count in sizes.items())
+        raise DataError(f"the numbers of classes differ: {told}; compare those of the same classes")
+    size = next(iter(sizes.values()), len(truth.values))
+    if size < 2:
+        raise DataError(
+            f"the truth holds {listed(truth.values, truth.coloured)}; two classes are the least: name all in the order "
+            "of their values, such as --classes membrane,inside"
+        )
+    return size
+
+
+def _scale(truth: Coding, size: int, own: Sequence[int], predicted: set[int]) -> tuple[int, ...]:
+    """The value of each class in the truth, where some of them may not occur."""
+    ids = tuple(range(size))
+    scales = [tuple(own), truth.values, ids, *[(0, 255)] * (size == 2), tuple(sorted(predicted))]
+    for scale in [ids] if truth.kind == "mask" else scales:
+        if len(set(scale)) == len(scale) == size and set(truth.values) <= set(scale):
+            return scale
+    raise DataError(
+        f"the truth holds the values {listed(truth.values, truth.coloured)}, which are not {size} classes: name as "
+        "many classes as there are values, or leave values out with --ignore VALUE"
+    )
+
+
+def _fit(predictions: Sequence[Scan], truth: Coding, classes: Sequence[LabelClass], *, named: bool) -> Coding:
+    """What predictions store, as the values of the truth.
+
+    Raises:
+        DataError: it cannot be told.
+    """
+    tables: dict[str, Mapping[int, int | None]] = {}
+    notes: list[str] = []
+
+    def meant(kind: str, one: Scan, used: set[int], *, ordered: bool) -> dict[int, int] | None:
+        if kind == "mask":
+            found = dict(enumerate(truth.values))
+            return found if used <= found.keys() else None
+        colours = [c.colour for c in classes]
+        return meanings(kind, one, used, truth.values, colours, coloured=truth.coloured, ordered=ordered)
+
+    for kind, scans in by_kind(predictions).items():
+        own = {one.name: own_values(one, kind)[0] for one in scans}
+        every, coloured = {value for table in own.values() for value in table.values()}, kind == "colour"
+        # each file has its own palette
+        joint = (
+            None
+            if kind == "palette" and truth.coloured
+            else meant(kind, scans[0], every, ordered=named or not coloured)
+        )
+        for one in scans:
+            used = set(own[one.name].values())
+            # files on several scales, such as 0, 1 and 0, 255, are read one by one
+            found = joint or meant(kind, one, used, ordered=used <= {0, 255} or (named and kind == "palette"))
+            if found is None:
+                raise DataError(
+                    f"the prediction holds the values {listed(every, coloured)}, the truth "
+                    f"{listed(truth.values, truth.coloured)}, which is which cannot be told; name all "
+                    f"{max(len(every), len(classes))} classes in the order of their values, such as --classes "
+                    "membrane,inside, or save class ids; if they are ids of single objects, give --instances"
+                )
+            tables[one.name] = found | {stored: found[value] for stored, value in own[one.name].items()}
+            if (len(classes) > 2 or truth.coloured or coloured) and any(value != found[value] for value in used):
+                told = told_values({value: found[value] for value in used}, coloured, truth.coloured)
+                notes.append(f"values of the prediction of {one.name} are read as those of the truth: {told}")
+    return Coding(truth.values, "prediction", tables, notes=first_notes(notes))

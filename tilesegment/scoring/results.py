@@ -2,175 +2,104 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from tilesegment.scoring.binary import THRESHOLDS, constant_predictor, dice, iou, pixel_accuracy
-from tilesegment.scoring.matching import Counts, Matching
+from tilesegment.labels.scanning import LARGEST
+from tilesegment.scoring.pixels import dice, iou, pixel_accuracy
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class.
-
-    Attributes:
-        name: what it is called.
-        truth_value, prediction_value: what stands for it in the files; None where a threshold decides.
-        share: part of the truth's pixels.
-        dice, iou: None if it is in neither truth nor prediction.
-    """
+    """One class; Dice and IoU are None if it is in neither truth nor prediction."""
 
     name: str
-    truth_value: int
-    prediction_value: int | None
-    share: float
+    truth_value: int  # what stands for it in the files
+    prediction_value: int | None  # None where a threshold decides, or no value stands for it
+    share: float  # of the truth's pixels
     dice: float | None
     iou: float | None
 
 
 @dataclass(frozen=True)
 class CellScore:
-    """How well cells are told apart; class 1 is the inside of cells, class 0 is membrane.
+    """How well cells are told apart; class 1 is the inside of cells, class 0 is membrane."""
 
-    Attributes:
-        v_rand, v_info: largest mean over the sections, of the thresholds; ISBI 2012 protocol.
-        rand_error: smallest mean over the sections, without border thinning.
-        threshold_rand, threshold_info, threshold_error: where that is; None for class ids.
-        sections: planes, or windows of large ones, that were scored.
-        without_cells: those that have no cell in the truth and were left out.
-        window: largest side of a window in pixels, None if planes were scored whole.
-    """
-
-    v_rand: float
+    v_rand: float  # largest mean over the sections, of all thresholds; ISBI 2012 protocol
     v_info: float
-    rand_error: float
-    threshold_rand: float | None
+    rand_error: float  # smallest mean over the sections, without border thinning
+    threshold_rand: float | None  # where that is; None for class ids
     threshold_info: float | None
     threshold_error: float | None
-    sections: int
-    without_cells: int
-    window: int | None
+    sections: int  # planes, or windows of large ones, that were scored
+    without_cells: int  # those that have no cell in the truth and were left out
+    window: int | None  # largest side of a window in pixels, None if planes were scored whole
 
 
 @dataclass(frozen=True)
 class ImageScore:
-    """One plane.
+    """One plane."""
 
-    Attributes:
-        name: stem of its file, with the plane's number where the file is a stack.
-        shape: (height, width).
-        pixels: how many were counted.
-        accuracy, miou, mean_dice: None if none was counted.
-        dice, iou: one a class, None for one that is in neither truth nor prediction.
-        v_rand, v_info, rand_error: at the thresholds that are best over all images; None if cells were not scored.
-    """
-
-    name: str
-    shape: tuple[int, int]
-    pixels: int
-    accuracy: float | None
+    name: str  # stem of its file, with the plane's number where the file is a stack
+    shape: tuple[int, int]  # (height, width)
+    pixels: int  # how many were counted
+    accuracy: float | None  # None, as the next two, if none was counted
     miou: float | None
     mean_dice: float | None
-    dice: tuple[float | None, ...]
+    dice: tuple[float | None, ...]  # one per class, None for one that is in neither truth nor prediction
     iou: tuple[float | None, ...]
-    v_rand: float | None
+    v_rand: float | None  # at the thresholds that are best over all images; None if cells were not scored
     v_info: float | None
     rand_error: float | None
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a prediction is. Scores are of all counted pixels together, not means of images.
+    """How good a prediction is. Scores are of all counted pixels together, not means of images."""
 
-    Attributes:
-        prediction, truth: as given.
-        kind: `classes` or `probabilities`; of the latter, classes are the arg-max, of two those at 0.5.
-        pixels, ignored: how many were counted, how many were not.
-        confusion: pixels, rows the true class, columns the predicted one.
-        classes: one after another.
-        accuracy: part of the pixels whose class is right.
-        pixel_error: 1 - accuracy, of one probability the least over the thresholds 0, 0.1, ..., 1.
-        threshold_pixel: where that is, None for class ids and for more than two classes.
-        miou, mean_dice: means over the classes that occur.
-        floor_accuracy, floor_miou: of always predicting the most frequent class.
-        cells: two classes only, None if not scored.
-        images: one a plane.
-        figure: where it was drawn.
-        notes: what was left out, and what was decided on how files are read, a sentence each.
-    """
-
-    prediction: str
+    prediction: str  # as given
     truth: str
-    kind: str
-    pixels: int
-    ignored: int
-    confusion: tuple[tuple[int, ...], ...]
+    kind: str  # `classes` or `probabilities`; of the latter, classes are the arg-max, of two those at 0.5
+    pixels: int  # how many were counted
+    ignored: int  # how many were not
+    confusion: tuple[tuple[int, ...], ...]  # pixels, rows the true class, columns the predicted one
     classes: tuple[ClassScore, ...]
-    accuracy: float
-    pixel_error: float
-    threshold_pixel: float | None
-    miou: float
+    accuracy: float  # share of the pixels whose class is right
+    pixel_error: float  # 1 - accuracy, of one probability the least over the thresholds 0, 0.1, ..., 1
+    threshold_pixel: float | None  # where that is, None for class ids and for more than two classes
+    miou: float  # mean over the classes that occur, as mean_dice
     mean_dice: float
-    floor_accuracy: float
+    floor_accuracy: float  # of always predicting the most frequent class
     floor_miou: float
-    cells: CellScore | None
-    images: tuple[ImageScore, ...]
-    figure: str | None = None
-    notes: tuple[str, ...] = ()
+    cells: CellScore | None  # of two classes only, None if not scored
+    images: tuple[ImageScore, ...]  # one per plane
+    figure: str | None = None  # where it was drawn
+    notes: tuple[str, ...] = ()  # what was left out, and how files are read, one sentence each
+
+    @property
+    def coloured(self) -> bool:
+        """Whether the values of the classes are colours, red * 65536 + green * 256 + blue."""
+        return max(one.truth_value for one in self.classes) > LARGEST
 
 
-def class_scores(confusion: np.ndarray, matching: Matching) -> tuple[ClassScore, ...]:
-    """The rows of the classes."""
-    values = matching.prediction or (None,) * len(matching.classes)
-    shares = confusion.sum(1) / confusion.sum()
-    rows = zip(
-        matching.classes, matching.truth, values, shares, known(dice(confusion)), known(iou(confusion)), strict=True
-    )
-    return tuple(
-        ClassScore(one.name, truth, value, float(share), *scores) for one, truth, value, share, *scores in rows
-    )
+def pixel_scores(confusion: np.ndarray) -> dict[str, Any]:
+    """The scores of a confusion matrix by their names in `ImageScore`; None for NaN, which JSON lacks."""
+    per_dice, per_iou = _known(dice(confusion)), _known(iou(confusion))
+    return {
+        "pixels": int(confusion.sum()),
+        "accuracy": _known([pixel_accuracy(confusion)])[0],
+        "miou": _mean(per_iou),
+        "mean_dice": _mean(per_dice),
+        "dice": per_dice,
+        "iou": per_iou,
+    }
 
 
-def image_score(name: str, shape: tuple[int, int], confusion: np.ndarray, cells: Sequence[float] | None) -> ImageScore:
-    """The row of a plane; `cells` are its V_Rand, V_Info and Rand error."""
-    per_dice, per_iou = known(dice(confusion)), known(iou(confusion))
-    v_rand, v_info, rand_error = (None, None, None) if cells is None else cells
-    return ImageScore(
-        name=name,
-        shape=shape,
-        pixels=int(confusion.sum()),
-        accuracy=known([pixel_accuracy(confusion)])[0],
-        miou=mean(per_iou),
-        mean_dice=mean(per_dice),
-        dice=per_dice,
-        iou=per_iou,
-        v_rand=v_rand,
-        v_info=v_info,
-        rand_error=rand_error,
-    )
-
-
-def pixel_error(counts: Counts, matching: Matching) -> tuple[float, float | None]:
-    """The least part of wrong pixels, and the threshold where that is."""
-    if matching.prediction is not None:
-        return 1 - pixel_accuracy(matching.confusion(counts)), None
-    errors = [1 - pixel_accuracy(matching.confusion(counts, t)) for t in range(len(THRESHOLDS))]
-    best = int(np.argmin(errors))
-    return errors[best], THRESHOLDS[best]
-
-
-def floor_scores(confusion: np.ndarray) -> tuple[float, float]:
-    """Accuracy and mIoU of always predicting the most frequent class."""
-    floor = constant_predictor(confusion)
-    return pixel_accuracy(floor), mean(known(iou(floor))) or 0.0
-
-
-def known(values: Sequence[float] | np.ndarray) -> tuple[float | None, ...]:
-    """JSON has no NaN."""
+def _known(values: Sequence[float] | np.ndarray) -> tuple[float | None, ...]:
     return tuple(None if np.isnan(value) else float(value) for value in values)
 
 
-def mean(values: Sequence[float | None]) -> float | None:
-    """Mean of those that are known, None if none is."""
-    there = [value for value in values if value is not None]
-    return sum(there) / len(there) if there else None
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -1,12 +1,11 @@
 """Training data as people have them: found, checked, brought into one form, and described before training starts.
 
 `layouts` finds which image belongs to which label, `tilesegment.labels` says what the labels mean, `reading` cuts both
-into sections, `checks` looks for what makes training or its scores worthless, `summary` tells all of it.
+into sections, `summary` tells all of it and what makes training or its scores worthless.
 """
 
-from tilesegment.training.data.checks import split_warnings
 from tilesegment.training.data.reading import open_dataset
 from tilesegment.training.data.sections import IGNORE, Dataset, Section, normalisation_of
-from tilesegment.training.data.summary import summary
+from tilesegment.training.data.summary import split_warnings, summary
 
 __all__ = ["IGNORE", "Dataset", "Section", "normalisation_of", "open_dataset", "split_warnings", "summary"]

@@ -4,17 +4,27 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 from tilesegment.errors import DataError
-from tilesegment.images.zarr_metadata import node
-from tilesegment.labels import Listing, is_folder_of_files, list_images, match_stems, stem_of
-from tilesegment.labels.files import core_of, is_label_name
+from tilesegment.images import is_zarr
+from tilesegment.labels.files import (
+    Listing,
+    core_of,
+    is_folder_of_files,
+    is_label_name,
+    list_images,
+    match_stems,
+    some_of,
+    stem_of,
+)
 
 # names of folders, in any case
 _IMAGES = ("images", "imgs", "image", "img", "imagestr")
 _LABELS = ("labels", "masks", "label", "mask", "labelstr")
-_VOC = ("jpegimages", "segmentationclasspng", "segmentationclass")  # in labelme's export the latter may hold .npy
+_VOC_IMAGES = ("jpegimages",)
+_VOC_LABELS = ("segmentationclasspng", "segmentationclass")  # in labelme's export the latter may hold .npy
 _MASKS_OF = ("{}_masks", "{}_labels")  # train/ and train_masks/
 _TRAIN = ("train", "training", "data")
 _VALIDATION = ("val", "valid", "validation")
@@ -30,93 +40,71 @@ _EXPECTED = (
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its label.
+    """An image and its label, each a file or the folder of a Zarr image; of nnU-Net's cases a file per channel."""
 
-    Attributes:
-        name: stem of the image's file, or of the case if it has a file per channel; `val/stem` in a folder val/.
-        images: the file, or the folder of a Zarr image; of nnU-Net's cases the files of all channels in their order.
-        label: a file, or the folder of a Zarr image.
-    """
-
-    name: str
+    name: str  # stem of the image's file, or of the case; `val/stem` in a folder val/
     images: tuple[Path, ...]
     label: Path
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set is kept.
+    """How a data set is kept."""
 
-    Attributes:
-        words: for the user.
-        pairs: sorted by name.
-        held_out: those that are kept apart, in a folder val/.
-        voc: labels are those of Pascal VOC: the indices of a palette are the classes, 255 means not labelled.
-        names: of the classes by value, where a file tells them.
-        ignore: the value that means "not labelled", where a file tells it.
-        warnings: what was left out or decided, a sentence each.
-    """
-
-    words: str
-    pairs: tuple[Pair, ...]
-    held_out: tuple[Pair, ...] = ()
-    voc: bool = False
-    names: Mapping[int, str] = field(default_factory=dict)
-    ignore: int | None = None
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def both(self) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
-        """Those to train on, unless more are held out, and those that are held out."""
-        return self.pairs, self.held_out
-
-    @property
-    def every(self) -> tuple[Pair, ...]:
-        """All pairs."""
-        return self.pairs + self.held_out
+    words: str  # for the user
+    pairs: tuple[Pair, ...]  # sorted by name
+    held_out: tuple[Pair, ...] = ()  # those in a folder val/
+    voc: bool = False  # as in Pascal VOC: palette indices are the classes, 255 means not labelled
+    names: Mapping[int, str] = field(default_factory=dict)  # of the classes by value, where a file tells them
+    ignore: int | None = None  # the value that means "not labelled", where a file tells it
+    warnings: tuple[str, ...] = ()  # what was left out or decided, one sentence each
 
 
 def find_layout(path: Path) -> Layout:
-    """The labelled images in the folder `path`, or in its folder train/, training/ or data/.
+    """Find the labelled images in the folder `path`, or in its folder train/, training/ or data/.
 
     Those in a folder val/, valid/ or validation/ beside them are held out.
 
     Raises:
-        DataError: no layout that is known, an image without its label or the other way round.
+        DataError: no known layout, an image without its label or the other way round.
         ImageError: a Zarr store with damaged metadata.
     """
-    if not path.exists():
-        raise DataError(f"there is no folder {path}; name the one that holds {_EXPECTED}")
-    if path.is_file():
-        raise DataError(f"{path} is a file; name the folder that holds {_EXPECTED}")
+    if not path.is_dir():
+        found = f"{path} is a file; name the folder" if path.exists() else f"there is no folder {path}; name the one"
+        raise DataError(f"{found} that holds {_EXPECTED}")
     for name in ("", *_TRAIN):
         layout = _found(path, name)
         if layout is not None:
             return _with_validation(path, layout)
-    raise DataError(_unknown(path))
+    names = sorted(p.name + "/" * p.is_dir() for p in path.iterdir())
+    lacking = "labels" if _named(path, _IMAGES) else "images"
+    raise DataError(f"{path} has no folder {lacking}/; expected {_EXPECTED}; found {some_of(names, 6) or 'nothing'}")
 
 
 def _found(path: Path, name: str) -> Layout | None:
     """The labelled images in the folder of `path` with this name, or in images/NAME/; "" is `path` itself."""
-    folder = _subfolders(path).get(name) if name else path
-    layout = _part(path, name) if name else None
-    for find in (_folders, _one_folder, _zarr):
-        layout = layout or (find(folder) if folder is not None else None)
-    if layout is None or folder is None or folder == path or not layout.pairs[0].label.is_relative_to(folder):
-        return layout
-    return replace(layout, words=f"{folder.name}/ with {layout.words}")
+    if not name:
+        return _folders(path) or _one_folder(path) or _zarr(path)
+    layout = _part(path, name)
+    for folder in _named(path, (name,)):
+        inner = None if layout else _folders(folder) or _one_folder(folder) or _zarr(folder)
+        layout = replace(inner, words=f"{folder.name}/ with {inner.words}") if inner else layout
+    return layout
 
 
 def _with_validation(path: Path, layout: Layout) -> Layout:
     """The same with the images of val/, which are held out; test/ is named, which no training may use."""
-    tests = [f"{folder.name}/ is not used" for folder in _named(path, _TEST)]
-    layout = replace(layout, words="; ".join([layout.words, *tests]))
+    unused = [f"{folder.name}/ is not used" for folder in _named(path, _TEST)]
+    layout = replace(layout, words="; ".join([layout.words, *unused]))
     for name in _VALIDATION:
         held_out = _found(path, name)
         if held_out is not None:
-            pairs = tuple(replace(pair, name=f"{name}/{pair.name}") for pair in held_out.pairs)
-            words = f"{layout.words}; held out: {held_out.words}"
-            return replace(layout, words=words, held_out=pairs, warnings=layout.warnings + held_out.warnings)
+            return replace(
+                layout,
+                words=f"{layout.words}; held out: {held_out.words}",
+                held_out=tuple(replace(pair, name=f"{name}/{pair.name}") for pair in held_out.pairs),
+                warnings=layout.warnings + held_out.warnings,
+            )
     left = [f"{f} holds no labelled images that are found and is left out" for f in _named(path, _VALIDATION)]
     beside = _named(path.resolve().parent, _VALIDATION) if path.resolve().name.lower() in _TRAIN[:2] else []
     left += [f"{f.name}/ beside {path}/ is not used; name the folder of both to hold it out" for f in beside]
@@ -124,72 +112,62 @@ def _with_validation(path: Path, layout: Layout) -> Layout:
 
 
 def _named(path: Path, names: Sequence[str]) -> list[Path]:
-    """The folders in `path` that have one of these names."""
-    return [folder for name, folder in _subfolders(path).items() if name in names]
+    """The folders in `path`, but no Zarr stores, that have one of these names, in their order.
 
-
-def _subfolders(path: Path) -> dict[str, Path]:
-    """The folders in `path` that are no Zarr stores by their names in lower case."""
-    if not path.is_dir():
-        return {}
-    found: dict[str, Path] = {}
-    for folder in sorted(path.iterdir()):
-        if folder.is_dir() and not folder.name.startswith(".") and is_folder_of_files(folder):
-            if folder.name.lower() in found and folder.name.lower() in (*_IMAGES, *_LABELS, *_TRAIN, *_VALIDATION):
-                raise DataError(f"{path} holds {found[folder.name.lower()].name}/ and {folder.name}/; keep one of both")
-            found[folder.name.lower()] = folder
-    return found
-
-
-def _unknown(path: Path) -> str:
-    """What to say of a folder in no layout that is known."""
-    names = sorted(p.name + "/" * p.is_dir() for p in path.iterdir()) if path.is_dir() else []
-    found = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "") if names else "nothing"
-    lacking = "labels" if set(_subfolders(path)) & set(_IMAGES) else "images"
-    return f"{path} has no folder {lacking}/; expected {_EXPECTED}; found {found}"
+    Raises:
+        DataError: two names differ in case alone.
+    """
+    folders = [one for one in sorted(path.iterdir()) if one.name.lower() in names and is_folder_of_files(one)]
+    for one, other in pairwise(folders):
+        if one.name.lower() == other.name.lower():
+            raise DataError(f"{path} holds {one.name}/ and {other.name}/; keep one of both")
+    return sorted(folders, key=lambda one: names.index(one.name.lower()))
 
 
 def _part(path: Path, name: str) -> Layout | None:
     """The labelled images in images/NAME/ and labels/NAME/, or in NAME/ and NAME_masks/."""
-    images, labels = (_named(path, names) for names in (_IMAGES, _LABELS))
-    if len(images) == len(labels) == 1:
-        inner = [_subfolders(one).get(name) for one in (images[0], labels[0])]
-        if inner[0] is not None and inner[1] is not None:
-            return _layout(path, inner[0], inner[1])
-    there, masks = _named(path, (name,)), _named(path, [form.format(name) for form in _MASKS_OF])
-    return _layout(path, there[0], masks[0]) if there and masks else None
+    inner = [[part for one in _named(path, names) for part in _named(one, (name,))] for names in (_IMAGES, _LABELS)]
+    beside = [_named(path, names) for names in ((name,), [form.format(name) for form in _MASKS_OF])]
+    found = next((one for one in (inner, beside) if one[0] and one[1]), None)
+    return _layout(path, found[0][0], found[1][0]) if found else None
 
 
 def _folders(folder: Path) -> Layout | None:
     """A folder of images beside one of labels."""
-    images, labels = (_named(folder, names) for names in (_IMAGES, _LABELS))
-    if images and labels and len(images) + len(labels) > 2:
-        several = "/, ".join(one.name for one in (images if len(images) > 1 else labels))
-        raise DataError(f"{folder} holds {several}/; keep one folder of images and one of labels, move the others away")
+    images, labels = _named(folder, _IMAGES), _named(folder, _LABELS)
     if images and labels:
-        parts = {*_subfolders(images[0])} & {*_subfolders(labels[0])} & {*_TRAIN}
-        return None if parts else _layout(folder, images[0], labels[0])
-    voc = _named(folder, _VOC[:1]), [one for name in _VOC[1:] for one in _named(folder, (name,))]
-    return _layout(folder, voc[0][0], voc[1][0], voc=True) if voc[0] and voc[1] else None
+        if len(images) + len(labels) > 2:
+            several = "/, ".join(sorted(one.name for one in (images if len(images) > 1 else labels)))
+            raise DataError(
+                f"{folder} holds {several}/; keep one folder of images and one of labels, move the others away"
+            )
+        parts = [{part.name.lower() for part in _named(one[0], _TRAIN)} for one in (images, labels)]
+        return None if parts[0] & parts[1] else _layout(folder, images[0], labels[0])
+    images, labels = _named(folder, _VOC_IMAGES), _named(folder, _VOC_LABELS)
+    return _layout(folder, images[0], labels[0], voc=True) if images and labels else None
 
 
 def _layout(folder: Path, images: Path, labels: Path, *, voc: bool = False) -> Layout:
-    """The pairs in two folders."""
-    listed = list_images(images), list_images(labels)
-    pairs, alone = _paired(*listed, lenient=voc)
-    left = tuple(f"{path} has no label and is left out ({len(alone)} such)" for path in alone[:1])
-    names = [str(one.relative_to(folder)) for one in (images, labels)]
-    words = f"{names[0]}/ and {names[1]}/, paired by name" + " (Pascal VOC)" * voc
+    """The pairs in two folders; of Pascal VOC images may lack a label."""
+    listings = list_images(images), list_images(labels)
+    pairs, alone = _paired(*listings)
+    if alone and not voc:
+        expected = f"{labels / stem_of(alone[0])}.*"
+        raise DataError(f"{alone[0]} has no label; expected {expected}, or remove it ({len(alone)} such)")
+    if not pairs:
+        raise DataError(f"{labels if listings[0].images else images} is empty; expected labelled images")
+    words = f"{images.relative_to(folder)}/ and {labels.relative_to(folder)}/, paired by name" + " (Pascal VOC)" * voc
     channels = max(len(pair.images) for pair in pairs)
     words += f", a file for each of {channels} channels" * (channels > 1)
-    notes = (*listed[0].notes([p.name for p in pairs]), *listed[1].notes([p.name for p in pairs]), *left)
-    told = {name: value for value, name in _class_names(folder).items()} if voc else _nnunet_labels(folder)
+    warnings = [note for listing in listings for note in listing.notes([pair.name for pair in pairs])]
+    warnings += [f"{path} has no label and is left out ({len(alone)} such)" for path in alone[:1]]
+    told = _class_names(folder) if voc else _nnunet_labels(folder)
     ignore = told.pop("ignore", None)
-    return Layout(words, pairs, (), voc, {value: name for name, value in told.items()}, ignore, notes)
+    return Layout(words, pairs, (), voc, {value: name for name, value in told.items()}, ignore, tuple(warnings))
 
 
-def _paired(images: Listing, labels: Listing, *, lenient: bool) -> tuple[tuple[Pair, ...], list[Path]]:
-    """The pairs in two folders, and the images without a label, which there may be only where `lenient`."""
+def _paired(images: Listing, labels: Listing) -> tuple[tuple[Pair, ...], list[Path]]:
+    """The pairs in two folders, and the images without a label."""
     for listing in (images, labels):
         if not listing.images and listing.folders:
             inner = listing.folders[0]
@@ -204,11 +182,6 @@ def _paired(images: Listing, labels: Listing, *, lenient: bool) -> tuple[tuple[P
             raise DataError(f"{there[image][0]} has two labels, {by_image[image].name} and {path.name}; keep one")
         by_image[image] = path
     alone = [paths[0] for stem, paths in there.items() if stem not in by_image]
-    if alone and not lenient:
-        expected = f"{labels.folder / alone[0].stem}.*"
-        raise DataError(f"{alone[0]} has no label; expected {expected}, or remove it ({len(alone)} such)")
-    if not by_image:
-        raise DataError(f"{(labels if there else images).folder} is empty; expected labelled images")
     return tuple(Pair(stem, there[stem], by_image[stem]) for stem in sorted(by_image)), alone
 
 
@@ -223,10 +196,11 @@ def _with_channels(images: Mapping[str, Path], labels: Mapping[str, Path]) -> di
     for case, stems in cases.items():
         if len(stems) == 1:
             continue
-        expected = [f"{case}_{number:04}" for number in range(len(stems))]
-        if stems != expected:
-            lacking = next(one for one in expected if one not in stems)
-            raise DataError(f"the case {case} has {len(stems)} channels, but no {lacking}.*; add it, or renumber them")
+        lacking = [name for name in (f"{case}_{number:04}" for number in range(len(stems))) if name not in stems]
+        if lacking:
+            raise DataError(
+                f"the case {case} has {len(stems)} channels, but no {lacking[0]}.*; add it, or renumber them"
+            )
         joined[case] = tuple(images[stem] for stem in stems)
         for stem in stems:
             del joined[stem]
@@ -237,43 +211,23 @@ def _one_folder(folder: Path) -> Layout | None:
     """Images and labels in one folder, told by what is added to their names: Cellpose's NAME_masks, mask_NAME, ..."""
     listing = list_images(folder)
     files = {stem: path for stem, path in listing.images.items() if not _RESULTS.search(stem) and path.is_file()}
-    labels = {stem: path for stem, path in files.items() if is_label_name(stem)}
-    images = {stem: path for stem, path in files.items() if stem not in labels}
-    found = match_stems(labels, images)
-    if not any(found.values()):
+    parts = [{s: path for s, path in files.items() if is_label_name(s) == is_label} for is_label in (False, True)]
+    images, labels = (replace(listing, images=part, folders=()) for part in parts)
+    if not any(match_stems(labels.images, images.images).values()):
         return None
-    pairs: dict[str, Pair] = {}
-    for stem, image in found.items():
-        if image is None:
-            raise DataError(f"{labels[stem]} has no image; expected {folder / core_of(stem)}.*, or remove it")
-        if image in pairs:
-            both = f"{pairs[image].label.name} and {labels[stem].name}"
-            raise DataError(f"{images[image]} has two labels, {both}; keep one")
-        pairs[image] = Pair(image, (images[image],), labels[stem])
-    ordered = tuple(pairs[image] for image in sorted(pairs))
-    words = ", ".join(f"{p.images[0].name} and {p.label.name}" for p in ordered[:2])
-    words += f" and {len(ordered) - 2} more such pairs" if len(ordered) > 2 else ""
-    alone = [images[image] for image in sorted(images) if image not in pairs]
-    left = tuple(f"{path.name} {_lacking(path, ordered)} and is left out" for path in alone[:3])
-    left += (f"{len(alone) - 3} more images have no label and are left out",) if len(alone) > 3 else ()
-    return Layout(words, ordered, warnings=(*listing.notes(pairs), *left))
+    pairs, alone = _paired(images, labels)
+    words = ", ".join(f"{pair.images[0].name} and {pair.label.name}" for pair in pairs[:2])
+    words += f" and {len(pairs) - 2} more such pairs" if len(pairs) > 2 else ""
+    left = [f"{some_of([path.name for path in alone])}: no label, left out"] if alone else []
+    return Layout(words, pairs, warnings=(*listing.notes([pair.name for pair in pairs]), *left))
 
 
-def _lacking(image: Path, pairs: tuple[Pair, ...]) -> str:
-    """What an image has none of, in words: the label that would be named as those of the others are."""
-    stem, label = pairs[0].name, pairs[0].label
-    core = core_of(stem)
-    return f"has no {label.stem.replace(core, core_of(image.stem), 1)}{label.suffix}"
-
-
-def _class_names(folder: Path) -> dict[int, str]:
-    """Names by id from labelme's class_names.txt, a line each; `__ignore__`, which has no id, may come first."""
+def _class_names(folder: Path) -> dict[str, int]:
+    """Ids by name from labelme's class_names.txt, one per line; `__ignore__`, which has no id, may come first."""
     path = folder / "class_names.txt"
-    if not path.is_file():
-        return {}
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
     names = [line.strip() for line in lines if line.strip() != "__ignore__"]
-    return {number: name for number, name in enumerate(names) if name}
+    return {name: number for number, name in enumerate(names) if name}
 
 
 def _nnunet_labels(folder: Path) -> dict[str, int]:
@@ -288,23 +242,20 @@ def _nnunet_labels(folder: Path) -> dict[str, int]:
 
 def _zarr(folder: Path) -> Layout | None:
     """An OME-Zarr image with a label in it, a label of one, or a folder of such images."""
-    if node(folder) is not None:
-        if folder.parent.name == "labels" and node(folder.parent.parent) is not None:
-            pair = Pair(stem_of(folder.parent.parent), (folder.parent.parent,), folder)
-        else:
-            pair = _zarr_pair(folder)
+    if is_zarr(folder):
+        store = folder.parent.parent
+        is_label = folder.parent.name == "labels" and is_zarr(store)
+        pair = Pair(stem_of(store), (store,), folder) if is_label else _zarr_pair(folder)
         return Layout(f"{pair.images[0].name} with labels/{pair.label.name} in it", (pair,))
-    stores = [p for p in sorted(folder.iterdir()) if p.suffix == ".zarr" and p.is_dir() and node(p) is not None]
-    if not stores:
-        return None
-    pairs = [_zarr_pair(store) for store in stores]
-    return Layout("OME-Zarr images with labels/ in them", tuple(sorted(pairs, key=lambda pair: pair.name)))
+    stores = [path for path in folder.iterdir() if path.suffix == ".zarr" and path.is_dir() and is_zarr(path)]
+    pairs = sorted(map(_zarr_pair, stores), key=lambda pair: pair.name)
+    return Layout("OME-Zarr images with labels/ in them", tuple(pairs)) if pairs else None
 
 
 def _zarr_pair(store: Path) -> Pair:
     """The image in the folder `store` and its only label."""
     folder = store / "labels"
-    names = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and node(p)] if folder.is_dir() else []
+    names = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and is_zarr(p)] if folder.is_dir() else []
     if not names:
         raise DataError(f"{store} has no label; expected one in {folder}/, or remove the image")
     if len(names) > 1:

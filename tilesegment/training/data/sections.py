@@ -2,70 +2,51 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tilesegment.errors import DataError
-from tilesegment.labels import IGNORE
+from tilesegment.labels import IGNORE, some_of
 from tilesegment.metadata import LabelClass, PixelSize
 from tilesegment.models.header import Normalisation
 
 
 @dataclass(frozen=True)
 class Section:
-    """One labelled image.
+    """One labelled image."""
 
-    Attributes:
-        name: stem of its file; `stem[3]` is plane 3 of a stack, `stem@512,0` a part whose first pixel is (512, 0).
-        image: (C, H, W) in the file's dtype.
-        label: (H, W) uint8 class ids, IGNORE where there is no label.
-    """
-
-    name: str
-    image: np.ndarray
-    label: np.ndarray
+    name: str  # stem of its file; `stem[3]` is plane 3 of a stack, `stem@512,0` a part whose first pixel is (512, 0)
+    image: np.ndarray  # (C, H, W) in the file's dtype
+    label: np.ndarray  # (H, W) uint8 class ids, IGNORE where there is no label
 
     @property
     def stem(self) -> str:
-        """The name of the file that it comes from, without plane and part."""
+        """The name of its file, without plane and part."""
         return re.sub(r"(\[\d+\])?(@\d+,\d+)?$", "", self.name)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images of one kind.
+    """Labelled images of one kind."""
 
-    Attributes:
-        sections: in the order of their names.
-        classes: in the order of their values in the label files. The value of a colour is red * 65536 + green * 256 +
-            blue.
-        pixel_size: of the images, where all agree.
-        layout: how the files are kept, in words.
-        warnings: what the user should know, a sentence each.
-        ignore: the value in the label files that means "not labelled".
-        held_out: names of the sections that are kept apart, in a folder val/.
-        notes: what was decided on how the labels are read, a sentence each.
-    """
-
-    sections: tuple[Section, ...]
-    classes: tuple[LabelClass, ...]
-    pixel_size: PixelSize | None
-    layout: str = ""
-    warnings: tuple[str, ...] = ()
-    ignore: int | None = None
-    held_out: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    sections: tuple[Section, ...]  # in the order of their names
+    classes: tuple[LabelClass, ...]  # in the order of their values in the label files; see `labels.Coding` for colours
+    pixel_size: PixelSize | None  # of the images, where all agree
+    layout: str = ""  # how the files are kept, in words
+    warnings: tuple[str, ...] = ()  # what the user should know, one sentence each
+    ignore: int | None = None  # the value in the label files that means "not labelled"
+    held_out: tuple[str, ...] = ()  # names of the sections in a folder val/
+    notes: tuple[str, ...] = ()  # on how the labels are read, one sentence each
 
     def split(self, validation: float | Sequence[str]) -> tuple[tuple[Section, ...], tuple[Section, ...]]:
-        """Sections to train on, and those held out.
+        """Split into sections to train on, and those held out.
 
         Args:
-            validation: names of sections, or of files, of which all planes and parts are meant; or the share that is
-                held out. That is one contiguous range, the last: neighbours in a stack are nearly the same image, a
-                random split would test on what was trained on. Where some are kept apart in a folder val/, any share
-                but 0 holds out these alone.
+            validation: names of sections, or of files with all their planes and parts; or the share that is held out:
+                one contiguous range, the last, since neighbours in a stack are nearly the same image. Where a folder
+                val/ exists, any share but 0 holds out its images alone.
 
         Raises:
             DataError: a name that no section has, or nothing left to train on.
@@ -78,27 +59,31 @@ class Dataset:
                 held = max(held, 1)
             cut = len(self.sections) - held
             return self.sections[:cut], self.sections[cut:]
-        wanted = {validation} if isinstance(validation, str) else set(validation)
-        wanted = {unicodedata.normalize("NFC", name) for name in wanted}
-        missing = sorted(wanted - {n for s in self.sections for n in (s.name, s.stem)})
+        names = [validation] if isinstance(validation, str) else validation
+        wanted = {unicodedata.normalize("NFC", name) for name in names}
+        missing = sorted(wanted - {name for s in self.sections for name in (s.name, s.stem)})
         if missing:
-            there = ", ".join([s.name for s in self.sections][:8]) + (", ..." if len(self.sections) > 8 else "")
+            there = some_of([s.name for s in self.sections], 8)
             raise DataError(f"no labelled image is called {missing[0]}; there are {there}: hold out some of these")
-        held_out = tuple(s for s in self.sections if {s.name, s.stem} & wanted)
-        if len(held_out) == len(self.sections):
-            raise DataError(f"all {len(held_out)} labelled images are held out; leave some to train on")
-        return tuple(s for s in self.sections if not {s.name, s.stem} & wanted), held_out
+        sides = [tuple(s for s in self.sections if bool({s.name, s.stem} & wanted) == held) for held in (False, True)]
+        if not sides[0]:
+            raise DataError(f"all {len(sides[1])} labelled images are held out; leave some to train on")
+        return sides[0], sides[1]
 
     def shares(self) -> tuple[float, ...]:
-        """Part of all labelled pixels that each class has."""
-        counts = sum((class_counts(s.label) for s in self.sections), np.zeros(IGNORE + 1, np.int64))
-        counts = counts[: len(self.classes)]
+        """Share of each class in the labelled pixels."""
+        counts = total_counts(self.sections)[: len(self.classes)]
         return tuple(float(count) for count in counts / counts.sum())
 
 
 def class_counts(label: np.ndarray) -> np.ndarray:
-    """How many pixels of `label` (H, W) uint8 have each id: (256,) int64, the last the ones without a label."""
+    """Count the pixels of `label` (H, W) uint8 by id: (256,) int64, the last those without a label."""
     return np.bincount(label.ravel(), minlength=IGNORE + 1)
+
+
+def total_counts(sections: Iterable[Section]) -> np.ndarray:
+    """The same of all sections together."""
+    return sum((class_counts(section.label) for section in sections), np.zeros(IGNORE + 1, np.int64))
 
 
 def normalisation_of(sections: Sequence[Section]) -> Normalisation:

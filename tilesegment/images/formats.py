@@ -1,0 +1,126 @@
+"""The formats that are read, and how a file is told to be of one.
+
+To add a format, write a module with a function that takes a path and `Choices` and returns an `ImageSource`, and add a
+line to `FORMATS`.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from tilesegment.errors import ImageError, one_line
+from tilesegment.images.layout import Choices
+from tilesegment.images.source import ImageSource, JoinedSource
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of image files.
+
+    Attributes:
+        name: for people.
+        opener: the function that opens one, as `module:function` of this package; imported when it is needed.
+        suffixes: of files that are meant as such images, even if they turn out to be damaged.
+        magic: the first bytes of a file; none for a format that is a folder.
+    """
+
+    name: str
+    opener: str
+    suffixes: tuple[str, ...]
+    magic: tuple[bytes, ...] = ()
+
+
+ZARR = Format("Zarr, OME-Zarr", "zarr:open_zarr", (".zarr",))
+FORMATS = (
+    Format(
+        "TIFF, OME-TIFF, SVS and other tiled TIFFs",
+        "tiff:open_tiff",
+        (".tif", ".tiff", ".btf", ".svs", ".ndpi", ".scn"),
+        (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    ),
+    ZARR,
+    Format("PNG and JPEG", "flat:open_flat", (".png", ".jpg", ".jpeg"), (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")),
+)
+IMAGE_SUFFIXES = tuple(suffix for one in FORMATS if one.magic for suffix in one.suffixes)  # of files
+
+
+def begins_as_image(path: str | Path) -> bool:
+    """Return whether the file `path` begins like one of a format that is read; False if it cannot be read."""
+    try:
+        return os.path.isfile(path) and _format_of(path) is not None  # a pipe would block
+    except OSError:
+        return False
+
+
+def _format_of(path: str | Path) -> Format | None:
+    with open(path, "rb") as file:
+        start = file.read(8)
+    return next((one for one in FORMATS if one.magic and start.startswith(one.magic)), None)
+
+
+def open_image(
+    path: str | Path,
+    *,
+    axes: str | None = None,
+    select: Mapping[str, int] | None = None,
+    series: int | None = None,
+    invert: bool = False,
+) -> ImageSource:
+    """Open an image of any supported format, recognised by its content, not its name. No pixel is read yet.
+
+    Pixels are turned as the file's orientation tag says. What was decided for the user is in `notes` of the source.
+
+    Args:
+        path: a file, or the folder of a Zarr array or OME-Zarr image (`image.zarr`, `image.zarr/0`, ...).
+        axes: what the dimensions of a Zarr array or TIFF are, one letter of t, z, c, y, x each, say "zyx". Dimensions
+            of length 1 in a TIFF do not count. By default what the file says, else what is likely.
+        select: the position to use of an axis that is not y or x, say {"t": 3}.
+        series: number of the image in a file that holds several, counted from 0, see `contents` of the source. By
+            default the largest, the first of equals.
+        invert: where a file says that 0 is white (MINISWHITE), invert its values so that 0 is black.
+
+    Raises:
+        ImageError: there is no such image or series, its format or pixel type is not supported, it is damaged or holds
+            less than it claims, or an axis other than y, x, z and the channels is longer than 1 and not selected.
+    """
+    name = str(path)
+    try:
+        if os.path.isdir(path):
+            found: Format | None = ZARR
+        elif os.path.exists(path) and not os.path.isfile(path):  # a pipe would block
+            raise ImageError(f"{name} is not a file or folder but a device or a pipe: save the image to a file")
+        else:
+            found = _format_of(path)
+        if found is not None:
+            module, function = found.opener.split(":")
+            opener = getattr(import_module(f"tilesegment.images.{module}"), function)
+            source: ImageSource = opener(name, Choices(axes, dict(select or {}), series, invert))
+            return source
+    except FileNotFoundError:
+        raise ImageError(f"{name} does not exist: check the path") from None
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # a damaged header fails anywhere in a library: this is the one place to explain it
+        raise ImageError(f"{name} cannot be opened ({one_line(error, 200)}): it is damaged or not readable") from error
+    if not os.path.getsize(path):
+        raise ImageError(f"{name} is an empty file: copy or export the image again")
+    supported = ", ".join(one.name for one in FORMATS)
+    raise ImageError(f"{name} is not an image that can be read; supported are {supported}")
+
+
+def open_channels(paths: Sequence[Path], *, invert: bool = False) -> ImageSource:
+    """Open an image, or one whose channels are the files `paths`, in this order; `invert` as in `open_image`.
+
+    Raises:
+        ImageError: one cannot be read, or they are of different sizes or types.
+    """
+    sources: list[ImageSource] = []
+    try:
+        sources += (open_image(path, invert=invert) for path in paths)
+        return sources[0] if len(sources) == 1 else JoinedSource(sources)
+    except BaseException:
+        for one in sources:
+            one.close()
+        raise

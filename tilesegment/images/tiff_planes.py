@@ -1,0 +1,237 @@
+"""The stored planes of a TIFF, read region by region: row by row where they lie raw, else by strips or tiles."""
+
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
+
+from tilesegment.errors import ImageError
+from tilesegment.geometry import Region
+from tilesegment.images.pieces import PieceReader, Take
+from tilesegment.threads import thread_count
+
+MAX_SEGMENT = 1 << 30  # bytes of a strip or tile once decoded
+_ORIENTATION = 274  # tag
+
+
+class Plane(Protocol):
+    """The pixels of a page."""
+
+    def read(self, region: Region) -> np.ndarray:
+        """Read the pixels of `region`, (samples, h, w)."""
+
+
+@dataclass(frozen=True)
+class RawPlane:
+    """A plane that lies in the file as it would in memory, its rows read one by one, in the file's byte order.
+
+    Not memory-mapped: what was read once would count as resident memory, which then grows with the image, and a file
+    that is cut short while it is read would end the process.
+
+    Attributes:
+        key: the page that says how the plane is stored.
+        offset: of its first byte in the file.
+    """
+
+    key: TiffPage
+    offset: int
+
+    def read(self, region: Region) -> np.ndarray:
+        """Read the pixels of `region`, (samples, h, w)."""
+        separate, _, height, width, interleaved = self.key.shaped
+        dtype = np.dtype(self.key.dtype).newbyteorder(self.key.parent.byteorder)
+        part = np.empty((separate, *region.shape, interleaved), dtype)
+        file, pixel = self.key.parent.filehandle.fileno(), interleaved * dtype.itemsize
+        for sample in range(separate):
+            for y in range(region.height):
+                row = (sample * height + region.y0 + y) * width + region.x0
+                data = os.pread(file, region.width * pixel, self.offset + row * pixel)
+                part[sample, y] = np.frombuffer(data, dtype).reshape(region.width, interleaved)
+        return part.transpose(0, 3, 1, 2).reshape(separate * interleaved, *region.shape)
+
+
+class Segments:
+    """Decodes strips and tiles of one open file, several at a time, and keeps some; safe in several threads."""
+
+    def __init__(self, tiff: TiffFile) -> None:
+        self.pieces = PieceReader()
+        self.file = tiff.filehandle.fileno()
+        self.pool = ThreadPoolExecutor(thread_count(), "decode")
+
+    def close(self) -> None:
+        """Drop what is kept, once nothing is being decoded."""
+        self.pool.shutdown(cancel_futures=True)
+        self.pieces.close()
+
+
+@dataclass(frozen=True)
+class SegmentedPlane:
+    """A plane of strips or tiles that have to be decoded. Those that are not stored hold no data (GDAL's tag, else 0).
+
+    Attributes:
+        key: the page that says how all pages of its series are stored.
+        page: says where its strips or tiles lie in the file.
+        segments: what reads and decodes them.
+    """
+
+    key: TiffPage
+    page: TiffPage | TiffFrame
+    segments: Segments
+
+    def read(self, region: Region) -> np.ndarray:
+        """Read the pixels of `region`, (samples, h, w), from the strips or tiles that it touches."""
+        separate, _, height, width, interleaved = self.key.shaped
+        rows, columns = _segment_shape(self.key)
+        down, across = -(-height // rows), -(-width // columns)
+        pixels = np.full((separate * interleaved, *region.shape), self.key.nodata, self.key.dtype)
+        for sample in range(separate):
+            first = sample * down * across
+
+            def decode(needed: list[Region], take: Take, first: int = first) -> None:
+                indices = {first + own.y0 // rows * across + own.x0 // columns: own for own in needed}
+                offsets, counts = self.page.dataoffsets, self.page.databytecounts
+                stored = [index for index in indices if offsets[index] and counts[index]]
+                self.segments.pieces.decoded_bytes += len(stored) * _segment_bytes(self.key)
+                for _ in self.segments.pool.map(
+                    lambda index: take(indices[index], np.moveaxis(self._decode(index), -1, 0)), stored
+                ):
+                    pass
+
+            part = pixels[sample * interleaved : (sample + 1) * interleaved]
+            plane = (id(self), sample), (height, width), (rows, columns)
+            self.segments.pieces.read(part, region, plane, decode)
+        return pixels
+
+    def _decode(self, index: int) -> np.ndarray:
+        """Read and decode a strip or tile, (h, w, samples)."""
+        data = os.pread(self.segments.file, self.page.databytecounts[index], self.page.dataoffsets[index])
+        tables = {"jpegtables": self.page.jpegtables, "jpegheader": self.key.jpegheader}
+        try:
+            decoded, _, _ = self.key.decode(data, index, **tables)
+        except Exception as error:  # each codec has its own; `ImageSource.read` makes it ours
+            raise ValueError(f"{'tile' if self.key.is_tiled else 'strip'} {index}: {error}") from error
+        assert decoded is not None  # only for segments without data
+        return decoded[0]
+
+
+def _segment_shape(page: TiffPage) -> tuple[int, int]:
+    """Return the (height, width) of a page's tiles or strips."""
+    if page.is_tiled:
+        return page.tilelength, page.tilewidth
+    return min(page.rowsperstrip, page.imagelength), page.imagewidth
+
+
+def _segment_bytes(page: TiffPage) -> int:
+    return int(math.prod(_segment_shape(page)) * page.shaped[4] * np.dtype(page.dtype).itemsize)
+
+
+def segment_count(page: TiffPage) -> int:
+    """Return how many strips or tiles a page has."""
+    separate, _, height, width, _ = page.shaped
+    rows, columns = _segment_shape(page)
+    return int(separate * -(-height // rows) * -(-width // columns))
+
+
+def stored_segments(page: TiffPage | TiffFrame) -> int:
+    """Return how many strips or tiles of a page are there."""
+    return int(np.count_nonzero(np.asarray(page.dataoffsets, bool) & np.asarray(page.databytecounts, bool)))
+
+
+def orientation_of(page: TiffPage) -> int:
+    """Return how a page's pixels are to be turned, 1 to 8."""
+    tag = page.tags.get(_ORIENTATION)
+    return int(tag.value) if tag is not None and isinstance(tag.value, int) else 1
+
+
+def pages_of(series: TiffPageSeries) -> list[TiffPage | TiffFrame]:
+    """Return the pages of a series that are there; no more than its shape asks for."""
+    return [page for page in series if page is not None][: planes_of(series)]
+
+
+def planes_of(series: TiffPageSeries) -> int:
+    """Return how many pages the shape of a series asks for."""
+    return max(math.prod(series.shape) // max(series.keyframe.size, 1), 1)
+
+
+def contiguous_start(series: TiffPageSeries) -> int | None:
+    """Return where the planes of a series begin that lie raw, one after the other; None if they don't."""
+    start = series.dataoffset
+    return start if start and all(series.keyframe.databytecounts) else None
+
+
+def open_planes(path: str, series: TiffPageSeries, segments: Segments) -> Sequence[Plane]:
+    """Return the planes of a series, after comparing each page with the file's size.
+
+    Raises:
+        ImageError: planes, strips or tiles are missing, differ, are too large, or lie beyond the end of the file.
+    """
+    key, size, number = series.keyframe, series.keyframe.parent.filehandle.size, planes_of(series)
+    if (start := contiguous_start(series)) is not None:
+        # one page may stand for a whole stack, as in ImageJ's
+        if start + number * key.nbytes > size:
+            raise ImageError(
+                f"{path} is truncated: it has {size} of {start + number * key.nbytes} bytes: copy it again"
+            )
+        return [RawPlane(key, start + i * key.nbytes) for i in range(number)]
+    pages = pages_of(series)
+    if len(pages) < number:
+        raise ImageError(
+            f"{path} lacks {number - len(pages)} of the {number} planes that its metadata lists: it is truncated, or "
+            "the others are in other files: copy it again, or export it as one file"
+        )
+    for page in pages:
+        _check_page(path, key, page, size)
+    if key.is_final and all(_lies_raw(key, page) for page in pages):
+        return [RawPlane(key, page.dataoffsets[0]) for page in pages]
+    if _segment_bytes(key) > MAX_SEGMENT:
+        raise ImageError(
+            f"{path} is stored in {_kind(key)} of {_segment_bytes(key) / 2**30:.1f} GiB; at most 1 is supported: "
+            "convert it to a tiled TIFF or OME-Zarr"
+        )
+    return [SegmentedPlane(key, page, segments) for page in pages]
+
+
+def _kind(page: TiffPage) -> str:
+    return "tiles" if page.is_tiled else "strips"
+
+
+def _check_page(path: str, key: TiffPage, page: TiffPage | TiffFrame, size: int) -> None:
+    """Compare what `page` claims with the `size` of the file in bytes, and with the page that stands for all."""
+    expected = segment_count(key)
+    if min(len(page.dataoffsets), len(page.databytecounts)) < expected:
+        raise ImageError(
+            f"{path} claims {key.imagelength} x {key.imagewidth} pixels in {expected} {_kind(key)} but lists "
+            f"{len(page.dataoffsets)}: its header is damaged"
+        )
+    end = max(offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False))
+    if end > size:
+        raise ImageError(f"{path} is truncated: it has {size} bytes but {_kind(key)} up to byte {end}: copy it again")
+    if page.offset == key.offset:
+        return
+    # tifffile believes a description that says that all pages are alike, and reads no more of most than their offsets
+    whole = page.aspage() if isinstance(page, TiffFrame) else page
+    for name, value, other in (
+        ("size", key.shaped, whole.shaped),
+        ("type", key.dtype, whole.dtype),
+        ("compression", key.compression, whole.compression),
+        ("orientation", orientation_of(key), orientation_of(whole)),
+        ("layout", key.hash, whole.hash),
+    ):
+        if value != other:
+            raise ImageError(
+                f"{path} has pages of one stack that differ in their {name} ({value} and {other}): export its images "
+                "to files of their own"
+            )
+
+
+def _lies_raw(key: TiffPage, page: TiffPage | TiffFrame) -> bool:
+    """Return whether the strips of a `page` without compression are all there and follow each other."""
+    offsets, counts = page.dataoffsets, page.databytecounts
+    if not all(offsets) or not all(counts) or sum(counts) != key.nbytes:
+        return False
+    return all(o + c == following for o, c, following in zip(offsets, counts, offsets[1:], strict=False))

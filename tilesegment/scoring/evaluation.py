@@ -1,0 +1,235 @@
+"""`evaluate`: read prediction and truth once to count, once more for the cells, and draw the worst and the best."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tilesegment.errors import DataError
+from tilesegment.geometry import Region
+from tilesegment.labels import BLOCK, OBJECTS_NOTE, LabelOptions, Scan
+from tilesegment.labels.files import first_notes
+from tilesegment.metadata import LabelClass
+from tilesegment.scoring.figure import check_figure, draw_figure
+from tilesegment.scoring.inputs import Pair, find_pairs, open_pair
+from tilesegment.scoring.matching import Counted, Counts, Matching, Plane, count_pairs, match
+from tilesegment.scoring.membranes import THRESHOLDS, section_scores, summarise
+from tilesegment.scoring.pixels import constant_predictor, pixel_accuracy
+from tilesegment.scoring.results import CellScore, ClassScore, Evaluation, ImageScore, pixel_scores
+
+Report = Callable[[float, str], None]
+
+_LARGEST = 4096 * 4096  # pixels of a plane whose cells are scored at once
+
+
+def evaluate(
+    prediction: str | Path,
+    truth: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    ignore: int | None = None,
+    instances: bool = False,
+    invert: bool = False,
+    cells: bool | None = None,
+    image: str | Path | None = None,
+    figure: str | Path | None = None,
+    report: Report = lambda done, name: None,
+) -> Evaluation:
+    """Say how good masks are: pixel scores, and for two classes how well cells are told apart.
+
+    Memory does not grow with the images: they are read in blocks of 2048 x 2048 pixels. Cells are scored plane by
+    plane, which takes up to 1.5 GB; planes of more than 4096 x 4096 pixels in windows of at most 2048 x 2048, as
+    sections of their own.
+
+    Args:
+        prediction: class ids or grey values that stand for classes; or probabilities, float32 from 0 to 1: one channel
+            is the probability of class 1, more are one per class. A file, a stack, a Zarr folder, or a folder of these.
+        truth: class ids or grey values, in the same form; folders are paired by the files' stems, without what tells
+            images and labels apart, such as `_mask`. Other files than images are left out.
+        classes: names, in the order of the values. Needed where the values alone do not tell how many there are.
+        ignore: pixels of this value in the truth are not counted.
+        instances: labels are ids of single objects: compare background and object, see `labels.label.part_objects`.
+        invert: turn files that say that 0 is white (MINISWHITE), so that 0 is black.
+        cells: score cells, class 1 being their inside and class 0 the membrane; None: if there are two classes.
+        image: what both are of, for the figure alone.
+        figure: a PNG or JPEG that shows the worst images and the best.
+        report: called after every block with the part of the work that is done, 0 to 1, and the image's name.
+
+    Raises:
+        TilesegmentError: a file cannot be read, has no counterpart, is of another size, or its values cannot be
+            matched; all pixels are ignored; there are no cells where `cells` is True.
+    """
+    if image is not None and figure is None:
+        raise DataError("--image is only drawn in a figure; give --figure too, or leave it out")
+    pairs, notes = find_pairs(Path(prediction), Path(truth), None if image is None else Path(image))
+    if figure is not None:
+        check_figure(Path(figure), [path for path in (prediction, truth, image) if path is not None])
+    options = LabelOptions(ignore, instances, invert, strict=True)
+    # where cells may be scored, they are half of the work
+    share = 1.0 if cells is False else 0.5
+    counted = _count(pairs, options, lambda done, name: report(share * done, name))
+    matching = match(counted, classes, options)
+    if cells and len(matching.classes) != 2:
+        raise DataError(f"cells are scored for two classes, there are {len(matching.classes)}: leave out --cells")
+    scored = None
+    if len(matching.classes) == 2 and cells is not False:
+        after = lambda done, name: report(share + (1 - share) * done, name)  # noqa: E731
+        scored = _score_cells(counted.planes, matching, options, after)
+        if scored is None and cells:
+            raise DataError("the truth has no pixel inside a cell (class 1): use --no-cells")
+    notes += (*counted.notes, *matching.notes, *(OBJECTS_NOTE,) * instances)
+    found = _evaluation(str(prediction), str(truth), counted.planes, matching, scored, tuple(notes))
+    if figure is None:
+        return found
+    draw_figure(Path(figure), counted.planes, found, matching, options)
+    return replace(found, figure=str(figure))
+
+
+def _count(pairs: Sequence[Pair], options: LabelOptions, report: Report) -> Counted:
+    """Count the pixels of every plane by stored values."""
+    planes: list[Plane] = []
+    truths: list[Scan] = []
+    predictions: list[Scan] = []
+    kinds: list[tuple[int, tuple[LabelClass, ...] | None]] = []
+    notes: list[str] = []
+    for n, pair in enumerate(pairs):
+        with open_pair(pair, options) as (prediction, truth):
+            kinds.append((prediction.channels, prediction.classes if prediction.channels else None))
+            if kinds[n] != kinds[0]:
+                raise DataError(
+                    f"{pair.prediction} and {pairs[0].prediction} are of different kinds or classes; compare those of "
+                    "one kind at a time"
+                )
+            true, guess = Scan.of(pair.name, truth, options.void), Scan.of(pair.name, prediction)
+            counts: list[Counts] = [Counter() for _ in range(truth.planes)]
+            read, area = 0, truth.planes * truth.shape[0] * truth.shape[1]
+            for z, region in truth.blocks():
+                values, codes = truth.read(region, z), prediction.read(region, z)
+                true.add(values, f"truth {pair.truth}")
+                if not prediction.channels:
+                    guess.add(codes, f"prediction {pair.prediction}")
+                counts[z].update(count_pairs(values, codes, options.void))
+                read += region.area
+                report((n + read / area) / len(pairs), pair.name)
+            true.check(f"truth {pair.truth}")
+            guess.check(f"prediction {pair.prediction}")
+            names = [pair.name if truth.planes == 1 else f"{pair.name}[{z}]" for z in range(truth.planes)]
+            planes += [Plane(name, pair, z, truth.shape, counts[z]) for z, name in enumerate(names)]
+            truths.append(true)
+            predictions += [] if prediction.channels else [guess]
+            notes += (*truth.notes, *prediction.notes)
+    return Counted(planes, truths, predictions, *kinds[0], first_notes(notes))
+
+
+def windows_of(shape: tuple[int, int]) -> list[Region]:
+    """The sections of a plane of `shape` (H, W): itself, or windows of about equal size, at most 2048 pixels a side."""
+    if shape[0] * shape[1] <= _LARGEST:
+        return [Region.of_shape(shape)]
+    (rows, columns) = (-(-side // BLOCK) for side in shape)
+    return [
+        Region(shape[0] * r // rows, shape[1] * c // columns, shape[0] * (r + 1) // rows, shape[1] * (c + 1) // columns)
+        for r in range(rows)
+        for c in range(columns)
+    ]
+
+
+CellRow = tuple[float, float, float] | tuple[None, None, None]  # V_Rand, V_Info, Rand error
+
+
+def _score_cells(
+    planes: Sequence[Plane], matching: Matching, options: LabelOptions, report: Report
+) -> tuple[CellScore, list[CellRow]] | None:
+    """The score of all planes, and that of each at the thresholds that are best over all; None if there are no cells.
+
+    What is not class 1 in the truth, ignored or not, is not scored. A plane without cells is left out.
+    """
+    parts: list[list[np.ndarray]] = []
+    done, total, count = 0, sum(plane.shape[0] * plane.shape[1] for plane in planes), 0
+    for plane in planes:
+        parts.append([])
+        with open_pair(plane.pair, options) as (prediction, truth):
+            for window in windows_of(plane.shape):
+                count += 1
+                inside = matching.truth.ids(truth.read(window, plane.z), plane.pair.name) == 1
+                if inside.any():
+                    codes = prediction.read(window, plane.z)
+                    if matching.by_threshold:  # a code says how many thresholds a probability exceeds
+                        parts[-1].append(section_scores(inside, codes, range(len(THRESHOLDS))))
+                    else:
+                        guess = matching.predicted_ids(codes, plane.pair.name) == 1
+                        parts[-1].append(section_scores(inside, guess, (0.5,)))
+                done += window.area
+                report(done / total, plane.name)
+    sections = [scores for part in parts for scores in part]
+    if not sections:
+        return None
+    best = summarise(sections, THRESHOLDS if matching.by_threshold else (0.5,))
+    thresholds = (best.threshold_rand, best.threshold_info, best.threshold_error)
+    told = thresholds if matching.by_threshold else (None, None, None)
+    score = CellScore(
+        v_rand=best.v_rand,
+        v_info=best.v_info,
+        rand_error=best.rand_error,
+        threshold_rand=told[0],
+        threshold_info=told[1],
+        threshold_error=told[2],
+        sections=len(sections),
+        without_cells=count - len(sections),
+        window=BLOCK if count > len(planes) else None,
+    )
+    at = [best.thresholds.index(threshold) for threshold in thresholds]
+    rows: list[CellRow] = []
+    for part in parts:
+        v_rand, v_info, error = np.stack(part, axis=-1).mean(-1)[range(3), at].tolist() if part else (None, None, None)
+        rows.append((v_rand, v_info, error))
+    return score, rows
+
+
+def _evaluation(
+    prediction: str,
+    truth: str,
+    planes: Sequence[Plane],
+    matching: Matching,
+    cells: tuple[CellScore, list[CellRow]] | None,
+    notes: tuple[str, ...],
+) -> Evaluation:
+    """All scores, of all planes together and of each."""
+    each = [matching.confusion(plane) for plane in planes]
+    confusion = np.sum(each, axis=0)
+    scores, floor = pixel_scores(confusion), pixel_scores(constant_predictor(confusion))
+    error, threshold = 1 - pixel_accuracy(confusion), None
+    if matching.by_threshold:
+        counts = [sum(matching.confusion(plane, t) for plane in planes) for t in range(len(THRESHOLDS))]
+        errors = [1 - pixel_accuracy(np.asarray(one)) for one in counts]
+        error, threshold = min(errors), THRESHOLDS[int(np.argmin(errors))]
+    shares = confusion.sum(1) / confusion.sum()
+    columns = zip(matching.classes, matching.truth.values, shares, scores["dice"], scores["iou"], strict=True)
+    classes = tuple(
+        ClassScore(one.name, value, matching.predicted_value(n), float(share), *both)
+        for n, (one, value, share, *both) in enumerate(columns)
+    )
+    rows = cells[1] if cells else [(None, None, None)] * len(planes)
+    return Evaluation(
+        prediction=prediction,
+        truth=truth,
+        kind="probabilities" if matching.channels else "classes",
+        pixels=scores["pixels"],
+        ignored=sum(plane.shape[0] * plane.shape[1] for plane in planes) - scores["pixels"],
+        confusion=tuple(tuple(map(int, row)) for row in confusion),
+        classes=classes,
+        accuracy=scores["accuracy"],
+        pixel_error=error,
+        threshold_pixel=threshold,
+        miou=scores["miou"] or 0.0,
+        mean_dice=scores["mean_dice"] or 0.0,
+        floor_accuracy=floor["accuracy"],
+        floor_miou=floor["miou"] or 0.0,
+        cells=cells[0] if cells else None,
+        images=tuple(
+            ImageScore(plane.name, plane.shape, **pixel_scores(one), v_rand=v_rand, v_info=v_info, rand_error=error)
+            for plane, one, (v_rand, v_info, error) in zip(planes, each, rows, strict=True)
+        ),
+        notes=notes,
+    )
