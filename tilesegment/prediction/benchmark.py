@@ -21,10 +21,11 @@ from tilesegment.images import open_image
 from tilesegment.images.drawing import draw_zarr
 from tilesegment.masks import create_mask
 from tilesegment.models import DEFAULT, find_model
+from tilesegment.models.model import Model
 from tilesegment.networks.counting import floating_point_operations
+from tilesegment.prediction.devices import PRECISIONS
 from tilesegment.prediction.job import Job
 from tilesegment.prediction.predict import predict_many
-from tilesegment.prediction.predictors.devices import PRECISIONS
 from tilesegment.prediction.settings import Outputs, Settings
 
 _ROUNDS = 3  # everything is measured so many times, in turns; medians count
@@ -265,9 +266,7 @@ def _own_copy(model: str | Path, folder: Path) -> str:
 
 def _draw(path: Path, settings: Settings, side: int) -> str:
     """A drawn image (C, side, side) in grey values that the model knows."""
-    from tilesegment.models.onnx_model import load_model
-
-    header = load_model(str(settings.model)).header
+    header = Model.load(str(settings.model)).header
     scale = header.normalisation
     channels = header.channels if settings.channels is None else max(settings.channels, default=0) + 1
     mean, std = [scale.mean[0]] * channels, [scale.std[0]] * channels
