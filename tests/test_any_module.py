@@ -59,7 +59,7 @@ def test_what_no_halo_makes_exact_takes_a_chosen_one(image: Path, tmp_path: Path
 
 def test_a_model_of_a_module_keeps_what_is_said_of_it(image: Path, tmp_path: Path) -> None:
     scale = Normalisation((128.0,), (70.0,), "uint8")
-    model = model_of(network(1), classes=["ground", "cell"], normalisation=scale, threshold=0.49)
+    model = model_of(network(1), classes=["ground", "cell"], normalisation=scale)
     assert [one.name for one in model.header.classes] == ["ground", "cell"]
     assert model.field_of_view == FieldOfView(2, 8, 8, crops=False)
     path = tmp_path / "mine.safetensors"
