@@ -76,7 +76,7 @@ def test_a_model_of_a_module_keeps_what_is_said_of_it(image: Path, tmp_path: Pat
         tilesegment.predict(image, tmp_path / "other.png", path)
     with pytest.raises(ModelError, match="weights missing"):
         Model.load(path, network=network(0, nn.Conv2d(2, 2, 1)))
-    with pytest.raises(ModelError, match="field of view"):
+    with pytest.raises(ModelError, match="does not run on its images"):
         Model.load(path, network=nn.Conv2d(3, 2, 1))
 
 
