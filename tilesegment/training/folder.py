@@ -86,16 +86,11 @@ def configure(
     labels: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> Configuration:
-    """Build a configuration from what is given, for the rest from a preset or another run's.
-
-    Args:
-        began: that of a run which goes on: nothing else may be given, but where it is computed.
-        preset: a name in `PRESETS`.
-        config: the `config.json` of another run.
-        labels, settings: what is given.
+    """Build a configuration from what is given, for the rest from a preset or the `config.json` of another run.
 
     Raises:
-        PlanError: preset and config are both given, no such preset or setting, another value than in `began`.
+        PlanError: preset and config are both given, no such preset or setting, or another value than in `began`, the
+            configuration of a run that goes on.
         DataError: `config` cannot be read.
     """
     if preset is not None and config is not None:

@@ -45,22 +45,14 @@ CONSTANT_SHARE, CONSTANT_UPDATES = 0.3, 100
 
 @dataclass(frozen=True)
 class Record:
-    """What is known after an update: a line of `metrics.jsonl`.
+    """What is known after an update: a line of `metrics.jsonl`."""
 
-    Attributes:
-        step: updates so far.
-        progress: part of the run that is done, 0 to 1.
-        seconds: of wall clock since the first update began, without the time that the run lay stopped.
-        loss, rate: of the latest update, and its learning rate.
-        scores: on the held-out sections, where they were looked at after this update.
-    """
-
-    step: int
-    progress: float
-    seconds: float
+    step: int  # updates so far
+    progress: float  # part of the run that is done, 0 to 1
+    seconds: float  # of wall clock since the first update began, without the time that the run lay stopped
     loss: float
-    rate: float
-    scores: Scores | None = None
+    rate: float  # learning rate
+    scores: Scores | None = None  # on the held-out sections, where they were looked at after this update
 
 
 class Trainer:
