@@ -211,8 +211,8 @@ class _Run:
             training = {**model.header.training, "scores": asdict(one.scores)}
             found["scores"] = one.scores
             if trainer.budget.scores_views:
-                found["tta"] = validate(model, *where, tta=True).scores
-                training["scores_tta"] = asdict(found["tta"])
+                found["tta"] = tta = validate(model, *where, tta=True).scores
+                training["scores_tta"] = asdict(tta)
             Model(replace(model.header, training=training), model.network).save(path, half=True)
             self._draw_samples(one)
         self._draw_curves()
