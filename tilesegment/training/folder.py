@@ -93,6 +93,7 @@ def configure(
             configuration of a run that goes on.
         DataError: `config` cannot be read.
     """
+    labels = {key: value for key, value in labels.items() if value is not None}
     if preset is not None and config is not None:
         raise PlanError("--preset and --config exclude each other; give one of them")
     if preset is not None and preset not in PRESETS:
@@ -105,7 +106,7 @@ def configure(
         del start["name"]  # a new run has a name of its own
         labels, settings = {**other.labels, **labels}, {**start, **settings}
     if began is None:
-        return Configuration(TrainingSettings.from_json(settings), dict(labels))
+        return Configuration(TrainingSettings.from_json(settings), labels)
     merged = TrainingSettings.from_json({**began.settings.to_json(), **settings})
     wanted = replace(began, settings=merged, labels={**began.labels, **labels})
     old, new = ({**one.labels, **one.settings.flat()} for one in (began, wanted))

@@ -115,7 +115,10 @@ class Trainer:
     def _make_network(self, reduced: Sequence[Section]) -> FieldOfView:
         """Build the network, begin from `init`, and return what the network needs to see."""
         settings = self.settings
+        if settings.network == MODULE:
+            raise PlanError("the run trains a module of the caller's: give it again, train(..., network=module)")
         self.init = None if settings.init is None else Model.load(settings.init)
+        self.claimed: FieldOfView | None = None
         self.name, self.arguments = choose_network(settings, len(reduced[0].image), len(self.data.classes), self.init)
         header = None if self.init is None else self.init.header
         self.normalisation, self.notes = choose_normalisation(settings.init, header, reduced)
@@ -143,10 +146,11 @@ class Trainer:
         model = model_of(module, channels=len(sections[0].image), halo=settings.halo)
         if len(model.header.classes) != classes:
             raise PlanError(f"the network gives {len(model.header.classes)} classes, the labels hold {classes}")
-        self.name, self.arguments, self.network = MODULE, dict(model.header.arguments), model.network.train()
+        self.name, self.arguments = MODULE, dict(model.header.arguments)
+        self.network = copy.deepcopy(model.network).requires_grad_(True).train()
         for own, given in zip(self.network.parameters(), module.parameters(), strict=False):
             own.requires_grad_(given.requires_grad)  # what the caller has frozen stays so
-        self.init, self.anew, self.halo = None, (), settings.halo
+        self.init, self.anew, self.halo, self.claimed = None, (), settings.halo, model.field_of_view
         self.normalisation, self.notes = choose_normalisation(None, None, sections)
         return model.field_of_view
 
@@ -328,7 +332,7 @@ class Trainer:
         )
         network = copy.deepcopy(self.network).cpu() if self.name == MODULE else build_network(self.name, self.arguments)
         _bare(network).load_state_dict({name: value.cpu() for name, value in trained.state_dict().items()})
-        return Model(header, network.requires_grad_(False).eval())
+        return Model(header, network.requires_grad_(False).eval(), self.claimed)
 
     def _provenance(self) -> dict[str, Any]:
         record: dict[str, Any] = {"steps": self.step, "kept_step": self.kept_step, "seconds": round(self.seconds, 1)}
