@@ -43,7 +43,7 @@ def import_weights(
     """
     from tilesegment.metadata import PixelSize
     from tilesegment.models.importing import import_weights as make_model
-    from tilesegment.prediction.description import describe
+    from tilesegment.prediction.info import describe
 
     if pixel_size is not None and len(pixel_size) > 2:
         raise click.UsageError(f"--pixel-size has {len(pixel_size)} numbers; give one, or height,width")

@@ -24,7 +24,7 @@ def info(
     path: str, axes: str | None, select: dict[str, int] | None, series: int | None, verbose: bool, as_json: bool
 ) -> None:
     """Say what PATH is: an image, a mask or a model (a file or a bundled name)."""
-    from tilesegment.prediction.description import describe
+    from tilesegment.prediction.info import describe
 
     facts = describe(path, axes=axes, select=select, series=series)
     if as_json:
@@ -44,7 +44,7 @@ def info(
 def models(as_json: bool) -> None:
     """List the models that come with tilesegment."""
     from tilesegment.models import bundled_models
-    from tilesegment.prediction.description import describe
+    from tilesegment.prediction.info import describe
 
     known = [describe(name) for name in bundled_models()]
     if as_json:

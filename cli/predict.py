@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,9 +12,9 @@ from tilesegment_cli.exit_codes import SOME_FAILED, STOPPED
 from tilesegment_cli.types import PartType, RangeType, RegionType
 
 if TYPE_CHECKING:
-    from tilesegment.prediction.batch import Choices
     from tilesegment.prediction.job import Job
-    from tilesegment.prediction.outcome import Errand, Outcome
+    from tilesegment.prediction.result import Result
+    from tilesegment.prediction.settings import Outputs, Settings
 
 
 @click.command()
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     "-o",
     type=options.written_path,
     metavar="PATH",
-    help="mask.zarr, image.zarr/labels/NAME, mask.tif, mask.png or mask.jpg.",
+    help="mask.zarr, image.zarr/labels/NAME, mask.tif or mask.png.",
 )
 @click.option(
     "--out-dir",
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     help="Also the images of a text file, or a CSV: image, out.",
 )
 @click.option(
-    "--format", "file_format", type=click.Choice(["zarr", "tif", "png", "jpg"]), help="Of masks in --out-dir."
+    "--format", "file_format", type=click.Choice(["zarr", "tif", "png"]), help="Of masks in --out-dir."
 )
 @options.model
 @options.tile
@@ -96,18 +95,14 @@ def predict(
     out_dir: str | None,
     listed: str | None,
     file_format: str | None,
-    model: str | None,
     ngff: str,
     probabilities: str | None,
     probabilities_dtype: str | None,
     heatmap: str | None,
     heatmap_class: str | None,
     preview: str | None,
-    part: tuple[int, int] | None,
     cluster: options.ClusterOptions,
     overwrite: bool,
-    axes: str | None,
-    select: dict[str, int] | None,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -118,7 +113,7 @@ def predict(
 
     A run that was stopped goes on when the same command is given again. Many images go to --out-dir.
     """
-    if part is not None and cluster.is_wanted:
+    if settings["part"] is not None and cluster.is_wanted:
         raise click.UsageError("--part is for processes without a cluster: leave --workers and --scheduler out")
     cluster.check()
     if probabilities is None and (probabilities_dtype or heatmap):
@@ -127,26 +122,25 @@ def predict(
     if heatmap is None and heatmap_class is not None:
         raise click.UsageError("--heatmap-class says what --heatmap shows: give --heatmap PNG, too")
     with sigterm_stops() as stop:  # from before the long imports on
-        from tilesegment.prediction.batch import Choices
-        from tilesegment.prediction.prediction import make_settings
+        from tilesegment.prediction.settings import Settings
 
         shared = {"probabilities": probabilities, "preview": preview, "ngff": ngff, "overwrite": overwrite}
         shared |= {"probabilities_dtype": probabilities_dtype or "float32"}
         shared |= {"heatmap": heatmap, "heatmap_class": heatmap_class}
         given = _given(images, listed, quiet)
-        errands = _errands(given, listed, out, out_dir, file_format, shared, needs_out=not dry_run)
-        choices = Choices(model, make_settings(settings), axes, select, part)
+        placed = _placed(given, listed, out, out_dir, file_format, shared, needs_out=not dry_run)
+        chosen = Settings.of(settings)
         if dry_run:
-            _print_plans(errands, choices, as_json)
+            _print_plans(placed, chosen, as_json)
             return
-        many = out_dir is not None or len(errands) > 1
-        outcomes = _carry_out(errands, choices, cluster, out_dir, quiet, verbose, stop, many=many)
-        _conclude(outcomes, out_dir, as_json, quiet, many=many)
+        many = out_dir is not None or len(placed) > 1
+        results = _carry_out(placed, chosen, cluster, out_dir, quiet, verbose, stop, many=many)
+        _conclude(results, out_dir, as_json, quiet, many=many)
 
 
 def _given(images: tuple[str, ...], listed: str | None, quiet: bool) -> list[tuple[str, str | None]]:
     """Images and, where a list says so, their masks. Folders are replaced by the images in them."""
-    from tilesegment.prediction.folder import images_in, is_folder_of_images, read_list, shortened
+    from tilesegment.prediction.inputs import images_in, is_folder_of_images, read_list, shortened
 
     named: list[tuple[str, str | None]] = [(image, None) for image in images]
     named += [] if listed is None else read_list(listed)
@@ -167,7 +161,7 @@ def _given(images: tuple[str, ...], listed: str | None, quiet: bool) -> list[tup
     return given
 
 
-def _errands(
+def _placed(
     given: list[tuple[str, str | None]],
     listed: str | None,
     out: str | None,
@@ -176,11 +170,10 @@ def _errands(
     shared: dict[str, Any],
     *,
     needs_out: bool,
-) -> list["Errand"]:
-    """What is to be done, as far as the command line can tell."""
-    from tilesegment.prediction.folder import errands_into
-    from tilesegment.prediction.outcome import Errand
-    from tilesegment.prediction.run import Outputs
+) -> list[tuple[str, "Outputs"]]:
+    """The images and where each one goes."""
+    from tilesegment.prediction.inputs import place_masks
+    from tilesegment.prediction.settings import Outputs
 
     masks_are_listed = any(mask is not None for _, mask in given)
     if out_dir is not None and out is not None:
@@ -192,19 +185,19 @@ def _errands(
             if shared[option] is not None:
                 raise click.UsageError("--probabilities and --preview are for one image; for many leave them out")
     if out_dir is not None or masks_are_listed:
-        return errands_into(out_dir, given, file_format or "zarr", Outputs("", **shared))
+        return place_masks(out_dir, given, file_format or "zarr", Outputs("", **shared))
     if file_format is not None:
         raise click.UsageError("--format is for --out-dir; with --out the name of the mask says it")
     if needs_out and len(given) > 1:
         raise click.UsageError(f"{len(given)} images were given: name a folder for their masks with --out-dir")
     if needs_out and out is None:
         raise click.UsageError("Missing option '--out': where the mask goes, such as --out mask.zarr")
-    return [Errand(image, Outputs(out or "", **shared)) for image, _ in given]
+    return [(image, Outputs(out or "", **shared)) for image, _ in given]
 
 
 def _carry_out(
-    errands: list["Errand"],
-    choices: "Choices",
+    placed: list[tuple[str, "Outputs"]],
+    settings: "Settings",
     cluster: options.ClusterOptions,
     out_dir: str | None,
     quiet: bool,
@@ -212,92 +205,88 @@ def _carry_out(
     stop: Stop,
     *,
     many: bool,
-) -> list["Outcome"]:
-    from tilesegment.prediction.folder import Records
-    from tilesegment.prediction.prediction import predict_many
+) -> list["Result"]:
+    from tilesegment.prediction.predict import predict_many
+    from tilesegment.prediction.records import Records
     from tilesegment_cli.screen import Screen
 
-    records = [] if out_dir is None else [Records(out_dir, choices.part, errands)]
+    records = [] if out_dir is None else [Records(out_dir, settings.part, placed)]
     try:
         with cluster.workers(quiet) as workers, Screen(quiet, verbose, many=many) as screen:
             if workers is not None:
                 workers.note = screen.note
             stop.begin()
-            return list(predict_many(errands, choices, workers, listeners=[screen, *records], stop=stop))
+            return list(predict_many(placed, settings, workers, listeners=[screen, *records], stop=stop))
     except KeyboardInterrupt:
         click.echo("Blocks that are done are kept: the same command goes on from there.", err=True)
         raise
 
 
-def _conclude(outcomes: list["Outcome"], out_dir: str | None, as_json: bool, quiet: bool, *, many: bool) -> None:
+def _conclude(results: list["Result"], out_dir: str | None, as_json: bool, quiet: bool, *, many: bool) -> None:
     """Results on stdout, errors on stderr, and the exit code."""
-    failed = [one for one in outcomes if one.state == "failed"]
+    failed = [one for one in results if one.state == "failed"]
     if failed and not many:
         (one,) = failed
-        stored = one.blocks + one.resumed
+        stored = one.blocks + one.blocks_resumed
         if one.given_up or not stored:
             raise one.errors[0]
         failing = f"{len(one.errors)} blocks failed, the other {stored} are stored"
         click.echo(f"Error: {one.errors[0]} ({failing})", err=True)
     if as_json:
-        click.echo(json.dumps(_facts(outcomes, many)))
+        click.echo(json.dumps(_facts(results, many)))
     if many and not quiet:
         where = "" if out_dir is None else f": see {out_dir}/summary.csv"
-        done = sum(one.state in ("complete", "part") for one in outcomes)
-        click.echo(f"{done} of {len(outcomes)} images done, {len(failed)} failed{where}", err=True)
-    if any(one.state == "stopped" for one in outcomes):
+        done = sum(one.state in ("complete", "part") for one in results)
+        click.echo(f"{done} of {len(results)} images done, {len(failed)} failed{where}", err=True)
+    if any(one.state == "stopped" for one in results):
         click.echo("Stopped: the same command goes on from here.", err=True)
         sys.exit(STOPPED)
     if failed:
         sys.exit(SOME_FAILED)
 
 
-def _facts(outcomes: list["Outcome"], many: bool) -> dict[str, Any]:
+def _facts(results: list["Result"], many: bool) -> dict[str, Any]:
     """What became of one image, or of each of many, as JSON values."""
-    from tilesegment.prediction.prediction import prediction_of
-
-    ended = [one for one in outcomes if one.ending is not None and not one.errors]
-    done = [{"image": str(one.errand.image), **asdict(prediction_of(one))} for one in ended]
+    done = [one.as_json() for one in results if one.finished and not one.errors]
     if done and not many:
         return done[0]
     failures = [
         {
-            "image": str(one.errand.image),
-            "out": str(one.errand.outputs.mask),
+            "image": str(one.image),
+            "out": one.out,
             "error": str(one.errors[0]),
-            "blocks_failed": len(one.errors) if one.order is not None else 0,
-            "blocks_stored": one.blocks + one.resumed,
+            "blocks_failed": len(one.errors) if one.plan is not None else 0,
+            "blocks_stored": one.blocks + one.blocks_resumed,
         }
-        for one in outcomes
+        for one in results
         if one.errors
     ]
-    stopped = [str(one.errand.image) for one in outcomes if one.state == "stopped"]
-    failed = sum(one.state == "failed" for one in outcomes)
+    stopped = [str(one.image) for one in results if one.state == "stopped"]
+    failed = sum(one.state == "failed" for one in results)
     return {"images": done, "failed": failed, "failures": failures, "stopped": stopped}
 
 
-def _print_plans(errands: list["Errand"], choices: "Choices", as_json: bool) -> None:
+def _print_plans(placed: list[tuple[str, "Outputs"]], settings: "Settings", as_json: bool) -> None:
     """The plan of each image with its expected time, measured on one tile."""
     from tilesegment.prediction.job import Job
 
-    for errand in errands:
-        opened = Job.prepare(errand.image, choices.model, choices.settings, axes=choices.axes, select=choices.select)
-        with opened as job:
+    for image, _ in placed:
+        with Job.prepare(image, settings) as job:
             _print_plan(job, as_json)
 
 
 def _print_plan(job: "Job", as_json: bool) -> None:
     """The plan with its expected time, measured on one tile."""
-    plan, skipping = job.plan, job.order.skipping
+    plan, skipping = job.plan, job.plan.skipping
     seconds = job.seconds_per_tile() * plan.tiles * (1 - skipping.share)
     if as_json:
         known = {name: getattr(plan, name) for name in ("pixels", "blocks", "tiles", "tile", "step", "block", "batch")}
         known |= {"blocks_skipped": skipping.blocks}
         known |= {"device": plan.device, "precision": plan.precision, "runtime": plan.runtime, "seconds": seconds}
-        known |= {"memory_bytes": plan.memory_bytes, "disk_bytes": plan.disk_bytes, "notes": list(job.order.notes)}
+        known |= {"memory_bytes": plan.memory_bytes, "disk_bytes": plan.disk_bytes, "notes": list(plan.notes)}
         click.echo(json.dumps(known))
         return
-    for note in job.order.notes:
+    for note in plan.notes:
         click.echo(f"Note: {note}", err=True)
-    for name, value in [*job.order.lines(), ("time", f"about {seconds:,.0f} s, from one tile measured here")]:
+    for name, value in [*plan.lines(), ("time", f"about {seconds:,.0f} s, from one tile measured here")]:
         click.echo(f"{name:<10}{value}")

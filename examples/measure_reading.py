@@ -69,7 +69,7 @@ def copy(source: ImageSource, grid: TileGrid, out: Path) -> None:
 
     with create_mask(out, spec) as mask:
         for _, error in stream(grid, fetch, zeros, lambda block, ids: mask.write(block.write, ids)):
-            if error is not None:
+            if isinstance(error, Exception):
                 raise error
 
 

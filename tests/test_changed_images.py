@@ -51,7 +51,7 @@ class TestAChangedImage:
         run(f"predict i.zarr {TOY} --out fresh.zarr")
         np.testing.assert_array_equal(mask_of("m.zarr"), mask_of("fresh.zarr"))
 
-    @pytest.mark.parametrize("mask", ["m.zarr", "m.tif", "m.png", "m.jpg"])
+    @pytest.mark.parametrize("mask", ["m.zarr", "m.tif", "m.png"])
     def test_one_pixel_of_an_uncompressed_image_of_one_size(self, mask: str, folder: Path, run: Run) -> None:
         pixels = noise((130, 150))
         save_zarr("i.zarr", pixels, compressors=None)
@@ -117,30 +117,6 @@ class TestAChangedImage:
         assert "--overwrite" in found.err
         array[0, 0] = 255 - int(array[0, 0])
         assert run(f"predict i.zarr {TOY} --out m.zarr").code == 1
-
-    @pytest.mark.parametrize("mask", ["m.zarr", "m.jpg"])
-    def test_masks_of_earlier_releases_are_still_known(
-        self, mask: str, folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """They hold no digest of the chunks, and their JPEGs one of a record without it."""
-        from tilesegment.prediction import plan
-
-        fingerprint = plan.fingerprint
-
-        def former(*given: object) -> dict[str, object]:
-            decides = fingerprint(*given)
-            decides.pop("stored")
-            return decides
-
-        save_zarr("i.zarr", noise((130, 150)))
-        with monkeypatch.context() as patched:
-            patched.setattr("tilesegment.prediction.order.fingerprint", former)
-            patched.setattr("tilesegment.prediction.run._doubts", lambda order, record: ())
-            assert run(f"predict i.zarr {TOY} --out {mask}").code == 0
-        found = run(f"predict i.zarr {TOY} --out {mask} --json")
-        assert found.code == 0
-        assert json.loads(found.out)["blocks"] == 0
-        assert ("Note: the mask was begun by an earlier release" in found.err) == (mask == "m.zarr")
 
 
 @pytest.mark.parametrize("size", [0, 5, 4096, 70_000])

@@ -1,0 +1,126 @@
+"""What a file is: an image, a mask or a model, in a few facts."""
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tilesegment.images import open_image
+from tilesegment.masks import Mask, find_mask
+from tilesegment.models import PACKAGED, TRAINED, bundled_models
+from tilesegment.models.header import ModelHeader, read_header
+
+# others' suffixes too: that such files are not opened is said better as of a model than as of an image
+_MODELS = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl")
+_FOREIGN = (".onnx", ".zip")
+
+
+def describe(
+    path: str | Path,
+    *,
+    axes: str | None = None,
+    select: Mapping[str, int] | None = None,
+    series: int | None = None,
+) -> dict[str, Any]:
+    """Facts about an image, a mask or a model, as plain JSON values; `kind` says which of them it is.
+
+    Args:
+        path: a file, a Zarr folder, or the name of a bundled model.
+        axes, select, series: how to read an image, see `open_image`.
+
+    Raises:
+        ImageError, MaskError, ModelError: it is none of them, or damaged.
+    """
+    path = Path(path)
+    if _is_model(path):
+        return _model(path)
+    mask = find_mask(path)
+    return _image(path, axes=axes, select=select, series=series) if mask is None else _mask(mask)
+
+
+def _is_model(path: Path) -> bool:
+    is_ours = str(path) in bundled_models() or os.path.isfile(path / TRAINED) or path.suffix in _MODELS
+    return is_ours or _is_foreign(path)
+
+
+def _is_foreign(path: Path) -> bool:
+    names = {path.name, *(name for name in PACKAGED if (path / name).is_file())}
+    return path.suffix.lower() in _FOREIGN or not names.isdisjoint(PACKAGED)
+
+
+def _image(path: Path, **reading: Any) -> dict[str, Any]:
+    with open_image(path, **reading) as source:
+        size, depth = source.pixel_size, source.frame.z
+        facts: dict[str, Any] = {
+            "kind": "image",
+            "path": str(path),
+            "format": source.format,
+            "shape_yx": list(source.shape),
+            "planes": source.depth,
+            "channels": source.channels,
+            "dtype": str(source.stored_dtype),
+            "pixel_size_um": None if size is None else [size.y, size.x],
+            "levels": [list(level.shape) for level in source.levels],
+        }
+        if source.depth is not None:
+            facts["plane_spacing_um"] = depth.scale if depth.unit else None
+        if source.contents:
+            facts["series"] = list(source.contents)
+        return facts | ({"notes": list(source.notes)} if source.notes else {})
+
+
+def _mask(mask: Mask) -> dict[str, Any]:
+    size, spec = mask.spec.pixel_size, mask.spec
+    level, found = mask.class_shares()
+    shares, pixels = {str(n): share for n, share in enumerate(found)}, (spec.depth or 1) * math.prod(spec.shape)
+    return {
+        "kind": "mask",
+        "path": str(mask.path),
+        "format": mask.format,
+        "shape_yx": list(spec.shape),
+        "planes": spec.depth,
+        "pixel_size_um": None if size is None else [size.y, size.x],
+        "levels": len(mask.levels),
+        "block": spec.block,
+        "classes": {str(n): one.name for n, one in enumerate(spec.classes)},
+        "counted_at_level": level,
+        "shares": shares,
+        "areas_um2": None if size is None else {n: share * pixels * size.y * size.x for n, share in shares.items()},
+        "fingerprint": dict(spec.fingerprint),
+        "provenance": dict(spec.provenance),
+    }
+
+
+def _model(path: Path) -> dict[str, Any]:
+    if os.path.isfile(path / TRAINED):  # the folder of a training run
+        path /= TRAINED
+    header = _header(path)
+    training, size = dict(header.training), header.pixel_size
+    return {
+        "kind": "model",
+        "path": str(path),
+        "name": header.name,
+        "licence": header.licence,
+        "network": header.network,
+        "arguments": dict(header.arguments),
+        "channels": header.channels,
+        "dtype": header.normalisation.dtype,
+        "pixel_size_um": None if size is None else [size.y, size.x],
+        "classes": {str(n): one.name for n, one in enumerate(header.classes)},
+        "threshold": header.threshold,
+        "scores": training.pop("scores", None),
+        "training": training,
+        "weights_sha256": header.weights_sha256,
+    }
+
+
+def _header(path: Path) -> ModelHeader:
+    bundled = bundled_models()
+    if str(path) in bundled:
+        return read_header(bundled[str(path)])
+    if _is_foreign(path):
+        from tilesegment.models.model import Model  # which imports torch
+
+        return Model.load(path).header
+    return read_header(path)
