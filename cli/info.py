@@ -59,8 +59,7 @@ def models(as_json: bool) -> None:
 @options.as_json
 def networks(as_json: bool) -> None:
     """List the networks that can be trained, and their options."""
-    from tilesegment.networks import NETWORKS
-    from tilesegment.networks.summary import describe_network
+    from tilesegment.networks import NETWORKS, describe_network
     from tilesegment.training.settings import DEFAULT_OPTIONS, SLOW_BASE
 
     known = [describe_network(name) for name in NETWORKS]

@@ -19,10 +19,10 @@ from dask_jobqueue.local import LocalCluster
 from distributed import Client
 
 from tilesegment.cluster import Cluster
-from tilesegment.prediction.batch import Choices
-from tilesegment.prediction.folder import Records, errands_into
-from tilesegment.prediction.prediction import make_settings, predict_many
-from tilesegment.prediction.run import Outputs
+from tilesegment.prediction.inputs import place_masks
+from tilesegment.prediction.predict import predict_many
+from tilesegment.prediction.records import Records
+from tilesegment.prediction.settings import Outputs, Settings
 
 SYSTEMS = {
     "slurm": dask_jobqueue.SLURMCluster,
@@ -61,15 +61,15 @@ def main() -> int:
         **limits,
     )
     queue.scale(jobs=given.jobs)
-    choices = Choices(given.model, make_settings({"tile": given.tile}))
-    errands = errands_into(given.out_dir, [(image, None) for image in given.images], "zarr", Outputs(""))
+    settings = Settings(given.model, tile=given.tile)
+    images = place_masks(given.out_dir, [(image, None) for image in given.images], "zarr", Outputs(""))
     with Cluster(Client(queue), queue, wait=3600 * given.wait) as cluster:
         cluster.note = lambda text: print(text, file=sys.stderr)
         print(cluster.describe())
-        outcomes = list(predict_many(errands, choices, cluster, listeners=[Records(given.out_dir)]))
-    for one in outcomes:
-        print(f"{one.errand.image}: {one.state}, {one.pixels / 1e6:,.1f} Mpx in {one.seconds:,.1f} s")
-    return 0 if all(one.state == "complete" for one in outcomes) else 3
+        results = list(predict_many(images, settings, cluster, listeners=[Records(given.out_dir)]))
+    for one in results:
+        print(f"{one.image}: {one.state}, {one.pixels / 1e6:,.1f} Mpx in {one.seconds:,.1f} s")
+    return 0 if all(one.state == "complete" for one in results) else 3
 
 
 if __name__ == "__main__":

@@ -41,13 +41,11 @@ from tilesegment.metadata import LabelClass
 from tilesegment.models.header import ModelHeader, Normalisation
 from tilesegment.models.model import Model
 from tilesegment.networks import build_network
-from tilesegment.prediction import engine, plan
-from tilesegment.prediction.job import Job
-from tilesegment.prediction.predictor import Pending
-from tilesegment.prediction.run import Run
+from tilesegment.prediction import engine, tiling
+from tilesegment.prediction.predictor import BlockPredictor, Pending
 from tilesegment_cli.main import main as tileseg
 
-IN_FLIGHT = 1 + engine._BEHIND  # blocks of a process: one is predicted, the others wait to be stored
+IN_FLIGHT = 1 + engine.BEHIND  # blocks of a process: one is predicted, the others wait to be stored
 IN_A_TASK = 8  # blocks, on workers; who kills one loses a task
 COUNTS = "KILL_RUNS_COUNTS"  # variable: the file that gets a line for each block whose prediction is begun
 
@@ -87,19 +85,19 @@ def at_change(number: int, deed: Callable[[], object], *, and_after: bool = Fals
 
 def count_blocks() -> None:
     """Has the blocks counted that this process begins to predict."""
-    begin = Run.begin
+    begin = BlockPredictor.begin
 
-    def counted(self: Run, job: Job, pixels: np.ndarray, block: Block) -> Pending:
+    def counted(self: BlockPredictor, pixels: np.ndarray, block: Block, **options: bool) -> Pending:
         with open(os.environ[COUNTS], "a") as file:
             file.write(f"{block.row} {block.column}\n")
-        return begin(self, job, pixels, block)
+        return begin(self, pixels, block, **options)
 
-    Run.begin = counted  # type: ignore[method-assign]
+    BlockPredictor.begin = counted  # type: ignore[assignment, method-assign]
 
 
 def run_command(block: int, change: int, arguments: list[str]) -> None:
     """What the processes do that are killed: `tileseg` with blocks of about `block` pixels, dead before a `change`."""
-    plan._BLOCK, plan._CHUNK, window._MOST_BLOCKS = block, block // 2, IN_A_TASK
+    tiling.BLOCK, window.MOST_BLOCKS = block, IN_A_TASK
     count_blocks()
     if change:
         at_change(change, lambda: os.kill(os.getpid(), signal.SIGKILL))

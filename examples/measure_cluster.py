@@ -24,30 +24,29 @@ from PIL import Image
 
 import tilesegment
 from tilesegment.cluster import Cluster, window
-from tilesegment.cluster.tasks import Report
+from tilesegment.cluster.tasks import Report, Sent
 from tilesegment.geometry import FieldOfView, Region, TileGrid
-from tilesegment.prediction.batch import Work
 from tilesegment.prediction.job import Job
-from tilesegment.prediction.run import Outputs, Run, begin
-from tilesegment.prediction.settings import Settings
+from tilesegment.prediction.queue import Work
+from tilesegment.prediction.settings import Outputs
 
 
-def nothing(token: str, run: Run, places: list[tuple[int, int, int]]) -> Report:
+def nothing(sent: Sent, places: list[tuple[int, int, int]]) -> Report:
     """Does nothing with blocks; says that each took a hundredth of a second."""
     return Report({}, 0.01 * len(places), str(get_worker().address))
 
 
-def work_of(blocks: int, run: Run) -> Iterator[Work]:
+def work_of(blocks: int, job: Job) -> Iterator[Work]:
     """Blocks of one tile each."""
     grid = TileGrid(Region(0, 0, 512, 512 * blocks), 512, 512, FieldOfView(16, 92, 96, True))
-    return (Work(run, 0, grid.at(0, column)) for column in range(blocks))
+    return (Work(job, 0, grid.at(0, column)) for column in range(blocks))
 
 
-def measure_tasks(cluster: Cluster, run: Run, blocks: int) -> dict[str, float]:
+def measure_tasks(cluster: Cluster, job: Job, sent: Sent, blocks: int) -> dict[str, float]:
     """Blocks a second, and the scheduler's memory after them, which lives in this process."""
     start = time.monotonic()
-    sent = window.Window(cluster.crew, nothing, {run: "a run"}, work_of(blocks, run), lambda: False)
-    done = sum(error is None for _, error in sent.results())
+    tasks = window.Window(cluster.crew, nothing, lambda job: sent, work_of(blocks, job), lambda: False)
+    done = sum(found is False for _, found in tasks.results())
     assert done == blocks
     seconds = time.monotonic() - start
     return {"blocks": blocks, "blocks_per_s": blocks / seconds, "rss_mb": psutil.Process().memory_info().rss / 1e6}
@@ -58,13 +57,14 @@ def measure_all_tasks(counts: list[int], workers: int) -> list[dict[str, float]]
     results = []
     with tempfile.TemporaryDirectory() as folder, Cluster.start(workers) as cluster:
         Image.new("L", (64, 64)).save(f"{folder}/image.png")
-        with Job.prepare(f"{folder}/image.png", None, Settings()) as job:
-            run = begin(job, Outputs(f"{folder}/mask.zarr"))
-        print(json.dumps({"bytes_a_task": len(pickle.dumps((run, [(0, 0, 0)])))}))
-        grouped = window._MOST_BLOCKS
+        with Job.prepare(f"{folder}/image.png") as job:
+            job.begin(Outputs(f"{folder}/mask.zarr"))
+        sent = Sent("a job", job.plan, job.stores)
+        print(json.dumps({"bytes_a_task": len(pickle.dumps((sent, [(0, 0, 0)])))}))
+        grouped = window.MOST_BLOCKS
         for most, blocks in [(1, min(2000, *counts)), *((grouped, count) for count in counts)]:
-            window._MOST_BLOCKS = most
-            results.append({"most_in_a_task": most, **measure_tasks(cluster, run, blocks)})
+            window.MOST_BLOCKS = most
+            results.append({"most_in_a_task": most, **measure_tasks(cluster, job, sent, blocks)})
             print(json.dumps(results[-1]))
     return results
 

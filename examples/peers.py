@@ -298,7 +298,7 @@ def compete(name: str, folder: Path, tile: int) -> None:
         call()
         seconds.append(time.perf_counter() - start)
     # its imports take memory that most contenders do not use
-    from tilesegment.prediction.prediction import peak_memory
+    from tilesegment.prediction.result import peak_memory
 
     found = {"first": seconds[0], "seconds": seconds[1], "peak_bytes": peak_memory()}
     (folder / f"{name}.json").write_text(json.dumps(found))

@@ -14,7 +14,7 @@ from tilesegment.cluster.tasks import Report
 from tilesegment.cluster.window import Window
 from tilesegment.errors import ImageError
 from tilesegment.geometry import FieldOfView, Region, TileGrid
-from tilesegment.prediction.batch import Work
+from tilesegment.prediction.queue import Work
 
 Places = list[tuple[int, int, int]]
 
@@ -25,34 +25,34 @@ def note_down(run: Any, places: Places) -> None:
         file.writelines(f"{column}\n" for _, _, column in places)
 
 
-def plain(token: str, run: Any, places: Places) -> Report:
+def plain(run: Any, places: Places) -> Report:
     """Does every block."""
     note_down(run, places)
     return Report({}, 0.01 * len(places), str(get_worker().address))
 
 
-def fails_on_one(token: str, run: Any, places: Places) -> Report:
+def fails_on_one(run: Any, places: Places) -> Report:
     """Worker 0 can do nothing, as if it did not see the files."""
     if get_worker().name == 0:
         return Report(dict.fromkeys(range(len(places)), ImageError("not here")), 0.0, str(get_worker().address))
-    return plain(token, run, places)
+    return plain(run, places)
 
 
-def fails_always(token: str, run: Any, places: Places) -> Report:
+def fails_always(run: Any, places: Places) -> Report:
     """Every tenth block cannot be done."""
     note_down(run, places)
     errors = {n: ImageError(f"block {place[2]} is bad") for n, place in enumerate(places) if place[2] % 10 == 3}
     return Report(errors, 0.01 * len(places), str(get_worker().address))
 
 
-def ends_its_worker(token: str, run: Any, places: Places) -> Report:
+def ends_its_worker(run: Any, places: Places) -> Report:
     """Block 5 ends whatever process predicts it, as one that is killed for its memory."""
     if any(column == 5 for _, _, column in places):
         os.kill(os.getpid(), signal.SIGKILL)
-    return plain(token, run, places)
+    return plain(run, places)
 
 
-def raises(token: str, run: Any, places: Places) -> Report:
+def raises(run: Any, places: Places) -> Report:
     """A mistake of ours."""
     raise AssertionError("this should not have happened")
 
@@ -72,8 +72,8 @@ def send(
 ) -> list[tuple[int, Exception | None]]:
     """Columns of the blocks in the order in which they came back, and their errors."""
     run: Any = folder
-    sent = Window(cluster.crew, task, {run: "token"}, work_of(blocks, run), stop)
-    return [(item.block.column, error) for item, error in sent.results()]
+    sent = Window(cluster.crew, task, lambda job: job, work_of(blocks, run), stop)
+    return [(item.block.column, found if isinstance(found, Exception) else None) for item, found in sent.results()]
 
 
 def counted(folder: Path) -> Counter[int]:

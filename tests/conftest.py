@@ -67,8 +67,7 @@ def toy(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 96 px, so that small images have several."""
-    monkeypatch.setattr("tilesegment.prediction.plan._BLOCK", 96)
-    monkeypatch.setattr("tilesegment.prediction.plan._CHUNK", 48)
+    monkeypatch.setattr("tilesegment.prediction.tiling.BLOCK", 96)
 
 
 # what the command line needs is imported by those who use it: it imports this file itself

@@ -9,7 +9,7 @@ from image_files import Write, make_pixels
 from mask_files import mask_of
 
 import tilesegment
-from tilesegment.prediction.prediction import Prediction
+from tilesegment.prediction.result import Result
 
 BLOCK, SHAPE = 96, (400, 500)  # blocks of 96 px: 5 x 6 of them
 
@@ -31,7 +31,7 @@ def padded_section(shape: tuple[int, int] = SHAPE) -> np.ndarray:
     return pixels
 
 
-def predict(image: Path, name: str, **more: Any) -> Prediction:
+def predict(image: Path, name: str, **more: Any) -> Result:
     """With a toy model of as many channels as the image."""
     with tilesegment.open_image(image) as source:
         channels = source.channels

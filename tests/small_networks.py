@@ -1,8 +1,45 @@
-"""Networks of every kind that the field of view is derived for, as narrow as can be."""
+"""Networks of every kind whose field of view is found, as narrow as can be."""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from tilesegment.geometry import FieldOfView
+
+
+class Function(nn.Module):
+    """Two convolutions with a function between them."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor], channels: int = 4) -> None:
+        super().__init__()
+        self.between = between
+        self.first, self.last = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(channels, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 1, H, W) -> (B, 2, H, W)."""
+        return self.last(self.between(self.first(x)))
+
+
+def around(*layers: nn.Module) -> nn.Sequential:
+    """Layers of four channels between two convolutions."""
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), *layers, nn.Conv2d(4, 2, 3, padding=1))
+
+
+def narrower(view: FieldOfView) -> FieldOfView:
+    """A halo one divisor smaller."""
+    return FieldOfView(view.divisor, view.before - view.divisor, view.after - view.divisor, view.crops)
+
+
+def off_grid(network: nn.Module, view: FieldOfView) -> float:
+    """The largest difference where a tile starts one pixel off the grid of the divisor."""
+    side, tile, first = view.divisor, view.tile_of(view.divisor), 0 if view.crops else view.before
+    shape = 1, 1, view.tile_of(2 * side), view.tile_of(2 * side)
+    image = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    whole = network(image)[..., first + 1 : first + 1 + side, first : first + side]
+    part = network(image[..., 1 : 1 + tile, :tile])[..., first : first + side, first : first + side]
+    return float((whole - part).abs().max())
 
 
 def positive(network: nn.Module, seed: int = 0) -> nn.Module:

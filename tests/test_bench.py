@@ -277,7 +277,7 @@ def test_the_idle_predictor_predicts_nothing(tmp_path: Path, toy: Path) -> None:
     tile = toy_model().field_of_view.tile_of(128)
     with Job.prepare(image, toy, Settings(tile=tile)) as job:
         plan = job.plan
-    with IdleProcess(Idle(tiled(ids, plan.block), plan.network.view, 2)) as idle:
+    with IdleProcess(Idle(tiled(ids, plan.block), plan.view, 2)) as idle:
         done = tilesegment.predict(image, tmp_path / "mask.zarr", toy, workers=idle, tile=tile)
     assert done.complete
     mask = tilesegment.open_mask(tmp_path / "mask.zarr")

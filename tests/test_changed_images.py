@@ -118,30 +118,6 @@ class TestAChangedImage:
         array[0, 0] = 255 - int(array[0, 0])
         assert run(f"predict i.zarr {TOY} --out m.zarr").code == 1
 
-    @pytest.mark.parametrize("mask", ["m.zarr", "m.jpg"])
-    def test_masks_of_earlier_releases_are_still_known(
-        self, mask: str, folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """They hold no digest of the chunks, and their JPEGs one of a record without it."""
-        from tilesegment.prediction import plan
-
-        fingerprint = plan.fingerprint
-
-        def former(*given: object) -> dict[str, object]:
-            decides = fingerprint(*given)
-            decides.pop("stored")
-            return decides
-
-        save_zarr("i.zarr", noise((130, 150)))
-        with monkeypatch.context() as patched:
-            patched.setattr("tilesegment.prediction.order.fingerprint", former)
-            patched.setattr("tilesegment.prediction.run._doubts", lambda order, record: ())
-            assert run(f"predict i.zarr {TOY} --out {mask}").code == 0
-        found = run(f"predict i.zarr {TOY} --out {mask} --json")
-        assert found.code == 0
-        assert json.loads(found.out)["blocks"] == 0
-        assert ("Note: the mask was begun by an earlier release" in found.err) == (mask == "m.zarr")
-
 
 @pytest.mark.parametrize("size", [0, 5, 4096, 70_000])
 def test_the_identity_of_many_files(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

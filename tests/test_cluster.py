@@ -17,7 +17,7 @@ import tilesegment
 from tilesegment.cluster import Cluster
 from tilesegment.cluster.cluster import reachable_by_others
 from tilesegment.errors import ClusterError, ImageError, PlanError, StoppedError
-from tilesegment.prediction.outcome import Listener, Outcome, Progress
+from tilesegment.prediction.result import Listener, Progress, Result
 
 # sockets and processes that dask leaves to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -32,7 +32,7 @@ def image(tmp_path: Path, small_blocks: None) -> Path:
     return tiff("yx", tile=(64, 64), compression="zlib")(tmp_path, make_pixels(1, 200, 290))
 
 
-def predict(image: Path, name: str, **more: Any) -> tilesegment.Prediction:
+def predict(image: Path, name: str, **more: Any) -> tilesegment.Result:
     return tilesegment.predict(image, image.with_name(name), image.with_name("toy.safetensors"), **{**EXACT, **more})
 
 
@@ -65,7 +65,7 @@ class TestPrediction:
         heard: list[int] = []
 
         class Hear(Listener):
-            def progressed(self, outcome: Outcome, progress: Progress) -> None:
+            def progressed(self, result: Result, progress: Progress) -> None:
                 heard.append(progress.blocks)
 
         with pytest.raises(StoppedError, match="goes on from there"):
@@ -87,21 +87,22 @@ class EndAScheduler(Listener):
     def __init__(self, scheduler: subprocess.Popen[bytes]) -> None:
         self.scheduler = scheduler
 
-    def progressed(self, outcome: Outcome, progress: Progress) -> None:
+    def progressed(self, result: Result, progress: Progress) -> None:
         if progress.blocks == 3:
             self.scheduler.kill()
 
 
 class TestJoin:
     def test_when_the_scheduler_dies_what_is_stored_is_kept_and_a_new_one_goes_on(
-        self, processes: Processes, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, processes: Processes, image: Path, tmp_path: Path
     ) -> None:
-        monkeypatch.setattr("tilesegment.cluster.crew._GONE", 3)
         file = tmp_path / "scheduler.json"
         scheduler = processes.scheduler(file)
         processes.worker(file)
-        with Cluster.join(str(file)) as cluster, pytest.raises(ClusterError, match="the scheduler is gone; what is"):
-            predict(image, "m.zarr", workers=cluster, listeners=[EndAScheduler(scheduler)])
+        with Cluster.join(str(file)) as cluster:
+            cluster.crew.out_of_reach = 3
+            with pytest.raises(ClusterError, match="the scheduler is gone; what is"):
+                predict(image, "m.zarr", workers=cluster, listeners=[EndAScheduler(scheduler)])
         assert not (tmp_path / "m.zarr").exists()
         processes.scheduler(file)
         processes.worker(file)
@@ -111,12 +112,11 @@ class TestJoin:
         predict(image, "one.zarr")
         np.testing.assert_array_equal(mask_of(tmp_path / "m.zarr"), mask_of(tmp_path / "one.zarr"))
 
-    def test_a_scheduler_that_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tilesegment.cluster.cluster._TIMEOUT", 1)
+    def test_a_scheduler_that_is_not_there(self) -> None:
         with pytest.raises(ClusterError, match="neither an address such as tcp://host:8786 nor a scheduler file"):
             Cluster.join("no-such-file.json")
         with pytest.raises(ClusterError, match=r"cannot be joined: .*; is it running\?"):
-            Cluster.join("tcp://127.0.0.1:1")
+            Cluster.join("tcp://127.0.0.1:1", timeout=1)
 
     def test_tls_lets_in_who_has_a_certificate_and_nobody_else(self, processes: Processes, tmp_path: Path) -> None:
         pem = certificate(tmp_path)

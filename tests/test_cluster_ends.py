@@ -25,9 +25,9 @@ from mask_files import mask_of
 
 import tilesegment
 from tilesegment.cluster import Cluster
-from tilesegment.cluster.finishing import Finishing
+from tilesegment.cluster.cluster import Finishing
 from tilesegment.errors import ClusterError, StoppedError
-from tilesegment.prediction.outcome import Listener, Outcome, Progress
+from tilesegment.prediction.result import Listener, Progress, Result
 from tilesegment.threads import core_count
 
 # sockets and processes that dask leaves to the garbage collector
@@ -38,7 +38,7 @@ WITHOUT_BOKEH = ("--dashboard", "--dashboard-address", ":0")
 LINE = "predict slide.tif --model toy.safetensors --tile 88 --precision fp64 --out m.zarr"
 
 
-def predict(image: Path, name: str, cluster: Cluster | None, *listeners: Listener) -> tilesegment.Prediction:
+def predict(image: Path, name: str, cluster: Cluster | None, *listeners: Listener) -> tilesegment.Result:
     toy = image.with_name("toy.safetensors")
     out = image.with_name(name)
     return tilesegment.predict(
@@ -59,7 +59,7 @@ class AtBlock(Listener):
     def __init__(self, number: int, do: Callable[[], object]) -> None:
         self.number, self.do, self.done = number, do, False
 
-    def progressed(self, outcome: Outcome, progress: Progress) -> None:
+    def progressed(self, result: Result, progress: Progress) -> None:
         if progress.blocks >= self.number and not self.done:
             self.done = True
             self.do()

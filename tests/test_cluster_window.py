@@ -11,7 +11,7 @@ from cluster_tasks import counted, send, work_of
 
 from tilesegment.cluster import Cluster
 from tilesegment.cluster.window import Window
-from tilesegment.prediction.batch import Work
+from tilesegment.prediction.queue import Work
 
 # sockets and processes that dask leaves to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -50,7 +50,7 @@ class TestWindow:
                 drawn.append(item.block.column)
                 yield item
 
-        sent = Window(cluster.crew, cluster_tasks.plain, {run: "t"}, work(), lambda: False).results()
+        sent = Window(cluster.crew, cluster_tasks.plain, lambda job: job, work(), lambda: False).results()
         for _ in range(50):
             next(sent)
         sent.close()

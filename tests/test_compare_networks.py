@@ -15,8 +15,7 @@ from conftest import toy_network
 from data_sets import write_files, write_pairs
 
 from tilesegment import Model
-from tilesegment.networks import NETWORKS
-from tilesegment.networks.summary import describe_network
+from tilesegment.networks import NETWORKS, describe_network
 from tilesegment.prediction.devices import choose_device, choose_precision
 from tilesegment.training import loop
 from tilesegment.training.data import open_dataset

@@ -36,10 +36,11 @@ class Recorder:
         self.predicted.append(item)
         return item * 10
 
-    def write(self, item: int, result: int) -> None:
+    def write(self, item: int, result: int) -> str:
         self.threads["write"].add(threading.current_thread().name)
         assert result == item * 10, "a block got the result of another"
         self.written.append(item)
+        return f"{item} is safe"
 
 
 def names_of_threads() -> list[str]:
@@ -55,7 +56,7 @@ def test_every_block_goes_through_in_order(count: int) -> None:
         assert item in recorder.written, "handed back before it was safe"
         back.append((item, error))
     assert recorder.read_ == recorder.predicted == recorder.written == list(range(count))
-    assert back == [(item, None) for item in range(count)]
+    assert back == [(item, f"{item} is safe") for item in range(count)]
 
 
 def test_read_and_write_have_a_thread_each_and_predict_the_callers() -> None:
@@ -169,7 +170,7 @@ def test_a_block_that_fails_comes_back_with_its_error_and_the_others_are_done(
     recorder = Recorder()
     back = list(stream(range(10), *breaking(recorder, part, at, error)))
     assert [item for item, _ in back] == list(range(10))
-    assert {item: (type(found), str(found)) for item, found in back if found is not None} == {
+    assert {item: (type(found), str(found)) for item, found in back if isinstance(found, Exception)} == {
         item: (error, f"{part} {item}") for item in at
     }
     assert recorder.written == [item for item in range(10) if item not in at]

@@ -26,12 +26,12 @@ from conftest import noise, toy_model
 from test_masks_survey import PROCESSES
 
 from tilesegment.masks import status
-from tilesegment.prediction import plan
+from tilesegment.prediction import tiling
 from tilesegment_cli.main import main
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 # all that a run imports, some of it late, and what those tests need whose server it is
-PRELOADED = ["tilesegment_cli.main", "tilesegment.prediction.prediction", "torch._dynamo", "psutil", "pytest"]
+PRELOADED = ["tilesegment_cli.main", "tilesegment.prediction.predict", "torch._dynamo", "psutil", "pytest"]
 PROCESSES.set_forkserver_preload(["test_masks", "tilesegment.masks.completion", "tilesegment.masks.writer", *PRELOADED])
 LINE = "predict image.tif -m model.safetensors --tile 88 --precision fp32 --out {}"
 NAMES = ["mask.zarr", "mask.tif"]
@@ -77,7 +77,7 @@ def command(folder: Path, said: Path, line: str, fault: Fault | None, threads: i
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts the tests may have it ignored
     torch.set_num_threads(threads)
-    plan._BLOCK, plan._CHUNK = 192, 96
+    tiling.BLOCK = 192
     if fault is not None:
         kill_runs.at_change(fault.at, fault.deed, and_after=fault.and_after)
     sys.argv = ["tileseg", *line.split()]

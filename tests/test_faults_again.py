@@ -18,8 +18,8 @@ from test_masks_survey import DAMAGE
 
 from tilesegment.cluster import Cluster
 from tilesegment.masks import status
-from tilesegment.prediction.outcome import Listener, Outcome, Progress
-from tilesegment.prediction.prediction import predict
+from tilesegment.prediction.predict import predict
+from tilesegment.prediction.result import Listener, Progress, Result
 
 pytest_plugins = ["test_faults"]  # its fixtures
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the processes are POSIX")
@@ -162,7 +162,7 @@ class HaltAWorker(Listener):
     def __init__(self, cluster: Cluster) -> None:
         self.cluster, self.halted = cluster, 0
 
-    def progressed(self, outcome: Outcome, progress: Progress) -> None:
+    def progressed(self, result: Result, progress: Progress) -> None:
         if not self.halted:
             self.halted = next(iter(self.cluster.client.run(os.getpid).values()))
             os.kill(self.halted, signal.SIGSTOP)
@@ -179,8 +179,7 @@ def cluster() -> Iterator[Cluster]:
 def test_a_worker_that_halts_for_a_while_is_waited_for(
     runs: Runs, undisturbed: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tilesegment.prediction.plan._BLOCK", 192)
-    monkeypatch.setattr("tilesegment.prediction.plan._CHUNK", 96)
+    monkeypatch.setattr("tilesegment.prediction.tiling.BLOCK", 192)
     monkeypatch.chdir(runs.folder)
     halter = HaltAWorker(cluster)
     done = predict(

@@ -9,19 +9,19 @@ from image_files import make_pixels, png
 from mask_files import mask_of
 
 from tilesegment.errors import PlanError, TilesegmentError
-from tilesegment.prediction.batch import Choices
-from tilesegment.prediction.folder import Records, errands_into, read_list
-from tilesegment.prediction.outcome import Errand, Outcome
-from tilesegment.prediction.prediction import predict_many
-from tilesegment.prediction.run import Outputs
-from tilesegment.prediction.settings import Settings
+from tilesegment.prediction.inputs import place_masks, read_list
+from tilesegment.prediction.predict import predict_many
+from tilesegment.prediction.records import Records
+from tilesegment.prediction.result import Result
+from tilesegment.prediction.settings import Outputs, Settings
 
 NO = Outputs("")
+Images = list[tuple[str, Outputs]]
 
 
 def outs(images: list[str], file_format: str = "zarr") -> list[str]:
-    errands = errands_into("masks", [(image, None) for image in images], file_format, NO)
-    return [str(errand.outputs.mask) for errand in errands]
+    images = place_masks("masks", [(image, None) for image in images], file_format, NO)
+    return [str(outputs.mask) for _, outputs in images]
 
 
 def test_masks_are_called_as_their_images() -> None:
@@ -38,8 +38,8 @@ def test_masks_are_called_as_their_images() -> None:
 def test_two_images_of_one_name_are_refused_but_for_names_of_their_own() -> None:
     with pytest.raises(PlanError, match=r"x/a\.tif and y/a\.png would both be written to masks/a\.zarr"):
         outs(["x/a.tif", "y/a.png"])
-    errands = errands_into("masks", [("x/a.tif", None), ("y/a.tif", "other.tif")], "zarr", NO)
-    assert [str(errand.outputs.mask) for errand in errands] == ["masks/a.zarr", "masks/other.tif"]
+    images = place_masks("masks", [("x/a.tif", None), ("y/a.tif", "other.tif")], "zarr", NO)
+    assert [str(outputs.mask) for _, outputs in images] == ["masks/a.zarr", "masks/other.tif"]
 
 
 def test_lists_are_text_or_csv(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ class TestMany:
     """Three good images and three bad ones."""
 
     @pytest.fixture
-    def errands(self, tmp_path: Path) -> list[Errand]:
+    def images(self, tmp_path: Path) -> Images:
         toy_model().save(tmp_path / "toy.safetensors")
         for name, side in (("one", 90), ("two", 60), ("three", 130)):
             (tmp_path / name).mkdir()
@@ -81,25 +81,25 @@ class TestMany:
         (tmp_path / "empty.tif").touch()
         (tmp_path / "cut.png").write_bytes((tmp_path / "two.png").read_bytes()[:-900])
         names = ["one.png", "empty.tif", "two.png", "gone.tif", "cut.png", "three.png"]
-        return errands_into(tmp_path / "masks", [(str(tmp_path / name), None) for name in names], "zarr", NO)
+        return place_masks(tmp_path / "masks", [(str(tmp_path / name), None) for name in names], "zarr", NO)
 
-    def run(self, errands: list[Errand], folder: Path) -> list[Outcome]:
-        choices = Choices(folder / "toy.safetensors", Settings(tile=88, precision="fp64"))
-        return list(predict_many(errands, choices, listeners=[Records(folder / "masks")]))
+    def run(self, images: Images, folder: Path) -> list[Result]:
+        settings = Settings(folder / "toy.safetensors", tile=88, precision="fp64")
+        return list(predict_many(images, settings, listeners=[Records(folder / "masks")]))
 
-    def test_one_bad_image_does_not_stop_the_rest(self, errands: list[Errand], tmp_path: Path) -> None:
-        outcomes = {Path(one.errand.image).name: one for one in self.run(errands, tmp_path)}
-        states = {name: one.state for name, one in outcomes.items()}
+    def test_one_bad_image_does_not_stop_the_rest(self, images: Images, tmp_path: Path) -> None:
+        results = {Path(one.image).name: one for one in self.run(images, tmp_path)}
+        states = {name: one.state for name, one in results.items()}
         good = {"one.png", "two.png", "three.png"}
         assert states == {name: "complete" if name in good else "failed" for name in states}
         assert len(states) == 6
         for name in good:
             mask = tmp_path / "masks" / f"{Path(name).stem}.zarr"
             assert mask_of(mask).any()
-        assert all(isinstance(one.errors[0], TilesegmentError) for name, one in outcomes.items() if name not in good)
+        assert all(isinstance(one.errors[0], TilesegmentError) for name, one in results.items() if name not in good)
 
-    def test_the_summary_and_the_logs_say_what_happened(self, errands: list[Errand], tmp_path: Path) -> None:
-        self.run(errands, tmp_path)
+    def test_the_summary_and_the_logs_say_what_happened(self, images: Images, tmp_path: Path) -> None:
+        self.run(images, tmp_path)
         rows = list(csv.DictReader((tmp_path / "masks" / "summary.csv").read_text().splitlines()))
         assert sorted((Path(row["image"]).name, row["state"]) for row in rows)[0] == ("cut.png", "failed")
         by_name = {Path(row["image"]).name: row for row in rows}
@@ -110,10 +110,10 @@ class TestMany:
         assert log.splitlines()[-1].split(" ", 1)[1].startswith("complete after ")
         assert "failed after" in (tmp_path / "masks" / "logs" / "empty.zarr.log").read_text()
 
-    def test_run_again_it_computes_nothing_that_is_there(self, errands: list[Errand], tmp_path: Path) -> None:
-        self.run(errands, tmp_path)
+    def test_run_again_it_computes_nothing_that_is_there(self, images: Images, tmp_path: Path) -> None:
+        self.run(images, tmp_path)
         before = {path: path.stat().st_mtime_ns for path in (tmp_path / "masks").rglob("0/c/*") if path.is_file()}
-        again = {Path(one.errand.image).name: one for one in self.run(errands, tmp_path)}
+        again = {Path(one.image).name: one for one in self.run(images, tmp_path)}
         assert again["one.png"].state == "complete"
         assert again["one.png"].blocks == 0
         assert {path: path.stat().st_mtime_ns for path in before} == before

@@ -40,10 +40,10 @@ class Canary:
         return os.mkdir, (str(self.path),)
 
 
-def write_safetensors(path: Path, header: object, data: bytes = b"") -> Path:
+def write_safetensors(path: Path, header: object) -> Path:
     """A file of the outer form of safetensors, whatever the header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
     return path
 
 
@@ -52,16 +52,8 @@ def check_refused(path: Path) -> str:
     with pytest.raises(ModelError) as caught:
         read_header(path)
     message = str(caught.value)
-    assert message.startswith(f"{path}: ")
-    assert "\n" not in message
+    assert message.startswith(f"{path}: ") and "\n" not in message
     return message
-
-
-def edited(edit: Callable[[dict[str, Any]], object]) -> str:
-    """The JSON of a good header after `edit`."""
-    given = json.loads(HEADER.to_json())
-    edit(given)
-    return json.dumps(given)
 
 
 def test_a_header_survives_the_round_trip() -> None:
@@ -70,13 +62,11 @@ def test_a_header_survives_the_round_trip() -> None:
     assert HEADER.channels == 3
 
 
-def test_it_is_read_from_the_file_without_the_weights(toy: Path) -> None:
-    header = read_header(toy)
-    assert replace(header, weights_sha256="") == toy_model().header
-    assert len(header.weights_sha256) == 64
+def test_it_is_read_from_the_file(toy: Path) -> None:
+    assert replace(read_header(toy), weights_sha256="") == toy_model().header
 
 
-@pytest.mark.parametrize("length", [640, 1152, 1408, 19280, 65536 + 640])
+@pytest.mark.parametrize("length", [640, 1152, 1408, 19280])
 def test_no_length_of_a_header_is_taken_for_a_pickle(length: int, tmp_path: Path) -> None:
     """The first two bytes of a model are its header's length: 80 02, 80 04, 80 05 and PK are lengths too."""
     bare = ModelHeader("u", {"in_channels": 1, "classes": 0}, (), Normalisation((0.0,), (1.0,), "uint8"))
@@ -86,45 +76,36 @@ def test_no_length_of_a_header_is_taken_for_a_pickle(length: int, tmp_path: Path
     assert read_header(path) == header
 
 
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_pickles_are_refused_and_never_run(protocol: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("writer", [*range(pickle.HIGHEST_PROTOCOL + 1), "torch", "old torch"])
+def test_pickles_are_refused_and_never_run(writer: int | str, tmp_path: Path) -> None:
     path, canary = tmp_path / "model.pt", tmp_path / "canary"
-    path.write_bytes(pickle.dumps({"state": Canary(canary)}, protocol))
+    content = {"weight": torch.zeros(3), "more": Canary(canary)}
+    if isinstance(writer, int):
+        path.write_bytes(pickle.dumps(content, writer))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=writer == "torch")
     message = check_refused(path)
-    assert "safetensors" in message
-    assert ("pickled checkpoint" in message) == (protocol >= 2)
+    assert ".safetensors" in message
+    assert ("a pickled" in message) == (writer not in (0, 1)), "older pickles cannot be told"
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_torch_checkpoints_are_refused_and_never_run(zipped: bool, tmp_path: Path) -> None:
-    path, canary = tmp_path / "model.pt", tmp_path / "canary"
-    weights = {"weight": torch.zeros(3), "more": Canary(canary)}
-    torch.save(weights, path, _use_new_zipfile_serialization=zipped)
-    assert "pickled checkpoint, which could run code" in check_refused(path)
-    assert not canary.exists()
-
-
-def test_a_file_cut_anywhere_is_refused(toy: Path) -> None:
+def test_a_file_of_another_length_is_refused(toy: Path) -> None:
     whole = toy.read_bytes()
     for tenth in range(10):
         toy.write_bytes(whole[: len(whole) * tenth // 10])
         check_refused(toy)
-    toy.write_bytes(whole[:-1])
-    assert (
-        f"truncated or damaged: {len(whole) - 1} bytes, its header promises {len(whole)}; copy it again"
-        in check_refused(toy)
-    )
-    toy.write_bytes(whole + b"\0")
-    assert "truncated or damaged" in check_refused(toy)
+    for content in (whole[:-1], whole + b"\0"):
+        toy.write_bytes(content)
+        message = check_refused(toy)
+        assert str(len(content)) in message and str(len(whole)) in message
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.binary(max_size=64), claimed=st.sampled_from([None, 0, 1, 2**31, 2**62, 2**64 - 1]))
 def test_bytes_that_are_no_model_are_refused(
     data: bytes, claimed: int | None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Any bytes, and any length that they claim."""
     path = tmp_path_factory.getbasetemp() / "bytes.safetensors"
     path.write_bytes(data if claimed is None else struct.pack("<Q", claimed) + data)
     check_refused(path)
@@ -134,28 +115,19 @@ def test_bytes_that_are_no_model_are_refused(
     "header",
     [
         [],
-        5,
         "text",
         None,
         {},
-        {"__metadata__": None},
-        {"__metadata__": "text"},
-        {"__metadata__": []},
+        {"__metadata__": 5},
         {"__metadata__": {KEY: 5}},
-        {"__metadata__": {KEY: None}},
-        {"__metadata__": {KEY: "[]"}},
         {"__metadata__": {KEY: "null"}},
         {"__metadata__": {KEY: "{"}},
         {"__metadata__": {KEY: "{}"}},
         {"a": 5},
-        {"a": {}},
         {"a": {"data_offsets": []}},
-        {"a": {"data_offsets": 7}},
         {"a": {"data_offsets": [0, "7"]}},
-        {"a": {"data_offsets": [0, None]}},
         {"a": {"data_offsets": [0, 1e300]}},
         {"a": {"data_offsets": [0, [1]]}},
-        {"a": {"data_offsets": [0, 1]}, "b": {"data_offsets": [0, "1"]}},
         b"{" * 100_000,
         b'{"__metadata__":' + b"[" * 100_000,
         b'{"a": {"data_offsets": [0, ' + b"9" * 5000 + b"]}}",
@@ -168,10 +140,8 @@ def test_headers_that_are_not_ours_are_refused(header: object, tmp_path: Path) -
 
 
 def test_a_foreign_safetensors_file_is_named_as_such(tmp_path: Path) -> None:
-    path = tmp_path / "foreign.safetensors"
-    for metadata in (None, {"format": "pt"}):
-        safetensors.torch.save_file({"w": torch.zeros(2)}, path, metadata=metadata)
-        assert "a safetensors file without a tilesegment header; train or import a model" in check_refused(path)
+    safetensors.torch.save_file({"w": torch.zeros(2)}, tmp_path / "foreign.safetensors", metadata={"format": "pt"})
+    assert "import" in check_refused(tmp_path / "foreign.safetensors")
 
 
 def test_a_long_header_is_refused_unread(tmp_path: Path) -> None:
@@ -181,66 +151,56 @@ def test_a_long_header_is_refused_unread(tmp_path: Path) -> None:
         file.write(struct.pack("<Q", 200 * 10**6))
         file.truncate(8 + 200 * 10**6)
     tracemalloc.start()
-    message = check_refused(path)
+    check_refused(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert "not a model: expected a .safetensors file" in message
     assert peak < 10**6
 
 
-def test_what_cannot_be_opened_is_said_so(tmp_path: Path) -> None:
-    assert "cannot be read (Is a directory); name a model file" in check_refused(tmp_path)
-    assert "cannot be read (No such file or directory)" in check_refused(tmp_path / "missing.safetensors")
-    empty = tmp_path / "empty.safetensors"
-    empty.touch()
-    assert "not a model" in check_refused(empty)
+def test_what_cannot_be_opened_is_named_with_the_reason(tmp_path: Path) -> None:
+    assert "Is a directory" in check_refused(tmp_path)
+    assert "No such file or directory" in check_refused(tmp_path / "missing.safetensors")
+    os.mkfifo(tmp_path / "pipe")
+    assert "pipe" in check_refused(tmp_path / "pipe")
 
 
 @pytest.mark.parametrize(
-    ("edit", "message"),
+    ("edit", "named"),
     [
-        (lambda h: h.update(version=VERSION + 1), f"model format {VERSION + 1}; this release reads {VERSION}: update"),
-        (lambda h: h.pop("version"), "not one of ours"),
-        (lambda h: h.pop("network"), "not one of ours"),
-        (lambda h: h.update(more=1), "not one of ours"),
-        (lambda h: h.update(network=["unet"]), "are to be text"),
-        (lambda h: h.update(name=None), "are to be text"),
-        (lambda h: h.update(licence=5), "are to be text"),
-        (lambda h: h.update(training=[1]), "are to be text"),
-        (lambda h: h.update(arguments=[]), "not one of ours"),
-        (lambda h: h.update(weights_sha256=1), "are to be text"),
-        (lambda h: h["arguments"].update(in_channels=1), "do not fit each other"),
-        (lambda h: h["arguments"].update(classes=2), "do not fit each other"),
-        (lambda h: h["classes"].pop(), "do not fit each other"),
-        (lambda h: h["normalisation"].update(std=[1, 1, 0]), "positive std"),
-        (lambda h: h["normalisation"].update(std=[1, 1]), "positive std"),
-        (lambda h: h["normalisation"].update(mean=[0, 0, float("nan")]), "finite mean"),
-        (lambda h: h["normalisation"].update(mean=[], std=[]), "not one of ours"),
-        (lambda h: h["normalisation"].update(mean="abc"), "not one of ours"),
-        (lambda h: h.update(threshold=1.0), "its threshold is 1.0; allowed: between 0 and 1"),
-        (lambda h: h.update(threshold="0.5"), "not one of ours"),
-        (lambda h: h["classes"][0].update(colour="red"), "no colour of the form #rrggbb"),
-        (lambda h: h["classes"][0].update(colour="#gggggg"), "no colour of the form #rrggbb"),
-        (lambda h: h["classes"][0].update(colour="# 1 2 3"), "no colour of the form #rrggbb"),
-        (lambda h: h["classes"][0].update(colour=5), "not one of ours"),
-        (lambda h: h["classes"][0].update(name=5), "no colour of the form #rrggbb"),
-        (lambda h: h["classes"][0].update(more=5), "not one of ours"),
-        (lambda h: h["pixel_size"].update(y="1"), "not one of ours"),
-        (lambda h: h["pixel_size"].update(y=0), "its pixel size is"),
-        (lambda h: h["pixel_size"].update(x=float("inf")), "its pixel size is"),
-        (lambda h: h.update(pixel_size=[1, 2]), "not one of ours"),
+        (lambda h: h.update(version=VERSION + 1), f"format {VERSION + 1}"),
+        (lambda h: h.pop("version"), "version"),
+        (lambda h: h.pop("network"), "network"),
+        (lambda h: h.update(more=1), "more"),
+        (lambda h: h.update(network=["unet"]), "network"),
+        (lambda h: h.update(name=None), "name"),
+        (lambda h: h.update(training=[1]), "training"),
+        (lambda h: h.update(arguments=[]), "header"),
+        (lambda h: h.update(weights_sha256=1), "hash"),
+        (lambda h: h["arguments"].update(in_channels=1), "network"),
+        (lambda h: h["classes"].pop(), "classes"),
+        (lambda h: h["normalisation"].update(std=[1, 1, 0]), "std"),
+        (lambda h: h["normalisation"].update(std=[1, 1]), "std"),
+        (lambda h: h["normalisation"].update(mean=[0, 0, float("nan")]), "mean"),
+        (lambda h: h["normalisation"].update(mean=[], std=[]), "header"),
+        (lambda h: h["normalisation"].update(mean="abc"), "header"),
+        (lambda h: h["normalisation"].update(std=[10**400, 1, 1]), "header"),
+        (lambda h: h.update(threshold=1.0), "threshold is 1.0"),
+        (lambda h: h.update(threshold="0.5"), "header"),
+        (lambda h: h.update(halo=-1), "halo is -1"),
+        (lambda h: h["classes"][0].update(colour="red"), "class 0"),
+        (lambda h: h["classes"][0].update(colour="#gggggg"), "#rrggbb"),
+        (lambda h: h["classes"][0].update(colour=5), "header"),
+        (lambda h: h["classes"][0].update(name=5), "class 5"),
+        (lambda h: h["pixel_size"].update(y="1"), "header"),
+        (lambda h: h["pixel_size"].update(y=0), "pixel size is 0"),
+        (lambda h: h["pixel_size"].update(x=float("inf")), "pixel size"),
+        (lambda h: h.update(pixel_size=[1, 2]), "header"),
     ],
 )
-def test_values_that_cannot_be_are_refused(
-    edit: Callable[[dict[str, Any]], object], message: str, tmp_path: Path
+def test_values_that_are_not_allowed_are_named(
+    edit: Callable[[dict[str, Any]], object], named: str, tmp_path: Path
 ) -> None:
-    metadata = {"__metadata__": {KEY: edited(edit)}}
-    assert message in check_refused(write_safetensors(tmp_path / "m.safetensors", metadata))
-
-
-@pytest.mark.parametrize("part", ["mean", "std"])
-def test_whole_numbers_beyond_any_float_are_refused(part: str) -> None:
     document = json.loads(HEADER.to_json())
-    document["normalisation"][part][0] = 10**400
-    with pytest.raises(ModelError, match="not one of ours"):
-        ModelHeader.from_json(json.dumps(document))
+    edit(document)
+    metadata = {"__metadata__": {KEY: json.dumps(document)}}
+    assert named in check_refused(write_safetensors(tmp_path / "m.safetensors", metadata))

@@ -241,7 +241,7 @@ PROGRAM = """
 import json, sys, time
 from pathlib import Path
 from test_hostile import CASES, attempt
-from tilesegment.prediction.prediction import peak_memory
+from tilesegment.prediction.result import peak_memory
 
 made = json.loads(sys.argv[1])
 costs = {}

@@ -183,7 +183,7 @@ def test_what_zarrs_does_not_read_is_read_without_it(tmp_path: Path, options: di
 
 def test_a_run_tells_how_much_more_it_decoded_than_it_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every chunk once: what is more are the parts of chunks beyond the image and what margins reach."""
-    monkeypatch.setattr("tilesegment.prediction.plan._BLOCK", 384)
+    monkeypatch.setattr("tilesegment.prediction.tiling.BLOCK", 384)
     toy_model().save(tmp_path / "toy.safetensors")
     image = zarr_array("yx", (64, 64))(tmp_path, make_pixels(1, 600, 900))
     done = tilesegment.predict(image, tmp_path / "m.zarr", tmp_path / "toy.safetensors", tile=88)

@@ -279,7 +279,7 @@ def test_our_own_networks_are_found_again(case: str, tmp_path: Path) -> None:
 
 def test_what_the_weights_do_not_tell_is_asked_for(tmp_path: Path) -> None:
     path = saved(tmp_path, build_network("unet-same", {"depth": 2, "base": 4, "up": "nearest"}).state_dict())
-    assert "its up cannot be told by the weights: give the option up=bilinear|nearest" in refused(tmp_path, path)
+    assert "--option up=bilinear|nearest" in refused(tmp_path, path)
 
 
 def test_unknown_names_go_by_order_only_if_that_is_wanted(tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_unknown_names_go_by_order_only_if_that_is_wanted(tmp_path: Path) -> Non
     assert model.header.training["recognised_by"] == "order of the tensors"
     assert difference(model.network, network) < 1e-10
     safetensors.torch.save_file(network.state_dict(), tmp_path / "w.safetensors")
-    assert "a safetensors file sorts its tensors" in refused(tmp_path, tmp_path / "w.safetensors", by_order=True)
+    assert "safetensors" in refused(tmp_path, tmp_path / "w.safetensors", by_order=True)
 
 
 def test_the_order_in_which_ours_are_built_is_one_too(tmp_path: Path) -> None:

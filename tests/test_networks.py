@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tilesegment.errors import ModelError
 from tilesegment.networks import NETWORKS, build_network, options_of
 from tilesegment.networks.field_of_view import derive
-from tilesegment.networks.options import Choice
+from tilesegment.networks.network import Choice
 from tilesegment.networks.unet import UNet
 
 

@@ -1,22 +1,19 @@
 """What every network promises, at toy size: shapes, learning, heads, files, exact tiles, memory."""
 
-import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from tilesegment.metadata import LabelClass
 from tilesegment.models.header import ModelHeader, Normalisation
 from tilesegment.models.model import Model
-from tilesegment.networks import NETWORKS, Rescaled, build_network, options_of
+from tilesegment.networks import NETWORKS, Rescaled, build_network, describe_network, options_of
+from tilesegment.networks.counting import peak_values
 from tilesegment.networks.field_of_view import derive
 from tilesegment.networks.network import Network
-from tilesegment.networks.summary import describe_network
 
 # network, its arguments, the divisor and the halo in which a tile is exact (None: beyond what a test can hold),
 # and how many tensors it gives in training
@@ -178,32 +175,6 @@ def test_a_reduced_image_is_seen_by_networks_of_several_outputs() -> None:
     assert network.heads == network.network.heads
 
 
-class Held(TorchDispatchMode):
-    """Counts the values that are alive in what the operations within gave; `peak` is the most at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs `func`, and follows its results until they are freed."""
-        given = func(*args, **(kwargs or {}))
-        for one in tree_leaves(given):
-            if isinstance(one, Tensor) and (key := one.untyped_storage()._cdata) not in self.known:
-                storage = one.untyped_storage()
-                values = storage.nbytes() // one.element_size()
-                self.known.add(key)
-                self.now += values
-                self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self._free, key, values)
-        return given
-
-    def _free(self, key: int, values: int) -> None:
-        self.now -= values
-        self.known.discard(key)
-
-
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [(name, {}) for name in NETWORKS]
@@ -217,9 +188,7 @@ def test_the_memory_that_a_network_says_is_what_it_takes(name: str, arguments: d
     side = 1024 - 4 if name == "unet" else 1024
     with torch.device("meta"), torch.no_grad():
         network, x = build_network(name, arguments).eval(), torch.empty(1, 1, side, side)
-        with Held() as held:
-            network(x)
-    measured = held.peak / side**2
+        measured = peak_values(network, x) / side**2
     # of a valid network's output a part of the input's size is missing
     assert measured <= network.values_per_pixel <= 2 * measured
 

@@ -230,11 +230,11 @@ class TestRefused:
             ({"z": (0, 1)}, "has no z axis"),
             ({"channels": (1,)}, "has channels 0 to 0"),
             ({"threshold": 1.5}, "allowed: between 0 and 1"),
-            ({"batch": 0}, "allowed: auto, 1 to 1024"),
+            ({"batch": 0}, "allowed: 1 to 1024"),
             ({"normalise": "tile"}, "allowed: model, image"),
             ({"device": "tpu"}, "there are: auto, cpu"),
             ({"precision": "fp8"}, "allowed: auto, fp32, bf16, fp16"),
-            ({"tiles": 3}, "there is no setting 'tiles'; there are: tile, "),
+            ({"tiles": 3}, "there is no setting 'tiles'; there are: model, "),
         ],
     )
     def test_settings_that_cannot_be(self, image: Path, settings: dict[str, object], match: str) -> None:

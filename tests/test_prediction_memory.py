@@ -14,14 +14,13 @@ PROGRAM = """
 import json
 import sys
 import torch
-import tilesegment, tilesegment.prediction.plan
-from tilesegment.prediction.prediction import peak_memory
+import tilesegment
+from tilesegment.prediction.result import peak_memory
 
 torch.set_num_threads(1)
-tilesegment.prediction.plan._BLOCK = tilesegment.prediction.plan._CHUNK = 256
 peaks = []
 for name in ("small", "large"):
-    how = {"tile": 272, "precision": "fp32", "runtime": sys.argv[1]}
+    how = {"tile": 272, "block": 256, "precision": "fp32", "runtime": sys.argv[1]}
     tilesegment.predict(f"{name}/image.zarr", f"{name}.zarr", "model.safetensors", **how)
     peaks.append(peak_memory())
 print(json.dumps(peaks))

@@ -6,16 +6,12 @@ import numpy as np
 import pytest
 import zarr
 from conftest import noise, toy_model
-from hypothesis import given
-from hypothesis import strategies as st
 from image_files import make_pixels, ome_zarr, png, tiff, zarr_array
 from mask_files import contents, mask_of, saved
 
 import tilesegment
 from tilesegment import ImageError, MaskError, PlanError
-from tilesegment.prediction.outcome import Listener, Outcome, Progress
-from tilesegment.prediction.prediction import Prediction
-from tilesegment.prediction.run import share
+from tilesegment.prediction.result import Listener, Progress, Result
 
 # fp64: no rounding, so that masks can be compared pixel for pixel
 EXACT = {"tile": 88, "precision": "fp64"}
@@ -27,7 +23,7 @@ class StopAfter(Listener):
     def __init__(self, blocks: int) -> None:
         self.blocks = blocks
 
-    def progressed(self, outcome: Outcome, progress: Progress) -> None:
+    def progressed(self, result: Result, progress: Progress) -> None:
         if progress.blocks == self.blocks:
             raise KeyboardInterrupt
 
@@ -38,7 +34,7 @@ class Heard(Listener):
     def __init__(self) -> None:
         self.progress: list[Progress] = []
 
-    def progressed(self, outcome: Outcome, progress: Progress) -> None:
+    def progressed(self, result: Result, progress: Progress) -> None:
         self.progress.append(progress)
 
 
@@ -51,7 +47,7 @@ class TestGoingOn:
     def image(self, small_blocks: None, tmp_path: Path) -> Path:
         return tiff("yx", tile=(64, 64), compression="zlib")(tmp_path, self.pixels)
 
-    def run(self, image: Path, name: str, **settings: object) -> Prediction:
+    def run(self, image: Path, name: str, **settings: object) -> Result:
         model = image.with_name("model.safetensors")
         if not model.exists():
             toy_model().save(model)
@@ -163,13 +159,7 @@ class TestParts:
         again = tilesegment.predict(image, tmp_path / "m.zarr", model, part=(2, 5), **EXACT)
         assert (again.complete, again.blocks) == (True, 0)
 
-    @given(st.integers(0, 300), st.integers(1, 40))
-    def test_parts_are_disjoint_equal_and_leave_nothing_out(self, count: int, parts: int) -> None:
-        shares = [share(count, (k, parts)) for k in range(1, parts + 1)]
-        assert [number for one in shares for number in one] == list(range(count))
-        assert max(map(len, shares)) - min(map(len, shares)) <= 1
-
     @pytest.mark.parametrize("part", [(0, 3), (4, 3), (1, 0), (-1, -1)])
     def test_parts_that_there_are_not(self, part: tuple[int, int], tmp_path: Path) -> None:
-        with pytest.raises(PlanError, match="parts are counted from 1"):
+        with pytest.raises(PlanError, match=f"--part is {part[0]}/{part[1]}; allowed: k/n"):
             tilesegment.predict(png(tmp_path, make_pixels(1, 9, 9)), tmp_path / "m.zarr", part=part)

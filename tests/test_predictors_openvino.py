@@ -149,7 +149,7 @@ def test_of_many_tiles_it_is_the_default_and_the_mask_says_so(
     toy_model(classes=3).save(tmp_path / "toy.safetensors")
     image = png(tmp_path, noise((1, 200, 290)))
     for name, missing, more in (("openvino", 0, {}), ("pytorch", 1, {}), ("chosen", 0, {"runtime": "pytorch"})):
-        monkeypatch.setattr("tilesegment.prediction.plan._WORTH_CONVERTING", 35 * 88**2 + missing)
+        monkeypatch.setattr("tilesegment.prediction.tiling.WORTH_CONVERTING", 35 * 88**2 + missing)
         out, settings = tmp_path / f"{name}.zarr", {"tile": 88, "precision": "fp32", **more}
         done = tilesegment.predict(image, out, tmp_path / "toy.safetensors", **settings)
         record = zarr.open_group(out, mode="r").attrs["tilesegment"]

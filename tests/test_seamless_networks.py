@@ -11,13 +11,12 @@ from conftest import noise, toy_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from small_networks import positive
-from test_field_of_view import narrower
+from small_networks import narrower, positive
 
 import tilesegment
 from tilesegment import FieldOfView, ModelError
 from tilesegment.models.model import Model
-from tilesegment.networks.field_of_view import check
+from tilesegment.networks.field_of_view import prober_of
 from tilesegment.prediction.engine import predict_array
 from tilesegment.prediction.predictor import TorchPredictor
 
@@ -84,8 +83,8 @@ def test_with_less_it_is_not_equal(choice: int) -> None:
     once = predict_array(TorchPredictor(model, CPU, "fp64"), image, 5 * view.divisor)[1]
     if not view.crops:  # a network that crops has no other halo, see `test_field_of_view.py`
         network = positive(toy_network(EXACT[choice][0], **EXACT[choice][1]).network)
-        assert check(network, view) < 1e-12
-        assert check(network, narrower(view)) > 1e-6
+        assert prober_of(network).check(view) < 1e-12
+        assert prober_of(network).check(narrower(view)) > 1e-6
         predictor = TorchPredictor(model, CPU, "fp64")
         predictor.view = FieldOfView(view.divisor, view.divisor, view.divisor, crops=False)
         assert np.abs(predict_array(predictor, image, view.divisor)[1] - once).max() > 1e-6

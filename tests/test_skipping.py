@@ -13,16 +13,14 @@ from hypothesis import strategies as st
 from image_files import Write, make_pixels, ome_zarr, png, tiff, zarr_array
 from mask_files import mask_of
 from skipping_images import BLOCK, SHAPE, blocks_where, both, padded_section, predict, skipped_of, slide, written
+from unreal_plans import image_of, network_of, plan_of
 
-import tilesegment
 from tilesegment import ImageError, PlanError, Region
 from tilesegment.geometry import FieldOfView
 from tilesegment.masks import open_mask
-from tilesegment.prediction.facts import ImageFacts, Machine, NetworkFacts
 from tilesegment.prediction.job import Job
-from tilesegment.prediction.plan import Plan, make_plan
 from tilesegment.prediction.settings import Settings
-from tilesegment.prediction.skipping import Skipping, choose_skipping, find_tissue
+from tilesegment.prediction.skipping import Skipping, find_tissue
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 
@@ -74,9 +72,9 @@ class TestTissue:
         pixels, inside = slide()
         image, roi = write(tmp_path, pixels), Region(30, 10, 400, 500)
         masks = both(image, roi=roi, level=level, skip_empty="tissue")
-        settings = Settings(tile=88, roi=roi, level=level, skip_empty="tissue")
-        with Job.prepare(image, tmp_path / "toy-3.safetensors", settings) as job:
-            skipped = {(int(row), int(column)) for _, row, column in np.argwhere(job.order.skipping.empty)}
+        settings = Settings(tmp_path / "toy-3.safetensors", tile=88, roi=roi, level=level, skip_empty="tissue")
+        with Job.prepare(image, settings) as job:
+            skipped = {(int(row), int(column)) for _, row, column in np.argwhere(job.plan.skipping.empty)}
         glass = blocks_where(~inside[roi.slices][:: 2**level, :: 2**level])
         assert skipped_of(*masks) <= skipped <= glass
         assert len(skipped) >= len(glass) / 2
@@ -108,8 +106,8 @@ class TestTissue:
     ) -> None:
         image = png(tmp_path, slide(radius=radius)[0])
         np.testing.assert_array_equal(*both(image, skip_empty="tissue"))
-        with Job.prepare(image, tmp_path / "toy-3.safetensors", Settings(tile=88, skip_empty="tissue")) as job:
-            assert any("tissue cannot be told from glass" in note for note in job.order.notes)
+        with Job.prepare(image, Settings(tmp_path / "toy-3.safetensors", tile=88, skip_empty="tissue")) as job:
+            assert any("tissue cannot be told from glass" in note for note in job.plan.notes)
 
     def test_what_is_not_read_cannot_fail(self, tmp_path: Path) -> None:
         """Of a pyramid the small level says where glass is: no pixel of the large one is touched there."""
@@ -169,9 +167,10 @@ class TestMaskOfTheUser:
         row, column = int(rng.integers(rows)), int(rng.integers(columns))
         pixels = np.zeros((1, rows, columns), np.uint8)
         pixels[0, row, column] = 1
-        plan, mask = plan_of(Region(*roi)), png(tmp_path_factory.mktemp("mask"), pixels)
-        with tilesegment.open_image(mask) as unused:
-            found = choose_skipping(unused, plan, Settings(skip_empty=str(mask)))
+        mask = png(tmp_path_factory.mktemp("mask"), pixels)
+        view = FieldOfView(divisor=4, before=20, after=20, crops=True)
+        plan = plan_of(image_of(SHAPE), network_of(view), tile=88, roi=Region(*roi), skip_empty=str(mask))
+        found = plan.skipping
         for block in plan.grid:
             one = block.write
             touches = (
@@ -216,13 +215,6 @@ class TestMaskOfTheUser:
                 PlanError, match=f"--skip-empty is '{mode}'; allowed: constant, tissue, or an image file"
             ):
                 predict(image, "mask.zarr", skip_empty=mode)
-
-
-def plan_of(roi: Region) -> Plan:
-    """Of an image of SHAPE, in blocks of 96 px."""
-    view = FieldOfView(divisor=4, before=20, after=20, crops=True)
-    facts = ImageFacts("image", "TIFF", SHAPE, None, 1, 1)
-    return make_plan(facts, NetworkFacts(view, 1, 2, 1, 1), Settings(tile=88, roi=roi), Machine("cpu", "fp32"))
 
 
 @given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**30))

@@ -18,7 +18,7 @@ from skipping_images import BLOCK, SHAPE, block_of, padded_section, predict, sli
 import tilesegment
 from tilesegment import MaskError
 from tilesegment.cluster import Cluster
-from tilesegment.prediction.outcome import Listener, Outcome, Progress
+from tilesegment.prediction.result import Listener, Progress, Result
 
 pytestmark = [
     pytest.mark.usefixtures("small_blocks"),
@@ -34,7 +34,7 @@ class Heard(Listener):
         self.progress: list[Progress] = []
         self.stop_after = stop_after
 
-    def progressed(self, outcome: Outcome, progress: Progress) -> None:
+    def progressed(self, result: Result, progress: Progress) -> None:
         self.progress.append(progress)
 
     def stop(self) -> bool:

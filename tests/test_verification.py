@@ -1,6 +1,5 @@
 """`verify` says seamless where it is, and only there."""
 
-import inspect
 from pathlib import Path
 
 import numpy as np
@@ -105,9 +104,3 @@ def test_grey_values_scaled_tile_by_tile_are_seen(image: Path, toy: Path, monkey
 def test_precisions_with_rounding_of_their_own_are_refused(image: Path, toy: Path) -> None:
     with pytest.raises(PlanError, match="precision 'bf16' has rounding of its own; allowed for verify: fp64, fp32"):
         tilesegment.verify(image, toy, precision="bf16")
-
-
-def test_what_verify_takes_predict_takes() -> None:
-    """So that what is verified is what is predicted."""
-    verified = inspect.signature(tilesegment.verify).parameters.keys() - {"report", "axes", "select", "image", "model"}
-    assert verified <= tilesegment.Settings.__dataclass_fields__.keys()

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 from conftest import noise, toy_model, toy_network
+from unreal_plans import image_of
+from unreal_plans import plan_of as unreal_plan
 
 from tilesegment.geometry import Block
 from tilesegment.models.model import Model
-from tilesegment.prediction.facts import ImageFacts, Machine, NetworkFacts
 from tilesegment.prediction.int8 import sample_blocks
-from tilesegment.prediction.plan import Plan, make_plan
-from tilesegment.prediction.settings import Settings
+from tilesegment.prediction.plan import Plan
+from tilesegment.prediction.tiling import Machine
 
 NETWORKS = {
     "unet": toy_model(depth=2, base=8),
@@ -28,10 +29,8 @@ of_every_network = pytest.mark.parametrize("model", NETWORKS.values(), ids=NETWO
 
 def plan_of(model: Model, shape: tuple[int, int], depth: int | None = None, step: int = 16) -> Plan:
     """For an image of `shape` (H, W), in tiles of which `step` pixels are kept."""
-    header, view = model.header, model.field_of_view
-    image = ImageFacts("image", "TIFF", shape, depth, header.channels, 1)
-    network = NetworkFacts(view, header.channels, len(header.classes), 1000, 100)
-    return make_plan(image, network, Settings(tile=view.tile_of(step)), Machine("cpu", "int8"))
+    image = image_of(shape, depth=depth, channels=model.header.channels)
+    return unreal_plan(image, model, Machine("cpu", "int8"), tile=model.field_of_view.tile_of(step))
 
 
 def samples_of(model: Model, seed: int = 0) -> list[tuple[np.ndarray, Block]]:

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from tilesegment.images import open_image
     from tilesegment.masks import open_mask
     from tilesegment.models.model import Model
-    from tilesegment.prediction.description import describe
+    from tilesegment.prediction.info import describe
     from tilesegment.prediction.job import Job
     from tilesegment.prediction.plan import Plan
-    from tilesegment.prediction.prediction import Prediction, predict
+    from tilesegment.prediction.predict import predict
+    from tilesegment.prediction.result import Result
     from tilesegment.prediction.seams import verify
     from tilesegment.prediction.settings import Settings
     from tilesegment.scoring import Evaluation, evaluate
@@ -44,13 +45,13 @@ _WHERE = {
     "Job": "prediction.job",
     "Model": "models.model",
     "Plan": "prediction.plan",
-    "Prediction": "prediction.prediction",
+    "Result": "prediction.result",
     "Settings": "prediction.settings",
-    "describe": "prediction.description",
+    "describe": "prediction.info",
     "evaluate": "scoring",
     "open_image": "images",
     "open_mask": "masks",
-    "predict": "prediction.prediction",
+    "predict": "prediction.predict",
     "train": "training",
     "verify": "prediction.seams",
 }
@@ -71,8 +72,8 @@ __all__ = [
     "PixelSize",
     "Plan",
     "PlanError",
-    "Prediction",
     "Region",
+    "Result",
     "Settings",
     "StoppedError",
     "TilesegmentError",

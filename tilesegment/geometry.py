@@ -11,6 +11,7 @@ Coordinates are (y, x), regions half-open, pixels those of the level that is pre
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil, floor
 
 import numpy as np
 
@@ -216,6 +217,31 @@ class TileGrid:
         blocks, rest = divmod(stop - start, self.block)
         whole, last = (len(self._starts(start, start + side)) for side in (self.block, rest))
         return blocks * whole + (last if rest else 0)
+
+
+def region_of(roi: Region | None, shape: tuple[int, int], scale: tuple[float, float]) -> Region:
+    """The pixels of a level that a region of level 0 touches; all of them without one.
+
+    Args:
+        roi: in pixels of level 0.
+        shape: (height, width) of the level.
+        scale: (y, x) pixels of level 0 per pixel of the level.
+
+    Raises:
+        PlanError: the region is empty, or reaches beyond the image.
+    """
+    whole = Region.of_shape(shape)
+    if roi is None:
+        return whole
+    (sy, sx), (height, width) = scale, shape
+    touched = Region(floor(roi.y0 / sy), floor(roi.x0 / sx), ceil(roi.y1 / sy), ceil(roi.x1 / sx))
+    region = touched.intersect(whole)
+    # sides of levels are rounded down: the last pixels of level 0, fewer than one here, may have none of their own
+    beyond = roi.y1 >= (height + 1) * sy or roi.x1 >= (width + 1) * sx
+    if roi.area == 0 or min(roi.y0, roi.x0) < 0 or beyond or region.area == 0:
+        allowed = f"0:{round(height * sy)},0:{round(width * sx)}"
+        raise PlanError(f"roi {roi} is empty or outside the image; allowed: y0:y1,x0:x1 within {allowed}")
+    return region
 
 
 def mirror_indices(start: int, stop: int, size: int) -> np.ndarray:

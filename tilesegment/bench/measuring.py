@@ -108,8 +108,6 @@ def bench(
     seconds: float = 60.0,
     folder: str | Path | None = None,
     sweep: bool = False,
-    axes: str | None = None,
-    select: Mapping[str, int] | None = None,
     report: Callable[[float, str], None] = lambda done, words: None,
     **settings: Any,
 ) -> Bench:
@@ -122,7 +120,6 @@ def bench(
         seconds: about how long it may take, but for `sweep`.
         folder: where image and masks are written, all of it removed again; None is the system's temporary folder.
         sweep: also try tiles, batches and precisions, which takes about as long again.
-        axes, select: how the image's dimensions are to be read, see `open_image`.
         report: called with the part that is done, 0 to 1, and words.
         settings: of `SETTINGS`, as for `predict`.
 
@@ -131,13 +128,12 @@ def bench(
     """
     _check(image, size, seconds, settings)
     start, chosen = time.perf_counter(), Settings(**settings)
-    chosen.check()
     with _temporary(folder) as place:
         report(0.0, "starting")
         if image is None:
             subject = drawn_subject(model, chosen, size, seconds, place)
         else:
-            subject = given_subject(str(image), model, chosen, axes, select, seconds, place)
+            subject = given_subject(str(image), model, chosen, seconds, place)
         until = 0.5 if sweep else 1.0
         found = _measure(
             subject, min(_PRODUCT * seconds, 1.0), lambda done, words: report(until * (0.2 + 0.8 * done), words)
@@ -154,7 +150,7 @@ def _measure(subject: Subject, product_seconds: float, report: Callable[[float, 
     with subject.prepare() as job, subject.prepare(subject.stored) as stored:
         speeds, tile = measure_speeds(subject, job, stored, report)
         plan = job.plan
-        operations = floating_point_operations(job.model.network, plan.network.channels, plan.tile)
+        operations = floating_point_operations(job.model.network, len(plan.channels), plan.tile)
         product = measure_product(plan.device, plan.precision, product_seconds)
         return {
             "image": None if subject.drawn else subject.image,

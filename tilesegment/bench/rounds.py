@@ -16,10 +16,9 @@ from tilesegment.geometry import Block, FieldOfView
 from tilesegment.images import open_image
 from tilesegment.masks import create_mask
 from tilesegment.prediction.job import Job
-from tilesegment.prediction.local import ThisProcess
-from tilesegment.prediction.prediction import predict
+from tilesegment.prediction.predict import predict
 from tilesegment.prediction.predictor import Pending
-from tilesegment.prediction.run import Run
+from tilesegment.prediction.queue import ThisProcess
 from tilesegment.prediction.settings import Settings
 
 _SAMPLE = 1.0  # seconds of tiles that the predictor is given at a time, alone
@@ -86,10 +85,10 @@ class IdleProcess(ThisProcess):
         super().__init__()
         self._idle = idle
 
-    def take(self, run: Run, job: Job) -> None:
+    def check(self, job: Job) -> None:
         """Puts the idle predictor where the job would keep its own."""
         vars(job)["predictor"] = self._idle
-        super().take(run, job)
+        super().check(job)
 
 
 def measure_speeds(subject: Subject, predicted: Job, stored: Job, report: Report) -> tuple[Speeds, float]:
@@ -130,7 +129,7 @@ def _time_moving(subject: Subject, job: Job, ids: np.ndarray) -> Times:
     write, finish = _time_writing(subject, job, ids)
     times = {"read": [_time_reading(subject, job)], "write": [write], "finish": [finish]}
     times["copy"] = [_time_copying(subject, job, ids)]
-    with IdleProcess(Idle(ids, job.plan.network.view, job.plan.network.classes)) as idle:
+    with IdleProcess(Idle(ids, job.plan.view, job.plan.classes)) as idle:
         times["idle_end_to_end"] = [_time_prediction(subject, subject.stored, idle)]
     return times
 
@@ -169,18 +168,16 @@ def _time_copying(subject: Subject, job: Job, ids: np.ndarray) -> float:
 
 def _time_prediction(subject: Subject, settings: Settings, workers: ThisProcess | None) -> float:
     chosen = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    image, model, axes, select = subject.image, subject.model, subject.axes, subject.select
     with _temporary(subject) as path:
         start = time.perf_counter()
-        predict(image, path, model, axes=axes, select=select, workers=workers, **chosen)
+        predict(subject.image, path, workers=workers, **{**chosen, "model": subject.model})
         return time.perf_counter() - start
 
 
 def _blocks(subject: Subject, job: Job) -> Iterator[tuple[int, Block, Job]]:
     """Plane and block of each, and the job with the image opened anew: no pixel is kept from the last time."""
-    series, invert = subject.settings.series, subject.settings.invert
-    with open_image(subject.image, axes=subject.axes, select=subject.select, series=series, invert=invert) as source:
-        opened = Job(job.order, source, job.model)
+    with open_image(subject.image, **subject.settings.reading) as source:
+        opened = Job(job.plan, source, job.model)
         for z, block in job.plan.work():
             yield z, block, opened
 

@@ -3,7 +3,6 @@
 import os
 import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import isqrt
 from pathlib import Path
@@ -18,9 +17,10 @@ from tilesegment.models.model import Model
 from tilesegment.models.package import is_package
 from tilesegment.prediction.devices import this_machine
 from tilesegment.prediction.job import Job
-from tilesegment.prediction.plan import Plan, make_plan
+from tilesegment.prediction.plan import Plan
 from tilesegment.prediction.settings import Settings
 from tilesegment.prediction.speed import time_predictor
+from tilesegment.prediction.tiling import choose_runtime, default_tile, forward_bytes
 
 PATIENCE = 5.0  # seconds: what takes longer at first is not done again
 ROUNDS = 3  # everything is measured so many times, in turns
@@ -43,7 +43,6 @@ class Subject:
         model: path or bundled name; None as for `predict`.
         settings: of the part that is predicted.
         stored: of the part that is read and stored without predicting it, mostly a larger one.
-        axes, select: how to read the image, see `open_image`.
         folder: where masks are written, for as long as is measured.
         drawn: whether the image is ours.
         runtime: as it was asked for; that of `settings` is what becomes of it on a large image.
@@ -53,8 +52,6 @@ class Subject:
     model: str | None
     settings: Settings
     stored: Settings
-    axes: str | None
-    select: Mapping[str, int] | None
     folder: Path
     drawn: bool
     runtime: str
@@ -66,15 +63,13 @@ class Subject:
             TilesegmentError: as `Job.prepare`.
         """
         chosen = self.settings if settings is None else settings
-        return Job.prepare(self.image, self.model, chosen, axes=self.axes, select=self.select)
+        return Job.prepare(self.image, replace(chosen, model=self.model))
 
 
 def given_subject(
     image: str,
     model: str | Path | None,
     settings: Settings,
-    axes: str | None,
-    select: Mapping[str, int] | None,
     seconds: float,
     folder: Path,
 ) -> Subject:
@@ -83,13 +78,13 @@ def given_subject(
     Raises:
         TilesegmentError: as `Job.prepare`.
     """
-    with open_image(image, axes=axes, select=select, series=settings.series, invert=settings.invert) as source:
+    with open_image(image, **settings.reading) as source:
         z = None if source.depth is None else (source.depth // 2, source.depth // 2 + 1)
         grey = (source.channels if settings.channels is None else len(settings.channels)) == 1
     if model is None and grey:
         model = DEFAULT  # where it is not, `Job.prepare` has words for it
     kept, settings = None if model is None else own_copy(model, folder), replace(settings, z=z)
-    subject = Subject(image, kept, settings, settings, axes, select, folder, False, settings.runtime)
+    subject = Subject(image, kept, settings, settings, folder, False, settings.runtime)
     subject = _settled(subject)
     with subject.prepare() as job:
         return _with_parts(subject, job.plan.region, job.plan, affordable(job, seconds))
@@ -108,7 +103,7 @@ def drawn_subject(
     channels = header.channels if settings.channels is None else max(settings.channels, default=0) + 1
     side = _PROBE if size is None else size
     image = _draw(folder / "drawn.zarr", (side, side), header, channels)
-    subject = Subject(image, kept, settings, settings, None, None, folder, True, settings.runtime)
+    subject = Subject(image, kept, settings, settings, folder, True, settings.runtime)
     subject = _settled(subject)
     with subject.prepare() as job:
         plan, pixels, itemsize = job.plan, affordable(job, seconds), job.source.dtype.itemsize
@@ -125,8 +120,7 @@ def drawn_subject(
 def _settled(subject: Subject) -> Subject:
     """With the runtime of a large image, and the tile of the image, or, if that is drawn, of a large one."""
     with subject.prepare() as job:
-        large = _large_plan(job.plan, subject.settings)
-        tile = large.tile if subject.drawn else job.plan.tile
+        tile = _large_tile(job.plan, subject.settings) if subject.drawn else job.plan.tile
         return replace(subject, settings=replace(as_if_large(job.plan, subject.settings), tile=tile))
 
 
@@ -142,15 +136,19 @@ def as_if_large(plan: Plan, settings: Settings) -> Settings:
     Raises:
         PlanError, DeviceError: there is no such plan.
     """
-    if plan.network.runtime is not None:
+    if plan.runtime == "onnxruntime":
         return settings
-    return replace(settings, runtime=_large_plan(plan, settings).runtime)
+    machine = this_machine(settings.device, settings.precision)
+    return replace(settings, runtime=choose_runtime(settings.runtime, machine, _LARGE**2))
 
 
-def _large_plan(plan: Plan, settings: Settings) -> Plan:
-    """What a large image of the kind of `plan` gets."""
-    image = replace(plan.image, shape=(_LARGE, _LARGE))
-    return make_plan(image, plan.network, replace(settings, roi=None), this_machine(settings))
+def _large_tile(plan: Plan, settings: Settings) -> int:
+    """The tile that a large image of the kind of `plan` gets."""
+    if settings.tile is not None:
+        return settings.tile
+    each = forward_bytes(plan.pixel_bytes, plan.classes, plan.precision)
+    free = this_machine(settings.device, settings.precision).free_bytes
+    return default_tile(plan.view, (_LARGE, _LARGE), each, free)
 
 
 def own_copy(model: str | Path, folder: Path) -> str:
@@ -215,7 +213,7 @@ def some_tiles(plan: Plan, count: int) -> Block:
     down = max(min(count // across, -(-whole.write.height // plan.step)), 1)
     y, x = whole.write.y0, whole.write.x0
     part = Region(y, x, y + down * plan.step, x + across * plan.step).intersect(whole.write)
-    return TileGrid(part, plan.step, max(down, across) * plan.step, plan.network.view).at(0, 0)
+    return TileGrid(part, plan.step, max(down, across) * plan.step, plan.view).at(0, 0)
 
 
 def seconds_per_tile(job: Job, block: Block, seconds: float) -> list[float]:

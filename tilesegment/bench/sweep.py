@@ -14,9 +14,10 @@ import numpy as np
 from tilesegment.bench.subject import PATIENCE, Subject, as_if_large, some_tiles, tiles_computed
 from tilesegment.errors import DeviceError, ModelError, PlanError
 from tilesegment.prediction.job import Job
-from tilesegment.prediction.plan import STEPS, Plan
+from tilesegment.prediction.plan import Plan
 from tilesegment.prediction.settings import Settings
 from tilesegment.prediction.speed import precisions_on, time_predictor
+from tilesegment.prediction.tiling import STEPS
 
 _ALONE = 1.0  # seconds that each is measured, at least one time
 _WORTH_IT = 1.05  # times the default; less may be chance
@@ -118,7 +119,7 @@ class Sweep:
         the plan.
         """
         given = replace(given, tile=plan.tile)
-        if plan.network.runtime is not None:  # as of ONNX, which has one precision too
+        if plan.runtime == "onnxruntime":  # as of ONNX, which has one precision too
             return
         for name in precisions_on(plan.device):
             if name != plan.precision:
@@ -142,7 +143,7 @@ class Sweep:
             usual = as_if_large(plan, replace(settings, runtime=self.subject.runtime)).runtime
             trial = Trial(
                 *(plan.tile, plan.step, plan.batch, settings.batch is not None),
-                *(plan.precision, plan.runtime, plan.network.runtime is None and plan.runtime != usual),
+                *(plan.precision, plan.runtime, plan.runtime != "onnxruntime" and plan.runtime != usual),
                 plan.memory_bytes,
             )
             try:
@@ -184,10 +185,10 @@ class Sweep:
 
     def _tiles(self, plan: Plan) -> Iterator[int]:
         """Tiles that keep about `STEPS`; none that is larger than the image, unless that was drawn."""
-        view = plan.network.view
+        view = plan.view
         for step in STEPS:
             tile = view.tile_of(view.step_for(step))
-            if tile != plan.tile and (self.subject.drawn or step <= max(plan.image.shape)):
+            if tile != plan.tile and (self.subject.drawn or step <= max(plan.shape)):
                 yield tile
 
 

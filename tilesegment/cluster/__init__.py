@@ -1,6 +1,6 @@
 """The same blocks on the workers of a Dask cluster. Only this package imports dask."""
 
 from tilesegment.cluster.cluster import Cluster
-from tilesegment.cluster.crew import WAIT
+from tilesegment.cluster.workers import WAIT
 
 __all__ = ["WAIT", "Cluster"]

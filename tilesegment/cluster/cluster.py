@@ -7,34 +7,33 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
 from distributed import Client, SpecCluster
+from distributed import Future as Remote
 from distributed.comm import connect
+from distributed.scheduler import KilledWorker
 from distributed.security import Security
 
-from tilesegment.cluster.crew import WAIT, Crew, in_words
-from tilesegment.cluster.finishing import Finishing
-from tilesegment.cluster.own import CLOSING, start_workers
-from tilesegment.cluster.tasks import finish_run, predict_blocks
+from tilesegment.cluster.tasks import Sent, finish_image, predict_blocks
 from tilesegment.cluster.window import Window
-from tilesegment.errors import ClusterError, PlanError, TilesegmentError, one_line
-from tilesegment.prediction.batch import Settled, Work
+from tilesegment.cluster.workers import CLOSING, WAIT, Crew, in_words, start_workers
+from tilesegment.errors import ClusterError, PlanError, StoppedError, TilesegmentError, one_line
 from tilesegment.prediction.devices import this_machine
-from tilesegment.prediction.facts import Machine
 from tilesegment.prediction.job import Job
-from tilesegment.prediction.run import Run
-from tilesegment.prediction.settings import Settings
+from tilesegment.prediction.queue import Settled, Work
+from tilesegment.prediction.result import Result
+from tilesegment.prediction.tiling import Machine
 
-_TIMEOUT = 30  # seconds to reach a scheduler
 _ANSWER = 120.0  # seconds for workers to say what they are, PyTorch's import among them
+_EVERY = 0.5  # seconds between two looks at who is there to finish an image
 # as text, for a scheduler that may lack this package
 _HAS_PACKAGE = "__import__('importlib.util').util.find_spec('tilesegment') is not None"
 
@@ -60,8 +59,8 @@ class Cluster:
         self._has_package = owned is not None
         self._stack = ExitStack()
         self._stop: Callable[[], bool] = lambda: False
-        self._tokens: dict[Run, str] = {}
-        self._machines: dict[Settings, Machine] = {}
+        self._orders: dict[Job, Sent] = {}
+        self._machines: dict[tuple[str, str], Machine] = {}
 
     @property
     def note(self) -> Callable[[str], None]:
@@ -111,6 +110,7 @@ class Cluster:
         tls_key: str | None = None,
         *,
         wait: float = WAIT,
+        timeout: float = 30.0,
     ) -> Self:
         """Joins a running cluster.
 
@@ -119,6 +119,7 @@ class Cluster:
                 --scheduler-file` writes.
             tls_ca, tls_cert, tls_key: PEM files, for `tls://`.
             wait: seconds that there may be no worker at all before a run ends in an error.
+            timeout: seconds to reach the scheduler.
 
         Raises:
             ClusterError: there is no such scheduler, or it does not let us in.
@@ -137,8 +138,8 @@ class Cluster:
             )
         where = {"address": scheduler} if "://" in scheduler else {"scheduler_file": scheduler}
         try:
-            _reach(where.get("address") or json.loads(Path(scheduler).read_text())["address"], security)
-            return cls(Client(**where, security=security, timeout=_TIMEOUT), wait=wait)
+            _reach(where.get("address") or json.loads(Path(scheduler).read_text())["address"], security, timeout)
+            return cls(Client(**where, security=security, timeout=timeout), wait=wait)
         except Exception as error:
             if "scheduler_file" in where and isinstance(error, AssertionError | LookupError | TypeError | ValueError):
                 raise ClusterError(
@@ -174,7 +175,7 @@ class Cluster:
             text += "; it has no authentication: whoever reaches it can run code on its workers, use tls://"
         return text
 
-    def ask(self, settings: Settings, stop: Callable[[], bool] = lambda: False) -> Machine:
+    def ask(self, device: str, precision: str, stop: Callable[[], bool] = lambda: False) -> Machine:
         """What a plan needs to know of the workers, once there are any.
 
         Raises:
@@ -183,27 +184,28 @@ class Cluster:
             DeviceError: one lacks the device or the precision.
             PlanError: they would compute in different precisions.
         """
-        if settings not in self._machines:
+        asked = (device, precision)
+        if asked not in self._machines:
             self._check_scheduler()
             self.crew.wait_for_one(stop)
-            found = self._ask_all(settings)
+            found = self._ask_all(*asked)
             precisions = sorted({machine.precision for machine in found})
             if len(precisions) > 1:
                 raise PlanError(f"workers differ, {' and '.join(precisions)} suit them: choose one with --precision")
             free = [machine.free_bytes for machine in found if machine.free_bytes is not None]
             least = min(free) if len(free) == len(found) else None
             openvino = all(machine.openvino for machine in found)
-            self._machines[settings] = Machine(found[0].device, found[0].precision, least, openvino)
-        return self._machines[settings]
+            self._machines[asked] = Machine(found[0].device, found[0].precision, least, openvino)
+        return self._machines[asked]
 
-    def _ask_all(self, settings: Settings) -> list[Machine]:
+    def _ask_all(self, device: str, precision: str) -> list[Machine]:
         """What each worker that answers says of its machine; one that just ended costs nothing."""
         longest = max(self.crew.wait, _ANSWER)
         try:
             has_package = self.client.run(eval, _HAS_PACKAGE, on_error="ignore", callback_timeout=longest)
             for worker in (worker for worker, has in has_package.items() if not has):
                 raise _lacks_package(f"worker {worker}")
-            answers = self.client.run(this_machine, settings, on_error="return", callback_timeout=longest)
+            answers = self.client.run(this_machine, device, precision, on_error="return", callback_timeout=longest)
         except TilesegmentError:
             raise
         except Exception as error:  # dask has errors of its own for each way in which a worker ends
@@ -228,30 +230,86 @@ class Cluster:
         if not self._has_package:
             raise _lacks_package(f"scheduler {self._address()}")
 
-    def take(self, run: Run, job: Job) -> None:
-        """A run, before its first block."""
-        self._tokens[run] = uuid.uuid4().hex
+    def check(self, job: Job) -> None:
+        """Refuse a job that other processes cannot do.
+
+        Raises:
+            PlanError: its model was given as an object.
+        """
+        if not job.plan.model:
+            raise PlanError("a cluster opens the model itself: save it with model.save(path), and give the path")
 
     def stream(self, work: Iterable[Work], stop: Callable[[], bool]) -> Settled:
-        """Every block once it is stored, or with its error, in the order in which workers are done.
+        """Yield every block once it is stored, or with its error, in the order in which workers are done.
 
         Raises:
             ClusterError: the scheduler is gone, there are no workers, or nothing moves any more.
         """
         self._stop = stop
-        return Window(self.crew, predict_blocks, self._tokens, work, stop).results()
+        return Window(self.crew, predict_blocks, self._sent, work, stop).results()
 
-    def finish(self, run: Run, known: Mapping[str, Any]) -> Finishing:
-        """Ends a run whose blocks are all stored, on a worker."""
-        future = self.client.submit(finish_run, self._tokens[run], run, known, key=f"finish-{uuid.uuid4().hex}")
+    def finish(self, job: Job, result: Result) -> "Finishing":
+        """Begin to finish a job whose blocks are all stored, on a worker."""
+        future = self.client.submit(finish_image, self._sent(job), result, key=f"finish-{uuid.uuid4().hex}")
         return Finishing(future, self.crew, self._stop)
 
-    def drop(self, run: Run) -> None:
-        """A run that is over or left."""
-        del self._tokens[run]
+    def drop(self, job: Job) -> None:
+        """Forget a job that is over or left."""
+        self._orders.pop(job, None)
+
+    def _sent(self, job: Job) -> Sent:
+        """The job as it is sent, once its outputs are begun."""
+        if job not in self._orders:
+            self._orders[job] = Sent(uuid.uuid4().hex, job.plan, job.stores)
+        return self._orders[job]
 
     def _address(self) -> str:
         return str(self.client.scheduler.address) if self.client.scheduler is not None else ""
+
+
+class Finishing:
+    """An image that a worker finishes.
+
+    Args:
+        future: its result.
+        crew: the workers.
+        stop: asked while there are none.
+    """
+
+    def __init__(self, future: Remote, crew: Crew, stop: Callable[[], bool]) -> None:
+        self._future, self._crew, self._stop = future, crew, stop
+        self._over = threading.Event()
+        future.add_done_callback(lambda _: self._over.set())
+
+    def done(self) -> bool:
+        """Whether `result` returns, or raises, at once."""
+        return bool(self._future.done())
+
+    def result(self) -> Result:
+        """Wait for the result, as long as there is somebody to finish the image.
+
+        Raises:
+            TilesegmentError: the mask cannot be written; `ClusterError`, its workers end, or there are none;
+                `StoppedError`, asked to stop while there were none.
+        """
+        try:
+            while not self._over.wait(_EVERY):
+                if not self._crew.look() and self._stop():
+                    raise StoppedError("asked to stop while there were no workers")
+        except TilesegmentError:
+            self._future.cancel()
+            raise
+        if self._future.status in ("cancelled", "lost"):
+            raise self._crew.gone()
+        try:
+            result: Result = self._future.result()
+        except TilesegmentError:
+            raise
+        except KilledWorker as error:
+            raise ClusterError("finishing the mask ends every worker that does it; is there memory enough?") from error
+        except Exception as error:
+            raise ClusterError(f"a worker failed to finish the mask: {error!r}; see its log") from error
+        return result
 
 
 def _lacks_package(who: str) -> ClusterError:
@@ -280,7 +338,7 @@ def reachable_by_others(address: str) -> bool:
     return parts.scheme == "tcp" and not loopback
 
 
-def _reach(address: str, security: Security | None) -> None:
+def _reach(address: str, security: Security | None, timeout: float) -> None:
     """Connect to a scheduler and leave again; a client waits without end for what takes connections and says nothing.
 
     Raises:
@@ -290,7 +348,7 @@ def _reach(address: str, security: Security | None) -> None:
     arguments = {} if security is None else security.get_connection_args("client")
 
     async def knock() -> None:
-        comm = await asyncio.wait_for(connect(address, timeout=_TIMEOUT, **arguments), _TIMEOUT + 2)
+        comm = await asyncio.wait_for(connect(address, timeout=timeout, **arguments), timeout + 2)
         await comm.close()
 
     answer: Future[None] = Future()

@@ -7,7 +7,7 @@ becomes of the workers; what is in memory here and on the scheduler depends on t
 import time
 import uuid
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -15,14 +15,14 @@ from typing import Any
 from distributed import Future
 from distributed.scheduler import KilledWorker
 
-from tilesegment.cluster.crew import Crew
-from tilesegment.cluster.tasks import Report
+from tilesegment.cluster.tasks import Report, Sent
+from tilesegment.cluster.workers import Crew
 from tilesegment.errors import ClusterError
-from tilesegment.prediction.batch import Settled, Work
-from tilesegment.prediction.run import Run
+from tilesegment.prediction.job import Job
+from tilesegment.prediction.queue import Settled, Work
 
 _TASK_SECONDS = 5.0  # that a task should take: overheads of milliseconds are nothing then, a lost one costs little
-_MOST_BLOCKS = 256  # of a task
+MOST_BLOCKS = 256  # of a task
 _PER_WORKER = 2  # tasks in flight: one at work, one waiting
 _TRIES = 3  # of a block, each on another worker where there is one
 _STALL = 600.0  # seconds without any end after which tasks are sent again, once
@@ -42,8 +42,8 @@ class Window:
 
     Args:
         crew: the workers.
-        task: what a worker does with a token, a run and places (plane, row, column): `predict_blocks`.
-        tokens: by which workers know the runs.
+        task: what a worker does with a job and places (plane, row, column): `predict_blocks`.
+        sent: a job as it is sent.
         work: the blocks.
         stop: asked before a task is sent; if it says so, those in flight are the last.
     """
@@ -51,15 +51,15 @@ class Window:
     def __init__(
         self,
         crew: Crew,
-        task: Callable[[str, Run, list[tuple[int, int, int]]], Report],
-        tokens: Mapping[Run, str],
+        task: Callable[[Sent, list[tuple[int, int, int]]], Report],
+        sent: Callable[[Job], Sent],
         work: Iterable[Work],
         stop: Callable[[], bool],
     ) -> None:
         self.crew, self.client = crew, crew.client
-        self.task, self.tokens, self.stop = task, tokens, stop
+        self.task, self.sent, self.stop = task, sent, stop
         self._work = iter(work)
-        self._next: Work | None = None  # drawn, but of another run than the task before
+        self._next: Work | None = None  # drawn, but of another job than the task before
         self._again: deque[Task] = deque()
         self._suspects: deque[Task] = deque()
         self._in_flight: dict[Any, tuple[Future, Task]] = {}
@@ -110,27 +110,25 @@ class Window:
     def _draw(self) -> tuple[Work, ...]:
         """Blocks of one run for some seconds; no more than a small part of what is done so far, for an even end."""
         most = _TASK_SECONDS / max(self._seconds_per_block, 1e-6) if self._done else 1
-        most = max(1, min(most, _MOST_BLOCKS, 1 + self._done // (4 * max(len(self._workers), 1))))
+        most = max(1, min(most, MOST_BLOCKS, 1 + self._done // (4 * max(len(self._workers), 1))))
         blocks: list[Work] = []
         while len(blocks) < int(most):
             item = self._next if self._next is not None else next(self._work, None)
             self._next = None
             if item is None:
                 break
-            if blocks and item.run is not blocks[0].run:
+            if blocks and item.job is not blocks[0].job:
                 self._next = item
                 break
             blocks.append(item)
         return tuple(blocks)
 
     def _send(self, task: Task) -> None:
-        run = task.work[0].run
         places = [(item.z, item.block.row, item.block.column) for item in task.work]
         others = [worker for worker in self._workers if worker not in task.avoid] if task.avoid else []
         future = self.client.submit(
             self.task,
-            self.tokens[run],
-            run,
+            self.sent(task.work[0].job),
             places,
             key=f"blocks-{uuid.uuid4().hex}",
             pure=False,
@@ -181,7 +179,7 @@ class Window:
         for _, task in waiting:
             self._send(task)
 
-    def _settle(self, task: Task, future: Future) -> Iterator[tuple[Work, Exception | None]]:
+    def _settle(self, task: Task, future: Future) -> Iterator[tuple[Work, bool | Exception]]:
         """What became of a task's blocks; those that are to be tried again are kept."""
         if future.status in ("cancelled", "lost"):
             if self.client.status != "running":
@@ -204,7 +202,7 @@ class Window:
                 self._tries.pop(item, None)
                 self._failed_on.pop(item, None)
                 self._done += 1
-                yield item._replace(is_empty=item.is_empty or number in report.empty), found
+                yield item, number in report.empty if found is None else found
 
     def _try_again(self, item: Work, worker: str) -> bool:
         """Keeps a block that failed for another worker, unless it has been tried often enough."""
@@ -215,7 +213,7 @@ class Window:
             return True
         return False
 
-    def _suspect(self, task: Task) -> Iterator[tuple[Work, Exception | None]]:
+    def _suspect(self, task: Task) -> Iterator[tuple[Work, bool | Exception]]:
         """The workers of a task died one after another: its blocks are tried alone before one is called bad."""
         if not task.alone:
             self._suspects.extend(Task((item,), alone=True) for item in task.work)

@@ -116,11 +116,6 @@ def _check_axes(path: str, axes: Sequence[str], shape: tuple[int, ...]) -> None:
         raise ImageError(f"{path} claims to be {sizes}; at most {MAX_SIDE} a side are supported: its header is damaged")
 
 
-def is_thin(shape: tuple[int, ...]) -> bool:
-    """Return whether the planes of a stack (z, y, x) are so narrow that a side may count channels."""
-    return any(2 * side <= min(shape[0], other) and side <= MAX_CHANNELS for side, other in (shape[1:], shape[:0:-1]))
-
-
 def chosen_series(path: str, series: int | None, contents: Sequence[str], default: int = 0) -> tuple[int, list[str]]:
     """Return the number of the image to open, and a note on the others if it was not chosen.
 

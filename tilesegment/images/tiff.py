@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import tifffile
-from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
+from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 from tilesegment.errors import ImageError, one_line
 from tilesegment.geometry import Region
-from tilesegment.images.layout import Choices, Layout, arrange, chosen_series, is_thin, note_on_inversion
+from tilesegment.images.layout import Choices, Layout, arrange, chosen_series, note_on_inversion
 from tilesegment.images.pieces import MOST_KEPT
 from tilesegment.images.pixels import stored_type
 from tilesegment.images.source import ImageSource, Level, Shown
@@ -27,11 +27,9 @@ from tilesegment.images.tiff_planes import (
     SegmentedPlane,
     Segments,
     contiguous_start,
-    fill_value,
     open_planes,
     orientation_of,
     pages_of,
-    planes_of,
     segment_count,
     stored_segments,
 )
@@ -39,10 +37,7 @@ from tilesegment.metadata import MARK, Frame, reduction
 
 _JPEG = {6, 7, 33007, 34892}
 _CONVERT = "convert it to grey or RGB"
-_MOST_LEFT = 10_000  # pages in no image that are looked at
 _MOST_SAID = 3  # warnings of tifffile that are passed on
-# kinds of files whose description says which pages belong to an image, so that others may be left
-_CLAIMING = ("imagej", "ome", "shaped")
 _LOGGER, _LISTENING = logging.getLogger("tifffile"), threading.Lock()
 
 
@@ -131,7 +126,6 @@ def open_tiff(path: str, choices: Choices) -> TiffSource:
             number, others = chosen_series(path, choices.series, contents, areas.index(max(areas)))
             chosen, notes, segments = images[number], notes + others, Segments(tiff)
             levels = _levels(path, chosen, segments, choices, notes)
-            notes += _thin_note(path, chosen) if choices.axes is None else []
             white = _white(path, chosen.keyframe, choices.invert, notes)
             # the orientation is judged by ourselves
             different = [text for text in dict.fromkeys(said) if "ORIENTATION" not in text]
@@ -174,7 +168,7 @@ def _warnings_of_tifffile() -> Iterator[list[str]]:
 
 
 def _images_of(path: str, tiff: TiffFile, said: list[str]) -> list[TiffPageSeries]:
-    """Return the images of a file: those that tifffile finds, then those of pages that belong to none of them.
+    """Return the images of a file.
 
     Raises:
         ImageError: pages or the description cannot be read, which tifffile drops with a warning in `said`; pages of one
@@ -198,27 +192,7 @@ def _images_of(path: str, tiff: TiffFile, said: list[str]) -> list[TiffPageSerie
         ) from error
     if not series:
         raise ImageError(f"{path} holds no image: it is damaged")
-    return series + (_left(tiff, series) if series[0].kind in _CLAIMING else [])
-
-
-def _left(tiff: TiffFile, series: list[TiffPageSeries]) -> list[TiffPageSeries]:
-    """Return the pages that belong to none of `series`, as images of their own; reduced ones are left out."""
-    if len(tiff.pages) <= sum(planes_of(one) for one in series):
-        return []
-    used = {page.treeindex[0] for one in series for level in one.levels for page in pages_of(level)}
-    alike: dict[int, list[TiffPage]] = {}
-    for number in [number for number in range(len(tiff.pages)) if number not in used][:_MOST_LEFT]:
-        page = tiff.pages[number]
-        whole = page.aspage() if isinstance(page, TiffFrame) else page
-        if not whole.is_reduced and whole.dtype is not None:
-            alike.setdefault(whole.hash, []).append(whole)
-    return [
-        TiffPageSeries(pages, (len(pages), *page.shape), page.dtype, f"I{page.axes}", kind="generic")
-        if len(pages) > 1
-        else TiffPageSeries(pages, page.shape, page.dtype, page.axes, kind="generic")
-        for pages in alike.values()
-        for page in pages[:1]
-    ]
+    return series
 
 
 def _in_words(series: TiffPageSeries) -> str:
@@ -226,17 +200,6 @@ def _in_words(series: TiffPageSeries) -> str:
     sizes = " x ".join(map(str, series.shape))
     words = f"{sizes} ({','.join(series.axes.lower())}) {series.dtype}"
     return f"{one_line(series.name, 40)}, {words}" if series.name else words
-
-
-def _thin_note(path: str, series: TiffPageSeries) -> list[str]:
-    """Return a note on pages so narrow that their width may count channels, where the file does not say what it is."""
-    if series.axes[:1] not in ("I", "Q") or len(series.shape) != 3 or not is_thin(series.shape):
-        return []
-    planes, height, width = series.shape
-    return [
-        f"{path} is read as {planes} planes of {height} x {width}: if these are {planes} x {height} pixels of {width} "
-        "channels, save them as one page"
-    ]
 
 
 def _white(path: str, page: TiffPage, invert: bool, notes: list[str]) -> int | None:
@@ -324,8 +287,8 @@ def _is_stored(path: str, series: TiffPageSeries, level: int, notes: list[str]) 
         )
     total = expected * len(stored)
     if level == 0 and sum(stored) < total:
-        value = f"{fill_value(key):g}"
-        notes.append(f"{path} does not store {total - sum(stored):,} of {total:,} {kind}: their pixels are {value}")
+        missing = f"{total - sum(stored):,} of {total:,} {kind}"
+        notes.append(f"{path} does not store {missing}: their pixels are {key.nodata:g}")
     return True
 
 

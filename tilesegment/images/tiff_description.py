@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 from tifffile import TiffFile, TiffPageSeries
 
 from tilesegment.errors import ImageError, one_line
+from tilesegment.images.tiff_planes import planes_of
 from tilesegment.metadata import UNKNOWN_FRAME, Frame, Spacing, frame_of_size, micrometres, size_of
 
 Element: TypeAlias = ElementTree.Element
@@ -54,37 +55,35 @@ def check_claims(path: str, tiff: TiffFile, ome: Element | None, series: Sequenc
     Raises:
         ImageError: it claims more planes than there are.
     """
-    held, notes = len(tiff.pages), []
-    if tiff.is_imagej and not tiff.is_ome:
-        claimed, kind, page = _claimed_by_imagej(tiff, series[0]), "ImageJ description", series[0].keyframe
-        if series[0].kind == "imagej" and series[0].dataoffset:
-            held = max(held, math.prod(series[0].shape) // max(page.size, 1))
-    elif not tiff.is_ome:
-        return []
-    elif ome is None:
-        return [f"{path} has OME-XML that cannot be read: its pages are taken as they lie in the file"]
-    else:
-        claimed, kind = sum(map(_claimed_by_ome, _pixels(ome))), "OME-XML"
+    claimed, held, notes = 0, len(tiff.pages), []
+    if tiff.is_ome:
+        if ome is None:
+            return [f"{path} has OME-XML that cannot be read: its pages are taken as they lie in the file"]
+        planes = sum(map(_claimed_by_ome, _pixels(ome)))
         if others := _other_files(ome, tiff):
             return [
-                f"{path} is one of several files of an image of {claimed} planes: only its {held} pages are read, as "
+                f"{path} is one of several files of an image of {planes} planes: only its {held} pages are read, as "
                 f"they lie in the file; the rest is in {', '.join(others[:2])}{', ...' if len(others) > 2 else ''}: "
                 "export them as one file to have all"
             ]
-        if any(one.kind == "ome" and None not in [*one] for one in series):
-            claimed = 0  # what tifffile takes for one image holds all its planes, or says which are missing
-        notes = [
-            f"{path} has OME-XML of {size[0]} x {size[1]} pixels, but pages of {one.keyframe.imagelength} x "
-            f"{one.keyframe.imagewidth}: its pixel size is not believed"
-            for pixels, one in zip(_pixels(ome), series, strict=False)
-            if (size := _size(pixels)) not in (None, (one.keyframe.imagelength, one.keyframe.imagewidth)) and size
-        ]
+        # what tifffile takes for one image holds all its planes, or says which are missing
+        claimed = 0 if any(one.kind == "ome" and None not in [*one] for one in series) else planes
+        for pixels, one in zip(_pixels(ome), series, strict=False):
+            size, shape = _size(pixels), (one.keyframe.imagelength, one.keyframe.imagewidth)
+            if size not in (None, shape):
+                notes = [f"{path} has OME-XML of {size} pixels, but pages of {shape}: its pixel size is not believed"]
+    elif tiff.is_imagej:
+        claimed = _claimed_by_imagej(tiff, series[0])
+        held = max(held, planes_of(series[0]) if series[0].kind == "imagej" and series[0].dataoffset else 0)
     if claimed > held:
         raise ImageError(
-            f"{path} claims {claimed} planes in its {kind}, but holds {held}: it is truncated, or was changed without "
-            "its description: copy or export it again"
+            f"{path} claims {claimed} planes in its description, but holds {held}: it is truncated, or was changed "
+            "without its description: copy or export it again"
         )
-    return notes[:1]
+    used = sum(planes_of(level) for one in series for level in one.levels)
+    if used < held and series[0].kind in ("imagej", "ome", "shaped"):
+        notes.append(f"{path} holds {held - used} more pages than its description names: these are not read")
+    return notes
 
 
 def _claimed_by_imagej(tiff: TiffFile, series: TiffPageSeries) -> int:

@@ -16,7 +16,7 @@ from tilesegment.images.pieces import PieceReader, Take
 from tilesegment.threads import thread_count
 
 MAX_SEGMENT = 1 << 30  # bytes of a strip or tile once decoded
-_GDAL_NODATA, _ORIENTATION = 42113, 274  # tags
+_ORIENTATION = 274  # tag
 
 
 class Plane(Protocol):
@@ -71,18 +71,16 @@ class Segments:
 
 @dataclass(frozen=True)
 class SegmentedPlane:
-    """A plane of strips or tiles that have to be decoded. Those that are not stored are `fill`, as in sparse slides.
+    """A plane of strips or tiles that have to be decoded. Those that are not stored hold no data (GDAL's tag, else 0).
 
     Attributes:
         key: the page that says how all pages of its series are stored.
         page: says where its strips or tiles lie in the file.
-        fill: value of the pixels that are not stored.
         segments: what reads and decodes them.
     """
 
     key: TiffPage
     page: TiffPage | TiffFrame
-    fill: float
     segments: Segments
 
     def read(self, region: Region) -> np.ndarray:
@@ -90,7 +88,7 @@ class SegmentedPlane:
         separate, _, height, width, interleaved = self.key.shaped
         rows, columns = _segment_shape(self.key)
         down, across = -(-height // rows), -(-width // columns)
-        pixels = np.full((separate * interleaved, *region.shape), self.fill, self.key.dtype)
+        pixels = np.full((separate * interleaved, *region.shape), self.key.nodata, self.key.dtype)
         for sample in range(separate):
             first = sample * down * across
 
@@ -144,23 +142,6 @@ def stored_segments(page: TiffPage | TiffFrame) -> int:
     return int(np.count_nonzero(np.asarray(page.dataoffsets, bool) & np.asarray(page.databytecounts, bool)))
 
 
-def fill_value(page: TiffPage) -> float:
-    """Return the value of pixels that are not stored: GDAL's no-data value, as near as the type allows, else 0."""
-    tag = page.tags.get(_GDAL_NODATA)
-    try:
-        value = float(str(tag.value).strip(" \0")) if tag is not None else 0.0
-    except ValueError:
-        return 0
-    dtype = np.dtype(page.dtype)
-    if dtype.kind == "b":
-        return bool(value)
-    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
-    if not math.isfinite(value) and dtype.kind == "f":
-        return value
-    clipped = 0 if math.isnan(value) else min(max(value, float(limits.min)), float(limits.max))
-    return clipped if dtype.kind == "f" else int(clipped)
-
-
 def orientation_of(page: TiffPage) -> int:
     """Return how a page's pixels are to be turned, 1 to 8."""
     tag = page.tags.get(_ORIENTATION)
@@ -212,8 +193,7 @@ def open_planes(path: str, series: TiffPageSeries, segments: Segments) -> Sequen
             f"{path} is stored in {_kind(key)} of {_segment_bytes(key) / 2**30:.1f} GiB; at most 1 is supported: "
             "convert it to a tiled TIFF or OME-Zarr"
         )
-    fill = fill_value(key)
-    return [SegmentedPlane(key, page, fill, segments) for page in pages]
+    return [SegmentedPlane(key, page, segments) for page in pages]
 
 
 def _kind(page: TiffPage) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
-from tilesegment.images.layout import Choices, Layout, arrange, chosen_series, is_thin, note_on_inversion
+from tilesegment.images.layout import MAX_CHANNELS, Choices, Layout, arrange, chosen_series, note_on_inversion
 from tilesegment.images.pieces import MOST_KEPT, PieceReader, Take
 from tilesegment.images.source import ImageSource, Level, Shown
 from tilesegment.images.zarr_chunks import Chunks
@@ -163,8 +163,9 @@ def _guess(shape: tuple[int, ...]) -> str | None:
             return "yxc" if shape[0] > _COLOURS else None
         case 3 if shape[0] <= _COLOURS:
             return "cyx"
-        case 3:
-            return None if is_thin(shape) else "zyx"
+        case 3:  # planes as narrow as this may be rows of pixels with many channels
+            thin = [n for n, other in (shape[1:], shape[:0:-1]) if 2 * n <= min(shape[0], other) and n <= MAX_CHANNELS]
+            return None if thin else "zyx"
         case 4 if shape[1] <= _COLOURS < shape[-1]:
             return "zcyx"
         case 4 if shape[-1] <= _COLOURS < shape[1]:

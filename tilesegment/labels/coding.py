@@ -22,21 +22,13 @@ Table = dict[int, int]  # stored value: its meaning
 
 @dataclass(frozen=True)
 class Coding:
-    """What the values in all files of a data set mean.
+    """What the values in all files of a data set mean."""
 
-    Attributes:
-        values: of the classes; a class id is a position among them.
-        kind: "grey", "colour" (red * 65536 + green * 256 + blue), "mask" (predicted ids) or "palette" (indices).
-        tables: by file, what it stores to one of `values`, or None for "not labelled".
-        ignore: the value that means "not labelled".
-        notes: what was decided, one sentence each.
-    """
-
-    values: tuple[int, ...]
-    kind: str
-    tables: Mapping[str, Mapping[int, int | None]]
-    ignore: int | None = None
-    notes: tuple[str, ...] = ()
+    values: tuple[int, ...]  # of the classes; a class id is a position among them
+    kind: str  # "grey", "colour" (red * 65536 + green * 256 + blue), "mask" (predicted ids) or "palette" (indices)
+    tables: Mapping[str, Mapping[int, int | None]]  # by file: what it stores to a value, or None for "not labelled"
+    ignore: int | None = None  # the value that means "not labelled"
+    notes: tuple[str, ...] = ()  # what was decided, one sentence each
 
     @property
     def coloured(self) -> bool:
@@ -85,19 +77,16 @@ def decide(
         name_all = f"; or, if they are classes, name all {len(used)} with --classes"
         raise objects_error("the labels hold", len(used), name_all)
     _check_count(len(used) - 1)  # one of them may mean "not labelled"
-    tables: dict[str, Table] = {}
-    notes: list[str] = []
-    for one in base:
-        tables[one.name], note = own_values(one, kind, known)
-        notes += note
+    tables, notes = _own_tables(base, kind, known)
     if kind != "colour":
         ignore = _certain_void(tables, voc) if ignore is None else ignore
-        tables, told = _on_one_scale(tables, names, ignore)
+        tables, ignore, told = _settled(tables, names, ignore, ask_void=ignore is None and not voc)
         notes += told
-        ignore = _asked_void(tables, names) if ignore is None and not voc else ignore
     target = sorted({value for table in tables.values() for value in table.values()} - {ignore})
     for other in [other for other in groups if other != kind]:
-        tables |= _fitted(other, groups[other], target, ignore, (kind, base), notes, known)
+        own, said = _own_tables(groups[other], other, known)
+        fitted, told = _fitted(other, groups[other], own, target, ignore, (kind, base))
+        tables, notes = tables | fitted, notes + said + told
     final = {name: {s: None if v == ignore else v for s, v in table.items()} for name, table in tables.items()}
     values = sorted({value for table in final.values() for value in table.values() if value is not None})
     _check_count(len(values))
@@ -136,26 +125,47 @@ def own_values(one: Scan, kind: str, known: Sequence[LabelClass] = ()) -> tuple[
     return {value: value for value in one.values}, []
 
 
-def _on_one_scale(
-    tables: Mapping[str, Table], names: Sequence[str] | None, ignore: int | None
-) -> tuple[dict[str, Table], list[str]]:
-    """Labels that write the same classes in several ways, such as 0, 1 and 0, 255: in one, if the names say so."""
+def _own_tables(scans: Sequence[Scan], kind: str, known: Sequence[LabelClass]) -> tuple[dict[str, Table], list[str]]:
+    found = {one.name: own_values(one, kind, known) for one in scans}
+    return {name: table for name, (table, _) in found.items()}, [note for _, notes in found.values() for note in notes]
+
+
+def _settled(
+    tables: dict[str, Table], names: Sequence[str] | None, ignore: int | None, *, ask_void: bool
+) -> tuple[dict[str, Table], int | None, list[str]]:
+    """Tables in one way of writing, the ignored value, and notes, where values may mean one thing or another.
+
+    Labels may write the same classes in several ways, such as 0, 1 and 0, 255, and one large value beside small ids,
+    such as 255 beside 0 and 1, may mean "not labelled". The number of names settles it.
+
+    Raises:
+        DataError: nothing does.
+    """
     sets = {name: set(table.values()) - {ignore} for name, table in tables.items()}
-    found = _two_scales(sets)
-    if found is None:
-        return dict(tables), []
-    scale, places, examples = found
     every = set().union(*sets.values())
-    told = " but ".join(f"{listed(sets[name])} in {name}" for name in examples)
-    if names is not None and len(names) == len(scale):
-        merged = {n: {s: v if v == ignore else places[n].get(v, v) for s, v in t.items()} for n, t in tables.items()}
-        return merged, [f"the labels hold {told}: read as the same {len(scale)} classes"]
-    if names is not None and len(names) == len(every):
-        return dict(tables), []
-    most = max(every)
+    count, most = (0 if names is None else len(names)), max(every, default=0)
+    scales = _two_scales(sets)
+    ids = {value for value in every if value < MOST_CLASSES}
+    void = ask_void and len(ids) >= 2 and len(every) == len(ids) + 1
+    if count == len(every) or not (scales or void):
+        return tables, ignore, []
+    if scales:
+        scale, places, examples = scales
+        told = " but ".join(f"{listed(sets[name])} in {name}" for name in examples)
+        if count == len(scale):
+            merged = {
+                n: {s: v if v == ignore else places[n].get(v, v) for s, v in t.items()} for n, t in tables.items()
+            }
+            return merged, ignore, [f"the labels hold {told}: read as the same {count} classes"]
+        raise DataError(
+            f"the labels hold {told}, which may be the same {len(scale)} classes or {len(every)}: name them "
+            f"with --classes, or give --ignore {most} if {most} means not labelled"
+        )
+    if count == len(ids):
+        return tables, most, []
     raise DataError(
-        f"the labels hold {told}, which may be the same {len(scale)} classes or {len(every)}: name the {len(scale)} "
-        f"(or {len(every)}) classes with --classes, or give --ignore {most} if {most} means not labelled"
+        f"the labels hold {listed(every)}: whether {most} means not labelled or is a class cannot be told. Give "
+        f"--ignore {most} if it means not labelled, or name all {len(every)} classes with --classes"
     )
 
 
@@ -194,43 +204,27 @@ def _certain_void(tables: Mapping[str, Table], voc: bool) -> int | None:
     return IGNORE if holding and (voc or (plain and beside)) else None
 
 
-def _asked_void(tables: Mapping[str, Table], names: Sequence[str] | None) -> int | None:
-    """The one large value beside small ids, such as 255 beside 0 and 1, if the number of names says that it is void."""
-    every = {value for table in tables.values() for value in table.values()}
-    ids = {value for value in every if value < MOST_CLASSES}
-    if len(ids) < 2 or len(every) != len(ids) + 1:
-        return None
-    void = max(every)
-    if names is not None and len(names) in (len(ids), len(every)):
-        return void if len(names) == len(ids) else None
-    raise DataError(
-        f"the labels hold {listed(every)}: whether {void} means not labelled or is a class cannot be told. Give "
-        f"--ignore {void} if it means not labelled, or name all {len(every)} classes with --classes"
-    )
-
-
 def _fitted(
     kind: str,
     scans: Sequence[Scan],
+    own: Mapping[str, Table],
     target: Sequence[int],
     ignore: int | None,
     base: tuple[str, Sequence[Scan]],
-    notes: list[str],
-    known: Sequence[LabelClass],
-) -> dict[str, Table]:
+) -> tuple[dict[str, Table], list[str]]:
     """Labels of one kind among those of `base`, whose values are `target`: what they store as these; and notes.
 
     Raises:
         DataError: it cannot be told.
     """
     tables: dict[str, Table] = {}
+    notes: list[str] = []
     parts: dict[tuple[object, ...], list[Scan]] = {}
     for one in scans:
         parts.setdefault((one.classes, *one.colours.items()), []).append(one)
     coloured, first = base[0] == "colour", base[1][0].name
     for members in parts.values():
-        own = {one.name: own_values(one, kind, known)[0] for one in members}
-        used = {value for table in own.values() for value in table.values()} - {ignore}
+        used = {value for one in members for value in own[one.name].values()} - {ignore}
         found = meanings(kind, members[0], used, target, default_colours(len(target)), coloured=coloured)
         if found is None:
             kinds = sorted({first: base[0], members[0].name: kind}.items())
@@ -239,12 +233,13 @@ def _fitted(
                 "grey values, or all in colours, as it cannot be told which of "
                 f"{listed(used, kind == 'colour')} is which of {listed(target, coloured)}"
             )
-        tables |= {n: {s: v if v == ignore else found[v] for s, v in table.items()} for n, table in own.items()}
+        for one in members:
+            tables[one.name] = {s: v if v == ignore else found[v] for s, v in own[one.name].items()}
         if any(value != found[value] for value in used):
             more = f" and {len(members) - 1} more" if len(members) > 1 else ""
             told = told_values({value: found[value] for value in used}, kind == "colour", coloured)
             notes.append(f"{members[0].name}{more} ({kind}) is read by the values of the other labels: {told}")
-    return tables
+    return tables, notes
 
 
 def meanings(
@@ -286,7 +281,7 @@ def meanings(
     elif kind == "colour":
         by_colour = {int(colour[1:], 16): value for colour, value in zip(colours, target, strict=True)}
         candidates += [by_colour] if len(by_colour) == size else []
-        candidates += [in_order] if size == len(used) == 2 and 0 in used else []
+        candidates += [in_order] if len(used) == size and (ordered or (size == 2 and 0 in used)) else []
     else:
         drawn = {value: int(colour[1:], 16) for value, colour in one.colours.items()}
         candidates.append(drawn if coloured and kind == "palette" else {value: value for value in target})
@@ -305,7 +300,12 @@ def meanings(
 
 
 def classes_of(
-    coding: Coding, scans: Sequence[Scan], names: Sequence[str] | None, told: Mapping[int, str] | None = None
+    coding: Coding,
+    scans: Sequence[Scan],
+    names: Sequence[str] | None,
+    told: Mapping[int, str] | None = None,
+    *,
+    strict: bool = True,
 ) -> tuple[LabelClass, ...]:
     """Names and colours: those given, else those in the files, else "value 0", "#ff0000" and a palette.
 
@@ -314,6 +314,7 @@ def classes_of(
         scans: of the labels.
         names: of all classes, in the order of their values.
         told: names by value from a file beside the labels.
+        strict: refuse files that contradict each other; else the first is right.
 
     Raises:
         DataError: fewer than two values, not as many different names as values, or files that contradict each other.
@@ -323,9 +324,9 @@ def classes_of(
         besides = "" if coding.ignore is None else f" besides {coding.ignore}, which means not labelled"
         only = f"one value only, {values[0]}" if values else "no value"
         raise DataError(f"all labels hold {only}{besides}; at least two classes are needed")
-    drawn = {v: f"#{v:06x}" for v in values} if coding.coloured else _agreed("colour", coding, scans)
+    drawn = {v: f"#{v:06x}" for v in values} if coding.coloured else _agreed("colour", coding, scans, strict)
     if names is None:
-        known = _agreed("name", coding, scans) | dict(told or {})
+        known = _agreed("name", coding, scans, strict) | dict(told or {})
         names = [known.get(v, drawn[v] if coding.coloured else f"value {v}") for v in values]
     if len(names) != len(values) or len(set(names)) != len(names):
         ignored = "" if coding.ignore is None else f" ({coding.ignore} means not labelled)"
@@ -339,7 +340,7 @@ def classes_of(
     return tuple(LabelClass(n, c, v) for n, c, v in zip(names, colours, values, strict=True))
 
 
-def _agreed(what: str, coding: Coding, scans: Sequence[Scan]) -> dict[int, str]:
+def _agreed(what: str, coding: Coding, scans: Sequence[Scan], strict: bool) -> dict[int, str]:
     """The names or colours that files tell of the values that they hold."""
     first: dict[int, tuple[str, str]] = {}
     for one in scans:
@@ -352,7 +353,7 @@ def _agreed(what: str, coding: Coding, scans: Sequence[Scan]) -> dict[int, str]:
             if value is None:
                 continue
             meaning, other = first.setdefault(value, (text, one.name))
-            if meaning != text:
+            if strict and meaning != text:
                 raise DataError(
                     f"label value {value} has the {what} {meaning} in {other} and {text} in {one.name}; "
                     "give all labels the same palette or classes, or save them as RGB"

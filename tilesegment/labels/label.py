@@ -29,29 +29,17 @@ Read = Callable[[Region, int], np.ndarray]
 
 @dataclass(frozen=True)
 class Label:
-    """An open label file.
+    """An open label file."""
 
-    Attributes:
-        shape: (height, width).
-        planes: of a stack, else 1.
-        kind: what `read` returns: grey values, palette indices, or red * 65536 + green * 256 + blue.
-        read: the values of a region of a plane, (h, w).
-        jpeg: whether it was compressed with loss.
-        colours: `#rrggbb` by value, where the file tells them.
-        names: of classes by value, where the file tells them.
-        classes: of a predicted mask: its values are ids of these, or their colours.
-        notes: on how the file is read, one sentence each.
-    """
-
-    shape: tuple[int, int]
-    planes: int
-    kind: Kind
-    read: Read
-    jpeg: bool = False
-    colours: Mapping[int, str] = field(default_factory=dict)
-    names: Mapping[int, str] = field(default_factory=dict)
-    classes: tuple[LabelClass, ...] | None = None
-    notes: tuple[str, ...] = ()
+    shape: tuple[int, int]  # (height, width)
+    planes: int  # of a stack, else 1
+    kind: Kind  # what `read` returns: grey values, palette indices, or red * 65536 + green * 256 + blue
+    read: Read  # the values of a region of a plane, (h, w)
+    jpeg: bool = False  # compressed with loss
+    colours: Mapping[int, str] = field(default_factory=dict)  # `#rrggbb` by value, where the file tells them
+    names: Mapping[int, str] = field(default_factory=dict)  # of classes by value, where the file tells them
+    classes: tuple[LabelClass, ...] | None = None  # of a predicted mask: values are ids of these, or their colours
+    notes: tuple[str, ...] = ()  # on how the file is read, one sentence each
 
     def blocks(self) -> Iterator[tuple[int, Region]]:
         """Planes and regions that cover the label once."""
@@ -62,21 +50,13 @@ class Label:
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """How label files are opened.
+    """How label files are opened."""
 
-    Attributes:
-        ignore: the stored value that means "not labelled".
-        instances: values are ids of objects, read as the classes background and object, see `part_objects`.
-        invert: turn the values of files that say that 0 is white.
-        voc: palette indices are classes, as in Pascal VOC, even those of grey palettes.
-        strict: a missing block of a predicted mask is an error; else it is background, as one erased by hand is.
-    """
-
-    ignore: int | None = None
-    instances: bool = False
-    invert: bool = False
-    voc: bool = False
-    strict: bool = False
+    ignore: int | None = None  # the stored value that means "not labelled"
+    instances: bool = False  # values are ids of objects, read as background and object, see `part_objects`
+    invert: bool = False  # turn the values of files that say that 0 is white
+    voc: bool = False  # palette indices are classes, as in Pascal VOC, even those of grey palettes
+    strict: bool = False  # a missing block of a predicted mask is an error; else background, as one erased by hand is
 
     @property
     def void(self) -> int | None:

@@ -1,4 +1,4 @@
-"""The models that come with the package, by name: `NAME.safetensors` and its card `NAME.md` in this folder."""
+"""Models. The bundled ones lie in this folder: `NAME.safetensors` and its card `NAME.md`."""
 
 import os
 from pathlib import Path
@@ -16,39 +16,26 @@ def bundled_models() -> dict[str, Path]:
 
 
 def find_model(model: str | Path) -> Path:
-    """The file of a model given by path, by the folder of the run that trained it, or by the name of a bundled one.
+    """Find the file of a model: its path, a bundled name, or a folder with one model, as a training run leaves it.
 
-    The folder of a bioimage.io package is given back as it is.
+    The folder of a bioimage.io package is returned as it is.
 
     Raises:
-        ModelError: neither a file nor a bundled name, or a folder without a model in it.
+        ModelError: there is none, or the folder holds several.
     """
-    bundled = bundled_models()
+    bundled, folder = bundled_models(), Path(model)
     if str(model) in bundled:
         return bundled[str(model)]
-    if os.path.isdir(model):
-        return model_in(Path(model))
-    if not os.path.isfile(model):  # unlike Path.is_file, False for a name that cannot be
-        raise ModelError(f"no model {model}: neither a file nor a bundled model ({', '.join(bundled)})")
-    return Path(model)
-
-
-def model_in(folder: Path) -> Path:
-    """The model in the folder of a training run, or the only one in any other.
-
-    Raises:
-        ModelError: there is none, or several.
-    """
-    if any(os.path.isfile(folder / name) for name in PACKAGED):
+    if os.path.isfile(model) or any(os.path.isfile(folder / name) for name in PACKAGED):
         return folder
-    found = sorted(path for path in folder.glob("*.safetensors") if path.name != CHECKPOINT)
-    if folder / TRAINED in found:
-        return folder / TRAINED
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ModelError(f"{folder} holds several models; name one of {', '.join(path.name for path in found)}")
-    raise ModelError(
-        f"no model {folder}: neither a file nor a bundled model, but a folder without {TRAINED}; name a model file, or "
-        "the folder of a finished run"
-    )
+    found = [folder / TRAINED] if os.path.isfile(folder / TRAINED) else []
+    if not found and os.path.isdir(folder):
+        found = sorted(path for path in folder.glob("*.safetensors") if path.name != CHECKPOINT)
+    if len(found) > 1:
+        raise ModelError(f"{model} holds several models; name one of {', '.join(path.name for path in found)}")
+    if not found:
+        raise ModelError(
+            f"no model {model}: neither a file nor a bundled model ({', '.join(bundled)}) nor the folder of a finished "
+            "training run"
+        )
+    return found[0]

@@ -21,7 +21,7 @@ from tilesegment.models.header import KEY
 from tilesegment.models.model import Model
 from tilesegment.models.onnx_file import VIEW_KEY, check_installed, parse_onnx
 from tilesegment.models.onnx_network import OnnxNetwork
-from tilesegment.networks.onnx_probing import side_of
+from tilesegment.networks.field_of_view import side_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto

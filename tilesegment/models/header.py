@@ -20,16 +20,15 @@ KEY = "tilesegment"
 VERSION = 1
 # ours are a few KB; safetensors itself allows 100 MB
 _LONGEST_HEADER = 8 * 2**20
-# second byte of a pickle: its protocol; 0 and 1 have no magic
-_PICKLES = (b"\2", b"\3", b"\4", b"\5")
+_NO_MODEL = "not a model: expected a .safetensors file written by tileseg train"
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Grey values to what the network sees: (value - mean) / std, a channel at a time, fixed at training.
+    """Grey values to what the network sees: (value - mean) / std, per channel, fixed at training.
 
     Attributes:
-        mean, std: one a channel, in grey values of `dtype`.
+        mean, std: one per channel, in grey values of `dtype`.
         dtype: of the training images; an image of another dtype has another scale.
     """
 
@@ -43,8 +42,8 @@ class ModelHeader:
     """All it takes to use a network, without its weights.
 
     Attributes:
-        network, arguments: what `networks.build_network` is given.
-        classes: id is the position.
+        network, arguments: as `networks.build_network` takes them.
+        classes: the id of a class is its position.
         normalisation: fixed at training.
         pixel_size: of the training images, None if unknown.
         threshold: two classes: probability above which a pixel is class 1.
@@ -68,19 +67,19 @@ class ModelHeader:
 
     @property
     def channels(self) -> int:
-        """Channels of the images that it takes."""
+        """Number of channels of the images that it takes."""
         return len(self.normalisation.mean)
 
     def to_json(self) -> str:
-        """The header as one JSON object."""
+        """Return the header as one JSON object."""
         return json.dumps({"version": VERSION, **asdict(self)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "ModelHeader":
-        """The header that `to_json` wrote.
+        """Parse what `to_json` returned.
 
         Raises:
-            ModelError: not such an object, of a later version, or with values that cannot be.
+            ModelError: not such an object, of a later version, or with values that are not allowed.
         """
         try:
             given = json.loads(text)
@@ -99,20 +98,16 @@ class ModelHeader:
         return header
 
     def check(self) -> None:
-        """Whether the values can be.
-
-        Raises:
-            ModelError: they cannot; says which.
-        """
+        """Raise ModelError if a value is not allowed; the message says which."""
         scale, size = self.normalisation, self.pixel_size
         texts = (self.network, self.name, self.licence, self.weights_sha256)
         if not all(isinstance(text, str) for text in texts) or not isinstance(self.training, Mapping):
-            raise ModelError("its network, name, licence and hash are to be text, its training record an object")
+            raise ModelError("its network, name, licence and hash must be text, its training record an object")
         numbers = [*scale.mean, *scale.std, self.threshold]
         if len(scale.mean) != len(scale.std) or not all(math.isfinite(v) for v in numbers) or min(scale.std) <= 0:
             raise ModelError("its normalisation needs a finite mean and a positive std for every channel")
         if self.arguments.get("in_channels") != self.channels or self.arguments.get("classes") != len(self.classes):
-            raise ModelError("its network, its classes and its normalisation do not fit each other")
+            raise ModelError("its network, its classes and its normalisation contradict each other")
         if self.halo is not None and not (isinstance(self.halo, int) and 0 <= self.halo <= 65_536):
             raise ModelError(f"its halo is {self.halo!r}; allowed: 0 to 65536 pixels, or none")
         if not 0 < self.threshold < 1:
@@ -121,11 +116,11 @@ class ModelHeader:
             raise ModelError(f"its pixel size is {size.y} x {size.x}; allowed: positive, in micrometres")
         for one in self.classes:
             if not isinstance(one.name, str) or re.fullmatch("#[0-9a-fA-F]{6}", one.colour) is None:
-                raise ModelError(f"its class {one.name!r} has no colour of the form #rrggbb")
+                raise ModelError(f"its class {one.name!r} needs a name and a colour of the form #rrggbb")
 
 
 def read_header(path: Path) -> ModelHeader:
-    """The header of the model file `path`; the weights are not read.
+    """Read the header of the model file `path`, without its weights.
 
     Raises:
         ModelError: not a file, not one of ours, truncated, or a pickle (which is never opened).
@@ -142,27 +137,26 @@ def _metadata(path: Path) -> dict[str, str]:
     """The string-to-string metadata of a safetensors file, its lengths checked against the file's."""
     try:
         size = path.stat().st_size
-        if path.is_fifo():  # it would be waited at
+        if path.is_fifo():  # opening it would block
             raise ModelError("a pipe; save the model to a file")
         with path.open("rb") as file:
             start = file.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            plausible = 2 <= length <= min(_LONGEST_HEADER, size - 8)
-            # only then: the length of a header may begin with any two bytes
-            if not plausible and (start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in _PICKLES)):
-                raise ModelError(
-                    "a pickled checkpoint, which could run code and is not opened; models are .safetensors: make one "
-                    "of its weights with tileseg import"
-                )
-            if not plausible:
-                raise ModelError("not a model: expected a .safetensors file written by tileseg train")
+            if not 2 <= length <= min(_LONGEST_HEADER, size - 8):
+                # a plausible length of a header may begin with the same two bytes; pickles of protocol 0 have no magic
+                if start[:4] == b"PK\x03\x04" or re.match(b"\x80[\2-\5]", start):
+                    raise ModelError(
+                        "a pickled checkpoint, which could run code and is not opened; models are .safetensors: make "
+                        "one of its weights with tileseg import"
+                    )
+                raise ModelError(_NO_MODEL)
             header = json.loads(file.read(length))
             metadata = dict(header.pop("__metadata__", {}))
             promised = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
     except OSError as error:
         raise ModelError(f"cannot be read ({error.strerror}); name a model file or one of: tileseg models") from error
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        raise ModelError("not a model: expected a .safetensors file written by tileseg train") from error
+        raise ModelError(_NO_MODEL) from error
     if size != promised:
         raise ModelError(f"truncated or damaged: {size} bytes, its header promises {promised}; copy it again")
     return metadata

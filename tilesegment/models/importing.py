@@ -34,17 +34,16 @@ def import_weights(
     by_order: bool = False,
     overwrite: bool = False,
 ) -> Model:
-    """Makes a model file of weights that were trained elsewhere; nothing in their file is ever run.
+    """Make a model file of weights that were trained elsewhere; nothing in their file is ever run.
 
     Args:
         path, out: a state dict, as safetensors or from `torch.save`, alone or in a checkpoint; the model file, float32.
         network: a name of `networks.NETWORKS`; for the public U-Net (github.com/milesial/Pytorch-UNet) `unet-same`.
-        options: of the network, those that its weights do not tell: `fitting` says which.
+        options: of the network, those that its weights do not show, see `fitting`.
         classes: their names; None is the values that the file gives them, else `class 0`, `class 1`, ...
-        mean, std: the network was fed (grey value - mean) / std; one of each, or one a channel. None is 0, and the
+        mean, std: the network was fed (grey value - mean) / std; one of each, or one per channel. None is 0, and the
             largest value of `dtype` (1 for float32): the public U-Net was fed grey values / 255.
-        dtype: of the images that it was trained on: uint8, uint16 or float32.
-        pixel_size: of these images, None if unknown.
+        dtype, pixel_size: of the images that it was trained on: uint8, uint16 or float32; None if unknown.
         name, licence: recorded in the model; None is the name of the file.
         halo: context of a tile in pixels, for a network that no halo makes exact.
         by_order: take weights of unknown names by their order, see `fitting.fit_network`.
@@ -83,20 +82,17 @@ def import_weights(
 def _classes(names: Sequence[str] | None, count: int, values: ClassValues | None) -> tuple[LabelClass, ...]:
     """The classes, with the values that the file gives them, if it gives as many; as training names and draws them."""
     known = values if values is not None and len(values) == count else (None,) * count
-    classes = [_class(*one) for one in zip(range(count), known, default_colours(count), strict=True)]
+    classes = []
+    for number, (value, colour) in enumerate(zip(known, default_colours(count), strict=True)):
+        if isinstance(value, tuple):
+            colour = "#{:02x}{:02x}{:02x}".format(*value)
+            classes.append(LabelClass(colour, colour, int(colour[1:], 16)))
+        else:
+            classes.append(LabelClass(f"class {number}" if value is None else f"value {value}", colour, value))
     names = [one.name for one in classes] if names is None else names
     if len(names) != count or len(set(names)) != count:
         raise ModelError(f"classes {', '.join(names)}: expected {count} different names, as the network has outputs")
     return tuple(replace(one, name=name) for one, name in zip(classes, names, strict=True))
-
-
-def _class(number: int, value: int | tuple[int, int, int] | None, colour: str) -> LabelClass:
-    if value is None:
-        return LabelClass(f"class {number}", colour)
-    if isinstance(value, int):
-        return LabelClass(f"value {value}", colour, value)
-    colour = "#{:02x}{:02x}{:02x}".format(*value)
-    return LabelClass(colour, colour, int(colour[1:], 16))
 
 
 def _normalisation(
@@ -107,6 +103,6 @@ def _normalisation(
     means, stds = mean or (0.0,), std or (_LARGEST[dtype],)
     for what, given in (("mean", means), ("std", stds)):
         if len(given) not in (1, channels):
-            raise ModelError(f"{len(given)} values of {what} for {channels} channels; give one, or one a channel")
+            raise ModelError(f"{len(given)} values of {what} for {channels} channels; give one, or one per channel")
     mean, std = (tuple(map(float, given)) * (channels // len(given)) for given in (means, stds))
     return Normalisation(mean, std, dtype)

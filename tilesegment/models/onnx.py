@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from tilesegment.errors import ModelError
 from tilesegment.geometry import FieldOfView
@@ -28,8 +29,8 @@ from tilesegment.models.header import KEY, ModelHeader, Normalisation
 from tilesegment.models.onnx_file import VIEW_KEY, OnnxFile, check_installed, read_onnx, values_per_pixel
 from tilesegment.models.onnx_network import OnnxNetwork
 from tilesegment.models.package import Description, is_package, read_package
-from tilesegment.networks.field_of_view import widened
-from tilesegment.networks.onnx_probing import LARGEST, TOLERANCE, Prober, side_of
+from tilesegment.networks.any_network import activation_of
+from tilesegment.networks.field_of_view import ADVICE, LARGEST, TOLERANCE, InexactError, Prober, side_of, widened
 
 _KEYS = _CLASSES, _MEAN, _STD, _DTYPE = tuple(f"{KEY}.{name}" for name in ("classes", "mean", "std", "dtype"))
 _USUAL = 512  # pixels, side of a usual tile
@@ -73,30 +74,14 @@ def onnx_view(network: OnnxNetwork, claimed: FieldOfView | None, halo: int | Non
     prober = _prober(network)
     try:
         if halo is not None:
-            return widened(claimed or _divisor(prober), halo)
+            return prober.chosen(halo) if claimed is None else widened(claimed, halo)
         if claimed is not None and max(claimed.before, claimed.after) > LARGEST:
-            raise ModelError(f"it sees more than {LARGEST} px, too far to verify; choose a --halo to accept seams")
-        if claimed is not None and _holds(prober, claimed):
-            return claimed
-        view = prober.view()
-        difference = prober.check(view)
+            raise InexactError(f"it sees more than {LARGEST} px, too far to verify")
+        return claimed if claimed is not None and _holds(prober, claimed) else prober.view()
     except ModelError as error:
+        advice = ADVICE if isinstance(error, InexactError) else ""
         hint = "" if claimed is None or halo is not None else f" (its description gives {claimed.before} px)"
-        raise ModelError(f"{network.file.path}: {error}{hint}") from error
-    if difference > TOLERANCE:
-        raise ModelError(
-            f"{network.file.path}: its field of view cannot be found: with a halo of {view.before} px and a "
-            f"divisor of {view.divisor}, tiles differ by {difference:.1e}; choose a --halo to accept seams"
-        )
-    return view
-
-
-def _divisor(prober: Prober) -> FieldOfView:
-    """The field of view; where it cannot be found, the divisor 32, which hardly a network exceeds."""
-    try:
-        return prober.view()
-    except ModelError:
-        return FieldOfView(32, 0, 0, crops=False)
+        raise ModelError(f"{network.file.path}: {error}{advice}{hint}") from error
 
 
 def _holds(prober: Prober, view: FieldOfView) -> bool:
@@ -149,7 +134,7 @@ def _foreign(file: OnnxFile, network: OnnxNetwork, about: Description) -> OnnxMo
     prober = _prober(network)
     side = prober.sizes[0] if about.view is None else side_of(about.view)
     results = [network.run(image) for image, _, _ in prober.images(side)]
-    network.activation = about.activation or ("probabilities" if all(map(_are_probabilities, results)) else "logits")
+    network.activation = about.activation or activation_of([torch.from_numpy(result) for result in results])
     count, guesses = max(results[0].shape[1], 2), []
     # of one channel only the class that it stands for has a name
     names = ("background", *about.names) if len(about.names) == 1 else about.names
@@ -175,11 +160,6 @@ def _foreign(file: OnnxFile, network: OnnxNetwork, about: Description) -> OnnxMo
         f"Put {', '.join(_KEYS)} into its metadata_props, or make a bioimage.io package of it"
     )
     return OnnxModel(header, network, about.view, assumed or "")
-
-
-def _are_probabilities(result: np.ndarray) -> bool:
-    inside = bool(np.all((result >= -1e-6) & (result <= 1 + 1e-6)))
-    return inside and (result.shape[1] == 1 or bool(np.all(np.abs(result.sum(1) - 1) < 1e-3)))
 
 
 def _describe_file(file: OnnxFile) -> Description:

@@ -15,7 +15,7 @@ from tilesegment.errors import ModelError
 from tilesegment.models.header import KEY
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+    from onnx import ModelProto, ValueInfoProto
 
 # protobuf's own limit; larger models keep their weights in files beside
 LARGEST = 2**31 - 1
@@ -33,14 +33,10 @@ class OnnxFile:
     Attributes:
         path: for messages.
         source: what the runtime opens: the content, or the path if weights lie in files beside it.
-        name: of the graph's input.
-        dtype: of the input, as numpy calls it.
-        channels: of the input.
+        name, dtype, channels: of the graph's input.
         one_by_one: whether it takes only one image at a time.
         metadata: strings that its maker put in.
-        sha256: over the file and the files beside it.
-        size: in bytes, of all of them.
-        proto: the graph.
+        sha256, size: over the file and the files beside it.
     """
 
     path: str
@@ -80,8 +76,7 @@ def parse_onnx(content: bytes, path: str, folder: Path | None = None) -> OnnxFil
     """Check an ONNX file's content.
 
     Args:
-        content: of the file.
-        path: for messages.
+        content, path: of the file; the path for messages.
         folder: that may hold its weights in files of their own; None allows none.
 
     Raises:
@@ -202,8 +197,8 @@ def _files_beside(proto: "ModelProto", folder: Path | None) -> list[Path]:
     """Files that hold weights, each within `folder`."""
     import onnx
 
-    external = [tensor for tensor in _tensors(proto) if tensor.data_location == onnx.TensorProto.EXTERNAL]
-    names = {next((e.value for e in tensor.external_data if e.key == "location"), "") for tensor in external}
+    external = [one for one in _messages(proto) if getattr(one, "data_location", None) == onnx.TensorProto.EXTERNAL]
+    names = {next((entry.value for entry in one.external_data if entry.key == "location"), "") for one in external}
     files = []
     for name in sorted(names):
         if folder is None:
@@ -217,19 +212,10 @@ def _files_beside(proto: "ModelProto", folder: Path | None) -> list[Path]:
     return files
 
 
-def _tensors(proto: "ModelProto") -> Iterator["TensorProto"]:
-    """Every constant of the graph, of graphs within it, and of functions."""
-    graphs: list[GraphProto] = [proto.graph]
-    nodes: list[NodeProto] = [node for function in proto.functions for node in function.node]
-    while graphs or nodes:
-        if graphs:
-            graph = graphs.pop()
-            yield from graph.initializer
-            yield from (part for sparse in graph.sparse_initializer for part in (sparse.values, sparse.indices))
-            nodes += graph.node
-            continue
-        for attribute in nodes.pop().attribute:
-            yield from (attribute.t, *attribute.tensors)
-            sparse_tensors = (attribute.sparse_tensor, *attribute.sparse_tensors)
-            yield from (part for sparse in sparse_tensors for part in (sparse.values, sparse.indices))
-            graphs += [attribute.g, *attribute.graphs]
+def _messages(message: Any) -> Iterator[Any]:
+    """A protobuf message and all within it: tensors lie in graphs, in attributes of nodes, and in functions."""
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for child in (value,) if hasattr(value, "ListFields") else value:
+                yield from _messages(child)

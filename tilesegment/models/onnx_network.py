@@ -10,17 +10,15 @@ from torch import Tensor
 from tilesegment.errors import DeviceError, ModelError
 from tilesegment.models.header import Normalisation
 from tilesegment.models.onnx_file import OnnxFile
+from tilesegment.networks.any_network import as_logits
 from tilesegment.networks.network import Network
 from tilesegment.threads import thread_count
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-# what the graph's output is; see `as_logits`
-ACTIVATIONS = ("logits", "probabilities")
 _CUDA = "CUDAExecutionProvider"
 CUDA_REMEDY = ", or, for CUDA, pip install onnxruntime-gpu instead of onnxruntime"
-_TINY = float(np.finfo(np.float32).tiny)
 
 
 class OnnxNetwork(Network):
@@ -33,7 +31,7 @@ class OnnxNetwork(Network):
     Attributes:
         feeds: the grey values' normalisation that the graph does itself; it is undone before. None: the graph takes
             normalised values.
-        activation: one of `ACTIVATIONS`.
+        activation: one of `any_network.ACTIVATIONS`: what the graph's output is.
 
     Shapes: (B, C, H, W) float32, normalised -> logits (B, K, h, w), K at least 2.
     """
@@ -87,7 +85,7 @@ class OnnxNetwork(Network):
             result = self.run(values)
         except ModelError as error:
             raise ModelError(f"{self.file.path}: {error}") from error
-        return torch.from_numpy(as_logits(result, self.activation)).to(x.device)
+        return as_logits(torch.from_numpy(result), self.activation).to(x.device)
 
     def run(self, values: np.ndarray) -> np.ndarray:
         """What the graph gives, (B, K, h, w) float32, for (B, C, H, W) as it takes them.
@@ -97,7 +95,7 @@ class OnnxNetwork(Network):
         """
         dtype = np.dtype(self.file.dtype)
         if dtype.kind == "u":
-            values = np.clip(np.rint(values), 0, np.iinfo(dtype).max)
+            values = np.nan_to_num(np.clip(np.rint(values), 0, np.iinfo(dtype).max))
         values = np.ascontiguousarray(values.astype(dtype))
         batches = np.split(values, len(values)) if self.file.one_by_one else [values]
         first = self._session.get_outputs()[0].name
@@ -113,19 +111,6 @@ class OnnxNetwork(Network):
                     "(batch, 1 to 256 classes, height, width)"
                 )
         return np.concatenate(results).astype(np.float32, copy=False)
-
-
-def as_logits(result: np.ndarray, activation: str) -> np.ndarray:
-    """Logits (B, K, h, w), whose soft-max is what the graph means by its output.
-
-    One channel is the probability, or the logit, of class 1 of two: soft-max of (0, logit) is the sigmoid. Soft-max of
-    logarithms of K probabilities is these probabilities, made to sum to 1.
-    """
-    if activation == "logits":
-        return np.concatenate([np.zeros_like(result), result], 1) if result.shape[1] == 1 else result
-    if result.shape[1] == 1:
-        result = np.concatenate([1 - result, result], 1)
-    return np.log(np.maximum(result, _TINY))
 
 
 def open_session(file: OnnxFile, device: torch.device) -> "InferenceSession":

@@ -6,9 +6,10 @@ of it read than it claims.
 
 import hashlib
 import math
+import os
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,8 +19,8 @@ from tilesegment.geometry import FieldOfView
 from tilesegment.metadata import PixelSize
 from tilesegment.models import PACKAGED
 from tilesegment.models.header import Normalisation
-from tilesegment.models.onnx_file import LARGEST, OnnxFile, parse_onnx, read_onnx
-from tilesegment.networks.onnx_probing import LARGEST as PROBED
+from tilesegment.networks.field_of_view import LARGEST as PROBED
+from tilesegment.models.onnx_file import LARGEST, OnnxFile, parse_onnx
 
 RDF = "rdf.yaml"
 _LARGEST_RDF = 2**20
@@ -52,7 +53,8 @@ class Description:
 
 def is_package(path: Path) -> bool:
     """Whether `path` looks like a package: a zip, an rdf.yaml, or a folder that holds one."""
-    return path.suffix.lower() == ".zip" or path.name in PACKAGED or any((path / name).is_file() for name in PACKAGED)
+    held = any(os.path.isfile(path / name) for name in PACKAGED)  # unlike Path.is_file, False for an impossible name
+    return path.suffix.lower() == ".zip" or path.name in PACKAGED or held
 
 
 def read_package(path: Path) -> tuple[Description, OnnxFile]:
@@ -63,9 +65,12 @@ def read_package(path: Path) -> tuple[Description, OnnxFile]:
     """
     try:
         if path.suffix.lower() != ".zip":
-            return _from_folder(path if path.is_dir() else path.parent)
+            folder = path if path.is_dir() else path.parent
+            return _read(lambda name, limit: _from_folder(folder, name, limit), folder.resolve().name, path, folder)
         with zipfile.ZipFile(path) as archive:
-            return _from_zip(archive, path)
+            for entry in archive.infolist():
+                _check_name(entry.filename)
+            return _read(lambda name, limit: _from_zip(archive, name, limit), path.stem, path, None)
     except ModelError as error:
         raise ModelError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
     except OSError as error:
@@ -74,64 +79,57 @@ def read_package(path: Path) -> tuple[Description, OnnxFile]:
         raise ModelError(f"{path}: no zip, or a damaged one ({error}); download it again") from error
 
 
-def _from_folder(folder: Path) -> tuple[Description, OnnxFile]:
-    name = next((name for name in PACKAGED if (folder / name).is_file()), None)
-    if name is None or (folder / name).stat().st_size > _LARGEST_RDF:
-        raise ModelError(f"no model package: it holds no {RDF} of at most {_LARGEST_RDF:,} bytes")
-    rdf = _parse((folder / name).read_bytes())
-    source, promised = _weights(rdf)
-    path = (folder / source).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise ModelError(f"its {RDF} names a file outside the package ({source!r}), which is not opened")
-    _check_there(source, path.is_file())
-    file = read_onnx(path)
-    # the hash of the file alone; that of `file` includes its external data
-    with path.open("rb") as stream:
-        _check_hash(source, promised, hashlib.file_digest(stream, "sha256").hexdigest())
-    return describe(rdf, folder.resolve().name), file
-
-
-def _from_zip(archive: zipfile.ZipFile, path: Path) -> tuple[Description, OnnxFile]:
-    for entry in archive.infolist():
-        _check_name(entry.filename)
-    held = archive.NameToInfo
-    name = next((name for name in PACKAGED if name in held), None)
-    if name is None:
+def _read(
+    content_of: Callable[[str, int], bytes | None], name: str, path: Path, folder: Path | None
+) -> tuple[Description, OnnxFile]:
+    """Read a package whose `content_of` a name, up to a number of bytes, is None if it does not hold it."""
+    texts = (content_of(rdf, _LARGEST_RDF) for rdf in PACKAGED)
+    text = next((text for text in texts if text is not None), None)
+    if text is None:
         raise ModelError(
             f"no model package: it holds no {RDF}; pickled or zipped checkpoints could run code and are not opened"
         )
-    rdf = _parse(_read_entry(archive, name, _LARGEST_RDF))
+    rdf = _parse(text)
     source, promised = _weights(rdf)
-    _check_there(source, source in held)
-    content = _read_entry(archive, source, LARGEST)
-    _check_hash(source, promised, hashlib.sha256(content).hexdigest())
-    return describe(rdf, path.stem), parse_onnx(content, str(path))
+    content = content_of(source, LARGEST)
+    if content is None:
+        raise ModelError(f"its {RDF} names {source!r}, which the package does not hold; download it again")
+    if promised is not None and promised != hashlib.sha256(content).hexdigest():
+        raise ModelError(f"{source!r} is not what {RDF} describes (SHA-256 differs); download it again")
+    home = folder and (folder / source).parent
+    return describe(rdf, name), parse_onnx(content, str(home / Path(source).name if home else path), home)
 
 
-def _read_entry(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    entry = archive.getinfo(name)
-    if entry.file_size > limit or entry.file_size > _LARGEST_RATIO * max(entry.compress_size, 1):
-        raise ModelError(f"{name} claims {entry.file_size:,} bytes in {entry.compress_size:,}; that is not opened")
+def _from_folder(folder: Path, name: str, limit: int) -> bytes | None:
+    file = (folder / name).resolve()
+    if not file.is_relative_to(folder.resolve()):
+        raise ModelError(f"its {RDF} names a file outside the package ({name!r}), which is not opened")
+    if not file.is_file():
+        return None
+    _check_size(name, file.stat().st_size, file.stat().st_size, limit)
+    return file.read_bytes()
+
+
+def _from_zip(archive: zipfile.ZipFile, name: str, limit: int) -> bytes | None:
+    entry = archive.NameToInfo.get(name)
+    if entry is None:
+        return None
+    _check_size(name, entry.file_size, entry.compress_size, limit)
     if entry.flag_bits & 1:
         raise ModelError(f"{name} is encrypted; unpack the package, and name its {RDF}")
     # zipfile stops at the size that was claimed
     return archive.read(entry)
 
 
+def _check_size(name: str, size: int, packed: int, limit: int) -> None:
+    if size > limit or size > _LARGEST_RATIO * max(packed, 1):
+        raise ModelError(f"{name} claims {size:,} bytes in {packed:,}; that is not opened")
+
+
 def _check_name(name: str) -> None:
     path = PurePosixPath(name)
     if not name or path.is_absolute() or ".." in path.parts or "\\" in name:
         raise ModelError(f"names a file outside the package ({name!r}), which is not opened")
-
-
-def _check_there(source: str, there: bool) -> None:
-    if not there:
-        raise ModelError(f"its {RDF} names {source!r}, which the package does not hold; download it again")
-
-
-def _check_hash(source: str, promised: object, found: str) -> None:
-    if promised is not None and promised != found:
-        raise ModelError(f"{source!r} is not what {RDF} describes (SHA-256 differs); download it again")
 
 
 def _parse(text: bytes) -> Mapping[str, Any]:

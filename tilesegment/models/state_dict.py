@@ -1,4 +1,4 @@
-"""Weights as others save them: tensors by name, read from a file without running anything that is in it."""
+"""Weights as others save them: tensors by name, read from a file without running anything in it."""
 
 import hashlib
 import re
@@ -24,7 +24,7 @@ _ADVICE = "save it with torch.save(network.state_dict(), FILE), or as .safetenso
 
 @dataclass(frozen=True)
 class StateDict:
-    """The weights of a network of others.
+    """The weights of a foreign network.
 
     Attributes:
         tensors: float32 by name, in the order of the file; without the counts of batches that BatchNorm keeps, which
@@ -41,7 +41,7 @@ class StateDict:
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """The state dict in a safetensors file, or in what `torch.save` wrote; alone, or in a training's checkpoint.
+    """Read the state dict in a safetensors file, or in what `torch.save` wrote; alone, or in a training's checkpoint.
 
     Raises:
         ModelError: it cannot be read, is neither, or holds more than plain data: a pickle may run code and is not
@@ -51,11 +51,9 @@ def read_state_dict(path: Path) -> StateDict:
         with path.open("rb") as file:
             digest, size = hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
             file.seek(0)
-            start = file.read(9)
+            is_safetensors = file.read(9)[8:] == b"{"  # 8 bytes of length, then JSON
             file.seek(0)
-            # 8 bytes of length, then JSON
-            sorted_ = start[8:] == b"{"
-            content = safetensors.torch.load(file.read()) if sorted_ else _unpickle(file)
+            content = safetensors.torch.load(file.read()) if is_safetensors else _unpickle(file)
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror}); name a file of weights") from error
     except ModelError as error:
@@ -67,24 +65,28 @@ def read_state_dict(path: Path) -> StateDict:
     tensors = {name: value for name, value in found.items() if not name.endswith("num_batches_tracked")}
     if not tensors:
         raise ModelError(f"{path}: a {type(content).__name__} without weights by name, not a state dict; {_ADVICE}")
-    _check_plain(path, tensors, size)
+    for name, value in tensors.items():
+        if not value.is_floating_point() or value.layout != torch.strided or value.device.type != "cpu":
+            raise ModelError(f"{path}: {printable(name)} is no plain tensor of floats ({value.dtype}); {_ADVICE}")
+    # a small file can claim a tensor of any size that repeats one number
+    if sum(value.numel() * value.element_size() for value in tensors.values()) > size:
+        raise ModelError(f"{path}: its tensors claim more numbers than it holds; {_ADVICE}")
     prefix = _shared_prefix(tensors)
     plain = {name.removeprefix(prefix): value.detach().float() for name, value in tensors.items()}
-    return StateDict(plain, values, not sorted_, digest)
+    return StateDict(plain, values, not is_safetensors, digest)
 
 
 def _unpickle(file: BinaryIO) -> Any:
     """What `torch.save` wrote, as far as it is tensors and plain values; nothing else is ever called."""
     try:
         with warnings.catch_warnings():
-            # what is odd about a file is said by our own message, or does not matter
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # whatever damaged or hostile bytes make of the reader
+    except Exception as error:  # damaged or hostile bytes raise anything
         foreign = re.search(r"GLOBAL (\S+)", str(error))
-        what = "it is not what torch.save writes of a state dict, or damaged"
+        what = "not what torch.save writes of a state dict, or damaged"
         if foreign is not None:
             what = f"it holds {printable(foreign[1])}, which may run code"
         raise ModelError(f"{what}; nothing in it was run: {_ADVICE}") from error
@@ -101,25 +103,14 @@ def _innermost(content: object) -> tuple[Mapping[Any, Any], ClassValues | None]:
     return named, values
 
 
-def _check_plain(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:
-    """Whether these are weights, of numbers that are all in the file, of `size` bytes."""
-    for name, value in tensors.items():
-        if not value.is_floating_point() or value.layout != torch.strided or value.device.type != "cpu":
-            raise ModelError(f"{path}: {printable(name)} is no plain tensor of floats ({value.dtype}); {_ADVICE}")
-    # a small file can claim a tensor of any size that repeats one number
-    if sum(value.numel() * value.element_size() for value in tensors.values()) > size:
-        raise ModelError(f"{path}: its tensors claim more numbers than it holds; {_ADVICE}")
-
-
 def _shared_prefix(names: Mapping[str, Tensor]) -> str:
-    """The parents that all tensors have in common, such as `module.` or `model.net.`; with a dot at the end."""
-    parents = [name.split(".")[:-1] for name in names]
-    shared = []
-    for level in zip(*parents, strict=False):
+    """The parents that all tensors share, such as `module.` or `model.net.`; with a dot at the end."""
+    shared = ""
+    for level in zip(*(name.split(".")[:-1] for name in names), strict=False):
         if len(set(level)) > 1:
             break
-        shared.append(f"{level[0]}.")
-    return "".join(shared)
+        shared += f"{level[0]}."
+    return shared
 
 
 def _class_values(given: object) -> ClassValues | None:
@@ -134,6 +125,6 @@ def _class_values(given: object) -> ClassValues | None:
 
 
 def printable(text: object) -> str:
-    """The first line of what a stranger wrote, short and without control characters."""
+    """Return the first line of text from a foreign file, short and without control characters."""
     first = (str(text).splitlines() or [""])[0][:120]
     return "".join(letter if letter.isprintable() else "?" for letter in first)

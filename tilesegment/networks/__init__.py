@@ -1,13 +1,14 @@
-"""The networks, by the name that a model file and `tileseg train` call them."""
+"""The networks, by the names used in model files and by `tileseg train`."""
 
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from tilesegment.errors import ModelError
 from tilesegment.networks.fcn import FCN
-from tilesegment.networks.network import Network
-from tilesegment.networks.options import Number, Option
+from tilesegment.networks.network import Network, Number, Option
 from tilesegment.networks.rescaled import Rescaled
 from tilesegment.networks.u2net import U2Net
 from tilesegment.networks.unet import UNet
@@ -15,7 +16,7 @@ from tilesegment.networks.unet_same import UNetSame
 from tilesegment.networks.unet_strided import UNetStrided
 from tilesegment.networks.unetpp import UNetPlusPlus
 
-# each with what its name says of it
+# class, and the arguments that the name implies
 NETWORKS: dict[str, tuple[type[Network], Mapping[str, Any]]] = {
     "unet": (UNet, {}),
     "unet-same": (UNetSame, {}),
@@ -36,13 +37,15 @@ _SCALE: dict[str, Option] = {"reduction": Number("factor by which the images are
 
 
 def build_network(name: str, arguments: Mapping[str, Any]) -> Network:
-    """The network `name` with `arguments`, randomly initialised, in training mode.
+    """Build the network `name`, randomly initialised, in training mode.
 
-    All take `in_channels` and `classes`, and `reduction`, which lets it work on an image reduced by this factor:
-    `Rescaled`. What else there is, `options_of` says.
+    Args:
+        name: one of `NETWORKS`.
+        arguments: `in_channels`, `classes`, `reduction` (the network works on an image reduced by this factor, see
+            `Rescaled`), and the network's own options, see `options_of`.
 
     Raises:
-        ModelError: no such network, no such argument, or a value that is not allowed.
+        ModelError: no such network or argument, or a value that is not allowed.
     """
     kind, fixed = _kind(name)
     options = {**_DATA, **kind.options, **_SCALE}
@@ -58,9 +61,9 @@ def build_network(name: str, arguments: Mapping[str, Any]) -> Network:
 
 
 def options_of(name: str) -> dict[str, str]:
-    """What can be chosen of the network `name`, and in words what it is, what is allowed, and the default.
+    """The options of the network `name` and, in words, their meaning, allowed values and default.
 
-    Not among them is what all take, `in_channels` and `classes`, which follow from the data, and `reduction`.
+    Not among them are `in_channels` and `classes`, which follow from the data, and `reduction`.
 
     Raises:
         ModelError: no such network.
@@ -70,6 +73,29 @@ def options_of(name: str) -> dict[str, str]:
     return {
         option: f"{choice.text}: {choice.allowed} (default {defaults[option].default})"
         for option, choice in kind.options.items()
+    }
+
+
+def describe_network(name: str, channels: int = 1, classes: int = 2) -> dict[str, Any]:
+    """Describe a network with its default options, for images of `channels` and masks of `classes`.
+
+    Returns:
+        `name`, `words`, `parameters`, `divisor`, `halo` (pixels that make tiles exact), `options` (name to words).
+
+    Raises:
+        ModelError: no such network.
+    """
+    with torch.device("meta"):
+        network = build_network(name, {"in_channels": channels, "classes": classes})
+    assert network.__doc__ is not None
+    view = network.field_of_view
+    return {
+        "name": name,
+        "words": network.__doc__.splitlines()[0],
+        "parameters": sum(value.numel() for value in network.parameters()),
+        "divisor": view.divisor,
+        "halo": view.before,
+        "options": options_of(name),
     }
 
 

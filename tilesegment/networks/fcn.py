@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tilesegment.networks.layers import convolution, initialise
-from tilesegment.networks.network import Network
-from tilesegment.networks.options import BASE, DROPOUT, Number, Option
+from tilesegment.networks.network import BASE, DROPOUT, Network, Number, Option
 
 # convolutions of each stage of VGG16 and their channels, in units of `base` (Simonyan and Zisserman 2015, column D)
 _STAGES = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
@@ -19,14 +18,14 @@ class FCN(Network):
     """FCN-32s, FCN-16s, FCN-8s: VGG16 with convolutions for its dense layers, and its scores enlarged again.
 
     VGG16's five stages of 3x3 convolutions + ReLU and 2x2 max-pools; fc6, 7x7, and fc7, 1x1, with ReLU and dropout; a
-    1x1 convolution to the classes' scores at 1 / 32 of the size. A finer network doubles them by a 4x4 transposed
-    convolution, which is learnt, and adds the scores that 1x1 convolutions give of pool4 (FCN-16s), then of pool3
-    (FCN-8s). A last transposed convolution of all classes, which stays bilinear interpolation as in section 4.3 of the
-    paper, enlarges them to the input's size. None of the transposed convolutions has a bias. With 21 classes and 3
-    channels: 136,152,917, 134,815,994 and 134,489,759 parameters.
+    1x1 convolution to the classes' scores at 1 / 32 of the size. A finer network doubles them by a learnt 4x4
+    transposed convolution and adds the scores that 1x1 convolutions give of pool4 (FCN-16s), then of pool3 (FCN-8s).
+    A last transposed convolution, which stays bilinear interpolation as in section 4.3 of the paper, enlarges them to
+    the input's size. No transposed convolution has a bias. With 21 classes and 3 channels: 136,152,917, 134,815,994
+    and 134,489,759 parameters.
 
-    Where the original pads its input by 100 pixels and crops all scores to fit, every layer is padded here so that the
-    scores are centred on what they are of (a transposed convolution's padding is that crop).
+    The original pads its input by 100 pixels and crops all scores to fit; here every layer is padded so that scores are
+    centred on their pixels (a transposed convolution's padding is that crop).
 
     Args:
         in_channels: channels of the input.
@@ -34,7 +33,7 @@ class FCN(Network):
         base: channels of the first stage.
         hidden: channels of fc6 and fc7.
         dropout: probability, after each of them; in training only.
-        finest: 32, 16 or 8: by how much the finest scores are enlarged.
+        finest: 32, 16 or 8: factor by which the finest scores are enlarged.
 
     Shapes: (B, in_channels, H, W) float -> (B, classes, H, W); H and W are multiples of 32.
     """
@@ -81,11 +80,20 @@ class FCN(Network):
         self.enlarge.requires_grad_(False)
 
     @property
-    def heads(self) -> tuple[nn.Conv2d, ...]:
-        """The 1x1 convolution that gives the finest scores.
+    def divisor(self) -> int:
+        """Five poolings."""
+        return 32
 
-        Enlarging keeps what is added to all of them, but for the tile's outermost pixels, which are never kept.
-        """
+    def reach(self, first: int, last: int) -> tuple[int, int]:
+        """Input rows that decide output rows; of the coarsest scores, which reach farthest."""
+        first, last = (first - 16) // 32 - 3, (last + 16) // 32 + 3  # enlargement by bilinear weights, fc6
+        for count, _ in reversed(_STAGES):
+            first, last = 2 * first - count, 2 * last + 1 + count
+        return first, last
+
+    @property
+    def heads(self) -> tuple[nn.Conv2d, ...]:
+        """The 1x1 convolution that gives the finest scores; enlarging keeps a constant, except at the tile's rim."""
         last = [self.score, *self.skip][-1]
         assert isinstance(last, nn.Conv2d)
         return (last,)
@@ -121,10 +129,10 @@ def _enlargement(classes: int, factor: int) -> nn.ConvTranspose2d:
 
 @torch.no_grad()
 def _interpolate(layer: nn.Module) -> None:
-    """Makes the weights of a transposed convolution (classes, classes, 2f, 2f) bilinear interpolation of each class."""
+    """Set the weights of a transposed convolution (classes, classes, 2f, 2f) to bilinear interpolation."""
     assert isinstance(layer, nn.ConvTranspose2d)
     side = layer.kernel_size[0]
-    # centres of its pixels lie at half-integers, in units of 1 / factor: the weight falls to 0 one input pixel away
+    # pixel centres lie at half-integers, in units of 1 / factor: the weight falls to 0 one input pixel away
     offsets = torch.arange(side, dtype=torch.float64) + 0.5 - side / 2
     ramp = 1 - offsets.abs() / layer.stride[0]
     nn.init.zeros_(layer.weight)

@@ -1,4 +1,4 @@
-"""Layers that several networks are made of."""
+"""Layers shared by several networks, and how far they reach."""
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +17,15 @@ def convolution(
     dropout: float | None = None,
     slope: float = 0.0,
 ) -> nn.Sequential:
-    """3x3 convolution of same padding, then norm, dropout, activation: (B, in, H, W) -> (B, out, H, W) / stride.
-
-    Zero padding is right at a tile's border only, not in the image's inside: what it spoils is the halo's to cover.
+    """3x3 convolution of same padding, norm, dropout, activation: (B, in, H, W) -> (B, out, H / stride, W / stride).
 
     Args:
-        in_channels, out_channels: before and after.
+        in_channels, out_channels: of the convolution.
         stride, dilation: of the convolution; one of them is 1.
-        norm: BatchNorm, which in evaluation is a fixed scale and shift, and so the same in every tile.
+        norm: add a BatchNorm, which in evaluation is a fixed scale and shift and so the same in every tile.
         bias: of the convolution.
-        dropout: probability of a dropout layer, None for no such layer.
-        slope: of the activation below 0: 0 is ReLU, else LeakyReLU.
+        dropout: probability; None adds no dropout layer.
+        slope: of the activation below 0; 0 is ReLU, otherwise LeakyReLU.
     """
     layers: list[nn.Module] = [
         nn.Conv2d(in_channels, out_channels, 3, stride, padding=dilation, dilation=dilation, bias=bias)
@@ -41,16 +39,11 @@ def convolution(
 
 
 def upsampling(kind: str, in_channels: int, out_channels: int) -> nn.Module:
-    """Twice as high and wide, with other channels: (B, in, H, W) -> (B, out, 2H, 2W).
+    """Double the size and change the channels: (B, in, H, W) -> (B, out, 2H, 2W).
 
-    `transposed` learns the four pixels of each, as `pixel-shuffle` does in another layout. `nearest` and `bilinear`
-    (`align_corners=False`: the other depends on the tile's size) change the channels by a 1x1 convolution. It comes
-    before the enlargement: as the weights of an interpolation sum to 1 the result is the same, for a quarter of the
-    work.
-
-    Args:
-        kind: one of `UPSAMPLINGS`.
-        in_channels, out_channels: before and after.
+    `transposed` and `pixel-shuffle` learn the four pixels of each. `nearest` and `bilinear` (`align_corners=False`)
+    change the channels by a 1x1 convolution before the enlargement: as interpolation weights sum to 1, the result is
+    that of the other order, for a quarter of the work.
     """
     assert kind in UPSAMPLINGS
     if kind == "transposed":
@@ -64,24 +57,49 @@ def upsampling(kind: str, in_channels: int, out_channels: int) -> nn.Module:
 
 
 def enlarge(x: Tensor, factor: int) -> Tensor:
-    """Bilinear interpolation: (B, C, H, W) -> (B, C, factor * H, factor * W)."""
+    """Interpolate bilinearly: (B, C, H, W) -> (B, C, factor * H, factor * W)."""
     if factor == 1:
         return x
     return nn.functional.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
+def enlarge_reach(first: int, last: int, factor: int) -> tuple[int, int]:
+    """The rows that `enlarge` reads for its output rows `first` to `last`."""
+    return (2 * first + 1 - factor) // (2 * factor), -((factor - 1 - 2 * last) // (2 * factor))
+
+
+def unet_reach(depth: int, first: int, last: int, *, bilinear: bool = False, strided: bool = False) -> tuple[int, int]:
+    """As `Network.reach`, of a U-Net of same padding with two 3x3 convolutions per stage.
+
+    Args:
+        depth: number of halvings.
+        first, last: output rows.
+        bilinear: doubles by bilinear interpolation; the other upsamplings read one pixel for each output pixel.
+        strided: halves by 3x3 convolutions of stride 2, not by pooling.
+    """
+    skips = []
+    for _ in range(depth):
+        first, last = first - 2, last + 2
+        skips.append((first, last))
+        first, last = enlarge_reach(first, last, 2) if bilinear else (first // 2, last // 2)
+    first, last = first - 2, last + 2
+    for skip_first, skip_last in reversed(skips):
+        first, last = 2 * first - strided, 2 * last + 1  # a strided convolution reads 2i - 1 to 2i + 1
+        first, last = min(first, skip_first) - 2, max(last, skip_last) + 2
+    return first, last
+
+
 @torch.no_grad()
 def initialise(network: nn.Module, slope: float = 0.0) -> None:
-    """Gaussian weights of std sqrt(2 / ((1 + slope^2) N)), N incoming nodes; biases 0.
+    """Draw Gaussian weights of std sqrt(2 / ((1 + slope^2) N)), N incoming nodes; set biases to 0.
 
-    Section 3 of the U-Net paper; He et al. 2015 (arXiv:1502.01852), whose equation 15 has the slope below 0 of the
-    activation.
+    Section 3 of the U-Net paper; He et al. 2015 (arXiv:1502.01852), equation 15 of which has the activation's slope.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             incoming = module.in_channels * module.kernel_size[0] * module.kernel_size[1]
             if isinstance(module, nn.ConvTranspose2d):
-                # an output pixel sees only those input pixels whose kernels reach it
+                # an output pixel sees only the input pixels whose kernels reach it
                 incoming //= module.stride[0] * module.stride[1]
             nn.init.normal_(module.weight, std=(2 / ((1 + slope**2) * incoming)) ** 0.5)
             if module.bias is not None:

@@ -1,8 +1,9 @@
-"""A network that works on a reduced image, as part of the network: seams and storage need not know."""
+"""A network on a reduced image, as a network of its own: tiling and storage need not know."""
 
 from torch import Tensor, nn
 
-from tilesegment.networks.layers import enlarge
+from tilesegment.geometry import FieldOfView
+from tilesegment.networks.layers import enlarge, enlarge_reach
 from tilesegment.networks.network import Network
 
 
@@ -10,11 +11,11 @@ class Rescaled(Network):
     """A network on means of `factor` x `factor` pixels, its logits enlarged bilinearly.
 
     Args:
-        network: what decides at the lower resolution.
-        factor: pixels along an axis for one that it sees.
+        network: decides at the lower resolution.
+        factor: image pixels along an axis per pixel that it sees.
 
     Shapes: (B, C, H, W) with H and W `factor` times a size that `network` takes -> (B, K, h, w), or a tuple of them
-    where `network` gives one.
+    where `network` returns one.
     """
 
     network: Network
@@ -22,6 +23,26 @@ class Rescaled(Network):
     def __init__(self, network: Network, factor: int) -> None:
         super().__init__()
         self.network, self.factor, self.crops = network, factor, network.crops
+
+    @property
+    def divisor(self) -> int:
+        """The network's, in pixels of the whole image."""
+        return self.factor * self.network.divisor
+
+    def reach(self, first: int, last: int) -> tuple[int, int]:
+        """Input rows that decide output rows, as in `Network`."""
+        first, last = self.network.reach(*enlarge_reach(first, last, self.factor))
+        return self.factor * first, self.factor * (last + 1) - 1
+
+    @property
+    def field_of_view(self) -> FieldOfView:
+        """The network's, enlarged; of one that crops, `forward` cuts off one more of its pixels."""
+        if not self.crops:
+            return super().field_of_view
+        inner = self.network.field_of_view
+        before = self.factor * (inner.before + 1)
+        over = (self.factor * (inner.before + inner.after) - 2 * before) % self.divisor
+        return FieldOfView(self.divisor, before, before + over, crops=True)
 
     @property
     def heads(self) -> tuple[nn.Conv2d, ...]:
@@ -40,5 +61,5 @@ class Rescaled(Network):
 
     def _enlarge(self, logits: Tensor) -> Tensor:
         large, edge = enlarge(logits, self.factor), self.factor
-        # the outermost pixels have a neighbour on one side only; with same padding the halo holds them
+        # the outermost pixels have a neighbour on one side only; with same padding they are part of the halo
         return large[..., edge:-edge, edge:-edge] if self.crops else large

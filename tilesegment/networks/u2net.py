@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from tilesegment.networks.layers import convolution, enlarge, initialise
 from tilesegment.networks.network import Network
 
-# (height, channels within, channels out) of each stage, as in figure 5 of the paper; height 4F: see `Dilated`
+# (height, channels within, channels out) of each stage, as in figure 5 of the paper; height 0 is 4F: see `Dilated`
 _Stage = tuple[int, int, int]
 _DILATED = 0
 _FULL: tuple[_Stage, ...] = ((7, 32, 64), (6, 32, 128), (5, 64, 256), (4, 128, 512), (0, 256, 512), (0, 256, 512))
@@ -21,7 +21,7 @@ class U2Net(Network):
     by a 3x3 convolution each, enlarged to the input's size: the sides. A 1x1 convolution of all sides gives the fused
     logits. `U2Net(3, 1)` has 44,009,869 parameters, `U2Net(3, 1, small=True)` 1,131,181.
 
-    What it sees is so large (3296 pixels a side would make tiles exact) that tiles are best given a halo of choice.
+    Exact tiles need a halo of 3296 pixels a side, so that tiles are best given a smaller one of choice.
 
     Args:
         in_channels: channels of the input.
@@ -38,7 +38,7 @@ class U2Net(Network):
         widths = [width for _, _, width in down]
         self.classes = classes
         self.down = nn.ModuleList(_stage(i, *stage) for i, stage in zip([in_channels, *widths], down, strict=False))
-        # from fine to coarse, as the others: each takes the skip of its size and what comes from the next coarser one
+        # from fine to coarse: each takes the skip of its size and the output of the next coarser stage
         coarser = [*(width for _, _, width in up[1:]), widths[-1]]
         self.up = nn.ModuleList(_stage(s + c, *stage) for s, c, stage in zip(widths, coarser, up, strict=False))
         sides = [*(width for _, _, width in up), widths[-1]]
@@ -47,16 +47,23 @@ class U2Net(Network):
         initialise(self)
 
     @property
+    def divisor(self) -> int:
+        """Five poolings."""
+        return 32
+
+    def reach(self, first: int, last: int) -> tuple[int, int]:
+        """Input rows that decide output rows, not more than a pixel beyond one step: as measured."""
+        return first - 3295, last + 3295
+
+    @property
     def heads(self) -> tuple[nn.Conv2d, ...]:
         """The 1x1 convolution that fuses the sides."""
         return (self.fuse,)
 
     @property
     def values_per_pixel(self) -> int:
-        """Values held at once for each input pixel while predicting.
-
-        In the finest stage up: the skip and what is enlarged beside it, 64 channels each, the two joined, what enters
-        the stage and a convolution of it; then six sides, joined and fused.
+        """In the finest stage up: the skip and the enlarged input, 64 channels each, both joined, and a convolution's
+        ends; then six sides, joined and fused.
         """
         return 400 + 13 * self.classes
 
@@ -112,7 +119,7 @@ class ResidualU(nn.Module):
 
 
 class Dilated(nn.Module):
-    """The paper's RSU-4F: as `ResidualU`, with dilations 1, 2, 4, 8 in place of poolings.
+    """The paper's RSU-4F: `ResidualU` with dilations 1, 2, 4, 8 in place of poolings.
 
     Args:
         in_channels: channels of the input.

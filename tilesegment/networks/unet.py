@@ -6,13 +6,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from tilesegment.geometry import FieldOfView
 from tilesegment.networks.layers import initialise
-from tilesegment.networks.network import Network
-from tilesegment.networks.options import BASE, DEPTH, DROPOUT, Option
+from tilesegment.networks.network import BASE, DEPTH, DROPOUT, Network, Option
 
 
 class UNet(Network):
-    """U-Net of unpadded convolutions: what it decides, it decides from real context alone.
+    """U-Net of unpadded convolutions, which decides each pixel from real context alone.
 
     Contracting path: `depth` times two 3x3 convolutions + ReLU and a 2x2 max-pool of stride 2, doubling the channels.
     Expanding path: 2x2 up-convolution of stride 2 that halves the channels, the centre-cropped skip, two 3x3
@@ -46,16 +46,26 @@ class UNet(Network):
         initialise(self)
 
     @property
+    def divisor(self) -> int:
+        """2 per pooling."""
+        return 2**self.depth
+
+    @property
+    def field_of_view(self) -> FieldOfView:
+        """What the convolutions crop; the input sizes may leave 4 pixels of output over, at the end."""
+        margin = 6 * self.divisor - 4
+        return FieldOfView(self.divisor, margin, margin + 4 % self.divisor, crops=True)
+
+    @property
     def heads(self) -> tuple[nn.Conv2d, ...]:
         """The 1x1 convolution that gives the logits."""
         return (self.head,)
 
     @property
     def values_per_pixel(self) -> int:
-        """Values held at once for each input pixel while predicting.
+        """At the top of the expanding path: the skip, the up-convolution's output, both joined, a convolution's ends.
 
-        At the top of the expanding path, in `base` channels each: the skip, the up-convolution's output, the two of
-        them joined, and a convolution's input and output. With many classes it is the logits and their soft-max.
+        Each has `base` channels. With many classes it is the logits and their softmax.
         """
         return max(6 * self.base, self.base + 2 * self.head.out_channels)
 

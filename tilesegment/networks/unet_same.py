@@ -1,16 +1,76 @@
-"""The U-Net of same padding, the one that most tutorials build: output as large as the input."""
+"""U-Nets of same padding: their common forward pass, and the one that most tutorials build."""
 
 from collections.abc import Mapping
 from typing import ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from tilesegment.networks.layers import UPSAMPLINGS, convolution, initialise, upsampling
-from tilesegment.networks.options import BASE, DEPTH, DROPOUT, Choice, Option
-from tilesegment.networks.padded_unet import PaddedUNet
+from tilesegment.networks.layers import UPSAMPLINGS, convolution, initialise, unet_reach, upsampling
+from tilesegment.networks.network import BASE, DEPTH, DROPOUT, Choice, Network, Option
 
 _SLOPES = {"relu": 0.0, "leaky-relu": 0.01}
 _CORNERS = ("align-corners", "align-corners-narrow")
+
+
+class PaddedUNet(Network):
+    """A U-Net whose output is as large as its input; subclasses build its parts.
+
+    Attributes:
+        base: channels of the first stage.
+        down: convolutions of each stage of the contracting path, `depth` + 1 of them.
+        halve: halves the image between them.
+        up, merge: doubles the image, and convolves what is joined, in each stage of the expanding path.
+        dropout: after each of the last two stages of the contracting path.
+        head: gives the logits.
+    """
+
+    base: int
+    down: nn.ModuleList
+    halve: nn.ModuleList
+    up: nn.ModuleList
+    merge: nn.ModuleList
+    dropout: nn.Module
+    head: nn.Conv2d
+
+    @property
+    def divisor(self) -> int:
+        """2 per halving."""
+        return 2 ** len(self.halve)
+
+    def reach(self, first: int, last: int) -> tuple[int, int]:
+        """Input rows that decide output rows, as in `Network`."""
+        rim = self.head.padding[0]
+        assert isinstance(rim, int)
+        bilinear = any(getattr(module, "mode", None) == "bilinear" for module in self.up.modules())
+        strided = not isinstance(self.halve[0], nn.MaxPool2d)
+        return unet_reach(len(self.halve), first - rim, last + rim, bilinear=bilinear, strided=strided)
+
+    @property
+    def heads(self) -> tuple[nn.Conv2d, ...]:
+        """The convolution that gives the logits."""
+        return (self.head,)
+
+    @property
+    def values_per_pixel(self) -> int:
+        """As in `UNet`: at the top of the expanding path, or the logits."""
+        return max(6 * self.base, self.base + 2 * self.head.out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes, H, W) of `x` (B, in_channels, H, W)."""
+        skips: list[Tensor] = []
+        depth = len(self.halve)
+        for stage, convs in enumerate(self.down):
+            x = convs(x)  # (B, base * 2**stage, H / 2**stage, W / 2**stage)
+            if stage >= depth - 1:
+                x = self.dropout(x)
+            if stage < depth:
+                skips.append(x)
+                x = self.halve[stage](x)
+        for up, merge in zip(self.up, self.merge, strict=True):
+            x = up(x)
+            x = merge(torch.cat([skips.pop(), x], dim=1))
+        return self.head(x)
 
 
 class UNetSame(PaddedUNet):
@@ -28,10 +88,10 @@ class UNetSame(PaddedUNet):
         dropout: probability, after each of the last two stages of the contracting path; in training only.
         norm: `batch` puts BatchNorm after each 3x3 convolution of a stage, which then has no bias; `none`.
         activation: `relu`, or `leaky-relu` with slope 0.01.
-        up: see `layers.upsampling`. `align-corners` is the bilinear variant of github.com/milesial/Pytorch-UNet, and
+        up: see `layers.upsampling`. `align-corners` is the bilinear variant of github.com/milesial/Pytorch-UNet,
             `align-corners-narrow` that of its first release: bilinear interpolation with `align_corners=True`, which
-            lays the corners of the enlarged image on those of the tile. So its result depends on the size of the tile,
-            and no halo makes it exact. As it learns nothing, the convolutions before it halve the channels.
+            lays the corners of the enlarged image on those of the tile. Its result depends on the tile's size, so no
+            halo makes it exact. As it learns nothing, the convolutions before it halve the channels.
         down: `max-pool` of 2x2, or `stride-2`, a 3x3 convolution with activation.
 
     Shapes: (B, in_channels, H, W) float -> (B, classes, H, W); H and W are multiples of 2 ** depth.

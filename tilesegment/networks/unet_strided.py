@@ -1,4 +1,4 @@
-"""The U-Net of those tutorials that halve by strided convolutions and double by nearest neighbours."""
+"""The U-Net of tutorials that halve by strided convolutions and double by nearest neighbours."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -6,8 +6,8 @@ from typing import ClassVar
 from torch import nn
 
 from tilesegment.networks.layers import convolution, initialise, upsampling
-from tilesegment.networks.options import BASE, DEPTH, Option
-from tilesegment.networks.padded_unet import PaddedUNet
+from tilesegment.networks.network import BASE, DEPTH, Option
+from tilesegment.networks.unet_same import PaddedUNet
 
 _SLOPE = 0.01
 # after the first and after the second convolution of a stage

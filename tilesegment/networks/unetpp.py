@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from tilesegment.errors import ModelError
-from tilesegment.networks.layers import convolution, initialise, upsampling
-from tilesegment.networks.network import Network
-from tilesegment.networks.options import BASE, Choice, Number, Option
+from tilesegment.networks.layers import convolution, initialise, unet_reach, upsampling
+from tilesegment.networks.network import BASE, Choice, Network, Number, Option
 
 
 class UNetPlusPlus(Network):
@@ -18,22 +17,22 @@ class UNetPlusPlus(Network):
     Node X[i, j] lies in stage i (`base` * 2**i channels at 1 / 2**i of the size) and column j. X[i, 0] is the
     contracting path; X[i, j] is two 3x3 convolutions of X[i, 0], ..., X[i, j - 1] and the upsampled X[i + 1, j - 1],
     joined. Heads, 1x1 convolutions, give logits from each of X[0, 1] to X[0, 4]: head L is that of the U-Net of depth
-    L, and needs the nodes with i + j <= L alone. All are trained together (deep supervision), so any of them can be cut
+    L and needs only the nodes with i + j <= L. All are trained together (deep supervision), so any of them can be cut
     out afterwards: `pruned`. From 3 channels to 1, head 4 needs 9,042,177 parameters, head 3 2,205,537, head 2 511,681,
     head 1 101,537; the three other heads of the whole have 33 each.
 
-    In training mode `forward` gives the logits of every head, in evaluation mode those of the last one: the paper's
+    In training mode `forward` returns the logits of every head, in evaluation mode those of the last one: the paper's
     'fast mode', not the mean of all ('accurate mode'). So a level is the same function whether the others are there or
-    not, levels can be compared, and nothing is computed that pruning would take away.
+    not, and nothing is computed that pruning would remove.
 
     Args:
         in_channels: channels of the input.
         classes: channels of the output.
         level: depth of the deepest U-Net within, 1 to 4; the divisor is 2 ** level.
         base: channels of the first stage.
-        supervision: `deep` has the heads 1 to `level`, `last`, which is what `pruned` leaves, head `level` alone.
+        supervision: `deep` has the heads 1 to `level`; `last`, which `pruned` leaves, has head `level` alone.
 
-    Shapes: (B, in_channels, H, W) float -> (B, classes, H, W), in training mode a tuple of them, one a head, the
+    Shapes: (B, in_channels, H, W) float -> (B, classes, H, W), in training mode a tuple of them, one per head, the
     deepest first; H and W are multiples of 2 ** level.
     """
 
@@ -60,23 +59,28 @@ class UNetPlusPlus(Network):
         initialise(self)
 
     @property
+    def divisor(self) -> int:
+        """2 per pooling."""
+        return 2**self.level
+
+    def reach(self, first: int, last: int) -> tuple[int, int]:
+        """Input rows that decide output rows: those of the deepest U-Net within."""
+        return unet_reach(self.level, first, last)
+
+    @property
     def heads(self) -> tuple[nn.Conv2d, ...]:
-        """The 1x1 convolutions that give the logits; all of them, so that pruning keeps what is done to them."""
+        """The 1x1 convolutions that give the logits; all, so that a change to their biases outlives pruning."""
         return tuple(head for head in self.head.values() if isinstance(head, nn.Conv2d))
 
     @property
     def values_per_pixel(self) -> int:
-        """Values held at once for each input pixel while predicting.
-
-        For the last node X[0, L], in `base` channels each: the L nodes beside it, what is upsampled, all of that
-        joined, a convolution's input and output, 2 L + 4; the deeper stages hold no more than L. The logits beside it.
+        """For the last node X[0, L], in `base` channels: the L nodes beside it and what is upsampled, these joined, a
+        convolution's ends, 2 L + 4 in all; the deeper stages hold no more than L. Beside it the logits.
         """
         return (3 * self.level + 4) * self.base + 2 * self.classes
 
     def pruned(self, level: int) -> "UNetPlusPlus":
-        """The part of the network that head `level` needs; it shares the weights, under their names.
-
-        Its logits are those of that head of the whole, exactly.
+        """The part of the network that head `level` needs, with the same logits; weights and their names are shared.
 
         Raises:
             ModelError: the network has no such head.

@@ -28,18 +28,14 @@ _MOST_LOOKED_AT = 10_000  # files, where no chunk has the expected name
 _CONFIGURING = threading.Lock()
 
 
-def open_for_reading(folder: Path, *, fast: bool = True, **options: Any) -> zarr.Array:
-    """Open the array in `folder`, to be indexed by slices; `options` are zarr's.
-
-    Args:
-        folder: of an array.
-        fast: use zarrs where it can be used.
+def open_for_reading(folder: Path, **options: Any) -> zarr.Array:
+    """Open the array in `folder`, to be indexed by slices, with the faster pipeline; `options` are zarr's.
 
     Raises:
         Exception: there is none, or its metadata is damaged: zarr has a dozen ways to say so.
     """
     array, _ = open_stored(folder, **options)
-    return (with_zarrs(array) or array) if fast else array
+    return with_zarrs(array) or array
 
 
 def open_stored(folder: Path, **options: Any) -> tuple[zarr.Array, str]:

@@ -7,8 +7,7 @@ import torch
 
 from tilesegment.errors import DeviceError
 from tilesegment.models.onnx_network import CUDA_REMEDY, runs_on
-from tilesegment.prediction.facts import Machine
-from tilesegment.prediction.settings import Settings
+from tilesegment.prediction.tiling import Machine
 from tilesegment.threads import thread_count
 
 PRECISIONS = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -83,15 +82,15 @@ def free_memory(device: torch.device) -> int | None:
     return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else None
 
 
-def this_machine(settings: Settings) -> Machine:
-    """Describe this machine for a plan with the device and precision of `settings`.
+def this_machine(device: str = "auto", precision: str = "auto") -> Machine:
+    """Describe this machine for a plan, for a device and a precision as the user names them.
 
     Raises:
         DeviceError: they are not available here.
     """
-    device = choose_device(settings.device)
-    precision = choose_precision(device, settings.precision)
-    return Machine(str(device), precision, free_memory(device), has_openvino(device, precision))
+    place = choose_device(device)
+    precision = choose_precision(place, precision)
+    return Machine(str(place), precision, free_memory(place), has_openvino(place, precision))
 
 
 def use_gpu(number: int) -> None:

@@ -4,18 +4,20 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from tilesegment.geometry import Block, FieldOfView, Region, TileGrid, mirror_indices
 
 # blocks read before they are needed, and blocks predicted that wait to be written
-_AHEAD = 2
-_BEHIND = 2
+AHEAD = 2
+BEHIND = 2
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
+Pixels = TypeVar("Pixels")
+Found = TypeVar("Found")
+Stored = TypeVar("Stored")
 
 
 class Predictor(Protocol):
@@ -23,53 +25,51 @@ class Predictor(Protocol):
 
     view: FieldOfView
 
-    def predict(self, pixels: np.ndarray, block: Block) -> np.ndarray:
-        """Class ids (h, w) uint8 of `block.write` from the pixels (C, H, W) of `block.read`."""
-
     def predict_probabilities(self, pixels: np.ndarray, block: Block) -> tuple[np.ndarray, np.ndarray]:
-        """As `predict`, and the class probabilities (K, h, w)."""
+        """Class ids (h, w) uint8 and probabilities (K, h, w) of `block.write` from pixels (C, H, W) of `block.read`."""
 
 
 def stream(
     work: Iterable[Item],
-    read: Callable[[Item], np.ndarray],
-    predict: Callable[[Item, np.ndarray], Result],
-    write: Callable[[Item, Result], None],
+    read: Callable[[Item], Pixels],
+    predict: Callable[[Item, Pixels], Found],
+    write: Callable[[Item, Found], Stored],
     stop: Callable[[], bool] = lambda: False,
-) -> Generator[tuple[Item, Exception | None], None, None]:
-    """Takes every item of `work` through `read`, `predict` and `write`, the three at the same time.
+) -> Generator[tuple[Item, Stored | Exception], None, None]:
+    """Take every item of `work` through `read`, `predict` and `write`, the three at the same time.
 
-    `read` and `write` run in a thread of their own each, in the order of `work`; `predict` runs in the caller's. At
+    `read` and `write` each run in a thread of their own, in the order of `work`; `predict` runs in the caller's. At
     most two items wait on either side, so memory does not depend on how many there are.
 
     Args:
-        work: blocks to be predicted, of one image or of many.
-        read: pixels (C, H, W) of an item.
+        work: blocks to predict, of one image or of many.
+        read: an item's pixels.
         predict: from these to whatever `write` stores.
         write: stores it; returns once it is safe.
-        stop: asked before an item is predicted; if it says so, the items before are written and the rest is left.
+        stop: asked before an item is predicted; if true, the items before are written and the rest is left.
 
     Yields:
-        Each item, in order, with None once it is written, or with the error that it failed with; one that fails does
-        not keep the others from being done. Whoever does not want to go on just stops asking.
+        Each item, in order, with what `write` returned or with the error that it failed with; one that fails does not
+        keep the others from being done. To end early, close the generator.
     """
     waiting = iter(work)
-    ahead: deque[tuple[Item, Future[np.ndarray]]] = deque()
-    behind: deque[tuple[Item, Future[None]]] = deque()
+    ahead: deque[tuple[Item, Future[Pixels]]] = deque()
+    behind: deque[tuple[Item, Future[Stored]]] = deque()
 
     with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
         try:
             while True:
-                ahead.extend((item, reader.submit(read, item)) for item in islice(waiting, _AHEAD + 1 - len(ahead)))
+                ahead.extend((item, reader.submit(read, item)) for item in islice(waiting, AHEAD + 1 - len(ahead)))
                 if not ahead or stop():
                     break
                 item, pending = ahead.popleft()
                 stored = _predicted(item, pending, predict, write, writer)
-                while len(behind) >= _BEHIND:
-                    yield _settled(*behind.popleft())
+                while len(behind) >= BEHIND:
+                    done, written = behind.popleft()
+                    yield done, _settled(written)
                 behind.append((item, stored))
-            while behind:
-                yield _settled(*behind.popleft())
+            for done, written in behind:
+                yield done, _settled(written)
         finally:
             # after an error or Ctrl-C: nothing new is begun, what is being written is written to its end
             reader.shutdown(cancel_futures=True)
@@ -78,25 +78,24 @@ def stream(
 
 def _predicted(
     item: Item,
-    pending: Future[np.ndarray],
-    predict: Callable[[Item, np.ndarray], Result],
-    write: Callable[[Item, Result], None],
+    pending: Future[Pixels],
+    predict: Callable[[Item, Pixels], Found],
+    write: Callable[[Item, Found], Stored],
     writer: ThreadPoolExecutor,
-) -> Future[None]:
+) -> Future[Stored]:
     """The writing of an item, or a future that failed already as reading or predicting did."""
     try:
         return writer.submit(write, item, predict(item, pending.result()))
     except Exception as error:
-        failed: Future[None] = Future()
+        failed: Future[Stored] = Future()
         failed.set_exception(error)
         return failed
 
 
-def _settled(item: Item, stored: Future[None]) -> tuple[Item, Exception | None]:
+def _settled(stored: Future[Any]) -> Any:
+    """Wait for what it returned or the error that it failed with; Ctrl-C and the like are raised."""
     error = stored.exception()
-    if error is not None and not isinstance(error, Exception):
-        raise error
-    return item, error
+    return error if isinstance(error, Exception) else stored.result()
 
 
 def predict_array(predictor: Predictor, image: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:

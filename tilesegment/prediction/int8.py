@@ -35,7 +35,7 @@ _RECIPE = 3  # version of the way a network is quantised; networks cached by ano
 
 def sample_blocks(plan: Plan) -> list[tuple[int, Block]]:
     """Choose planes and single-tile blocks spread over all that `plan` predicts, the same ones for the same plan."""
-    view, step = plan.network.view, plan.sample_step
+    view, step = plan.view, plan.sample_step
     grid = TileGrid(plan.region, step, step, view)
     count, columns = len(grid) * len(plan.planes), grid.shape[1]
     # one at random out of each of so many equal ranges

@@ -1,10 +1,13 @@
-"""An order whose image and model are open: blocks can be read and predicted."""
+"""A plan whose image, model and outputs are open. A block's way, from its pixels to its stored object, is here."""
 
+import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -12,80 +15,94 @@ from typing import Any, Self
 
 import numpy as np
 
-from tilesegment.errors import ImageError
+from tilesegment.errors import ImageError, ModelError, PlanError
 from tilesegment.geometry import Block, Region, TileGrid
 from tilesegment.images import open_image, read_mirrored
+from tilesegment.images.identity import identity
 from tilesegment.images.source import ImageSource
 from tilesegment.masks import MaskSpec
 from tilesegment.metadata import PixelSize
-from tilesegment.models.model import Model
-from tilesegment.prediction.devices import choose_device, this_machine
-from tilesegment.prediction.facts import Machine
+from tilesegment.models import DEFAULT, bundled_models, find_model
+from tilesegment.models.model import Model, weights_hash
+from tilesegment.models.onnx_network import OnnxNetwork
+from tilesegment.prediction.devices import choose_device, this_machine, why_onnx_on_cpu
 from tilesegment.prediction.int8 import folder_for, sample_blocks
-from tilesegment.prediction.order import Order, check_same, decide, load
-from tilesegment.prediction.predictor import BlockPredictor, make_predictor
-from tilesegment.prediction.settings import Settings
+from tilesegment.prediction.outputs import Stores, begin_outputs
+from tilesegment.prediction.plan import Plan, found_in_files, make_plan
+from tilesegment.prediction.predictor import BlockPredictor, Pending, make_predictor
+from tilesegment.prediction.result import Result
+from tilesegment.prediction.seams import mismatch
+from tilesegment.prediction.settings import Outputs, Settings
+from tilesegment.prediction.tiling import Machine
+
+AskMachine = Callable[[str, str], Machine]
 
 
 class Job:
-    """An order whose image and model are open. Closes the image when left."""
+    """A plan whose image and model are open, and, once begun, its outputs. Closes the image when left."""
 
-    def __init__(self, order: Order, source: ImageSource, model: Model) -> None:
-        self.order, self.source, self.model = order, source, model
-        self.plan, self.settings = order.plan, order.settings
+    def __init__(self, plan: Plan, source: ImageSource, model: Model, stores: Stores | None = None) -> None:
+        self.plan, self.source, self.model = plan, source, model
+        self.stores = Stores((), Path()) if stores is None else stores
         self._wanted_bytes = 0
 
     @classmethod
-    def prepare(
-        cls,
-        image: str | Path,
-        model: str | Path | None,
-        settings: Settings,
-        *,
-        axes: str | None = None,
-        select: Mapping[str, int] | None = None,
-        ask: Callable[[Settings], Machine] = this_machine,
-    ) -> Self:
-        """Decides all there is to decide.
+    def prepare(cls, image: str | Path, settings: Settings | None = None, *, ask: AskMachine = this_machine) -> Self:
+        """Open an image and its model, and plan the prediction.
 
         Args:
-            image: path of the image.
-            model: path or bundled name; None takes the bundled default for one-channel images.
+            image: its path.
             settings: what the user chose.
-            axes, select: how to read the image, see `open_image`.
-            ask: tells of the machine that will predict.
+            ask: tells, for a device and a precision, of the machine that will predict.
 
         Raises:
-            ImageError, ModelError, PlanError, DeviceError: one of them is not to be had or does not fit the others.
+            ImageError, ModelError, PlanError, DeviceError: one of them is unavailable, or they are incompatible.
         """
-        settings.check()
-        source = open_image(image, axes=axes, select=select, series=settings.series, invert=settings.invert)
+        settings = Settings() if settings is None else settings
+        source = open_image(image, **settings.reading)
         try:
-            machine = ask(settings)  # may be waited for, an image that cannot be read need not
-            order, loaded = decide(source, image, model, settings, machine, ask, axes=axes, select=dict(select or {}))
-            return cls(order, source, loaded)
+            machine = ask(settings.device, settings.precision)  # may be waited for, an unreadable image need not
+            if not os.path.samefile(image, source.path):  # one of several images in what was named
+                settings = replace(settings, series=None)
+            path, notes = _model_path(source, settings)
+            model = load(settings.model if isinstance(settings.model, Model) else path, settings)
+            if isinstance(model.network, OnnxNetwork):
+                settings, machine, more = _for_onnx(model, settings, machine, ask)
+                notes += more
+            plan = make_plan(source, model, settings, machine, path)
+            return cls(replace(plan, notes=plan.notes + notes), source, model)
         except BaseException:
             source.close()
             raise
 
     @classmethod
-    def open(cls, order: Order) -> Self:
-        """Opens what was decided elsewhere.
+    def open(cls, plan: Plan, stores: Stores | None = None) -> Self:
+        """Open what another process has planned.
 
         Raises:
-            ImageError, ModelError, PlanError: image or model are not to be had here, or are others here.
+            ImageError, ModelError, PlanError: image or model are unavailable here, or are not the same.
         """
-        chosen = order.settings
-        source = open_image(
-            order.image, axes=order.axes, select=order.select, series=chosen.series, invert=chosen.invert
-        )
+        source = open_image(plan.image, **plan.settings.reading)
         try:
-            model = load(order.model, order.settings)
-            check_same(order, source, model)
-            return cls(order, source, model)
+            model = load(plan.model, plan.settings)
+            for name, here in found_in_files(plan, identity(source.path), source, model).items():
+                if here != plan.decides[name]:
+                    raise PlanError(
+                        f"{plan.image} or {plan.model} differs on {platform.node()} (its {name}); "
+                        "let every machine see the same files"
+                    )
+            return cls(plan, source, model, stores)
         except BaseException:
             source.close()
             raise
+
+    def begin(self, outputs: Outputs) -> None:
+        """Begin the outputs, or find what an earlier run stored.
+
+        Raises:
+            PlanError, MaskError: they cannot be written there. Nothing has been changed then.
+        """
+        self.stores = begin_outputs(self.plan, self.spec(), outputs)
 
     def __enter__(self) -> Self:
         return self
@@ -95,43 +112,22 @@ class Job:
     ) -> None:
         self.source.close()
 
-    @cached_property
-    def predictor(self) -> BlockPredictor:
-        """The model on this machine's device, made when it is first asked for.
+    # a block's way: load, predict, store
+
+    def load(self, z: int, block: Block) -> np.ndarray | None:
+        """The pixels (C, H, W) of `block.read` in plane `z`; None if the block is empty. Only this decides it.
 
         Raises:
-            DeviceError: the device or the precision is not to be had here.
+            ImageError: as `read`.
         """
-        return make_predictor(
-            self.model,
-            choose_device(self.settings.device),
-            self.plan,
-            lambda: [(self.read(z, block), block) for z, block in sample_blocks(self.plan)],
-            folder_for(self.order.model),
-            batch=self.plan.batch,
-            tta=self.settings.tta,
-            normalisation=self.order.normalisation,
-            threshold=self.settings.threshold,
-        )
-
-    @property
-    def batch(self) -> int:
-        """Tiles at a time: as planned, or what the device's memory allows."""
-        fewer = "predictor" in self.__dict__ and self.predictor.lacked_memory
-        return self.predictor.batch if fewer else self.plan.batch
-
-    @property
-    def disagreement(self) -> float | None:
-        """Share of the pixels of some tiles that another class than in fp32 was found for, where that was measured."""
-        return self.predictor.disagreement if "predictor" in self.__dict__ else None
-
-    @property
-    def read_amplification(self) -> float | None:
-        """Bytes of the image that were decoded so far, for each byte of the blocks that were read, margins left out."""
-        return self.source.decoded_bytes / self._wanted_bytes if self._wanted_bytes else None
+        skipping = self.plan.skipping
+        if skipping.is_empty(z - self.plan.planes.start, block.row, block.column):
+            return None
+        pixels = self.read(z, block)
+        return None if skipping.finds_empty(pixels) else pixels
 
     def read(self, z: int, block: Block, needed: Region | None = None) -> np.ndarray:
-        """Pixels (C, H, W) of `block.read` in plane `z`, mirrored beyond the image.
+        """The pixels (C, H, W) of `block.read` in plane `z`, mirrored beyond the image.
 
         Args:
             z, block: what is read.
@@ -141,7 +137,7 @@ class Job:
         Raises:
             ImageError: they cannot be read, or hold NaN or infinity where they are needed.
         """
-        pixels = read_mirrored(self.source, block.read, self.settings.level, z)
+        pixels = read_mirrored(self.source, block.read, self.plan.settings.level, z)
         self._wanted_bytes += block.write.area * len(pixels) * pixels.itemsize
         if self.plan.channels != tuple(range(len(pixels))):
             pixels = pixels[list(self.plan.channels)]
@@ -150,36 +146,124 @@ class Job:
         needed = self._needed(block) if needed is None else needed
         if not np.isfinite(pixels[:, *needed.within(block.read).slices]).all():
             raise ImageError(
-                f"{self.plan.image.path} holds NaN or infinity within {needed}, plane {z}; replace them, or leave "
+                f"{self.source.path} holds NaN or infinity within {needed}, plane {z}; replace them, or leave "
                 "the region out with --roi"
             )
         return np.nan_to_num(pixels, nan=0, posinf=0, neginf=0)
 
     def _needed(self, block: Block) -> Region:
         """The pixels that decide `block.write`: its last pooling cells whole, and the margin behind them."""
-        view, write, read = self.plan.network.view, block.write, block.read
+        view, write, read = self.plan.view, block.write, block.read
         y1, x1 = (-(-end // view.divisor) * view.divisor + view.after for end in (write.y1, write.x1))
         return Region(read.y0, read.x0, y1, x1).intersect(read)
+
+    def predict(self, block: Block, pixels: np.ndarray | None) -> Pending | None:
+        """Begin to predict `block` from what `load` gave; None for an empty one. A GPU may go on after this returns."""
+        if pixels is None:
+            return None
+        return self.predictor.begin(pixels, block, probabilities=self.stores.keeps_probabilities)
+
+    def store(self, z: int, block: Block, pending: Pending | None) -> bool:
+        """Wait for what `predict` began, store it durably, and return whether the block was empty.
+
+        Raises:
+            MaskError: the disk refuses; what is stored stays.
+        """
+        plan, shape = self.plan, block.write.shape
+        if pending is not None:
+            found = pending()
+        else:  # class 0, for certain
+            likely = np.zeros((plan.classes, 1, 1), np.float32)
+            likely[0] = 1
+            found = np.zeros(shape, np.uint8), np.broadcast_to(likely, (plan.classes, *shape))
+        self.stores.write(block.write.within(plan.region), z - plan.planes.start, *found)
+        return pending is None
+
+    def finish(self, result: Result) -> Result:
+        """End an image whose blocks are stored: pyramids, final names, pictures. Fills in and returns `result`.
+
+        Of several parts, the one that stored the last block does this; it must not hold its own claim any more.
+
+        Raises:
+            MaskError: blocks are missing or damaged, or the disk refuses; it can be called again.
+        """
+        result.read_amplification, result.batch, result.disagreement = self._amplification, self._batch, None
+        if "predictor" in self.__dict__:
+            result.disagreement = self.predictor.disagreement
+        finished, complete, measured = [], True, False
+        for writer in self.stores.writers:
+            alone = self.plan.settings.part is None
+            with nullcontext(True) if alone else writer.claimed_to_finish() as is_ours_to_do:
+                if is_ours_to_do:
+                    if self.model.header.halo is not None and not measured:
+                        result.mismatch, measured = mismatch(self), True
+                    writer.finish(self._record(result, measured))
+                    finished.append(writer)
+            complete &= is_ours_to_do or writer.is_finished()
+        self.stores.draw(self.plan.image, finished)
+        result.unmeasured = measured and result.mismatch is None
+        result.finished, result.complete = True, complete
+        return result
+
+    def _record(self, result: Result, measured: bool) -> dict[str, Any]:
+        """What is recorded in the outputs of how the run went."""
+        known: dict[str, Any] = {"seconds": round(result.seconds, 3), "mpx_per_s": round(result.mpx_per_s, 4)}
+        if self.plan.skipping.blocks is None:  # found only when they were read, by this run
+            share = result.pixels_skipped / max(result.pixels + result.pixels_skipped, 1)
+            found = {"blocks": result.blocks_skipped, "of_blocks": result.blocks, "share": round(share, 6)}
+            known["skipped"] = self.plan.skipping.record | found
+        known |= {"read_amplification": result.read_amplification, "batch": result.batch}
+        known |= {} if result.disagreement is None else {"disagreement": result.disagreement}
+        return known | ({"halo": self.plan.view.before, "mismatch": result.mismatch} if measured else {})
+
+    @cached_property
+    def predictor(self) -> BlockPredictor:
+        """The model on this machine's device, made on first use.
+
+        Raises:
+            DeviceError: the device or the precision is not available here.
+        """
+        plan = self.plan
+        return make_predictor(
+            self.model,
+            choose_device(plan.settings.device),
+            plan,
+            lambda: [(self.read(z, block), block) for z, block in sample_blocks(plan)],
+            folder_for(plan.model),
+            batch=plan.batch,
+            tta=plan.settings.tta,
+            normalisation=plan.normalisation,
+            threshold=plan.settings.threshold,
+        )
+
+    @property
+    def _batch(self) -> int:
+        """Tiles at a time: as planned, or what the device's memory allows."""
+        fewer = "predictor" in self.__dict__ and self.predictor.lacked_memory
+        return self.predictor.batch if fewer else self.plan.batch
+
+    @property
+    def _amplification(self) -> float | None:
+        """Bytes of the image that were decoded per byte of the blocks that were read, without margins."""
+        return self.source.decoded_bytes / self._wanted_bytes if self._wanted_bytes else None
 
     def seconds_per_tile(self) -> float:
         """What a tile takes here, measured on one batch after another that warms up."""
         plan = self.plan
         row = Region(0, 0, plan.step, plan.step * plan.batch)
-        block = TileGrid(row, plan.step, plan.step * plan.batch, plan.network.view).at(0, 0)
-        blank = np.zeros((plan.network.channels, *block.read.shape), self.source.dtype)
-        times = []
+        block = TileGrid(row, plan.step, plan.step * plan.batch, plan.view).at(0, 0)
+        blank = np.zeros((len(plan.channels), *block.read.shape), self.source.dtype)
         for _ in range(2):
             start = time.monotonic()
             self.predictor.predict(blank, block)
-            times.append(time.monotonic() - start)
-        return times[-1] / plan.batch
+        return (time.monotonic() - start) / plan.batch
 
     def spec(self) -> MaskSpec:
         """The mask that this job writes."""
-        plan, size, (sy, sx) = self.plan, self.source.pixel_size, self.plan.image.scale
+        plan, size, (sy, sx) = self.plan, self.source.pixel_size, self.plan.scale
         return MaskSpec(
             shape=plan.region.shape,
-            depth=None if plan.image.depth is None else len(plan.planes),
+            depth=None if plan.depth is None else len(plan.planes),
             block=plan.block,
             chunk=plan.chunk,
             classes=self.model.header.classes,
@@ -189,21 +273,78 @@ class Job:
             scale=(sy, sx),
             first_plane=plan.planes.start,
             frame=self.source.frame,
-            fingerprint=self.order.decides,
+            fingerprint=plan.decides,
             provenance=self._provenance(),
         )
 
     def _provenance(self) -> dict[str, Any]:
-        header = self.model.header
+        header, plan = self.model.header, self.plan
         model = {"name": header.name, "licence": header.licence, "network": header.network, **header.arguments}
         return {
-            "image": str(Path(self.plan.image.path).resolve()),
-            "image_written": self.order.content.written,
+            "image": str(Path(plan.image).resolve()),
+            "image_written": plan.content.written,
             "model": model | {"weights_sha256": header.weights_sha256, "training": dict(header.training)},
-            "batch": self.plan.batch,
-            "device": self.plan.device,
-            "skipped": self.order.skipping.record,
+            "batch": plan.batch,
+            "device": plan.device,
+            "skipped": plan.skipping.record,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {name: version(name) for name in ("tilesegment", "torch", "zarr", "numpy")},
             "machine": platform.platform(),
         }
+
+
+def load(model: "str | Path | Model", settings: Settings) -> Model:
+    """A model by path or name, or one that was loaded before, pruned and with the halo that was chosen.
+
+    Raises:
+        ModelError: there is none, or it cannot be pruned or have that halo.
+    """
+    if isinstance(model, Model):
+        digest = weights_hash({name: value.cpu() for name, value in model.network.state_dict().items()})
+        if digest != model.header.weights_sha256:
+            model = replace(model, header=replace(model.header, weights_sha256=digest))
+        return _adapted(model, settings.prune, settings.halo)
+    state = os.stat(model) if os.path.exists(model) else None
+    return _loaded(str(model), state and (state.st_mtime_ns, state.st_size), settings.prune, settings.halo)
+
+
+@lru_cache(maxsize=2)
+def _loaded(path: str, state: tuple[int, int] | None, prune: int | None, halo: int | None) -> Model:
+    """Kept, as many images mostly take one model; `state` tells a file that was replaced."""
+    return _adapted(Model.load(path), prune, halo)
+
+
+def _adapted(model: Model, prune: int | None, halo: int | None) -> Model:
+    model = model if prune is None else model.pruned(prune)
+    return model if halo is None else model.with_halo(halo)
+
+
+def _model_path(source: ImageSource, settings: Settings) -> tuple[str, tuple[str, ...]]:
+    """Where every process finds the model, "" for one that was given as an object; and a note on a default."""
+    model = settings.model
+    if model is None:
+        channels = source.channels if settings.channels is None else len(settings.channels)
+        if channels != 1:
+            raise ModelError(
+                f"{source.path} has {channels} channels and no model was named; {DEFAULT} takes 1: name a model for "
+                "such images (tileseg models lists them, tileseg train makes one), or choose one channel with "
+                "--channels"
+            )
+        return DEFAULT, (f"no model was named: using the bundled {DEFAULT}",)
+    if isinstance(model, Model):
+        return "", ()
+    # each process has the bundled models in a place of its own
+    return (str(model) if str(model) in bundled_models() else os.path.abspath(find_model(model))), ()
+
+
+def _for_onnx(
+    model: Model, settings: Settings, machine: Machine, ask: AskMachine
+) -> tuple[Settings, Machine, tuple[str, ...]]:
+    """Where onnxruntime predicts: on the CPU where it does not support the device, in the file's own precision."""
+    on_cpu = why_onnx_on_cpu(choose_device()) if settings.device == "auto" else ""
+    if on_cpu:
+        settings = replace(settings, device="cpu")
+        machine = ask("cpu", settings.precision)
+    if settings.precision == "auto":
+        machine = replace(machine, precision="fp32")
+    return settings, machine, tuple(note for note in (on_cpu, model.assumed) if note)

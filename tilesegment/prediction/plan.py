@@ -1,28 +1,36 @@
-"""Every choice that is made before a pixel moves: plain data that prints, pickles and can be argued with."""
+"""Every choice that is made before a pixel moves: plain data, the same for every process of a run."""
 
+import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from math import ceil, floor
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from tilesegment.errors import PlanError
-from tilesegment.geometry import Block, Region, TileGrid
-from tilesegment.prediction.facts import ImageFacts, Machine, NetworkFacts
+from tilesegment.geometry import Block, FieldOfView, Region, TileGrid, region_of
+from tilesegment.images.identity import Identity, identity
+from tilesegment.images.source import ImageSource
+from tilesegment.masks.record import STORED
+from tilesegment.models.header import Normalisation
+from tilesegment.models.model import Model
+from tilesegment.models.onnx_network import OnnxNetwork
+from tilesegment.prediction.normalisation import Part, choose_normalisation
+from tilesegment.prediction.resolution import resolution_notes
 from tilesegment.prediction.settings import Settings
+from tilesegment.prediction.skipping import Skipping, choose_skipping
+from tilesegment.prediction.tiling import (
+    Machine,
+    block_and_chunk,
+    choose_runtime,
+    default_batch,
+    default_tile,
+    forward_bytes,
+)
 
-_PAPER_TILE = 572  # pixels
-STEPS = (256, 384, 512, 768, 1024)  # pixels: sides of what is kept of a tile, where none was chosen
-_MOST_ACTIVATIONS = 5 << 28  # bytes that those of a tile may take where its side is not chosen
-_SAMPLE_STEP = 512  # pixels, at most: while int8 is calibrated, many more values are held, and in fp32
-_VALUE_BYTES = {"int8": 1, "bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}
-# side of a block, about: large enough that margins are cheap, small enough that a few fit anywhere
-_BLOCK = 2048
-_CHUNK = 384
-_WORTH_CONVERTING = 16_000_000  # pixels of tiles; the conversion takes some seconds
-_MOST_STEP = 1 << 17  # pixels; a U-Net's activations for it take terabytes
-_MOST_CHUNK = 1 << 14  # pixels; a reader has to decode a chunk whole
+_PROCESS_BYTES = 350 * 10**6  # measured: Python with torch, zarr and tifffile loaded
+_SAMPLE_STEP = 512  # pixels, at most: calibrating int8 holds many more values, and in fp32
+_ONNX = "onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -30,21 +38,42 @@ class Plan:
     """A prediction, decided.
 
     Attributes:
-        image, network: what it is about.
+        image: its path, absolute so that every process finds it.
+        model: path, absolute too, or name of a bundled model; "" for a model that was given as an object.
+        settings: what the user chose.
+        shape, scale: (H, W) of the level, and (y, x) pixels of level 0 that one of its pixels spans.
+        depth: planes of the image; None without a z axis.
+        stored: the image's format and channels, for people.
         region: what is predicted, in pixels of the level.
         planes: along z.
-        channels: of the image, as the model wants them.
+        channels: of the image, as the model takes them.
+        classes: how many the model has.
+        view: the network's field of view.
         tile, step, block, chunk: sides in pixels; see the words in geometry.
         batch: tiles at a time.
-        device, precision: where and how exactly.
+        device, precision: where, and how exactly.
         runtime: what runs the network: pytorch, openvino or onnxruntime.
+        normalisation: of the grey values.
+        content: tells the image from what it was before a change.
+        raw_bytes, cache_bytes: of a pixel as read, and of the pixels that the source keeps decoded.
+        weights_bytes, pixel_bytes: of the network's weights, and of a forward pass in fp32 per input pixel.
+        skipping: which blocks are empty and are not predicted.
+        decides: the fingerprint, what decides the pixels: two runs of one fingerprint write the same mask.
+        notes: what a user should know of how image and model are taken, and of what is skipped.
     """
 
-    image: ImageFacts
-    network: NetworkFacts
+    image: str
+    model: str
+    settings: Settings
+    shape: tuple[int, int]
+    scale: tuple[float, float]
+    depth: int | None
+    stored: str
     region: Region
     planes: range
     channels: tuple[int, ...]
+    classes: int
+    view: FieldOfView
     tile: int
     step: int
     block: int
@@ -53,11 +82,20 @@ class Plan:
     device: str
     precision: str
     runtime: str
+    normalisation: Normalisation
+    content: Identity
+    raw_bytes: int
+    cache_bytes: int
+    weights_bytes: int
+    pixel_bytes: int
+    skipping: Skipping = field(default_factory=Skipping)
+    decides: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def grid(self) -> TileGrid:
         """The blocks and tiles of one plane."""
-        return TileGrid(self.region, self.step, self.block, self.network.view)
+        return TileGrid(self.region, self.step, self.block, self.view)
 
     @property
     def blocks(self) -> int:
@@ -76,43 +114,55 @@ class Plan:
 
     @property
     def areas(self) -> np.ndarray:
-        """How many pixels of each block are decided, int (planes, rows, columns)."""
+        """How many pixels each block decides, int (planes, rows, columns)."""
         sides = ((self.region.height, self.block), (self.region.width, self.block))
         heights, widths = (np.diff([*range(0, size, block), size]) for size, block in sides)
         return np.broadcast_to(np.outer(heights, widths), (len(self.planes), len(heights), len(widths)))
 
-    def work(self) -> Iterator[tuple[int, Block]]:
-        """Plane and block, in the order in which they are predicted."""
-        return ((z, block) for z in self.planes for block in self.grid)
+    @property
+    def part(self) -> slice:
+        """The blocks of this run's part, in the order of `work`: parts are disjoint, contiguous and equal but for 1."""
+        k, n = self.settings.part or (1, 1)
+        return slice(self.blocks * (k - 1) // n, self.blocks * k // n)
+
+    def work(self, done: np.ndarray | None = None) -> Iterator[tuple[int, Block]]:
+        """Plane and block of this part, in the order in which they are predicted.
+
+        Args:
+            done: bool (planes, rows, columns), blocks that are left out.
+        """
+        grid, shape = self.grid, (len(self.planes), *self.grid.shape)
+        left = np.ones(self.blocks, bool) if done is None else ~done.ravel()
+        for index in np.flatnonzero(left[self.part]) + self.part.start:
+            z, row, column = np.unravel_index(index, shape)
+            yield self.planes[int(z)], grid.at(int(row), int(column))
 
     @property
     def sample_step(self) -> int:
-        """Of the tiles on which int8 is calibrated: where the plan's are large, these are smaller."""
-        divisor = self.network.view.divisor
-        return min(self.step, max(_SAMPLE_STEP // divisor, 1) * divisor)
+        """Step of the tiles that int8 is calibrated on: at most a few hundred pixels."""
+        return min(self.step, max(_SAMPLE_STEP // self.view.divisor, 1) * self.view.divisor)
 
     @property
     def memory_bytes(self) -> int:
         """Estimate of the largest resident memory on the host; does not depend on the image's size.
 
-        The interpreter with its libraries, the weights twice, a batch's activations (on the host they count only where
-        it computes), and the blocks under way: one being read, one waiting, one normalised to float32, two masks.
+        The interpreter with its libraries, the weights twice, a batch's activations (on the host only where it
+        computes), and the blocks under way: one being read, one waiting, one normalised to float32, two masks.
         """
         side = min(self.block, -(-max(self.region.shape) // self.step) * self.step) + self.tile - self.step
-        raw = side * side * self.image.channels * self.image.itemsize
-        blocks = 3 * raw + side * side * (4 * self.network.channels + 2 + 2)
+        blocks = side * side * (3 * self.raw_bytes + 4 * len(self.channels) + 2 + 2)
         activations = self._activations if self.device == "cpu" else 0
-        return _PROCESS_BYTES + self.image.cache_bytes + 2 * self.network.weights_bytes + blocks + activations
+        return _PROCESS_BYTES + self.cache_bytes + 2 * self.weights_bytes + blocks + activations
 
     @property
     def _activations(self) -> int:
-        """Bytes of those of a batch; or, where int8 is calibrated first, what that takes."""
-        predicting = self.batch * self.tile**2 * _pixel_bytes(self.network, self.precision)
+        """Bytes of a batch's activations, or of what calibrating int8 takes."""
+        predicting = self.batch * self.tile**2 * forward_bytes(self.pixel_bytes, self.classes, self.precision)
         if self.precision != "int8":
             return predicting
-        sample = self.network.view.tile_of(self.sample_step)
+        sample = self.view.tile_of(self.sample_step)
         # measured: a library of its own, and twice as much as a forward pass in fp32
-        return max(predicting, 10**8 + 2 * sample**2 * self.network.pixel_bytes)
+        return max(predicting, 10**8 + 2 * sample**2 * self.pixel_bytes)
 
     @property
     def disk_bytes(self) -> int:
@@ -122,187 +172,165 @@ class Plan:
     def lines(self) -> list[tuple[str, str]]:
         """What and how much, for people."""
         height, width = self.region.shape
-        planes = f" x {len(self.planes)} planes" if self.image.depth is not None else ""
+        planes = f" x {len(self.planes)} planes" if self.depth is not None else ""
         return [
-            ("image", f"{self.image.path} ({self.image.format}, {self.image.channels} channels)"),
+            ("image", f"{self.image} ({self.stored})"),
             ("predicted", f"{height} x {width} pixels (y, x){planes}, {self.pixels / 1e6:,.1f} Mpx"),
             ("tile", f"{self.tile} px, of which {self.step} are kept; {self.tiles:,} tiles, {self.batch} at a time"),
             ("block", f"{self.block} px; {self.blocks:,} blocks, chunks of {self.chunk}"),
             ("device", f"{self.device}, {self.precision}, by {self.runtime}"),
             ("memory", f"about {self.memory_bytes / 1e9:.1f} GB, whatever the image's size"),
             ("disk", f"at most {self.disk_bytes / 1e9:.2f} GB for the mask"),
+            *self.skipping.lines(),
         ]
 
 
-# measured: Python with torch, zarr and tifffile loaded
-_PROCESS_BYTES = 350 * 10**6
-
-
-def make_plan(image: ImageFacts, network: NetworkFacts, settings: Settings, machine: Machine) -> Plan:
-    """Decides what `settings` leave open.
+def make_plan(source: ImageSource, model: Model, settings: Settings, machine: Machine, model_path: str = "") -> Plan:
+    """Decide what `settings` leave open.
 
     Args:
-        image, network: what it is about.
+        source: the image.
+        model: with the halo and the pruning of the settings.
         settings: what the user chose.
-        machine: that predicts.
+        machine: that will predict.
+        model_path: where other processes find the model.
 
     Raises:
-        PlanError: a setting that does not fit the image or the network.
+        PlanError: a setting that does not fit the image, the model or the machine.
+        ImageError: grey values or tissue are to be measured, and the image cannot be read.
     """
-    settings.check()
-    if settings.threshold is not None and network.classes != 2:
-        raise PlanError(f"--threshold needs a model of two classes; this one has {network.classes}: leave it out")
-    region, planes = region_of(settings.roi, image.shape, image.scale), _planes(image, settings.z)
-    tile = settings.tile if settings.tile is not None else _default_tile(network, region, machine)
-    step = network.view.step_of(tile)
-    chunk = _chunk(step)
-    if step > _MOST_STEP or chunk > _MOST_CHUNK:
-        raise PlanError(f"tile is {tile}, much too large; a few thousand pixels are as good")
-    # whole tiles and whole chunks: one of the two is a multiple of the other
-    unit = max(step, chunk)
-    block = unit * min(max(round(_BLOCK / unit), 1), -(-max(region.shape) // unit))
-    batch = settings.batch or _batch((block // step) ** 2, tile, network.pixel_bytes, machine.free_bytes)
-    channels = _channels(image, network.channels, settings.channels)
-    sides = (tile, step, block, chunk)
-    tiles = TileGrid(region, step, block, network.view).tiles * len(planes)
-    runtime = _runtime(network, settings, machine, tiles * tile**2)
-    return Plan(image, network, region, planes, channels, *sides, batch, machine.device, machine.precision, runtime)
+    header, view, classes = model.header, model.field_of_view, len(model.header.classes)
+    if not 0 <= settings.level < len(source.levels):
+        raise PlanError(f"--level is {settings.level}; {source.path} has levels 0 to {len(source.levels) - 1}")
+    if settings.threshold is not None and classes != 2:
+        raise PlanError(f"--threshold needs a model of two classes; this one has {classes}: leave it out")
+    level = source.levels[settings.level]
+    region, planes = region_of(settings.roi, level.shape, level.scale), _planes(source, settings.z)
+    weights, pixel_bytes = _network_bytes(model)
+    tile = settings.tile
+    if tile is None:
+        tile = default_tile(
+            view, region.shape, forward_bytes(pixel_bytes, classes, machine.precision), machine.free_bytes
+        )
+    step = view.step_of(tile)
+    block, chunk = block_and_chunk(step, region.shape, settings.block)
+    batch = settings.batch or default_batch((block // step) ** 2, tile, pixel_bytes, machine.free_bytes)
+    tiles = TileGrid(region, step, block, view).tiles * len(planes)
+    channels = _channels(source, header.channels, settings.channels)
+    part = Part(region, settings.level, planes, channels)
+    plan = Plan(
+        image=os.path.abspath(source.path),
+        model=model_path,
+        settings=replace(settings, model=None),
+        shape=level.shape,
+        scale=level.scale,
+        depth=source.depth,
+        stored=f"{source.format}, {source.channels} channels",
+        region=region,
+        planes=planes,
+        channels=channels,
+        classes=classes,
+        view=view,
+        tile=tile,
+        step=step,
+        block=block,
+        chunk=chunk,
+        batch=batch,
+        device=machine.device,
+        precision=machine.precision,
+        runtime=_runtime(model, settings, machine, tiles * tile**2),
+        normalisation=choose_normalisation(header.normalisation, source, part, settings.normalise),
+        raw_bytes=source.channels * source.dtype.itemsize,
+        cache_bytes=source.cache_bytes,
+        weights_bytes=weights,
+        pixel_bytes=pixel_bytes,
+        content=identity(source.path),
+    )
+    plan = replace(plan, skipping=choose_skipping(source, plan))
+    notes = source.notes + resolution_notes(source, header.pixel_size, settings.level) + plan.skipping.notes(plan.image)
+    return replace(plan, decides=_fingerprint(plan, source, model), notes=notes)
 
 
-def fingerprint(plan: Plan, settings: Settings, more: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the pixels of a mask: two runs of one fingerprint write the same mask.
-
-    Batch and device are left out: a run may be resumed elsewhere.
-    """
+def found_in_files(plan: Plan, content: Identity, source: ImageSource, model: Model) -> dict[str, Any]:
+    """The part of the fingerprint that is found in the image and the model themselves."""
+    header, threshold = model.header, plan.settings.threshold
     return {
-        "image": plan.image.path.rstrip("/").rsplit("/", 1)[-1],
-        "shape": list(plan.image.shape),
-        "region": [plan.region.y0, plan.region.x0, plan.region.y1, plan.region.x1],
+        STORED: content.digest,
+        "dtype": str(source.dtype),
+        "model": header.weights_sha256,
+        "classes": [one.name for one in header.classes],
+        "halo": model.field_of_view.before,
+        "threshold": header.threshold if threshold is None else threshold,
+    }
+
+
+def _fingerprint(plan: Plan, source: ImageSource, model: Model) -> dict[str, Any]:
+    """What decides the pixels. Batch and device are left out: a run may be resumed elsewhere."""
+    chosen, region = plan.settings, plan.region
+    decides: dict[str, Any] = {
+        "image": source.path.rstrip("/").rsplit("/", 1)[-1],
+        "shape": list(plan.shape),
+        "region": [region.y0, region.x0, region.y1, region.x1],
         "planes": [plan.planes.start, plan.planes.stop],
         "channels": list(plan.channels),
-        "level": settings.level,
+        "level": chosen.level,
         "tile": plan.tile,
         "step": plan.step,
         "block": plan.block,
         "precision": plan.precision,
         "runtime": plan.runtime,
-        "tta": settings.tta,
-        **more,
+        "tta": chosen.tta,
+        "normalisation": asdict(plan.normalisation),
+        "axes": chosen.axes,
+        "select": dict(chosen.select or {}),
     }
+    # absent unless chosen
+    decides |= {} if chosen.series is None else {"series": chosen.series}
+    decides |= {"invert": True} if chosen.invert else {}
+    decides |= {} if source.orientation == 1 else {"orientation": source.orientation}
+    decides |= {} if plan.skipping.mode is None else {"skipped": plan.skipping.decides}
+    return decides | found_in_files(plan, plan.content, source, model)
 
 
-def _runtime(network: NetworkFacts, settings: Settings, machine: Machine, pixels: int) -> str:
-    """What runs the network on tiles of so many `pixels` in all.
-
-    OpenVINO, where there is one, is faster on a CPU, once it has converted the network.
-    """
-    if network.runtime is not None:
-        if settings.runtime != "auto":
-            raise PlanError(
-                f"runtime {settings.runtime} was given, but the model runs by {network.runtime}; leave it out"
-            )
-        return network.runtime
-    if settings.runtime == "pytorch" and machine.precision == "int8":
-        raise PlanError("precision int8 is computed by openvino; leave out --runtime, or choose another --precision")
-    if settings.runtime == "openvino" and not machine.openvino:
-        raise PlanError(
-            f"openvino is not to be had for {machine.device} in {machine.precision}; it is for CPUs, in fp32, and in "
-            "bf16 where they have that: pip install 'tilesegment[cpu]'"
-        )
-    pays = machine.openvino and pixels >= _WORTH_CONVERTING
-    wanted = settings.runtime == "openvino" or machine.precision == "int8"
-    return "openvino" if wanted or (settings.runtime == "auto" and pays) else "pytorch"
+def _network_bytes(model: Model) -> tuple[int, int]:
+    """Bytes of the weights, and of a forward pass in fp32 per input pixel."""
+    network, activations = model.network, 4 * model.network.values_per_pixel
+    if isinstance(network, OnnxNetwork):
+        return network.file.size, activations
+    return 4 * sum(value.numel() for value in network.parameters()), activations
 
 
-def _default_tile(network: NetworkFacts, region: Region, machine: Machine) -> int:
-    """Side of a tile where none was chosen: of those whose activations fit, the one with the fewest pixels to compute.
-
-    Context is computed once for each tile, so large ones compute less, but for what lies beyond the region. That is
-    reckoned and not timed, so that all machines with the memory, and all parts of a run, come to the same.
-    """
-    view = network.view
-    tiles = [view.tile_of(view.step_for(step)) for step in STEPS]
-    most = _MOST_ACTIVATIONS if machine.free_bytes is None else min(_MOST_ACTIVATIONS, machine.free_bytes)
-    pixel_bytes = _pixel_bytes(network, machine.precision)
-    fitting = [tile for tile in tiles if tile**2 * pixel_bytes <= most]
-
-    def pixels(tile: int) -> int:
-        step = view.step_of(tile)
-        return ceil(region.height / step) * ceil(region.width / step) * tile**2
-
-    return min(fitting or tiles[:1], key=pixels)
+def _runtime(model: Model, settings: Settings, machine: Machine, pixels: int) -> str:
+    """What runs the network on tiles of `pixels` in all."""
+    if not isinstance(model.network, OnnxNetwork):
+        return choose_runtime(settings.runtime, machine, pixels)
+    if settings.runtime != "auto":
+        raise PlanError(f"--runtime is {settings.runtime}, but the model runs by {_ONNX}; leave it out")
+    return _ONNX
 
 
-def _pixel_bytes(network: NetworkFacts, precision: str) -> int:
-    """Memory that a forward pass takes for each input pixel; logits and their soft-max are always in fp32."""
-    return max(network.pixel_bytes * _VALUE_BYTES[precision] // 4, 8 * network.classes)
-
-
-def region_of(roi: Region | None, shape: tuple[int, int], scale: tuple[float, float]) -> Region:
-    """The pixels of a level that a region of level 0 touches; all of them without one.
-
-    Args:
-        roi: in pixels of level 0.
-        shape: (height, width) of the level.
-        scale: (y, x) pixels of level 0 per pixel of the level.
-
-    Raises:
-        PlanError: it is empty, or reaches beyond the image.
-    """
-    whole = Region.of_shape(shape)
-    if roi is None:
-        return whole
-    (sy, sx), (height, width) = scale, shape
-    touched = Region(floor(roi.y0 / sy), floor(roi.x0 / sx), ceil(roi.y1 / sy), ceil(roi.x1 / sx))
-    region = touched.intersect(whole)
-    # sides of levels are rounded down: the last pixels of level 0, fewer than one here, may have none of their own
-    beyond = roi.y1 >= (height + 1) * sy or roi.x1 >= (width + 1) * sx
-    if roi.area == 0 or min(roi.y0, roi.x0) < 0 or beyond or region.area == 0:
-        allowed = f"0:{round(height * sy)},0:{round(width * sx)}"
-        raise PlanError(f"roi {roi} is empty or outside the image; allowed: y0:y1,x0:x1 within {allowed}")
-    return region
-
-
-def _planes(image: ImageFacts, z: tuple[int, int] | None) -> range:
-    depth = image.depth or 1
+def _planes(source: ImageSource, z: tuple[int, int] | None) -> range:
+    depth = source.depth or 1
     if z is None:
         return range(depth)
-    if image.depth is None:
-        raise PlanError(f"z {z[0]}:{z[1]} was given, but {image.path} has no z axis; leave out --z")
+    if source.depth is None:
+        raise PlanError(f"z {z[0]}:{z[1]} was given, but {source.path} has no z axis; leave out --z")
     if not 0 <= z[0] < z[1] <= depth:
         raise PlanError(f"z {z[0]}:{z[1]} is empty or outside the stack; allowed: a:b within 0:{depth}")
     return range(*z)
 
 
-def _channels(image: ImageFacts, wanted: int, chosen: tuple[int, ...] | None) -> tuple[int, ...]:
-    """Which channels are read; of RGBA the alpha is left out where the model takes three."""
-    if chosen is None and (image.channels == wanted or (image.channels, wanted) == (4, 3)):
+def _channels(source: ImageSource, wanted: int, chosen: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The channels to read; of RGBA the alpha is left out where the model takes three."""
+    if chosen is None and (source.channels == wanted or (source.channels, wanted) == (4, 3)):
         return tuple(range(wanted))
     if chosen is None or len(chosen) != wanted:
-        given = f"{image.channels} channels" if chosen is None else f"{len(chosen)} chosen channels"
+        given = f"{source.channels} channels" if chosen is None else f"{len(chosen)} chosen channels"
         raise PlanError(
-            f"{image.path} has {given}, the model takes {wanted}: choose {wanted} of 0 to {image.channels - 1} "
+            f"{source.path} has {given}, the model takes {wanted}: choose {wanted} of 0 to {source.channels - 1} "
             "with --channels, or name another model (tileseg models lists them, tileseg train makes one)"
         )
-    if not all(0 <= channel < image.channels for channel in chosen):
-        raise PlanError(f"channels {', '.join(map(str, chosen))}: {image.path} has channels 0 to {image.channels - 1}")
-    return chosen
-
-
-def _chunk(step: int) -> int:
-    """Side of a chunk for a step: one to some tiles, or an even part of a tile, of a few hundred pixels."""
-    if step < _CHUNK:
-        return step * round(_CHUNK / step)
-    while step > 1024 and step % 2 == 0:
-        step //= 2
-    return step
-
-
-def _batch(tiles: int, tile: int, pixel_bytes: int, free_bytes: int | None) -> int:
-    """The largest batch that divides a block's `tiles` and is no larger than pays.
-
-    Where memory is shared with all else, small tiles in batches as large as one of the paper; more only where there is
-    memory to spare, as on a GPU.
-    """
-    most = _PAPER_TILE**2 // tile**2 if free_bytes is None else free_bytes // (tile**2 * pixel_bytes)
-    return max(size for size in range(1, min(max(most, 1), tiles, 64) + 1) if tiles % size == 0)
+    if not all(0 <= channel < source.channels for channel in chosen):
+        given = ", ".join(map(str, chosen))
+        raise PlanError(f"--channels is {given}; {source.path} has channels 0 to {source.channels - 1}")
+    return tuple(chosen)

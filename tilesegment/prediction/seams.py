@@ -1,21 +1,25 @@
 """Proof of seamlessness on a user's own image: tiled against untiled, where seams would show."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tilesegment.errors import ImageError, PlanError
 from tilesegment.geometry import FieldOfView, Region, TileGrid
-from tilesegment.prediction.job import Job
 from tilesegment.prediction.predictor import BlockPredictor
 from tilesegment.prediction.settings import Settings
 
+if TYPE_CHECKING:
+    from tilesegment.models.model import Model
+    from tilesegment.prediction.job import Job
+
 # side of a crop: some lines of the coarsest pooling grid on either side of a tile line
 _SIDE = 96
-# a halo that was chosen is judged by so many pixels more of it
+# a chosen halo is judged by one larger by so many pixels
 _MORE = 192
 # probabilities that differ by no more are equal: rounding, where another tile shape sums in another order
 _TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4}
@@ -70,53 +74,34 @@ class Verification:
 
 def verify(
     image: str | Path,
-    model: str | Path | None = None,
+    model: "str | Path | Model | None" = None,
     *,
-    tile: int | None = None,
-    halo: int | None = None,
-    prune: int | None = None,
     device: str = "cpu",
     precision: str = "fp64",
-    runtime: str = "auto",
-    level: int = 0,
-    axes: str | None = None,
-    select: Mapping[str, int] | None = None,
-    series: int | None = None,
-    invert: bool = False,
     report: Callable[[Crop], None] = lambda crop: None,
+    **settings: Any,
 ) -> Verification:
-    """Predicts crops twice: by tiles, as `predict` does, and in one pass, and compares.
+    """Predict crops twice, by tiles as `predict` does and in one pass, and compare.
 
     The one pass over a crop reads all its context, mirrored beyond the image, from the same pooling grid, and so gives
     what one pass over the whole mirror-padded image gives there. The crops straddle tile lines and image borders. A
-    halo that was chosen is compared with a larger one.
+    chosen halo is compared with a larger one.
 
     Args:
-        image, model, axes, select: as in `predict`.
-        tile, halo, prune: as for `predict`.
+        image, model: as in `predict`.
         device, precision: fp64 (on the CPU) leaves no rounding to argue about; fp32 verifies what a GPU does.
-        runtime: as for `predict`.
-        level: of the image's pyramid.
-        series, invert: which image of a file, and how it is read, see `open_image`.
         report: called after each crop.
+        settings: other fields of `Settings`, as in `predict`: tile, halo, prune, runtime, level, axes, select, ...
 
     Raises:
         TilesegmentError: as in `predict`; PlanError: another precision.
     """
+    from tilesegment.prediction.job import Job  # which measures with `mismatch`
+
     if precision not in _TOLERANCE:
         raise PlanError(f"precision {precision!r} has rounding of its own; allowed for verify: {', '.join(_TOLERANCE)}")
-    settings = Settings(
-        tile=tile,
-        halo=halo,
-        prune=prune,
-        device=device,
-        precision=precision,
-        runtime=runtime,
-        level=level,
-        series=series,
-        invert=invert,
-    )
-    with Job.prepare(image, model, settings, axes=axes, select=select) as job:
+    chosen = Settings.of({"model": model, "device": device, "precision": precision, **settings})
+    with Job.prepare(image, chosen) as job:
         crops = []
         for crop in _compare_all(job):
             crops.append(crop)
@@ -124,7 +109,7 @@ def verify(
         return Verification(job.plan.tile, job.plan.step, precision, tuple(crops), _TOLERANCE[precision])
 
 
-def mismatch(job: Job) -> float | None:
+def mismatch(job: "Job") -> float | None:
     """Share of the pixels near tile lines and borders of the region whose class a larger halo would change.
 
     Exact tiles have 0. None if it cannot be measured: the larger halo reaches what cannot be read, such as NaN that a
@@ -139,22 +124,22 @@ def mismatch(job: Job) -> float | None:
     return sum(crop.pixels for crop in crops) / sum(crop.region.area for crop in crops) if crops else None
 
 
-def _compare_all(job: Job) -> Iterator[Crop]:
+def _compare_all(job: "Job") -> Iterator[Crop]:
     predictor = _one_by_one(job)
     return (_compare(job, predictor, region) for region in _crops(job))
 
 
-def _one_by_one(job: Job) -> BlockPredictor:
-    """Batches are always full, and here are single tiles and large ones."""
+def _one_by_one(job: "Job") -> BlockPredictor:
+    """The job's predictor in batches of one: batches are always full, and single tiles are compared, some large."""
     predictor = copy.copy(job.predictor)
     predictor.batch = 1
     return predictor
 
 
-def _crops(job: Job) -> list[Region]:
+def _crops(job: "Job") -> list[Region]:
     """Crops of what is predicted, in pixels of the level."""
     plan, (y, x) = job.plan, (job.plan.region.y0, job.plan.region.x0)
-    return [crop.shift(y, x) for crop in crops_of(plan.region.shape, plan.step, plan.network.view.divisor)]
+    return [crop.shift(y, x) for crop in crops_of(plan.region.shape, plan.step, plan.view.divisor)]
 
 
 def crops_of(shape: tuple[int, int], step: int, divisor: int) -> list[Region]:
@@ -168,11 +153,12 @@ def crops_of(shape: tuple[int, int], step: int, divisor: int) -> list[Region]:
     return list(dict.fromkeys(crops))
 
 
-def _compare(job: Job, predictor: BlockPredictor, region: Region) -> Crop:
-    """One crop, by tiles of the plan and in one pass."""
-    view, whole, plane = job.plan.network.view, job.plan.region, job.plan.planes.start
-    probabilities, ids = np.empty((job.plan.network.classes, *region.shape)), np.empty(region.shape, np.uint8)
-    single, inside = TileGrid(whole, job.plan.step, job.plan.step, view), region.within(whole)
+def _compare(job: "Job", predictor: BlockPredictor, region: Region) -> Crop:
+    """Compare one crop by tiles of the plan with the same in one pass."""
+    plan, plane = job.plan, job.plan.planes.start
+    view, whole = plan.view, plan.region
+    probabilities, ids = np.empty((plan.classes, *region.shape)), np.empty(region.shape, np.uint8)
+    single, inside = TileGrid(whole, plan.step, plan.step, view), region.within(whole)
     for row in range(inside.y0 // single.step, -(-inside.y1 // single.step)):
         for column in range(inside.x0 // single.step, -(-inside.x1 // single.step)):
             tile = single.at(row, column)

@@ -1,39 +1,81 @@
-"""What a user may choose about a prediction."""
+"""What the user chose: how to predict (`Settings`), and where to write (`Outputs`)."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from tilesegment.errors import PlanError
 from tilesegment.geometry import Region
 
+if TYPE_CHECKING:
+    from tilesegment.models.model import Model
+
+Check = tuple[Callable[[Any], bool], str]
+
+
+def _among(*names: str) -> Check:
+    return lambda value: value in names, ", ".join(names)
+
+
+def _between(low: int, high: int, unit: str = "") -> Check:
+    return lambda value: isinstance(value, int) and low <= value <= high, f"{low} to {high}{unit}"
+
+
+# for each setting what it may be, in code and in words; None, where it is the default, always may
+_ALLOWED: dict[str, Check] = {
+    "batch": _between(1, 1024),
+    "block": _between(1, 1 << 19, " pixels"),
+    "halo": _between(0, 65_536, " pixels"),
+    "series": (lambda value: value >= 0, "numbers counted from 0"),
+    "threshold": (lambda value: 0 < value < 1, "between 0 and 1"),
+    "roi": (lambda value: isinstance(value, Region), "a tilesegment.Region(y0, x0, y1, x1)"),
+    "runtime": _among("auto", "pytorch", "openvino"),
+    "normalise": _among("model", "image"),
+    "part": (lambda value: 1 <= value[0] <= value[1], "k/n with k from 1 to n, such as 1/4"),
+}
+
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user may choose about a prediction; None means: chosen by the plan.
+    """How to predict; None leaves a choice to the plan.
 
     Attributes:
-        tile: side of the network's input, pixels; by default what computes least.
+        model: file, name of a bundled model, or a loaded `Model`; by default the bundled one for one-channel images.
+        axes, select: how to read the image's dimensions, see `open_image`.
+        series: number of the image in a file that holds several, from 0; by default the largest.
+        invert: where a file says that 0 is white (MINISWHITE), invert its values so that 0 is black.
+        tile: side of the network's input, pixels; by default the one that computes least.
         batch: tiles at a time.
+        block: side of a block in pixels, about: the unit of reading, resuming and cluster tasks.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: auto, fp32, bf16, fp16 or, on a CPU with OpenVINO, int8.
+        precision: auto, fp32, bf16, fp16 or, on a CPU with OpenVINO, int8; fp64 to verify.
         runtime: what runs the network: auto, pytorch or, on a CPU, openvino.
         roi: only these pixels, of level 0.
         level: of the image's pyramid.
         z: only these planes, half-open.
-        channels: of the image, in the order in which the model wants them.
-        halo: context of a tile, pixels, instead of what makes tiles exact.
-        prune: of a U-Net++, the level of the head that is used.
+        channels: of the image, in the order in which the model takes them.
+        halo: context of a tile in pixels, instead of the one that makes tiles exact.
+        prune: of a U-Net++, the level of the head to use.
         threshold: two classes: probability above which a pixel is class 1.
         tta: average over the 8 symmetries of the square: 8 times the work, often a better mask.
         normalise: `model` takes the grey values that the model was trained on, `image` measures those of this image.
-        skip_empty: which blocks become class 0 without being predicted: `constant`, those of one value; `tissue`, those
+        skip_empty: which blocks become class 0 without a prediction: `constant`, those of one value; `tissue`, those
             without tissue; or the file of a mask, those where it is zero. None predicts all.
-        series: number of the image in a file that holds several, counted from 0; by default the largest.
-        invert: where a file says that 0 is white (MINISWHITE), turn its values so that 0 is black.
+        part: (k, n), only the k-th of n parts of the blocks, counted from 1.
+
+    Raises:
+        PlanError: a value that is not allowed.
     """
 
+    model: "str | Path | Model | None" = None
+    axes: str | None = None
+    select: Mapping[str, int] | None = None
+    series: int | None = None
+    invert: bool = False
     tile: int | None = None
     batch: int | None = None
+    block: int | None = None
     device: str = "auto"
     precision: str = "auto"
     runtime: str = "auto"
@@ -47,33 +89,58 @@ class Settings:
     tta: bool = False
     normalise: str = "model"
     skip_empty: str | None = None
-    series: int | None = None
-    invert: bool = False
+    part: tuple[int, int] | None = None
 
-    def check(self) -> None:
-        """Whether the values can be.
+    def __post_init__(self) -> None:
+        for name, (allows, words) in _ALLOWED.items():
+            value = getattr(self, name)
+            if value is not None and not allows(value):
+                shown = "/".join(map(str, value)) if name == "part" else value
+                raise PlanError(f"--{name} is {shown}; allowed: {words}")
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Settings from keyword arguments.
 
         Raises:
-            PlanError: they cannot; says which.
+            PlanError: there is no such setting, or its value is not allowed.
         """
-        if self.batch is not None and not 1 <= self.batch <= 1024:
-            raise PlanError(f"--batch is {self.batch}; allowed: auto, 1 to 1024")
-        if self.halo is not None and not 0 <= self.halo <= 65_536:
-            raise PlanError(f"--halo is {self.halo}; allowed: 0 to 65536 pixels")
-        if self.series is not None and self.series < 0:
-            raise PlanError(f"--series is {self.series}; images of a file are counted from 0")
-        if self.threshold is not None and not 0 < self.threshold < 1:
-            raise PlanError(f"--threshold is {self.threshold}; allowed: between 0 and 1")
-        if self.roi is not None and not isinstance(self.roi, Region):
-            raise PlanError(f"--roi is {self.roi}; expected a tilesegment.Region(y0, x0, y1, x1)")
-        if self.runtime not in ("auto", "pytorch", "openvino"):
-            raise PlanError(f"--runtime is {self.runtime!r}; allowed: auto, pytorch, openvino")
-        if self.normalise not in ("model", "image"):
-            raise PlanError(f"--normalise is {self.normalise!r}; allowed: model, image")
+        check_names(given, (one.name for one in fields(cls)))
+        return cls(**given)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The arguments of `open_image`."""
+        return {"axes": self.axes, "select": self.select, "series": self.series, "invert": self.invert}
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a prediction is written.
+
+    Attributes:
+        mask: `mask.zarr`, `image.zarr/labels/NAME`, `mask.tif` or `mask.png`.
+        probabilities: `p.zarr` for the class probabilities (K, H, W).
+        preview: a PNG or JPEG, image and overlay side by side.
+        ngff: OME-Zarr version of a mask on its own.
+        overwrite: replace what is there, once the new is complete.
+        probabilities_dtype: of the probabilities, `float32`, or `uint8` for 0 to 255.
+        heatmap: a PNG of how probable a class is, drawn from the probabilities.
+        heatmap_class: name or number of that class; None is every class but 0.
+    """
+
+    mask: str | Path
+    probabilities: str | Path | None = None
+    preview: str | Path | None = None
+    ngff: str = "0.5"
+    overwrite: bool = False
+    probabilities_dtype: str = "float32"
+    heatmap: str | Path | None = None
+    heatmap_class: str | None = None
 
 
 def check_names(given: Iterable[str], known: Iterable[str]) -> None:
-    """Whether every setting that was given exists.
+    """Check that every setting that was given exists.
 
     Raises:
         PlanError: one does not; lists those that do.

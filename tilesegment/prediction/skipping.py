@@ -9,8 +9,8 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import ceil, floor
-from typing import Any
+from math import ceil, floor, prod
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import ndimage
@@ -20,13 +20,14 @@ from tilesegment.errors import PlanError
 from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, open_image
 from tilesegment.masks import Mask, is_mask, open_mask
-from tilesegment.prediction.plan import Plan
-from tilesegment.prediction.settings import Settings
+
+if TYPE_CHECKING:
+    from tilesegment.prediction.plan import Plan
 
 CONSTANT, TISSUE = "constant", "tissue"
 
 _SIDE = 2048  # pixels of an overview, at most: on a slide of 100,000 pixels one of its pixels is 12 micrometres
-_GROWN = 128  # tissue is grown by this part of an overview's side: pale edges and stray cells lie beside what is dark
+_GROWN = 128  # tissue grows by this fraction of an overview's side: pale edges and stray cells lie beside what is dark
 # share of the variance that Otsu's threshold explains: 0.64 of a normal distribution, 0.75 of a uniform one, so no more
 # than that is one kind of area cut in two
 _SEPARATE = 0.75
@@ -40,36 +41,38 @@ class Skipping:
     """Which blocks of a prediction are skipped, as far as that is known before they are read: small, plain data.
 
     Attributes:
-        mode: constant, tissue or mask; None if nothing is skipped.
+        mode: constant, tissue or mask; None skips nothing.
         shape: (planes, rows, columns) of blocks.
-        bits: of each block, in order, whether it is known to be empty, packed as by `numpy.packbits`. Of `constant`
-            none is: whoever reads a block decides.
+        bits: for each block, in order, whether it is known to be empty, packed as by `numpy.packbits`; b"" if none is.
         share: of the pixels, those in blocks that are known to be empty.
-        thresholds: for tissue, one for each plane; None where tissue could not be told from glass.
+        thresholds: for tissue, one per plane; None where tissue could not be told from glass.
         said: what a user should know of how a mask was read.
     """
 
-    mode: str | None
-    shape: tuple[int, int, int]
-    bits: bytes
-    share: float
+    mode: str | None = None
+    shape: tuple[int, int, int] = (0, 0, 0)
+    bits: bytes = b""
+    share: float = 0.0
     thresholds: tuple[float | None, ...] = ()
     said: tuple[str, ...] = ()
 
     @property
     def empty(self) -> np.ndarray:
         """Whether each block is known to be empty, bool (planes, rows, columns)."""
-        count = int(np.prod(self.shape))
-        return np.unpackbits(np.frombuffer(self.bits, np.uint8), count=count).astype(bool).reshape(self.shape)
+        if not self.bits:
+            return np.zeros(self.shape, bool)
+        return (
+            np.unpackbits(np.frombuffer(self.bits, np.uint8), count=prod(self.shape)).astype(bool).reshape(self.shape)
+        )
 
     def is_empty(self, plane: int, row: int, column: int) -> bool:
         """Whether one block is known to be empty; planes are counted from the first that is predicted."""
         _, rows, columns = self.shape
         number = (plane * rows + row) * columns + column
-        return bool(self.bits[number >> 3] >> (7 - number % 8) & 1)
+        return bool(self.bits) and bool(self.bits[number >> 3] >> (7 - number % 8) & 1)
 
     def finds_empty(self, pixels: np.ndarray) -> bool:
-        """Whether a block is seen to be empty by its pixels (C, H, W): each channel has one value."""
+        """Whether a block's pixels (C, H, W) show that it is empty: each channel has one value."""
         return self.mode == CONSTANT and bool((pixels == pixels[:, :1, :1]).all())
 
     @property
@@ -80,7 +83,8 @@ class Skipping:
     @property
     def decides(self) -> dict[str, str | None]:
         """What decides which blocks are skipped, for the fingerprint."""
-        return {"mode": self.mode, "digest": hashlib.sha256(f"{self.shape}".encode() + self.bits).hexdigest()}
+        bits = self.bits or bytes(-(-prod(self.shape) // 8))
+        return {"mode": self.mode, "digest": hashlib.sha256(f"{self.shape}".encode() + bits).hexdigest()}
 
     @property
     def record(self) -> dict[str, Any]:
@@ -96,11 +100,11 @@ class Skipping:
             return []
         if self.blocks is None:
             return [("empty", "blocks of one value are skipped, as they are found")]
-        found = f"{self.blocks:,} of {int(np.prod(self.shape)):,} blocks, {100 * self.share:.1f} % of the pixels"
+        found = f"{self.blocks:,} of {prod(self.shape):,} blocks, {100 * self.share:.1f} % of the pixels"
         return [("empty", f"{found}, are skipped ({self.mode})")]
 
     def notes(self, path: str) -> tuple[str, ...]:
-        """What a user should know of it, of the image at `path`."""
+        """What a user should know of it, for the image at `path`."""
         blind = self.thresholds.count(None)
         if blind:
             where = "" if len(self.thresholds) == 1 else f" in {blind} of {len(self.thresholds)} planes"
@@ -110,16 +114,16 @@ class Skipping:
         return self.said
 
 
-def choose_skipping(source: ImageSource, plan: Plan, settings: Settings) -> Skipping:
+def choose_skipping(source: ImageSource, plan: "Plan") -> Skipping:
     """What is skipped of an image.
 
     Raises:
-        PlanError: `settings.skip_empty` is neither a mode nor a file, or that mask is not of this image.
+        PlanError: `skip_empty` is neither a mode nor a file, or that mask is not of this image.
         ImageError: the image or the mask cannot be read.
     """
-    chosen = settings.skip_empty
+    chosen, shape = plan.settings.skip_empty, (len(plan.planes), *plan.grid.shape)
     if chosen in (None, CONSTANT):
-        return _skipping(chosen, plan, np.zeros((len(plan.planes), *plan.grid.shape), bool))
+        return Skipping(chosen, shape)
     if chosen == TISSUE:
         found = [_without_tissue(source, plan, z) for z in plan.planes]
         return _skipping(chosen, plan, np.stack([empty for empty, _ in found]), tuple(limit for _, limit in found))
@@ -128,40 +132,40 @@ def choose_skipping(source: ImageSource, plan: Plan, settings: Settings) -> Skip
             f"--skip-empty is {chosen!r}; allowed: {CONSTANT}, {TISSUE}, or an image file, zero where nothing is to be "
             "predicted"
         )
-    with _opened(chosen, settings.invert) as mask:
+    with _opened(chosen, plan.settings.invert) as mask:
         return replace(_skipping("mask", plan, _outside(mask, plan)), said=mask.notes)
 
 
-def _skipping(mode: str | None, plan: Plan, empty: np.ndarray, thresholds: tuple[float | None, ...] = ()) -> Skipping:
+def _skipping(mode: str, plan: "Plan", empty: np.ndarray, thresholds: tuple[float | None, ...] = ()) -> Skipping:
     planes, rows, columns = empty.shape
     share = float(plan.areas[empty].sum() / plan.pixels)
     return Skipping(mode, (planes, rows, columns), np.packbits(empty).tobytes(), share, thresholds)
 
 
-def _without_tissue(source: ImageSource, plan: Plan, z: int) -> tuple[np.ndarray, float | None]:
-    """Whether each block of a plane is without tissue, bool (rows, columns), and the threshold, as `find_tissue`."""
+def _without_tissue(source: ImageSource, plan: "Plan", z: int) -> tuple[np.ndarray, float | None]:
+    """Whether each block of a plane is without tissue, bool (rows, columns), and the threshold of `find_tissue`."""
     overview, (sy, sx) = _overview(source, z)
     tissue, threshold = find_tissue(overview[list(plan.channels)], _white(source))
     if threshold is None:
         return np.zeros(plan.grid.shape, bool), None
-    scale = (sy / plan.image.scale[0], sx / plan.image.scale[1])
+    scale = (sy / plan.scale[0], sx / plan.scale[1])
     size = (tissue.shape[0], tissue.shape[1])
     return _by_block(plan, lambda region: not tissue[_covering(region, scale, size).slices].any()), threshold
 
 
 def find_tissue(pixels: np.ndarray, white: float) -> tuple[np.ndarray, float | None]:
-    """Where there may be tissue in an overview, grown generously, and the threshold that it was found by, after Otsu.
+    """Where there may be tissue in an overview, grown generously, and the threshold that found it, after Otsu.
 
-    Colours in front of white glass are told by their saturation (not the ratio of HSV, which is large in noisy black),
-    anything else by its distance from the commonest value.
+    Colours on white glass are told by their saturation (not HSV's ratio, which is large in noisy black), anything else
+    by its distance from the commonest value.
 
     Args:
         pixels: (C, h, w) float32.
         white: the largest value that they can have.
 
     Returns:
-        bool (h, w), all of it where the threshold is None: there are not two kinds of area, or neither is glass. What
-        is NaN or infinite counts as tissue.
+        bool (h, w), all of it where the threshold is None: there are not two kinds of area, or neither is glass. NaN
+        and infinity count as tissue.
     """
     smooth = ndimage.gaussian_filter(np.where(np.isfinite(pixels), pixels, np.nan), (0, 1, 1))
     everything = np.ones(smooth.shape[1:], bool)
@@ -179,12 +183,12 @@ def find_tissue(pixels: np.ndarray, white: float) -> tuple[np.ndarray, float | N
         return everything, None
     # pale tissue lies below the middle: what is halfway to glass is in doubt, and kept
     threshold = (middle + float(glass.mean())) / 2
-    # so written, NaN is tissue: its block is read, and told
+    # so written, NaN is tissue: its block is read, and the error told
     return ndimage.maximum_filter(~(signal <= threshold), 2 * max(2, max(signal.shape) // _GROWN) + 1), threshold
 
 
 def _distance(pixels: np.ndarray) -> np.ndarray:
-    """How far each pixel of (C, h, w) is from the commonest value of its channel, the farthest channel counts."""
+    """How far each pixel of (C, h, w) is from the commonest value of its channel; the farthest channel counts."""
     distances = []
     for channel in pixels:
         counts, edges = np.histogram(channel[np.isfinite(channel)], 256)
@@ -199,9 +203,9 @@ def _white(source: ImageSource) -> float:
 
 
 def _overview(source: ImageSource, z: int) -> tuple[np.ndarray, tuple[float, float]]:
-    """A plane on one screen, (C, h, w) float32 of means, and (y, x) pixels of level 0 that a pixel of it stands for.
+    """A plane on one screen, (C, h, w) float32 of means, and (y, x) pixels of level 0 that a pixel of it spans.
 
-    It is made of the smallest level that is large enough, read block by block.
+    It is made of the smallest level that is large enough, block by block.
     """
     number = max((n for n, level in enumerate(source.levels) if max(level.shape) >= _SIDE // 2), default=0)
     level = source.levels[number]
@@ -220,24 +224,6 @@ def _reduced(pixels: np.ndarray, factor: int) -> np.ndarray:
     padded = np.pad(pixels, ((0, 0), (0, -height % factor), (0, -width % factor)), mode="edge")
     cells = padded.reshape(channels, ceil(height / factor), factor, ceil(width / factor), factor)
     return cells.mean((2, 4), dtype=np.float32)
-
-
-def _outside(mask: "_Outline", plan: Plan) -> np.ndarray:
-    """Whether a mask is zero in all of a block, bool (planes, rows, columns).
-
-    Raises:
-        PlanError: it is not a mask of this image.
-        ImageError: it cannot be read.
-    """
-    _check_fits(mask, plan)
-    scale = (plan.image.shape[0] / mask.shape[0], plan.image.shape[1] / mask.shape[1])
-
-    def empty_at(z: int) -> np.ndarray:
-        return _by_block(plan, lambda region: not mask.read(_covering(region, scale, mask.shape), z).any())
-
-    if mask.depth == 1:
-        return np.repeat(empty_at(0)[None], len(plan.planes), 0)
-    return np.stack([*map(empty_at, plan.planes)])
 
 
 @dataclass(frozen=True)
@@ -261,12 +247,15 @@ def _opened(path: str, invert: bool) -> Iterator[_Outline]:
         return
     with open_image(path, invert=invert) as source:
         colours = source.channels - (source.channels in (2, 4))  # alpha says nothing
-        read = lambda region, z: source.read(region, 0, z)[:colours]  # noqa: E731 - a class for one line is more to read
+
+        def read(region: Region, z: int) -> np.ndarray:
+            return source.read(region, 0, z)[:colours]
+
         yield _Outline(path, source.shape, source.depth or 1, read, source.notes)
 
 
 def _check_whole(mask: Mask) -> None:
-    """Whether a mask that we wrote covers its image: that of a part would be taken for one of a smaller level."""
+    """Refuse a mask of ours that covers a part of its image: it would be taken for one of a smaller level."""
     region, shape = (mask.spec.fingerprint.get(name) for name in ("region", "shape"))
     if isinstance(region, list) and isinstance(shape, list) and region != [0, 0, *shape]:
         part = f"{region[0]}:{region[2]},{region[1]}:{region[3]}"
@@ -275,29 +264,38 @@ def _check_whole(mask: Mask) -> None:
         )
 
 
-def _check_fits(mask: _Outline, plan: Plan) -> None:
-    (height, width), (rows, columns) = plan.image.shape, mask.shape
-    # sides are whole numbers: the aspect may be off by what rounding a side to one makes
-    if abs(rows * width - columns * height) > max(height, width) or mask.depth not in (1, plan.image.depth):
-        depths = (mask.depth if mask.depth > 1 else None, plan.image.depth)
-        given, wanted = (f" x {depth} planes" if depth else "" for depth in depths)
+def _outside(mask: _Outline, plan: "Plan") -> np.ndarray:
+    """Whether a mask is zero in all of a block, bool (planes, rows, columns).
+
+    Raises:
+        PlanError: it is not a mask of this image.
+    """
+    (height, width), (rows, columns) = plan.shape, mask.shape
+    # sides are whole numbers: the aspect may be off by what rounding a side makes
+    if abs(rows * width - columns * height) > max(height, width) or mask.depth not in (1, plan.depth):
+        given, wanted = (f" x {n} planes" if n else "" for n in (mask.depth if mask.depth > 1 else None, plan.depth))
         raise PlanError(
             f"the mask {mask.path} is {rows} x {columns} pixels{given}, the image {height} x {width}{wanted}: give one "
             "of the same aspect, of any size, of one plane or of as many"
         )
+    scale = (height / rows, width / columns)
+
+    def empty_at(z: int) -> np.ndarray:
+        return _by_block(plan, lambda region: not mask.read(_covering(region, scale, mask.shape), z).any())
+
+    if mask.depth == 1:
+        return np.repeat(empty_at(0)[None], len(plan.planes), 0)
+    return np.stack([*map(empty_at, plan.planes)])
 
 
-def _by_block(plan: Plan, is_empty: Callable[[Region], bool]) -> np.ndarray:
+def _by_block(plan: "Plan", is_empty: Callable[[Region], bool]) -> np.ndarray:
     """What `is_empty` says of the `write` region of each block of a plane, bool (rows, columns)."""
-    grid, empty = plan.grid, np.zeros(plan.grid.shape, bool)
-    for row, column in np.ndindex(empty.shape):
-        y, x = grid.region.y0 + row * grid.block, grid.region.x0 + column * grid.block
-        empty[row, column] = is_empty(Region(y, x, y + grid.block, x + grid.block).intersect(grid.region))
-    return empty
+    found = [is_empty(region) for region in plan.region.squares(plan.block)]
+    return np.array(found, bool).reshape(plan.grid.shape)
 
 
 def _covering(region: Region, scale: tuple[float, float], shape: tuple[int, int]) -> Region:
-    """The pixels of a smaller image of `shape` that touch `region`, where one stands for `scale` (y, x) pixels."""
+    """The pixels of a smaller image of `shape` that touch `region`, where one spans `scale` (y, x) pixels."""
     (sy, sx), (height, width) = scale, shape
     # sides of levels are rounded: the last pixels of the image may have none of their own
     y0, x0 = min(floor(region.y0 / sy), height - 1), min(floor(region.x0 / sx), width - 1)

@@ -41,13 +41,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Prediction(Label):
-    """A label, or probabilities, of which codes are read: see `_code`.
+    """A label, or probabilities, of which codes are read: see `_code`."""
 
-    Attributes:
-        channels: of probabilities, 0 for a label.
-    """
-
-    channels: int = 0
+    channels: int = 0  # of probabilities, 0 for a label
 
 
 @contextmanager

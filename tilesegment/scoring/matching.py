@@ -39,22 +39,14 @@ class Plane:
 
 @dataclass(frozen=True)
 class Counted:
-    """What all files hold.
-
-    Attributes:
-        planes: counted.
-        truths, predictions: the values of each file, by the pairs' names; no predictions where there are probabilities.
-        channels: of probabilities, 0 for labels.
-        likely: the classes of probabilities, if they are known.
-        notes: on how files are read, one sentence each.
-    """
+    """What all files hold."""
 
     planes: list[Plane]
-    truths: list[Scan]
-    predictions: list[Scan]
-    channels: int
-    likely: tuple[LabelClass, ...] | None
-    notes: tuple[str, ...]
+    truths: list[Scan]  # the values of each file, by the pairs' names
+    predictions: list[Scan]  # none where there are probabilities
+    channels: int  # of probabilities, 0 for labels
+    likely: tuple[LabelClass, ...] | None  # the classes of probabilities, if they are known
+    notes: tuple[str, ...]  # on how files are read, one sentence each
 
     def scored(self, truth: Coding) -> list[Scan]:
         """The predictions with the values that they hold where the truth is labelled."""
@@ -67,21 +59,13 @@ class Counted:
 
 @dataclass(frozen=True)
 class Matching:
-    """What stored values mean.
-
-    Attributes:
-        classes: names and colours; the id is the position.
-        truth: of the truths, by the pairs' names; its values are those of the classes.
-        prediction: the same of the predictions; None for probabilities.
-        channels: of probabilities, see `Prediction`.
-        notes: what was decided, one sentence each.
-    """
+    """What stored values mean."""
 
     classes: tuple[LabelClass, ...]
-    truth: Coding
-    prediction: Coding | None
-    channels: int
-    notes: tuple[str, ...]
+    truth: Coding  # of the truths, by the pairs' names; its values are those of the classes
+    prediction: Coding | None  # of the predictions as values of the truth; None for probabilities
+    channels: int  # of probabilities, see `inputs`
+    notes: tuple[str, ...]  # what was decided, one sentence each
 
     @property
     def by_threshold(self) -> bool:
@@ -174,7 +158,7 @@ def match(counted: Counted, names: Sequence[str] | None, options: LabelOptions) 
     own = [one.value for one in known or () if one.value is not None]
     truth = replace(truth, values=_scale(truth, size, own, set().union(*(one.values for one in predictions))))
     if known is None:
-        classes = classes_of(truth, counted.truths, names)
+        classes = classes_of(truth, counted.truths, names, strict=False)
     else:
         values = zip(known, names or [one.name for one in known], truth.values, strict=True)
         classes = tuple(LabelClass(name, one.colour, value) for one, name, value in values)
@@ -185,7 +169,7 @@ def match(counted: Counted, names: Sequence[str] | None, options: LabelOptions) 
             "colour cannot be told; save the truth as class ids, or name the classes with --classes in the order of "
             "these colours"
         )
-    prediction = None if counted.channels else _fit(predictions, truth, classes)
+    prediction = None if counted.channels else _fit(predictions, truth, classes, named=names is not None)
     void = () if truth.ignore is None else (f"the value {truth.ignore} in the truth is not counted",)
     notes = (*truth.notes, *(() if prediction is None else prediction.notes), *void)
     return Matching(classes, truth, prediction, counted.channels, notes)
@@ -226,7 +210,7 @@ def _scale(truth: Coding, size: int, own: Sequence[int], predicted: set[int]) ->
     )
 
 
-def _fit(predictions: Sequence[Scan], truth: Coding, classes: Sequence[LabelClass]) -> Coding:
+def _fit(predictions: Sequence[Scan], truth: Coding, classes: Sequence[LabelClass], *, named: bool) -> Coding:
     """What predictions store, as the values of the truth.
 
     Raises:
@@ -246,11 +230,15 @@ def _fit(predictions: Sequence[Scan], truth: Coding, classes: Sequence[LabelClas
         own = {one.name: own_values(one, kind)[0] for one in scans}
         every, coloured = {value for table in own.values() for value in table.values()}, kind == "colour"
         # each file has its own palette
-        joint = None if kind == "palette" and truth.coloured else meant(kind, scans[0], every, ordered=True)
+        joint = (
+            None
+            if kind == "palette" and truth.coloured
+            else meant(kind, scans[0], every, ordered=named or not coloured)
+        )
         for one in scans:
             used = set(own[one.name].values())
             # files on several scales, such as 0, 1 and 0, 255, are read one by one
-            found = joint or meant(kind, one, used, ordered=used <= {0, 255})
+            found = joint or meant(kind, one, used, ordered=used <= {0, 255} or (named and kind == "palette"))
             if found is None:
                 raise DataError(
                     f"the prediction holds the values {listed(every, coloured)}, the truth "

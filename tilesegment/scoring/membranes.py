@@ -21,17 +21,10 @@ THRESHOLDS = tuple(k / 10 for k in range(11))  # the challenge's, on the probabi
 
 
 def segment_cells(inside_probability: np.ndarray, threshold: float) -> np.ndarray:
-    """Cells that a probability map proposes, their borders thinned to one pixel.
+    """Cells that a probability map (H, W) proposes, their borders thinned to one pixel: (H, W) int32, 0 for dams.
 
-    The 4-connected regions above the threshold are basins; a watershed on a flat landscape grows them, all at one
-    speed, until only dams of one pixel are left between them.
-
-    Args:
-        inside_probability: (H, W) float, or bool.
-        threshold: basins are the pixels strictly above it.
-
-    Returns:
-        (H, W) int32: cells 1, 2, ..., and 0 for dams (for every pixel if there is no basin).
+    The 4-connected regions strictly above the threshold are basins; a watershed on a flat landscape grows them, all at
+    one speed, until only dams of one pixel are left between them. Without basins all is 0.
     """
     basins, count = ndimage.label(inside_probability > threshold)
     if count < 2:  # nothing to keep apart: the one basin floods everything
@@ -80,24 +73,16 @@ def foreground_scores(truth_labels: np.ndarray, proposal_labels: np.ndarray) -> 
 
 @dataclass(frozen=True, eq=False)
 class MembraneScores:
-    """Scores of a stack of sections, T thresholds by S sections.
+    """Scores of a stack of S sections at T thresholds on the probability of 'inside a cell'."""
 
-    Attributes:
-        v_rand, v_info: largest, over the thresholds, of the mean over the sections.
-        rand_error: smallest, over the thresholds, of the mean over the sections.
-        threshold_rand, threshold_info, threshold_error: where that is, on the probability of 'inside a cell'.
-        thresholds: the T thresholds.
-        section_rand, section_info, section_error: (T, S) float64, the score of each section at each threshold.
-    """
-
-    v_rand: float
+    v_rand: float  # largest, over the thresholds, of the mean over the sections
     v_info: float
-    rand_error: float
-    threshold_rand: float
+    rand_error: float  # smallest
+    threshold_rand: float  # where that is
     threshold_info: float
     threshold_error: float
-    thresholds: tuple[float, ...]
-    section_rand: np.ndarray
+    thresholds: tuple[float, ...]  # T
+    section_rand: np.ndarray  # (T, S) float64, the score of each section at each threshold
     section_info: np.ndarray
     section_error: np.ndarray
 
@@ -106,13 +91,13 @@ def section_scores(truth: np.ndarray, probability: np.ndarray, thresholds: Seque
     """V_Rand, V_Info and Rand error of one section at each threshold, (3, T) float64.
 
     The Rand error is that of the ISBI 2012 challenge as it was first scored (and of SNEMI3D, "adapted Rand error"): 1
-    minus the F-score of the Rand index, true membrane left out. The formula is that of V_Rand in `foreground_scores`,
-    but of the 4-connected regions above the threshold as they are, without border thinning: each pixel at or below it
-    that lies in a true cell counts as a cell of its own.
+    minus the F-score of the Rand index, true membrane left out. It is computed as V_Rand in `foreground_scores`, but of
+    the 4-connected regions above the threshold as they are, without border thinning: each pixel at or below it that
+    lies in a true cell counts as a cell of its own.
 
     Args:
         truth: (H, W) bool, True inside a cell, False on membrane; its cells are the 4-connected regions.
-        probability: (H, W) float, 0 to 1, the probability of 'inside a cell'; or bool.
+        probability: (H, W), the probability of 'inside a cell', 0 to 1; or bool, or whatever `thresholds` are on.
         thresholds: T of them.
 
     Raises:
@@ -131,12 +116,7 @@ def section_scores(truth: np.ndarray, probability: np.ndarray, thresholds: Seque
 
 
 def summarise(sections: Sequence[np.ndarray], thresholds: Sequence[float] = THRESHOLDS) -> MembraneScores:
-    """The scores of a stack: the best of the thresholds is taken, one for all sections.
-
-    Args:
-        sections: at least one, each (3, T) as `section_scores` gives them.
-        thresholds: the T thresholds.
-    """
+    """The scores of a stack at the thresholds that are best for all its sections, each (3, T) of `section_scores`."""
     rand, info, error = np.stack(sections, axis=-1)
     best_rand, best_info = int(rand.mean(1).argmax()), int(info.mean(1).argmax())
     best_error = int(error.mean(1).argmin())
@@ -160,15 +140,15 @@ def membrane_scores(
     """Score membrane probability maps by the protocol of the ISBI 2012 challenge.
 
     Args:
-        truths: (H, W) bool a section, True inside a cell, False on membrane; its cells are the 4-connected regions.
-        probabilities: (H, W) float a section, 0 to 1, the probability of 'inside a cell'.
+        truths: (H, W) bool per section, True inside a cell, False on membrane; its cells are the 4-connected regions.
+        probabilities: (H, W) float per section, 0 to 1, the probability of 'inside a cell'.
         thresholds: the best of these is taken, one for all sections.
 
     Raises:
         DataError: no section, not as many truths as maps, shapes differ, a map is not finite, or a truth has no cell.
     """
     if len(truths) != len(probabilities) or not truths:
-        raise DataError(f"{len(truths)} truths and {len(probabilities)} probability maps: give one of each a section")
+        raise DataError(f"{len(truths)} truths and {len(probabilities)} probability maps: give one of each per section")
     scores = []
     for s, (truth, probability) in enumerate(zip(truths, probabilities, strict=True)):
         try:

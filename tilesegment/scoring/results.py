@@ -12,112 +12,70 @@ from tilesegment.scoring.pixels import dice, iou, pixel_accuracy
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class.
-
-    Attributes:
-        name: what it is called.
-        truth_value, prediction_value: what stands for it in the files; None where a threshold decides, or none does.
-        share: part of the truth's pixels.
-        dice, iou: None if it is in neither truth nor prediction.
-    """
+    """One class; Dice and IoU are None if it is in neither truth nor prediction."""
 
     name: str
-    truth_value: int
-    prediction_value: int | None
-    share: float
+    truth_value: int  # what stands for it in the files
+    prediction_value: int | None  # None where a threshold decides, or no value stands for it
+    share: float  # of the truth's pixels
     dice: float | None
     iou: float | None
 
 
 @dataclass(frozen=True)
 class CellScore:
-    """How well cells are told apart; class 1 is the inside of cells, class 0 is membrane.
+    """How well cells are told apart; class 1 is the inside of cells, class 0 is membrane."""
 
-    Attributes:
-        v_rand, v_info: largest mean over the sections, of the thresholds; ISBI 2012 protocol.
-        rand_error: smallest mean over the sections, without border thinning.
-        threshold_rand, threshold_info, threshold_error: where that is; None for class ids.
-        sections: planes, or windows of large ones, that were scored.
-        without_cells: those that have no cell in the truth and were left out.
-        window: largest side of a window in pixels, None if planes were scored whole.
-    """
-
-    v_rand: float
+    v_rand: float  # largest mean over the sections, of all thresholds; ISBI 2012 protocol
     v_info: float
-    rand_error: float
-    threshold_rand: float | None
+    rand_error: float  # smallest mean over the sections, without border thinning
+    threshold_rand: float | None  # where that is; None for class ids
     threshold_info: float | None
     threshold_error: float | None
-    sections: int
-    without_cells: int
-    window: int | None
+    sections: int  # planes, or windows of large ones, that were scored
+    without_cells: int  # those that have no cell in the truth and were left out
+    window: int | None  # largest side of a window in pixels, None if planes were scored whole
 
 
 @dataclass(frozen=True)
 class ImageScore:
-    """One plane.
+    """One plane."""
 
-    Attributes:
-        name: stem of its file, with the plane's number where the file is a stack.
-        shape: (height, width).
-        pixels: how many were counted.
-        accuracy, miou, mean_dice: None if none was counted.
-        dice, iou: one per class, None for one that is in neither truth nor prediction.
-        v_rand, v_info, rand_error: at the thresholds that are best over all images; None if cells were not scored.
-    """
-
-    name: str
-    shape: tuple[int, int]
-    pixels: int
-    accuracy: float | None
+    name: str  # stem of its file, with the plane's number where the file is a stack
+    shape: tuple[int, int]  # (height, width)
+    pixels: int  # how many were counted
+    accuracy: float | None  # None, as the next two, if none was counted
     miou: float | None
     mean_dice: float | None
-    dice: tuple[float | None, ...]
+    dice: tuple[float | None, ...]  # one per class, None for one that is in neither truth nor prediction
     iou: tuple[float | None, ...]
-    v_rand: float | None
+    v_rand: float | None  # at the thresholds that are best over all images; None if cells were not scored
     v_info: float | None
     rand_error: float | None
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a prediction is. Scores are of all counted pixels together, not means of images.
+    """How good a prediction is. Scores are of all counted pixels together, not means of images."""
 
-    Attributes:
-        prediction, truth: as given.
-        kind: `classes` or `probabilities`; of the latter, classes are the arg-max, of two those at 0.5.
-        pixels, ignored: how many were counted, how many were not.
-        confusion: pixels, rows the true class, columns the predicted one.
-        classes: one after another.
-        accuracy: part of the pixels whose class is right.
-        pixel_error: 1 - accuracy, of one probability the least over the thresholds 0, 0.1, ..., 1.
-        threshold_pixel: where that is, None for class ids and for more than two classes.
-        miou, mean_dice: means over the classes that occur.
-        floor_accuracy, floor_miou: of always predicting the most frequent class.
-        cells: two classes only, None if not scored.
-        images: one per plane.
-        figure: where it was drawn.
-        notes: what was left out, and what was decided on how files are read, one sentence each.
-    """
-
-    prediction: str
+    prediction: str  # as given
     truth: str
-    kind: str
-    pixels: int
-    ignored: int
-    confusion: tuple[tuple[int, ...], ...]
+    kind: str  # `classes` or `probabilities`; of the latter, classes are the arg-max, of two those at 0.5
+    pixels: int  # how many were counted
+    ignored: int  # how many were not
+    confusion: tuple[tuple[int, ...], ...]  # pixels, rows the true class, columns the predicted one
     classes: tuple[ClassScore, ...]
-    accuracy: float
-    pixel_error: float
-    threshold_pixel: float | None
-    miou: float
+    accuracy: float  # share of the pixels whose class is right
+    pixel_error: float  # 1 - accuracy, of one probability the least over the thresholds 0, 0.1, ..., 1
+    threshold_pixel: float | None  # where that is, None for class ids and for more than two classes
+    miou: float  # mean over the classes that occur, as mean_dice
     mean_dice: float
-    floor_accuracy: float
+    floor_accuracy: float  # of always predicting the most frequent class
     floor_miou: float
-    cells: CellScore | None
-    images: tuple[ImageScore, ...]
-    figure: str | None = None
-    notes: tuple[str, ...] = ()
+    cells: CellScore | None  # of two classes only, None if not scored
+    images: tuple[ImageScore, ...]  # one per plane
+    figure: str | None = None  # where it was drawn
+    notes: tuple[str, ...] = ()  # what was left out, and how files are read, one sentence each
 
     @property
     def coloured(self) -> bool:

@@ -40,40 +40,24 @@ _EXPECTED = (
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its label.
+    """An image and its label, each a file or the folder of a Zarr image; of nnU-Net's cases a file per channel."""
 
-    Attributes:
-        name: stem of the image's file, or of the case if it has a file per channel; `val/stem` in a folder val/.
-        images: the file, or the folder of a Zarr image; of nnU-Net's cases the files of all channels in their order.
-        label: a file, or the folder of a Zarr image.
-    """
-
-    name: str
+    name: str  # stem of the image's file, or of the case; `val/stem` in a folder val/
     images: tuple[Path, ...]
     label: Path
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set is kept.
+    """How a data set is kept."""
 
-    Attributes:
-        words: for the user.
-        pairs: sorted by name.
-        held_out: those in a folder val/.
-        voc: labels are those of Pascal VOC: the indices of a palette are the classes, 255 means not labelled.
-        names: of the classes by value, where a file tells them.
-        ignore: the value that means "not labelled", where a file tells it.
-        warnings: what was left out or decided, one sentence each.
-    """
-
-    words: str
-    pairs: tuple[Pair, ...]
-    held_out: tuple[Pair, ...] = ()
-    voc: bool = False
-    names: Mapping[int, str] = field(default_factory=dict)
-    ignore: int | None = None
-    warnings: tuple[str, ...] = ()
+    words: str  # for the user
+    pairs: tuple[Pair, ...]  # sorted by name
+    held_out: tuple[Pair, ...] = ()  # those in a folder val/
+    voc: bool = False  # as in Pascal VOC: palette indices are the classes, 255 means not labelled
+    names: Mapping[int, str] = field(default_factory=dict)  # of the classes by value, where a file tells them
+    ignore: int | None = None  # the value that means "not labelled", where a file tells it
+    warnings: tuple[str, ...] = ()  # what was left out or decided, one sentence each
 
 
 def find_layout(path: Path) -> Layout:

@@ -15,17 +15,11 @@ from tilesegment.models.header import Normalisation
 
 @dataclass(frozen=True)
 class Section:
-    """One labelled image.
+    """One labelled image."""
 
-    Attributes:
-        name: stem of its file; `stem[3]` is plane 3 of a stack, `stem@512,0` a part whose first pixel is (512, 0).
-        image: (C, H, W) in the file's dtype.
-        label: (H, W) uint8 class ids, IGNORE where there is no label.
-    """
-
-    name: str
-    image: np.ndarray
-    label: np.ndarray
+    name: str  # stem of its file; `stem[3]` is plane 3 of a stack, `stem@512,0` a part whose first pixel is (512, 0)
+    image: np.ndarray  # (C, H, W) in the file's dtype
+    label: np.ndarray  # (H, W) uint8 class ids, IGNORE where there is no label
 
     @property
     def stem(self) -> str:
@@ -35,27 +29,16 @@ class Section:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images of one kind.
+    """Labelled images of one kind."""
 
-    Attributes:
-        sections: in the order of their names.
-        classes: in the order of their values in the label files; that of a colour is red * 65536 + green * 256 + blue.
-        pixel_size: of the images, where all agree.
-        layout: how the files are kept, in words.
-        warnings: what the user should know, one sentence each.
-        ignore: the value in the label files that means "not labelled".
-        held_out: names of the sections in a folder val/.
-        notes: on how the labels are read, one sentence each.
-    """
-
-    sections: tuple[Section, ...]
-    classes: tuple[LabelClass, ...]
-    pixel_size: PixelSize | None
-    layout: str = ""
-    warnings: tuple[str, ...] = ()
-    ignore: int | None = None
-    held_out: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    sections: tuple[Section, ...]  # in the order of their names
+    classes: tuple[LabelClass, ...]  # in the order of their values in the label files; see `labels.Coding` for colours
+    pixel_size: PixelSize | None  # of the images, where all agree
+    layout: str = ""  # how the files are kept, in words
+    warnings: tuple[str, ...] = ()  # what the user should know, one sentence each
+    ignore: int | None = None  # the value in the label files that means "not labelled"
+    held_out: tuple[str, ...] = ()  # names of the sections in a folder val/
+    notes: tuple[str, ...] = ()  # on how the labels are read, one sentence each
 
     def split(self, validation: float | Sequence[str]) -> tuple[tuple[Section, ...], tuple[Section, ...]]:
         """Split into sections to train on, and those held out.

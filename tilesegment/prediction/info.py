@@ -8,15 +8,14 @@ from typing import Any
 from tilesegment.images import open_image
 from tilesegment.masks import Mask, is_mask, open_mask
 from tilesegment.masks.counting import counted
-from tilesegment.masks.exported import KINDS, read_exported
+from tilesegment.masks.exported import KINDS
 from tilesegment.masks.record import read_record
-from tilesegment.models import TRAINED, bundled_models
+from tilesegment.models import PACKAGED, TRAINED, bundled_models
 from tilesegment.models.header import ModelHeader, read_header
 
-# others' suffixes too: that their files are not opened is said better as of a model than as of an image
+# others' suffixes too: that such files are not opened is said better as of a model than as of an image
 _MODELS = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl")
 _FOREIGN = (".onnx", ".zip")
-_DESCRIBED = ("rdf.yaml", "bioimageio.yaml")
 
 
 def describe(
@@ -38,40 +37,23 @@ def describe(
     path = Path(path)
     match kind_of(path):
         case "model":
-            return _described_model(path)
+            return _model(path)
         case "mask":
-            return _mask(path) if is_mask(path) else _jpeg_mask(path)
+            return _mask(path)
     return _image(path, axes=axes, select=select, series=series)
 
 
 def kind_of(path: str | Path) -> str:
-    """Tell "model", "mask" and "image" apart by name and record; whatever else there is, or is not, is an image."""
+    """Tell "model", "mask" and "image" apart by name and record; anything else, or nothing, is an image."""
     path = Path(path)
     if str(path) in bundled_models() or os.path.isfile(path / TRAINED) or _is_foreign(path) or path.suffix in _MODELS:
         return "model"
-    is_jpeg_mask = os.path.isfile(path) and "digest" in (read_exported(path) or {})
-    return "mask" if is_jpeg_mask or is_mask(path) else "image"
+    return "mask" if is_mask(path) else "image"
 
 
 def _is_foreign(path: Path) -> bool:
-    return (
-        path.suffix.lower() in _FOREIGN
-        or path.name in _DESCRIBED
-        or any((path / name).is_file() for name in _DESCRIBED)
-    )
-
-
-def _described_model(path: Path) -> dict[str, Any]:
-    bundled = bundled_models()
-    if str(path) in bundled:
-        return _model(str(path), read_header(bundled[str(path)]))
-    if os.path.isfile(path / TRAINED):  # the folder of a training run
-        path /= TRAINED
-    if _is_foreign(path):
-        from tilesegment.models.model import Model
-
-        return _model(str(path), Model.load(path).header)
-    return _model(str(path), read_header(path))
+    names = {path.name, *(name for name in PACKAGED if (path / name).is_file())}
+    return path.suffix.lower() in _FOREIGN or not names.isdisjoint(PACKAGED)
 
 
 def _image(path: Path, **reading: Any) -> dict[str, Any]:
@@ -114,20 +96,8 @@ def _mask(path: Path) -> dict[str, Any]:
     }
 
 
-def _jpeg_mask(path: Path) -> dict[str, Any]:
-    """What is known of a mask that holds the colours of its classes and not which these are."""
-    facts = _image(path)
-    return {
-        "kind": "mask",
-        **{key: facts[key] for key in ("path", "format", "shape_yx", "planes", "pixel_size_um")},
-        "holds": "colours of classes, no class ids",
-        "levels": 1,
-        "classes": {},
-    }
-
-
 def _shares(mask: Mask) -> dict[str, Any]:
-    """Share of the pixels, 0 to 1, and area of each class, in all planes; and of which level they are."""
+    """Share of the pixels, 0 to 1, and area of each class, over all planes; and the level they were counted at."""
     found = counted(mask.spec, mask.levels, read_record(mask.path) or {})
     size, whole = mask.spec.pixel_size, (mask.spec.depth or 1) * mask.spec.shape[0] * mask.spec.shape[1]
     shares = {str(n): share for n, share in enumerate(found.shares)}
@@ -135,12 +105,14 @@ def _shares(mask: Mask) -> dict[str, Any]:
     return {"counted_at_level": found.level, "shares": shares, "areas_um2": areas}
 
 
-def _model(name: str, header: ModelHeader) -> dict[str, Any]:
-    training = dict(header.training)
-    size = header.pixel_size
+def _model(path: Path) -> dict[str, Any]:
+    if os.path.isfile(path / TRAINED):  # the folder of a training run
+        path /= TRAINED
+    header = _header(path)
+    training, size = dict(header.training), header.pixel_size
     return {
         "kind": "model",
-        "path": name,
+        "path": str(path),
         "name": header.name,
         "licence": header.licence,
         "network": header.network,
@@ -154,3 +126,14 @@ def _model(name: str, header: ModelHeader) -> dict[str, Any]:
         "training": training,
         "weights_sha256": header.weights_sha256,
     }
+
+
+def _header(path: Path) -> ModelHeader:
+    bundled = bundled_models()
+    if str(path) in bundled:
+        return read_header(bundled[str(path)])
+    if _is_foreign(path):
+        from tilesegment.models.model import Model  # which imports torch
+
+        return Model.load(path).header
+    return read_header(path)

@@ -1,28 +1,20 @@
-"""Many images into one folder: their list, the names of their masks, a log of each, and a summary of all."""
+"""Which images are predicted, and where each goes: lists, folders of images, one folder of masks."""
 
 import csv
-import errno
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 
 from tilesegment.draw import is_picture_of_ours
-from tilesegment.errors import MaskError, PlanError, one_line
-from tilesegment.files import write_atomically
-from tilesegment.geometry import Block
+from tilesegment.errors import PlanError
 from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr
 from tilesegment.masks.disk import is_ours
 from tilesegment.masks.exported import read_exported
-from tilesegment.prediction.outcome import Errand, Listener, Outcome, Progress
-from tilesegment.prediction.run import Outputs
+from tilesegment.prediction.settings import Outputs
 
-FORMATS = ("zarr", "tif", "png", "jpg")
-_COLUMNS = ("image", "mask", "state", "blocks", "resumed", "skipped", "megapixels", "seconds", "mismatch", "error")
-_EVERY = 60.0  # seconds between two lines of progress in a log
+FORMATS = ("zarr", "tif", "png")
 
 
 def read_list(path: str | Path) -> list[tuple[str, str | None]]:
@@ -128,10 +120,10 @@ def _is_to_predict(path: Path) -> bool:
     return False
 
 
-def errands_into(
+def place_masks(
     folder: str | Path | None, images: Iterable[tuple[str, str | None]], file_format: str, shared: Outputs
-) -> list[Errand]:
-    """An errand for each image: `slides/a.tif` goes to `FOLDER/a.zarr`, or to the name of its own that it came with.
+) -> list[tuple[str, Outputs]]:
+    """Each image with its outputs: `slides/a.tif` goes to `FOLDER/a.zarr`, or to the name that a list gives it.
 
     Args:
         folder: of the masks; None where each image comes with the name of its mask.
@@ -142,17 +134,17 @@ def errands_into(
     Raises:
         PlanError: two images would be written to one file, or it is not said where one goes.
     """
-    errands: dict[str, Errand] = {}
+    placed: dict[str, tuple[str, Outputs]] = {}
     for image, name in images:
         out = _place(folder, image, name, file_format)
-        other = errands.get(os.path.abspath(out))
-        if other is not None:
+        if os.path.abspath(out) in placed:
+            other, _ = placed[os.path.abspath(out)]
             raise PlanError(
-                f"{other.image} and {image} would both be written to {out}; give a list with the columns image "
+                f"{other} and {image} would both be written to {out}; give a list with the columns image "
                 "and out, or do them apart"
             )
-        errands[os.path.abspath(out)] = Errand(image, replace(shared, mask=out))
-    return list(errands.values())
+        placed[os.path.abspath(out)] = (image, replace(shared, mask=out))
+    return list(placed.values())
 
 
 def _place(folder: str | Path | None, image: str, name: str | None, file_format: str) -> Path:
@@ -165,91 +157,6 @@ def _place(folder: str | Path | None, image: str, name: str | None, file_format:
         return Path(folder) / f"{_stem(image)}.{file_format}"
     # a list may name the masks as they will be called from here
     return Path(name) if Path(os.path.abspath(folder)) in Path(os.path.abspath(name)).parents else Path(folder) / name
-
-
-@contextmanager
-def _naming(file: Path) -> Iterator[None]:
-    """Say which file cannot be written. One whose name is too long has no mask either, and that is said already."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise MaskError(f"{file} cannot be written ({error.strerror}): check the folder and its space") from error
-
-
-class Records(Listener):
-    """Keeps a log of each image and the summary of all, in the folder of the masks.
-
-    Args:
-        folder: made if it is not there.
-        part: of a job in parts, whose summary has a name of its own.
-        errands: the images; folders that their masks lie in are made below `folder`.
-
-    Raises:
-        PlanError: the folder cannot be made.
-    """
-
-    def __init__(self, folder: str | Path, part: tuple[int, int] | None = None, errands: Iterable[Errand] = ()) -> None:
-        self.folder, name = Path(folder), "summary.csv" if part is None else f"summary-{part[0]}-of-{part[1]}.csv"
-        self.summary = self.folder / name
-        self._rows: list[Sequence[object]] = []
-        self._said = 0.0
-        try:
-            (self.folder / "logs").mkdir(parents=True, exist_ok=True)
-            for parent in {Path(errand.outputs.mask).parent for errand in errands}:
-                if Path(os.path.abspath(folder)) in Path(os.path.abspath(parent)).parents:
-                    parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PlanError(
-                f"the folder {folder} cannot be made ({error.strerror}); choose another --out-dir"
-            ) from error
-
-    def begun(self, outcome: Outcome) -> None:
-        """The plan goes into the log."""
-        assert outcome.order is not None
-        plan = "; ".join(f"{name}: {value}" for name, value in outcome.order.lines())
-        self._log(outcome, f"begun with {outcome.model}; {plan}")
-        for note in outcome.notes:
-            self._log(outcome, f"note: {note}")
-        if outcome.resumed or outcome.repaired:
-            self._log(outcome, f"{outcome.resumed} blocks are there already, {outcome.repaired} were damaged")
-
-    def progressed(self, outcome: Outcome, progress: Progress) -> None:
-        """A line in the log, now and then."""
-        if progress.seconds - self._said >= _EVERY:
-            self._said = progress.seconds
-            self._log(outcome, f"{outcome.blocks} blocks, {outcome.pixels / 1e6:,.1f} Mpx stored")
-
-    def failed(self, outcome: Outcome, block: Block, error: Exception) -> None:
-        """The error goes into the log."""
-        self._log(outcome, f"block at {block.write} failed: {error}")
-
-    def ended(self, outcome: Outcome) -> None:
-        """The end goes into the log and the summary, which is complete as far as it goes at any time."""
-        error = one_line(outcome.errors[0]) if outcome.errors else ""
-        self._log(outcome, f"{outcome.state} after {outcome.seconds:,.1f} s" + (f": {error}" if error else ""))
-        mismatch = None if outcome.ending is None else outcome.ending.mismatch
-        blocks = (outcome.blocks, outcome.resumed, outcome.skipped)
-        counts = (*blocks, round(outcome.pixels / 1e6, 3), round(outcome.seconds, 2))
-        self._rows.append((outcome.errand.image, outcome.errand.outputs.mask, outcome.state, *counts, mismatch, error))
-        text = io.StringIO()
-        csv.writer(text).writerows([_COLUMNS, *self._rows])
-        with _naming(self.summary):
-            write_atomically(self.summary, text.getvalue().encode())
-
-    def _log(self, outcome: Outcome, text: str) -> None:
-        now = datetime.now().astimezone().isoformat(timespec="seconds")
-        file = self._log_of(Path(outcome.errand.outputs.mask))
-        with _naming(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("a", encoding="utf-8") as log:
-                log.write(f"{now} {text}\n")
-
-    def _log_of(self, mask: Path) -> Path:
-        """Below logs/ as the mask below the folder; of one elsewhere, as below the root."""
-        folder, mask = Path(os.path.abspath(self.folder)), Path(os.path.abspath(mask))
-        inside = mask.relative_to(folder if folder in mask.parents else mask.anchor)
-        return self.folder / "logs" / inside.with_name(f"{inside.name}.log")
 
 
 def _stem(image: str) -> str:

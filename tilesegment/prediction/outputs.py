@@ -1,0 +1,183 @@
+"""The outputs of a prediction, begun: checked before hours of work, found again after an interruption."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tilesegment.draw import HEATMAP, PREVIEW, check_picture
+from tilesegment.errors import MaskError, PlanError
+from tilesegment.geometry import Region
+from tilesegment.masks import MaskSpec, MaskWriter, create_mask, create_probabilities, is_complete
+from tilesegment.masks.record import STORED, read_record
+from tilesegment.prediction.plan import Plan
+from tilesegment.prediction.settings import Outputs
+from tilesegment.preview import Heatmap, class_to_show, draw_preview, mask_digest
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Where a prediction goes: plain data, so that any process can store any block.
+
+    Attributes:
+        writers: the mask and the probabilities, as far as they are not complete yet; the mask last.
+        mask: where the mask is or will be.
+        preview, heatmap: pictures to draw when the others are finished.
+        notes: what a user should know of an earlier run that began the outputs.
+    """
+
+    writers: tuple[MaskWriter, ...]
+    mask: Path
+    preview: Path | None = None
+    heatmap: Heatmap | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def keeps_probabilities(self) -> bool:
+        """Whether probabilities are stored, beside class ids."""
+        return any(map(holds_probabilities, self.writers))
+
+    def write(self, region: Region, plane: int, ids: np.ndarray, likely: np.ndarray | None = None) -> None:
+        """Store a block durably: class ids (h, w), and the probabilities (K, h, w) if they are kept.
+
+        Raises:
+            MaskError: the disk refuses; what is stored stays.
+        """
+        for writer in self.writers:
+            if holds_probabilities(writer):
+                assert likely is not None
+                writer.write(region, _as_stored(likely, writer.base.grid.dtype), plane)
+            else:
+                writer.write(region, ids, plane)
+
+    def survey(self, plan: Plan) -> tuple[np.ndarray, int]:
+        """Whether each block is stored, bool (planes, rows, columns), and how many stored objects are damaged."""
+        done, damaged = np.ones((len(plan.planes), *plan.grid.shape), bool), 0
+        for writer in self.writers:
+            found = writer.survey()
+            done &= found.done
+            damaged += len(found.damaged)
+        return done, damaged
+
+    def mark_unreadable(self) -> None:
+        """Record that some of the image could not be read, for the run that goes on once it is repaired."""
+        for writer in self.writers:
+            with suppress(MaskError):  # the error itself is reported; without the record the next run is refused
+                writer.mark_unreadable()
+
+    @contextmanager
+    def claimed(self, *, shared: bool) -> Iterator[None]:
+        """Keep other runs from writing the outputs; `shared` lets in the parts of one job."""
+        with ExitStack() as stack:
+            for writer in self.writers:
+                stack.enter_context(writer.claimed(shared=shared))
+            yield
+
+    def draw(self, image: str, finished: list[MaskWriter]) -> None:
+        """Draw the pictures of the outputs that were just `finished`, and those that are missing."""
+        masks, likely = (
+            [writer for writer in self.writers if holds_probabilities(writer) == which] for which in (False, True)
+        )
+        if self.preview is not None and (
+            any(writer in finished for writer in masks) or not (masks or self.preview.exists())
+        ):
+            draw_preview(image, self.mask, self.preview)
+        if self.heatmap is not None and (any(writer in finished for writer in likely) or not likely):
+            self.heatmap.draw()
+
+
+def holds_probabilities(writer: MaskWriter) -> bool:
+    return writer.target.kind == "probabilities"
+
+
+def begin_outputs(plan: Plan, spec: MaskSpec, outputs: Outputs) -> Stores:
+    """Create the folders in which the outputs grow, or find them with the blocks that an earlier run stored.
+
+    Raises:
+        PlanError, MaskError: they cannot be written there. Nothing has been changed then.
+    """
+    heatmap = _heatmap(spec, outputs)
+    _check(plan.image, outputs, mask_digest(spec))
+    writers, anew = [], outputs.overwrite
+    likely, values = outputs.probabilities, outputs.probabilities_dtype
+    if likely is not None and (anew or not is_complete(likely, spec, probabilities=True, values=values)):
+        writers.append(create_probabilities(likely, spec, overwrite=anew, values=values))
+    mask = Path(outputs.mask).absolute()
+    place = mask
+    if anew or not is_complete(outputs.mask, spec, ngff=outputs.ngff):
+        writers.append(create_mask(outputs.mask, spec, ngff=outputs.ngff, overwrite=anew))
+        place = writers[-1].target.partial
+    preview = None if outputs.preview is None else Path(outputs.preview).absolute()
+    return Stores(tuple(writers), mask, preview, heatmap, _doubts(plan, read_record(place)))
+
+
+def _doubts(plan: Plan, record: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Notes where the image may have changed since the mask of this record was begun."""
+    if record is None or "fingerprint" not in record:
+        return ()
+    image = plan.image
+    if record["fingerprint"].get(STORED) != plan.decides[STORED]:
+        return (
+            f"some of {image} could not be read when the mask was begun, and it was changed: other pixels have changed "
+            "since then, use --overwrite",
+        )
+    provenance = record.get("provenance")
+    written = provenance.get("image_written") if isinstance(provenance, dict) else None
+    if plan.content.exact or written in (None, plan.content.written):
+        return ()
+    return (
+        f"files of {image} were written after the mask was begun, as those of a copy are; their sizes and the samples "
+        "that are compared are the same: if pixels have changed since then, use --overwrite",
+    )
+
+
+def _heatmap(spec: MaskSpec, outputs: Outputs) -> Heatmap | None:
+    """The heat map to draw.
+
+    Raises:
+        PlanError: there are no probabilities to draw it from, or no such class.
+    """
+    if outputs.heatmap is None:
+        return None
+    if outputs.probabilities is None:
+        raise PlanError("--heatmap is drawn from the probabilities: give --probabilities P.ZARR, too")
+    shown = class_to_show(outputs.heatmap_class, spec.classes)
+    return Heatmap(Path(outputs.heatmap).absolute(), Path(outputs.probabilities).absolute(), shown)
+
+
+def _as_stored(likely: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Probabilities 0 to 1 in the type in which they are kept; as whole numbers, from 0 to the largest."""
+    if dtype.kind == "f":
+        return likely.astype(dtype, copy=False)
+    return np.rint(likely * np.iinfo(dtype).max).astype(dtype)
+
+
+def _check(image: str, outputs: Outputs, made_of: str) -> None:
+    """Check that outputs keep clear of the image and of each other.
+
+    A preview that exists may be one of the same mask, known by its digest `made_of`.
+
+    Raises:
+        PlanError: two of them are one, or an output lies in the image elsewhere than among its labels.
+        MaskError: the preview or the heat map cannot be written under its name.
+    """
+    source = Path(image).resolve()
+    named = {"out": outputs.mask, "probabilities": outputs.probabilities, "preview": outputs.preview}
+    given = {name: path for name, path in {**named, "heatmap": outputs.heatmap}.items() if path is not None}
+    paths = {name: Path(path).resolve() for name, path in given.items()}
+    for name, path in paths.items():
+        if path == source or path in source.parents:
+            raise PlanError(f"{name} {given[name]} is the image that is read, or holds it; choose another name")
+        if source in path.parents and (name != "out" or path.parent != source / "labels"):
+            raise PlanError(
+                f"{name} {given[name]} lies in the image; choose another place, or --out {image}/labels/NAME"
+            )
+    if len(set(paths.values())) < len(paths):
+        raise PlanError(f"{', '.join(paths)} name one file twice; give each a name of its own")
+    if outputs.preview is not None:
+        check_picture(Path(outputs.preview), overwrite=outputs.overwrite, same=f"{PREVIEW}{made_of}")
+    if outputs.heatmap is not None:
+        check_picture(Path(outputs.heatmap), overwrite=outputs.overwrite, same=HEATMAP)

@@ -1,0 +1,71 @@
+"""From image files to mask files: the top of the library."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tilesegment.errors import StoppedError
+from tilesegment.prediction.queue import Queue, ThisProcess, Workers
+from tilesegment.prediction.result import Listener, Result
+from tilesegment.prediction.settings import Outputs, Settings
+
+if TYPE_CHECKING:
+    from tilesegment.models.model import Model
+
+
+def predict(
+    image: str | Path,
+    out: str | Path,
+    model: "str | Path | Model | None" = None,
+    *,
+    workers: Workers | None = None,
+    listeners: Sequence[Listener] = (),
+    stop: Callable[[], bool] = lambda: False,
+    **options: Any,
+) -> Result:
+    """Segment an image of any size into a mask, seamlessly: equal to one pass over the whole mirror-padded image.
+
+    Args:
+        image: TIFF, OME-TIFF, Zarr, OME-Zarr, PNG or JPEG; uint8, uint16 or float32, other integers and floats with
+            normalise="image".
+        out: `mask.zarr`, `image.zarr/labels/NAME`, `mask.tif` or `mask.png`. An unfinished run with the same settings
+            is continued; a finished one is left as it is.
+        model: file, name of a bundled model, or a `Model`; None takes `em-membrane` for one-channel images.
+        workers: who predicts, a `Cluster`; None is this process.
+        listeners: hear how it goes.
+        stop: asked between blocks; if true, the run ends there.
+        options: the other fields of `Settings` (tile, halo, prune, batch, block, device, precision, runtime, roi,
+            level, z, channels, threshold, tta, normalise, skip_empty, axes, select, series, invert, part) and of
+            `Outputs` (probabilities, probabilities_dtype, preview, heatmap, heatmap_class, ngff, overwrite).
+
+    Raises:
+        TilesegmentError: the image, the model, the settings or the output cannot be used; nothing that existed is
+            lost. `StoppedError`, as asked: the same call goes on from there.
+    """
+    names = {one.name for one in fields(Outputs)}
+    outputs = Outputs(out, **{name: options.pop(name) for name in names & options.keys()})
+    settings = Settings.of({"model": model, **options})
+    (result,) = predict_many([(image, outputs)], settings, workers, listeners=listeners, stop=stop)
+    if result.errors:
+        raise result.errors[0]
+    if result.stopped:
+        raise StoppedError(f"{out} is not complete; the same command goes on from there")
+    return result
+
+
+def predict_many(
+    images: Iterable[tuple[str | Path, Outputs]],
+    settings: Settings,
+    workers: Workers | None = None,
+    *,
+    listeners: Sequence[Listener] = (),
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Result]:
+    """Segment many images, one queue over all their blocks; yield what becomes of each, as they end.
+
+    An image that fails does not stop the others: its errors are in its result. Arguments as in `Queue`.
+    """
+    with nullcontext(workers) if workers is not None else ThisProcess() as who:
+        yield from Queue(images, settings, who, listeners, stop).results()

@@ -1,0 +1,308 @@
+"""Many images: one queue over all their blocks, so that nobody idles where one ends; one that fails stops no other."""
+
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self, TypeAlias
+
+import numpy as np
+
+from tilesegment.errors import ClusterError, ImageError, MaskError, StoppedError
+from tilesegment.geometry import Block
+from tilesegment.prediction.devices import this_machine
+from tilesegment.prediction.engine import stream
+from tilesegment.prediction.job import Job
+from tilesegment.prediction.result import Listener, Progress, Result
+from tilesegment.prediction.settings import Outputs, Settings
+from tilesegment.prediction.tiling import Machine
+
+Stop: TypeAlias = Callable[[], bool]
+
+
+class Work(NamedTuple):
+    """A block of a job, in plane `z`."""
+
+    job: Job
+    z: int
+    block: Block
+
+
+# blocks that came back: whether each was empty, or its error; closing it ends what is under way
+Settled: TypeAlias = Generator[tuple[Work, bool | Exception], None, None]
+
+
+class Finishing(Protocol):
+    """An image that is being finished."""
+
+    def done(self) -> bool:
+        """Whether `result` returns, or raises, at once."""
+
+    def result(self) -> Result:
+        """Wait for what became of it."""
+
+
+class Workers(Protocol):
+    """Those who predict blocks: this process, or a cluster."""
+
+    def ask(self, device: str, precision: str, stop: Stop) -> Machine:
+        """What a plan needs to know of them.
+
+        Raises:
+            ClusterError: there is none.
+            StoppedError: `stop` says so while they are waited for.
+        """
+
+    def check(self, job: Job) -> None:
+        """Refuse a job that they cannot do, before its outputs are begun.
+
+        Raises:
+            PlanError: says why.
+        """
+
+    def stream(self, work: Iterable[Work], stop: Stop) -> Settled:
+        """Yield every block once it is stored, or with its error; in any order."""
+
+    def finish(self, job: Job, result: Result) -> Finishing:
+        """Begin to finish a job whose blocks are all stored; see `Job.finish`."""
+
+    def drop(self, job: Job) -> None:
+        """Forget a job that is over or left: nothing is done for it any more when this returns."""
+
+
+def stream_blocks(work: Iterable[Work], stop: Stop = lambda: False) -> Settled:
+    """Take blocks of open jobs through their way; yield each with whether it was empty, or with its error."""
+    return stream(
+        work,
+        lambda item: item.job.load(item.z, item.block),
+        lambda item, pixels: item.job.predict(item.block, pixels),
+        lambda item, pending: item.job.store(item.z, item.block, pending),
+        stop,
+    )
+
+
+class ThisProcess:
+    """Predicts here. Finishes an image in a thread of its own while the next one is predicted."""
+
+    def __init__(self) -> None:
+        self._finishing: dict[Job, Future[Result]] = {}
+        self._finisher = ThreadPoolExecutor(1, "finish")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._finisher.shutdown(cancel_futures=True)
+
+    def ask(self, device: str, precision: str, stop: Stop = lambda: False) -> Machine:
+        """What a plan needs to know of this machine."""
+        return this_machine(device, precision)
+
+    def check(self, job: Job) -> None:
+        """This process can do every job that it could open."""
+
+    def stream(self, work: Iterable[Work], stop: Stop) -> Settled:
+        """Yield every block, in order, once it is stored, or with its error."""
+        return stream_blocks(work, stop)
+
+    def finish(self, job: Job, result: Result) -> Future[Result]:
+        """Begin to finish a job whose blocks are all stored."""
+        self._finishing[job] = self._finisher.submit(job.finish, result)
+        return self._finishing[job]
+
+    def drop(self, job: Job) -> None:
+        """Forget a job; returns when its finishing is over."""
+        finishing = self._finishing.pop(job, None)
+        if finishing is not None and not finishing.cancel():
+            wait([finishing])
+
+
+@dataclass
+class _UnderWay:
+    """An image that is begun: what it holds open, its blocks handed out so far, whether these are all."""
+
+    result: Result
+    started: float = field(default_factory=time.monotonic)
+    opened: ExitStack = field(default_factory=ExitStack)
+    claims: ExitStack = field(default_factory=ExitStack)
+    handed_out: int = 0
+    all_out: bool = False
+    finishing: Finishing | None = None
+
+
+class Queue:
+    """Predicts images, each to its own outputs.
+
+    Args:
+        images: paths, and where each one goes.
+        settings: the same for all of them.
+        workers: who predicts.
+        listeners: hear how it goes.
+        stop: asked between blocks; if true, the run ends after those under way.
+    """
+
+    def __init__(
+        self,
+        images: Iterable[tuple[str | Path, Outputs]],
+        settings: Settings,
+        workers: Workers,
+        listeners: Sequence[Listener],
+        stop: Stop,
+    ) -> None:
+        self.images, self.settings, self.workers = list(images), settings, workers
+        self.listeners, self.stop = listeners, stop
+        self._under_way: dict[Job, _UnderWay] = {}
+        self._over: list[Result] = []
+        self._pixels = self._blocks = self._total = self._begun = 0
+        self._start = time.monotonic()
+
+    def results(self) -> Iterator[Result]:
+        """What becomes of each image, as they end; the errors of an image are in its result.
+
+        Raises:
+            ClusterError: nobody is there to predict; that is no fault of a single image.
+        """
+        try:
+            with closing(self.workers.stream(self._work(), self.stop)) as settled:
+                for item, found in settled:
+                    self._settle(item, found)
+                    yield from self._ended(wait=False)
+            yield from self._ended(wait=True)
+            self._over += [Result(*image, stopped=True) for image in self.images[self._begun :]]
+            yield from self._ended(wait=True)
+        finally:
+            for job in list(self._under_way):
+                self._close(job)
+
+    def _work(self) -> Iterator[Work]:
+        """Block after block, image after image. What fails here fails its image alone."""
+        for image, outputs in self.images:
+            if self.stop():
+                return
+            self._begun += 1
+            one = _UnderWay(Result(image, outputs))
+            try:
+                job, blocks = self._begin(one)
+            except Exception as error:
+                one.claims.close()
+                one.opened.close()
+                if isinstance(error, ClusterError):
+                    raise
+                one.result.stopped = isinstance(error, StoppedError)
+                one.result.errors += [] if one.result.stopped else [error]
+                self._over.append(one.result)
+                continue
+            for z, block in blocks:
+                if one.result.given_up:
+                    break
+                one.handed_out += 1
+                yield Work(job, z, block)
+            one.all_out = True
+            self._finish_when_settled(job)
+
+    def _begin(self, one: _UnderWay) -> tuple[Job, Iterator[tuple[int, Block]]]:
+        """Open an image, and its outputs for this process alone, and find the blocks that are left."""
+        result, workers = one.result, self.workers
+        job = Job.prepare(result.image, self.settings, ask=partial(workers.ask, stop=self.stop))
+        one.opened.enter_context(job)
+        workers.check(job)
+        plan = result.plan = job.plan
+        result.model, result.batch = job.model.header.name, plan.batch
+        try:
+            self._claim(job, one)
+        except MaskError:
+            if self.settings.part is None:
+                raise
+            self._claim(job, one)  # another part may just have finished it: a second look finds it complete
+        result.notes = plan.notes + job.stores.notes
+        done, result.blocks_repaired = job.stores.survey(plan)
+        result.blocks_resumed = int(np.count_nonzero(done.ravel()[plan.part]))
+        for listener in self.listeners:
+            listener.begun(result)
+        to_predict = plan.areas * ~(done | plan.skipping.empty)
+        self._total += int(to_predict.ravel()[plan.part].sum())
+        self._under_way[job] = one
+        return job, plan.work(done)
+
+    def _claim(self, job: Job, one: _UnderWay) -> None:
+        job.begin(one.result.outputs)
+        one.claims.enter_context(job.stores.claimed(shared=self.settings.part is not None))
+
+    def _settle(self, item: Work, found: bool | Exception) -> None:
+        """Count a block that came back."""
+        result = self._under_way[item.job].result
+        if isinstance(found, Exception):
+            if isinstance(found, ImageError) and not result.errors:
+                item.job.stores.mark_unreadable()
+            result.errors.append(found)
+            for listener in self.listeners:
+                listener.failed(result, item.block, found)
+        else:
+            self._count(item, result, is_empty=found)
+            ended = self._begun - len(self._under_way)
+            counts = (self._pixels, self._blocks, self._total, len(self.images), self._begun, ended)
+            progress = Progress(*counts, time.monotonic() - self._start)
+            for listener in self.listeners:
+                listener.progressed(result, progress)
+        self._finish_when_settled(item.job)
+
+    def _count(self, item: Work, result: Result, *, is_empty: bool) -> None:
+        area = item.block.write.area
+        result.blocks, self._blocks = result.blocks + 1, self._blocks + 1
+        if not is_empty:
+            result.pixels, self._pixels = result.pixels + area, self._pixels + area
+            return
+        result.blocks_skipped, result.pixels_skipped = result.blocks_skipped + 1, result.pixels_skipped + area
+        if item.job.plan.skipping.blocks is None:
+            self._total -= area  # it was counted as one to predict
+
+    def _finish_when_settled(self, job: Job) -> None:
+        """Have an image finished whose blocks are all back."""
+        one = self._under_way[job]
+        result = one.result
+        if not one.all_out or result.blocks + len(result.errors) < one.handed_out:
+            return
+        if result.errors:
+            self._over.append(result)
+            self._close(job)
+            return
+        if self.settings.part is not None:
+            one.claims.close()  # all parts do so, and one of them finishes
+        result.seconds = time.monotonic() - one.started
+        one.finishing = self.workers.finish(job, result)
+
+    def _ended(self, wait: bool) -> Iterator[Result]:
+        """The images that are over; if it is to `wait`, all that were begun."""
+        for job, one in list(self._under_way.items()):
+            result = one.result
+            if one.finishing is not None and (wait or one.finishing.done()):
+                try:
+                    vars(result).update(vars(one.finishing.result()))  # a cluster gives back another object
+                except StoppedError:
+                    result.stopped = True
+                except Exception as error:
+                    result.errors.append(error)
+            elif wait:
+                result.stopped = not result.errors
+            else:
+                continue
+            self._over.append(result)
+            self._close(job)
+        while self._over:
+            result = self._over.pop(0)
+            for listener in self.listeners:
+                listener.ended(result)
+            yield result
+
+    def _close(self, job: Job) -> None:
+        one = self._under_way.pop(job)
+        self.workers.drop(job)
+        one.claims.close()
+        one.opened.close()
+        one.result.seconds = time.monotonic() - one.started

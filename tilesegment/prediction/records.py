@@ -1,0 +1,106 @@
+"""What is kept of a run of many images, in the folder of the masks: a log of each image, and a summary of all."""
+
+import csv
+import errno
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from tilesegment.errors import MaskError, PlanError, one_line
+from tilesegment.files import write_atomically
+from tilesegment.geometry import Block
+from tilesegment.prediction.result import Listener, Progress, Result
+from tilesegment.prediction.settings import Outputs
+
+_COLUMNS = ("image", "mask", "state", "blocks", "resumed", "skipped", "megapixels", "seconds", "mismatch", "error")
+_EVERY = 60.0  # seconds between two lines of progress in a log
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Say which file cannot be written. One whose name is too long has no mask either, and that is said already."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise MaskError(f"{file} cannot be written ({error.strerror}): check the folder and its space") from error
+
+
+class Records(Listener):
+    """Keeps a log of each image and the summary of all, in the folder of the masks.
+
+    Args:
+        folder: made if it is not there.
+        part: of a job in parts, whose summary has a name of its own.
+        images: with their outputs; folders that their masks lie in are made below `folder`.
+
+    Raises:
+        PlanError: the folder cannot be made.
+    """
+
+    def __init__(
+        self, folder: str | Path, part: tuple[int, int] | None = None, images: Iterable[tuple[str | Path, Outputs]] = ()
+    ) -> None:
+        self.folder, name = Path(folder), "summary.csv" if part is None else f"summary-{part[0]}-of-{part[1]}.csv"
+        self.summary = self.folder / name
+        self._rows: list[Sequence[object]] = []
+        self._said = 0.0
+        try:
+            (self.folder / "logs").mkdir(parents=True, exist_ok=True)
+            for parent in {Path(outputs.mask).parent for _, outputs in images}:
+                if Path(os.path.abspath(folder)) in Path(os.path.abspath(parent)).parents:
+                    parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PlanError(
+                f"the folder {folder} cannot be made ({error.strerror}); choose another --out-dir"
+            ) from error
+
+    def begun(self, result: Result) -> None:
+        """The plan goes into the log."""
+        plan = "; ".join(f"{name}: {value}" for name, value in result.decided.lines())
+        self._log(result, f"begun with {result.model}; {plan}")
+        for note in result.notes:
+            self._log(result, f"note: {note}")
+        if result.blocks_resumed or result.blocks_repaired:
+            self._log(
+                result, f"{result.blocks_resumed} blocks are there already, {result.blocks_repaired} were damaged"
+            )
+
+    def progressed(self, result: Result, progress: Progress) -> None:
+        """A line in the log, now and then."""
+        if progress.seconds - self._said >= _EVERY:
+            self._said = progress.seconds
+            self._log(result, f"{result.blocks} blocks, {result.pixels / 1e6:,.1f} Mpx stored")
+
+    def failed(self, result: Result, block: Block, error: Exception) -> None:
+        """The error goes into the log."""
+        self._log(result, f"block at {block.write} failed: {error}")
+
+    def ended(self, result: Result) -> None:
+        """The end goes into the log and the summary, which is complete as far as it goes at any time."""
+        error = one_line(result.errors[0]) if result.errors else ""
+        self._log(result, f"{result.state} after {result.seconds:,.1f} s" + (f": {error}" if error else ""))
+        blocks = (result.blocks, result.blocks_resumed, result.blocks_skipped)
+        counts = (*blocks, round(result.pixels / 1e6, 3), round(result.seconds, 2))
+        self._rows.append((result.image, result.outputs.mask, result.state, *counts, result.mismatch, error))
+        text = io.StringIO()
+        csv.writer(text).writerows([_COLUMNS, *self._rows])
+        with _naming(self.summary):
+            write_atomically(self.summary, text.getvalue().encode())
+
+    def _log(self, result: Result, text: str) -> None:
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        file = self._log_of(Path(result.outputs.mask))
+        with _naming(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a", encoding="utf-8") as log:
+                log.write(f"{now} {text}\n")
+
+    def _log_of(self, mask: Path) -> Path:
+        """Below logs/ as the mask below the folder; of one elsewhere, as below the root."""
+        folder, mask = Path(os.path.abspath(self.folder)), Path(os.path.abspath(mask))
+        inside = mask.relative_to(folder if folder in mask.parents else mask.anchor)
+        return self.folder / "logs" / inside.with_name(f"{inside.name}.log")
