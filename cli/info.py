@@ -49,10 +49,10 @@ def models(as_json: bool) -> None:
         click.echo(json.dumps(known))
         return
     rows = [
-        (one["path"], f"{one['channels']} x {one['dtype']}", ", ".join(one["classes"].values()), one["licence"])
+        (one["path"], f"{one['channels']} channel(s) of {one['dtype']}", ", ".join(one["classes"].values()), one["licence"])
         for one in known
     ]
-    click.echo("\n".join(aligned([("model", "channels", "classes", "licence"), *rows], left=range(4))))
+    click.echo("\n".join(aligned(rows, left=range(4))))
 
 
 @click.command()

@@ -64,9 +64,9 @@ def main() -> None:
     except (TilesegmentError, OSError) as error:
         if debug:
             raise
-        # of OSErrors those come here that no part of the library expects of a path in a list, a folder or behind a link
-        is_named = isinstance(error, OSError) and error.filename is not None and error.strerror is not None
-        _fail(f"{os.fsdecode(error.filename)}: {error.strerror}" if is_named else str(error), 1)
+        # an OSError comes from a path in a list, in a folder or behind a link that no part of the library expects
+        name, said = getattr(error, "filename", None), getattr(error, "strerror", None)
+        _fail(f"{os.fsdecode(name)}: {said}" if name is not None and said is not None else str(error), 1)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Stopped.", err=True)
         sys.exit(130)
