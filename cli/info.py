@@ -49,7 +49,12 @@ def models(as_json: bool) -> None:
         click.echo(json.dumps(known))
         return
     rows = [
-        (one["path"], f"{one['channels']} channel(s) of {one['dtype']}", ", ".join(one["classes"].values()), one["licence"])
+        (
+            one["path"],
+            f"{one['channels']} channel(s) of {one['dtype']}",
+            ", ".join(one["classes"].values()),
+            one["licence"],
+        )
         for one in known
     ]
     click.echo("\n".join(aligned(rows, left=range(4))))
