@@ -51,7 +51,7 @@ class TestAChangedImage:
         run(f"predict i.zarr {TOY} --out fresh.zarr")
         np.testing.assert_array_equal(mask_of("m.zarr"), mask_of("fresh.zarr"))
 
-    @pytest.mark.parametrize("mask", ["m.zarr", "m.tif", "m.png", "m.jpg"])
+    @pytest.mark.parametrize("mask", ["m.zarr", "m.tif", "m.png"])
     def test_one_pixel_of_an_uncompressed_image_of_one_size(self, mask: str, folder: Path, run: Run) -> None:
         pixels = noise((130, 150))
         save_zarr("i.zarr", pixels, compressors=None)
