@@ -169,7 +169,7 @@ def weights_hash(weights: dict[str, Tensor]) -> str:
 
 
 def _empty(header: ModelHeader, module: nn.Module | None) -> Network:
-    """Our network, on the meta device, where a header that lies about its sizes costs nothing; or a copy of `module`."""
+    """Our network, on the meta device, where a header that lies about sizes costs nothing; or a copy of `module`."""
     if header.network != MODULE:
         if module is not None:
             raise ModelError(f"its network is {header.network}, which needs no module: leave out network")
