@@ -189,26 +189,26 @@ def test_configurations_of_runs(tmp_path_factory: pytest.TempPathFactory, docume
     check_answers(lambda: Configuration.read(path).settings.check())
 
 
-PARAMETERS: list[tuple[click.ParamType, str]] = [
-    (types.RegionType(), "0:9,1:12"),
-    (types.RangeType(), "0:9"),
-    (types.PartType(), "2/3"),
-    (types.BatchType(), "12"),
-    (types.PruneType(), "L2"),
-    (types.DurationType(), "1.5m"),
-    (types.ListType(int), "1,2"),
-    (types.ListType(float), "1.5,2"),
-    (types.ListType(str), "a,b"),
-    (types.WeightsType(), "auto"),
-    (types.OptionType(), "up=3"),
-    (types.HeldOutType(), "0.2"),
-    (types.SelectType(), "t=3,c=0"),
+PARAMETERS: list[tuple[types.Parsed, str]] = [
+    (types.REGION, "0:9,1:12"),
+    (types.RANGE, "0:9"),
+    (types.PART, "2/3"),
+    (types.BATCH, "12"),
+    (types.PRUNE, "L2"),
+    (types.DURATION, "1.5m"),
+    (types.INTEGERS, "1,2"),
+    (types.NUMBERS, "1.5,2"),
+    (types.NAMES, "a,b"),
+    (types.WEIGHTS, "auto"),
+    (types.OPTION, "up=3"),
+    (types.HELD_OUT, "0.2"),
+    (types.SELECT, "t=3,c=0"),
 ]
 DIGITS = "9" * 5000
 
 
-@pytest.mark.parametrize(("kind", "good"), PARAMETERS, ids=[type(kind).__name__ for kind, _ in PARAMETERS])
-def test_parameters_of_commands(kind: click.ParamType, good: str) -> None:
+@pytest.mark.parametrize(("kind", "good"), PARAMETERS, ids=[f"{kind.name} {good}" for kind, good in PARAMETERS])
+def test_parameters_of_commands(kind: types.Parsed, good: str) -> None:
     nearly = st.lists(st.sampled_from([*good, "-", ".", "e", ",", ":", "=", "/", " ", "٣", "\n", DIGITS]), max_size=8)
 
     @settings(max_examples=60)
