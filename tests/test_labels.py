@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from tilesegment import DataError, evaluate
-from tilesegment.labels import IGNORE, Scan, classes_of, decide
+from tilesegment.labels.coding import IGNORE, classes_of, decide
+from tilesegment.labels.scanning import Scan
 from tilesegment.metadata import LabelClass
 from tilesegment.training.data import open_dataset
 
