@@ -16,7 +16,7 @@ from tilesegment.labels.coding import Coding, by_kind, classes_of, decide, liste
 from tilesegment.labels.files import first_notes, some_of
 from tilesegment.labels.label import OBJECT_NAMES, LabelOptions
 from tilesegment.labels.scanning import Scan, distinct
-from tilesegment.metadata import LabelClass
+from tilesegment.metadata import LabelClass, default_colours
 from tilesegment.scoring.inputs import Pair
 from tilesegment.scoring.membranes import THRESHOLDS
 
@@ -155,14 +155,18 @@ def match(counted: Counted, names: Sequence[str] | None, options: LabelOptions) 
     size = _class_count(truth, {where: len(one) for where, one in sizes.items() if one})
     known = known if known is not None and len(known) == size else None
     predictions = counted.scored(truth)
-    own = [one.value for one in known or () if one.value is not None]
-    truth = replace(truth, values=_scale(truth, size, own, set().union(*(one.values for one in predictions))))
+    own = [tuple(one.value for one in known or () if one.value is not None)]
+    if truth.coloured and (known or names is None):
+        drawn = [one.colour for one in known] if known else default_colours(size)
+        own.append(tuple(int(colour[1:], 16) for colour in drawn))
+    found = {value for one in predictions for value in one.values}
+    truth = replace(truth, values=_scale(truth, size, [*own, truth.values], found))
     if known is None:
         classes = classes_of(truth, truths, names, strict=False)
     else:
         values = zip(known, names or [one.name for one in known], truth.values, strict=True)
         classes = tuple(LabelClass(name, one.colour, value) for one, name, value in values)
-    told = names is not None or {*truth.values} <= {*own} or (size == 2 and 0 in truth.values)
+    told = names is not None or truth.values in own or (size == 2 and 0 in truth.values)
     if truth.coloured and not told and (counted.channels or {"mask", "grey"} & {*by_kind(predictions)}):
         raise DataError(
             f"the truth holds the colours {listed(truth.values, True)}, the prediction none: which class is which "
@@ -210,10 +214,10 @@ def _class_count(truth: Coding, sizes: Mapping[str, int]) -> int:
     return size
 
 
-def _scale(truth: Coding, size: int, own: Sequence[int], predicted: set[int]) -> tuple[int, ...]:
+def _scale(truth: Coding, size: int, likely: list[tuple[int, ...]], predicted: set[int]) -> tuple[int, ...]:
     """The value of each class in the truth, where some of them may not occur."""
     ids = tuple(range(size))
-    scales = [tuple(own), truth.values, ids, *[(0, 255)] * (size == 2), tuple(sorted(predicted))]
+    scales = [*likely, ids, *[(0, 255)] * (size == 2), tuple(sorted(predicted))]
     for scale in [ids] if truth.kind == "mask" else scales:
         if len(set(scale)) == len(scale) == size and set(truth.values) <= set(scale):
             return scale
