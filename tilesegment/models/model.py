@@ -173,7 +173,7 @@ def _empty(header: ModelHeader, module: nn.Module | None) -> tuple[Network, Fiel
     """
     if header.network != MODULE:
         if module is not None:
-            raise ModelError(f"its network is {header.network}, which needs no module: leave out network")
+            raise ModelError(f"its network is {header.network}, which needs no module: load it without one")
         with torch.device("meta"):
             return build_network(header.network, header.arguments), None
     kind = header.arguments.get("class")
