@@ -39,9 +39,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Also the images of a text file, or a CSV: image, out.",
 )
-@click.option(
-    "--format", "file_format", type=click.Choice(["zarr", "tif", "png"]), help="Of masks in --out-dir."
-)
+@click.option("--format", "file_format", type=click.Choice(["zarr", "tif", "png"]), help="Of masks in --out-dir.")
 @options.model
 @options.tile
 @options.halo
