@@ -97,8 +97,7 @@ def test_a_file_of_another_length_is_refused(toy: Path) -> None:
         check_refused(toy)
     for content in (whole[:-1], whole + b"\0"):
         toy.write_bytes(content)
-        message = check_refused(toy)
-        assert str(len(content)) in message and str(len(whole)) in message
+        assert "damaged" in check_refused(toy)
 
 
 @settings(max_examples=100, deadline=None)

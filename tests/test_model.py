@@ -71,12 +71,6 @@ def test_half_a_file_is_half_as_large_and_loads_as_it_was_returned(tmp_path: Pat
         assert torch.equal(value, model.network.state_dict()[name].half().float())
 
 
-def test_saving_replaces_the_file_and_leaves_nothing_beside_it(toy: Path) -> None:
-    other = toy_model(seed=5).save(toy)
-    assert same_weights(other, toy_model(seed=5))
-    assert [path.name for path in toy.parent.iterdir()] == [toy.name]
-
-
 @pytest.mark.parametrize("kind", ["nan", "too large for half", "threshold"])
 def test_a_model_that_could_not_be_loaded_does_not_replace_one_that_can(kind: str, toy: Path) -> None:
     good, bad = toy.read_bytes(), toy_model()
@@ -185,13 +179,6 @@ def test_absurd_networks_are_refused_at_once_and_without_memory(
     assert named in found
     assert peak < 10**7
     assert time.process_time() - start < 5
-
-
-def test_an_unknown_network_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    model = toy_model()
-    path = write_model(tmp_path / "m", replace(model.header, network="vnet"), model.network.state_dict())
-    message = check_refused(path)
-    assert "'vnet'" in message and "unet-same" in message
 
 
 def test_a_model_is_a_file_a_bundled_name_or_a_folder_with_one(tmp_path: Path) -> None:

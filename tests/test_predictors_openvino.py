@@ -12,7 +12,6 @@ import zarr
 from conftest import noise, toy_model
 from image_files import png
 from mask_files import mask_of
-from PIL import Image
 from toy_plans import of_every_network, plan_of, samples_of
 
 import tilesegment
@@ -86,15 +85,6 @@ def test_the_result_does_not_depend_on_the_threads() -> None:
     np.testing.assert_array_equal(*found)
 
 
-def test_views_and_thresholds_are_those_of_every_predictor() -> None:
-    image = noise((1, 48, 64))
-    (ids, found), (_, expected) = (
-        predict_array(each, image, 24) for each in both(toy_model(depth=2), 24, tta=True, threshold=0.3)
-    )
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
-    np.testing.assert_array_equal(ids, found[1] > 0.3)
-
-
 def test_a_network_is_converted_once_until_its_weights_change() -> None:
     """And stays as it is, in training mode too."""
     model, untouched, image = toy_model(depth=1), toy_model(depth=1).network.state_dict(), noise((1, 32, 32))
@@ -137,11 +127,3 @@ def test_of_many_tiles_it_is_the_default_and_the_mask_says_so(
     masks = [mask_of(tmp_path / f"{name}.zarr") for name in ("openvino", "pytorch", "chosen")]
     np.testing.assert_array_equal(masks[1], masks[2])
     assert np.mean(masks[0] != masks[1]) < 1e-4
-
-
-def test_on_real_sections_fp32_by_either_runtime_is_the_same_mask(isbi: Path) -> None:
-    model = Model.load("em-membrane")
-    image = np.asarray(Image.open(sorted((isbi / "images").iterdir())[0]))[None, :200, :200]
-    (ids, found), (expected_ids, expected) = (predict_array(each, image, 208) for each in both(model, 208))
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
-    assert np.count_nonzero(ids != expected_ids) <= 2
