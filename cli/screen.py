@@ -7,7 +7,7 @@ import click
 
 from tilesegment.errors import one_line
 from tilesegment.geometry import Block
-from tilesegment.prediction.result import Listener, Progress, Result
+from tilesegment.prediction.result import Listener, Progress, Result, peak_memory
 from tilesegment_cli.progress import ProgressReport
 
 
@@ -71,7 +71,7 @@ class Screen(Listener):
         if result.errors or not result.finished:
             return
         megapixels = result.pixels / 1e6
-        peak = "" if self.many else f", peak memory {result.peak_rss_bytes / 1e9:.2f} GB"
+        peak = "" if self.many else f", peak memory {peak_memory() / 1e9:.2f} GB"
         resumed = f", {result.blocks_resumed} blocks were done before" if result.blocks_resumed else ""
         skipped = (
             f", {result.blocks_skipped} of {result.blocks} blocks were empty and skipped"
@@ -84,16 +84,16 @@ class Screen(Listener):
             f"{peak}{resumed}{skipped}{parts}"
         )
         if result.batch < result.decided.batch:
-            planned, device = result.decided.batch, result.device
+            planned, device = result.decided.batch, result.decided.device
             self._progress.line(f"{device} lacks the memory for {planned} tiles at a time: {result.batch}")
         if result.mismatch is not None:
-            halo, share = result.halo, 100 * result.mismatch
+            halo, share = result.decided.view.before, 100 * result.mismatch
             self._progress.line(
                 f"halo of {halo} px, chosen: with a larger one {share:.3f} % of the pixels near tile lines and borders "
                 "are of another class"
             )
         if result.unmeasured:
-            halo = result.halo
+            halo = result.decided.view.before
             self._progress.line(
                 f"halo of {halo} px, chosen: what a larger one would change cannot be measured, as it reaches pixels "
                 "that cannot be read"
