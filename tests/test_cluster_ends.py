@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import cluster_tasks
@@ -33,8 +32,6 @@ from tilesegment.threads import core_count
 # sockets and processes that dask leaves to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
-# dask serves a page, and the page says that there is none
-WITHOUT_BOKEH = ("--dashboard", "--dashboard-address", ":0")
 LINE = "predict slide.tif --model toy.safetensors --tile 88 --precision fp64 --out m.zarr"
 
 
@@ -177,19 +174,13 @@ class TestJoined:
             with pytest.raises(StoppedError):
                 Finishing(cluster.client.submit(abs, -2), cluster.crew, lambda: True).result()
 
-    @pytest.mark.parametrize("more", [(), WITHOUT_BOKEH])
-    def test_without_any_worker_it_gives_up_and_names_no_dashboard(
-        self, processes: Processes, folder: Path, run: Run, more: tuple[str, ...]
-    ) -> None:
-        if more and find_spec("bokeh") is not None:
-            pytest.skip("bokeh is there, and so is a dashboard")
-        processes.scheduler(folder / "s.json", *more)
+    def test_without_any_worker_it_gives_up(self, processes: Processes, folder: Path, run: Run) -> None:
+        processes.scheduler(folder / "s.json")
         done = run(f"{LINE} --scheduler s.json --wait 1s")
         assert done.code == 1
         assert "waiting for workers" in done.err
         assert "no worker has come within 1 s" in done.err
         assert "--wait" in done.err
-        assert "dashboard" not in done.err
         assert not (folder / "m.zarr").exists()
 
     def test_an_image_that_is_not_there_is_not_waited_for(self, processes: Processes, folder: Path, run: Run) -> None:

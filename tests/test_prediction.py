@@ -45,7 +45,8 @@ def test_every_format_gives_the_untiled_mask(write: Write, small_blocks: None, t
     done = tilesegment.predict(write(tmp_path, pixels), tmp_path / "mask.zarr", saved(model, tmp_path), **EXACT)
     np.testing.assert_array_equal(mask_of(tmp_path / "mask.zarr"), one_pass(model, pixels)[0])
     assert (done.pixels, done.blocks, done.blocks_resumed) == (131 * 205, 6, 0)
-    assert (done.tile, done.step, done.precision, done.device) == (88, 48, "fp64", "cpu")
+    plan = done.decided
+    assert (plan.tile, plan.step, plan.precision, plan.device) == (88, 48, "fp64", "cpu")
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])

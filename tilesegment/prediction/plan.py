@@ -216,7 +216,9 @@ def make_plan(source: ImageSource, model: Model, settings: Settings, machine: Ma
     )
     plan = replace(plan, normalisation=choose_normalisation(header.normalisation, source, plan))
     plan = replace(plan, skipping=choose_skipping(source, plan))
-    notes = source.notes + resolution_notes(source, header.pixel_size, settings.level) + plan.skipping.notes(plan.image)
+    notes = (
+        source.notes + resolution_notes(source, header.pixel_size, settings.level) + plan.skipping.notes(source.path)
+    )
     return replace(plan, decides=_fingerprint(plan, source, model), notes=notes)
 
 
