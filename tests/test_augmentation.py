@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from tilesegment.errors import PlanError, option
-from tilesegment.training import augmentation, defects
-from tilesegment.training.augmentation import Augmentation, draw, draw_example, number_cells, vary_grey
+from tilesegment.training import augmentation
+from tilesegment.training.augmentation import Augmentation, Defect, draw, draw_example, number_cells, vary_grey
 from tilesegment.training.data import IGNORE
-from tilesegment.training.defects import Defect
+from tilesegment.training.settings import TrainingSettings
 
 # moves pixels, leaves their values
 MOVES = Augmentation(contrast=0, brightness=0, gamma=1, noise=0, blur=0)
@@ -253,7 +253,7 @@ class TestDefects:
         drawn = [draw(Augmentation(defects=0.4), 100, seeded(seed)).defect for seed in range(300)]
         kinds = [one.kind for one in drawn if one is not None]
         assert 90 < len(kinds) < 150
-        assert set(kinds) == set(defects.KINDS)
+        assert set(kinds) == set(augmentation.DEFECTS)
         assert all(draw(Augmentation(), 100, seeded(seed)).defect is None for seed in range(50))
 
     def test_a_fold_hides_a_band_and_darkens_it(self) -> None:
@@ -292,5 +292,5 @@ class TestDefects:
     ],
 )
 def test_strengths_that_cannot_be(name: str, value: float) -> None:
-    with pytest.raises(PlanError, match=rf"({name}|{option(name)}) is .*; allowed"):
-        Augmentation(**{name: value}).check()
+    with pytest.raises(PlanError, match=rf"{option(name)} is .*; allowed"):
+        TrainingSettings(augmentation=Augmentation(**{name: value})).check()

@@ -141,8 +141,8 @@ def test_a_network_that_learns_nothing_is_scored_all_the_same(
     label[40:42] = 0
     write_files(data, {f"labels/{n:02}.png": label for n in range(2)})
     # given up at the first update that says one class everywhere
-    monkeypatch.setattr(loop, "_CONSTANT_UPDATES", 1)
-    monkeypatch.setattr(loop, "_CONSTANT_SHARE", 0.0)
+    monkeypatch.setattr(loop, "CONSTANT_UPDATES", 1)
+    monkeypatch.setattr(loop, "CONSTANT_SHARE", 0.0)
     file = tmp_path / "found.json"
     done = run(program, data, tmp_path / "out", "--only", "unet", "--json", file)
     assert done.exit_code == 0, done.output

@@ -26,7 +26,7 @@ from tilesegment.models.package import describe
 from tilesegment.networks import build_network
 from tilesegment.ome_zarr.multiscale import read_multiscale
 from tilesegment.ome_zarr.node import Node, check_array
-from tilesegment.training.configuration import Configuration
+from tilesegment.training.folder import Configuration
 from tilesegment.training.settings import TrainingSettings
 from tilesegment_cli import types
 

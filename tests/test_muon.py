@@ -5,9 +5,8 @@ import torch
 from torch import nn
 
 from tilesegment.networks import build_network
-from tilesegment.training.muon import Muon, orthogonal
 from tilesegment.training.settings import TrainingSettings
-from tilesegment.training.updates import make_optimiser
+from tilesegment.training.updates import Muon, make_optimiser, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (16, 144), (64, 20), (5, 1)])

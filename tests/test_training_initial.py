@@ -15,7 +15,7 @@ from data_sets import cells, write_files, write_pairs
 from tilesegment.metadata import LabelClass, PixelSize
 from tilesegment.models.header import Normalisation
 from tilesegment.models.model import Model
-from tilesegment.training.initial import match_classes
+from tilesegment.training.network import match_classes
 
 # the rate is so low that the weights stay what they began as
 TRAIN = "train data --out run --init start.safetensors --steps 1 --lr 1e-9 --ema 0 --validation 0 --tile 72"

@@ -10,7 +10,7 @@ IS_GLIBC = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "gnu_get_libc_
 # of all pages of four large tensors, one after another, those that the system had to map anew
 PROGRAM = """
 import resource, torch
-from tilesegment.training.memory import kept_memory
+from tilesegment.training.updates import kept_memory
 
 def pages_mapped():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -15,9 +15,9 @@ from tilesegment import ModelError, PlanError
 from tilesegment.models.model import Model
 from tilesegment.networks import build_network
 from tilesegment.training.data import open_dataset
-from tilesegment.training.initial import class_axes, take_over
 from tilesegment.training.loop import Trainer
 from tilesegment.training.losses import PIXEL_LOSSES, REGION_LOSSES, Loss
+from tilesegment.training.network import class_axes, take_over
 from tilesegment.training.settings import TrainingSettings
 
 TOYS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [

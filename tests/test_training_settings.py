@@ -151,7 +151,7 @@ class TestExamples:
         assert w.max() > 0
 
     def test_nothing_of_a_cell_is_weighed_as_border(self, examples: Examples) -> None:
-        for label, border in zip(examples.labels, examples.borders, strict=True):
+        for _, label, border, _ in examples.sections:
             assert border is not None
             assert not border[label == 1].any()
 

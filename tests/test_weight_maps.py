@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from tilesegment.training.weight_maps import border_weights
+from tilesegment.training.losses import border_weights
 
 
 def test_between_two_cells_by_hand() -> None:

@@ -10,15 +10,20 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from tilesegment.errors import PlanError, option
 from tilesegment.training.data import IGNORE
-from tilesegment.training.defects import Defect, draw_defect
 
-CELL_SHADES = 0.7  # what suits cells that fill the image
-_OPTIONS = ("elastic_sigma", "elastic_grid", "shades", "defects")  # that the command line has, too
+CELL_SHADES = 0.7  # suits cells that fill the image
 _PLACES = 10  # tries to find a place with labelled pixels
 # cells in shades of their own: share of the examples, half-range of the factor, how many are told apart
 _SHADED, _SHADE_FACTOR, _SHADES = 0.7, 0.3, 1024
+# Defects as in Funke's gunpowder (`DefectAugment`), each with the ranges of its width and strength. A fold hides a band
+# of tissue under a dark line, a missing part is a grey band, an artefact is a dark or bright spot.
+DEFECTS = {
+    "fold": ((3, 9), (-3.0, -2.0)),
+    "missing": ((3, 15), (-2.0, 2.0)),
+    "contrast": ((0, 0), (0.2, 0.6)),
+    "artefact": ((8, 40), (-2.5, 2.5)),
+}
 
 
 @dataclass(frozen=True)
@@ -29,16 +34,16 @@ class Augmentation:
         elastic_sigma: std of the elastic displacements, pixels (10 in the U-Net paper); 0 is none.
         elastic_grid: distance of the displacement field's control points, pixels, between which it is bicubic; None is
             half a tile: a 3 x 3 grid, as in the paper.
-        rotation: of any angle, or none at all.
-        flip: mirror images with probability 1/2.
+        rotation: by any angle, or none at all.
+        flip: mirror with probability 1/2.
         zoom: largest factor of enlarging or shrinking.
         contrast, brightness: half-ranges, in std of the image.
-        gamma: largest exponent, and its inverse the smallest.
+        gamma: largest exponent; the smallest is its inverse.
         noise: largest std of additive Gaussian noise, in std of the image.
         blur: largest sigma of a Gaussian blur, pixels; one example in five is blurred.
-        defects: share of the examples with a defect of serial-section electron microscopy: `defects.Defect`.
-        shades: largest std of the brightness of cells, each of which has its own then, in std of the image; see
-            `shade_cells`. None is `CELL_SHADES` where the goal is V_Rand, else 0.
+        defects: share of the examples with a defect of serial-section electron microscopy: `Defect`.
+        shades: largest std of the brightness of cells, each of which has its own, in std of the image: `shade_cells`.
+            None is `CELL_SHADES` where the goal is V_Rand, else 0.
     """
 
     elastic_sigma: float = 10.0
@@ -54,25 +59,44 @@ class Augmentation:
     defects: float = 0.0
     shades: float | None = None
 
-    def check(self) -> None:
-        """Whether the values can be.
 
-        Raises:
-            PlanError: they cannot; says which.
-        """
-        bounds: dict[str, tuple[float, float]] = {
-            "elastic_sigma": (0, 1000),
-            "elastic_grid": (4, math.inf),
-            "zoom": (1, 10),
-            "contrast": (0, 1),
-        }
-        bounds |= {"brightness": (0, math.inf), "gamma": (1, 10), "noise": (0, 10), "blur": (0, 20), "defects": (0, 1)}
-        bounds |= {"shades": (0, 10)}
-        for key, (low, high) in bounds.items():
-            value = getattr(self, key)
-            if value is not None and not low <= value <= high:
-                said = option(key) if key in _OPTIONS else key
-                raise PlanError(f"{said} is {value}; allowed: {low:g} to {high:g}")
+@dataclass(frozen=True)
+class Defect:
+    """A defect of a serial section: `fold`, `missing`, `contrast` or `artefact`.
+
+    Its line or spot lies at `place`, (x, y) pixels from the example's centre; a line runs along `angle`, radians.
+    `width` is that of the line or the spot's sigma, `strength` the contrast that is left, or a grey value in std.
+    """
+
+    kind: str
+    angle: float
+    place: tuple[float, float]
+    width: float
+    strength: float
+
+    def displace(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where pixels at (x, y) from the centre come from, each (T, T): beyond a fold, from farther away."""
+        if self.kind != "fold":
+            return x, y
+        shift = torch.sign(self._distance(x, y)) * self.width
+        return x - math.sin(self.angle) * shift, y + math.cos(self.angle) * shift
+
+    def paint(self, image: Tensor) -> Tensor:
+        """Return the normalised example (C, T, T) with the defect on it."""
+        if self.kind == "contrast":
+            mean = image.mean()
+            return mean + (image - mean) * self.strength
+        axis = torch.arange(image.shape[-1], dtype=torch.float32) - (image.shape[-1] - 1) / 2
+        x, y = axis[None, :].expand(image.shape[-2:]), axis[:, None].expand(image.shape[-2:])
+        if self.kind == "artefact":
+            spot = torch.exp(-((x - self.place[0]) ** 2 + (y - self.place[1]) ** 2) / (2 * self.width**2))
+            return image + self.strength * spot
+        band = (self.width / 2 - self._distance(x, y).abs() + 0.5).clamp(0, 1)
+        return image * (1 - band) + self.strength * band
+
+    def _distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """Signed distance of (x, y) from the line."""
+        return (y - self.place[1]) * math.cos(self.angle) - (x - self.place[0]) * math.sin(self.angle)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,13 +106,13 @@ class Draw:
     Attributes:
         elastic: (2, g, g) displacements of the control points as (x, y), pixels.
         angle: of the rotation, radians.
-        zoom: pixels of the section for one of the example.
+        zoom: pixels of the section per pixel of the example.
         mirror: -1 or 1, on x.
-        place: (2,) as (y, x) in 0 .. 1, where between its first and its last possible place the example lies.
+        place: (2,) as (y, x) in 0 .. 1, between the first and the last possible place in the section.
         contrast, brightness, gamma, noise, blur: what is applied.
         defect: None for most examples.
         shade: std of the cells' brightness.
-        seed: of the noise, and of the cells' shades.
+        seed: of the noise and the shades.
     """
 
     elastic: Tensor
@@ -107,7 +131,7 @@ class Draw:
 
 
 def draw(strength: Augmentation, tile: int, generator: torch.Generator) -> Draw:
-    """Draws the parameters of one example of side `tile`."""
+    """Draw the parameters of one example of side `tile`."""
     points = 3 if strength.elastic_grid is None else max(round((tile - 1) / strength.elastic_grid) + 1, 2)
     elastic = torch.randn(2, points, points, generator=generator) * strength.elastic_sigma
     u = torch.rand(11, generator=generator, dtype=torch.float64).tolist()
@@ -128,6 +152,15 @@ def draw(strength: Augmentation, tile: int, generator: torch.Generator) -> Draw:
     )
 
 
+def draw_defect(tile: int, generator: torch.Generator) -> Defect:
+    """Draw a defect of any kind somewhere in an example of side `tile`."""
+    u = torch.rand(6, generator=generator, dtype=torch.float64).tolist()
+    kind = list(DEFECTS)[int(u[0] * len(DEFECTS))]
+    (thin, wide), (weak, strong) = DEFECTS[kind]
+    place = (u[2] - 0.5) * tile, (u[3] - 0.5) * tile
+    return Defect(kind, math.pi * u[1], place, thin + (wide - thin) * u[4], weak + (strong - weak) * u[5])
+
+
 def draw_example(
     image: Tensor,
     label: Tensor,
@@ -138,15 +171,14 @@ def draw_example(
     strength: Augmentation,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One training example from a section, at a random place with labelled pixels.
+    """Draw one example from a section, at a random place with labelled pixels.
 
     Args:
         image: (C, H, W) float, normalised.
         label: (H, W) uint8 class ids, `IGNORE` where there is none.
         border: (H, W) float weights of the pixels, or None.
-        cells: (H, W) int16 as `number_cells` gives them, or None where cells keep their shades.
-        tile: side of the network's input.
-        output: side of the network's output, at the centre of the input.
+        cells: (H, W) int16 of `number_cells`, or None where cells keep their shades.
+        tile, output: sides of the network's input, and of its output at the input's centre.
         strength: of the variations.
         generator: where the randomness comes from.
 
@@ -176,7 +208,7 @@ def _sample(values: Tensor, grid: Tensor, mode: str) -> Tensor:
 
 
 def sampling_grid(shape: torch.Size | tuple[int, int], tile: int, output: int, drawn: Draw) -> Tensor:
-    """Where each pixel of an example comes from: shift, rotation, scale, flip and elastic displacement in one.
+    """Return where each pixel of an example comes from: shift, rotation, scale, flip and displacement in one.
 
     Returns:
         (tile, tile, 2) as (x, y) in -1 .. 1 from the first to the last pixel centre of a section of `shape` (H, W).
@@ -213,36 +245,27 @@ def _centre(size: int, output: int, place: float) -> float:
 
 
 def inside_cells(label: np.ndarray) -> np.ndarray:
-    """Where a label (H, W) uint8 has any class but the first: (H, W) bool."""
+    """Return where a label (H, W) uint8 has any class but the first: (H, W) bool."""
     return (label > 0) & (label != IGNORE)
 
 
 def number_cells(label: np.ndarray) -> np.ndarray:
-    """Numbers of the cells, the 4-connected regions of any class but the first.
-
-    Args:
-        label: (H, W) uint8 class ids, `IGNORE` where there is none.
+    """Number the cells of a label (H, W) uint8, the 4-connected regions of any class but the first.
 
     Returns:
-        (H, W) int16: 1 to 1023, of which cells far from each other may have the same, and 0 outside of cells.
+        (H, W) int16: 1 to 1023, of which cells far from each other may share one, and 0 outside of cells.
     """
     cells, _ = ndimage.label(inside_cells(label))
     return np.where(cells > 0, 1 + (cells - 1) % (_SHADES - 1), 0).astype(np.int16)
 
 
 def shade_cells(x: Tensor, cells: Tensor, drawn: Draw) -> Tensor:
-    """Each cell of `x` (C, H, W) brighter or darker and of more or less contrast than it was; what is between stays.
+    """Make each cell of `x` (C, H, W), numbered in `cells` (H, W) int64, brighter or darker and of other contrast.
 
-    Where few images are labelled, few pairs of neighbours differ in their shade, and a network does not learn that a
-    change of it, such as from an axon to dark glia, may be the only sign of a membrane that was cut obliquely.
-
-    Args:
-        x: normalised, (C, H, W).
-        cells: (H, W) int64, see `number_cells`.
-        drawn: `shade` is the std of the brightness that is added, in that of the image.
+    Where few images are labelled, few pairs of neighbours differ in shade, and a network does not learn that a change
+    of it, such as from an axon to dark glia, may be the only sign of a membrane that was cut obliquely.
     """
-    # another stream than the noise's
-    generator = torch.Generator().manual_seed(drawn.seed + 1)
+    generator = torch.Generator().manual_seed(drawn.seed + 1)  # another stream than the noise's
     added = torch.randn(_SHADES, generator=generator) * drawn.shade
     factor = 1 + _SHADE_FACTOR * (2 * torch.rand(_SHADES, generator=generator) - 1)
     added[0], factor[0] = 0, 1
@@ -256,7 +279,7 @@ def shade_cells(x: Tensor, cells: Tensor, drawn: Draw) -> Tensor:
 
 
 def vary_grey(x: Tensor, drawn: Draw) -> Tensor:
-    """Defect, blur, gamma, contrast, brightness and noise on a normalised image (C, H, W), alike in all channels."""
+    """Apply defect, blur, gamma, contrast, brightness and noise to a normalised (C, H, W), alike in all channels."""
     if drawn.defect is not None:
         x = drawn.defect.paint(x)
     if drawn.blur > 0:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 VIEWS = 8  # of `--tta`
-# how often the held-out sections are looked at, in parts of the run, unless that would take more than this share of it
+# how often the held-out sections are looked at, unless that would take more than this share of the run
 _LOOKS, _LOOKING = 6, 0.25
-# largest shares for what is of use but not needed: the scores of all views, the line between two classes
+# largest shares for what is useful but not needed: the scores of all views, the line between two classes
 _SCORING_VIEWS, _CALIBRATING = 0.15, 0.25
 _CAUTION = 1.15  # the machine may become slower than it was
 
@@ -17,7 +17,7 @@ class Budget:
     Attributes:
         total: seconds of all; None where updates are counted instead.
         preparing: reading and checking the data, building the network, of every start of this run.
-        predicting, scoring: what a look at the held-out sections takes; 0 where there are none.
+        predicting, scoring: the two parts of a look at the held-out sections; 0 where there are none.
         chooses_line: whether the line between two classes is to be chosen on the held-out sections.
         updating: seconds of the latest update.
         drawing: seconds of the pictures at the end.
@@ -34,12 +34,11 @@ class Budget:
     @property
     def looks(self) -> int:
         """How often the held-out sections are looked at; the last look is at the end."""
-        if self.total is None:
-            return _LOOKS
         look = self.predicting + self.scoring
-        affordable = _LOOKING * (self.total - self.preparing) / look if look else _LOOKS
-        # a single look, at the end, would choose nothing
-        return 0 if affordable < 2 else min(int(affordable), _LOOKS)
+        if self.total is None or not look:
+            return _LOOKS
+        affordable = _LOOKING * (self.total - self.preparing) / look
+        return 0 if affordable < 2 else min(int(affordable), _LOOKS)  # a single look would choose nothing
 
     @property
     def calibrates(self) -> bool:
@@ -68,12 +67,10 @@ class Budget:
         """Seconds that are needed from the last update on, before which there may be a look, too."""
         look = self.predicting + self.scoring
         seconds = 2 * look * (self.looks > 0) + look + self.drawing + self.updating
-        seconds += self._line if self.calibrates else 0
-        seconds += self._views if self.scores_views else 0
-        return _CAUTION * seconds
+        return _CAUTION * (seconds + self._line * self.calibrates + self._views * self.scores_views)
 
     def progress(self, seconds: float) -> float:
-        """Part of the training that is done after `seconds` of updates and looks, 0 to 1; one update is always made."""
+        """Return how much of the training is done after `seconds` of updates and looks, 0 to 1."""
         assert self.total is not None
         training = self.total - self.preparing - self.finishing
         return min(seconds / max(training, 1e-9), 1.0)
@@ -83,8 +80,7 @@ class Budget:
 
     @property
     def _line(self) -> float:
-        # at twice as many thresholds as a look
-        return self.predicting + 2 * self.scoring
+        return self.predicting + 2 * self.scoring  # at twice as many thresholds as a look
 
     @property
     def _views(self) -> float:

@@ -19,20 +19,12 @@ _KEY = "tilesegment.training"
 def save_checkpoint(
     path: Path, networks: Mapping[str, nn.Module], optimiser: Optimizer, state: Mapping[str, Any]
 ) -> None:
-    """Writes everything to `path`, atomically: a disk that is full, or a kill, leaves the checkpoint before.
-
-    Args:
-        path: of the file.
-        networks: whose weights are kept, by a name each.
-        optimiser: its moments are kept; its rates are the caller's.
-        state: what else there is, as JSON takes it.
+    """Write weights, by a name for each network, the optimiser's moments and `state`, as JSON takes it, atomically.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written; the checkpoint before stays.
     """
-    tensors = {
-        f"{name}/{key}": value for name, network in networks.items() for key, value in network.state_dict().items()
-    }
+    tensors = {f"{name}/{key}": value for name, one in networks.items() for key, value in one.state_dict().items()}
     for number, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser/{number}/{key}": value for key, value in moments.items()}
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
@@ -40,14 +32,14 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, networks: Mapping[str, nn.Module], optimiser: Optimizer) -> dict[str, Any]:
-    """Puts what `save_checkpoint` kept back into `networks` and `optimiser`; returns the rest.
+    """Put what `save_checkpoint` kept back into `networks` and `optimiser`; return the rest.
 
     Raises:
-        DataError: no such file, or not one of this run's.
+        DataError: no such file, or not a checkpoint of this run.
     """
     try:
         with safetensors.safe_open(path, "pt") as file:
-            state = json.loads((file.metadata() or {})[_KEY])
+            state: dict[str, Any] = json.loads((file.metadata() or {})[_KEY])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
         for name, network in networks.items():
             network.load_state_dict(_under(tensors, name))
@@ -58,7 +50,6 @@ def load_checkpoint(path: Path, networks: Mapping[str, nn.Module], optimiser: Op
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         words = " ".join(str(error).split())
         raise DataError(f"{path} is no checkpoint of this run ({words[:200]}); start anew with --overwrite") from error
-    assert isinstance(state, dict)
     return state
 
 

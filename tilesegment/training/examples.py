@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import count
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from tilesegment.models.header import Normalisation
 from tilesegment.signals import ignore_signals
 from tilesegment.training.augmentation import Augmentation, draw_example, inside_cells, number_cells
 from tilesegment.training.data import Section
-from tilesegment.training.weight_maps import border_weights
+from tilesegment.training.losses import border_weights
 
 Batch = tuple[Tensor, Tensor, Tensor | None]
 
@@ -26,7 +25,7 @@ class Examples(Dataset[Batch]):
         sections: to draw from.
         scale: normalisation of their grey values.
         tile, output: sides of the network's input and output, pixels.
-        batch: examples an update.
+        batch: examples per update.
         augmentation: how they are varied.
         seed: of all draws.
         border: w0 and sigma of the border weights; w0 = 0 is none.
@@ -45,44 +44,41 @@ class Examples(Dataset[Batch]):
     ) -> None:
         self.tile, self.output, self.batch = tile, output, batch
         self.augmentation, self.seed = augmentation, seed
-        self.images = [_normalised(section, scale) for section in sections]
-        self.labels = [torch.from_numpy(np.ascontiguousarray(section.label)) for section in sections]
-        self.borders: list[Tensor | None] = [None] * len(self.labels)
-        if border[0] > 0:
-            cells = [inside_cells(label.numpy()) for label in self.labels]
-            self.borders = [torch.from_numpy(border_weights(inside, *border)) for inside in cells]
-        self.cells: list[Tensor | None] = [None] * len(self.labels)
-        if augmentation.shades:
-            self.cells = [torch.from_numpy(number_cells(label.numpy())) for label in self.labels]
+        self.sections = []
+        for section in sections:
+            label = np.ascontiguousarray(section.label)
+            weights = border_weights(inside_cells(label), *border) if border[0] > 0 else None
+            cells = number_cells(label) if augmentation.shades else None
+            maps = (None if one is None else torch.from_numpy(one) for one in (weights, cells))
+            self.sections.append((_normalised(section, scale), torch.from_numpy(label), *maps))
 
     def __getitem__(self, step: int) -> Batch:
         """Inputs (B, C, T, T), labels (B, t, t) int64 and border weights (B, t, t), or None, of update `step`."""
         generator = torch.Generator().manual_seed(self.seed * 2**32 + step)
         drawn = []
         for _ in range(self.batch):
-            n = int(torch.randint(len(self.images), (), generator=generator))
-            section = (self.images[n], self.labels[n], self.borders[n], self.cells[n])
+            section = self.sections[int(torch.randint(len(self.sections), (), generator=generator))]
             drawn.append(draw_example(*section, self.tile, self.output, self.augmentation, generator))
         x, t, w = zip(*drawn, strict=True)
         return torch.stack(x), torch.stack(t), None if w[0] is None else torch.stack(w)
 
 
 def batches(examples: Examples, first: int, workers: int, pin: bool) -> Iterator[Batch]:
-    """The batches of updates `first`, `first` + 1, ..., without end, drawn ahead by `workers` processes."""
+    """Yield the batches of updates `first`, `first` + 1, ..., without end, drawn ahead by `workers` processes."""
     loader = DataLoader(
         examples,
         batch_size=None,
         sampler=count(first),
         num_workers=workers,
         pin_memory=pin,
-        collate_fn=_as_it_is,
+        collate_fn=_unchanged,
         worker_init_fn=ignore_signals,
     )
     return iter(loader)
 
 
 def reduce_section(section: Section, factor: int) -> Section:
-    """The section at 1 / `factor` of its size: means of `factor` x `factor` pixels, of labels the most frequent one.
+    """Reduce a section by `factor`: means of `factor` x `factor` pixels, of labels the most frequent one.
 
     What is left over at the lower and right edge is cut off.
     """
@@ -100,10 +96,10 @@ def reduce_section(section: Section, factor: int) -> Section:
 
 
 def _normalised(section: Section, scale: Normalisation) -> Tensor:
-    """The section's image (C, H, W) as the network sees it, float32."""
+    """The image (C, H, W) as the network sees it, float32."""
     mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (scale.mean, scale.std))
     return (torch.tensor(section.image, dtype=torch.float32) - mean) / std
 
 
-def _as_it_is(batch: Any) -> Any:
+def _unchanged(batch: Batch) -> Batch:
     return batch

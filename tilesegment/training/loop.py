@@ -24,25 +24,23 @@ from tilesegment.networks.network import Network
 from tilesegment.networks.rescaled import Rescaled
 from tilesegment.prediction.devices import PRECISIONS, choose_device, choose_precision
 from tilesegment.signals import uninterrupted
-from tilesegment.training.architecture import choose_network, settled
 from tilesegment.training.augmentation import CELL_SHADES
 from tilesegment.training.budget import Budget
 from tilesegment.training.checkpoint import load_checkpoint, save_checkpoint
 from tilesegment.training.data import Dataset, Section
 from tilesegment.training.examples import Batch, Examples, batches, reduce_section
-from tilesegment.training.initial import begin_from, choose_normalisation
-from tilesegment.training.losses import Loss
-from tilesegment.training.memory import kept_memory
+from tilesegment.training.losses import Loss, class_weights
+from tilesegment.training.network import begin_from, choose_network, choose_normalisation, settle_base
 from tilesegment.training.settings import DEFAULT_BUDGET, SLOW_TILE, TILE, TrainingSettings
-from tilesegment.training.updates import choose_layout, class_weights, freeze_statistics, make_optimiser, schedule
+from tilesegment.training.updates import choose_layout, freeze_statistics, kept_memory, make_optimiser, schedule
 from tilesegment.training.validation import Scores, choose_goal, judge, predict_sections
 
+_STATE = ("step", "seconds", "looks", "constant", "best_value", "best_step", "pending")  # attributes in a checkpoint
 _LARGEST_HALO = 1024
-_SAMPLE = 512  # side of the part of a held-out section on which is measured what a look takes
-# from this part of the run on, BatchNorm computes as it will in prediction
-_FREEZE = 0.3
-# a network that says the same everywhere for this part of the run, and so many updates, will not learn any more
-_CONSTANT_SHARE, _CONSTANT_UPDATES = 0.3, 100
+_SAMPLE = 512  # side of the part of a held-out section on which the time of a look is measured
+_FREEZE = 0.3  # part of the run from which on BatchNorm computes as it will in prediction
+# a network that predicts one class for this part of the run, and so many updates, will not learn any more
+CONSTANT_SHARE, CONSTANT_UPDATES = 0.3, 100
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,7 @@ class Record:
         step: updates so far.
         progress: part of the run that is done, 0 to 1.
         seconds: of wall clock since the first update began, without the time that the run lay stopped.
-        loss: of the latest update.
-        rate: learning rate of it.
+        loss, rate: of the latest update, and its learning rate.
         scores: on the held-out sections, where they were looked at after this update.
     """
 
@@ -67,7 +64,7 @@ class Record:
 
 
 class Trainer:
-    """Trains a U-Net on a data set; `run` yields a record after every update.
+    """Trains a network on a data set; `run` yields a record after every update.
 
     Args:
         data: labelled sections.
@@ -75,6 +72,10 @@ class Trainer:
 
     Attributes:
         notes: what the user should know of what is taken over from `init`, a sentence each.
+        best, best_value, best_step: weights at the best look, the score they had, and after which update.
+        pending: loss and rate of the latest update, until its record is handed out.
+        signals: that came within the latest update.
+        torn: whether that update has changed weights and is not done.
 
     Raises:
         PlanError, ModelError, DeviceError, DataError: settings or data that cannot be.
@@ -85,70 +86,67 @@ class Trainer:
         self.device = choose_device(settings.device)
         self.precision = choose_precision(self.device, settings.precision)
         self.slow = self.device.type == "cpu" and self.precision == "fp32"
-        settings = settled(settings, self.slow)
+        self.layout = choose_layout(self.device, self.precision)
         self.data = data
         self.sections, self.held_out = data.split(settings.validation)
         self.goal = choose_goal(settings.goal, self.sections, len(data.classes))
+        settings = settle_base(settings, self.slow)
         if settings.augmentation.shades is None:
             shades = CELL_SHADES if self.goal == "v_rand" else 0.0
             settings = replace(settings, augmentation=replace(settings.augmentation, shades=shades))
-        self.settings = settings
-        self.loss = Loss(settings.loss)
-        self.init = None if settings.init is None else Model.load(settings.init)
+        self.settings, self.loss = settings, Loss(settings.loss)
         reduced = [reduce_section(section, settings.reduction) for section in self.sections]
-        self.name, self.arguments = choose_network(settings, len(reduced[0].image), len(data.classes), self.init)
-        header = None if self.init is None else self.init.header
-        self.normalisation, self.notes = choose_normalisation(settings.init, header, reduced)
-        torch.manual_seed(settings.seed)
-        # what is trained sees the reduced images; the model that is kept reduces them itself
-        self.network = build_network(self.name, {**self.arguments, "reduction": 1})
-        self.anew: tuple[str, ...] = ()
-        if self.init is not None:
-            start = (str(settings.init), self.init.header, _bare(self.init.network))
-            self.anew, notes = begin_from(*start, self.network, {**self.arguments, "reduction": 1}, data)
-            self.notes += notes
-        self.halo = settings.halo if settings.halo is not None or self.init is None else self.init.header.halo
-        view = self._view()
-        self.layout = choose_layout(self.device, self.precision)
-        self.network.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
+        view = self._make_network(reduced)
         tile = self._tile(view)
         self.settings = replace(settings, tile=tile * settings.reduction)
-        self.examples = Examples(
-            reduced,
-            self.normalisation,
-            tile,
-            tile - 2 * view.before if view.crops else tile,
-            settings.batch,
-            settings.augmentation,
-            settings.seed,
-            (settings.border_weight, settings.border_sigma / settings.reduction),
-        )
+        output = tile - 2 * view.before if view.crops else tile
+        border = (settings.border_weight, settings.border_sigma / settings.reduction)
+        drawn = (tile, output, settings.batch, settings.augmentation, settings.seed, border)
+        self.examples = Examples(reduced, self.normalisation, *drawn)
         self.weights = class_weights(settings.class_weights, data, self.device)
         self.average = AveragedModel(self.network, multi_avg_fn=self._follow, use_buffers=True)
-        # weights at the best look, how good they were, and after which update
         self.best, self.best_value, self.best_step = copy.deepcopy(self.average.module), -math.inf, 0
         self.optimiser = make_optimiser(self.network, settings)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.step, self.seconds, self.looks, self.constant = 0, 0.0, 0, 0
-        # loss and rate of the latest update, until its record is handed out
         self.pending: tuple[float, float] | None = None
-        # signals that came within the latest update, and whether it has changed weights and is not done
         self.signals: list[int] = []
         self.torn = False
         counted = settings.steps is not None or settings.epochs is not None
         line = len(data.classes) == 2 and settings.threshold is None and len(self.held_out) > 0
         self.budget = Budget(None if counted else settings.budget or DEFAULT_BUDGET, chooses_line=line)
 
+    def _make_network(self, reduced: Sequence[Section]) -> FieldOfView:
+        """Build the network, begin from `init`, and return what the network needs to see."""
+        settings = self.settings
+        self.init = None if settings.init is None else Model.load(settings.init)
+        self.name, self.arguments = choose_network(settings, len(reduced[0].image), len(self.data.classes), self.init)
+        header = None if self.init is None else self.init.header
+        self.normalisation, self.notes = choose_normalisation(settings.init, header, reduced)
+        torch.manual_seed(settings.seed)
+        # what is trained sees the reduced images; the model that is kept reduces them itself
+        arguments = {**self.arguments, "reduction": 1}
+        self.network = build_network(self.name, arguments)
+        self.anew: tuple[str, ...] = ()
+        self.halo = settings.halo
+        if self.init is not None:
+            start = (str(settings.init), self.init.header, _bare(self.init.network))
+            self.anew, notes = begin_from(*start, self.network, arguments, self.data)
+            self.notes += notes
+            self.halo = self.init.header.halo if self.halo is None else self.halo
+        view = self._view()
+        self.network.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
+        return view
+
     def _view(self) -> FieldOfView:
-        """What the network that is trained needs to see; early, so that hours later it can be used.
+        """What the network that is trained needs to see; checked now, so that hours later it can be used.
 
         Raises:
             PlanError: so much that held-out sections are hardly predicted with it.
             ModelError: no halo is exact, and none was chosen.
         """
-        reduction = self.settings.reduction
         if self.halo is not None:
-            return chosen(self.network, -(-self.halo // reduction))
+            return chosen(self.network, -(-self.halo // self.settings.reduction))
         view = derive(self.network)
         if view.before > _LARGEST_HALO:
             raise PlanError(
@@ -165,23 +163,12 @@ class Trainer:
         if wanted is None:
             return fits.nearest_tile(SLOW_TILE if self.slow else TILE)
         if wanted % reduction:
-            raise PlanError(f"tile is {wanted}; at scale {self.settings.scale:g} it is a multiple of {reduction}")
+            raise PlanError(f"--tile is {wanted}; at scale {self.settings.scale:g} it is a multiple of {reduction}")
         fits.step_of(wanted // reduction)  # raises where the network cannot take such a tile
         return wanted // reduction
 
-    def run(self) -> Iterator[Record]:
-        """Trains, from where it is, until the budget is used up or the steps are done.
-
-        Ctrl-C ends it between two updates; `save` then keeps all that was done.
-
-        Raises:
-            DataError: the loss is no longer a number, or the network says the same class everywhere.
-        """
-        with kept_memory():
-            yield from self._updates()
-
     def estimate(self) -> None:
-        """Measures what a look at the held-out sections takes, on a part of one, for the budget to allow for it."""
+        """Measure the time of a look at the held-out sections on a part of one, for the budget to allow for it."""
         if self.budget.total is None or not self.held_out:
             return
         first = self.held_out[0]
@@ -191,51 +178,53 @@ class Trainer:
         more = sum(section.label.size for section in self.held_out) / part.label.size
         self.budget.predicting, self.budget.scoring = self.budget.predicting * more, self.budget.scoring * more
 
-    def _updates(self) -> Iterator[Record]:
+    def run(self) -> Iterator[Record]:
+        """Train, from where it is, until the budget is used up or the steps are done.
+
+        Ctrl-C ends it between two updates; `save` then keeps all that was done.
+
+        Raises:
+            DataError: the loss is no longer a number, or the network predicts one class everywhere.
+        """
         start = time.monotonic() - self.seconds
         workers = self.settings.workers
         if workers is None:
             workers = 0 if self.device.type == "cpu" else min(4, torch.get_num_threads())
         drawn = batches(self.examples, self.step, workers, self.device.type == "cuda")
-        # an update whose look was cut short is looked at before the next one
-        while self.pending is not None or self._progress() < 1:
-            if self.pending is None:
-                batch = next(drawn)
-                with uninterrupted() as self.signals:
-                    began = time.monotonic()
-                    self.pending = self._step(batch)
-                    self.budget.updating = time.monotonic() - began
-                    self.step, self.seconds = self.step + 1, time.monotonic() - start
-                    self.torn = False
-            progress, (loss, rate) = self._progress(), self.pending
-            self._check_health(loss, progress)
-            scores, look = None, int(progress * self.budget.looks)
-            if self.held_out and look > self.looks:
-                scores = self._look()
-                self.looks = look
-            self.pending = None
-            yield Record(self.step, progress, self.seconds, loss, rate, scores)
+        with kept_memory():
+            # an update whose look was cut short is looked at before the next one
+            while self.pending is not None or self._progress() < 1:
+                if self.pending is None:
+                    batch = next(drawn)
+                    with uninterrupted() as self.signals:
+                        began = time.monotonic()
+                        self.pending = self._update(batch)
+                        self.budget.updating = time.monotonic() - began
+                        self.step, self.seconds = self.step + 1, time.monotonic() - start
+                        self.torn = False
+                progress, (loss, rate) = self._progress(), self.pending
+                self._check_health(loss, progress)
+                scores, look = None, int(progress * self.budget.looks)
+                if self.held_out and look > self.looks:
+                    scores, self.looks = self._look(), look
+                self.pending = None
+                yield Record(self.step, progress, self.seconds, loss, rate, scores)
 
-    def _step(self, batch: Batch) -> tuple[float, float]:
-        """An update at the learning rate of this part of the run; returns the loss and that rate."""
+    def _progress(self) -> float:
+        """Part of the run that is done, 0 to 1."""
+        steps = self.settings.steps
+        if self.settings.epochs is not None:
+            steps = self.settings.epochs * math.ceil(len(self.sections) / self.settings.batch)
+        return self.budget.progress(self.seconds) if steps is None else min(self.step / steps, 1.0)
+
+    def _update(self, batch: Batch) -> tuple[float, float]:
+        """Make one step of the optimiser; return the loss and the learning rate."""
         progress = self._progress()
         if progress >= _FREEZE:
             freeze_statistics(self.network)
         rate = self.settings.highest_rate * schedule(progress)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        return self._update(batch), rate
-
-    def _progress(self) -> float:
-        """Part of the run that is done, 0 to 1."""
-        settings = self.settings
-        steps = settings.steps
-        if settings.epochs is not None:
-            steps = settings.epochs * math.ceil(len(self.sections) / settings.batch)
-        return self.budget.progress(self.seconds) if steps is None else min(self.step / steps, 1.0)
-
-    def _update(self, batch: Batch) -> float:
-        """One step of the optimiser; returns the loss."""
         x, t, border = (None if part is None else part.to(self.device, non_blocking=True) for part in batch)
         assert x is not None and t is not None
         # dropout too depends on the number of the update alone, so that a resumed run draws the same
@@ -253,23 +242,54 @@ class Trainer:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.average.update_parameters(self.network)
-        if not _is_constant(t):  # where the label is of one class, the network may well say so
+        if not _is_constant(t):  # where the label is of one class, the prediction may well be, too
             ids = main.detach().max(1).indices  # not argmax: see `BlockPredictor`
             self.constant = self.constant + 1 if _is_constant(ids) else 0
-        return float(loss.detach())
+        return float(loss.detach()), rate
 
     def _check_health(self, loss: float, progress: float) -> None:
         """Whether there is still something to be learnt."""
         if not math.isfinite(loss):
             raise DataError(f"the loss became {loss} in step {self.step}; try a lower --lr")
-        if self.constant >= max(_CONSTANT_UPDATES, _CONSTANT_SHARE * self.step / progress):
+        if self.constant >= max(CONSTANT_UPDATES, CONSTANT_SHARE * self.step / progress):
             raise DataError(
                 f"the network has predicted one class everywhere for {self.constant:,} updates and learns nothing; "
                 "check that the labels fit the images, or try --class-weights auto, a lower --lr, another --seed"
             )
 
+    def _look(self) -> Scores:
+        """Score the averaged weights on the held-out sections, and keep the best ones.
+
+        A network eventually overfits thirty images, a large one soon.
+        """
+        scores = self._validated(self.held_out)
+        if scores.value >= self.best_value:
+            with uninterrupted():
+                self.best.load_state_dict(self.average.module.state_dict())
+                self.best_value, self.best_step = scores.value, self.step
+        return scores
+
+    def _validated(self, sections: Sequence[Section]) -> Scores:
+        """Scores of the averaged weights on `sections`; the budget learns how long that takes."""
+        model, start = self._model(self.average.module), time.monotonic()
+        probabilities = predict_sections(model, sections, self.device, self.precision)
+        self.budget.predicting = time.monotonic() - start
+        start = time.monotonic()
+        scores = judge(model, sections, probabilities, self.goal).scores
+        self.budget.scoring = time.monotonic() - start
+        return scores
+
+    def _follow(self, means: Sequence[Tensor], latest: Sequence[Tensor], updates: Tensor | int) -> None:
+        """Move averages towards the latest values: early on closely, later they look back over a thousand updates."""
+        decay = min(self.settings.ema, (1 + int(updates)) / (10 + int(updates)))
+        for mean, new in zip(means, latest, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(new, 1 - decay)
+            else:  # a count
+                mean.copy_(new)
+
     def model(self) -> Model:
-        """The weights that were best at a look, before the first one the average so far, with the record of the run."""
+        """Return the weights of the best look, before the first one the average so far, with the record of the run."""
         return self._model(self.best if self.best_step else self.average.module)
 
     @property
@@ -295,93 +315,46 @@ class Trainer:
             training=self._provenance(),
         )
         network = build_network(self.name, self.arguments)
-        weights = {name: value.cpu() for name, value in trained.state_dict().items()}
-        _bare(network).load_state_dict(weights)
+        _bare(network).load_state_dict({name: value.cpu() for name, value in trained.state_dict().items()})
         return Model(header, network.requires_grad_(False).eval())
-
-    def _look(self) -> Scores:
-        """Scores of the averaged weights on the held-out sections, each predicted whole through the tiled engine.
-
-        The best are kept: a network learns thirty images by heart in the end, a large one soon.
-        """
-        scores = self._validated(self.held_out)
-        if scores.value >= self.best_value:
-            with uninterrupted():
-                self.best.load_state_dict(self.average.module.state_dict())
-                self.best_value, self.best_step = scores.value, self.step
-        return scores
-
-    def _validated(self, sections: Sequence[Section]) -> Scores:
-        """Scores of the averaged weights on `sections`; the budget learns how long that takes."""
-        model, start = self._model(self.average.module), time.monotonic()
-        probabilities = predict_sections(model, sections, self.device, self.precision)
-        self.budget.predicting = time.monotonic() - start
-        start = time.monotonic()
-        scores = judge(model, sections, probabilities, self.goal).scores
-        self.budget.scoring = time.monotonic() - start
-        return scores
-
-    def save(self, path: Path) -> None:
-        """Writes the state of the run to `path`, atomically.
-
-        Raises:
-            OSError: it cannot be written; what was there before still is.
-        """
-        state = {
-            "step": self.step,
-            "seconds": self.seconds,
-            "looks": self.looks,
-            "constant": self.constant,
-            "best_value": self.best_value,
-            "best_step": self.best_step,
-            "pending": self.pending,
-            "preparing": self.budget.preparing,
-            "scaler": self.scaler.state_dict(),
-        }
-        save_checkpoint(path, self._networks(), self.optimiser, state)
-
-    def restore(self, path: Path) -> None:
-        """Takes up the state that `save` wrote; `run` then goes on, bit for bit where steps are counted.
-
-        Raises:
-            DataError: there is none, or it is that of another run.
-        """
-        state = load_checkpoint(path, self._networks(), self.optimiser)
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.looks, self.constant = state["looks"], state["constant"]
-        self.best_value, self.best_step = state["best_value"], state["best_step"]
-        # these two are not in checkpoints of earlier releases
-        self.pending = None if state.get("pending") is None else tuple(state["pending"])
-        self.budget.preparing += state.get("preparing", 0.0)
-        self.scaler.load_state_dict(state["scaler"])
-
-    def _networks(self) -> dict[str, nn.Module]:
-        return {"network": self.network, "average": self.average, "best": self.best}
-
-    def _follow(self, means: Sequence[Tensor], latest: Sequence[Tensor], updates: Tensor | int) -> None:
-        """Moves averages towards the latest values: early on closely, later they look back over a thousand updates."""
-        decay = min(self.settings.ema, (1 + int(updates)) / (10 + int(updates)))
-        for mean, new in zip(means, latest, strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(new, 1 - decay)
-            else:  # a count
-                mean.copy_(new)
 
     def _provenance(self) -> dict[str, Any]:
         record: dict[str, Any] = {"steps": self.step, "kept_step": self.kept_step, "seconds": round(self.seconds, 1)}
         if self.init is not None:
             header = self.init.header
-            record["init"] = {
-                "weights_sha256": header.weights_sha256,
-                "anew": list(self.anew),
-                "training": dict(header.training),
-            }
+            weights = {"weights_sha256": header.weights_sha256, "anew": list(self.anew)}
+            record["init"] = {**weights, "training": dict(header.training)}
         return record | {
             "settings": self.settings.to_json(),
             "sections": [section.name for section in self.sections],
             "held_out": [section.name for section in self.held_out],
             "versions": {"tilesegment": version("tilesegment"), "torch": torch.__version__},
         }
+
+    def save(self, path: Path) -> None:
+        """Write the state of the run to `path`, atomically.
+
+        Raises:
+            OSError: it cannot be written; what was there before still is.
+        """
+        state = {name: getattr(self, name) for name in _STATE}
+        state |= {"preparing": self.budget.preparing, "scaler": self.scaler.state_dict()}
+        save_checkpoint(path, self._networks(), self.optimiser, state)
+
+    def restore(self, path: Path) -> None:
+        """Take up the state that `save` wrote; `run` then goes on, bit for bit where steps are counted.
+
+        Raises:
+            DataError: there is none, or it is that of another run.
+        """
+        state = load_checkpoint(path, self._networks(), self.optimiser)
+        self.budget.preparing += state["preparing"]
+        self.scaler.load_state_dict(state["scaler"])
+        for name in _STATE:
+            setattr(self, name, state[name])
+
+    def _networks(self) -> dict[str, nn.Module]:
+        return {"network": self.network, "average": self.average, "best": self.best}
 
 
 def _bare(network: Network) -> Network:

@@ -1,18 +1,22 @@
-"""Losses for pixel classes, and sums of them such as `ce+dice`.
+"""Losses for pixel classes, sums of them such as `ce+dice`, and the weights of classes and pixels.
 
-All take logits (B, K, H, W) and class ids (B, H, W) int64, in which `IGNORE` marks pixels that do not count, and sum in
-float32 whatever the logits' precision. p is the soft-max of the logits, t the one-hot label.
+All losses take logits (B, K, H, W) and class ids (B, H, W) int64, in which `IGNORE` marks pixels that do not count, and
+sum in float32 whatever the logits' precision. p is the soft-max of the logits, t the one-hot label.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
 from tilesegment.errors import PlanError
-from tilesegment.training.data import IGNORE
+from tilesegment.training.data import IGNORE, Dataset
+
+_REACH = 4  # beyond this many sigma, border weights are less than w0 / 3000
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -21,10 +25,10 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Each class against all others, -(t log p + (1 - t) log(1 - p)), its mean over the classes: (B, H, W) float32.
+    """Mean over the classes of -(t log p + (1 - t) log(1 - p)): (B, H, W) float32, 0 where the label is ignored.
 
     p is the soft-max, by which every model here predicts, so for two classes this is `cross_entropy`; for one output z
-    with a sigmoid it is the usual binary cross-entropy of z = logit 1 - logit 0. 0 where the label is ignored.
+    with a sigmoid it is the usual binary cross-entropy of z = logit 1 - logit 0.
     """
     log_p = torch.log_softmax(logits.float(), 1)
     # for two classes the rest is the other one; for more, 1 - p, which float32 may round to 0
@@ -40,58 +44,54 @@ def focal(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
 
 
 def soft_dice(logits: Tensor, labels: Tensor) -> Tensor:
-    """1 - mean over classes of 2 sum(p t) / (sum p + sum t): Milletari et al. 2016 (arXiv:1606.04797), no squares.
+    """1 - mean over the classes in the labels of 2 sum(p t) / (sum p + sum t), a scalar.
 
-    A class that the labels lack does not count. A scalar.
+    Milletari et al. 2016 (arXiv:1606.04797), without squares.
     """
     both, p_sum, t_sum = _overlap(logits, labels)
     return 1 - _mean_of_present(2 * both / (p_sum + t_sum).clamp_min(1e-12), t_sum)
 
 
 def soft_iou(logits: Tensor, labels: Tensor) -> Tensor:
-    """1 - mean over classes of sum(p t) / (sum p + sum t - sum(p t)): the soft Jaccard index.
+    """1 - mean over the classes in the labels of sum(p t) / (sum p + sum t - sum(p t)), a scalar: soft Jaccard index.
 
-    Rahman and Wang 2016 (10.1007/978-3-319-50835-1_22). A class that the labels lack does not count. A scalar.
+    Rahman and Wang 2016 (10.1007/978-3-319-50835-1_22).
     """
     both, p_sum, t_sum = _overlap(logits, labels)
     return 1 - _mean_of_present(both / (p_sum + t_sum - both).clamp_min(1e-12), t_sum)
 
 
-# a loss a pixel, which weights of classes and of a border map multiply
+# per pixel, multiplied by the weights of classes and borders
 PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "ce": cross_entropy,
     "bce": binary_cross_entropy,
     "focal": focal,
 }
-# a loss a batch
+# per batch
 REGION_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"dice": soft_dice, "iou": soft_iou}
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A sum of losses, such as cross-entropy plus Dice, the most robust of the common ones.
-
-    Ma et al. 2021 (10.1016/j.media.2021.102035).
+    """A sum of losses, such as cross-entropy plus Dice: Ma et al. 2021 (10.1016/j.media.2021.102035).
 
     Args:
         text: names of `PIXEL_LOSSES` and `REGION_LOSSES` joined by `+`.
 
     Raises:
-        PlanError: another name, or one twice.
+        PlanError: an unknown name, or one twice.
     """
 
     text: str
 
     def __post_init__(self) -> None:
-        names = self.names
-        unknown = [name for name in names if name not in {**PIXEL_LOSSES, **REGION_LOSSES}]
-        if unknown or len(set(names)) != len(names):
-            allowed = ", ".join((*PIXEL_LOSSES, *REGION_LOSSES))
-            raise PlanError(f"loss {self.text!r} is unknown; allowed: {allowed}, and sums of them such as ce+dice")
+        known = {**PIXEL_LOSSES, **REGION_LOSSES}
+        if not known.keys() >= set(self.names) or len(set(self.names)) != len(self.names):
+            raise PlanError(f"--loss is {self.text!r}; allowed: {', '.join(known)}, and sums of them such as ce+dice")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the losses that are summed."""
+        """The losses that are summed."""
         return tuple(part.strip() for part in self.text.split("+"))
 
     def __call__(
@@ -101,13 +101,13 @@ class Loss:
         class_weights: Tensor | None = None,
         border: Tensor | None = None,
     ) -> Tensor:
-        """The loss, a float32 scalar; 0 if no pixel counts.
+        """Return the loss, a float32 scalar; 0 if no pixel counts.
 
         Args:
-            logits: (B, K, H, W); of several outputs (deep supervision) the mean of the losses is taken.
+            logits: (B, K, H, W); of several outputs (deep supervision) the losses are averaged.
             labels: (B, H, W) int64 class ids or `IGNORE`.
             class_weights: (K,) float32; None is 1 for each.
-            border: (B, H, W) float32, added to the class weights: `weight_maps.border_weights`.
+            border: (B, H, W) float32, added to the class weights: `border_weights`.
         """
         if isinstance(logits, tuple):
             return torch.stack([self(output, labels, class_weights, border) for output in logits]).mean()
@@ -126,11 +126,26 @@ class Loss:
         return total
 
 
-def balanced_weights(shares: tuple[float, ...]) -> tuple[float, ...]:
-    """Weights of classes that make up `shares` of the labelled pixels: 1 / share, a class that is absent 1; mean 1.
+def class_weights(weights: tuple[float, ...] | str | None, data: Dataset, device: torch.device) -> Tensor | None:
+    """Return class weights (K,) float32 on `device`: those given, `auto` by their shares in `data`, or None.
 
     Raises:
-        PlanError: there is no share that is positive.
+        PlanError: not one positive number per class.
+    """
+    if weights is None:
+        return None
+    if isinstance(weights, str):
+        weights = balanced_weights(data.shares())
+    if len(weights) != len(data.classes) or not all(0 < weight <= 1e4 for weight in weights):
+        raise PlanError(f"--class-weights is {weights}; expected {len(data.classes)} positive numbers, one per class")
+    return torch.tensor(weights, dtype=torch.float32, device=device)
+
+
+def balanced_weights(shares: tuple[float, ...]) -> tuple[float, ...]:
+    """Return weights in proportion to 1 / share of the pixels, of mean 1; a class that is absent has 1.
+
+    Raises:
+        PlanError: no share is positive.
     """
     inverse = [1 / share if share > 0 else None for share in shares]
     known = [value for value in inverse if value is not None]
@@ -140,11 +155,29 @@ def balanced_weights(shares: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(1.0 if value is None else value / mean for value in inverse)
 
 
+def border_weights(inside: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> np.ndarray:
+    """Return w0 exp(-(d1 + d2)^2 / (2 sigma^2)) outside of cells, 0 inside: (H, W) float32.
+
+    The weight map of Ronneberger, Fischer and Brox 2015 (arXiv:1505.04597), equation 2, without class weights. d1 and
+    d2 are the distances to the nearest two cells, the 4-connected regions of `inside` (H, W) bool, in pixels.
+    """
+    cells, _ = ndimage.label(inside)
+    nearest = np.full(inside.shape, np.inf, np.float32)
+    second = nearest.copy()
+    reach = int(np.ceil(_REACH * sigma))
+    for cell, box in enumerate(ndimage.find_objects(cells), 1):
+        around = tuple(slice(max(side.start - reach, 0), side.stop + reach) for side in box)
+        distance = ndimage.distance_transform_edt(cells[around] != cell).astype(np.float32)
+        second[around] = np.minimum(second[around], np.maximum(distance, nearest[around]))
+        nearest[around] = np.minimum(nearest[around], distance)
+    weights = w0 * np.exp(-((nearest + second) ** 2) / (2 * sigma**2))
+    return np.where(inside, 0, weights).astype(np.float32)
+
+
 def _one_hot(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """(B, K, H, W) bool, all False where the label is ignored, and (B, H, W) bool, where it is not."""
-    counted = labels != IGNORE
+    """(B, K, H, W) bool, False where the label is ignored, and (B, H, W) bool, where it is not."""
     ids = torch.arange(classes, device=labels.device)[:, None, None]
-    return labels[:, None] == ids, counted
+    return labels[:, None] == ids, labels != IGNORE
 
 
 def _overlap(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,6 +188,6 @@ def _overlap(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _mean_of_present(scores: Tensor, t_sum: Tensor) -> Tensor:
-    """Mean of the classes' scores (K,) over those that the labels have; 1 if they have none."""
+    """Mean of the scores (K,) of the classes in the labels; 1 if there are none."""
     there = t_sum > 0
     return torch.where(there, scores, 0).sum() / there.sum() if bool(there.any()) else scores.sum() * 0 + 1

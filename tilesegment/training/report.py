@@ -1,24 +1,24 @@
-"""The report of a training run: one HTML file that holds everything, to be read on any screen, printed or sent."""
+"""The report of a training run, one HTML file that holds everything; and its curves for TensorBoard."""
 
 import base64
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
+import jinja2
 from PIL import Image
 
+from tilesegment.errors import DataError, PlanError
 from tilesegment.files import write_atomically
 from tilesegment.metadata import LabelClass
+from tilesegment.training.loop import Record
 from tilesegment.training.pictures import goal_name
 from tilesegment.training.settings import GOAL_NAMES
-
-if TYPE_CHECKING:
-    from tilesegment.training.calibration import Line
-    from tilesegment.training.loop import Record
-    from tilesegment.training.validation import Scores
+from tilesegment.training.validation import Line, Scores
 
 _LARGEST_PNG = 1_000_000  # bytes; larger pictures go into the report as JPEG
 _MOST_IMAGES = 20  # rows of the table of held-out images
@@ -27,36 +27,14 @@ _CAPTIONS = {
     "samples": ("Held-out images", "The worst and the best of the images that were not trained on."),
     "augmentation": ("Training examples", "What the network is shown: varied anew in every step."),
 }
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #5c6670; --line: #d9dee3; --page: #fff; --box: #f4f6f8;
-  --mark: #08519c; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ec; --soft: #9aa5b0; --line: #39424b; --page: #14181c;
-  --box: #1e242a; --mark: #8ec5ff; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 64rem; padding: 2rem 1.25rem 4rem; color: var(--ink); background: var(--page);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { margin: 0; font-size: 1.9rem; line-height: 1.2; overflow-wrap: anywhere; }
-h2 { margin: 2.5rem 0 .6rem; font-size: 1.2rem; }
-p { margin: .4rem 0; }
-.soft, figcaption, th { color: var(--soft); font-weight: normal; font-size: .92rem; }
-.headline { margin: 1.5rem 0; padding: 1rem 1.25rem; background: var(--box); border-left: 4px solid var(--mark); }
-.headline strong { display: block; font-size: 1.7rem; line-height: 1.3; color: var(--mark); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; margin: .5rem 0 1rem; min-width: 22rem; }
-th, td { padding: .3rem 1.2rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
-th, code { white-space: nowrap; }
-.swatch { display: inline-block; width: .9em; height: .9em; margin-right: .5em; vertical-align: -.08em;
-  border: 1px solid var(--soft); }
-figure { margin: 0; }
-img { display: block; max-width: 100%; height: auto; margin: .5rem 0; background: #fff; }
-pre { padding: .8rem 1rem; overflow-x: auto; background: var(--box); font: .85rem/1.45 ui-monospace, Menlo, monospace; }
-@media (max-width: 40rem) { figure { overflow-x: auto; } img { max-width: none; width: 56rem; }
-  th, td { padding-right: .8rem; } }
-@media print { :root { --ink: #000; --soft: #444; --line: #bbb; --page: #fff; --box: #f4f6f8; --mark: #08519c; }
-  body { max-width: none; padding: 0; font-size: 10.5pt; } figure, table, pre { break-inside: avoid; }
-  h2 { break-after: avoid; } pre { white-space: pre-wrap; } img { max-width: 100%; width: auto; max-height: 23cm; } }
-"""
+
+
+class _Figure(NamedTuple):
+    heading: str
+    caption: str
+    source: str
+    width: int
+    height: int
 
 
 def write_report(
@@ -66,60 +44,53 @@ def write_report(
     classes: Sequence[LabelClass],
     summary: str,
     settings: Mapping[str, Any],
-    records: Sequence["Record"],
-    scores: "Scores | None",
-    tta: "Scores | None" = None,
-    line: "Line | None" = None,
+    records: Sequence[Record],
+    scores: Scores | None,
+    tta: Scores | None = None,
+    line: Line | None = None,
     command: str,
-    pictures: Sequence[Path] = (),
 ) -> Path:
-    """Writes `report.html`: one file without scripts or links, pictures included, replaced only when it is complete.
+    """Write `report.html`, one file without scripts or links, and return its path; replaced only when complete.
 
     Args:
-        folder: of the run.
+        folder: of the run; `curves.png`, `samples.png` and `augmentation.png` in it are included.
         title: the model's name.
         classes: of the model, as many as there are Dice and IoU values.
         summary: of the data, lines of plain text.
-        settings: of the run, to be had again; a mapping among the values becomes rows of its own.
+        settings: of the run, as JSON takes them.
         records: of the run.
         scores: of the stored model on the held-out images; None where none were held out.
         tta: the same, averaged over the 8 symmetries of the square.
         line: between two classes, where the held-out images have chosen it.
         command: line that uses the model.
-        pictures: files that are shown where they exist; `curves`, `samples` and `augmentation` get a caption.
-
-    Returns:
-        The file.
 
     Raises:
         OSError: a picture cannot be read, or the report not be written.
     """
-    body = [
-        f"<header><p class='soft'>tileseg training run</p><h1>{escape(title)}</h1>",
-        f"<p class='soft'>{_length(records)}</p></header>",
-        _headline(scores, tta, classes),
-        *([] if line is None else [f"<p class='soft'>{escape(line_words(line))}</p>"]),
-        _section("Use the model", f"<pre>{escape(command)}</pre>"),
-        *([_section("Scores", _score_tables(scores, tta, classes))] if scores else []),
-        *(_figure(path) for path in pictures if path.exists()),
-        _section("Data", f"<pre>{escape(summary)}</pre>"),
-        _section("Settings", _table((), [(escape(name), escape(value)) for name, value in _flat(settings)])),
-    ]
-    # nothing may be loaded from anywhere, whatever names the data had
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    head = (
-        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style>"
+    html = _template().render(
+        title=title,
+        length=_length(records),
+        runs=[one for one in (scores, tta) if one is not None],
+        goal=None if scores is None else goal_name(scores.goal, classes),
+        worst=[] if scores is None else sorted(scores.sections, key=lambda pair: pair[1])[:_MOST_IMAGES],
+        classes=classes,
+        line=None if line is None else line_words(line),
+        command=command,
+        figures=[
+            _figure(folder / f"{name}.png", *words)
+            for name, words in _CAPTIONS.items()
+            if (folder / f"{name}.png").exists()
+        ],
+        summary=summary,
+        settings=_flat(settings),
     )
-    html = f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
     path = folder / "report.html"
     write_atomically(path, html.encode("utf-8", "replace"))  # a file's name may hold what is no UTF-8
     return path
 
 
-def line_words(line: "Line") -> str:
-    """Where the line between two classes is, which score it serves, and the scores that belong to it."""
+def line_words(line: Line) -> str:
+    """Say where the line between two classes is, which score it serves, and the scores that belong to it."""
     name = GOAL_NAMES[line.goal]
     here = f"{name} {line.value:.3f}, accuracy {line.accuracy:.3f}"
     if line.threshold == 0.5:
@@ -131,7 +102,53 @@ def line_words(line: "Line") -> str:
     )
 
 
-def _length(records: Sequence["Record"]) -> str:
+@contextmanager
+def event_writer(folder: str | Path | None) -> Iterator[Callable[[Record], None]]:
+    """Yield what writes a record for TensorBoard; it does nothing where `folder` is None.
+
+    Raises:
+        PlanError: TensorBoard is not installed.
+        DataError: the folder cannot be written.
+    """
+    if folder is None:
+        yield lambda record: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise PlanError("tensorboard is not installed; pip install 'tilesegment[tensorboard]'") from None
+    try:
+        writer = SummaryWriter(str(folder))
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written ({error.strerror}); choose another --tensorboard") from error
+
+    def write(record: Record) -> None:
+        values = {"loss": record.loss, "rate": record.rate}
+        if record.scores is not None:
+            names = ("value", "accuracy", "miou", "v_rand", "v_info")
+            values |= {f"held out/{name}": getattr(record.scores, name) for name in names}
+        for name, value in values.items():
+            if value is not None:
+                writer.add_scalar(name, value, record.step)
+
+    with writer:
+        yield write
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["number"] = _number
+    return environment.from_string(Path(__file__).with_name("report.html").read_text())
+
+
+def _number(value: float | None) -> str:
+    return "\N{EN DASH}" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def _length(records: Sequence[Record]) -> str:
     if not records:
         return "not a single step was made"
     last = records[-1]
@@ -140,74 +157,8 @@ def _length(records: Sequence["Record"]) -> str:
     return f"{last.step:,} step{'s' if last.step > 1 else ''} in {took}, last loss {last.loss:.3f}"
 
 
-def _headline(scores: "Scores | None", tta: "Scores | None", classes: Sequence[LabelClass]) -> str:
-    """The main score in words, with what it takes to get without learning anything."""
-    if scores is None:
-        text = (
-            "<strong>Not scored</strong><p>No images were held out, so how good the model is on others is unknown.</p>"
-        )
-        return f"<div class='headline'>{text}</div>"
-    text = f"<strong>{escape(goal_name(scores.goal, classes))} {_number(scores.value)}</strong>"
-    text += "<p>on the held-out images; 1 is perfect. None was trained on, but the model that was best on them was "
-    text += "kept: expect a little less on others."
-    if tta is not None:
-        text += f" With test-time augmentation (<code>--tta</code>) {_number(tta.value)}."
-    text += (
-        f"</p><p>Always saying the same class, without looking, would give {_number(scores.floor_value)}. "
-        f"Pixel accuracy {_number(scores.accuracy)}; the same class everywhere: {_number(scores.floor)}.</p>"
-    )
-    if scores.value < scores.floor_value + 0.01:
-        text += "<p>The model is hardly better than that: train it for longer, or check the labels.</p>"
-    return f"<div class='headline'>{text}</div>"
-
-
-def _score_tables(scores: "Scores", tta: "Scores | None", classes: Sequence[LabelClass]) -> str:
-    """Scores as a whole, of each class and of each image: in one pass and, where known, averaged over 8 views."""
-    runs = [scores] if tta is None else [scores, tta]
-    heads = ["one pass"] if tta is None else ["one pass", "8 views (--tta)"]
-    goal = escape(goal_name(scores.goal, classes))
-    rows = [(f"<b>{goal}</b>", *(_number(one.value) for one in runs), _number(scores.floor_value))]
-    if scores.v_rand is not None:
-        rows.append(("V_Info", *(_number(one.v_info) for one in runs), ""))
-    if scores.goal != "miou":
-        rows.append(("mean IoU", *(_number(one.miou) for one in runs), ""))
-    rows.append(("pixel accuracy", *(_number(one.accuracy) for one in runs), _number(scores.floor)))
-    each = []
-    for n, kind in enumerate(classes):
-        swatch = f"<span class='swatch' style='background:{escape(kind.colour)}'></span>"
-        values = [_number(value) for run in runs for value in (run.dice[n], run.iou[n])]
-        each.append((f"{swatch}{escape(kind.name)}", *values))
-    named = [f"{what}, {head}" for head in heads for what in ("Dice", "IoU")]
-    words = "Dice and IoU: how far prediction and labels overlap."
-    if scores.v_rand is not None:
-        words += " V_Rand and V_Info: how well cells are kept whole and apart (protocol of the ISBI 2012 challenge)."
-    worst = sorted(scores.sections, key=lambda pair: pair[1])[:_MOST_IMAGES]
-    title = "held-out image" if len(worst) == len(scores.sections) else f"worst of {len(scores.sections):,} images"
-    images = _table((title, goal), [(escape(name), _number(value)) for name, value in worst])
-    return (
-        _table(("", *heads, "always the same class"), rows)
-        + _table(("class", *named), each)
-        + f"<p class='soft'>{words}</p>{images}"
-    )
-
-
-def _number(value: float | None) -> str:
-    return "&ndash;" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def _section(heading: str, content: str) -> str:
-    return f"<section><h2>{heading}</h2>{content}</section>"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are HTML already."""
-    top = "<thead><tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr></thead>" if heads else ""
-    lines = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<div class='scroll'><table>{top}<tbody>{lines}</tbody></table></div>"
-
-
 def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Name and value of every setting as HTML-free text; names of nested ones are joined by dots."""
+    """Name and value of every setting as text; names of nested ones are joined by dots."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{above}{name}.")
@@ -217,9 +168,7 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, s
             yield f"{above}{name}", "not given" if value is None or value == "" else str(value)
 
 
-def _figure(path: Path) -> str:
-    """A picture as part of the page, under its heading."""
-    heading, caption = _CAPTIONS.get(path.stem, (escape(path.name), ""))
+def _figure(path: Path, heading: str, caption: str) -> _Figure:
     data, kind = path.read_bytes(), "png"
     with Image.open(io.BytesIO(data)) as picture:
         width, height = picture.size
@@ -227,6 +176,4 @@ def _figure(path: Path) -> str:
             stream = io.BytesIO()
             picture.convert("RGB").save(stream, "JPEG", quality=88, optimize=True)
             data, kind = stream.getvalue(), "jpeg"
-    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    image = f'<img src="{source}" width="{width}" height="{height}" alt="{heading}">'
-    return _section(heading, f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
+    return _Figure(heading, caption, f"data:image/{kind};base64,{base64.b64encode(data).decode()}", width, height)

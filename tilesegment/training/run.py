@@ -3,7 +3,7 @@
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,27 +13,25 @@ from tilesegment.draw import Sample, compare, save
 from tilesegment.errors import DataError, PlanError
 from tilesegment.models.model import Model
 from tilesegment.signals import uninterrupted
-from tilesegment.training.calibration import Line, choose_line, recentred
-from tilesegment.training.configuration import (
+from tilesegment.training.data import open_dataset, summary
+from tilesegment.training.folder import (
     CHECKPOINT,
     CONFIG,
     METRICS,
     MODEL,
     REPORT,
     Configuration,
-    begin_with,
+    configure,
     find_folder,
-    go_on_with,
+    read_records,
 )
-from tilesegment.training.data import open_dataset, summary
 from tilesegment.training.loop import Record, Trainer
 from tilesegment.training.pictures import draw_curves, draw_examples
-from tilesegment.training.report import write_report
+from tilesegment.training.report import event_writer, write_report
 from tilesegment.training.settings import GOAL_NAMES
-from tilesegment.training.tensorboard import event_writer
-from tilesegment.training.validation import Scores, Validation, predict_sections, validate
+from tilesegment.training.validation import Line, Scores, Validation, choose_line, predict_sections, recentred, validate
 
-# seconds between two checkpoints, and in units of the time that the last one took
+# seconds between two checkpoints, at least so many times what the last one took
 _EVERY, _EVERY_WRITES = 60.0, 50
 _SHEET = 12  # examples on the contact sheet
 # what pictures and report at the end take, in units of that sheet, and where it is not drawn, in seconds
@@ -49,11 +47,10 @@ class TrainingRun:
         model: the model's file.
         steps, seconds: how long it trained, with the looks at the held-out sections.
         wall_seconds: what the call took as a whole.
-        kept_step: after which update the weights were those of the model: where the held-out sections were predicted
-            best, or at the end.
+        kept_step: the update whose weights the model has: the best on the held-out sections, or the last.
         scores: of the stored model on the held-out sections; None where none were held out.
         tta: the same, averaged over the 8 symmetries of the square; None, too, where a budget left no time for it.
-        line: between two classes, where the held-out sections have chosen it, with the scores that belong to it.
+        line: between two classes, where the held-out sections have chosen it, with its scores.
         left_out: what a budget left no time for, in words.
     """
 
@@ -87,12 +84,11 @@ def train(
     report: Callable[[Record], None] = lambda record: None,
     **settings: Any,
 ) -> TrainingRun:
-    """Trains a U-Net on labelled images.
+    """Train a network on labelled images.
 
-    The held-out sections are looked at six times; the weights that predict them best are those of the model. Its file
-    is renewed, atomically, at each look, and on Ctrl-C; a checkpoint is written every minute. The model's weights are
-    stored in float16; the scores at the end are those of the stored weights. Between two classes the line is drawn
-    where it is best on the held-out sections, at 1/2 unless another place is really better: `calibration`.
+    The model is the one of six looks at the held-out sections that predicted them best. Its file is replaced at each
+    look, and on Ctrl-C; a checkpoint is written every minute. Between two classes the threshold is chosen on the
+    held-out sections, and becomes 1/2: `validation.choose_line`. Weights are stored, and scored, in float16.
 
     Args:
         data: folder of labelled images, in one of the layouts of `training.data`.
@@ -100,8 +96,8 @@ def train(
         classes: names, in the order of the values in the labels.
         ignore: value of pixels without a label.
         instances: the labels are ids of single objects: learn background and object, see `labels.parted`.
-        invert: images and labels that say that 0 is white (MINISWHITE) are turned so that 0 is black.
-        preset: a name of `settings.PRESETS`, the start of the settings.
+        invert: turn images and labels that say that 0 is white (MINISWHITE), so that 0 is black.
+        preset: a name in `settings.PRESETS`, the start of the settings.
         config: the `config.json` of another run, the start of the settings instead.
         overwrite: replace the files of an earlier run in `out`; its model stays until there is a new one.
         resume: go on with the run in `out` from its last checkpoint; where nothing was begun, begin.
@@ -118,56 +114,69 @@ def train(
     if resume and overwrite:
         raise PlanError("--resume and --overwrite exclude each other; give one of them")
     folder = find_folder(Path(data), out, overwrite, resume)
-    given: dict[str, Any] = {"classes": None if classes is None else list(classes), "ignore": ignore}
-    given |= {"instances": instances, "invert": invert}
-    labels = {key: value for key, value in given.items() if value is not None}
     resume = resume and (folder / CONFIG).exists()
-    starting = (preset, config, labels, settings)
-    chosen = go_on_with(folder, *starting) if resume else begin_with(*starting)
-    trainer, chosen = _prepare(Path(data), folder, chosen, resume)
-    with _writing(folder), event_writer(tensorboard) as events:
-        folder.mkdir(parents=True, exist_ok=True)
-        trainer.estimate()
-        # stopped before its first checkpoint, a run begins anew
-        if resume and (folder / CHECKPOINT).exists():
-            trainer.budget.drawing = _PICTURES
-            trainer.restore(folder / CHECKPOINT)
-        else:
-            _begin(folder, trainer, chosen)
-        begin(trainer, folder)
-        return _Run(folder, trainer, chosen, start).go((events, report))
-
-
-def _prepare(data: Path, folder: Path, chosen: Configuration, resume: bool) -> tuple[Trainer, Configuration]:
-    """Read the data, and settle what depends on them and on this machine.
-
-    Raises:
-        DataError: they cannot be trained on, or are not those of the run that is resumed.
-    """
-    dataset = open_dataset(data, **chosen.labels)
-    began, chosen = chosen, chosen.named(folder.resolve().name).of_data(data, dataset)
-    if resume and began.data_sha256 != chosen.data_sha256:
+    given = {"classes": classes and list(classes), "ignore": ignore, "instances": instances, "invert": invert}
+    labels = {key: value for key, value in given.items() if value is not None}
+    began = Configuration.read(folder / CONFIG) if resume else None
+    chosen = configure(began, preset, config, labels, settings)
+    run = _Run(Path(data), folder, chosen, start)
+    if began is not None and began.data_sha256 != run.chosen.data_sha256:
         raise DataError(f"{data} is not what {folder} was trained on; start anew with another --out")
-    trainer = Trainer(dataset, chosen.settings)
-    # with what was chosen for this machine, so that the run is the same on another
-    return trainer, replace(chosen, settings=trainer.settings)
+    with _writing(folder), event_writer(tensorboard) as events:
+        run.prepare(resume)
+        begin(run.trainer, folder)
+        return run.go((events, report))
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        words = error.strerror or error
+        raise DataError(f"{folder} cannot be written ({words}); make room, or choose another with --out") from error
 
 
 class _Run:
     """The files of a run while it goes on."""
 
-    def __init__(self, folder: Path, trainer: Trainer, chosen: Configuration, start: float) -> None:
-        self.folder, self.trainer, self.chosen, self.start = folder, trainer, chosen, start
-        trainer.budget.preparing += time.monotonic() - start
-        self.records = _read_records(folder / METRICS, trainer.step)
-        self.line: Line | None = None  # between two classes, where the held-out sections choose it
+    def __init__(self, data: Path, folder: Path, chosen: Configuration, start: float) -> None:
+        dataset = open_dataset(data, **chosen.labels)
+        chosen = chosen.of_data(data, dataset, folder)
+        self.folder, self.start, self.trainer = folder, start, Trainer(dataset, chosen.settings)
+        # with what was chosen for this machine, so that the run is the same on another
+        self.chosen = replace(chosen, settings=self.trainer.settings)
+        self.records: list[Record] = []
+        self.line: Line | None = None
+
+    def prepare(self, resume: bool) -> None:
+        """Go on from the checkpoint, or write what is known before the first update."""
+        folder, trainer = self.folder, self.trainer
+        folder.mkdir(parents=True, exist_ok=True)
+        trainer.estimate()
+        if resume and (folder / CHECKPOINT).exists():  # stopped before its first checkpoint, a run begins anew
+            trainer.budget.drawing = _PICTURES
+            trainer.restore(folder / CHECKPOINT)
+        else:  # an earlier run's model stays until there is a new one
+            for name in (CHECKPOINT, METRICS, REPORT, "samples.png"):
+                (folder / name).unlink(missing_ok=True)
+            self.chosen.write(folder)
+            begun = time.monotonic()
+            drawn = [(x[0].numpy(), t[0].numpy()) for x, t, _ in map(trainer.examples.__getitem__, range(_SHEET))]
+            draw_examples(drawn, trainer.normalisation, trainer.data.classes, folder / "augmentation.png")
+            trainer.budget.drawing = _PICTURE_SETS * (time.monotonic() - begun)
+        trainer.budget.preparing += time.monotonic() - self.start
+        self.records = list(read_records(folder, trainer.step))
 
     def go(self, reports: Sequence[Callable[[Record], None]]) -> TrainingRun:
-        """Trains to the end, with a checkpoint now and then; calls each of `reports` with every record."""
+        """Train to the end, with a checkpoint now and then; call each of `reports` with every record."""
         try:
             self._train(reports)
         except KeyboardInterrupt:
-            self._stop()
+            if self.trainer.can_be_kept:  # else the checkpoint before stays
+                self.trainer.save(self.folder / CHECKPOINT)
+                self.trainer.model().save(self.folder / MODEL, half=True)
+                self._draw_curves()
             raise
         return self._finish()
 
@@ -191,45 +200,22 @@ class _Run:
                 for report in reports:
                     report(record)
 
-    def _stop(self) -> None:
-        """Keeps what was done; where that cannot be, the checkpoint before stays."""
-        if self.trainer.can_be_kept:
-            self.trainer.save(self.folder / CHECKPOINT)
-            self.trainer.model().save(self.folder / MODEL, half=True)
-            self._draw_curves()
-
     def _finish(self) -> TrainingRun:
-        """The model, its scores and its pictures; then the checkpoint is no longer needed."""
+        """Write the model, its scores and its pictures; then the checkpoint is no longer needed."""
         trainer, path = self.trainer, self.folder / MODEL
         model = self._calibrated(trainer.model()).save(path, half=True)
-        one = tta = None
+        found: dict[str, Scores | None] = {"scores": None, "tta": None}
         if trainer.held_out:
             where = (trainer.held_out, trainer.device, trainer.precision, trainer.goal)
             one = validate(model, *where)
-            tta = validate(model, *where, tta=True) if trainer.budget.scores_views else None
-            scores = {"scores": asdict(one.scores)} | ({} if tta is None else {"scores_tta": asdict(tta.scores)})
-            header = replace(model.header, training={**model.header.training, **scores})
-            Model(header, model.network).save(path, half=True)
+            training = {**model.header.training, "scores": asdict(one.scores)}
+            found["scores"] = one.scores
+            if trainer.budget.scores_views:
+                found["tta"] = validate(model, *where, tta=True).scores
+                training["scores_tta"] = asdict(found["tta"])
+            Model(replace(model.header, training=training), model.network).save(path, half=True)
             self._draw_samples(one)
         self._draw_curves()
-        found = {key: None if value is None else value.scores for key, value in (("scores", one), ("tta", tta))}
-        self._report(found)
-        (self.folder / CHECKPOINT).unlink(missing_ok=True)
-        last, took = self.records[-1], time.monotonic() - self.start
-        return TrainingRun(
-            folder=str(self.folder),
-            model=str(path),
-            steps=last.step,
-            seconds=last.seconds,
-            wall_seconds=took,
-            kept_step=trainer.kept_step,
-            line=self.line,
-            left_out=trainer.budget.left_out,
-            **found,
-        )
-
-    def _report(self, found: Mapping[str, Scores | None]) -> None:
-        trainer = self.trainer
         write_report(
             self.folder,
             title=trainer.settings.name,
@@ -237,11 +223,21 @@ class _Run:
             summary=summary(trainer.data, trainer.held_out),
             settings=self.chosen.to_json(),
             records=self.records,
-            scores=found["scores"],
-            tta=found["tta"],
             line=self.line,
-            command=f"tileseg predict IMAGE --model {shlex.quote(str(self.folder / MODEL))} --out mask.zarr",
-            pictures=[self.folder / f"{name}.png" for name in ("curves", "samples", "augmentation")],
+            command=f"tileseg predict IMAGE --model {shlex.quote(str(path))} --out mask.zarr",
+            **found,
+        )
+        (self.folder / CHECKPOINT).unlink(missing_ok=True)
+        return TrainingRun(
+            folder=str(self.folder),
+            model=str(path),
+            steps=self.records[-1].step,
+            seconds=self.records[-1].seconds,
+            wall_seconds=time.monotonic() - self.start,
+            kept_step=trainer.kept_step,
+            line=self.line,
+            left_out=trainer.budget.left_out,
+            **found,
         )
 
     def _calibrated(self, model: Model) -> Model:
@@ -264,7 +260,7 @@ class _Run:
         draw_curves(self.records, self.folder / "curves.png", self.trainer.settings.loss, self.trainer.data.classes)
 
     def _draw_samples(self, found: Validation) -> None:
-        """The two worst and the two best held-out sections, worst first."""
+        """Draw the two worst and the two best held-out sections, worst first."""
         scores = found.scores
         order = sorted(range(len(scores.sections)), key=lambda n: scores.sections[n][1])
         samples = []
@@ -274,39 +270,3 @@ class _Run:
             samples.append(Sample(caption, section.image, section.label, found.masks[n]))
         title = "Held-out images" + (", the worst first" if len(samples) > 1 else "")
         save(compare(samples, self.trainer.data.classes, title), self.folder / "samples.png")
-
-
-def _begin(folder: Path, trainer: Trainer, chosen: Configuration) -> None:
-    """What is known before the first update; an earlier run's model stays until there is a new one."""
-    for name in (CHECKPOINT, METRICS, REPORT, "samples.png"):
-        (folder / name).unlink(missing_ok=True)
-    chosen.write(folder / CONFIG)
-    start, drawn = time.monotonic(), []
-    for step in range(_SHEET):
-        x, t, _ = trainer.examples[step]
-        drawn.append((x[0].numpy(), t[0].numpy()))
-    draw_examples(drawn, trainer.normalisation, trainer.data.classes, folder / "augmentation.png")
-    # the pictures at the end are of about this size
-    trainer.budget.drawing = _PICTURE_SETS * (time.monotonic() - start)
-
-
-def _read_records(path: Path, steps: int) -> list[Record]:
-    """The first `steps` records of a run that goes on."""
-    if steps == 0 or not path.exists():
-        return []
-    records = []
-    for line in path.read_text().splitlines()[:steps]:
-        found = json.loads(line)
-        if found["scores"] is not None:
-            found["scores"] = Scores.from_json(found["scores"])
-        records.append(Record(**found))
-    return records
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        words = error.strerror or error
-        raise DataError(f"{folder} cannot be written ({words}); make room, or choose another with --out") from error

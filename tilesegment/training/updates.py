@@ -1,39 +1,125 @@
-"""What an update is made with: weights of the classes, optimiser, learning rate, layout in memory."""
+"""What an update is made with: Muon and its rivals, the learning rate, layout and use of memory."""
 
+import ctypes
 import math
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from tilesegment.errors import PlanError
 from tilesegment.networks.network import Network
-from tilesegment.training.data import Dataset
-from tilesegment.training.losses import balanced_weights
-from tilesegment.training.muon import Muon
 from tilesegment.training.settings import TrainingSettings
 
+# of the iteration x -> a x + b x^3 + c x^5 on singular values; Jordan chose them so that small ones grow fast
+_A, _B, _C = 3.4445, -4.7750, 2.0315
+_ITERATIONS = 5
+_BETAS, _EPSILON = (0.9, 0.999), 1e-8  # of Adam
 _DECAY = 1e-4
-# channels on either side of a layer that is called hidden: the first one has those of the image on one
-_FEWEST = 8
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
+_FEWEST = 8  # channels on either side of a hidden layer: the first one has those of the image on one
 
 
-def class_weights(weights: tuple[float, ...] | str | None, data: Dataset, device: torch.device) -> Tensor | None:
-    """Weights of the classes (K,), float32, on `device`: those given, `auto` for the inverse shares in `data`, or none.
+class Muon(Optimizer):
+    """Momentum whose every step is made orthogonal, for the weights of hidden layers, and AdamW for all others.
 
-    Raises:
-        PlanError: not one positive number a class.
+    A gradient has few large singular values, so that plain steps turn a layer's weights in few directions; here all
+    directions move alike. Jordan 2024 (kellerjordan.github.io/posts/muon), with a kernel (O, I, h, w) taken as the
+    matrix (O, I h w); steps are as large as AdamW's, by the factor 0.2 sqrt(longer side) of Liu et al. 2025
+    (arXiv:2502.16982, section 2.2), so that one learning rate suits both. Steps do not shrink with the gradient:
+    without a strong decay weights grow for as long as training lasts, and ReLUs die, those of the deepest layer first.
+
+    `torch.optim.Muon` iterates in bfloat16, which takes 30 times as long on a CPU without bf16 instructions: four times
+    a whole update. It also takes 2-D parameters only, and turns what is left of the mean into a whole step where there
+    is no gradient.
+
+    Args:
+        hidden: weights of hidden layers, of two dimensions or more.
+        others: biases, weights of the first and the last layer, scales of normalisation.
+        lr: learning rate.
+        momentum: of the hidden layers, Nesterov's.
+        decay: of the hidden layers' weights, decoupled: an update takes `lr` times it off them.
+        weight_decay: of the others.
     """
-    if weights is None:
-        return None
-    if isinstance(weights, str):
-        weights = balanced_weights(data.shares())
-    if len(weights) != len(data.classes) or not all(0 < weight <= 1e4 for weight in weights):
-        raise PlanError(f"--class-weights {weights}: expected {len(data.classes)} positive numbers, one a class")
-    return torch.tensor(weights, dtype=torch.float32, device=device)
+
+    def __init__(
+        self,
+        hidden: Iterable[Tensor],
+        others: Iterable[Tensor],
+        lr: float,
+        *,
+        momentum: float = 0.95,
+        decay: float = 1.0,
+        weight_decay: float = _DECAY,
+    ) -> None:
+        groups = [
+            {"params": list(hidden), "hidden": True, "weight_decay": decay},
+            {"params": list(others), "hidden": False, "weight_decay": weight_decay},
+        ]
+        super().__init__([group for group in groups if group["params"]], {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update all parameters that have a gradient."""
+        assert closure is None, "nothing here computes a loss twice"
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    update = self._hidden if group["hidden"] else self._other
+                    update(parameter, parameter.grad, group)
+
+    def _hidden(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[weight]
+        if not state:
+            state["mean"] = torch.zeros_like(weight)
+        state["mean"].lerp_(gradient, 1 - group["momentum"])
+        ahead = gradient.lerp(state["mean"], group["momentum"]).flatten(1)
+        step = orthogonal(ahead).view(weight.shape) * gradient.any()  # no gradient, no step
+        weight.sub_(step, alpha=group["lr"] * 0.2 * max(ahead.shape) ** 0.5)
+
+    def _other(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        """Adam: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1."""
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros(())
+            state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        first, second = _BETAS
+        state["step"] += 1
+        state["mean"].lerp_(gradient, 1 - first)
+        state["square"].lerp_(gradient.square(), 1 - second)
+        steps = int(state["step"])
+        mean, square = state["mean"] / (1 - first**steps), state["square"] / (1 - second**steps)
+        parameter.sub_(mean / (square.sqrt() + _EPSILON), alpha=group["lr"])
 
 
-def make_optimiser(network: Network, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """Muon, AdamW, or the U-Net paper's SGD with a momentum of 0.99."""
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Return about the nearest matrix (m, n) whose singular values are all 1: they come to lie between 0.6 and 1.3.
+
+    Values below a thousandth or so of the matrix's norm stay smaller. Newton and Schulz's iteration in float32; a
+    polynomial of X X^T times X is a polynomial of X X^T, times X once, so that only small squares are multiplied.
+    """
+    x = matrix.float()
+    # in two steps: the squares of values below 1e-20 are 0 in float32, and their norm with them
+    x = x / x.abs().amax().clamp_min(1e-30)
+    x = x / x.norm().clamp_min(1e-30)
+    tall = len(x) > len(x[0])
+    gram = x.T @ x if tall else x @ x.T
+    total = None
+    for left in reversed(range(_ITERATIONS)):
+        factor = _B * gram + _C * (gram @ gram)
+        factor.diagonal().add_(_A)
+        total = factor if total is None else factor @ total
+        if left:
+            gram = factor @ gram @ factor
+    return (x @ total if tall else total @ x).to(matrix.dtype)
+
+
+def make_optimiser(network: Network, settings: TrainingSettings) -> Optimizer:
+    """Build Muon, AdamW, or the U-Net paper's SGD with a momentum of 0.99."""
     rate = settings.highest_rate
     if settings.optimiser == "sgd":
         return torch.optim.SGD(network.parameters(), lr=rate, momentum=0.99)
@@ -44,18 +130,18 @@ def make_optimiser(network: Network, settings: TrainingSettings) -> torch.optim.
     for parameter in network.parameters():
         inner = parameter.ndim > 1 and min(parameter.shape[:2]) >= _FEWEST and id(parameter) not in of_heads
         (hidden if inner else others).append(parameter)
-    return Muon(hidden, others, rate, weight_decay=_DECAY)
+    return Muon(hidden, others, rate)
 
 
 def schedule(progress: float, warm_up: float = 0.04) -> float:
-    """Learning rate in parts of the highest: linear warm-up, then half a cosine down to 1 %."""
+    """Return the learning rate in parts of the highest: linear warm-up, then half a cosine down to 1 %."""
     if progress < warm_up:
         return 0.05 + 0.95 * progress / warm_up
     return 0.01 + 0.99 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up))) / 2
 
 
 def choose_layout(device: torch.device, precision: str) -> torch.memory_format:
-    """How pixels lie in memory while training.
+    """Return how pixels lie in memory while training.
 
     Half precision and GPUs are made for `channels_last`. In fp32 on a CPU oneDNN's gradients of the weights take 2.6
     times as long with it (measured with AVX2), a whole update 1.4 times.
@@ -64,11 +150,35 @@ def choose_layout(device: torch.device, precision: str) -> torch.memory_format:
 
 
 def freeze_statistics(network: nn.Module) -> None:
-    """BatchNorm goes on with the mean and variance that it has seen so far, as it does in prediction.
+    """Let BatchNorm go on with the mean and variance that it has seen so far, as it does in prediction.
 
-    With few tiles an update, a network learns to rely on each tile's own statistics, which no other tile and no
-    prediction has; with these it learns to do without: Wu and Johnson 2021, arXiv:2105.07576, section 4.
+    With few tiles per update a network learns to rely on each tile's own statistics, which no other tile and no
+    prediction has: Wu and Johnson 2021, arXiv:2105.07576, section 4.
     """
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Let memory that is freed within it stay with the process, for the next update to use.
+
+    An update on a CPU allocates and frees all its activations. By default glibc gives such large pieces back to the
+    system, which has to clear and map each page anew for the next update: a tenth of the time of an update. Afterwards
+    all is given back. Without glibc (macOS, musl) nothing is changed.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc is None or not hasattr(libc, "gnu_get_libc_version"):
+        yield
+        return
+    libc.mallopt(_MMAP_MAX, 0)
+    libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        # where glibc's own adaptation of these limits ends; it does not adapt any more
+        libc.mallopt(_MMAP_MAX, 65536)
+        libc.mallopt(_MMAP_THRESHOLD, 32 * 2**20)
+        libc.mallopt(_TRIM_THRESHOLD, 64 * 2**20)
+        libc.malloc_trim(0)

@@ -1,8 +1,10 @@
-"""Scores of a model on whole held-out sections, predicted as any image is."""
+"""Scores of a model on whole held-out sections, predicted as any image is, and the threshold that they suggest."""
 
+import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -11,14 +13,26 @@ from scipy import ndimage
 from tilesegment.models.model import Model
 from tilesegment.prediction.engine import predict_array
 from tilesegment.prediction.predictor import TorchPredictor
-from tilesegment.scoring import confusion, dice, foreground_scores, iou, pixel_accuracy
-from tilesegment.training.calibration import score_cells
+from tilesegment.scoring import THRESHOLDS as OFFICIAL
+from tilesegment.scoring import (
+    MembraneScores,
+    confusion,
+    dice,
+    foreground_scores,
+    iou,
+    membrane_scores,
+    pixel_accuracy,
+)
 from tilesegment.training.data import IGNORE, Section
 
-# a section is predicted in one tile up to this step: less is computed twice, for some 100 MB
-_LARGEST_STEP = 1024
-# a task is one of cells and membranes if so many cells lie in a section, on most of it
-_CELLS = 8
+_LARGEST_STEP = 1024  # a section is predicted in one tile up to this step: less is computed twice, for some 100 MB
+_CELLS = 8  # mean number of cells in a section from which on a task is one of cells and membranes
+# candidates in even steps of the logit: near 0 and 1 probabilities lie close together
+THRESHOLDS = tuple(1 / (1 + math.exp(-k / 2)) for k in range(-10, 11))
+_HALF = len(THRESHOLDS) // 2
+_EQUAL = 1e-9  # scores that differ by rounding alone
+# score that a threshold has to gain; more of a single section, of which nothing says how much it varies
+_LEAST_GAIN, _LEAST_GAIN_OF_ONE = 0.005, 0.02
 
 
 @dataclass(frozen=True)
@@ -29,12 +43,12 @@ class Scores:
         goal: what the model is judged by: `v_rand`, `dice` (of class 1) or `miou`.
         value: that score.
         floor_value: that of a constant predictor, which always says the most frequent class (for `v_rand`: inside).
-        accuracy: part of the pixels whose class is right.
+        accuracy: share of the pixels whose class is right.
         floor: the accuracy of a constant predictor.
-        dice, iou: one a class, None for a class that is in neither truth nor prediction.
+        dice, iou: per class, None for a class that is in neither truth nor prediction.
         miou: mean of `iou` over the classes that there are.
         v_rand, v_info: of the cells, class 1, by the ISBI 2012 protocol, at its best threshold; None for other tasks.
-        sections: the goal's score of each section, by name, in their order.
+        sections: name and the goal's score of each section, in their order.
     """
 
     goal: str
@@ -50,8 +64,8 @@ class Scores:
     sections: tuple[tuple[str, float], ...]
 
     @classmethod
-    def from_json(cls, given: Mapping[str, Any]) -> "Scores":
-        """The scores whose fields JSON has made lists of."""
+    def from_json(cls, given: Mapping[str, Any]) -> Self:
+        """Return the scores whose tuples JSON has made lists of."""
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
         plain["sections"] = tuple((name, value) for name, value in given["sections"])
         return cls(**plain)
@@ -59,22 +73,36 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Validation:
-    """Scores, and what they were found on.
-
-    Attributes:
-        scores: over all sections.
-        masks: of each section, (H, W) uint8 class ids.
-    """
+    """Scores over all sections, and the masks (H, W) uint8 of class ids that they are of."""
 
     scores: Scores
     masks: tuple[np.ndarray, ...]
 
 
-def choose_goal(wanted: str, sections: Sequence[Section], classes: int) -> str:
-    """What a model is judged by: `wanted`, or for `auto` what fits the labels.
+@dataclass(frozen=True)
+class Line:
+    """The threshold between two classes, and what it is worth on the held-out sections.
 
-    Two classes of which the second fills most of the image in many separate regions are membranes and cells: their
-    measure is `v_rand`. For other pairs of classes it is `dice`, of class 1, for more classes `miou`.
+    Attributes:
+        threshold: probability of class 1 above which a pixel is of it.
+        goal: the score that it serves, `v_rand`, or `dice` of class 1.
+        value, accuracy: that score and the share of right pixels, at the threshold.
+        value_half, accuracy_half: the same at 1/2.
+    """
+
+    threshold: float
+    goal: str
+    value: float
+    accuracy: float
+    value_half: float
+    accuracy_half: float
+
+
+def choose_goal(wanted: str, sections: Sequence[Section], classes: int) -> str:
+    """Return what a model is judged by: `wanted`, or for `auto` what fits the labels.
+
+    Two classes of which the second fills most of the image in many separate regions are membranes and cells: `v_rand`.
+    For other pairs of classes it is `dice`, of class 1, for more classes always `miou`.
     """
     if wanted != "auto" or classes > 2:
         return "miou" if classes > 2 else wanted
@@ -87,7 +115,7 @@ def choose_goal(wanted: str, sections: Sequence[Section], classes: int) -> str:
 def validate(
     model: Model, sections: Sequence[Section], device: torch.device, precision: str, goal: str, *, tta: bool = False
 ) -> Validation:
-    """Predicts each section whole and compares with its label; pixels without a label do not count.
+    """Predict each section whole and compare it with its label; pixels without a label do not count.
 
     Args:
         model: what is judged, at its own threshold.
@@ -100,43 +128,38 @@ def validate(
 
 
 def judge(model: Model, sections: Sequence[Section], probabilities: Sequence[np.ndarray], goal: str) -> Validation:
-    """Compares the class probabilities (K, H, W) that `model` gives for each section with its label; see `validate`."""
+    """Compare the class probabilities (K, H, W) that `model` gives for each section with its label; see `validate`."""
     truths = [section.label for section in sections]
-    classes = len(model.header.classes)
-    cells = None
-    if goal == "v_rand":
-        cells = score_cells(truths, probabilities)
+    cells = score_cells(truths, probabilities) if goal == "v_rand" else None
     masks = tuple(_decide(p, model.header.threshold) for p in probabilities)
+    classes = len(model.header.classes)
     counts = [confusion(truth, mask, classes, IGNORE) for truth, mask in zip(truths, masks, strict=True)]
     total = np.sum(counts, axis=0)
     if cells is None:
         each, value, floor = _pixel_goal(goal, counts)
     else:
-        at = cells.thresholds.index(cells.threshold_rand)
-        each, value = cells.section_rand[at].tolist(), cells.v_rand
-        floor = float(np.mean([_floor_of_cells(truth) for truth in truths]))
-    return Validation(
-        Scores(
-            goal=goal,
-            value=value,
-            floor_value=floor,
-            accuracy=pixel_accuracy(total),
-            floor=float(total.sum(1).max() / total.sum()),
-            dice=_known(dice(total)),
-            iou=_known(iou(total)),
-            miou=float(np.nanmean(iou(total))),
-            v_rand=None if cells is None else cells.v_rand,
-            v_info=None if cells is None else cells.v_info,
-            sections=tuple((section.name, score) for section, score in zip(sections, each, strict=True)),
-        ),
-        masks,
+        each = cells.section_rand[cells.thresholds.index(cells.threshold_rand)].tolist()
+        value, floor = cells.v_rand, float(np.mean([_floor_of_cells(truth) for truth in truths]))
+    scores = Scores(
+        goal=goal,
+        value=value,
+        floor_value=floor,
+        accuracy=pixel_accuracy(total),
+        floor=float(total.sum(1).max() / total.sum()),
+        dice=_known(dice(total)),
+        iou=_known(iou(total)),
+        miou=float(np.nanmean(iou(total))),
+        v_rand=None if cells is None else cells.v_rand,
+        v_info=None if cells is None else cells.v_info,
+        sections=tuple((section.name, score) for section, score in zip(sections, each, strict=True)),
     )
+    return Validation(scores, masks)
 
 
 def predict_sections(
     model: Model, sections: Sequence[Section], device: torch.device, precision: str, *, tta: bool = False
 ) -> list[np.ndarray]:
-    """Class probabilities (K, H, W) of each section."""
+    """Predict the class probabilities (K, H, W) of each section."""
     predictor = TorchPredictor(model, device, precision, tta=tta)
     view = model.field_of_view
     found = []
@@ -144,6 +167,14 @@ def predict_sections(
         step = min(view.step_for(max(section.label.shape)), max(_LARGEST_STEP // view.divisor, 1) * view.divisor)
         found.append(predict_array(predictor, section.image, step)[1])
     return found
+
+
+def score_cells(
+    truths: Sequence[np.ndarray], probabilities: Sequence[np.ndarray], thresholds: Sequence[float] = OFFICIAL
+) -> MembraneScores:
+    """Score the cells, class 1, by the ISBI 2012 protocol; what is not labelled is outside of them."""
+    inside = [np.where(truth == IGNORE, 0.0, p[1]) for truth, p in zip(truths, probabilities, strict=True)]
+    return membrane_scores([truth == 1 for truth in truths], inside, thresholds)
 
 
 def _decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
@@ -174,3 +205,88 @@ def _floor_of_cells(truth: np.ndarray) -> float:
 
 def _known(values: np.ndarray) -> tuple[float | None, ...]:
     return tuple(None if np.isnan(value) else float(value) for value in values)
+
+
+def choose_line(truths: Sequence[np.ndarray], probabilities: Sequence[np.ndarray], goal: str) -> Line:
+    """Choose the threshold between two classes that serves `goal` best.
+
+    A single closed gap can decide V_Rand, so each candidate counts with half of either neighbour, and 1/2 stays unless
+    another one is better by more than the sections differ in that. Among equally good ones, the one with most pixels
+    right is taken, and among those the one nearest to 1/2.
+
+    Args:
+        truths: (H, W) uint8 class ids 0, 1 or `IGNORE`, one per section.
+        probabilities: (2, H, W) float, one per section.
+        goal: `v_rand`, or any other for the Dice score of class 1.
+    """
+    dices, accuracy = _pixel_scores(truths, probabilities)
+    if goal == "v_rand":
+        scores = score_cells(truths, probabilities, THRESHOLDS).section_rand
+        at, values = _best_by_sections(scores, accuracy), scores.mean(1)
+    else:
+        goal, at, values = "dice", _best_by_dice(dices, accuracy, truths), dices
+    return Line(THRESHOLDS[at], goal, *(float(each[n]) for n in (at, _HALF) for each in (values, accuracy)))
+
+
+def _best_by_dice(dices: np.ndarray, accuracy: np.ndarray, truths: Sequence[np.ndarray]) -> int:
+    """Which threshold to take by Dice (T,): `_HALF` unless another beats it, and a mask that is class 1 throughout."""
+    smooth = _smoothed(dices)
+    at = _most_right(np.flatnonzero(smooth >= smooth.max() - _EQUAL), accuracy)
+    inside = np.concatenate([(truth == 1)[truth != IGNORE] for truth in truths]).mean()
+    least = _LEAST_GAIN if len(truths) > 1 else _LEAST_GAIN_OF_ONE
+    return at if dices[at] >= max(dices[_HALF], 2 * inside / (1 + inside)) + least else _HALF
+
+
+def _best_by_sections(scores: np.ndarray, accuracy: np.ndarray) -> int:
+    """Which threshold to take by the scores (T, S) of S sections: `_HALF` unless another is really better."""
+    smooth = np.stack([_smoothed(column) for column in scores.T], axis=1)
+    behind = smooth[smooth.mean(1).argmax()] - smooth  # (T, S)
+    count = behind.shape[1]
+    noise = np.full(len(behind), _LEAST_GAIN_OF_ONE)
+    if count > 1:
+        noise = np.maximum(behind.std(1, ddof=1) / math.sqrt(count), _LEAST_GAIN)
+    equal = behind.mean(1) <= noise
+    if equal[_HALF]:
+        return _HALF
+    return _most_right(np.flatnonzero(equal & (scores.mean(1) > scores.mean(1)[_HALF])), accuracy)
+
+
+def _most_right(candidates: np.ndarray, accuracy: np.ndarray) -> int:
+    """Of equally good thresholds the one with most pixels right, nearest to 1/2; `_HALF` if there is none."""
+    if not len(candidates):
+        return _HALF
+    right = candidates[accuracy[candidates] >= accuracy[candidates].max() - _EQUAL]
+    return int(right[np.abs(right - _HALF).argmin()])
+
+
+def _smoothed(scores: np.ndarray) -> np.ndarray:
+    return np.convolve(np.pad(scores, 1, mode="edge"), [0.25, 0.5, 0.25], "valid")
+
+
+def _pixel_scores(truths: Sequence[np.ndarray], probabilities: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Dice of class 1, and the share of labelled pixels that are right, at each threshold, over all sections."""
+    true, above = np.zeros(len(THRESHOLDS)), np.zeros(len(THRESHOLDS))
+    for truth, p in zip(truths, probabilities, strict=True):
+        level = np.searchsorted(THRESHOLDS, p[1], side="left")  # how many thresholds it exceeds
+        for pixels, into in ((truth == 1, true), (truth != IGNORE, above)):
+            counts = np.bincount(level[pixels], minlength=len(THRESHOLDS) + 1)
+            into += counts[::-1].cumsum()[::-1][1:]
+    positives = sum(int((truth == 1).sum()) for truth in truths)
+    labelled = sum(int((truth != IGNORE).sum()) for truth in truths)
+    # right are the true ones, and the negatives that are not above
+    right = true + (labelled - positives) - (above - true)
+    return 2 * true / np.maximum(above + positives, 1), right / max(labelled, 1)
+
+
+def recentred(model: Model, threshold: float) -> Model:
+    """Return the model with another bias of its last layer, so that what was `threshold` is now 1/2.
+
+    Its probabilities then say how far a pixel is from the line, on either side, as other tools, averages over views and
+    a glance at a probability map take them.
+    """
+    network = copy.deepcopy(model.network)
+    for head in network.heads:
+        assert head.bias is not None and len(head.bias) == 2
+        with torch.no_grad():
+            head.bias[1] -= math.log(threshold / (1 - threshold))
+    return Model(model.header, network)

@@ -1,8 +1,8 @@
-"""Where a run's files lie, and what it is begun with: `config.json`."""
+"""The folder of a run: its files, where it lies, and what a run begins with, `config.json`."""
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import count
@@ -16,17 +16,18 @@ from tilesegment.models import CHECKPOINT, TRAINED
 from tilesegment.prediction.settings import check_names
 from tilesegment.training.augmentation import Augmentation
 from tilesegment.training.data import Dataset
+from tilesegment.training.loop import Record
 from tilesegment.training.settings import PRESETS, TrainingSettings
+from tilesegment.training.validation import Scores
 
 MODEL, CONFIG, METRICS = TRAINED, "config.json", "metrics.jsonl"
 REPORT = "report.html"  # the last file of a run: with it, it is finished
-# what may change when a run is resumed: where it is computed, not what
-_FREE = ("device", "workers")
+_FREE = ("device", "workers")  # may change when a run is resumed: where it is computed, not what
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """What a run is begun with.
+    """What a run begins with.
 
     Attributes:
         settings: of the training.
@@ -42,7 +43,7 @@ class Configuration:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """What `write` wrote.
+        """Read what was written as `to_json`.
 
         Raises:
             DataError: no such file, or not one of ours.
@@ -58,99 +59,76 @@ class Configuration:
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, AssertionError) as error:
             raise DataError(f"{path} cannot be read as the config.json of a run ({error!r:.200})") from error
 
-    def write(self, path: Path) -> None:
-        """Writes it to `path`, atomically.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        write_atomically(path, (json.dumps(self.to_json(), indent=2) + "\n").encode())
-
     def to_json(self) -> dict[str, Any]:
-        """All of it, and the release that it was written by."""
+        """Return all of it, and the release that writes it."""
         more = {"labels": dict(self.labels), "data": self.data, "data_sha256": self.data_sha256}
         return {**more, "settings": self.settings.to_json(), "tilesegment": version("tilesegment")}
 
-    def named(self, name: str) -> Self:
-        """The same, its model called `name` if it has no name yet."""
-        return self if self.settings.name else replace(self, settings=replace(self.settings, name=name))
+    def write(self, folder: Path) -> None:
+        """Write `config.json`, atomically."""
+        write_atomically(folder / CONFIG, (json.dumps(self.to_json(), indent=2) + "\n").encode())
 
-    def of_data(self, folder: Path, data: Dataset) -> Self:
-        """The same, of these data."""
+    def of_data(self, path: Path, data: Dataset, folder: Path) -> Self:
+        """Return the configuration for the data in `path`; the model without a name is called as the run's `folder`."""
         digest = hashlib.sha256()
         for section in data.sections:
             digest.update(f"{section.name} {section.image.dtype} {section.image.shape}\n".encode())
             digest.update(section.image.tobytes())
             digest.update(section.label.tobytes())
-        return replace(self, data=str(folder.resolve()), data_sha256=digest.hexdigest())
+        settings = replace(self.settings, name=self.settings.name or folder.resolve().name)
+        return replace(self, settings=settings, data=str(path.resolve()), data_sha256=digest.hexdigest())
 
 
-def begin_with(
-    preset: str | None, config: str | Path | None, labels: Mapping[str, Any], settings: Mapping[str, Any]
-) -> Configuration:
-    """Of a new run: what is given, for the rest a preset, another run's or the defaults.
-
-    Raises:
-        PlanError: preset and config are both given, no such preset, no such setting.
-        DataError: config cannot be read.
-    """
-    labels, settings = _given(preset, config, labels, settings)
-    return Configuration(TrainingSettings.from_json(settings), labels)
-
-
-def _given(
-    preset: str | None, config: str | Path | None, labels: Mapping[str, Any], settings: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Labels and settings that are given, by a preset, by the configuration of another run, or by themselves."""
-    if preset is not None and config is not None:
-        raise PlanError("--preset and --config exclude each other; give one of them")
-    if preset is not None and preset not in PRESETS:
-        raise PlanError(f"no preset is called {preset!r}; there are: {', '.join(PRESETS)}")
-    start: Mapping[str, Any] = PRESETS[preset] if preset is not None else {}
-    if config is not None:
-        other = Configuration.read(Path(config))
-        # a new run has a name of its own
-        start, labels = other.settings.to_json(), {**other.labels, **labels}
-        del start["name"]
-    return dict(labels), {**start, **settings}
-
-
-def go_on_with(
-    folder: Path,
+def configure(
+    began: Configuration | None,
     preset: str | None,
     config: str | Path | None,
     labels: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> Configuration:
-    """Of the run in `folder`, computed where `settings` say.
+    """Build a configuration from what is given, for the rest from a preset or another run's.
+
+    Args:
+        began: that of a run which goes on: nothing else may be given, but where it is computed.
+        preset: a name in `PRESETS`.
+        config: the `config.json` of another run.
+        labels, settings: what is given.
 
     Raises:
-        DataError: it cannot be read.
-        PlanError: something else is given than it was begun with; names the first difference.
+        PlanError: preset and config are both given, no such preset or setting, another value than in `began`.
+        DataError: `config` cannot be read.
     """
-    labels, settings = _given(preset, config, labels, settings)
-    began = Configuration.read(folder / CONFIG)
-    wanted = replace(began, settings=TrainingSettings.from_json({**began.settings.to_json(), **settings}))
-    wanted = replace(wanted, labels={**began.labels, **labels})
-    old, new = ({**one.labels, **_flat(one.settings)} for one in (began, wanted))
+    if preset is not None and config is not None:
+        raise PlanError("--preset and --config exclude each other; give one of them")
+    if preset is not None and preset not in PRESETS:
+        raise PlanError(f"--preset is {preset!r}; allowed: {', '.join(PRESETS)}")
+    if preset is not None:
+        settings = {**PRESETS[preset], **settings}
+    if config is not None:
+        other = Configuration.read(Path(config))
+        start = other.settings.to_json()
+        del start["name"]  # a new run has a name of its own
+        labels, settings = {**other.labels, **labels}, {**start, **settings}
+    if began is None:
+        return Configuration(TrainingSettings.from_json(settings), dict(labels))
+    merged = TrainingSettings.from_json({**began.settings.to_json(), **settings})
+    wanted = replace(began, settings=merged, labels={**began.labels, **labels})
+    old, new = ({**one.labels, **one.settings.flat()} for one in (began, wanted))
     for key, value in new.items():
         if key not in _FREE and old.get(key) != value:
-            was = f"{folder} was begun with {option(key)} {old.get(key)}, not {value}"
+            was = f"the run was begun with {option(key)} {old.get(key)}, not {value}"
             raise PlanError(f"{was}; leave it out, or train anew elsewhere")
     return wanted
 
 
 def find_folder(data: Path, out: str | Path | None, overwrite: bool, resume: bool) -> Path:
-    """Where a run goes, or lies; nothing is created yet.
+    """Return where a run goes, or lies; nothing is created yet.
 
     Raises:
-        DataError: it exists and is not to be overwritten, or is a file; `FinishedError`, its run came to its end.
+        DataError: it is a file, or exists and is not to be overwritten.
+        FinishedError: its run is finished.
     """
-    if out is None:
-        runs = _runs(data.resolve().name)
-        folder = runs[-2] if resume and len(runs) > 1 else runs[-1]
-    else:
-        folder = Path(out)
+    folder = _last_or_next(data.resolve().name, resume) if out is None else Path(out)
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; name a folder for the run")
     if resume and (folder / CONFIG).exists():
@@ -158,10 +136,23 @@ def find_folder(data: Path, out: str | Path | None, overwrite: bool, resume: boo
             raise FinishedError(
                 f"the run in {folder} is finished; there is nothing to resume (go on from it with --init)"
             )
-    elif not overwrite and folder.is_dir() and any(path for path in folder.iterdir() if not _is_left_over(path)):
+    elif (
+        not overwrite and folder.is_dir() and any(not path.name.startswith(f".{CONFIG}.") for path in folder.iterdir())
+    ):
         what = "it holds no run to resume" if resume else "go on with --resume, replace it with --overwrite"
         raise DataError(f"{folder} exists and is not empty; {what}, or choose another with --out")
     return folder
+
+
+def _last_or_next(name: str, last: bool) -> Path:
+    """The last of `runs/NAME`, `runs/NAME-2`, ... that exists, if there is one and it is wanted, or the next one."""
+    before = None
+    for number in count(1):
+        folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        if not folder.exists():
+            return before if last and before is not None else folder
+        before = folder
+    raise AssertionError("not reached")
 
 
 def _is_finished(folder: Path) -> bool:
@@ -176,35 +167,19 @@ def _is_finished(folder: Path) -> bool:
         return False
 
 
-def _is_left_over(path: Path) -> bool:
-    """Whether it is the first file of a run that was killed while writing it."""
-    return path.name.startswith(f".{CONFIG}.")
-
-
-def _runs(name: str) -> Sequence[Path]:
-    """The runs of this name that exist, oldest first, and the next one that does not."""
-    runs = []
-    for number in count(1):
-        runs.append(Path("runs") / (name if number == 1 else f"{name}-{number}"))
-        if not runs[-1].exists():
-            break
-    return runs
+def read_records(folder: Path, steps: int) -> Iterator[Record]:
+    """Yield the first `steps` records of a run that goes on."""
+    if steps > 0 and (folder / METRICS).exists():
+        for line in (folder / METRICS).read_text().splitlines()[:steps]:
+            found = json.loads(line)
+            scores = found.pop("scores")
+            yield Record(**found, scores=None if scores is None else Scores.from_json(scores))
 
 
 def _check_types(settings: TrainingSettings | Augmentation) -> None:
-    """JSON holds anything anywhere.
-
-    Raises:
-        TypeError: a value is of another type than its field.
-    """
+    """Raise TypeError where a value is of another type than its field: JSON holds anything anywhere."""
     for key, hint in get_type_hints(type(settings)).items():
         kinds = [get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
         value = getattr(settings, key)
         if not isinstance(value, (*kinds, int) if float in kinds else tuple(kinds)):
             raise TypeError(f"{key} is {value!r}")
-
-
-def _flat(settings: TrainingSettings) -> dict[str, Any]:
-    """All settings and those of the augmentation, by their names."""
-    given = settings.to_json()
-    return {**given.pop("augmentation"), **given}

@@ -1,0 +1,228 @@
+"""Which network is trained, and what it takes over from the model that it starts from, `init`."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tilesegment.errors import DataError, PlanError, option
+from tilesegment.metadata import TOLERATED, LabelClass, size_difference
+from tilesegment.models.header import ModelHeader, Normalisation
+from tilesegment.models.model import Model
+from tilesegment.networks import build_network, options_of
+from tilesegment.training.data import Dataset, Section, normalisation_of
+from tilesegment.training.settings import DEFAULT_OPTIONS, SLOW_BASE, TrainingSettings
+
+_UNNAMED = re.compile(r"(value|class) \d+")  # names of labels without names of their own
+# images are far from others if their mean is so many spreads away, or their spread differs by this factor
+_FAR, _OTHER_SPREAD = 3.0, 4.0
+
+
+def settle_base(settings: TrainingSettings, slow: bool) -> TrainingSettings:
+    """Return the settings with the base that suits this machine, `slow` on a CPU in fp32, to be kept on another."""
+    own = DEFAULT_OPTIONS.get(settings.network or "unet", {}).get("base")
+    asked = settings.base is not None or "base" in settings.options or settings.init is not None
+    return settings if own is None or asked else replace(settings, base=min(own, SLOW_BASE) if slow else own)
+
+
+def choose_network(
+    settings: TrainingSettings, channels: int, classes: int, init: Model | None
+) -> tuple[str, dict[str, Any]]:
+    """Return name and arguments, as `networks.build_network` takes them.
+
+    Args:
+        settings: what was asked for.
+        channels, classes: of the images, in the labels.
+        init: the model that training starts from.
+
+    Raises:
+        PlanError: `init` takes other images, or is another network than was asked for.
+        ModelError: no such network, no such option.
+    """
+    name = settings.network or ("unet" if init is None else init.header.network)
+    known = options_of(name)
+    asked = dict(settings.options)
+    for key in ("base", "depth", "dropout"):
+        if getattr(settings, key) is not None:
+            asked[key] = getattr(settings, key)
+    for key in asked:
+        if key not in known:
+            raise PlanError(f"network {name} has no option {key}; it has: {', '.join(known) or 'none'}")
+    if init is None:
+        arguments = {**DEFAULT_OPTIONS.get(name, {}), **asked, "in_channels": channels, "classes": classes}
+    else:
+        _check_init(settings, init, name, asked, channels)
+        arguments = {**init.header.arguments, **asked, "classes": classes}
+    arguments.pop("reduction", None)
+    return name, arguments if settings.reduction == 1 else {**arguments, "reduction": settings.reduction}
+
+
+def _check_init(settings: TrainingSettings, init: Model, name: str, asked: dict[str, Any], channels: int) -> None:
+    """Whether the weights of `init` fit, those that tell classes apart excepted."""
+    given, said = init.header.arguments, f"--init {settings.init}"
+    if name != init.header.network:
+        raise PlanError(f"{said} is a {init.header.network}, not a {name}; leave out --network, or --init")
+    if given["in_channels"] != channels:
+        raise PlanError(f"{said} has {given['in_channels']} channels, the data have {channels}")
+    for key, value in asked.items():
+        if key != "dropout" and key in given and given[key] != value:  # dropout has no weights
+            raise PlanError(f"{said} has {key} {given[key]}; leave out {option(key)}, or --init")
+    if given.get("reduction", 1) != settings.reduction:
+        raise PlanError(f"{said} works at scale {1 / given.get('reduction', 1):g}; give that --scale")
+
+
+def begin_from(
+    init: str, header: ModelHeader, start: nn.Module, network: nn.Module, arguments: Mapping[str, Any], data: Dataset
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Give `network` the weights of the model `init`, as far as they are of the same classes.
+
+    Args:
+        init: file or name of the model, for the notes.
+        header, start: of that model, and its network.
+        network, arguments: what is trained, and what it was built with.
+        data: what it is trained on.
+
+    Returns:
+        The layers that begin at random, or do so for some classes; and notes for the user.
+    """
+    matches = match_classes(data.classes, header.classes)
+    anew = take_over(network, start, class_axes(header.network, arguments), matches)
+    notes = class_notes(init, data.classes, header.classes, anew)
+    was, now = header.pixel_size, data.pixel_size
+    if was is not None and now is not None and size_difference(now, was) > TOLERATED:
+        sizes = [f"{size.y:.4g} x {size.x:.4g}" for size in (was, now)]
+        notes += (f"{init} was trained on pixels of {sizes[0]} micrometres (y, x), these are of {sizes[1]}",)
+    return anew, notes
+
+
+def match_classes(new: Sequence[LabelClass], old: Sequence[LabelClass]) -> tuple[int | None, ...]:
+    """Return for each of the `new` classes the number of the same one among the `old`, or None.
+
+    Classes are the same if their names are. Where no name is shared, or names only count ("value 255"), as many classes
+    are taken to be the same in their order.
+    """
+    names, known = ([one.name.strip().casefold() for one in classes] for classes in (new, old))
+    shared = set(names) & set(known)
+    counted = any(_UNNAMED.fullmatch(name) for name in (*names, *known))
+    if shared not in (set(names), set(known)) and (counted or not shared):
+        return tuple(range(len(new))) if len(new) == len(old) else (None,) * len(new)
+    return tuple(known.index(name) if name in shared else None for name in names)
+
+
+def class_axes(name: str, arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the weights of a network (see `build_network`) that tell classes apart, and which of their axes do."""
+    classes = arguments["classes"]
+    with torch.device("meta"):
+        one = build_network(name, arguments).state_dict()
+        other = build_network(name, {**arguments, "classes": classes - 1 if classes > 2 else classes + 1}).state_dict()
+    return {
+        key: tuple(axis for axis in range(value.ndim) if value.shape[axis] != other[key].shape[axis])
+        for key, value in one.items()
+        if value.shape != other[key].shape
+    }
+
+
+def take_over(
+    network: nn.Module, start: nn.Module, axes: Mapping[str, Sequence[int]], matches: Sequence[int | None]
+) -> tuple[str, ...]:
+    """Give `network` the weights of `start`, the same network but perhaps for other classes.
+
+    Args:
+        network, start: what is trained, what it begins with.
+        axes: as `class_axes` gives them.
+        matches: as `match_classes` gives them, one for each class of `network`.
+
+    Returns:
+        The layers that begin at random, or do so for some classes.
+    """
+    weights, own = start.state_dict(), network.state_dict()
+    for key, value in own.items():
+        own[key] = _filled(value, weights[key], axes[key], matches) if key in axes else weights[key]
+    network.load_state_dict(own)
+    return tuple(dict.fromkeys(key.rpartition(".")[0] for key in own if key in axes)) if None in matches else ()
+
+
+def _filled(value: Tensor, source: Tensor, axes: Sequence[int], matches: Sequence[int | None]) -> Tensor:
+    """`value` with those channels of `source` that are of the same classes; along `axes` they count classes."""
+    targets, sources = [], []
+    for axis, (here, there) in enumerate(zip(value.shape, source.shape, strict=True)):
+        pairs = [(n, n) for n in range(here)]
+        if axis in axes:  # class by class, perhaps repeated
+            groups = here // len(matches)
+            size, same = there // groups, [(n, m) for n, m in enumerate(matches) if m is not None]
+            pairs = [(g * len(matches) + n, g * size + m) for g in range(groups) for n, m in same]
+        targets.append(np.array([n for n, _ in pairs], int))
+        sources.append(np.array([m for _, m in pairs], int))
+    filled = value.clone()
+    filled[np.ix_(*targets)] = source[np.ix_(*sources)]
+    return filled
+
+
+def class_notes(
+    init: str, new: Sequence[LabelClass], old: Sequence[LabelClass], anew: Sequence[str]
+) -> tuple[str, ...]:
+    """Say what became of the classes of the model `init`, where that is not plain.
+
+    Args:
+        init: file or name of the model.
+        new, old: classes of the data, and of the model.
+        anew: as `take_over` gives them.
+    """
+    matches = match_classes(new, old)
+    names, known = ([one.name for one in classes] for classes in (new, old))
+    if anew:
+        kept = [name for name, match in zip(names, matches, strict=True) if match is not None]
+        others = [name for name, match in zip(names, matches, strict=True) if match is None]
+        which = f" for {', '.join(others)}; kept for {', '.join(kept)}" if kept else ""
+        return (f"{init} tells other classes apart; begun at random: {', '.join(anew)}{which}",)
+    if names == known:
+        return ()
+    taken = [known[match] for match in matches if match is not None]
+    if [one.casefold() for one in taken] != [one.casefold() for one in names]:
+        pairs = ", ".join(f"{name} from {old_name}" for name, old_name in zip(names, taken, strict=True))
+        return (f"the classes of {init} have other names and are taken in their order: {pairs}",)
+    return (f"{init} tells {', '.join(known)} apart; its head is kept, by these names, for {', '.join(names)}",)
+
+
+def choose_normalisation(
+    init: str | None, header: ModelHeader | None, sections: Sequence[Section]
+) -> tuple[Normalisation, tuple[str, ...]]:
+    """Choose the grey values that training sees as 0 and 1, with notes for the user.
+
+    Those of the model that it starts from are kept, unless these images are of another dtype or far from them: the
+    network has learnt from values around 0, and gets such from the mean and spread of these images.
+
+    Args:
+        init: file or name of the model to start from, with its `header`; None for none.
+        sections: that are trained on.
+
+    Raises:
+        DataError: a channel is constant or holds NaN.
+    """
+    if header is None:
+        return normalisation_of(sections), ()
+    kept, dtype = header.normalisation, str(sections[0].image.dtype)
+    try:
+        own = normalisation_of(sections)
+    except DataError:
+        if kept.dtype == dtype:
+            return kept, ()
+        raise
+    far = any(
+        abs(mean - before) > _FAR * spread or abs(math.log(std / spread)) > math.log(_OTHER_SPREAD)
+        for mean, std, before, spread in zip(own.mean, own.std, kept.mean, kept.std, strict=True)
+    )
+    if kept.dtype == dtype and not far:
+        return kept, ()
+    said = f"{init} was trained on {_described(kept)}, these images are {_described(own)}"
+    return own, (f"{said}: training starts with the mean and spread of these, and the model is one for {dtype}",)
+
+
+def _described(scale: Normalisation) -> str:
+    mean, std = (", ".join(f"{value:,.4g}" for value in values) for values in (scale.mean, scale.std))
+    return f"{scale.dtype} of mean {mean} and spread {std}"
