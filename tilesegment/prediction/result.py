@@ -87,6 +87,18 @@ class Result:
         return len(self.errors) > _MOST_FAILED or any(not isinstance(error, ImageError) for error in self.errors)
 
     @property
+    def tile(self) -> int:
+        return self.decided.tile
+
+    @property
+    def step(self) -> int:
+        return self.decided.step
+
+    @property
+    def halo(self) -> int:
+        return self.decided.view.before
+
+    @property
     def mpx_per_s(self) -> float:
         """Millions of pixels per second, this run."""
         return self.pixels / 1e6 / max(self.seconds, 1e-9)
@@ -98,8 +110,8 @@ class Result:
         measured = ("batch", "mismatch", "disagreement", "read_amplification", "model")
         known: dict[str, Any] = {"image": str(self.image), "out": self.out, "mpx_per_s": self.mpx_per_s}
         known |= {name: getattr(plan, name) for name in ("tile", "step", "device", "precision")}
-        known |= {name: getattr(self, name) for name in counts + measured}
-        return known | {"halo": plan.view.before, "peak_rss_bytes": peak_memory()}
+        known |= {name: getattr(self, name) for name in ("halo", *counts, *measured)}
+        return known | {"peak_rss_bytes": peak_memory()}
 
 
 @dataclass(frozen=True)
