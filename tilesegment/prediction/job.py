@@ -43,7 +43,7 @@ class Job:
 
     def __init__(self, plan: Plan, source: ImageSource, model: Model, stores: Stores | None = None) -> None:
         self.plan, self.source, self.model = plan, source, model
-        self.stores = Stores((), Path()) if stores is None else stores
+        self.stores = stores or Stores()
         self._wanted_bytes = 0
 
     @classmethod
@@ -165,7 +165,7 @@ class Job:
         """Begin to predict `block` from what `load` gave; None for an empty one. A GPU may go on after this returns."""
         if pixels is None:
             return None
-        return self.predictor.begin(pixels, block, probabilities=self.stores.keeps_probabilities)
+        return self.predictor.begin(pixels, block, probabilities=self.stores.likely is not None)
 
     def store(self, z: int, block: Block, pending: Pending | None) -> bool:
         """Wait for what `predict` began, store it durably, and return whether the block was empty.
