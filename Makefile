@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check clean
+.PHONY: install demo test test-slow test-all check clean
 
 install: .venv/installed
 
@@ -21,7 +21,12 @@ demo: .venv/installed
 	@echo "Look at demo/overlay.png; the mask is demo/mask.zarr."
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+
+test-all: test test-slow
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     "-o",
     type=options.written_path,
     metavar="PATH",
-    help="mask.zarr, image.zarr/labels/NAME, mask.tif, mask.png or mask.jpg.",
+    help="mask.zarr, image.zarr/labels/NAME, mask.tif or mask.png.",
 )
 @click.option(
     "--out-dir",
@@ -39,9 +39,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Also the images of a text file, or a CSV: image, out.",
 )
-@click.option(
-    "--format", "file_format", type=click.Choice(["zarr", "tif", "png", "jpg"]), help="Of masks in --out-dir."
-)
+@click.option("--format", "file_format", type=click.Choice(["zarr", "tif", "png"]), help="Of masks in --out-dir.")
 @options.model
 @options.tile
 @options.halo

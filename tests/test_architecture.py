@@ -23,7 +23,7 @@ LAYERS = (
     ("images", "masks"),
     ("preview", "labels", "models"),
     ("scoring", "prediction"),
-    ("cluster", "training", "bench"),
+    ("cluster", "training"),
     ("__init__",),
     ("cli",),
 )

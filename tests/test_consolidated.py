@@ -16,7 +16,7 @@ from conftest import noise
 from ome_zarr_files import axes_of, means, transformations, write_image
 
 from tilesegment.files import in_turn
-from tilesegment.masks.disk import group_file
+from tilesegment.ome_zarr.node import group_file
 
 FORMATS = pytest.mark.parametrize("version", ["0.4", "0.5"])
 PREDICT = "predict {} -m toy.safetensors --tile 88 -o {}"

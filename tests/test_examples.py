@@ -138,3 +138,23 @@ def test_a_step_is_measured(tmp_path):
     found = json.loads(done.stdout)
     assert found["ratio"] == pytest.approx(found["end_to_end"] / found["bare"])
     assert 0 < found["example"] < found["end_to_end"]
+
+
+def test_settings_are_tried_and_the_fastest_is_named(folder):
+    command = [sys.executable, EXAMPLES / "find_settings.py", "slide.tif", "--model", "toy.safetensors"]
+    command += ["--tiles", "72", "104", "--batches", "1", "2", "--runtime", "pytorch"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
+    head, *rows, last = done.stdout.splitlines()
+    assert head.split()[:4] == ["tile", "batch", "precision", "runtime"]
+    assert rows[0].split()[2] == "fp32" and rows[0].endswith(" 0.000 %")
+    assert {"72", "104"} <= {row.split()[0] for row in rows}
+    assert last.startswith("fastest in fp32: --tile ")
+    assert "int8" in done.stderr, "what cannot be had is said"
+
+
+def test_blocks_are_timed_without_a_network(folder):
+    command = [sys.executable, EXAMPLES / "measure_pipeline.py", "slide.tif", "--model", "toy.safetensors"]
+    done = subprocess.run([*command, "--tile", "72", "--rounds", "1"], check=True, capture_output=True, cwd=folder)
+    found = json.loads(done.stdout)
+    assert found["ratio"] == found["idle_mpx_per_s"] / found["copy_mpx_per_s"] > 0
+    assert sorted(path.name for path in folder.iterdir() if path.suffix == ".zarr") == []

@@ -18,8 +18,7 @@ from test_masks import CLASSES, fill, finished, ids_of, spec_of
 from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
-from tilesegment.masks import create_mask, create_probabilities, open_mask
-from tilesegment.masks.exported_reading import open_exported
+from tilesegment.masks import create_mask, create_probabilities, find_mask, open_mask
 from tilesegment.masks.pyramid import halve
 from tilesegment.metadata import Frame, LabelClass, PixelSize, Spacing
 
@@ -260,14 +259,13 @@ def test_tiff_names_its_classes(tmp_path: Path) -> None:
     listed = {entry.get("K"): entry.text for entry in found.iterfind("{*}Value/{*}M")}
     assert list(listed) == [str(n) for n in range(256)]
     assert [listed[str(n)] for n in range(4)] == [names[0], names[1], "a?b c?", "class 3"]
-    found = open_exported(tmp_path / "mask.tif")
-    assert found is not None and found[0].classes == classes
+    assert open_mask(tmp_path / "mask.tif").spec.classes == classes
 
 
 def test_a_palette_of_others_is_no_mask_of_ours(tmp_path: Path) -> None:
     table = np.tile(np.arange(256, dtype=np.uint16) * 257, (3, 1))
     tifffile.imwrite(tmp_path / "theirs.tif", np.zeros((40, 40), np.uint8), photometric="palette", colormap=table)
-    assert open_exported(tmp_path / "theirs.tif") is None
+    assert find_mask(tmp_path / "theirs.tif") is None
 
 
 def test_tiff_wider_than_a_band(tmp_path: Path) -> None:
@@ -285,19 +283,6 @@ def test_png_holds_ids_and_colours(tmp_path: Path) -> None:
         assert picture.info["dpi"] == pytest.approx((101_600, 50_800), abs=0.1)
         assert json.loads(picture.info["tilesegment"])["layout"]["shape"] == [45, 77]
     assert np.array_equal(rgb, np.array([c.rgb for c in CLASSES], np.uint8)[ids])
-
-
-def test_jpeg_is_drawn_in_the_classes_colours(tmp_path: Path) -> None:
-    spec = spec_of((64, 64))
-    ids = np.repeat(np.repeat(np.arange(4, dtype=np.uint8).reshape(2, 2), 32, 0), 32, 1)
-    writer = create_mask(tmp_path / "mask.jpg", spec)
-    fill(writer, ids[None])
-    writer.finish()
-    with Image.open(tmp_path / "mask.jpg") as picture:
-        rgb = np.asarray(picture).astype(int)
-    expected = np.array([c.rgb for c in CLASSES])[ids]
-    assert rgb.shape == (64, 64, 3)
-    assert np.abs(rgb - expected).mean() < 4
 
 
 def test_a_missing_block_never_becomes_a_file(tmp_path: Path) -> None:

@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mask_files import try_finish
 from test_masks import fill, ids_of, names, spec_of
 from test_masks_formats import attributes, make_image
 from test_masks_survey import PROCESSES
 
 from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
-from tilesegment.masks import MaskWriter, create_mask, is_complete, open_mask
-from tilesegment.masks import disk as disk_of_masks
+from tilesegment.masks import MaskWriter, create_mask, is_complete, open_mask, target
+from tilesegment.ome_zarr import node
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks; runs go on without")
 SPEC = spec_of((130, 200))  # 5 x 7 blocks
@@ -87,16 +88,16 @@ def test_a_folder_that_another_part_replaces_while_it_is_looked_at(
 ) -> None:
     path = tmp_path / "mask.zarr"
     partial = create_mask(path, spec_of((130, 200), fingerprint={"model": "b"})).target.partial
-    find, left = disk_of_masks.group_file, [partial]
+    find, left = target.read_node, [partial]
 
-    def found(folder: Path) -> Path | None:
-        file = find(folder)
+    def found(folder: Path, error: Any = None) -> Any:
+        file = find(folder, error)
         if folder in left:
             left.remove(folder)
             partial.rename(tmp_path / "aside")
         return file
 
-    monkeypatch.setattr(disk_of_masks, "group_file", found)
+    monkeypatch.setattr(target, "read_node", found)
     assert not create_mask(path, SPEC, overwrite=True).survey().done.any()
     assert not left
 
@@ -116,7 +117,7 @@ def test_a_claim_on_what_was_finished_is_refused(tmp_path: Path) -> None:
     writer.finish()
     with pytest.raises(MaskError, match="is gone: the mask was finished"), writer.claimed(shared=True):
         pass
-    assert writer.try_finish()
+    assert try_finish(writer)
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
@@ -125,9 +126,9 @@ def test_masks_of_an_image_that_end_at_the_same_moment_are_all_listed(
 ) -> None:
     image = tmp_path / "image.zarr"
     make_image(image, version)
-    write, spec = disk_of_masks.write_group, spec_of((64, 96))
+    write, spec = node.write_group, spec_of((64, 96))
 
-    def slowly(path: Path, group: disk_of_masks.Group) -> None:
+    def slowly(path: Path, group: node.Node) -> None:
         time.sleep(0.02)
         write(path, group)
 
@@ -151,7 +152,7 @@ def test_without_locks_all_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         fill(writer, ids_of(SPEC))
     with writer.claimed(shared=False):
         assert writer.survey().done.all()
-    assert writer.try_finish()
+    assert try_finish(writer)
     assert names(tmp_path) == ["mask.zarr"]
 
 
@@ -184,7 +185,7 @@ def run_part(path: Path, number: int, parts: int, barriers: tuple[Barrier, Barri
             writer.write(region, ids[z][region.slices], z)
     if number % 2:
         barriers[1].wait()
-    results.put((writer.try_finish(), len(ends)))
+    results.put((try_finish(writer), len(ends)))
 
 
 @pytest.mark.parametrize(

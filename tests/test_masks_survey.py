@@ -17,8 +17,8 @@ from tilesegment.errors import MaskError
 from tilesegment.files import write_files
 from tilesegment.geometry import Region
 from tilesegment.masks import create_mask, create_probabilities, open_mask
-from tilesegment.masks.grid import Grid
-from tilesegment.masks.survey import survey
+from tilesegment.masks.spec import Grid
+from tilesegment.masks.store import survey
 
 # a server that has imported everything forks a process in milliseconds
 PROCESSES = multiprocessing.get_context("forkserver")

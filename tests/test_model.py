@@ -71,18 +71,6 @@ def test_half_a_file_is_half_as_large_and_loads_as_it_was_returned(tmp_path: Pat
         assert torch.equal(value, model.network.state_dict()[name].half().float())
 
 
-def test_a_network_of_another_class_takes_its_weights(tmp_path: Path) -> None:
-    """Nothing builds it from a name: it is given."""
-    model, path = toy_model(seed=1), tmp_path / "m.safetensors"
-    model = replace(model, header=replace(model.header, network="Mine"))
-    saved = model.save(path)
-    assert same_weights(saved, model)
-    given = toy_model(seed=2).network
-    assert same_weights(Model.load(path, given), model)
-    assert not torch.equal(given.get_parameter("head.weight"), model.network.get_parameter("head.weight"))
-    assert "Mine" in check_refused(path)
-
-
 def test_saving_replaces_the_file_and_leaves_nothing_beside_it(toy: Path) -> None:
     other = toy_model(seed=5).save(toy)
     assert same_weights(other, toy_model(seed=5))

@@ -1,4 +1,4 @@
-"""From the pixels of a block to the classes of a block."""
+"""From the pixels of a block to its classes."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -40,20 +40,19 @@ def pixels_of(model: Model, dtype: str = "uint8", seed: int = 0) -> np.ndarray:
     return noise((model.header.channels, *block_of(model).read.shape), seed, dtype)
 
 
-def test_shapes_and_types_are_those_of_the_block() -> None:
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", np.float32), ("bf16", np.float32), ("fp64", np.float64)])
+def test_shapes_and_types_are_those_of_the_block(precision: str, dtype: type) -> None:
     model = toy_model(classes=3)
     block = TileGrid(Region(0, 0, 45, 37), 16, 32, model.field_of_view).at(1, 1)
     assert block.write.shape == (13, 5)
-    pixels = noise((1, *block.read.shape))
-    for precision, dtype in (("fp32", np.float32), ("bf16", np.float32), ("fp64", np.float64)):
-        predictor = TorchPredictor(model, CPU, precision)
-        ids, found = predictor.predict_probabilities(pixels, block)
-        assert (ids.shape, ids.dtype, found.shape, found.dtype) == ((13, 5), np.uint8, (3, 13, 5), dtype)
-        np.testing.assert_allclose(found.sum(0), 1, rtol=0, atol=1e-6)
-        np.testing.assert_array_equal(predictor.predict(pixels, block), ids)
+    pixels, predictor = noise((1, *block.read.shape)), TorchPredictor(model, CPU, precision)
+    ids, found = predictor.predict_probabilities(pixels, block)
+    assert (ids.shape, ids.dtype, found.shape, found.dtype) == ((13, 5), np.uint8, (3, 13, 5), dtype)
+    np.testing.assert_allclose(found.sum(0), 1, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(predictor.predict(pixels, block), ids)
 
 
-@pytest.mark.parametrize("threshold", [None, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("threshold", [None, 0.2, 0.9])
 def test_two_classes_are_told_apart_by_the_threshold(threshold: float | None) -> None:
     model = toy_model()
     model = replace(model, header=replace(model.header, threshold=0.3))
@@ -63,11 +62,9 @@ def test_two_classes_are_told_apart_by_the_threshold(threshold: float | None) ->
     np.testing.assert_array_equal(predictor.predict(pixels, block_of(model)), ids)
 
 
-@pytest.mark.parametrize("classes", [3, 7])
-def test_more_classes_are_told_apart_by_the_largest_probability(classes: int) -> None:
-    model = toy_model(classes=classes)
-    predictor, pixels = TorchPredictor(model, CPU, "fp32"), pixels_of(model)
-    ids, found = predictor.predict_probabilities(pixels, block_of(model))
+def test_more_classes_are_told_apart_by_the_largest_probability() -> None:
+    model = toy_model(classes=7)
+    ids, found = TorchPredictor(model, CPU).predict_probabilities(pixels_of(model), block_of(model))
     np.testing.assert_array_equal(ids, found.argmax(0))
     assert len(np.unique(ids)) > 1
 
@@ -93,13 +90,11 @@ def test_tta_is_the_mean_over_the_eight_symmetries() -> None:
 def test_the_model_stays_as_it_is(precision: str) -> None:
     model, untouched = toy_model(), toy_model().network.state_dict()
     model.network.train()
-    pixels = pixels_of(model)
-    predictor = TorchPredictor(model, CPU, precision)
+    pixels, predictor = pixels_of(model), TorchPredictor(model, CPU, precision)
     before = predictor.predict_probabilities(pixels, block_of(model))[1]
     assert model.network.training
     for name, value in model.network.state_dict().items():
-        assert value.dtype == torch.float32
-        assert torch.equal(value, untouched[name]), name
+        assert value.dtype == torch.float32 and torch.equal(value, untouched[name]), name
     for parameter in model.network.parameters():
         parameter.fill_(0.5)
     np.testing.assert_array_equal(predictor.predict_probabilities(pixels, block_of(model))[1], before)
@@ -107,9 +102,7 @@ def test_the_model_stays_as_it_is(precision: str) -> None:
 
 def test_fp32_and_bf16_are_close_to_fp64() -> None:
     model = toy_model(base=8)
-    pixels = pixels_of(model)
-    exact = probabilities(model, pixels)
-    single, half = probabilities(model, pixels, "fp32"), probabilities(model, pixels, "bf16")
+    exact, single, half = (probabilities(model, pixels_of(model), each) for each in ("fp64", "fp32", "bf16"))
     np.testing.assert_allclose(single, exact, rtol=0, atol=1e-5)
     np.testing.assert_allclose(half, exact, rtol=0, atol=0.05)
     assert np.mean(half.argmax(0) != exact.argmax(0)) < 0.03
@@ -121,18 +114,14 @@ def test_grey_values_count_and_not_their_type(dtype: str) -> None:
     """The same values stored otherwise give the same probabilities; a read-only or strided array is taken as it is."""
     model = toy_model(channels=2)
     pixels = pixels_of(model)
-    stored = np.stack([pixels.astype(dtype)] * 2, axis=-1)[..., 0]
-    stored.flags.writeable = False
-    assert not stored.flags.c_contiguous
-    np.testing.assert_array_equal(probabilities(model, stored), probabilities(model, pixels))
-    mapped = np.ascontiguousarray(stored)
-    mapped.flags.writeable = False
-    np.testing.assert_array_equal(probabilities(model, mapped), probabilities(model, pixels))
+    strided = np.stack([pixels.astype(dtype)] * 2, axis=-1)[..., 0]
+    for stored in (strided, np.ascontiguousarray(strided)):
+        stored.flags.writeable = False
+        np.testing.assert_array_equal(probabilities(model, stored), probabilities(model, pixels))
 
 
 def test_uint16_values_beyond_those_of_int16_are_kept() -> None:
-    model = toy_model(dtype="uint16")
-    scale = Normalisation((40_000.0,), (9_000.0,), "uint16")
+    model, scale = toy_model(dtype="uint16"), Normalisation((40_000.0,), (9_000.0,), "uint16")
     pixels = pixels_of(model, "uint16")
     assert pixels.max() > 60_000
     found = probabilities(model, pixels, normalisation=scale)
@@ -150,14 +139,12 @@ def test_another_normalisation_undoes_another_scale_of_grey_values() -> None:
     assert np.abs(probabilities(model, other) - expected).max() > 1e-3
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("batch", [2, 3, 9])
 def test_any_batch_gives_every_tile(batch: int) -> None:
     """Larger than the block, not a divisor of its tiles."""
     model = toy_model()
-    pixels = pixels_of(model)
-    np.testing.assert_allclose(
-        probabilities(model, pixels, batch=batch), probabilities(model, pixels), rtol=0, atol=1e-12
-    )
+    found = probabilities(model, pixels_of(model), batch=batch)
+    np.testing.assert_allclose(found, probabilities(model, pixels_of(model)), rtol=0, atol=1e-12)
 
 
 class RoomFor(TorchPredictor):
@@ -181,7 +168,7 @@ def test_without_memory_for_a_batch_half_as_many_are_taken(error: RuntimeError) 
     assert (predictor.batch, predictor.lacked_memory) == (2, True)
     np.testing.assert_allclose(found, probabilities(model, pixels), rtol=0, atol=1e-12)
     predictor.room = 0
-    with pytest.raises(DeviceError, match="cpu lacks the memory for a tile of 56 pixels; choose a smaller --tile"):
+    with pytest.raises(DeviceError, match=r"56 pixels.*--tile"):
         predictor.predict(pixels, block)
 
 
@@ -196,49 +183,39 @@ def test_what_else_goes_wrong_is_no_lack_of_memory() -> None:
 def test_a_run_says_that_it_took_fewer_tiles_at_a_time(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tilesegment.prediction.predictor.TorchPredictor", RoomFor)
     done = run("predict slide.tif -m toy.safetensors --tile 88 --batch 5 -o m.zarr --json")
-    assert "cpu lacks the memory for 5 tiles at a time: 2" in done.err
+    assert "5 tiles at a time: 2" in done.err
     assert json.loads(done.out)["batch"] == 2
     assert tilesegment.open_mask(folder / "m.zarr").spec.provenance["batch"] == 2
 
 
-def test_a_step_that_covers_the_image_is_one_pass() -> None:
-    """`predict_array` with any smaller step gives the same, for every size of image and number of channels."""
-    model = toy_model(channels=3, classes=4)
-    predictor = TorchPredictor(model, CPU, "fp64")
-    for shape in ((1, 1), (7, 40), (33, 16)):
-        image = noise((3, *shape))
-        ids, found = predict_array(predictor, image, 40)
-        assert (ids.shape, found.shape) == (shape, (4, *shape))
-        small_ids, small = predict_array(predictor, image, 8)
-        np.testing.assert_allclose(small, found, rtol=0, atol=1e-12)
-        np.testing.assert_array_equal(small_ids, ids)
+@pytest.mark.parametrize("shape", [(1, 1), (7, 40), (33, 16)])
+def test_a_step_that_covers_the_image_is_one_pass(shape: tuple[int, int]) -> None:
+    predictor, image = TorchPredictor(toy_model(channels=3, classes=4), CPU, "fp64"), noise((3, *shape))
+    (ids, found), (small_ids, small) = (predict_array(predictor, image, step) for step in (40, 8))
+    assert (ids.shape, found.shape) == (shape, (4, *shape))
+    np.testing.assert_allclose(small, found, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(small_ids, ids)
 
 
 def test_devices_are_chosen_by_name() -> None:
-    assert choose_device("cpu") == CPU
-    assert choose_device().type in ("cpu", "cuda", "mps")
-    assert choose_device("auto") == choose_device()
-    for name in ("gpu", "cuda:99", "cpu:0", "", "meta"):
-        with pytest.raises(DeviceError, match=f"no device '{name}'; allowed: auto, cpu"):
+    assert choose_device("cpu") == CPU and free_memory(CPU) is None
+    assert choose_device() == choose_device("auto")
+    for name in ("gpu", "cuda:99", "cpu:0", "", "meta", *(["cuda"] if not torch.cuda.is_available() else [])):
+        with pytest.raises(DeviceError, match=f"'{name}'; allowed: auto, cpu"):
             choose_device(name)
-    if not torch.cuda.is_available():
-        with pytest.raises(DeviceError, match="no device 'cuda'; allowed: auto, cpu"):
-            choose_device("cuda")
-    assert free_memory(CPU) is None
 
 
 def test_precisions_are_chosen_by_name() -> None:
-    for name in ("fp64", "fp32", "bf16"):
-        assert choose_precision(CPU, name) == name
+    mps = torch.device("mps")
+    for device, name in ((CPU, "fp64"), (CPU, "fp32"), (CPU, "bf16"), (mps, "fp16"), (CUDA, "fp16")):
+        assert choose_precision(device, name) == name
     assert choose_precision(CPU) in ("fp32", "bf16")
-    assert choose_precision(torch.device("mps")) == "fp32"
-    assert choose_precision(torch.device("mps"), "fp16") == "fp16"
-    assert choose_precision(CUDA, "fp16") == "fp16"
-    with pytest.raises(DeviceError, match=r"^precision 'fp8' is unknown; allowed: auto, fp32, bf16, fp16, int8$"):
+    assert choose_precision(mps) == "fp32"
+    with pytest.raises(DeviceError, match="'fp8' is unknown; allowed: auto, fp32, bf16, fp16, int8"):
         choose_precision(CPU, "fp8")
-    for device, name in (("cpu", "fp16"), ("mps", "fp64")):
-        with pytest.raises(DeviceError, match=f"{name} .* {device}; use --precision auto or fp32"):
-            choose_precision(torch.device(device), name)
+    for device, name in ((CPU, "fp16"), (mps, "fp64"), (CUDA, "int8")):
+        with pytest.raises(DeviceError, match=f"{name} .* {device.type}; use --precision auto"):
+            choose_precision(device, name)
 
 
 @needs_cuda
@@ -265,15 +242,11 @@ def test_float32_is_not_rounded_to_tf32() -> None:
     model.network.register_forward_hook(lambda *_: noted.append(cudnn_precision()))
     before = cudnn_precision()
     assert before != "ieee", "a GPU would round, if it were left to it"
-    predictor, block = TorchPredictor(model, CPU), blocks_of(model, 1)[0]
+    predictor = TorchPredictor(model, CPU)
     noted.clear()
-    predictor.predict(*block)
+    predictor.predict(pixels_of(model), block_of(model))
     assert set(noted) == {"ieee"}
     assert cudnn_precision() == before
-
-
-def blocks_of(model: Model, count: int) -> list[tuple[np.ndarray, Block]]:
-    return [(pixels_of(model, seed=seed), block_of(model)) for seed in range(count)]
 
 
 @pytest.mark.parametrize("device", [CPU, pytest.param(CUDA, marks=needs_cuda)])
@@ -281,7 +254,7 @@ def blocks_of(model: Model, count: int) -> list[tuple[np.ndarray, Block]]:
 def test_results_may_be_waited_for_later_and_by_another_thread(device: torch.device, tta: bool) -> None:
     """All blocks are begun before the first result is asked for; then the results are, the last one first."""
     model = toy_model(base=8, classes=3)
-    blocks = blocks_of(model, 5)
+    blocks = [(pixels_of(model, seed=seed), block_of(model)) for seed in range(5)]
     alone = [TorchPredictor(model, device, batch=3, tta=tta).predict_probabilities(*each) for each in blocks]
     predictor = TorchPredictor(model, device, batch=3, tta=tta)
     pending = [predictor.begin(*each, probabilities=True) for each in blocks]
@@ -303,8 +276,7 @@ class Asking(TorchPredictor):
 @needs_cuda
 def test_a_gpu_also_does_what_cannot_be_recorded() -> None:
     model = toy_model(base=8)
-    (pixels, block), *_ = blocks_of(model, 1)
+    pixels, block, predictor = pixels_of(model), block_of(model), Asking(model, CUDA)
     expected = TorchPredictor(model, CUDA).predict_probabilities(pixels, block)[1]
-    predictor = Asking(model, CUDA)
     for _ in range(2):
         np.testing.assert_allclose(predictor.predict_probabilities(pixels, block)[1], expected, rtol=0, atol=1e-6)

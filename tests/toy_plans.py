@@ -24,7 +24,12 @@ NETWORKS = {
     "fcn8": toy_network("fcn8", base=2, hidden=4),
     "u2net": toy_network("u2net-small").with_halo(64),
 }
-of_every_network = pytest.mark.parametrize("model", NETWORKS.values(), ids=NETWORKS.keys())
+# the others take seconds to convert
+_FAST = ("unet", "bilinear", "reduced")
+of_every_network = pytest.mark.parametrize(
+    "model",
+    [pytest.param(model, id=name, marks=[] if name in _FAST else pytest.mark.slow) for name, model in NETWORKS.items()],
+)
 
 
 def plan_of(model: Model, shape: tuple[int, int], depth: int | None = None, step: int = 16) -> Plan:

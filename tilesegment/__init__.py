@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tilesegment.cluster import Cluster
     from tilesegment.images import open_image
     from tilesegment.masks import open_mask
+    from tilesegment.models.any_module import model_of
     from tilesegment.models.model import Model
     from tilesegment.prediction.info import describe
     from tilesegment.prediction.job import Job
@@ -49,6 +50,7 @@ _WHERE = {
     "Settings": "prediction.settings",
     "describe": "prediction.info",
     "evaluate": "scoring",
+    "model_of": "models.any_module",
     "open_image": "images",
     "open_mask": "masks",
     "predict": "prediction.predict",
@@ -79,6 +81,7 @@ __all__ = [
     "TilesegmentError",
     "describe",
     "evaluate",
+    "model_of",
     "open_image",
     "open_mask",
     "predict",

@@ -29,7 +29,7 @@ from tilesegment.images.identity import identity
 from tilesegment.images.source import ImageSource
 from tilesegment.masks import MaskSpec, open_mask
 from tilesegment.masks.reader import open_probabilities
-from tilesegment.masks.record import STORED, digest
+from tilesegment.masks.spec import STORED, digest
 from tilesegment.metadata import LabelClass
 
 _LARGEST = 1024  # pixels of a panel: two of them fill a screen

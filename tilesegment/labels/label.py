@@ -14,7 +14,7 @@ from tilesegment.errors import DataError
 from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, open_image
 from tilesegment.masks import open_mask
-from tilesegment.masks.record import recorded_classes
+from tilesegment.masks.reader import recorded_classes
 from tilesegment.metadata import LabelClass
 from tilesegment.ome_zarr.node import read_node
 

@@ -1,8 +1,8 @@
 """Masks: written block by block into a folder in progress, finished under their final name, read back.
 
-What is stored counts as done, so an interrupted mask is gone on with by creating it again with the same settings.
-The final name appears only when the mask is complete, and an output that is replaced stays whole until then. Any
-process may be killed at any moment, and any number of them may begin, write and end a mask at once.
+A block that is stored is done, so an interrupted mask goes on when it is created again with the same settings. The
+final name appears only when the mask is complete, and an output that is replaced stays whole until then. Any process
+may be killed at any moment, and any number of them may begin, write and finish a mask at once.
 """
 
 from importlib import import_module
@@ -12,9 +12,17 @@ from tilesegment.masks.spec import JSON, MaskSpec
 
 if TYPE_CHECKING:
     from tilesegment.masks.completion import MaskStatus, is_complete, open_partial, status
-    from tilesegment.masks.reader import Mask, is_mask, open_mask
-    from tilesegment.masks.survey import Survey
+    from tilesegment.masks.reader import Mask, find_mask, open_mask, read_record
+    from tilesegment.masks.store import Survey
     from tilesegment.masks.writer import MaskWriter, create_mask, create_probabilities
+
+# imported on first use: they import zarr, which takes half a second
+_WHERE = {
+    **dict.fromkeys(("Mask", "find_mask", "open_mask", "read_record"), "reader"),
+    **dict.fromkeys(("MaskStatus", "is_complete", "open_partial", "status"), "completion"),
+    **dict.fromkeys(("MaskWriter", "create_mask", "create_probabilities"), "writer"),
+    "Survey": "store",
+}
 
 __all__ = [
     "JSON",
@@ -25,24 +33,16 @@ __all__ = [
     "Survey",
     "create_mask",
     "create_probabilities",
+    "find_mask",
     "is_complete",
-    "is_mask",
     "open_mask",
     "open_partial",
+    "read_record",
     "status",
 ]
 
-_LATER = {
-    "completion": ("MaskStatus", "is_complete", "open_partial", "status"),
-    "reader": ("Mask", "is_mask", "open_mask"),
-    "survey": ("Survey",),
-    "writer": ("MaskWriter", "create_mask", "create_probabilities"),
-}
-
 
 def __getattr__(name: str) -> Any:
-    """What reads and writes comes when it is first asked for: it imports zarr, which takes half a second."""
-    for module, names in _LATER.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)

@@ -1,4 +1,4 @@
-"""How far a mask is, by its final name: whether nothing is left to do, which is left, and how to go on without its job.
+"""How far a mask is, by its final name: whether anything is left to do, and how to go on with it without its job.
 
 A complete mask that was damaged since becomes one in progress again, so that only what is missing is computed.
 """
@@ -15,16 +15,22 @@ import numpy as np
 
 from tilesegment.errors import FinishedError, MaskError
 from tilesegment.files import sweep, sync
-from tilesegment.masks.blocks import create_array
-from tilesegment.masks.disk import MARK, Group, remove_ours, reporting, write_group
-from tilesegment.masks.locks import held, lock_file
 from tilesegment.masks.reader import open_levels
-from tilesegment.masks.record import differing, read_record
-from tilesegment.masks.spec import MaskSpec, spec_from_record
-from tilesegment.masks.survey import survey
-from tilesegment.masks.target import Target, find_host, mask_target, partial_name, probabilities_target, recorded_target
-from tilesegment.masks.writer import MaskWriter, open_writer
+from tilesegment.masks.spec import MaskSpec, differing, spec_from_record
+from tilesegment.masks.store import create_array, reporting, survey
+from tilesegment.masks.target import (
+    Target,
+    find_host,
+    mask_target,
+    partial_name,
+    probabilities_target,
+    read_record,
+    recorded_target,
+)
+from tilesegment.masks.writer import MaskWriter, claim, lock_file, open_writer, remove_ours
+from tilesegment.metadata import MARK
 from tilesegment.ome_zarr.labels import update_consolidated
+from tilesegment.ome_zarr.node import Node, write_group
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class MaskStatus:
         path: its final name.
         state: `complete` or `partial`.
         blocks, done: how many there are, and how many of them are stored whole.
-        damaged: stored objects that are not whole; of a complete mask, of smaller levels too, the missing ones too.
+        damaged: stored objects that are not whole; of a complete mask also missing ones, and those of smaller levels.
         spec: what it is.
     """
 
@@ -47,51 +53,21 @@ class MaskStatus:
     spec: MaskSpec
 
 
-def is_complete(
-    path: str | Path, spec: MaskSpec, *, ngff: str = "0.5", probabilities: bool = False, values: str = "float32"
-) -> bool:
-    """Whether the output `path` exists, was made with the same layout and fingerprint, and is whole.
-
-    One that is not whole becomes a mask in progress again, if it is a Zarr; `create_mask` then goes on with it.
-
-    Args:
-        path, spec, ngff: as for `create_mask`.
-        probabilities, values: whether it is one of `create_probabilities`, and the type of its values.
-
-    Raises:
-        MaskError: no format has such a name, or what is there cannot be read, or not be mended.
-    """
-    target = probabilities_target(Path(path), spec, values) if probabilities else mask_target(Path(path), spec, ngff)
-    record = target.record(spec, "complete")
-    with reporting("read", target.path):
-        there = read_record(target.path)
-        if there is None or differing(there, record):
-            return False
-        if target.is_folder and not _is_whole(target, spec, there):
-            _reopen(target, spec, there)
-            return False
-        _tidy(target, record)
-    return True
-
-
 def status(path: str | Path) -> MaskStatus:
-    """How far the mask with the final name `path` is; a complete one is looked through too.
+    """Return how far the mask with the final name `path` is; a complete one is looked through too.
 
     Raises:
-        MaskError: there is none, or one of which nothing can be said.
+        MaskError: there is none, or it is damaged beyond that.
     """
     path = Path(os.path.abspath(path))
     with reporting("read", path):
         folder, record = _find(path)
-        if "digest" in record:
-            raise MaskError(f"{path} is a complete mask, but as a JPEG does not say what it is; ask for a TIFF or PNG")
-        spec = spec_from_record(record)
-        target = recorded_target(path, folder, record)
+        spec, target = spec_from_record(record), recorded_target(path, folder, record)
         is_partial = folder != path or record.get("state") == "partial"
-        if not target.is_folder and not is_partial:
-            blocks = math.prod(target.grid(spec).blocked)
-            return MaskStatus(path, "complete", blocks, blocks, 0, spec)
         grids = [target.grid(spec).halved(halvings) for halvings in target.halvings]
+        if not target.is_folder and not is_partial:
+            blocks = math.prod(grids[0].blocks_along)
+            return MaskStatus(path, "complete", blocks, blocks, 0, spec)
         levels = [survey(folder / str(n), grid) for n, grid in enumerate(grids[:1] if is_partial else grids)]
     done = levels[0].done
     damaged = sum(len(level.damaged) if is_partial else np.count_nonzero(~level.done) for level in levels)
@@ -100,7 +76,7 @@ def status(path: str | Path) -> MaskStatus:
 
 
 def open_partial(path: str | Path, *, overwrite: bool = False) -> MaskWriter:
-    """The mask in progress with the final name `path`, of which nothing else need be known.
+    """Open the mask in progress with the final name `path`, of which nothing else need be known.
 
     Args:
         path: its final name.
@@ -123,8 +99,35 @@ def open_partial(path: str | Path, *, overwrite: bool = False) -> MaskWriter:
         return open_writer(target, spec, overwrite)
 
 
+def is_complete(
+    path: str | Path, spec: MaskSpec, *, ngff: str = "0.5", probabilities: bool = False, values: str = "float32"
+) -> bool:
+    """Return whether the output `path` exists, was made with the same layout and fingerprint, and is whole.
+
+    One that is not whole becomes a mask in progress again, if it is a Zarr; `create_mask` then goes on with it.
+
+    Args:
+        path, spec, ngff: as for `create_mask`.
+        probabilities, values: whether it is one of `create_probabilities`, and the dtype of its values.
+
+    Raises:
+        MaskError: no format has such a name, or what is there cannot be read, or not be mended.
+    """
+    target = probabilities_target(Path(path), spec, values) if probabilities else mask_target(Path(path), spec, ngff)
+    record = target.record(spec, "complete")
+    with reporting("read", target.path):
+        there = read_record(target.path)
+        if there is None or differing(there, record):
+            return False
+        if target.is_folder and not _is_whole(target, spec, there):
+            _reopen(target, spec, there)
+            return False
+        _tidy(target, record)
+    return True
+
+
 def _find(path: Path) -> tuple[Path, dict[str, Any]]:
-    """Where the mask with the final name `path` is, and its record: the complete one, else the one in progress."""
+    """Return folder or file and record of the mask with the final name `path`: complete, else in progress."""
     found = [(place, read_record(place)) for place in (path, partial_name(path))]
     records = [(place, record) for place, record in found if record is not None]
     if not records:
@@ -134,29 +137,29 @@ def _find(path: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _is_whole(target: Target, spec: MaskSpec, record: dict[str, Any]) -> bool:
-    """Whether the folder under its final name has all levels, and these all blocks."""
+    """Return whether the folder under its final name has all levels, and these all blocks."""
     if record.get("state") != "complete":
         return False
     try:
-        levels = open_levels(target.path, target, spec)
+        levels = open_levels(target, spec)
     except MaskError:  # of a level: it is built again
         return False
     return all(level.survey().done.all() for level in levels)
 
 
 def _reopen(target: Target, spec: MaskSpec, record: dict[str, Any]) -> None:
-    """Turns a complete mask that is damaged into one in progress.
+    """Turn a complete mask that is damaged into one in progress.
 
     Killed between any two steps, it is `partial` under its final name, and the next call goes on.
     """
     path = target.path
     if lock_file(path) is None:
         create_array(path / "0", target.grid(spec))
-    with held(path, wait=True) as is_there:
+    with claim(path, wait=True) as is_there:
         # another process may have done it; and one in progress is gone on with only under --overwrite
         if not is_there or target.partial.exists():
             return
-        write_group(path, Group(target.grid(spec).format, {MARK: record | {"state": "partial"}}))
+        write_group(path, Node(target.grid(spec).format, {MARK: record | {"state": "partial"}}))
         for level in [folder for folder in path.iterdir() if folder.name.isdecimal() and folder.name != "0"]:
             shutil.rmtree(level)
         os.rename(path, target.partial)
@@ -165,10 +168,10 @@ def _reopen(target: Target, spec: MaskSpec, record: dict[str, Any]) -> None:
 
 
 def _tidy(target: Target, record: dict[str, Any]) -> None:
-    """Deletes what a run that was killed at its very end has left beside its complete output."""
+    """Delete what a run that was killed at its very end has left beside its complete output."""
     partial = target.partial
     if not target.is_folder and not differing(read_record(partial) or {}, record):
-        with suppress(MaskError), held(partial):  # another run is replacing the output: it is its folder
+        with suppress(MaskError), claim(partial):  # another run is replacing the output: it is its folder
             if survey(partial / "0", target.grid(spec_from_record(record))).done.all():
                 remove_ours(partial, target.path)
     _consolidate(target)

@@ -1,19 +1,26 @@
-"""Reads masks back that were written as OME-Zarr, TIFF or PNG."""
+"""Masks read back, from OME-Zarr, TIFF or PNG."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
-from tilesegment.masks.blocks import BlockArray, open_array
-from tilesegment.masks.disk import MARK, is_ours, read_group, reporting
-from tilesegment.masks.exported import read_exported
-from tilesegment.masks.exported_reading import PngLevel, TiffLevel, open_exported
+from tilesegment.masks.export import KINDS, PngLevel, TiffLevel, read_exported
+from tilesegment.masks.pyramid import Tally
 from tilesegment.masks.spec import MaskSpec, spec_from_record
-from tilesegment.masks.target import Target, partial_name, recorded_target
+from tilesegment.masks.store import BlockArray, open_array, reporting
+from tilesegment.masks.target import Target, partial_name, read_record, recorded_target
+from tilesegment.metadata import MARK, LabelClass
+from tilesegment.ome_zarr.node import read_node
+
+CLASS_PIXELS = "class_pixels"
+"""Key of a finished mask's record: how many pixels of level 0 each class has, in all planes."""
+_MOST_COUNTED = 1 << 26  # pixels, for a mask whose record has no count
+_UNFINISHED = "is not finished; run it again with the same settings to go on"
 
 
 @dataclass(frozen=True)
@@ -24,93 +31,132 @@ class Mask:
         path: its folder or file.
         spec: its size, classes, pixel size, fingerprint and provenance.
         levels: its arrays, level 0 first.
+        record: what it says of itself.
     """
 
     path: Path
     spec: MaskSpec
     levels: tuple[BlockArray, ...] | tuple[TiffLevel, ...] | tuple[PngLevel, ...]
+    record: dict[str, Any] = field(repr=False)
+
+    @property
+    def format(self) -> str:
+        """`OME-Zarr`, `TIFF` or `PNG`."""
+        return "OME-Zarr" if isinstance(self.levels[0], BlockArray) else KINDS[self.path.suffix.lower()].upper()
 
     def read(self, region: Region, level: int = 0, z: int = 0) -> np.ndarray:
-        """The class ids of `region`, in pixels of `level`, of plane `z`: (h, w) uint8.
+        """Return the class ids of `region`, in pixels of `level`, of plane `z`: (h, w) uint8.
 
         Raises:
             MaskError: some of it is missing or damaged.
         """
         return self.levels[level].read(region, z)
 
+    def class_shares(self) -> tuple[int, tuple[float, ...]]:
+        """Return a level, and the share of each class in its pixels, 0 to 1, in all planes.
 
-def is_mask(path: str | Path) -> bool:
-    """Whether `path` holds the class ids of a mask that we wrote: Zarr, finished or not, TIFF or PNG.
+        That is level 0 if its pixels were counted when the mask was finished, else the finest level of at most 64 Mpx.
 
-    Probabilities are images: their values are read as such. So is a TIFF or PNG of a mask that was saved anew as
-    something else, cropped or in colours.
-    """
-    path = Path(os.path.abspath(path))
-    if os.path.isfile(path):
-        return open_exported(path) is not None
-    group = read_group(path) if is_ours(path) else None
-    record = {} if group is None else group.attributes[MARK]
-    layout = record.get("layout") if isinstance(record, dict) else None
-    return group is not None and not (isinstance(layout, dict) and layout.get("kind") == "probabilities")
+        Raises:
+            MaskError: the level cannot be read.
+        """
+        depth, known = self.spec.depth or 1, self.record.get(CLASS_PIXELS)
+        whole = depth * self.spec.shape[0] * self.spec.shape[1]
+        counts = known if isinstance(known, list) and all(type(n) is int and n >= 0 for n in known) else []
+        if len(counts) == len(self.spec.classes) and sum(counts) == whole:
+            return 0, tuple(count / whole for count in counts)
+        sizes = [depth * level.shape[0] * level.shape[1] for level in self.levels]
+        chosen = next((n for n, size in enumerate(sizes) if size <= _MOST_COUNTED), len(sizes) - 1)
+        tally = Tally(len(self.spec.classes))
+        for z in range(depth):
+            for region in Region.of_shape(self.levels[chosen].shape).squares(4096):
+                tally.add(self.read(region, chosen, z))
+        return chosen, tuple(count / sizes[chosen] for count in tally.pixels.tolist())
 
 
-def open_mask(path: str | Path) -> Mask:
-    """The mask at `path`, written by `create_mask`: an OME-Zarr folder, a TIFF or a PNG.
+def find_mask(path: str | Path) -> Mask | None:
+    """Open the mask at `path`: an OME-Zarr folder, a TIFF or a PNG; None if it is something else.
+
+    Probabilities are images. So is a TIFF or PNG of a mask that was saved anew as something else, in colours.
 
     Raises:
-        MaskError: there is none, it is not finished, not ours, or damaged; or it is a JPEG, which holds no class ids.
+        MaskError: it is a mask that is not finished, or damaged.
     """
     path = Path(os.path.abspath(path))
     with reporting("read", path):
-        group = read_group(path) if path.is_dir() else None
-        exported = None if group is not None else open_exported(path)
-    if exported is not None:
-        return Mask(path, *exported)
-    record = group.attributes.get(MARK) if group is not None else None
-    if group is None or not isinstance(record, dict):
-        raise MaskError(_not_a_mask(path))
-    if record.get("state") != "complete":
-        raise MaskError(f"{path} is not finished; run the mask again with the same settings to go on")
-    spec = spec_from_record(record)
-    if record["layout"].get("kind") == "probabilities":
-        raise MaskError(f"{path} holds probabilities, no mask; open it as an image")
-    return Mask(path, spec, open_levels(path, recorded_target(path, path, record), spec))
+        if not path.is_dir():
+            exported = read_exported(path) if path.is_file() else None
+            ids = None if exported is None else exported.ids()
+            return None if exported is None or ids is None else Mask(path, *ids, exported.record)
+        found = _open_folder(path)
+        return None if found is None or found[0].kind == "probabilities" else Mask(path, *found[1:])
 
 
-def _not_a_mask(path: Path) -> str:
+def open_mask(path: str | Path) -> Mask:
+    """Open the mask at `path`, written by `create_mask`: an OME-Zarr folder, a TIFF or a PNG.
+
+    Raises:
+        MaskError: there is none, or it is not finished, not ours, or damaged.
+    """
+    mask = find_mask(path)
+    if mask is not None:
+        return mask
+    path = Path(os.path.abspath(path))
     if os.path.isdir(partial_name(path)):
-        return f"{path} is not finished; run the mask again with the same settings to go on"
+        raise MaskError(f"{path} {_UNFINISHED}")
+    if recorded_classes(path, probabilities=True) is not None:
+        raise MaskError(f"{path} holds probabilities, no mask; open it as an image")
     if not os.path.exists(path):
-        return f"there is no mask {path}: check the path"
-    if os.path.isfile(path) and "digest" in (read_exported(path) or {}):
-        return f"{path} is a mask as JPEG, which holds colours and no class ids; predict to .zarr, .tif or .png"
-    return f"{path} is no mask written by tilesegment; name an OME-Zarr, TIFF or PNG that predict wrote"
+        raise MaskError(f"there is no mask {path}: check the path")
+    raise MaskError(f"{path} is no mask written by tilesegment; name an OME-Zarr, TIFF or PNG that predict wrote")
 
 
 def open_probabilities(path: str | Path) -> tuple[MaskSpec, tuple[BlockArray, ...]]:
-    """The classes, and the levels, of the complete probabilities in folder `path`.
+    """Return the spec and the levels of the complete probabilities in folder `path`.
 
     Raises:
         MaskError: there are none, or they are not finished or damaged.
     """
     path = Path(os.path.abspath(path))
     with reporting("read", path):
-        group = read_group(path) if path.is_dir() else None
-    record = group.attributes.get(MARK) if group is not None else None
-    layout = record.get("layout") if isinstance(record, dict) else None
-    if not isinstance(record, dict) or not isinstance(layout, dict) or layout.get("kind") != "probabilities":
+        found = _open_folder(path) if path.is_dir() else None
+    if found is None or found[0].kind != "probabilities":
         raise MaskError(f"{path} holds no probabilities written by tilesegment; name some")
+    return found[1], found[2]
+
+
+def _open_folder(path: Path) -> tuple[Target, MaskSpec, tuple[BlockArray, ...], dict[str, Any]] | None:
+    """Open what `create_mask` or `create_probabilities` wrote; None if it is something else."""
+    group = read_node(path, MaskError)
+    if group is None or MARK not in group.attributes:
+        return None
+    record = group.attributes[MARK]
+    if not isinstance(record, dict):
+        raise MaskError(f"{path} is no mask written by tilesegment that can be read: its record is damaged")
     if record.get("state") != "complete":
-        raise MaskError(f"{path} is not finished; run it again with the same settings to go on")
-    spec = spec_from_record(record)
-    return spec, open_levels(path, recorded_target(path, path, record), spec)
+        raise MaskError(f"{path} {_UNFINISHED}")
+    spec, target = spec_from_record(record), recorded_target(path, path, record)
+    return target, spec, open_levels(target, spec), record
 
 
-def open_levels(path: Path, target: Target, spec: MaskSpec) -> tuple[BlockArray, ...]:
-    """The arrays, level 0 first, of the complete mask, or probabilities, in folder `path`.
+def open_levels(target: Target, spec: MaskSpec) -> tuple[BlockArray, ...]:
+    """Open the arrays, level 0 first, of a complete mask or complete probabilities.
 
     Raises:
         MaskError: one is missing or another one.
     """
     grids = [target.grid(spec).halved(halvings) for halvings in target.halvings]
-    return tuple(open_array(path / str(number), grid) for number, grid in enumerate(grids))
+    return tuple(open_array(target.path / str(number), grid) for number, grid in enumerate(grids))
+
+
+def recorded_classes(path: Path, *, probabilities: bool) -> tuple[LabelClass, ...] | None:
+    """Return the classes of a mask, or of probabilities, from the record in it; None for any other file.
+
+    Raises:
+        MaskError: its record is damaged.
+    """
+    record = read_record(path)
+    layout = None if record is None else record.get("layout")
+    if record is None or not isinstance(layout, dict) or (layout.get("kind") == "probabilities") != probabilities:
+        return None
+    return spec_from_record(record).classes

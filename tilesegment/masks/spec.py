@@ -1,11 +1,16 @@
-"""What a mask is, before a pixel is written: its size, how it is stored, what its ids mean, what decided its pixels."""
+"""What a mask is before a pixel is written, how its array is cut, and the record that every format keeps of it."""
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from tilesegment.errors import MaskError
+from tilesegment.geometry import Region
 from tilesegment.metadata import (
     UNKNOWN_FRAME,
     Frame,
@@ -13,29 +18,36 @@ from tilesegment.metadata import (
     PixelSize,
     Spacing,
     frame_of_size,
-    part_of_frame,
+    halved_side,
     size_of,
 )
 
 JSON: TypeAlias = bool | int | float | str | Sequence["JSON"] | Mapping[str, "JSON"] | None
 
+STORED = "stored"
+"""Key of the fingerprint: a digest of what the image stores."""
+UNREADABLE = "unreadable"
+"""Key of the record of a mask in progress: part of the image could not be read, and is expected to be repaired."""
+_SAMPLED = "content"  # an older digest beside STORED, which does not see the chunks of a Zarr: not compared
+_FRAME = "frame"
+
 
 @dataclass(frozen=True)
 class MaskSpec:
-    """A mask of class ids (uint8), whole or in progress.
+    """A mask of class ids (uint8).
 
     Attributes:
         shape: (height, width) in pixels.
         depth: planes along z; None for a mask without a z axis.
-        block: side in pixels of a block, which is one stored object; a whole number of chunks.
-        chunk: side in pixels of a chunk, the least that can be read.
+        block: side of a block in pixels, which is one stored object; a whole number of chunks.
+        chunk: side of a chunk in pixels, the smallest part that can be read.
         classes: what the ids mean; the id is the position.
-        pixel_size: of the mask's own pixels, in micrometres; None if it is not known.
+        pixel_size: of the mask's own pixels, in micrometres; None if unknown.
         offset: (y, x) of the mask's first pixel in the image, in pixels of the mask.
-        scale: (y, x) pixels of the image's level 0 that one pixel of the mask stands for.
-        first_plane: of the image, that is plane 0 of the mask.
-        frame: where pixels and planes of the image's level 0 lie, in micrometres where that is known.
-        fingerprint: what decides the pixels; a mask in progress is gone on with only under the same fingerprint.
+        scale: (y, x) pixels of the image's level 0 that one pixel of the mask spans.
+        first_plane: plane of the image that is plane 0 of the mask.
+        frame: where pixels and planes of the image's level 0 lie, in micrometres where known.
+        fingerprint: what decides the pixels; a mask in progress only goes on under the same fingerprint.
         provenance: whatever else is recorded.
     """
 
@@ -55,44 +67,40 @@ class MaskSpec:
     def __post_init__(self) -> None:
         assert min(self.shape) > 0
         assert self.depth is None or self.depth > 0
-        # a chunk is decoded whole: 256 MiB is the most that a reader is made to hold
+        # a chunk is decoded whole: a reader holds at most 256 MiB
         assert 0 < self.chunk <= 1 << 14
         assert self.block in range(self.chunk, 1 << 20, self.chunk), "a block is a whole number of chunks"
         assert 0 < len(self.classes) <= 256, "an id is one byte"
 
-    def placed(self, image: Frame | None = None) -> Frame:
-        """Return where the mask's pixels lie, in the units of `image`, by default of its own image."""
-        first = (self.first_plane, *self.offset)
-        return part_of_frame(image or self.frame, scale=self.scale, first=first, size=self.pixel_size)
-
     def layout(self) -> dict[str, Any]:
-        """All but fingerprint and provenance, as JSON has it."""
-        classes = [{"name": c.name, "colour": c.colour, "value": c.value} for c in self.classes]
+        """Return all but fingerprint and provenance, for JSON."""
         size = self.pixel_size
-        # left out where it says no more than the pixel size, as in masks of earlier releases
-        is_plain = self.frame in (UNKNOWN_FRAME, frame_of_size(size_of(self.frame)))
-        return {
+        layout = {
             "shape": list(self.shape),
             "depth": self.depth,
             "block": self.block,
             "chunk": self.chunk,
-            "classes": classes,
+            "classes": [{"name": c.name, "colour": c.colour, "value": c.value} for c in self.classes],
             "pixel_size": None if size is None else [float(size.y), float(size.x)],
             "offset": [float(pixels) for pixels in self.offset],
             "scale": [float(factor) for factor in self.scale],
             "first_plane": self.first_plane,
-        } | ({} if is_plain else {"frame": asdict(self.frame)})
+        }
+        # left out where it says no more than the pixel size
+        is_plain = self.frame in (UNKNOWN_FRAME, frame_of_size(size_of(self.frame)))
+        return layout if is_plain else layout | {_FRAME: asdict(self.frame)}
 
 
 def spec_from_record(record: Mapping[str, Any]) -> MaskSpec:
-    """The spec that `record` (an array store's `tilesegment` attribute) was made of.
+    """Return the spec that `record` was made from.
 
     Raises:
-        MaskError: it is not such a record.
+        MaskError: it is damaged.
     """
     try:
         layout = record["layout"]
-        size = layout["pixel_size"]
+        size, frame = layout["pixel_size"], layout.get(_FRAME, {})
+        spacings = {axis: Spacing(float(s["scale"]), float(s["origin"]), s["unit"]) for axis, s in frame.items()}
         return MaskSpec(
             shape=(int(layout["shape"][0]), int(layout["shape"][1])),
             depth=None if layout["depth"] is None else int(layout["depth"]),
@@ -103,7 +111,7 @@ def spec_from_record(record: Mapping[str, Any]) -> MaskSpec:
             offset=(float(layout["offset"][0]), float(layout["offset"][1])),
             scale=(float(layout["scale"][0]), float(layout["scale"][1])),
             first_plane=int(layout["first_plane"]),
-            frame=_frame(layout.get("frame", {})),
+            frame=Frame(**spacings),
             fingerprint=dict(record["fingerprint"]),
             provenance=dict(record["provenance"]),
         )
@@ -111,13 +119,120 @@ def spec_from_record(record: Mapping[str, Any]) -> MaskSpec:
         raise MaskError(f"the mask's record is damaged ({error!r}); compute the mask again") from error
 
 
-def _frame(record: Mapping[str, Any]) -> Frame:
-    """The frame that `record` was made of."""
-    spacings = {axis: (float(one["scale"]), float(one["origin"]), one["unit"]) for axis, one in record.items()}
-    return Frame(**{axis: Spacing(*spacing) for axis, spacing in spacings.items()})
+def digest(record: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what decides whether two masks are the same, for a file that cannot hold a record."""
+    layout = {key: value for key, value in record["layout"].items() if key != _FRAME}
+    fingerprint = {key: value for key, value in record["fingerprint"].items() if key != _SAMPLED}
+    same = {"layout": layout, "fingerprint": fingerprint}
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
 
 
-def as_json(value: Mapping[str, Any]) -> dict[str, Any]:
-    """`value` as it comes back from JSON (tuples as lists), so that it can be compared with what is stored."""
-    result: dict[str, Any] = json.loads(json.dumps(value))
-    return result
+def differing(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return the settings in which two records differ, with both values; empty if the masks are the same."""
+    ignored = {_SAMPLED, *((STORED,) if there.get(UNREADABLE) else ())}
+    differences = []
+    for part in ("layout", "fingerprint"):
+        old, new = there.get(part), now[part]
+        if not isinstance(old, dict):
+            return "its record is damaged"
+        for key in sorted((old.keys() | new.keys()) - ignored):
+            if (key in old and key in new and old[key] == new[key]) or (key == _FRAME and key not in old):
+                continue
+            if key == STORED:
+                differences.append("content: the files of the image hold other data than when the mask was begun")
+            else:
+                differences.append(f"{key}: {_short(old, key)} there, {_short(new, key)} now")
+    return "; ".join(differences)
+
+
+def _short(values: Mapping[str, Any], key: str) -> str:
+    text = repr(values[key]) if key in values else "none"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How an array (channels, z, y, x) is cut into blocks and chunks: arithmetic only.
+
+    Attributes:
+        shape: (height, width).
+        depth: planes along z; None without this axis.
+        channels: of probabilities; None for class ids (uint8).
+        block, chunk: sides in pixels.
+        format: of Zarr, 3 (a block is one shard) or 2 (a block is chunks).
+        values: dtype of probabilities, `float32`, or `uint8` for 0 to 255.
+        floor: the sides of smaller levels are rounded down, not up: a last odd row or column has no pixel there.
+    """
+
+    shape: tuple[int, int]
+    depth: int | None
+    channels: int | None
+    block: int
+    chunk: int
+    format: int
+    values: str = "float32"
+    floor: bool = False
+
+    @property
+    def axes(self) -> str:
+        """Names of the axes in order, `yx` to `czyx`."""
+        return ("" if self.channels is None else "c") + ("" if self.depth is None else "z") + "yx"
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.uint8 if self.channels is None else self.values)
+
+    @property
+    def stored(self) -> int:
+        """Side of a stored object."""
+        return self.block if self.format == 3 else self.chunk
+
+    @property
+    def full(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return self._sizes(self.channels, self.depth, *self.shape)
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        return self._sizes(1, 1, self.chunk, self.chunk)
+
+    @property
+    def shards(self) -> tuple[int, ...] | None:
+        return self._sizes(self.channels, 1, self.block, self.block) if self.format == 3 else None
+
+    @property
+    def objects_along(self) -> tuple[int, ...]:
+        """Number of stored objects along each axis."""
+        return self._sizes(1, self.depth, *(-(-size // self.stored) for size in self.shape))
+
+    @property
+    def blocks_along(self) -> tuple[int, int, int]:
+        """Number of blocks: planes, rows, columns."""
+        rows, columns = (-(-size // self.block) for size in self.shape)
+        return self.depth or 1, rows, columns
+
+    def _sizes(self, channels: int | None, depth: int | None, height: int, width: int) -> tuple[int, ...]:
+        every = {"c": channels, "z": depth, "y": height, "x": width}
+        return tuple(every[axis] or 1 for axis in self.axes)
+
+    def halved(self, halvings: int) -> "Grid":
+        """Return the grid of a level that is halved `halvings` times."""
+        height, width = (halved_side(side, halvings, self.floor) for side in self.shape)
+        return replace(self, shape=(height, width))
+
+    def blocks(self) -> Iterator[tuple[Region, int]]:
+        """Yield region and plane of every block, plane by plane, row by row."""
+        for z in range(self.depth or 1):
+            for region in Region.of_shape(self.shape).squares(self.block):
+                yield region, z
+
+    def root(self, path: Path) -> Path:
+        """Return the folder of the stored objects of the array in folder `path`."""
+        return path / "c" if self.format == 3 else path
+
+    def objects(self, path: Path, region: Region, z: int) -> list[Path]:
+        """Return the files that hold `region` of plane `z` of the array in folder `path`, row by row."""
+        side = self.stored
+        lead = [str(z) if axis == "z" else "0" for axis in self.axes[:-2]]
+        rows, columns = range(region.y0 // side, -(-region.y1 // side)), range(region.x0 // side, -(-region.x1 // side))
+        return [self.root(path).joinpath(*lead, str(row), str(column)) for row in rows for column in columns]

@@ -1,5 +1,6 @@
-"""What the name of an output asks for, and whether it may be written there."""
+"""What the name of an output asks for, what is there already, and whether it may be written."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from tilesegment.errors import MaskError
-from tilesegment.masks.disk import is_ours, read_group
-from tilesegment.masks.exported import KINDS
-from tilesegment.masks.grid import Grid
-from tilesegment.masks.record import differing, read_record
-from tilesegment.masks.spec import MaskSpec, as_json
+from tilesegment.masks.export import KINDS, read_exported
+from tilesegment.masks.spec import Grid, MaskSpec, differing
+from tilesegment.metadata import MARK
 from tilesegment.ome_zarr.labels import MAX_HALVINGS, ZARR_FORMAT, HostImage, host_image
+from tilesegment.ome_zarr.node import Node, read_node
 
-_ALLOWED = "allowed are NAME.zarr, IMAGE.zarr/labels/NAME, NAME.tif, NAME.png and NAME.jpg"
 PROBABILITY_TYPES = ("float32", "uint8")
-_PICTURE_LIMIT = 64_000_000  # pixels of a PNG or JPEG, which is held in memory whole
-_PICTURE_SIDE = 65_535  # the most that JPEG's header can say
+_PNG_LIMIT = 64_000_000  # pixels, which are held in memory
 _SMALLEST_LEVEL = 512  # pixels of the larger side at which a pyramid ends
+_FOLDERS = ("zarr", "labels", "probabilities")
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,12 @@ class Target:
     Attributes:
         path: its final name.
         partial: the folder in which it grows.
-        kind: `zarr`, `labels` (in the image `host`), `tiff`, `png`, `jpeg` or `probabilities`.
+        kind: `zarr`, `labels` (in the image `host`), `tiff`, `png` or `probabilities`.
         version: of the OME-Zarr metadata in `partial`.
-        halvings: how often each level is half as large as level 0.
+        halvings: how often each level is halved from level 0.
         host: the image that the mask is added to.
-        values: type of probabilities, `float32` or `uint8`.
-        floor: whether the sides of smaller levels are rounded down, as those of `host` are.
+        values: dtype of probabilities, `float32` or `uint8`.
+        floor: the sides of smaller levels are rounded down, as those of `host` are.
     """
 
     path: Path
@@ -47,28 +46,29 @@ class Target:
 
     @property
     def is_folder(self) -> bool:
-        """Whether the folder in progress becomes the output; else a file is exported from it."""
-        return self.kind in ("zarr", "labels", "probabilities")
+        """Whether the folder in progress becomes the output; otherwise a file is exported from it."""
+        return self.kind in _FOLDERS
 
     def grid(self, spec: MaskSpec) -> Grid:
-        """How level 0 is cut."""
+        """Return how level 0 is cut."""
         channels = len(spec.classes) if self.kind == "probabilities" else None
         cut = (spec.shape, spec.depth, channels, spec.block, spec.chunk)
         return Grid(*cut, ZARR_FORMAT[self.version], self.values, self.floor)
 
     def record(self, spec: MaskSpec, state: str) -> dict[str, Any]:
-        """What is kept of a mask under our own attribute; `state` is `partial` or `complete`."""
+        """Return what is kept of a mask under our own attribute, as JSON; `state` is `partial` or `complete`."""
         layout = {"kind": self.kind, "ngff": self.version, "halvings": self.halvings} | spec.layout()
         if self.values != "float32":
             layout["values"] = self.values
         if self.floor:
             layout["floor"] = True
         record = {"state": state, "layout": layout, "fingerprint": spec.fingerprint, "provenance": spec.provenance}
-        return as_json(record)
+        as_read: dict[str, Any] = json.loads(json.dumps(record))  # tuples are lists there
+        return as_read
 
 
 def mask_target(path: Path, spec: MaskSpec, ngff: str) -> Target:
-    """What the name `path` asks for.
+    """Return what the name `path` asks for.
 
     Raises:
         MaskError: no format has such a name, or the format cannot hold the mask.
@@ -76,55 +76,57 @@ def mask_target(path: Path, spec: MaskSpec, ngff: str) -> Target:
     if ngff not in ZARR_FORMAT:
         raise MaskError(f"OME-Zarr version {ngff!r} is not written; allowed are {' and '.join(ZARR_FORMAT)}")
     path = Path(os.path.abspath(path))
-    host = find_host(path)
-    if host is not None:
+    if (host := find_host(path)) is not None:
         return Target(path, partial_name(path), "labels", host.version, host.halvings, host, floor=host.floor)
-    kind = "zarr" if path.suffix.lower() == ".zarr" else KINDS.get(path.suffix.lower())
+    kind = (KINDS | {".zarr": "zarr"}).get(path.suffix.lower())
     if kind is None:
-        raise MaskError(f"cannot tell from the name {path} what to write; {_ALLOWED}")
-    if kind in ("png", "jpeg"):
-        _check_picture(path, spec)
-    halvings = (0,) if kind in ("png", "jpeg") else _default_halvings(spec.shape)
+        raise MaskError(
+            f"cannot tell from the name {path} what to write; allowed are NAME.zarr, IMAGE.zarr/labels/NAME, NAME.tif "
+            "and NAME.png"
+        )
+    if kind == "png" and ((spec.depth or 1) > 1 or spec.shape[0] * spec.shape[1] > _PNG_LIMIT):
+        size = " x ".join(map(str, (spec.depth or 1, *spec.shape)))
+        limit = f"at most one plane of {_PNG_LIMIT // 10**6} megapixels"
+        raise MaskError(f"{path} cannot hold {size} pixels (z, y, x), {limit}; write NAME.zarr or NAME.tif")
+    halvings = (0,) if kind == "png" else _halvings(spec.shape)
     return Target(path, partial_name(path), kind, ngff if kind == "zarr" else "0.5", halvings)
 
 
 def probabilities_target(path: Path, spec: MaskSpec, values: str = "float32") -> Target:
-    """Where probabilities of type `values` go: `path`, which ends in `.zarr`.
+    """Return the target of probabilities of dtype `values`: `path`, which ends in `.zarr`.
 
     Raises:
-        MaskError: it does not, or there is no such type.
+        MaskError: it does not, or there is no such dtype.
     """
     path = Path(os.path.abspath(path))
     if path.suffix.lower() != ".zarr":
         raise MaskError(f"probabilities cannot be written to {path}; allowed is NAME.zarr")
     if values not in PROBABILITY_TYPES:
         raise MaskError(f"probabilities are written as {' or '.join(PROBABILITY_TYPES)}, not {values!r}")
-    return Target(path, partial_name(path), "probabilities", "0.5", _default_halvings(spec.shape), values=values)
+    return Target(path, partial_name(path), "probabilities", "0.5", _halvings(spec.shape), values=values)
 
 
 def recorded_target(path: Path, partial: Path, record: Mapping[str, Any]) -> Target:
-    """The target that `record` was made of, without the image that it belongs to.
+    """Return the target that `record` was made from, without the image that it belongs to.
 
     Raises:
-        MaskError: it is not such a record.
+        MaskError: it is damaged.
     """
-    layout = record.get("layout")
-    found = [layout.get(name) for name in ("kind", "ngff", "halvings")] if isinstance(layout, dict) else [None] * 3
-    kind, version, halvings = found
+    layout: dict[str, Any] = record["layout"] if isinstance(record.get("layout"), dict) else {}
+    kind, version = str(layout.get("kind")), str(layout.get("ngff"))
+    halvings = layout.get("halvings")
+    values = layout.get("values", "float32")
     counts = halvings if isinstance(halvings, list) and all(type(count) is int for count in halvings) else []
-    if not counts or counts != sorted(counts) or counts[0] < 0 or counts[-1] >= MAX_HALVINGS:
-        raise MaskError(f"the mask's record is damaged (halvings {halvings!r}); compute the mask again")
-    if kind not in ("zarr", "labels", "probabilities", *KINDS.values()) or version not in tuple(ZARR_FORMAT):
-        raise MaskError(f"the mask's record is damaged ({kind!r}, OME-Zarr {version!r}); compute the mask again")
-    values = layout.get("values", "float32") if isinstance(layout, dict) else None
-    if values not in PROBABILITY_TYPES:
-        raise MaskError(f"the mask's record is damaged (values {values!r}); compute the mask again")
-    floor = isinstance(layout, dict) and layout.get("floor") is True
-    return Target(path, partial, kind, version, tuple(counts), values=values, floor=floor)
+    is_pyramid = counts and counts == sorted(counts) and counts[0] >= 0 and counts[-1] < MAX_HALVINGS
+    is_known = kind in (*_FOLDERS, *KINDS.values()) and version in ZARR_FORMAT and values in PROBABILITY_TYPES
+    if not is_pyramid or not is_known:
+        what = f"{kind!r}, OME-Zarr {version!r}, halvings {halvings!r}, values {values!r}"
+        raise MaskError(f"the mask's record is damaged ({what:.200}); compute the mask again")
+    return Target(path, partial, kind, version, tuple(counts), values=values, floor=layout.get("floor") is True)
 
 
 def check_free(target: Target, spec: MaskSpec, overwrite: bool) -> None:
-    """Sees to it that the output may be put under its final name.
+    """Check that the output may get its final name.
 
     Raises:
         MaskError: something is there that may not be replaced, or the folder around it is missing.
@@ -135,7 +137,7 @@ def check_free(target: Target, spec: MaskSpec, overwrite: bool) -> None:
         raise MaskError(f"cannot write {path}: there is no folder {folder}; create it first")
     for name in (path, target.partial):
         if name.is_symlink():
-            raise MaskError(f"{name} is a symbolic link and is not written through; name the file that it stands for")
+            raise MaskError(f"{name} is a symbolic link and is not written through; name the file that it points to")
     if not path.exists():
         return
     if not overwrite:
@@ -146,40 +148,52 @@ def check_free(target: Target, spec: MaskSpec, overwrite: bool) -> None:
     if target.is_folder and not is_ours(path):
         raise MaskError(f"{path} was not made by tilesegment and is not replaced; name another output")
     if not target.is_folder and not path.is_file():
-        raise MaskError(f"{path} is no file and is not replaced; name another output")
+        raise MaskError(f"{path} is not a file and is not replaced; name another output")
 
 
-def _check_picture(path: Path, spec: MaskSpec) -> None:
-    advice = "write NAME.zarr or NAME.tif"
-    if spec.depth not in (None, 1):
-        raise MaskError(f"{path} cannot hold {spec.depth} planes, only one; {advice}")
-    height, width = spec.shape
-    if height * width > _PICTURE_LIMIT or max(spec.shape) > _PICTURE_SIDE:
-        limit = f"{_PICTURE_LIMIT // 10**6} megapixels and {_PICTURE_SIDE} pixels a side"
-        raise MaskError(f"{path} cannot hold {height} x {width} pixels, at most {limit}; {advice}")
-
-
-def _default_halvings(shape: tuple[int, int]) -> tuple[int, ...]:
+def _halvings(shape: tuple[int, int]) -> tuple[int, ...]:
     return tuple(range(1 + ((max(shape) - 1) // _SMALLEST_LEVEL).bit_length()))
 
 
 def partial_name(path: Path) -> Path:
-    """The folder in which the output `path` grows; viewers do not look at hidden labels."""
-    return path.with_name(f"{'.' if _image(path) else ''}{path.name}.partial")
-
-
-def _image(path: Path) -> Path | None:
-    """The folder of the Zarr image whose label `path` is or would be."""
-    image = path.parent.parent
-    return image if path.parent.name == "labels" and read_group(image) is not None else None
+    """Return the folder in which the output `path` grows; viewers do not look at hidden labels."""
+    return path.with_name(f"{'.' if _image_of(path) else ''}{path.name}.partial")
 
 
 def find_host(path: Path) -> HostImage | None:
-    """The image whose label `path` is or would be, None if there is none.
+    """Return the image whose label `path` is or would be, None if there is none.
 
     Raises:
-        MaskError: it is one that takes no masks.
+        MaskError: it cannot take masks.
     """
-    image = _image(path)
-    group = None if image is None else read_group(image)
-    return None if image is None or group is None else host_image(image, group)
+    node = _image_of(path)
+    return None if node is None else host_image(path.parent.parent, node)
+
+
+def _image_of(path: Path) -> Node | None:
+    """Return the metadata of the image whose label `path` is or would be."""
+    return read_node(path.parent.parent, MaskError) if path.parent.name == "labels" else None
+
+
+def is_ours(path: Path) -> bool:
+    """Return whether `path` is a folder that we made: not a link, and marked."""
+    if os.path.islink(path) or not os.path.isdir(path):  # unlike those of Path, False for impossible names
+        return False
+    group = read_node(path, MaskError)
+    return group is not None and MARK in group.attributes
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Return the record of the mask or probabilities at `path`, finished or not; None if that is nothing of ours.
+
+    Raises:
+        MaskError: it is a folder whose metadata is damaged.
+    """
+    if os.path.islink(path):
+        return None
+    if os.path.isfile(path):
+        exported = read_exported(path)
+        return None if exported is None else exported.record
+    group = read_node(path, MaskError) if os.path.isdir(path) else None
+    record = None if group is None else group.attributes.get(MARK)
+    return record if isinstance(record, dict) else None

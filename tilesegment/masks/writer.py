@@ -1,32 +1,65 @@
-"""Creates masks: blocks go into a folder in progress beside the output, which appears when it is complete."""
+"""The life of a mask: its folder in progress begins whole, blocks go into it, and it appears under its final name."""
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from tilesegment.errors import MaskError
-from tilesegment.files import in_turn, sweep, sweep_inside, sync, temporary_name
+from tilesegment.files import delete_folder, in_turn, locked, sweep, sweep_inside, sync, temporary_name
 from tilesegment.geometry import Region
-from tilesegment.masks.beginning import begin
-from tilesegment.masks.blocks import BlockArray, create_array
-from tilesegment.masks.counting import KEY as COUNTS
-from tilesegment.masks.counting import Tally
-from tilesegment.masks.disk import MARK, Group, group_file, read_group, remove_ours, reporting, write_group
 from tilesegment.masks.export import export
-from tilesegment.masks.locks import gone, held, lock_file
-from tilesegment.masks.pyramid import build_levels
-from tilesegment.masks.record import UNREADABLE, differing, read_record
-from tilesegment.masks.spec import JSON, MaskSpec
-from tilesegment.masks.survey import Survey
-from tilesegment.masks.target import Target, check_free, mask_target, probabilities_target
+from tilesegment.masks.pyramid import Tally, build_levels
+from tilesegment.masks.reader import CLASS_PIXELS
+from tilesegment.masks.spec import JSON, UNREADABLE, MaskSpec, differing
+from tilesegment.masks.store import BlockArray, Survey, create_array, gone, reporting
+from tilesegment.masks.target import Target, check_free, is_ours, mask_target, probabilities_target, read_record
+from tilesegment.metadata import MARK, part_of_frame
 from tilesegment.ome_zarr import labels as documents
-from tilesegment.ome_zarr.labels import update_consolidated
+from tilesegment.ome_zarr.node import Node, group_file, read_node, write_group
+
+
+def create_mask(path: str | Path, spec: MaskSpec, *, ngff: str = "0.5", overwrite: bool = False) -> "MaskWriter":
+    """Create a mask to be written block by block, or go on with one that was begun with the same settings.
+
+    Args:
+        path: its form says what is written:
+            `NAME.zarr`, an OME-Zarr label image on its own;
+            `IMAGE.zarr/labels/NAME`, the same added to an OME-Zarr image, in the image's version and number of levels;
+            `NAME.tif`, `NAME.tiff`, a tiled, pyramidal OME-TIFF;
+            `NAME.png`, a palette picture whose indices are the class ids, up to 64 megapixels.
+        spec: what the mask is.
+        ngff: version of OME-Zarr for `NAME.zarr`, `0.5`, or `0.4` for QuPath and Fiji.
+        overwrite: replace an older mask, once this one is complete, and one in progress with other settings at once.
+
+    Raises:
+        MaskError: it cannot be written there. Nothing has been computed or changed then.
+    """
+    with reporting("create", Path(path)):
+        return _create(mask_target(Path(path), spec, ngff), spec, overwrite)
+
+
+def create_probabilities(
+    path: str | Path, spec: MaskSpec, *, overwrite: bool = False, values: str = "float32"
+) -> "MaskWriter":
+    """Create class probabilities to be written block by block: an OME-Zarr 0.5 image (K, H, W) or (K, D, H, W).
+
+    Chunks hold one class, shards all of them. Pixels of smaller levels are means of those that they cover.
+
+    Args:
+        path, spec, overwrite: as for `create_mask`.
+        values: their dtype, `float32`, or `uint8` for 0 to 255, which takes a quarter of the space or less.
+
+    Raises:
+        MaskError: `path` is not `NAME.zarr`, or it cannot be written there.
+    """
+    with reporting("create", Path(path)):
+        return _create(probabilities_target(Path(path), spec, values), spec, overwrite)
 
 
 @dataclass(frozen=True)
@@ -34,7 +67,7 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
     """A mask, or the probabilities of its classes, in progress.
 
     Threads and processes may write different blocks at a time; a writer can be pickled. Leaving it as a context does
-    not end the mask: only `finish` does, and until then whatever is stored is there for the next run to go on with.
+    not end the mask: only `finish` does, and until then the next run goes on with whatever is stored.
     """
 
     target: Target
@@ -47,17 +80,15 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
         """Where the mask will be."""
         return self.target.path
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         return None
 
     def write(self, region: Region, pixels: np.ndarray, z: int = 0) -> None:
-        """Stores one block, durably when it returns.
+        """Store one block, durably when it returns.
 
         Args:
             region: the block in pixels of the mask, clipped at the mask's edge.
-            pixels: its class ids, (h, w) uint8; probabilities are (K, h, w) of the type that was chosen.
+            pixels: its class ids, (h, w) uint8; probabilities are (K, h, w) of the chosen dtype.
             z: its plane.
 
         Raises:
@@ -66,7 +97,7 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
         self.base.write(region, pixels, z)
 
     def survey(self) -> Survey:
-        """Which blocks are done, and which stored objects are damaged; writing a damaged block again replaces it.
+        """Find which blocks are done, and which stored objects are damaged; writing a damaged block replaces it.
 
         Raises:
             MaskError: the mask was finished or removed by another run, or cannot be looked through.
@@ -76,75 +107,54 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
         return self.base.survey()
 
     def mark_unreadable(self) -> None:
-        """Records that some of the image could not be read, so that the mask is gone on with once it is repaired.
+        """Record that part of the image could not be read, so that the mask goes on once the image is repaired.
 
         Raises:
             MaskError: the disk refuses.
         """
         with reporting("write to", self.target.partial):
-            group = read_group(self.target.partial)
+            group = read_node(self.target.partial, MaskError)
             if group is not None:
                 record = group.attributes[MARK] | {UNREADABLE: True}
-                write_group(self.target.partial, Group(group.format, group.attributes | {MARK: record}))
+                write_group(self.target.partial, Node(group.format, group.attributes | {MARK: record}))
 
     @contextmanager
     def claimed(self, shared: bool) -> Iterator[None]:
-        """Keeps other runs from writing the mask, until it is left or the process ends, however it ends.
+        """Keep other runs from writing the mask, until the context or the process ends.
 
         Args:
-            shared: whether others may claim it too, who share it: the parts of one job.
+            shared: others may claim it too, if they share it: the parts of one job.
 
         Raises:
             MaskError: another run has claimed it, or has finished or removed it.
         """
-        with held(self.target.partial, shared=shared) as is_there:
+        with claim(self.target.partial, shared=shared) as is_there:
             if not is_there:
                 raise gone(self.target.partial)
             yield
 
     @contextmanager
     def claimed_to_finish(self) -> Iterator[bool]:
-        """Claims the mask for its end, and yields whether it is for this process to finish it.
+        """Claim the mask for its end, and yield whether this process is to finish it.
 
         For the parts of one job, after each has stored its blocks and let go of its own claim. Whoever stores the last
         block finds all of them done. All who find that wait for each other here, so the first of them finishes it and
-        the others find it finished. Where blocks are missing nobody waits: who stores them will come here too.
+        the others find it finished. Where blocks are missing nobody waits: whoever stores them will come here too.
         """
-        if not self._all_done():
+        if lock_file(self.target.partial) is None or not self.base.survey().done.all():
             yield False
             return
-        with held(self.target.partial, wait=True) as is_there:
+        with claim(self.target.partial, wait=True) as is_there:
             yield is_there
 
-    def try_finish(self, provenance: Mapping[str, JSON] | None = None) -> bool:
-        """Finishes the mask if all blocks are done, as one of the parts of a job. False while blocks are missing.
-
-        It must not be called under a claim of this process's own, which it would wait for.
-
-        Raises:
-            MaskError: as `finish`.
-        """
-        with self.claimed_to_finish() as is_ours_to_do:
-            if is_ours_to_do:
-                try:
-                    self.finish(provenance)
-                except MaskError:
-                    # where there are no locks, another process may have been faster
-                    if not self.is_finished():
-                        raise
-        return is_ours_to_do or self.is_finished()
-
     def is_finished(self) -> bool:
-        """Whether the mask has its final name: another process may have finished it."""
+        """Return whether the mask has its final name: another process may have finished it."""
         # one of the same settings may have stood there before, and be about to be replaced
-        in_progress = lock_file(self.target.partial) is not None
-        return not in_progress and differing(read_record(self.path), self.target.record(self.spec, "complete")) == ""
-
-    def _all_done(self) -> bool:
-        return lock_file(self.target.partial) is not None and bool(self.base.survey().done.all())
+        there = None if lock_file(self.target.partial) is not None else read_record(self.path)
+        return there is not None and not differing(there, self.target.record(self.spec, "complete"))
 
     def finish(self, provenance: Mapping[str, JSON] | None = None) -> None:
-        """Adds smaller levels and metadata and gives the mask its final name. `provenance` is recorded too.
+        """Add smaller levels and metadata and give the mask its final name; `provenance` is recorded too.
 
         What is replaced stays whole until the new mask is complete. If it fails, it can be called again, by a later
         run too. Nobody else may write or finish the mask meanwhile: call it under a claim that is not shared.
@@ -160,13 +170,13 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
             )
         check_free(self.target, self.spec, self.overwrite)
         spec = replace(self.spec, provenance={**self.spec.provenance, **(provenance or {})})
+        record = self.target.record(spec, "complete")
         with reporting("finish", self.path):
-            tally = Tally(len(spec.classes)) if self.target.kind != "probabilities" else None
+            tally = None if self.target.kind == "probabilities" else Tally(len(spec.classes))
             levels = self._levels(tally)
-            sweep_inside(self.target.partial)
-            record = self.target.record(spec, "complete")
             if tally is not None:
-                record[COUNTS] = tally.pixels.tolist()
+                record[CLASS_PIXELS] = tally.pixels.tolist()
+            sweep_inside(self.target.partial)
             if self.target.is_folder:
                 self._publish_folder(spec, record)
             else:
@@ -175,19 +185,20 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
 
     def _levels(self, tally: Tally | None) -> list[BlockArray]:
         levels, halvings = [self.base], self.target.halvings
-        for level in range(1, len(halvings)):
-            levels.append(create_array(self.target.partial / str(level), self.base.grid.halved(halvings[level])))
+        for number, count in enumerate(halvings[1:], 1):
+            levels.append(create_array(self.target.partial / str(number), self.base.grid.halved(count)))
         build_levels(levels, halvings, tally)
         return levels
 
     def _publish_folder(self, spec: MaskSpec, record: Mapping[str, Any]) -> None:
         path, partial = self.target.path, self.target.partial
-        write_group(partial, Group(documents.ZARR_FORMAT[self.target.version], self._attributes(spec, record)))
+        write_group(partial, Node(documents.ZARR_FORMAT[self.target.version], self._attributes(spec, record)))
         if self.target.kind == "labels":
             labels = path.parent
             # listed first: if it ends here, a later run puts the mask under the name that is listed
             with in_turn(group_file(labels.parent)):  # another mask of this image may be finished at this moment
-                write_group(labels, documents.with_label(read_group(labels), path.name, self.target.version))
+                listed = documents.with_label(read_node(labels, MaskError), path.name, self.target.version)
+                write_group(labels, listed)
         aside = temporary_name(path)
         if self.overwrite and path.exists():
             os.replace(path, aside)
@@ -199,76 +210,96 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
             raise
         sync(path.parent)
         if self.target.kind == "labels":
-            update_consolidated(path.parent)
+            documents.update_consolidated(path.parent)
 
     def _publish_file(self, levels: list[BlockArray], spec: MaskSpec, record: Mapping[str, Any]) -> None:
         path, partial = self.target.path, self.target.partial
         temporary = partial / f"export{path.suffix}"
-        export(self.target.kind, levels, spec, record, temporary)
+        export(levels, spec, record, temporary)
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
         remove_ours(partial, path)
 
     def _attributes(self, spec: MaskSpec, record: Mapping[str, Any]) -> dict[str, Any]:
-        target, axes = self.target, self.base.grid.axes
-        frame = spec.placed(None if target.host is None else target.host.frame)
-        multiscale = documents.multiscales(target.path.stem, axes, frame, target.halvings)
+        target = self.target
+        image = spec.frame if target.host is None else target.host.frame
+        first = (spec.first_plane, *spec.offset)
+        frame = part_of_frame(image, scale=spec.scale, first=first, size=spec.pixel_size)
+        multiscale = documents.multiscales(target.path.stem, self.base.grid.axes, frame, target.halvings)
         if target.kind == "probabilities":
-            extra = {"omero": documents.channels_document(spec.classes, 255.0 if target.values == "uint8" else 1.0)}
+            most = 255.0 if target.values == "uint8" else 1.0
+            extra = {"omero": documents.channels_document(spec.classes, most)}
         else:
-            image = "../../" if target.kind == "labels" else None
-            extra = {"image-label": documents.label_document(spec.classes, target.version, image)}
+            source = "../../" if target.kind == "labels" else None
+            extra = {"image-label": documents.label_document(spec.classes, target.version, source)}
         return documents.attributes(target.version, multiscale, extra) | {MARK: record}
-
-
-def create_mask(path: str | Path, spec: MaskSpec, *, ngff: str = "0.5", overwrite: bool = False) -> MaskWriter:
-    """A mask to be written block by block, or gone on with if it was begun with the same settings.
-
-    Args:
-        path: its form says what is written:
-            `NAME.zarr`, an OME-Zarr label image on its own;
-            `IMAGE.zarr/labels/NAME`, the same added to an OME-Zarr image, in the image's version and number of levels;
-            `NAME.tif`, `NAME.tiff`, a tiled, pyramidal OME-TIFF;
-            `NAME.png`, a palette picture whose indices are the class ids, up to 64 megapixels;
-            `NAME.jpg`, a picture in the classes' colours, up to 64 megapixels. JPEG cannot hold the ids.
-        spec: what the mask is.
-        ngff: version of OME-Zarr that `NAME.zarr` gets, `0.5`, or `0.4` for QuPath and Fiji.
-        overwrite: replace an older mask, once this one is complete, and one in progress with other settings at once.
-
-    Raises:
-        MaskError: it cannot be written there. Nothing has been computed or changed then.
-    """
-    with reporting("create", Path(path)):
-        return _create(mask_target(Path(path), spec, ngff), spec, overwrite)
-
-
-def create_probabilities(
-    path: str | Path, spec: MaskSpec, *, overwrite: bool = False, values: str = "float32"
-) -> MaskWriter:
-    """Class probabilities to be written block by block: an OME-Zarr 0.5 image (K, H, W) or (K, D, H, W).
-
-    Chunks hold one class, shards all of them. Pixels of smaller levels are means of those that they cover.
-
-    Args:
-        path, spec, overwrite: as for `create_mask`.
-        values: their type, `float32`, or `uint8` for 0 to 255, which takes a quarter of the space or less.
-
-    Raises:
-        MaskError: `path` is not `NAME.zarr`, or it cannot be written there.
-    """
-    with reporting("create", Path(path)):
-        return _create(probabilities_target(Path(path), spec, values), spec, overwrite)
 
 
 def _create(target: Target, spec: MaskSpec, overwrite: bool) -> MaskWriter:
     check_free(target, spec, overwrite)
-    begin(target, spec, overwrite)
-    return open_writer(target, spec, overwrite)
+    record = target.record(spec, "partial")
+    if target.kind == "labels":
+        target.partial.parent.mkdir(exist_ok=True)
+    while True:
+        if not is_ours(target.partial):
+            _begin(target, spec, record)
+        elif _is_other(target.partial, record, overwrite):
+            _discard(target, record, overwrite)
+        else:
+            return open_writer(target, spec, overwrite)
+
+
+def _begin(target: Target, spec: MaskSpec, record: Mapping[str, Any]) -> None:
+    """Make the folder in progress under a temporary name and rename it: of several processes, one succeeds."""
+    made = temporary_name(target.path)
+    try:
+        made.mkdir()
+        write_group(made, Node(target.grid(spec).format, {MARK: record}))
+        create_array(made / "0", target.grid(spec))
+        os.rename(made, target.partial)
+        sync(target.partial.parent)
+    except OSError:
+        if is_ours(target.partial):  # another process was faster
+            return
+        if target.partial.exists():
+            raise MaskError(f"{target.partial} is in the way and was not made by tilesegment; move it away") from None
+        raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _is_other(partial: Path, record: Mapping[str, Any], overwrite: bool) -> bool:
+    """Return whether the folder in progress was begun for another mask, and may be replaced.
+
+    Raises:
+        MaskError: it may not.
+    """
+    there = read_record(partial)
+    difference = "its record is damaged" if there is None else differing(there, record)
+    if difference and not overwrite and _is_used(partial):
+        advice = "run it with the same settings to go on, or use --overwrite to start anew"
+        raise MaskError(f"{partial} was begun with other settings ({difference}); {advice}")
+    return bool(difference)
+
+
+def _is_used(partial: Path) -> bool:
+    """Return whether anything is stored in the array of the folder in progress."""
+    metadata = ("zarr.json", ".zarray", ".zattrs")
+    found = (name for _, _, names in os.walk(partial / "0") for name in names)
+    return any(name not in metadata and not name.endswith(".partial") for name in found)
+
+
+def _discard(target: Target, record: Mapping[str, Any], overwrite: bool) -> None:
+    """Delete the folder in progress, which was begun for another mask, unless somebody is writing it."""
+    with claim(target.partial):
+        # it may have been replaced since it was read
+        if is_ours(target.partial) and _is_other(target.partial, record, overwrite):
+            remove_ours(target.partial, target.path)
 
 
 def open_writer(target: Target, spec: MaskSpec, overwrite: bool) -> MaskWriter:
-    """The mask in progress in the folder of `target`, which was begun for `spec`.
+    """Open the mask in progress in the folder of `target`, which was begun for `spec`.
 
     Raises:
         MaskError: its array is another one, or damaged; or another process has just finished the mask.
@@ -277,3 +308,50 @@ def open_writer(target: Target, spec: MaskSpec, overwrite: bool) -> MaskWriter:
         return MaskWriter(target, spec, overwrite, create_array(target.partial / "0", target.grid(spec)))
     except MaskError as error:
         raise error if target.partial.exists() else gone(target.partial) from error
+
+
+def lock_file(folder: Path) -> Path | None:
+    """Return the file by which the mask in `folder` is locked, level 0's metadata; None if there is none, or no mask.
+
+    It is never replaced.
+    """
+    found = [folder / "0" / name for name in ("zarr.json", ".zarray") if (folder / "0" / name).is_file()]
+    return found[0] if found else None
+
+
+@contextmanager
+def claim(folder: Path, *, shared: bool = False, wait: bool = False) -> Iterator[bool]:
+    """Hold the mask in `folder`; yield whether it is still there: another process may have just renamed it.
+
+    Where the file system has no locks, masks are written without: whoever writes a block writes the same bytes.
+
+    Args:
+        folder: the mask.
+        shared: others may hold it too, if they share it.
+        wait: until whoever holds it lets go of it.
+
+    Raises:
+        MaskError: another process holds it, or it cannot be locked.
+    """
+    file = lock_file(folder)
+    with ExitStack() as stack:
+        try:
+            is_there = file is not None and stack.enter_context(locked(file, shared=shared, wait=wait))
+        except BlockingIOError:
+            raise MaskError(
+                f"another run is writing {folder}; wait for it, or stop it; parts of one job need --part, all of them"
+            ) from None
+        except OSError as error:
+            raise MaskError(f"cannot lock {folder}: {error.strerror}; see to its permissions") from error
+        yield is_there
+
+
+def remove_ours(folder: Path, output: Path) -> None:
+    """Delete a folder that we made for `output`, which is gone at once; see `delete_folder`.
+
+    Raises:
+        MaskError: we did not make it.
+    """
+    if not is_ours(folder):
+        raise MaskError(f"{folder} was not made by tilesegment and is not deleted; move it away")
+    delete_folder(folder, output)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tilesegment.errors import ModelError
 from tilesegment.files import write_atomically
@@ -18,8 +18,9 @@ from tilesegment.models.header import KEY, ModelHeader, read_header
 from tilesegment.models.onnx import load_onnx, onnx_view
 from tilesegment.models.onnx_network import OnnxNetwork
 from tilesegment.models.package import is_package
-from tilesegment.networks import NETWORKS, build_network
-from tilesegment.networks.field_of_view import ADVICE, chosen, derive
+from tilesegment.networks import build_network
+from tilesegment.networks.any_network import MODULE, VIEW, AnyNetwork, adapt
+from tilesegment.networks.field_of_view import ADVICE, chosen, derive, side_of
 from tilesegment.networks.network import Network
 from tilesegment.networks.rescaled import Rescaled
 from tilesegment.networks.unetpp import UNetPlusPlus
@@ -32,7 +33,7 @@ class Model:
     Attributes:
         header: classes, normalisation, threshold, training record.
         network: (B, C, H, W) float, normalised -> logits (B, K, h, w); in evaluation mode.
-        claimed: the field of view that an ONNX file gives, checked before it is used.
+        claimed: the field of view that the file gives of a network that is not ours, checked before it is used.
         assumed: one line for people: what an ONNX file does not say and was assumed; empty if it says all.
     """
 
@@ -51,7 +52,9 @@ class Model:
         halo, channels = self.header.halo, self.header.channels
         if isinstance(self.network, OnnxNetwork):
             return onnx_view(self.network, self.claimed, halo)
-        return derive(self.network, channels) if halo is None else chosen(self.network, halo, channels)
+        if halo is None:
+            return derive(self.network, channels, self.claimed)
+        return chosen(self.network, halo, channels, self.claimed)
 
     def why_inexact(self) -> str | None:
         """Say why no halo makes the network's tiles exact, whether or not one was chosen; None if one does."""
@@ -93,12 +96,13 @@ class Model:
         return f"{self.header.name or 'a model'} ({kind})"
 
     @classmethod
-    def load(cls, model: str | Path, network: Network | None = None) -> "Model":
+    def load(cls, model: str | Path, network: nn.Module | None = None) -> "Model":
         """Load a model: a file of ours, a bundled name, a training run's folder, an ONNX file or bioimage.io package.
 
         Args:
             model: path or name.
-            network: takes the weights (a copy of it does), for a model file whose network is not one of `NETWORKS`.
+            network: any module, as `model_of` takes it, of the class whose weights the file holds; a copy of it takes
+                them. Only for a file whose network is not one of `NETWORKS`.
 
         Raises:
             ModelError: no such model, not one of ours, truncated, altered, a pickle, or weights that do not fit.
@@ -114,13 +118,13 @@ class Model:
         if weights_hash(weights) != header.weights_sha256:
             raise ModelError(f"{path}: its weights were altered since it was saved (SHA-256 differs); copy it again")
         try:
-            built = _empty(header) if network is None else copy.deepcopy(network)
+            built, claimed = _empty(header, network)
             _check_fit(built, weights)
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from error
         plain = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
         built.load_state_dict(plain, assign=True)
-        return cls(header, built.requires_grad_(False).eval())
+        return cls(header, built.requires_grad_(False).eval(), claimed)
 
     def save(self, path: str | Path, *, half: bool = False) -> "Model":
         """Write the model to `path`, atomically, and return it as it will be loaded.
@@ -149,7 +153,7 @@ class Model:
             raise ModelError(
                 f"{path} cannot be written ({error.strerror}); choose another place for the model"
             ) from error
-        return Model.load(path, None if header.network in NETWORKS else self.network)
+        return Model.load(path, self.network.module if isinstance(self.network, AnyNetwork) else None)
 
 
 def weights_hash(weights: dict[str, Tensor]) -> str:
@@ -162,10 +166,28 @@ def weights_hash(weights: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _empty(header: ModelHeader) -> Network:
-    """The header's network on the meta device, where one that lies about its sizes costs nothing."""
-    with torch.device("meta"):
-        return build_network(header.network, header.arguments)
+def _empty(header: ModelHeader, module: nn.Module | None) -> tuple[Network, FieldOfView | None]:
+    """The header's network, without its weights, and the field of view that the header gives of one that is not ours.
+
+    Ours is built on the meta device, where a header that lies about its sizes costs nothing.
+    """
+    if header.network != MODULE:
+        if module is not None:
+            raise ModelError(f"its network is {header.network}, which needs no module: leave out network")
+        with torch.device("meta"):
+            return build_network(header.network, header.arguments), None
+    kind = header.arguments.get("class")
+    if module is None:
+        raise ModelError(f"its network is the module {kind}, not one of ours: load it by Model.load(path, network=...)")
+    try:
+        divisor, before, after, crops = header.arguments[VIEW]
+        view = FieldOfView(int(divisor), int(before), int(after), bool(crops))
+        if not (0 < view.divisor <= 1024 and 0 <= view.before <= view.after <= 4096):
+            raise ValueError(view)
+        adapted = adapt(copy.deepcopy(module), header.channels, side_of(view))
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
+        raise ModelError(f"the module given does not fit its field of view ({error!r:.100}); it was {kind}") from error
+    return adapted, view
 
 
 def _check_fit(network: Network, weights: dict[str, Tensor]) -> None:

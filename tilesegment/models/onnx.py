@@ -30,7 +30,7 @@ from tilesegment.models.onnx_file import VIEW_KEY, OnnxFile, check_installed, re
 from tilesegment.models.onnx_network import OnnxNetwork
 from tilesegment.models.package import Description, is_package, read_package
 from tilesegment.networks.any_network import activation_of
-from tilesegment.networks.field_of_view import ADVICE, LARGEST, TOLERANCE, InexactError, Prober, side_of, widened
+from tilesegment.networks.field_of_view import ADVICE, LARGEST, InexactError, Prober, side_of, widened
 
 _KEYS = _CLASSES, _MEAN, _STD, _DTYPE = tuple(f"{KEY}.{name}" for name in ("classes", "mean", "std", "dtype"))
 _USUAL = 512  # pixels, side of a usual tile
@@ -77,18 +77,11 @@ def onnx_view(network: OnnxNetwork, claimed: FieldOfView | None, halo: int | Non
             return prober.chosen(halo) if claimed is None else widened(claimed, halo)
         if claimed is not None and max(claimed.before, claimed.after) > LARGEST:
             raise InexactError(f"it sees more than {LARGEST} px, too far to verify")
-        return claimed if claimed is not None and _holds(prober, claimed) else prober.view()
+        return claimed if claimed is not None and prober.holds(claimed) else prober.view()
     except ModelError as error:
         advice = ADVICE if isinstance(error, InexactError) else ""
         hint = "" if claimed is None or halo is not None else f" (its description gives {claimed.before} px)"
         raise ModelError(f"{network.file.path}: {error}{advice}{hint}") from error
-
-
-def _holds(prober: Prober, view: FieldOfView) -> bool:
-    try:
-        return prober.check(view) <= TOLERANCE
-    except ModelError:  # it does not even take such tiles
-        return False
 
 
 def _side(network: OnnxNetwork, claimed: FieldOfView | None, least: int = 64) -> int:

@@ -3,35 +3,81 @@
 import torch
 from torch import Tensor, nn
 
+from tilesegment.errors import ModelError
+from tilesegment.networks.counting import peak_values
 from tilesegment.networks.network import Network
 
-ACTIVATIONS = ("logits", "probabilities")  # what a network's output is; see `as_logits`
+# in the header of a model file: the network's name, and the argument that keeps its field of view
+MODULE, VIEW = "module", "field_of_view"
+_SCALES = ((0.0, 1.0), (128.0, 64.0))  # mean and std of images that show what the output means
 _TINY = torch.finfo(torch.float32).tiny
 
 
 class AnyNetwork(Network):
-    """A module, in evaluation mode, whose output becomes logits of at least two classes.
+    """A module whose output becomes logits of at least two classes.
 
     Args:
-        module: (B, C, H, W) -> (B, K, h, w).
-        activation: one of `ACTIVATIONS`: what the module gives.
-        values: held at once for each input pixel.
+        module: (B, C, H, W) -> (B, K, h, w), in training mode perhaps a tuple of such.
+        classes: max(K, 2).
+        activation: what the module gives, `logits` or `probabilities`; see `as_logits`.
 
-    Shapes: (B, C, H, W) float -> logits (B, max(K, 2), h, w).
+    Attributes:
+        measured: values held at once for each input pixel.
+
+    Shapes: (B, C, H, W) float -> logits (B, classes, h, w), or a tuple of them.
     """
 
-    def __init__(self, module: nn.Module, activation: str = "logits", values: int = 0) -> None:
+    def __init__(self, module: nn.Module, classes: int, activation: str = "logits") -> None:
         super().__init__()
-        self.module, self.activation, self._values = module, activation, values
+        self.module, self.classes, self.activation, self.measured = module, classes, activation, 0
+        # an identity whose bias shifts the logits of a class
+        self.head = nn.Conv2d(classes, classes, 1, groups=classes)
+        nn.init.ones_(self.head.weight)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+
+    @property
+    def heads(self) -> tuple[nn.Conv2d, ...]:
+        """A factor and a constant per class, 1 and 0 unless trained."""
+        return (self.head,)
 
     @property
     def values_per_pixel(self) -> int:
-        """As it was measured."""
-        return self._values
+        """As measured."""
+        return self.measured
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, K, h, w) of `x` (B, C, H, W)."""
-        return as_logits(self.module(x), self.activation)
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Logits (B, classes, h, w) of `x` (B, C, H, W), or a tuple of them."""
+        output = self.module(x)
+        if isinstance(output, tuple | list):
+            return tuple(self.head(as_logits(one, self.activation)) for one in output)
+        return self.head(as_logits(output, self.activation))
+
+
+@torch.inference_mode()
+def adapt(module: nn.Module, channels: int, side: int) -> AnyNetwork:
+    """Make a network of a module, which is put into evaluation mode; what it gives is found by running it.
+
+    Args:
+        module: (B, channels, H, W) -> (B, K, h, w).
+        channels: of the images.
+        side: of a tile that it takes, pixels.
+
+    Raises:
+        ModelError: it gives more than 256 classes.
+    """
+    place = next((value for value in module.parameters()), torch.empty(0))
+    images = [
+        torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0)) * std + mean
+        for mean, std in _SCALES
+    ]
+    images = [image.to(place.device, place.dtype) for image in images]
+    outputs = [module.eval()(image) for image in images]
+    count = max(outputs[0].shape[1], 2)
+    if count > 256:
+        raise ModelError(f"the network gives {count} classes; allowed: 1 to 256")
+    network = AnyNetwork(module, count, activation_of(outputs))
+    network.measured = -(-peak_values(network.to(place.device), images[0]) // side**2)
+    return network
 
 
 def as_logits(output: Tensor, activation: str) -> Tensor:
@@ -48,7 +94,7 @@ def as_logits(output: Tensor, activation: str) -> Tensor:
 
 
 def activation_of(outputs: list[Tensor]) -> str:
-    """What a network means by these outputs, (B, K, h, w) each: probabilities lie in 0 to 1 and sum to 1."""
+    """What a network means by these outputs, (B, K, h, w) each: `probabilities` lie in 0 to 1 and sum to 1."""
 
     def probable(output: Tensor) -> bool:
         inside = bool(((output >= -1e-6) & (output <= 1 + 1e-6)).all())

@@ -47,7 +47,7 @@ Run: TypeAlias = Callable[[np.ndarray], np.ndarray]
 """(1, C, H, W) float -> (1, K, h, w); raises ModelError where the network fails."""
 
 
-def derive(network: nn.Module, in_channels: int | None = None) -> FieldOfView:
+def derive(network: nn.Module, in_channels: int | None = None, claimed: FieldOfView | None = None) -> FieldOfView:
     """Find the context that makes a network's tiles exact.
 
     For a network whose output is as large as its input, halo and tile are multiples of the divisor. For one that crops,
@@ -56,6 +56,7 @@ def derive(network: nn.Module, in_channels: int | None = None) -> FieldOfView:
     Args:
         network: takes (B, C, H, W) and gives, in eval mode, (B, K, h, w) at the same resolution. Left unchanged.
         in_channels: C; None is that of its first convolution.
+        claimed: what a model file says; taken where tiles are exact with it.
 
     Raises:
         ModelError: no halo makes it exact (the message says what was seen), or it is no such network.
@@ -67,13 +68,16 @@ def derive(network: nn.Module, in_channels: int | None = None) -> FieldOfView:
             raise ModelError(f"no halo makes this network seamless: {named}{ADVICE}")
         return network.field_of_view
     try:
-        return prober_of(network, in_channels).view()
+        prober = prober_of(network, in_channels)
+        return claimed if claimed is not None and prober.holds(claimed) else prober.view()
     except InexactError as error:
         seen = f"{error}: {named}" if causes else str(error)
         raise ModelError(f"no halo makes this network seamless: {seen}{ADVICE}") from error
 
 
-def chosen(network: nn.Module, halo: int, in_channels: int | None = None) -> FieldOfView:
+def chosen(
+    network: nn.Module, halo: int, in_channels: int | None = None, claimed: FieldOfView | None = None
+) -> FieldOfView:
     """The field of view with a chosen halo, in pixels, rounded up to the divisor; its tiles need not be exact.
 
     Raises:
@@ -83,7 +87,7 @@ def chosen(network: nn.Module, halo: int, in_channels: int | None = None) -> Fie
         raise ModelError(f"a halo of {halo} px; it is 0 or more")
     if isinstance(network, Network) and not isinstance(network, AnyNetwork):
         return widened(network.field_of_view, halo)
-    return prober_of(network, in_channels).chosen(halo)
+    return prober_of(network, in_channels).chosen(halo) if claimed is None else widened(claimed, halo)
 
 
 def widened(view: FieldOfView, halo: int) -> FieldOfView:
@@ -251,6 +255,13 @@ class Prober:
                 raise
             view = _keeping(lcm(32, unit), 0, first if unit > 1 else 0)
         return widened(view, halo)
+
+    def holds(self, view: FieldOfView) -> bool:
+        """Whether tiles are exact with this view."""
+        try:
+            return self.check(view) <= self._tolerance
+        except ModelError:  # the network does not even take such tiles
+            return False
 
     def check(self, view: FieldOfView) -> float:
         """How far tiled differs from untiled, as a share of the output's spread: rounding, if `view` is right.

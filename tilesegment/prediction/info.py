@@ -1,15 +1,13 @@
 """What a file is: an image, a mask or a model, in a few facts."""
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tilesegment.images import open_image
-from tilesegment.masks import Mask, is_mask, open_mask
-from tilesegment.masks.counting import counted
-from tilesegment.masks.exported import KINDS
-from tilesegment.masks.record import read_record
+from tilesegment.masks import Mask, find_mask
 from tilesegment.models import PACKAGED, TRAINED, bundled_models
 from tilesegment.models.header import ModelHeader, read_header
 
@@ -35,20 +33,15 @@ def describe(
         ImageError, MaskError, ModelError: it is none of them, or damaged.
     """
     path = Path(path)
-    match kind_of(path):
-        case "model":
-            return _model(path)
-        case "mask":
-            return _mask(path)
-    return _image(path, axes=axes, select=select, series=series)
+    if _is_model(path):
+        return _model(path)
+    mask = find_mask(path)
+    return _image(path, axes=axes, select=select, series=series) if mask is None else _mask(mask)
 
 
-def kind_of(path: str | Path) -> str:
-    """Tell "model", "mask" and "image" apart by name and record; anything else, or nothing, is an image."""
-    path = Path(path)
-    if str(path) in bundled_models() or os.path.isfile(path / TRAINED) or _is_foreign(path) or path.suffix in _MODELS:
-        return "model"
-    return "mask" if is_mask(path) else "image"
+def _is_model(path: Path) -> bool:
+    is_ours = str(path) in bundled_models() or os.path.isfile(path / TRAINED) or path.suffix in _MODELS
+    return is_ours or _is_foreign(path)
 
 
 def _is_foreign(path: Path) -> bool:
@@ -77,32 +70,26 @@ def _image(path: Path, **reading: Any) -> dict[str, Any]:
         return facts | ({"notes": list(source.notes)} if source.notes else {})
 
 
-def _mask(path: Path) -> dict[str, Any]:
-    mask = open_mask(path)
-    size = mask.spec.pixel_size
+def _mask(mask: Mask) -> dict[str, Any]:
+    size, spec = mask.spec.pixel_size, mask.spec
+    level, found = mask.class_shares()
+    shares, pixels = {str(n): share for n, share in enumerate(found)}, (spec.depth or 1) * math.prod(spec.shape)
     return {
         "kind": "mask",
-        "path": str(path),
-        "format": {"tiff": "TIFF", "png": "PNG"}.get(KINDS.get(path.suffix.lower(), ""), "OME-Zarr"),
-        "shape_yx": list(mask.spec.shape),
-        "planes": mask.spec.depth,
+        "path": str(mask.path),
+        "format": mask.format,
+        "shape_yx": list(spec.shape),
+        "planes": spec.depth,
         "pixel_size_um": None if size is None else [size.y, size.x],
         "levels": len(mask.levels),
-        "block": mask.spec.block,
-        "classes": {str(n): one.name for n, one in enumerate(mask.spec.classes)},
-        **_shares(mask),
-        "fingerprint": dict(mask.spec.fingerprint),
-        "provenance": dict(mask.spec.provenance),
+        "block": spec.block,
+        "classes": {str(n): one.name for n, one in enumerate(spec.classes)},
+        "counted_at_level": level,
+        "shares": shares,
+        "areas_um2": None if size is None else {n: share * pixels * size.y * size.x for n, share in shares.items()},
+        "fingerprint": dict(spec.fingerprint),
+        "provenance": dict(spec.provenance),
     }
-
-
-def _shares(mask: Mask) -> dict[str, Any]:
-    """Share of the pixels, 0 to 1, and area of each class, over all planes; and the level they were counted at."""
-    found = counted(mask.spec, mask.levels, read_record(mask.path) or {})
-    size, whole = mask.spec.pixel_size, (mask.spec.depth or 1) * mask.spec.shape[0] * mask.spec.shape[1]
-    shares = {str(n): share for n, share in enumerate(found.shares)}
-    areas = None if size is None else {n: share * whole * size.y * size.x for n, share in shares.items()}
-    return {"counted_at_level": found.level, "shares": shares, "areas_um2": areas}
 
 
 def _model(path: Path) -> dict[str, Any]:

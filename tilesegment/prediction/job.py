@@ -314,8 +314,9 @@ def open_model(source: ImageSource, settings: Settings) -> tuple[Model, str, tup
             )
         given, notes = DEFAULT, (f"no model was named: using the bundled {DEFAULT}",)
     if isinstance(given, Model):
-        digest = weights_hash({name: value.cpu() for name, value in given.network.state_dict().items()})
-        given = replace(given, header=replace(given.header, weights_sha256=digest))
+        if not isinstance(given.network, OnnxNetwork):  # whatever was done to them since they were loaded
+            digest = weights_hash({name: value.cpu() for name, value in given.network.state_dict().items()})
+            given = replace(given, header=replace(given.header, weights_sha256=digest))
         return _adapted(given, settings.prune, settings.halo), "", notes
     # each process has the bundled models in a place of its own
     path = str(given) if str(given) in bundled_models() else os.path.abspath(find_model(given))

@@ -11,8 +11,8 @@ import numpy as np
 from tilesegment.draw import HEATMAP, PREVIEW, check_picture
 from tilesegment.errors import MaskError, PlanError
 from tilesegment.geometry import Region
-from tilesegment.masks import MaskSpec, MaskWriter, create_mask, create_probabilities, is_complete
-from tilesegment.masks.record import STORED, read_record
+from tilesegment.masks import MaskSpec, MaskWriter, create_mask, create_probabilities, is_complete, read_record
+from tilesegment.masks.spec import STORED
 from tilesegment.prediction.plan import Plan
 from tilesegment.prediction.settings import Outputs
 from tilesegment.preview import Heatmap, class_to_show, draw_preview, mask_digest

@@ -11,7 +11,7 @@ from tilesegment.errors import PlanError
 from tilesegment.geometry import Block, FieldOfView, Region, TileGrid, region_of
 from tilesegment.images.identity import Identity, identity
 from tilesegment.images.source import ImageSource
-from tilesegment.masks.record import STORED
+from tilesegment.masks.spec import STORED
 from tilesegment.models.header import Normalisation
 from tilesegment.models.model import Model
 from tilesegment.models.onnx_network import OnnxNetwork

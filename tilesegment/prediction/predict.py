@@ -12,13 +12,15 @@ from tilesegment.prediction.result import Listener, Result
 from tilesegment.prediction.settings import Outputs, Settings
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from tilesegment.models.model import Model
 
 
 def predict(
     image: str | Path,
     out: str | Path,
-    model: "str | Path | Model | None" = None,
+    model: "str | Path | Model | nn.Module | None" = None,
     *,
     workers: Workers | None = None,
     listeners: Sequence[Listener] = (),
@@ -32,7 +34,8 @@ def predict(
             normalise="image".
         out: `mask.zarr`, `image.zarr/labels/NAME`, `mask.tif` or `mask.png`. An unfinished run with the same settings
             is continued; a finished one is left as it is.
-        model: file, name of a bundled model, or a `Model`; None takes `em-membrane` for one-channel images.
+        model: file, name of a bundled model, a `Model`, or any torch.nn.Module that gives one output pixel for each
+            input pixel (see `model_of`); None takes `em-membrane` for one-channel images.
         workers: who predicts, a `Cluster`; None is this process.
         listeners: hear how it goes.
         stop: asked between blocks; if true, the run ends there.

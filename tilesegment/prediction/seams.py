@@ -14,6 +14,8 @@ from tilesegment.prediction.predictor import BlockPredictor
 from tilesegment.prediction.settings import Settings
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from tilesegment.models.model import Model
     from tilesegment.prediction.job import Job
 
@@ -74,7 +76,7 @@ class Verification:
 
 def verify(
     image: str | Path,
-    model: "str | Path | Model | None" = None,
+    model: "str | Path | Model | nn.Module | None" = None,
     *,
     device: str = "cpu",
     precision: str = "fp64",

@@ -9,6 +9,8 @@ from tilesegment.errors import PlanError
 from tilesegment.geometry import Region
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from tilesegment.models.model import Model
 
 Check = tuple[Callable[[Any], bool], str]
@@ -68,7 +70,7 @@ class Settings:
         PlanError: a value that is not allowed.
     """
 
-    model: "str | Path | Model | None" = None
+    model: "str | Path | Model | nn.Module | None" = None
     axes: str | None = None
     select: Mapping[str, int] | None = None
     series: int | None = None
@@ -100,13 +102,31 @@ class Settings:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
-        """Settings from keyword arguments.
+        """Settings from keyword arguments. A torch.nn.Module as model becomes a `Model`, see `model_of`.
+
+        Of a module it is not known which grey values it takes: they are normalised by the image unless `normalise` is
+        given.
 
         Raises:
             PlanError: there is no such setting, or its value is not allowed.
+            ModelError: the module is no network that can be tiled.
         """
         check_names(given, (one.name for one in fields(cls)))
-        return cls(**given)
+        if isinstance(given.get("model"), str | Path | None):
+            return cls(**given)
+        from tilesegment.models.any_module import model_of
+        from tilesegment.models.model import Model
+
+        model = given["model"]
+        if isinstance(model, Model):
+            return cls(**given)
+        try:
+            made = model_of(model, halo=given.get("halo"))
+        except AttributeError as error:
+            raise PlanError(
+                f"model is a {type(model).__name__}; allowed: a path, a Model or a torch.nn.Module"
+            ) from error
+        return cls(**{"normalise": "image", **given, "model": made})
 
     @property
     def reading(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from skimage.filters import threshold_otsu
 from tilesegment.errors import PlanError
 from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, open_image
-from tilesegment.masks import Mask, is_mask, open_mask
+from tilesegment.masks import Mask, find_mask
 
 if TYPE_CHECKING:
     from tilesegment.prediction.plan import Plan
@@ -240,8 +240,8 @@ class _Outline:
 @contextmanager
 def _opened(path: str, invert: bool) -> Iterator[_Outline]:
     """A mask that we wrote by its class ids, whatever the colours of its classes; any other image by its values."""
-    if is_mask(path):
-        mask = open_mask(path)
+    mask = find_mask(path)
+    if mask is not None:
         _check_whole(mask)
         yield _Outline(path, mask.spec.shape, mask.spec.depth or 1, lambda region, z: mask.read(region, 0, z))
         return

@@ -21,7 +21,7 @@ from tilesegment.labels import (
     stem_of,
 )
 from tilesegment.labels.files import labels_among
-from tilesegment.masks.record import recorded_classes
+from tilesegment.masks.reader import recorded_classes
 from tilesegment.models import bundled_models
 from tilesegment.scoring.membranes import THRESHOLDS
 

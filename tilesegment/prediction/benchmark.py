@@ -1,0 +1,291 @@
+"""How fast this machine segments: the network alone, reading, writing, and all of it together."""
+
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import isqrt
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from tilesegment.errors import ModelError, PlanError
+from tilesegment.geometry import Region
+from tilesegment.images import open_image
+from tilesegment.images.drawing import draw_zarr
+from tilesegment.masks import create_mask
+from tilesegment.models import DEFAULT, find_model
+from tilesegment.models.model import Model
+from tilesegment.networks.counting import floating_point_operations
+from tilesegment.prediction.devices import PRECISIONS
+from tilesegment.prediction.job import Job
+from tilesegment.prediction.predict import predict_many
+from tilesegment.prediction.settings import Outputs, Settings
+
+_ROUNDS = 3  # everything is measured so many times, in turns; medians count
+_PROBE = 1024  # side of the drawn image that shows how large a part there is time for, pixels
+_LARGEST = 1 << 28  # pixels of a drawn image, at most
+_PREDICTING = 0.6  # of the time that is granted
+_PLANNED = ("device", "precision", "runtime", "tile", "step", "batch", "block")
+_SIZES, _SECONDS = (64, 65_536), (1, 86_400)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What was measured, all in one process with the same threads.
+
+    Mpx/s are millions of pixels of the mask per second; one TFLOP/s is 10^12 operations, 2 for a multiply-add.
+
+    Attributes:
+        image: path; None if it was drawn.
+        region: [y0, x0, y1, x1] that was predicted, pixels.
+        dtype, channels: of the image.
+        model: its name.
+        device, precision, runtime, threads: what computed.
+        tile, step, batch, block: as planned.
+        predictor_mpx_per_s: the predictor alone, its pixels in memory.
+        predictor_tflops: the same in operations of the network, context included; None where a runtime hides them.
+        matmul_tflops: a product of square matrices of `matmul_side`, in the same precision (fp32 for int8).
+        read_mpx_per_s: blocks with their margins, mirrored at borders.
+        write_mpx_per_s: blocks of class ids until they are safe, with pyramid and final name.
+        end_to_end_mpx_per_s: `tilesegment.predict`, from opening the image to the finished mask.
+        end_to_end_ratio: end to end relative to the predictor alone.
+        start_seconds: from nothing to an open image and a predictor, once everything is loaded.
+        seconds: that all of it took.
+    """
+
+    image: str | None
+    region: list[int]
+    dtype: str
+    channels: int
+    model: str
+    device: str
+    precision: str
+    runtime: str
+    threads: int
+    tile: int
+    step: int
+    batch: int
+    block: int
+    predictor_mpx_per_s: float
+    predictor_tflops: float | None
+    matmul_tflops: float
+    matmul_side: int
+    read_mpx_per_s: float
+    write_mpx_per_s: float
+    end_to_end_mpx_per_s: float
+    end_to_end_ratio: float
+    start_seconds: float
+    seconds: float
+
+
+def bench(
+    image: str | Path | None = None,
+    model: str | Path | None = None,
+    *,
+    size: int | None = None,
+    seconds: float = 60.0,
+    folder: str | Path | None = None,
+    report: Callable[[float, str], None] = lambda done, words: None,
+    **settings: Any,
+) -> Bench:
+    """Measure the middle of `image`, or of one that is drawn, as large a part as there is time for.
+
+    Args:
+        image: path; of a stack, the middle plane is taken.
+        model: path or bundled name, as for `predict`.
+        size: side of the drawn image, pixels.
+        seconds: about how long it may take.
+        folder: where masks are written, and removed again; by default the system's temporary folder.
+        report: called with the part that is done, 0 to 1, and words.
+        settings: fields of `Settings`.
+
+    Raises:
+        TilesegmentError: image, model, settings or folder cannot be used.
+    """
+    start = time.perf_counter()
+    if size is not None and image is not None:
+        raise PlanError("--size is of a drawn image; leave it out, or the image")
+    if size is not None and not _SIZES[0] <= size <= _SIZES[1]:
+        raise PlanError(f"size is {size}; allowed: {_SIZES[0]} to {_SIZES[1]} pixels")
+    if not _SECONDS[0] <= seconds <= _SECONDS[1]:
+        raise PlanError(f"seconds is {seconds:g}; allowed: {_SECONDS[0]} to {_SECONDS[1]:,}")
+    chosen = Settings.of(settings)
+    with _temporary(folder) as place:
+        report(0.0, "starting")
+        if image is None:
+            chosen = replace(chosen, model=_own_copy(DEFAULT if model is None else model, place))
+            path = _draw(place / "drawn.zarr", chosen, size or _PROBE)
+            if size is None:
+                side = isqrt(min(_affordable(path, chosen, seconds), _LARGEST))
+                path = _draw(place / "image.zarr", chosen, max(side, _SIZES[0]))
+        else:
+            path = str(image)
+            chosen = replace(chosen, model=None if model is None else _own_copy(model, place), z=_middle(path, chosen))
+        if image is not None or size is not None:
+            chosen = replace(chosen, roi=_part(path, chosen, _affordable(path, chosen, seconds)))
+        found = _measure(path, chosen, place, report)
+        return Bench(image=None if image is None else path, **found, seconds=time.perf_counter() - start)
+
+
+def _measure(image: str, settings: Settings, folder: Path, report: Callable[[float, str], None]) -> dict[str, Any]:
+    """All figures of `Bench` that are measured or planned."""
+    start = time.perf_counter()
+    with Job.prepare(image, settings) as job:
+        plan, predictor = job.plan, job.predictor
+        start_seconds = time.perf_counter() - start
+        tiles = sum(-(-len(block.tiles) // predictor.batch) * predictor.batch for _, block in plan.work())
+        seconds: dict[str, list[float]] = {"tile": [], "read": [], "write": [], "end_to_end": []}
+        for number in range(_ROUNDS):
+            report(number / _ROUNDS, f"reading and writing, round {number + 1} of {_ROUNDS}")
+            seconds["read"].append(_timed(lambda: [job.read(z, block) for z, block in plan.work()]))
+            seconds["write"].append(_time_writing(job, folder))
+            report((number + 0.2) / _ROUNDS, f"predicting, round {number + 1} of {_ROUNDS}")
+            seconds["tile"].append(seconds_per_tile(job))
+            seconds["end_to_end"].append(_time_all(image, settings, folder))
+        medians = {name: statistics.median(times) for name, times in seconds.items()}
+        operations = floating_point_operations(job.model.network, len(plan.channels), plan.tile)
+        side, product = measure_product(plan.device, plan.precision)
+        rates = {name: plan.pixels / 1e6 / medians[name] for name in ("read", "write", "end_to_end")}
+        rates["predictor"] = plan.pixels / 1e6 / (tiles * medians["tile"])
+        region = plan.region
+        return {
+            "region": [region.y0, region.x0, region.y1, region.x1],
+            "dtype": str(job.source.dtype),
+            "channels": job.source.channels,
+            "model": job.model.header.name,
+            "threads": torch.get_num_threads(),
+            **{
+                name: getattr(plan, name)
+                for name in ("device", "precision", "runtime", "tile", "step", "batch", "block")
+            },
+            **{f"{name}_mpx_per_s": rate for name, rate in rates.items()},
+            "predictor_tflops": None if operations is None else operations / medians["tile"] / 1e12,
+            "matmul_tflops": product,
+            "matmul_side": side,
+            "end_to_end_ratio": rates["end_to_end"] / rates["predictor"],
+            "start_seconds": start_seconds,
+        }
+
+
+def seconds_per_tile(job: Job) -> float:
+    """Seconds that the predictor takes for a tile, its pixels in memory: the block in the middle, once."""
+    rows, columns = job.plan.grid.shape
+    block, predictor = job.plan.grid.at((rows - 1) // 2, (columns - 1) // 2), job.predictor
+    pixels = job.read(job.plan.planes.start, block)
+    tiles = -(-len(block.tiles) // predictor.batch) * predictor.batch
+    return _timed(lambda: predictor.predict(pixels, block)) / tiles
+
+
+def measure_product(device: str, precision: str, seconds: float = 0.5) -> tuple[int, float]:
+    """Side of square matrices, and the median TFLOP/s of their product; fp32 stands for int8."""
+    place, side = torch.device(device), 2048 if device == "cpu" else 8192
+    a, b = (torch.rand(side, side, device=place).to(PRECISIONS.get(precision, torch.float32)) for _ in range(2))
+    times: list[float] = []
+    with torch.inference_mode():
+        while len(times) < 2 or sum(times) < seconds:  # the first only warms up
+            times.append(_timed(lambda: float((a @ b)[0, 0])))
+    return side, 2 * side**3 / statistics.median(times[1:]) / 1e12
+
+
+def _time_writing(job: Job, folder: Path) -> float:
+    """Seconds to store all blocks and finish the mask."""
+    plan = job.plan
+    ids = np.random.default_rng(0).integers(0, plan.classes, (plan.block, plan.block), np.uint8)
+
+    def write() -> None:
+        mask = create_mask(Path(place) / "mask.zarr", job.spec())
+        with mask.claimed(shared=False):
+            for z, block in plan.work():
+                height, width = block.write.shape
+                mask.write(block.write.within(plan.region), ids[:height, :width], z - plan.planes.start)
+            mask.finish()
+
+    with TemporaryDirectory(dir=folder) as place:
+        return _timed(write)
+
+
+def _time_all(image: str, settings: Settings, folder: Path) -> float:
+    """Seconds from opening the image to the finished mask."""
+    with TemporaryDirectory(dir=folder) as place:
+        start = time.perf_counter()
+        for result in predict_many([(image, Outputs(Path(place) / "mask.zarr"))], settings):
+            if result.errors:
+                raise result.errors[0]
+        return time.perf_counter() - start
+
+
+def _timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _affordable(image: str, settings: Settings, seconds: float) -> int:
+    """Pixels that there is time to predict, from what a tile takes here."""
+    with Job.prepare(image, settings) as job:
+        job.seconds_per_tile()
+        return int(seconds * _PREDICTING / _ROUNDS * job.plan.step**2 / job.seconds_per_tile())
+
+
+def _part(image: str, settings: Settings, pixels: int) -> Region:
+    """The middle of the image, of about so many pixels, in whole blocks or else whole tiles; all of it, if smaller."""
+    with Job.prepare(image, settings) as job:
+        region, plan = job.plan.region, job.plan
+    if region.area <= pixels:
+        return region
+    unit = plan.block if plan.block**2 <= pixels else plan.step
+    side = max(isqrt(pixels) // unit, 1) * unit
+    height, width = min(side, region.height), min(side, region.width)
+    y = region.y0 + (region.height - height) // 2 // unit * unit
+    x = region.x0 + (region.width - width) // 2 // unit * unit
+    return Region(y, x, y + height, x + width)
+
+
+def _middle(image: str, settings: Settings) -> tuple[int, int] | None:
+    with open_image(image, **settings.reading) as source:
+        return None if source.depth is None else (source.depth // 2, source.depth // 2 + 1)
+
+
+def _own_copy(model: str | Path, folder: Path) -> str:
+    """A copy of a model file: what int8 needs is kept beside it, and is not to stay. Others are left where they are."""
+    path = find_model(model)
+    if path.is_dir() or path.suffix != ".safetensors":
+        return str(path)
+    try:
+        return str(shutil.copy(path, folder / path.name))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be copied to {folder} ({error.strerror}); choose another folder") from error
+
+
+def _draw(path: Path, settings: Settings, side: int) -> str:
+    """A drawn image (C, side, side) in grey values that the model knows."""
+    header = Model.load(str(settings.model)).header
+    scale = header.normalisation
+    channels = header.channels if settings.channels is None else max(settings.channels, default=0) + 1
+    mean, std = [scale.mean[0]] * channels, [scale.std[0]] * channels
+    if scale.dtype != "float32" and std[0] < 2:  # a model that was not told its grey values
+        most = 255 if scale.dtype == "uint8" else 65_535
+        mean, std = [most / 2] * channels, [most / 6] * channels
+    return draw_zarr(path, (side, side), mean, std, scale.dtype)
+
+
+@contextmanager
+def _temporary(folder: str | Path | None) -> Iterator[Path]:
+    """A folder of our own in `folder`, removed with all that is in it.
+
+    Raises:
+        PlanError: it cannot be made there.
+    """
+    try:
+        made = TemporaryDirectory(prefix="tileseg-bench-", dir=folder and os.path.abspath(folder))
+    except OSError as error:
+        raise PlanError(f"nothing can be written to {folder or 'the temporary folder'} ({error.strerror})") from error
+    with made as place:
+        yield Path(place)
