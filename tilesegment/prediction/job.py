@@ -319,7 +319,7 @@ def open_model(source: ImageSource, settings: Settings) -> tuple[Model, str, tup
             given = replace(given, header=replace(given.header, weights_sha256=digest))
         return _adapted(given, settings.prune, settings.halo), "", notes
     # each process has the bundled models in a place of its own
-    path = str(given) if str(given) in bundled_models() else os.path.abspath(find_model(given))
+    path = str(given) if str(given) in bundled_models() else os.path.abspath(find_model(str(given)))
     return load(path, settings), path, notes
 
 
