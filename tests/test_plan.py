@@ -150,7 +150,7 @@ def test_a_roi_is_taken_to_the_level() -> None:
             plan_of(image, level=1, roi=roi)
 
 
-@examples(max_examples=300)
+@examples(max_examples=150)
 @given(st.integers(1, 20_000), st.integers(1, 6), st.sampled_from(["down", "up", "ratio"]))
 def test_the_whole_of_level_0_is_the_whole_of_every_level(size: int, level: int, rounding: str) -> None:
     """Levels are rounded down or up, and their scales said to be powers of two or computed from the shapes."""
@@ -167,7 +167,7 @@ def test_planes_are_chosen_within_the_stack() -> None:
     assert plan_of(stack, z=(4, 6)).planes == range(4, 6)
     assert plan_of(stack, z=(4, 6)).tiles == 2 * plan_of().tiles
     for z in ((0, 31), (5, 5), (6, 5), (-1, 3), (30, 31)):
-        with pytest.raises(PlanError, match=f"^z {z[0]}:{z[1]} .* within 0:30$"):
+        with pytest.raises(PlanError, match=f"--z {z[0]}:{z[1]} .* within 0:30$"):
             plan_of(stack, z=z)
 
 
@@ -188,11 +188,13 @@ def test_work_is_every_block_of_every_plane_in_order() -> None:
     assert {z for z, _ in work} == {1, 2}
 
 
-@given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 4))
+@examples(max_examples=15)
+@given(st.integers(1, 12), st.integers(1, 3), st.integers(1, 3))
 def test_parts_are_disjoint_and_equal_but_for_one_and_make_the_whole(parts: int, rows: int, planes: int) -> None:
-    image = image_of((400 * rows, 900), depth=planes)
-    works = [list(plan_of(image, tile=220, block=256, part=(k, parts)).work()) for k in range(1, parts + 1)]
-    assert [item for work in works for item in work] == list(plan_of(image, tile=220, block=256).work())
+    plan = plan_of(image_of((400 * rows, 900), depth=planes), tile=444, block=256)
+    cut = [replace(plan, settings=replace(plan.settings, part=(k, parts))) for k in range(1, parts + 1)]
+    works = [list(one.work()) for one in cut]
+    assert [item for work in works for item in work] == list(plan.work())
     assert max(map(len, works)) - min(map(len, works)) <= 1
 
 

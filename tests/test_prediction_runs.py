@@ -41,10 +41,10 @@ def image(tmp_path: Path) -> Path:
 
 
 def run(image: Path, name: str, **more: Any) -> Result:
-    model = image.with_name("model.safetensors")
+    model = image.parent / "model.safetensors"
     if not model.exists():
         toy_model().save(model)
-    return tilesegment.predict(image, image.with_name(name), model, **{**EXACT, **more})
+    return tilesegment.predict(image, image.parent / name, model, **{**EXACT, **more})
 
 
 def assert_undisturbed(image: Path, name: str) -> None:
