@@ -2,26 +2,27 @@
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tilesegment_cli import options
 from tilesegment_cli.progress import ProgressReport
-from tilesegment_cli.types import ListType
+from tilesegment_cli.table import aligned
+from tilesegment_cli.types import NAMES
 
 if TYPE_CHECKING:
     from tilesegment import Evaluation
 
+_LARGEST_GREY = 65_535  # a larger value of a class is a colour
 _MOST_ROWS = 30  # images that are listed one by one
 
 
 @click.command()
 @click.argument("prediction", type=options.read_path)
 @click.argument("truth", type=options.read_path)
-@click.option("--classes", type=ListType(str), help="Names of the classes, in the order of their values.")
+@click.option("--classes", type=NAMES, help="Names of the classes, in the order of their values.")
 @click.option("--ignore", type=int, metavar="VALUE", help="Pixels of this value in the truth are not counted.")
 @options.instances
 @options.invert
@@ -30,26 +31,14 @@ _MOST_ROWS = 30  # images that are listed one by one
     "--figure", type=options.written_path, metavar="PNG", help="Draw the worst images and the best, .png or .jpg."
 )
 @click.option(
-    "--image", type=options.read_path, metavar="IMAGE", help="What was predicted, a file or a folder, for the figure."
+    "--image", type=options.read_path, metavar="IMAGE", help="The predicted image, or a folder of them, for the figure."
 )
 @options.as_json
 @options.quiet
-def evaluate(
-    prediction: str,
-    truth: str,
-    classes: tuple[str, ...] | None,
-    ignore: int | None,
-    instances: bool,
-    invert: bool,
-    cells: bool | None,
-    figure: str | None,
-    image: str | None,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Say how good PREDICTION is, measured by TRUTH.
+def evaluate(prediction: str, truth: str, as_json: bool, quiet: bool, **given: Any) -> None:
+    """Score PREDICTION against TRUTH.
 
-    Both are files, stacks, Zarr stores, or folders of files of the same names; other files than images are left out.
+    Both are files, stacks, Zarr stores, or folders of files of the same names; other files than images are ignored.
     PREDICTION holds class ids, grey values or colours that stand for classes, ids of objects, or probabilities.
     """
     from tilesegment.scoring import evaluate as compare
@@ -57,28 +46,18 @@ def evaluate(
     start = time.monotonic()
     with ProgressReport(quiet) as progress:
         found = compare(
-            prediction,
-            truth,
-            classes=classes,
-            ignore=ignore,
-            instances=instances,
-            invert=invert,
-            cells=cells,
-            image=image,
-            figure=figure,
-            report=lambda done, name: progress.show(done, name, time.monotonic() - start),
+            prediction, truth, report=lambda done, name: progress.show(done, name, time.monotonic() - start), **given
         )
         for note in found.notes:
             progress.line(f"Note: {note}")
     if not quiet:
-        # the result itself, unless JSON is: then it is for people only
+        # the tables are the result, unless JSON is: then they are for people only
         click.echo("\n".join(_lines(found)), err=as_json)
     if as_json:
         click.echo(json.dumps(asdict(found)))
 
 
 def _lines(found: "Evaluation") -> list[str]:
-    """The tables: classes, scores, images."""
     ignored = f", {found.ignored:,} ignored" if found.ignored else ""
     lines = [f"{len(found.images)} image(s), {found.pixels:,} pixels{ignored}; the prediction holds {found.kind}", ""]
     lines += [*_class_table(found), "", *_scores(found)]
@@ -88,31 +67,25 @@ def _lines(found: "Evaluation") -> list[str]:
 
 
 def _class_table(found: "Evaluation") -> list[str]:
-    """A class a row: what stands for it, its scores, and what its pixels were taken for."""
+    """One row per class: its values, its scores, and what its pixels were taken for."""
     rows = [["class", "in truth", "in prediction", "share", "Dice", "IoU", *(f"as {c.name}" for c in found.classes)]]
-    coloured = found.coloured
+    coloured = max(one.truth_value for one in found.classes) > _LARGEST_GREY
+
+    def value(given: int | None, number: int) -> str:
+        if given is None:
+            return ("<= 0.5", "> 0.5")[number]
+        return f"#{given:06x}" if coloured else str(given)
+
     for number, (one, counts) in enumerate(zip(found.classes, found.confusion, strict=True)):
-        of = sum(counts)
-        taken = [f"{100 * count / of:.1f} %" if of else "-" for count in counts]
-        given = one.prediction_value
-        by_threshold = found.threshold_pixel is not None
-        value = ("<= 0.5", "> 0.5")[number] if by_threshold else "-" if given is None else _value(given, coloured)
-        rows.append(
-            [
-                f"{number} {one.name}",
-                _value(one.truth_value, coloured),
-                value,
-                f"{100 * one.share:.1f} %",
-                _number(one.dice),
-                _number(one.iou),
-                *taken,
-            ]
-        )
-    return _aligned(rows)
+        taken = [f"{100 * count / sum(counts):.1f} %" if sum(counts) else "-" for count in counts]
+        values = [value(one.truth_value, number), value(one.prediction_value, number)]
+        scores = [f"{100 * one.share:.1f} %", _number(one.dice), _number(one.iou)]
+        rows.append([f"{number} {one.name}", *values, *scores, *taken])
+    return aligned(rows)
 
 
 def _scores(found: "Evaluation") -> list[str]:
-    """The scores of all images together, beside what a mask without any knowledge would get."""
+    """The scores of all images together, beside those of a constant predictor."""
     constant = "always the most frequent class"
     rows = [
         ["pixel accuracy", _number(found.accuracy), f"{constant}: {_number(found.floor_accuracy)}"],
@@ -133,38 +106,22 @@ def _scores(found: "Evaluation") -> list[str]:
             ["Rand error", _number(cells.rand_error), _at(cells.threshold_error)],
             ["", "", f"cells are {found.classes[1].name}; {sections}"],
         ]
-    return _aligned(rows, left=(0, 2))
+    return aligned(rows, left=(0, 2))
 
 
 def _image_table(found: "Evaluation") -> list[str]:
-    """An image a row; of many, the worst."""
-    images = sorted(found.images, key=lambda one: one.miou if one.miou is not None else 2.0)
-    listed = images[:_MOST_ROWS] if len(images) > _MOST_ROWS else list(found.images)
+    """One row per image; of many, the worst."""
+    images = list(found.images)
+    if len(images) > _MOST_ROWS:
+        images = sorted(images, key=lambda one: 2.0 if one.miou is None else one.miou)[:_MOST_ROWS]
     cells = ["V_Rand", "V_Info", "Rand error"] if found.cells is not None else []
     rows = [["image", "accuracy", "mIoU", "mean Dice", *cells]]
-    for one in listed:
+    for one in images:
         scores = [one.accuracy, one.miou, one.mean_dice, one.v_rand, one.v_info, one.rand_error]
         rows.append([one.name, *map(_number, scores[: 3 + len(cells)])])
-    lines = _aligned(rows)
-    if len(images) > len(listed):
-        lines.append(f"the {len(listed)} of lowest mIoU of {len(images)}; --json lists all")
-    return lines
-
-
-def _aligned(rows: Sequence[Sequence[str]], left: tuple[int, ...] = (0,)) -> list[str]:
-    """Columns two spaces apart, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if n in left else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def _value(value: int, coloured: bool) -> str:
-    return f"#{value:06x}" if coloured else str(value)
+    left = len(found.images) - len(images)
+    more = f"the {len(images)} of lowest mIoU of {len(found.images)}; --json lists all"
+    return aligned(rows) + [more] * bool(left)
 
 
 def _number(value: float | None) -> str:

@@ -13,12 +13,7 @@ from tilesegment_cli import options
 @click.argument("model", type=options.read_path)
 @click.option("--to", required=True, type=click.Choice(["onnx", "bioimageio"]), help="An ONNX file, or a package.")
 @click.option(
-    "--out",
-    "-o",
-    type=options.written_path,
-    required=True,
-    metavar="FILE",
-    help="model.onnx, or model.zip for bioimageio.",
+    "--out", "-o", type=options.written_path, required=True, metavar="FILE", help="model.onnx; model.zip for a package."
 )
 @options.overwrite
 @options.as_json

@@ -8,13 +8,13 @@ from typing import Any
 import click
 
 from tilesegment_cli import options
-from tilesegment_cli.types import ListType, OptionType
+from tilesegment_cli.types import NAMES, NUMBERS, OPTION
 
 
 @click.command("import")
 @click.argument("path", type=options.read_path, metavar="WEIGHTS")
-@click.option("--network", required=True, metavar="NAME", help="What they are the weights of, such as unet-same.")
-@click.option("--option", "options", type=OptionType(), multiple=True, help="Of the network, such as up=nearest.")
+@click.option("--network", required=True, metavar="NAME", help="The architecture, such as unet-same.")
+@click.option("--option", "options", type=OPTION, multiple=True, help="Of the network, such as up=nearest.")
 @click.option(
     "--out",
     "-o",
@@ -22,11 +22,11 @@ from tilesegment_cli.types import ListType, OptionType
     metavar="FILE",
     help="The model.  [default: WEIGHTS with the suffix .safetensors]",
 )
-@click.option("--classes", type=ListType(str), help="Names of the classes, in the order of the network's outputs.")
-@click.option("--mean", type=ListType(float), help="Grey value taken as 0; one, or one a channel.  [default: 0]")
-@click.option("--std", type=ListType(float), help="Grey values taken as 1.  [default: 255; uint16: 65535; float32: 1]")
-@click.option("--dtype", metavar="uint8|uint16|float32", help="Of the images it was trained on.  [default: uint8]")
-@click.option("--pixel-size", type=ListType(float), metavar="UM", help="Of these images: its side, or height,width.")
+@click.option("--classes", type=NAMES, help="Names of the classes, in the order of the network's outputs.")
+@click.option("--mean", type=NUMBERS, help="Grey value taken as 0; one, or one per channel.  [default: 0]")
+@click.option("--std", type=NUMBERS, help="Grey values taken as 1.  [default: 255; uint16: 65535; float32: 1]")
+@click.option("--dtype", metavar="uint8|uint16|float32", help="Of the training images.  [default: uint8]")
+@click.option("--pixel-size", type=NUMBERS, metavar="UM", help="Of the training images: its side, or height,width.")
 @click.option("--name", help="Name recorded in the model.  [default: that of the file]")
 @click.option("--licence", help="Licence of the weights, recorded in the model.")
 @options.halo
@@ -49,26 +49,22 @@ def import_weights(
         raise click.UsageError(f"--pixel-size has {len(pixel_size)} numbers; give one, or height,width")
     given["options"] = dict(given["options"])
     target = str(Path(path).with_suffix(".safetensors")) if out is None else out
-    model = make_model(
-        path,
-        target,
-        pixel_size=None if pixel_size is None else PixelSize(pixel_size[0], pixel_size[-1]),
-        **{key: value for key, value in given.items() if value is not None},
-    )
-    header = model.header
-    inexact = model.why_inexact()
+    size = None if pixel_size is None else PixelSize(pixel_size[0], pixel_size[-1])
+    chosen = {key: value for key, value in given.items() if value is not None}
+    model = make_model(path, target, pixel_size=size, **chosen)
+    header, inexact = model.header, model.why_inexact()
+    needs_halo = " --halo 128" if inexact is not None and header.halo is None else ""
+    arguments = ", ".join(f"{key}={value}" for key, value in header.arguments.items())
+    scale = header.normalisation
+    lines = [f"{header.network} ({arguments}), recognised by the {header.training['recognised_by']}"]
+    if given["by_order"]:
+        lines.append("The order does not prove that it computes the same: look at a prediction.")
+    lines.append(f"images: {scale.dtype}, mean {list(scale.mean)}, std {list(scale.std)}")
+    if inexact is not None:
+        lines.append(f"Not exact: {inexact}. Tiles may show seams, the fewer the larger the halo.")
+    lines.append(f"classes: {', '.join(one.name for one in header.classes)}. Use the model:")
+    lines.append(f"  tileseg predict IMAGE --model {shlex.quote(target)}{needs_halo} --out mask.zarr")
     if not quiet:
-        arguments = ", ".join(f"{key}={value}" for key, value in header.arguments.items())
-        click.echo(f"{header.network} ({arguments}), by the {header.training['recognised_by']}", err=True)
-        if given["by_order"]:
-            click.echo("Whether it computes alike the order does not say: look at a prediction.", err=True)
-        scale = header.normalisation
-        click.echo(f"images: {scale.dtype}, mean {list(scale.mean)}, std {list(scale.std)}", err=True)
-        needs_halo = ""
-        if inexact is not None:
-            click.echo(f"Not exact: {inexact}. Tiles may show seams, the fewer the larger the halo.", err=True)
-            needs_halo = " --halo 128" if header.halo is None else ""
-        click.echo(f"classes: {', '.join(one.name for one in header.classes)}. Use the model:", err=True)
-        click.echo(f"  tileseg predict IMAGE --model {shlex.quote(target)}{needs_halo} --out mask.zarr", err=True)
+        click.echo("\n".join(lines), err=True)
     if as_json:
         click.echo(json.dumps(describe(target)))

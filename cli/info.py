@@ -7,6 +7,7 @@ import click
 
 from tilesegment.errors import one_line
 from tilesegment_cli import options
+from tilesegment_cli.table import aligned
 
 _LONG = ("fingerprint", "provenance", "training")
 _COUNTS = ("classes", "counted_at_level", "shares", "areas_um2")
@@ -18,29 +19,26 @@ _MOST_CLASSES, _LONGEST_NAME = 20, 40
 @options.axes
 @options.select
 @options.series
-@click.option("-v", "--verbose", is_flag=True, help="Also print all that decided a mask, and how a model was trained.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
-def info(
-    path: str, axes: str | None, select: dict[str, int] | None, series: int | None, verbose: bool, as_json: bool
-) -> None:
+@click.option("-v", "--verbose", is_flag=True, help="Also print the settings of a mask, and how a model was trained.")
+@options.as_json
+def info(path: str, verbose: bool, as_json: bool, **reading: Any) -> None:
     """Say what PATH is: an image, a mask or a model (a file or a bundled name)."""
     from tilesegment.prediction.info import describe
 
-    facts = describe(path, axes=axes, select=select, series=series)
+    facts = describe(path, **reading)
     if as_json:
         click.echo(json.dumps(facts))
         return
     shown = facts if verbose else _brief(facts)
     table = _class_table(facts, None if verbose else _MOST_CLASSES) if "shares" in facts else []
-    click.echo(
-        "\n".join(_lines({key: value for key, value in shown.items() if not (table and key in _COUNTS)}) + table)
-    )
+    lines = _lines({key: value for key, value in shown.items() if not (table and key in _COUNTS)})
+    click.echo("\n".join(lines + table))
     if shown != facts:
         click.echo("More: tileseg info -v", err=True)
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+@options.as_json
 def models(as_json: bool) -> None:
     """List the models that come with tilesegment."""
     from tilesegment.models import bundled_models
@@ -50,15 +48,20 @@ def models(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(known))
         return
-    for one in known:
-        classes = ", ".join(one["classes"].values())
-        click.echo(
-            f"{one['path']:<16}{one['channels']} channel(s) of {one['dtype']}; classes: {classes}; {one['licence']}"
+    rows = [
+        (
+            one["path"],
+            f"{one['channels']} channel(s) of {one['dtype']}",
+            ", ".join(one["classes"].values()),
+            one["licence"],
         )
+        for one in known
+    ]
+    click.echo("\n".join(aligned(rows, left=range(4))))
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+@options.as_json
 def networks(as_json: bool) -> None:
     """List the networks that can be trained, and their options."""
     from tilesegment.networks import NETWORKS, describe_network
@@ -68,18 +71,19 @@ def networks(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(known))
         return
+    rows = []
     for one in known:
         size = f"{one['parameters'] / 1e6:.1f} M parameters, halo {one['halo']} px, divisor {one['divisor']}"
-        click.echo(f"{one['name']:<14}{one['words']}\n{'':<14}{size}")
-        for option, words in one["options"].items():
-            click.echo(f"{'':<14}--option {option}=  {words}")
+        rows += [(one["name"], one["words"]), ("", size)]
+        rows += [("", f"--option {option}=  {words}") for option, words in one["options"].items()]
         if one["name"] in DEFAULT_OPTIONS:
             begins = ", ".join(f"{option}={value}" for option, value in DEFAULT_OPTIONS[one["name"]].items())
-            click.echo(f"{'':<14}tileseg train begins with {begins}; on a CPU in fp32 with base={SLOW_BASE}")
+            rows.append(("", f"tileseg train begins with {begins}; on a CPU in fp32 with base={SLOW_BASE}"))
+    click.echo("\n".join(aligned(rows, left=(0, 1))))
 
 
 def _brief(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts that fit on a screen: without the settings, and of a mask with what it was made of and when."""
+    """Keep what fits on a screen: no settings, and of a mask image, model and time."""
     brief = {key: value for key, value in facts.items() if key not in _LONG}
     provenance = facts.get("provenance") or {}
     model = provenance.get("model")
@@ -95,14 +99,12 @@ def _class_table(facts: dict[str, Any], most: int | None) -> list[str]:
     if most is not None and len(order) > most:
         order = sorted(sorted(order, key=lambda n: -shares[n])[:most], key=int)
     where = f"at level {facts['counted_at_level']}" + (", of all planes" if (facts["planes"] or 1) > 1 else "")
-    rows = [("class", "share", "" if areas is None else "area")]
+    rows = [("  class", "share", "" if areas is None else "area")]
     for n in order:
-        area = "" if areas is None else _area(areas[n])
-        rows.append((f"{n} {one_line(names[n], _LONGEST_NAME)}", _percent(shares[n]), area))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [f"  {a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows]
-    left = [f"  and {len(shares) - len(order)} rarer classes"] if len(order) < len(shares) else []
-    return [f"classes, counted {where}:", *lines, *left]
+        name = f"  {n} {one_line(names[n], _LONGEST_NAME)}"
+        rows.append((name, _percent(shares[n]), "" if areas is None else _area(areas[n])))
+    rarer = len(shares) - len(order)
+    return [f"classes, counted {where}:", *aligned(rows), *[f"  and {rarer} rarer classes"] * bool(rarer)]
 
 
 def _percent(share: float) -> str:
@@ -111,14 +113,13 @@ def _percent(share: float) -> str:
 
 
 def _area(square_micrometres: float) -> str:
-    """In um2, or mm2 where that is 0.01 and more."""
     if square_micrometres >= 1e4:
         return f"{square_micrometres / 1e6:.4g} mm2"
     return f"{square_micrometres:.4g} um2"
 
 
 def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
-    """A line a fact, nested ones indented."""
+    """One line per fact, nested ones indented."""
     lines = []
     for name, value in facts.items():
         if name == "notes":

@@ -34,31 +34,18 @@ def tileseg(debug: bool) -> None:
     """  # noqa: D301 - click looks for the backspace itself
 
 
-for command in (
-    predict,
-    status,
-    finish,
-    train,
-    evaluate,
-    verify,
-    bench,
-    preview,
-    info,
-    models,
-    networks,
-    import_weights,
-    export,
-):
+_COMMANDS = (predict, status, finish, train, evaluate, verify, bench, preview, info, models, networks)
+for command in (*_COMMANDS, import_weights, export):
     tileseg.add_command(command)
 
 
 def main() -> None:
-    """Runs the command line. Exit codes: 0 done, 1 failed, 2 usage, 3 some failed, 75 asked to stop, 130 Ctrl-C."""
+    """Run the command line. Exit codes: 0 done, 1 failed, 2 usage, 3 some failed, 75 asked to stop, 130 Ctrl-C."""
     debug = "--debug" in sys.argv
     # the flag may stand anywhere: it is often added at the end of a line that failed
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if not debug:
-        # what libraries have to say of a damaged file is said once, by our own message
+        # what libraries log about a damaged file is said once, by our own message
         logging.disable()
         warnings.simplefilter("ignore")
     try:
@@ -70,31 +57,25 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx is not None else "tileseg"
-        _complain(f"{error.format_message().rstrip('.')} (see {command} --help)")
-        sys.exit(error.exit_code)
+        _fail(f"{error.format_message().rstrip('.')} (see {command} --help)", error.exit_code)
     except StoppedError:
         click.echo("Stopped.", err=True)
         sys.exit(STOPPED)
-    except TilesegmentError as error:
+    except (TilesegmentError, OSError) as error:
         if debug:
             raise
-        _complain(str(error))
-        sys.exit(1)
-    except OSError as error:
-        # whatever a path in a list, in a folder or behind a link meets that no part of the library has words for
-        if debug:
-            raise
-        named = error.filename is not None and error.strerror is not None
-        _complain(f"{os.fsdecode(error.filename)}: {error.strerror}" if named else str(error))
-        sys.exit(1)
+        # an OSError comes from a path in a list, in a folder or behind a link that no part of the library expects
+        name, said = getattr(error, "filename", None), getattr(error, "strerror", None)
+        _fail(f"{os.fsdecode(name)}: {said}" if name is not None and said is not None else str(error), 1)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Stopped.", err=True)
         sys.exit(130)
 
 
-def _complain(message: str) -> None:
-    """One line, even where an option's value has several."""
+def _fail(message: str, code: int) -> None:
+    """Print one line, even where an option's value has several, and exit."""
     click.echo(f"Error: {one_line(message)}", err=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

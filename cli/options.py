@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tilesegment_cli.types import BatchType, DurationType, ListType, PathType, PruneType, SelectType
+from tilesegment_cli.types import BATCH, DURATION, INTEGERS, PRUNE, SELECT, PathType
 
 if TYPE_CHECKING:
     from tilesegment.cluster import Cluster
@@ -22,12 +22,12 @@ model = click.option(
     metavar="FILE|NAME",
     help="Model file or bundled model.  [default: em-membrane, one channel]",
 )
-tile = click.option(
-    "--tile", type=int, metavar="PX", help="Side of the network's input.  [default: what computes least]"
+tile = click.option("--tile", type=int, metavar="PX", help="Side of the network's input.  [default: the fastest]")
+halo = click.option(
+    "--halo", type=int, metavar="PX", help="Context of a tile, for networks that no context makes exact."
 )
-halo = click.option("--halo", type=int, metavar="PX", help="Context of a tile, where exact is not to be had.")
-prune = click.option("--prune", type=PruneType(), help="Of a U-Net++, use the head of this level: L1 to L4.")
-batch = click.option("--batch", type=BatchType(), default="auto", show_default=True, help="Tiles at a time.")
+prune = click.option("--prune", type=PRUNE, help="Of a U-Net++, use the head of this level: L1 to L4.")
+batch = click.option("--batch", type=BATCH, default="auto", show_default=True, help="Tiles at a time.")
 device = click.option("--device", default="auto", metavar="auto|cpu|cuda|cuda:N|mps", show_default=True)
 precision = click.option("--precision", default="auto", metavar="auto|fp32|bf16|fp16|int8", show_default=True)
 runtime = click.option(
@@ -35,25 +35,34 @@ runtime = click.option(
 )
 level = click.option("--level", type=int, default=0, show_default=True, help="Level of the image's pyramid.")
 channels = click.option(
-    "--channels", type=ListType(int), help="Channels of the image that the model sees, such as 0 or 2,1,0."
+    "--channels", type=INTEGERS, help="Channels of the image that the model sees, such as 0 or 2,1,0."
 )
 axes = click.option(
-    "--axes", metavar="zyx", help="What the image's dimensions are, if it does not say: letters t z c y x."
+    "--axes", metavar="zyx", help="The image's dimensions, if it does not name them: letters t z c y x."
 )
-select = click.option("--select", type=SelectType(), help="Index of a further axis, such as t=3.")
+select = click.option("--select", type=SELECT, help="Index of a further axis, such as t=3.")
 instances = click.option(
     "--instances", is_flag=True, help="Labels are ids of single objects: read them as background and object."
 )
 series = click.option(
     "--series", type=click.IntRange(0), help="Which image of a file that holds several; tileseg info lists them."
 )
-invert = click.option("--invert", is_flag=True, help="Turn values round where a TIFF says that 0 is white.")
+invert = click.option("--invert", is_flag=True, help="Invert the values where a TIFF says that 0 is white.")
 normalise = click.option(
-    "--normalise", type=click.Choice(["model", "image"]), default="model", show_default=True, help="Whose grey values."
+    "--normalise",
+    type=click.Choice(["model", "image"]),
+    default="model",
+    show_default=True,
+    help="Scale by the grey values of the model's training images, or of this image.",
 )
-as_json = click.option("--json", "as_json", is_flag=True, help="Print a last line of JSON on stdout.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace what exists, once the new is complete.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+
+
+def together(*options: Callable[..., Any]) -> Callable[..., Any]:
+    """Join options into one decorator, in the order in which --help lists them."""
+    return lambda command: functools.reduce(lambda done, option: option(done), reversed(options), command)
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ class ClusterOptions:
         return self.workers_ is not None or self.scheduler is not None
 
     def check(self) -> None:
-        """Refuses options that contradict each other."""
+        """Refuse options that contradict each other."""
         if self.workers_ is not None and self.scheduler is not None:
             raise click.UsageError("--workers starts a cluster, --scheduler joins a running one: give one of the two")
         if self.scheduler is None and any((self.tls_ca, self.tls_cert, self.tls_key)):
@@ -85,7 +94,7 @@ class ClusterOptions:
             raise click.UsageError("--wait is for --workers and --scheduler: how long there may be no worker")
 
     def workers(self, quiet: bool) -> AbstractContextManager["Cluster | None"]:
-        """The cluster, started or joined; None for this process."""
+        """Start or join the cluster; None for this process."""
         if not self.is_wanted:
             return nullcontext()
         from tilesegment.cluster import WAIT, Cluster
@@ -101,40 +110,25 @@ class ClusterOptions:
         return cluster
 
 
+_CLUSTER = together(
+    click.option("--workers", "workers_", type=click.IntRange(1, 1024), help="Predict by so many local processes."),
+    click.option("--scheduler", type=read_path, metavar="tcp://...|FILE", help="Predict on a running Dask cluster."),
+    click.option("--tls-ca", type=read_path, metavar="PEM", help="For tls://: who signed the scheduler's certificate."),
+    click.option("--tls-cert", type=read_path, metavar="PEM", help="Certificate of this client."),
+    click.option("--tls-key", type=read_path, metavar="PEM", help="Its key."),
+    click.option("--dashboard", is_flag=True, help="With --workers: serve Dask's dashboard (needs bokeh)."),
+    click.option(
+        "--wait", type=DURATION, metavar="5m", help="Give up after so long without any worker.  [default: 5m]"
+    ),
+)
+
+
 def cluster(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of a Dask cluster, handed to the command as one: `cluster`."""
+    """Collect the options of a Dask cluster into one argument of the command: `cluster`."""
 
     @functools.wraps(command)
-    def collected(
-        workers: int | None,
-        scheduler: str | None,
-        tls_ca: str | None,
-        tls_cert: str | None,
-        tls_key: str | None,
-        dashboard: bool,
-        wait: float | None,
-        **others: Any,
-    ) -> Any:
-        given = ClusterOptions(workers, scheduler, tls_ca, tls_cert, tls_key, dashboard, wait)
-        return command(cluster=given, **others)
+    def collected(**given: Any) -> Any:
+        its = {name: given.pop(name) for name in ClusterOptions.__dataclass_fields__}
+        return command(cluster=ClusterOptions(**its), **given)
 
-    for option in (
-        click.option(
-            "--wait",
-            type=DurationType(),
-            metavar="5m",
-            help="Of a cluster: give up after so long without any worker.  [default: 5m]",
-        ),
-        click.option("--dashboard", is_flag=True, help="With --workers: serve Dask's dashboard (needs bokeh)."),
-        click.option("--tls-key", type=read_path, metavar="PEM", help="Its key."),
-        click.option("--tls-cert", type=read_path, metavar="PEM", help="Certificate of this client."),
-        click.option(
-            "--tls-ca", type=read_path, metavar="PEM", help="For a tls:// scheduler: who signed its certificate."
-        ),
-        click.option(
-            "--scheduler", type=read_path, metavar="tcp://...|FILE", help="Predict on a running Dask cluster."
-        ),
-        click.option("--workers", type=click.IntRange(1, 1024), help="Predict on so many processes of this machine."),
-    ):
-        collected = option(collected)
-    return collected
+    return _CLUSTER(collected)

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from types import TracebackType
 from typing import Any, Self
 
 import click
@@ -11,7 +10,7 @@ _EVERY = 10.0  # seconds between two lines in a log
 
 
 class ProgressReport:
-    """Shows how far a run is; nothing at all where it is to be `quiet`."""
+    """Show how far a run is; nothing if `quiet`."""
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
@@ -29,14 +28,12 @@ class ProgressReport:
             self._task = self._bar.add_task("starting", total=1.0)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
     def show(self, done: float, text: str, seconds: float) -> None:
-        """Part `done` of the run, 0 to 1, is done after `seconds`; `text` says it in words."""
+        """Show that part `done` of the run, 0 to 1, is done after `seconds`, as `text` says in words."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, description=text)
         elif not self.quiet and time.monotonic() - self._said >= _EVERY:
@@ -45,7 +42,7 @@ class ProgressReport:
             click.echo(f"{100 * done:3.0f} %  {text}, {left:,.0f} s left", err=True)
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         if self.quiet:
             return
         if self._bar is not None:

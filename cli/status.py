@@ -1,32 +1,34 @@
-"""`tileseg status` and `tileseg finish`: of masks that are in progress."""
+"""`tileseg status` and `tileseg finish`: of masks in progress."""
 
 import json
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from tilesegment.errors import FinishedError
 from tilesegment_cli import options
 
-if TYPE_CHECKING:
-    from tilesegment.masks import MaskStatus
-
 
 @click.command()
 @click.argument("masks", type=options.read_path, nargs=-1, required=True, metavar="MASK...")
 @options.as_json
 def status(masks: tuple[str, ...], as_json: bool) -> None:
-    """How far each MASK is, and whether what is stored of it is whole.
+    """Say how far each MASK is, and whether its blocks are undamaged.
 
     A MASK is named as it was with --out, whether it is finished or not.
     """
     from tilesegment.masks import status as look
 
-    found = [look(mask) for mask in masks]
-    for one in found:
-        click.echo(_line(one), err=as_json)
+    documents = []
+    for one in map(look, masks):
+        damaged = f", {one.damaged} damaged: the same command computes them again" if one.damaged else ""
+        share = f"{100 * one.done // one.blocks} %, {one.done} of {one.blocks} blocks"
+        progress = f"complete, {one.blocks} blocks" if one.state == "complete" else share
+        click.echo(f"{one.path}: {progress}{damaged}", err=as_json)
+        known = {name: getattr(one, name) for name in ("state", "blocks", "done", "damaged")}
+        known |= {name: dict(getattr(one.spec, name)) for name in ("fingerprint", "provenance")}
+        documents.append({"path": str(one.path), **known})
     if as_json:
-        click.echo(json.dumps([_document(one) for one in found]))
+        click.echo(json.dumps(documents))
 
 
 @click.command()
@@ -35,13 +37,13 @@ def status(masks: tuple[str, ...], as_json: bool) -> None:
 def finish(mask: str, quiet: bool) -> None:
     """Finish MASK, all of whose blocks are stored: add its pyramid and give it its name.
 
-    The last one of the parts of a job does this itself; it is needed only where that one was stopped.
+    The last part of a job does this itself; it is needed only where that part was stopped.
     """
     from tilesegment.masks import open_partial
 
     try:
         writer = open_partial(mask)
-    except FinishedError as error:  # as where a last job does this whatever became of the others
+    except FinishedError as error:  # as in a last job that always does this
         if not quiet:
             click.echo(f"Note: {error}", err=True)
         return
@@ -49,17 +51,3 @@ def finish(mask: str, quiet: bool) -> None:
         writer.finish()
     if not quiet:
         click.echo(f"{mask}: finished", err=True)
-
-
-def _line(one: "MaskStatus") -> str:
-    share = 100 * one.done // one.blocks
-    damaged = f", {one.damaged} damaged: the same command computes them again" if one.damaged else ""
-    if one.state == "complete":
-        return f"{one.path}: complete, {one.blocks} blocks{damaged}"
-    return f"{one.path}: {share} %, {one.done} of {one.blocks} blocks{damaged}"
-
-
-def _document(one: "MaskStatus") -> dict[str, Any]:
-    spec = one.spec
-    known = {"path": str(one.path), "state": one.state, "blocks": one.blocks, "done": one.done, "damaged": one.damaged}
-    return known | {"fingerprint": dict(spec.fingerprint), "provenance": dict(spec.provenance)}

@@ -13,91 +13,76 @@ from tilesegment.errors import FinishedError
 from tilesegment.signals import sigterm_stops
 from tilesegment_cli import options
 from tilesegment_cli.progress import ProgressReport
-from tilesegment_cli.types import DurationType, HeldOutType, ListType, OptionType, WeightsType
+from tilesegment_cli.types import DURATION, HELD_OUT, NAMES, OPTION, WEIGHTS
 
 if TYPE_CHECKING:
     from tilesegment.training import TrainingRun
     from tilesegment.training.loop import Record, Trainer
     from tilesegment.training.validation import Scores
 
-# What the library has a default for is passed on only where it is given; a test compares the defaults that are named.
-_OPTIONS = [
-    click.option(
-        "--out",
-        "-o",
-        type=options.written_path,
-        metavar="RUN",
-        help="Folder of the run.  [default: a new one, runs/NAME]",
-    ),
-    click.option("--classes", type=ListType(str), help="Names of the classes, in the order of the labels' values."),
-    click.option("--ignore", type=int, metavar="VALUE", help="Value in the labels of pixels without a label."),
+option, written = click.option, options.written_path
+
+# The library has the defaults; those named here are compared with them by a test.
+_OPTIONS = options.together(
+    option("--out", "-o", type=written, metavar="RUN", help="Folder of the run.  [default: a new one, runs/NAME]"),
+    option("--classes", type=NAMES, help="Names of the classes, in the order of the labels' values."),
+    option("--ignore", type=int, metavar="VALUE", help="Value in the labels of pixels without a label."),
     options.instances,
     options.invert,
-    click.option("--preset", metavar="paper", help="Start from the settings of the U-Net paper."),
-    click.option("--config", type=options.read_path, metavar="FILE", help="Start from the config.json of another run."),
-    click.option(
-        "--resume", is_flag=True, help="Go on with the run in RUN, or the last one; begin it if there is none."
-    ),
+    option("--preset", metavar="paper", help="Start from the settings of the U-Net paper."),
+    option("--config", type=options.read_path, metavar="FILE", help="Start from the config.json of another run."),
+    option("--resume", is_flag=True, help="Go on with the run in RUN, or the last one; begin it if there is none."),
     options.overwrite,
-    click.option("--budget", type=DurationType(), metavar="20m", help="How long: 90s, 20m, 2h.  [default: 20m]"),
-    click.option("--steps", type=int, help="How many updates, instead of a budget; makes the run reproducible."),
-    click.option("--epochs", type=int, help="How often as many examples as there are images, instead of a budget."),
-    click.option(
+    option("--budget", type=DURATION, metavar="20m", help="How long: 90s, 20m, 2h.  [default: 20m]"),
+    option("--steps", type=int, help="Number of updates, instead of a budget; makes the run reproducible."),
+    option("--epochs", type=int, help="How often to draw as many examples as there are images, instead of a budget."),
+    option(
         "--init",
         type=options.read_path,
         metavar="FILE|NAME",
         help="Start from the weights of this model, perhaps of other classes.",
     ),
-    click.option("--network", metavar="NAME", help="Architecture: tileseg networks lists them.  [default: unet]"),
-    click.option("--option", "options", type=OptionType(), multiple=True, help="Of the network, such as up=nearest."),
-    click.option(
+    option("--network", metavar="NAME", help="Architecture: tileseg networks lists them.  [default: unet]"),
+    option("--option", "options", type=OPTION, multiple=True, help="Of the network, such as up=nearest."),
+    option(
         "--base", type=int, help="Channels of the first stage; 64 in the paper.  [default: 32; on a CPU in fp32 16]"
     ),
-    click.option("--depth", type=int, help="How often the network halves the image.  [default: 4]"),
-    click.option("--dropout", type=float, help="At the end of the contracting path.  [default: 0.1]"),
+    option("--depth", type=int, help="How often the network halves the image.  [default: 4]"),
+    option("--dropout", type=float, help="At the end of the contracting path.  [default: 0.1]"),
     options.halo,
-    click.option("--tile", type=int, metavar="PX", help="Side of its input.  [default: 572; on a CPU in fp32 444]"),
-    click.option("--scale", type=float, help="Train and predict at 1/2, 1/3, ... of the resolution.  [default: 1.0]"),
-    click.option("--batch", type=int, help="Examples an update.  [default: 1]"),
-    click.option("--lr", "--rate", "rate", type=float, help="Highest learning rate.  [default: the optimiser's]"),
-    click.option("--optimiser", "--optimizer", "optimiser", metavar="muon|adamw|sgd", help="[default: muon]"),
-    click.option("--ema", type=float, help="Decay of the average of the weights; 0 is none.  [default: 0.998]"),
-    click.option("--loss", metavar="A+B", help="Sum of ce, bce, focal, dice, iou.  [default: ce+dice]"),
-    click.option("--class-weights", type=WeightsType(), metavar="auto|5,1", help="Of the classes in ce, bce, focal."),
-    click.option("--border-weight", type=float, help="Weight between close cells; 10 in the paper.  [default: 0.0]"),
-    click.option("--border-sigma", type=float, help="Its reach in pixels.  [default: 5.0]"),
-    click.option("--elastic-sigma", type=float, help="Of elastic displacements, pixels; 0: none.  [default: 10.0]"),
-    click.option("--elastic-grid", type=float, help="Pixels between their control points.  [default: half a tile]"),
-    click.option("--shades", type=float, help="Std of the brightness of cells.  [default: for v_rand 0.7, else 0]"),
-    click.option("--defects", type=float, help="Share of examples with an EM section defect.  [default: 0.0]"),
-    click.option("--validation", type=HeldOutType(), metavar="SHARE|NAMES", help="What is held out.  [default: 0.2]"),
-    click.option("--goal", metavar="v_rand|dice|miou", help="What the model is judged by.  [default: auto]"),
-    click.option("--threshold", type=float, help="Between two classes.  [default: the best on what is held out]"),
-    click.option("--seed", type=int, help="Of weights, examples and dropout.  [default: 0]"),
-    options.device,
-    click.option("--precision", metavar="auto|fp32|bf16|fp16", help="[default: auto]"),
-    click.option("--workers", type=int, help="Processes that draw examples.  [default: 0 on a CPU, else up to 4]"),
-    click.option(
-        "--tensorboard", type=options.written_path, metavar="DIR", help="Write the curves for TensorBoard, too."
-    ),
-    click.option("--name", help="Name recorded in the model.  [default: that of the folder]"),
-    click.option("--licence", help="Licence of the model, recorded in it."),
+    option("--tile", type=int, metavar="PX", help="Side of its input.  [default: 572; on a CPU in fp32 444]"),
+    option("--scale", type=float, help="Train and predict at 1/2, 1/3, ... of the resolution.  [default: 1.0]"),
+    option("--batch", type=int, help="Examples per update.  [default: 1]"),
+    option("--lr", "--rate", "rate", type=float, help="Highest learning rate.  [default: the optimiser's]"),
+    option("--optimiser", "--optimizer", "optimiser", metavar="muon|adamw|sgd", help="[default: muon]"),
+    option("--ema", type=float, help="Decay of the average of the weights; 0: no average.  [default: 0.998]"),
+    option("--loss", metavar="A+B", help="Sum of ce, bce, focal, dice, iou.  [default: ce+dice]"),
+    option("--class-weights", type=WEIGHTS, metavar="auto|5,1", help="Of the classes in ce, bce, focal."),
+    option("--border-weight", type=float, help="Weight between close cells; 10 in the paper.  [default: 0.0]"),
+    option("--border-sigma", type=float, help="Its reach in pixels.  [default: 5.0]"),
+    option("--elastic-sigma", type=float, help="Of elastic displacements, in pixels; 0: none.  [default: 10.0]"),
+    option("--elastic-grid", type=float, help="Pixels between their control points.  [default: half a tile]"),
+    option("--shades", type=float, help="Std of the brightness of cells.  [default: for v_rand 0.7, else 0]"),
+    option("--defects", type=float, help="Share of examples with an EM section defect.  [default: 0.0]"),
+    option("--validation", type=HELD_OUT, metavar="SHARE|NAMES", help="Images to hold out.  [default: 0.2]"),
+    option("--goal", metavar="v_rand|dice|miou", help="Score that selects the model.  [default: auto]"),
+    option("--threshold", type=float, help="Between two classes.  [default: the best on the held-out images]"),
+    option("--seed", type=int, help="Of weights, examples and dropout.  [default: 0]"),
+    option("--device", metavar="auto|cpu|cuda|cuda:N|mps", help="[default: auto]"),
+    option("--precision", metavar="auto|fp32|bf16|fp16", help="[default: auto]"),
+    option("--workers", type=int, help="Processes that draw examples.  [default: 0 on a CPU, else up to 4]"),
+    option("--tensorboard", type=written, metavar="DIR", help="Also write the curves for TensorBoard."),
+    option("--name", help="Name recorded in the model.  [default: that of the folder]"),
+    option("--licence", help="Licence of the model, recorded in it."),
     options.as_json,
     options.quiet,
-]
-
-
-def _with_options(function: Any) -> Any:
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+)
 
 
 @click.command()
 @click.argument("data", type=options.read_path)
-@_with_options
-@click.pass_context
-def train(context: click.Context, data: str, as_json: bool, quiet: bool, **given: Any) -> None:
+@_OPTIONS
+def train(data: str, as_json: bool, quiet: bool, **given: Any) -> None:
     """Train a network on DATA, labelled images.
 
     DATA holds images/ and labels/ (or imgs/ and masks/, JPEGImages/ and SegmentationClass/, NAME and NAME_masks in one
@@ -106,10 +91,9 @@ def train(context: click.Context, data: str, as_json: bool, quiet: bool, **given
     The run's folder holds model.safetensors and report.html.
     """
     start = time.monotonic()
-    if context.get_parameter_source("device") == click.core.ParameterSource.DEFAULT:
-        del given["device"]
-    given["instances"], given["invert"] = given["instances"] or None, given["invert"] or None
     given["options"] = dict(given["options"]) or None
+    # what was not given is left to the library, a preset or a config
+    chosen = {key: value for key, value in given.items() if value is not None and value is not False}
     begun: list[tuple[Trainer, Path]] = []
 
     def begin(trainer: "Trainer", folder: Path) -> None:
@@ -117,7 +101,10 @@ def train(context: click.Context, data: str, as_json: bool, quiet: bool, **given
         _introduce(progress, trainer, folder)
 
     def report(record: "Record") -> None:
-        _show(progress, record)
+        text = f"step {record.step:,}, loss {record.loss:.3f}"
+        progress.show(record.progress, text, record.seconds)
+        if record.scores is not None:
+            progress.line(f"{text}, held out: {_words(record.scores)}")
         if stop():
             raise KeyboardInterrupt
 
@@ -126,14 +113,8 @@ def train(context: click.Context, data: str, as_json: bool, quiet: bool, **given
             from tilesegment import training
 
             with ProgressReport(quiet) as progress:
-                run = training.train(
-                    data,
-                    since=start,
-                    begin=begin,
-                    report=report,
-                    **{key: value for key, value in given.items() if value is not None},
-                )
-        except FinishedError as error:  # as where a batch system starts a job again that was done
+                run = training.train(data, since=start, begin=begin, report=report, **chosen)
+        except FinishedError as error:  # as where a batch system starts a finished job again
             if not quiet:
                 click.echo(f"Note: {error}", err=True)
             if as_json:
@@ -149,7 +130,7 @@ def train(context: click.Context, data: str, as_json: bool, quiet: bool, **given
 
 
 def _say_what_is_kept(data: str, begun: "list[tuple[Trainer, Path]]") -> None:
-    """How far a stopped run came, and how it goes on."""
+    """Say how far a stopped run came, and how to go on."""
     if not begun:
         click.echo("Stopped before the first update: nothing is kept; begin again.", err=True)
     for trainer, folder in begun:
@@ -160,7 +141,7 @@ def _say_what_is_kept(data: str, begun: "list[tuple[Trainer, Path]]") -> None:
 
 
 def _introduce(progress: ProgressReport, trainer: "Trainer", folder: Path) -> None:
-    """What the data are and what will be done with them."""
+    """Say what the data are and what will be done with them."""
     from tilesegment.training.data import summary
     from tilesegment.training.settings import GOAL_NAMES
 
@@ -174,29 +155,23 @@ def _introduce(progress: ProgressReport, trainer: "Trainer", folder: Path) -> No
         progress.line(f"going on after step {trainer.step:,}")
 
 
-def _show(progress: ProgressReport, record: "Record") -> None:
-    progress.show(record.progress, f"step {record.step:,}, loss {record.loss:.3f}", record.seconds)
-    if record.scores is not None:
-        progress.line(f"step {record.step:,}, loss {record.loss:.3f}, held out: {_words(record.scores)}")
-
-
 def _conclude(run: "TrainingRun") -> None:
-    """What came out, and how to use it."""
+    """Say what came out, and how to use it."""
+    lines = []
     if run.scores is not None:
-        click.echo(f"Held out: {_words(run.scores)}", err=True)
+        lines.append(f"Held out: {_words(run.scores)}")
     if run.tta is not None:
-        click.echo(f"with the 8 views of --tta: {_words(run.tta)}", err=True)
+        lines.append(f"with the 8 views of --tta: {_words(run.tta)}")
     if run.line is not None:
         from tilesegment.training.report import line_words
 
-        click.echo(line_words(run.line), err=True)
+        lines.append(line_words(run.line))
+    lines += [f"Note: the budget left no time for {what}" for what in run.left_out]
     best = "" if run.kept_step == run.steps else f", of which the model after {run.kept_step:,} was the best"
-    for line in run.left_out:
-        click.echo(f"Note: the budget left no time for {line}", err=True)
     took = f"{run.seconds:,.0f} s of {run.wall_seconds:,.0f} s in all"
-    words = f"{run.steps:,} steps in {took}{best}. See {run.folder}/report.html, use the model:"
-    click.echo(words, err=True)
-    click.echo(f"  tileseg predict IMAGE --model {shlex.quote(run.model)} --out mask.zarr", err=True)
+    lines.append(f"{run.steps:,} steps in {took}{best}. See {run.folder}/report.html, use the model:")
+    lines.append(f"  tileseg predict IMAGE --model {shlex.quote(run.model)} --out mask.zarr")
+    click.echo("\n".join(lines), err=True)
 
 
 def _words(scores: "Scores") -> str:

@@ -25,13 +25,7 @@ from tilesegment_cli import options
 @options.invert
 @options.as_json
 @options.quiet
-def verify(
-    image: str,
-    model: str | None,
-    as_json: bool,
-    quiet: bool,
-    **settings: Any,
-) -> None:
+def verify(image: str, model: str | None, as_json: bool, quiet: bool, **settings: Any) -> None:
     """Prove on IMAGE that the tiled mask equals the untiled one.
 
     Crops at tile lines and image borders are predicted twice: by tiles, and in one pass. Exit code 1 if they differ.

@@ -34,7 +34,7 @@ from tilesegment.training.data import Dataset, Section, open_dataset
 from tilesegment.training.loop import Trainer
 from tilesegment.training.settings import TrainingSettings
 from tilesegment.training.validation import validate
-from tilesegment_cli.types import DurationType, HeldOutType, ListType
+from tilesegment_cli.types import DURATION, HELD_OUT, NAMES
 
 # side of the tiles that are timed, about: large enough that little is computed twice
 TILE = 1084
@@ -263,10 +263,10 @@ def caption(data: str, budget: float, rows: Sequence[Row], held_out: Sequence[Se
 @click.argument("data")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
-    "--budget", type=DurationType(), default="5m", metavar="TIME", help="Training time of each network.  [default: 5m]"
+    "--budget", type=DURATION, default="5m", metavar="TIME", help="Training time of each network.  [default: 5m]"
 )
-@click.option("--only", type=ListType(str), metavar="NAME,...", help="Only these networks.")
-@click.option("--held", type=HeldOutType(), default=0.2, help="Sections to hold out.  [default: the last fifth]")
+@click.option("--only", type=NAMES, metavar="NAME,...", help="Only these networks.")
+@click.option("--held", type=HELD_OUT, default=0.2, help="Sections to hold out.  [default: the last fifth]")
 @click.option("--json", "file", type=click.Path(path_type=Path), metavar="FILE", help="Also write the figures there.")
 def main(data: str, out: Path, budget: float, only: tuple[str, ...] | None, held: Any, file: Path | None) -> None:
     """Reads the command line."""

@@ -48,7 +48,7 @@ from tilesegment import LabelClass, Model, ModelError, TilesegmentError
 from tilesegment.models.header import ModelHeader, Normalisation
 from tilesegment.networks import build_network
 from tilesegment.prediction.devices import choose_precision
-from tilesegment_cli.types import ListType
+from tilesegment_cli.types import NAMES
 
 BASELINE, FAILED = "ours", "failed"
 PACKAGES = ("tilesegment", "torch", "zarr", "monai", "torch_em", "dask", "openvino", "nncf")
@@ -228,7 +228,7 @@ def versions() -> dict[str, str]:
 @click.option("--base", type=click.IntRange(1, 256), help="Instead: a U-Net of so many channels and random weights.")
 @click.option("--threads", type=click.IntRange(1), default=torch.get_num_threads(), help="[default: the cores]")
 @click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="How often all is done.")
-@click.option("--only", type=ListType(str), metavar="NAME,...", help=f"Only these of {', '.join(CONTENDERS)}.")
+@click.option("--only", type=NAMES, metavar="NAME,...", help=f"Only these of {', '.join(CONTENDERS)}.")
 @click.option("--json", "file", type=click.Path(path_type=Path), metavar="FILE", help="Also write the figures there.")
 def main(
     size: int,

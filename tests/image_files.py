@@ -92,16 +92,16 @@ def png(folder: Path, pixels: np.ndarray) -> Path:
     return folder / "image.png"
 
 
-def odd_offset(path: Path, pixels: np.ndarray) -> Path:
-    """A TIFF of uint16 whose raw pixels start at an odd byte, as some programs write."""
-    tifffile.imwrite(path, pixels, metadata=None)
-    with tifffile.TiffFile(path) as file:
-        tag = file.pages.first.tags["StripOffsets"]
-        raw = path.read_bytes()
-        start = tag.value[0]
-    path.write_bytes(raw + b"\0" * (1 - len(raw) % 2) + raw[start : start + pixels.nbytes])
-    with tifffile.TiffFile(path, mode="r+") as file:
-        file.pages.first.tags["StripOffsets"].overwrite(len(raw) + 1 - len(raw) % 2)
+def write_tiff(
+    path: Path, pixels: np.ndarray, *pages: np.ndarray, description: str | None = None, **options: Any
+) -> Path:
+    """Writes each page as it is, the first with a description."""
+    with tifffile.TiffWriter(
+        path, byteorder=options.pop("byteorder", None), bigtiff=options.pop("bigtiff", False)
+    ) as writer:
+        writer.write(pixels, metadata=None, description=description, **options)
+        for page in pages:
+            writer.write(page, metadata=None, **options)
     return path
 
 
@@ -118,3 +118,10 @@ def fails(path: Path, match: str = ".", **options: Any) -> str:
     assert "\n" not in message
     assert str(path) in message
     return message
+
+
+def read_all(path: Path, **options: Any) -> tuple[np.ndarray, str]:
+    """All pixels of the first channel, (H, W) or (Z, H, W), and the notes."""
+    with open_image(path, **options) as source:
+        planes = [source.read(Region.of_shape(source.shape), z=z)[0] for z in range(source.depth or 1)]
+        return planes[0] if source.depth is None else np.stack(planes), "\n".join(source.notes)

@@ -206,7 +206,7 @@ class TestTrain:
 
     def test_ctrl_c_says_where_the_model_is(self, folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         write_pairs(folder / "data", 3, side=64)
-        update, calls = Trainer._update, []
+        update, calls = Trainer.update, []
 
         def third(*args: object) -> float:
             calls.append(1)
@@ -214,13 +214,13 @@ class TestTrain:
                 raise KeyboardInterrupt
             return update(*args)
 
-        monkeypatch.setattr(Trainer, "_update", third)
+        monkeypatch.setattr(Trainer, "update", third)
         found = run(self.LINE.replace("--steps 3", "--steps 99"))
         assert (found.code, found.out) == (130, "")
         assert "The model after 2 steps is in runs/data." in found.err
         assert "Go on with: tileseg train data --out runs/data --resume" in found.err
         assert found.err.rstrip().endswith("Stopped.")
-        monkeypatch.setattr(Trainer, "_update", update)
+        monkeypatch.setattr(Trainer, "update", update)
         assert run("info runs/data/model.safetensors").code == 0
 
     def test_every_option_reaches_the_run(self, folder: Path, run: Run) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from command_line import Outcome, Run, contents
+from command_line import Run, contents
 from conftest import noise, toy_model
 from data_sets import write_pairs
 from image_files import zarr_array
@@ -54,92 +54,94 @@ MODEL = "predict slide.tif -m {} --tile 88 --out m.zarr"
 OUT = "predict slide.tif -m toy.safetensors --tile 88 --out {}"
 OPTION = "predict slide.tif -m toy.safetensors --out m.zarr {}"
 
+# a line, its exit code, and what its message names
 BAD = [
-    (PREDICT.format("missing.tif"), 1, "missing.tif does not exist"),
-    (PREDICT.format("text.tif"), 1, "text.tif is not an image"),
-    (PREDICT.format("cut.tif"), 1, "cut.tif is "),
-    (PREDICT.format("corrupt.tif"), 1, "corrupt.tif is damaged: pixels "),
-    (PREDICT.format("empty.png"), 1, "empty.png is an empty file"),
-    (PREDICT.format("empty.zarr"), 1, "empty.zarr"),
-    (PREDICT.format("zero.zarr"), 1, "zero.zarr"),
+    *((PREDICT.format(name), 1, name) for name in ("missing.tif", "text.tif", "cut.tif", "corrupt.tif", "empty.png")),
+    *((PREDICT.format(name), 1, name) for name in ("empty.zarr", "zero.zarr")),
     (PREDICT.format("double.tif"), 1, "double.tif is float64, the model was trained on uint8"),
     (PREDICT.format("deep.tif"), 1, "deep.tif is uint16, the model was trained on uint8"),
-    (PREDICT.format("rgb.png"), 1, "rgb.png has 3 channels, the model takes 1: choose"),
-    (PREDICT.format("nan.tif").replace("toy", "float"), 1, "nan.tif holds NaN or infinity"),
-    ("predict rgb.png --out m.zarr", 1, "has 3 channels and no model was named"),
-    (MODEL.format("missing.safetensors"), 1, "no model missing.safetensors"),
-    (MODEL.format("text.safetensors"), 1, "text.safetensors: not a model"),
-    (MODEL.format("cut.safetensors"), 1, "cut.safetensors: truncated or damaged"),
-    (MODEL.format("flipped.safetensors"), 1, "flipped.safetensors: its weights are not those"),
-    (MODEL.format("pickle.pt"), 1, "pickle.pt: a pickled checkpoint"),
+    (PREDICT.format("rgb.png"), 1, "rgb.png has 3 channels, the model takes 1"),
+    (PREDICT.format("nan.tif").replace("toy", "float"), 1, "nan.tif holds NaN"),
+    ("predict rgb.png --out m.zarr", 1, "3 channels"),
+    *((MODEL.format(name), 1, name) for name in ("missing.safetensors", "text.safetensors", "cut.safetensors")),
+    *((MODEL.format(name), 1, name) for name in ("flipped.safetensors", "pickle.pt", "slide.tif")),
     (MODEL.format("rgb.safetensors"), 1, "the model takes 3"),
-    (MODEL.format("slide.tif"), 1, "slide.tif: not a model"),
-    (OUT.format("taken.zarr"), 1, "taken.zarr exists; name another output"),
-    (OUT.format("taken.zarr --overwrite"), 1, "not made by tilesegment and is not replaced"),
-    (OUT.format("taken.tif"), 1, "taken.tif exists"),
-    (OUT.format("no/m.zarr"), 1, "there is no folder "),
-    (OUT.format("file/m.zarr"), 1, "there is no folder "),
-    (OUT.format("m.xyz"), 1, "cannot tell from the name"),
-    (OUT.format("slide.tif --overwrite"), 1, "is the image that is read"),
-    (OUT.format("m.zarr --preview slide.tif"), 1, "is the image that is read"),
-    (OUT.format("m.zarr --probabilities m.tif"), 1, "probabilities cannot be written to "),
-    (OPTION.format("--tile 20"), 1, "tile 20 does not fit the network; the nearest that do are 44 and 48"),
-    (OPTION.format("--tile 573"), 1, "nearest that do are 572 and 576"),
+    *((OUT.format(name), 1, name) for name in ("taken.zarr", "taken.tif", "m.xyz")),
+    (OUT.format("m.zarr --preview slide.tif"), 1, "slide.tif"),
+    (OUT.format("taken.zarr --overwrite"), 1, "taken.zarr"),
+    (OUT.format("no/m.zarr"), 1, "no folder"),
+    (OUT.format("file/m.zarr"), 1, "no folder"),
+    (OUT.format("slide.tif --overwrite"), 1, "slide.tif"),
+    (OUT.format("m.zarr --probabilities m.tif"), 1, "m.tif"),
+    (OPTION.format("--tile 20"), 1, "44 and 48"),
+    (OPTION.format("--tile 573"), 1, "572 and 576"),
     (OPTION.format("--tile big"), 2, "'--tile': 'big' is not a valid integer (see tileseg predict --help)"),
-    (OPTION.format("--device tpu"), 1, "device 'tpu' is not here; there are: auto, cpu"),
-    (OPTION.format("--precision fp8"), 1, "precision 'fp8' is unknown; allowed: auto"),
-    (OPTION.format("--roi 0:10"), 2, "'0:10' is not a region; write y0:y1,x0:x1"),
-    (OPTION.format("--roi 5:5,0:9"), 2, "is empty"),
-    (OPTION.format("--roi 0:999,0:9"), 1, "roi 0:999,0:9 is empty or outside the image"),
-    (OPTION.format("--level 2"), 1, "level 2: slide.tif has levels 0 to 0"),
-    (OPTION.format("--z 0:1"), 1, "has no z axis"),
-    (OPTION.format("--z 3"), 2, "'3' is not a range; write a:b"),
+    (OPTION.format("--device tpu"), 1, "'tpu'"),
+    (OPTION.format("--precision fp8"), 1, "auto"),
+    (OPTION.format("--roi 0:10"), 2, "'0:10' is not a region"),
+    (OPTION.format("--roi 5:5,0:9"), 2, "'5:5,0:9' is not a region"),
+    (OPTION.format("--roi 0:999,0:9"), 1, "0:999,0:9"),
+    (OPTION.format("--level 2"), 1, "levels 0 to 0"),
+    (OPTION.format("--z 0:1"), 1, "z axis"),
+    (OPTION.format("--z 3"), 2, "a:b"),
     (OPTION.format("--batch 0"), 2, "'0' is not a batch"),
-    (OPTION.format("--channels red"), 2, "is not a list of whole numbers"),
-    (OPTION.format("--select t"), 2, "does not select; write AXIS=INDEX"),
-    (OPTION.format("--threshold 2"), 1, "threshold is 2.0; allowed: between 0 and 1"),
+    (OPTION.format("--channels red"), 2, "whole numbers"),
+    (OPTION.format("--select t"), 2, "AXIS=INDEX"),
+    (OPTION.format("--threshold 2"), 1, "--threshold is 2.0; allowed: between 0 and 1"),
     (OPTION.format("--ngff 1"), 2, "'1' is not one of '0.5', '0.4'"),
-    (OPTION.format("--colour"), 2, "No such option"),
+    (OPTION.format("--colour"), 2, "--colour"),
+    (OPTION.format("--out-dir masks"), 2, "--out-dir"),
+    (OPTION.format("--format tif"), 2, "--format"),
+    (OPTION.format("--part 3/2"), 2, "'3/2' is not a part"),
+    (OPTION.format("--part 1/2 --workers 2"), 2, "--part"),
+    (OPTION.format("--workers 2 --scheduler tcp://1"), 2, "--scheduler"),
+    (OPTION.format("--scheduler none.json"), 1, "none.json"),
+    (OPTION.format("--tls-ca slide.tif"), 2, "--tls-ca"),
+    (OPTION.format("--dashboard"), 2, "--dashboard"),
+    (OPTION.format("--wait 5m"), 2, "--wait"),
+    ("predict slide.tif stack.tif --out m.zarr", 2, "--out-dir"),
+    ("predict slide.tif --out-dir masks --preview p.png", 2, "--preview"),
+    ("predict --list none.txt --out-dir masks", 1, "none.txt"),
     ("predict slide.tif -m toy.safetensors", 2, "Missing option '--out'"),
     ("predict", 2, "Missing argument 'IMAGE...': name an image, or a --list of them (see tileseg predict --help)"),
     ("segment slide.tif", 2, "No such command 'segment'"),
-    ("train missing", 1, "there is no folder missing; name the one that holds images/ and labels/"),
-    ("train no_label", 1, "no_label/images/00.png has no label; expected no_label/labels/00.*"),
-    ("train no_image", 1, "no_image/labels/00.png has no image; expected no_image/images/00.*"),
-    ("train sizes", 1, "label 00 is 40 x 41 (y, x), its image 40 x 40"),
-    ("train grey", 1, "label 00 holds "),
+    ("train missing", 1, "missing"),
+    ("train no_label", 1, "no_label/images/00.png"),
+    ("train no_image", 1, "no_image/labels/00.png"),
+    ("train sizes", 1, "40 x 41"),
+    ("train grey", 1, "label 00"),
     ("train no_label --budget soon", 2, "'soon' is not a time; write 90s, 20m or 2h"),
-    ("train no_label --out file", 1, "file is a file; name a folder"),
-    ("train no_label --out grey", 1, "grey exists and is not empty"),
-    ("verify missing.tif -m toy.safetensors", 1, "missing.tif does not exist"),
+    ("train no_label --out file", 1, "file is a file"),
+    ("train no_label --out grey", 1, "grey"),
+    ("verify missing.tif -m toy.safetensors", 1, "missing.tif"),
     ("verify slide.tif -m toy.safetensors --precision bf16", 2, "'bf16' is not one of 'fp64', 'fp32'"),
     ("info taken.zarr", 1, "taken.zarr"),
-    ("info pickle.pt", 1, "pickle.pt: a pickled checkpoint"),
-    ("preview slide.tif taken.zarr --out look.png", 1, "taken.zarr is no mask"),
+    ("info pickle.pt", 1, "pickle.pt"),
+    ("status slide.tif", 1, "slide.tif"),
+    ("status missing.zarr", 1, "missing.zarr"),
+    ("preview slide.tif taken.zarr --out look.png", 1, "taken.zarr"),
 ]
 
 
-@pytest.mark.parametrize(("line", "code", "match"), BAD, ids=[f"{n} {case[0]}" for n, case in enumerate(BAD)])
-def test_bad_input_is_one_line_and_no_harm(line: str, code: int, match: str, bad: Path, run: Run) -> None:
+@pytest.mark.parametrize(("line", "code", "named"), BAD, ids=[f"{n} {case[0]}" for n, case in enumerate(BAD)])
+def test_bad_input_is_one_line_and_no_harm(line: str, code: int, named: str, bad: Path, run: Run) -> None:
     before = contents(bad)
     found = run(line)
     assert (found.code, found.out) == (code, "")
-    assert found.err.startswith("Error: ")
-    assert found.err.count("\n") == 1
-    assert match in found.err
+    assert found.err.startswith("Error: ") and found.err.count("\n") == 1
+    assert named in found.err
     assert contents(bad) == before
-    assert not Path("m.zarr").exists()
-    assert not Path("runs").exists()
+    assert not any(Path(name).exists() for name in ("m.zarr", "masks", "runs"))
 
 
 def test_a_folder_that_cannot_be_written_to(folder: Path, run: Run) -> None:
     """/proc refuses root, too."""
     found = run("predict slide.tif -m toy.safetensors --tile 88 --out /proc/m.zarr")
     assert found.code == 1
-    assert found.err.startswith("Error: cannot create /proc/m.zarr: ")
-    assert found.err.count("\n") == 1
+    assert found.err.startswith("Error: ") and "/proc/m.zarr" in found.err and found.err.count("\n") == 1
 
 
 def test_a_name_of_two_lines_is_told_on_one(run: Run) -> None:
     found = run("info", "two\nlines.tif")
-    assert found == Outcome(1, "", "Error: two lines.tif does not exist: check the path\n")
+    assert (found.code, found.out, found.err.count("\n")) == (1, "", 1)
+    assert "two lines.tif" in found.err

@@ -1,6 +1,5 @@
 """One contract for all image sources, each format written by its own library."""
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ from image_files import (
     STACK,
     VOLUME,
     Write,
+    fails,
     make_pixels,
-    odd_offset,
     ome_zarr,
     png,
     tiff,
@@ -29,7 +28,6 @@ from zarr.codecs import BytesCodec, ShardingCodec, ZstdCodec
 from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, Level, open_image, read_mirrored
-from tilesegment.images.tiff_planes import SegmentedPlane
 from tilesegment.metadata import PixelSize
 
 WSI = Path(__file__).parents[2] / "shared" / "data" / "wsi"
@@ -72,7 +70,6 @@ CASES = {
         BITS, lambda f, p: tiff("yx", compression="packbits", tile=(32, 32))(f, p.astype(bool)), "TIFF"
     ),
     "tiff min is white": Case(GREY, tiff("yx", photometric="miniswhite"), "TIFF"),
-    "tiff odd offset": Case(WORDS, lambda f, p: odd_offset(f / "image.tif", p[0]), "TIFF"),
     "bigtiff": Case(RGB, tiff(bigtiff=True, tile=(32, 32), compression="lzw"), "TIFF"),
     "tiff pages": Case(STACK, tiff("zyx", compression="zlib"), "TIFF"),
     "tiff raw pages": Case(STACK, tiff("zyx", metadata=None), "TIFF"),
@@ -111,11 +108,6 @@ CASES = {
 }
 
 
-@pytest.fixture(params=CASES.values(), ids=CASES.keys())
-def case(request: pytest.FixtureRequest) -> Case:
-    return request.param
-
-
 def random_regions(shape: tuple[int, int], count: int) -> list[Region]:
     """Regions of all sizes within `shape`, the whole among them."""
     rng = np.random.default_rng(count)
@@ -123,6 +115,7 @@ def random_regions(shape: tuple[int, int], count: int) -> list[Region]:
     return [Region.of_shape(shape), *(Region(y0, x0, y1, x1) for (y0, y1), (x0, x1) in ends)]
 
 
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_every_format_gives_back_what_was_written(case: Case, tmp_path: Path) -> None:
     planes = case.pixels if case.pixels.ndim == 4 else case.pixels[None]
     with open_image(case.write(tmp_path, case.pixels)) as source:
@@ -142,7 +135,11 @@ def test_every_format_gives_back_what_was_written(case: Case, tmp_path: Path) ->
                 np.testing.assert_array_equal(pixels, expected[:, *region.slices])
 
 
-def test_threads_read_the_same_as_one(case: Case, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["tiff tiles", "tiff deflate strips", "tiff raw pages", "zarr shards", "ome-zarr 0.4", "png rgb"]
+)
+def test_threads_read_the_same_as_one(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
     planes = case.pixels if case.pixels.ndim == 4 else case.pixels[None]
     with open_image(case.write(tmp_path, case.pixels)) as source, ThreadPoolExecutor(8) as pool:
         jobs = [(region, z) for region in random_regions(source.shape, 20) for z in range(len(planes))]
@@ -160,42 +157,34 @@ def test_lossy_jpeg_tiles_are_decoded_to_rgb(tmp_path: Path) -> None:
     assert np.abs(pixels - smooth.astype(int)).mean() < 3
 
 
+def test_what_is_no_image_or_no_part_of_one(tmp_path: Path) -> None:
+    (tmp_path / "empty.tif").touch()
+    (tmp_path / "text.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n")
+    (tmp_path / "folder").mkdir()
+    fails(tmp_path / "nothing.tif", "does not exist")
+    fails(tmp_path / "empty.tif", "empty file")
+    fails(tmp_path / "text.png", "supported are TIFF, .*Zarr.*PNG and JPEG")
+    fails(tmp_path / "folder", "without a Zarr array")
+    with open_image(png(tmp_path, GREY)) as source:
+        for what in ({"level": 1}, {"z": 1}, {"level": -1}):
+            with pytest.raises(ImageError, match="from 0 to 0"):
+                source.read(Region(0, 0, 1, 1), **what)
+
+
 def test_the_content_decides_and_not_the_name(tmp_path: Path) -> None:
     path = png(tmp_path, GREY).rename(tmp_path / "image.tif")
     with open_image(path) as source:
         assert source.format == "PNG"
 
 
-def test_only_the_tiles_of_a_region_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded = count_decoded(monkeypatch)
+def test_only_the_strips_and_tiles_of_a_region_are_decoded(tmp_path: Path) -> None:
     with open_image(tiff(tile=(32, 32), compression="zlib")(tmp_path, RGB)) as source:
-        assert not decoded
         source.read(Region(40, 70, 64, 97))  # one row of tiles, columns 2 and 3
-    assert sorted(decoded) == [1 * 7 + 2, 1 * 7 + 3]
-
-
-def test_compressed_strips_are_decoded_once_for_a_row_of_blocks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decoded = count_decoded(monkeypatch)
+        assert source.decoded_bytes == 2 * 32 * 32 * 3
     with open_image(tiff(compression="zlib", rowsperstrip=10)(tmp_path, RGB)) as source:
-        for x in range(0, 211, 50):
+        for x in range(0, 211, 50):  # a row of blocks
             source.read(Region(12, x, 55, min(x + 50, 211)))
-    assert sorted(decoded) == [1, 2, 3, 4, 5]
-
-
-def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list to which the number of each strip or tile is added as it is decoded."""
-    decoded: list[int] = []
-    decode, lock = SegmentedPlane._decode, threading.Lock()
-
-    def count(self: SegmentedPlane, index: int) -> np.ndarray:
-        with lock:
-            decoded.append(index)
-        return decode(self, index)
-
-    monkeypatch.setattr(SegmentedPlane, "_decode", count)
-    return decoded
+        assert source.decoded_bytes == 5 * 10 * 211 * 3
 
 
 def test_a_huge_sparse_image_costs_what_is_read(tmp_path: Path) -> None:
@@ -205,18 +194,6 @@ def test_a_huge_sparse_image_costs_what_is_read(tmp_path: Path) -> None:
     with open_image(tmp_path / "a.zarr") as source:
         assert source.read(Region(500, 500, 600, 700)).sum() == 7 * 88 * 188
         assert not read_mirrored(source, Region(399_900, 999_900, 400_100, 1_000_100)).any()
-
-
-def test_sparse_tiles_are_zero(tmp_path: Path) -> None:
-    path = tiff("yx", tile=(32, 32), compression="zlib", metadata=None)(tmp_path, GREY + 1)
-    with tifffile.TiffFile(path, mode="r+") as file:
-        for name in ("TileOffsets", "TileByteCounts"):
-            tag = file.pages.first.tags[name]
-            tag.overwrite([0, *tag.value[1:]])
-    expected = GREY + 1
-    expected[:, :32, :32] = 0
-    with open_image(path) as source:
-        np.testing.assert_array_equal(source.read(Region.of_shape(source.shape)), expected)
 
 
 def open_array(pixels: np.ndarray) -> ImageSource:
@@ -245,6 +222,44 @@ def test_read_mirrored_is_numpys_reflect(height: int, width: int, above: int, le
 def test_read_mirrored_inside_the_image_copies_nothing() -> None:
     pixels = make_pixels(1, 50, 60)
     assert np.shares_memory(read_mirrored(open_array(pixels), Region(3, 4, 20, 60)), pixels)
+
+
+@pytest.mark.parametrize("kind", ["zarr", "tiff"])
+def test_axes_and_select(tmp_path: Path, kind: str) -> None:
+    movie = make_pixels(12, 5, 20, 30)
+    if kind == "zarr":
+        path = zarr_array("zcyx", (1, 1, 20, 30), dimension_names=["t", "c", "y", "x"])(tmp_path, movie)
+    else:
+        path = tiff("zcyx", ome=True, metadata={"axes": "TCYX"})(tmp_path, movie)
+    with pytest.raises(ImageError, match=r"has 12 time points \(axis t\): choose one with --select t=0\.\.11"):
+        open_image(path)
+    with open_image(path, select={"t": 3}) as source:
+        assert (source.depth, source.channels) == (None, 5)
+        np.testing.assert_array_equal(source.read(Region(2, 3, 20, 9)), movie[3, :, 2:20, 3:9])
+    with open_image(path, select={"t": 3, "c": 4}) as source:
+        np.testing.assert_array_equal(source.read(Region(2, 3, 20, 9)), movie[3, 4:, 2:20, 3:9])
+    with open_image(path, axes="zcyx") as source:
+        np.testing.assert_array_equal(source.read(Region(2, 3, 20, 9), z=7), movie[7, :, 2:20, 3:9])
+    with open_image(path, axes="czyx", select={"z": 1}) as source:
+        np.testing.assert_array_equal(source.read(Region(2, 3, 20, 9)), movie[:, 1, 2:20, 3:9])
+    for wrong in ({"t": 12}, {"t": -1}, {"z": 0}, {"y": 0}):
+        with pytest.raises(ImageError, match="has no"):
+            open_image(path, select=wrong)
+    for letters in ("cyx", "tcyy", "tcab"):
+        with pytest.raises(ImageError, match="do not fit an array of 12 x 5 x 20 x 30"):
+            open_image(path, axes=letters)
+
+
+def test_one_sample_of_a_colour_tiff(tmp_path: Path) -> None:
+    with open_image(tiff(tile=(32, 32))(tmp_path, RGB), select={"s": 1}) as source:
+        assert source.channels == 1
+        np.testing.assert_array_equal(source.read(Region(9, 9, 80, 90)), RGB[1:2, 9:80, 9:90])
+
+
+def test_pages_of_a_tiff_as_channels(tmp_path: Path) -> None:
+    with open_image(tiff("zyx", compression="zlib")(tmp_path, STACK), axes="cyx") as source:
+        assert (source.depth, source.channels) == (None, 5)
+        np.testing.assert_array_equal(source.read(Region(9, 9, 50, 60)), STACK[:, 0, 9:50, 9:60])
 
 
 def test_real_slides() -> None:

@@ -1,4 +1,4 @@
-"""How much a level of an OME-Zarr image is reduced: as its metadata says, where its shape agrees."""
+"""The metadata of OME-Zarr images: scales and transformations, believed where the shapes of the levels agree."""
 
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,9 @@ WRONG: dict[str, tuple[str, Any, list[dict[str, Any]]]] = {
     "of space alone, and wrong": ("0.4", axes_of("tczyx"), [transformations([1, 3**n, 3**n]) for n in range(3)]),
     "in an array": ("0.4", axes_of("tczyx"), [{"coordinateTransformations": [{"type": "scale", "path": "s"}]}] * 3),
 }
-of_wrong_metadata = pytest.mark.parametrize(("version", "axes", "described"), WRONG.values(), ids=WRONG.keys())
 
 
-@of_wrong_metadata
+@pytest.mark.parametrize(("version", "axes", "described"), WRONG.values(), ids=WRONG.keys())
 def test_levels_are_reduced_as_their_shapes_say(
     version: str, axes: Any, described: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -76,7 +75,6 @@ def test_a_pixel_size_that_nobody_gives_is_unknown(tmp_path: Path) -> None:
         assert (source.pixel_size.y, source.pixel_size.x) == (0.5, 0.25)
 
 
-@pytest.mark.parametrize("version", ["0.4", "0.5"])
 @pytest.mark.parametrize(
     ("axes", "scale", "translation", "z"),
     [
@@ -87,13 +85,13 @@ def test_a_pixel_size_that_nobody_gives_is_unknown(tmp_path: Path) -> None:
     ],
 )
 def test_numbers_for_other_axes_than_there_are(
-    version: str, axes: str, scale: list[float], translation: list[float], z: bool, tmp_path: Path
+    axes: str, scale: list[float], translation: list[float], z: bool, tmp_path: Path
 ) -> None:
     """Those of space alone, of the plane alone, or of all five."""
     named = axes_of(axes, {"z": "nanometer", "y": "micrometer", "x": "millimeter"})
     described = [transformations(scale, translation)]
     pixels = GREY.reshape((1,) * (len(axes) - 2) + GREY.shape[-2:])
-    path = write_image(tmp_path / "a.zarr", [pixels], version, axes=named, described=described)
+    path = write_image(tmp_path / "a.zarr", [pixels], axes=named, described=described)
     with open_image(path) as source:
         frame, notes = source.frame, source.notes
     assert [frame.y.scale, frame.x.scale, frame.y.origin, frame.x.origin] == pytest.approx([0.5, 1, 3, 4000])
@@ -176,57 +174,41 @@ def test_a_version_is_known_by_its_systems_of_coordinates(tmp_path: Path) -> Non
         open_image(path)
 
 
-class TestCommands:
-    """What was silently wrong: tissue skipped, regions of level 1 too large, labels that fit no level."""
+# what was silently wrong: regions of level 1 too large, labels that fit no level, tissue skipped
 
-    @of_wrong_metadata
-    def test_a_region_of_a_level(
-        self, version: str, axes: Any, described: list[dict[str, Any]], folder: Path, run: Run
-    ) -> None:
-        write_image(folder / "a.zarr", means(GREY, 3), version, axes=axes, described=described)
-        done = run("predict a.zarr -m toy.safetensors --tile 88 --level 1 --roi 0:40,20:80 -o m.zarr")
-        assert done.code == 0, done.err
-        assert mask_of("m.zarr").shape[-2:] == (20, 30)
-        assert "Note: a.zarr: " in done.err
 
-    @of_wrong_metadata
-    def test_a_label_in_the_image(
-        self, version: str, axes: Any, described: list[dict[str, Any]], folder: Path, run: Run
-    ) -> None:
-        write_image(folder / "a.zarr", means(GREY, 3), version, axes=axes, described=described)
-        done = run("predict a.zarr -m toy.safetensors --tile 88 -o a.zarr/labels/x")
-        assert done.code == 0, done.err
-        image, label = (zarr.open_group(f"a.zarr{name}", mode="r") for name in ("", "/labels/x"))
-        for level in "012":
-            assert label[level].shape[-2:] == image[level].shape[-2:]
-        first, second = (placement(folder / "a.zarr/labels/x", level)[0] for level in (0, 1))
-        assert second[-2:] == [2 * side for side in first[-2:]]
+@pytest.mark.parametrize("name", ["0.1", "0.4 without", "inverted"])
+def test_a_region_of_a_level_and_a_label_in_the_image(name: str, folder: Path, run: Run) -> None:
+    version, axes, described = WRONG[name]
+    write_image(folder / "a.zarr", means(GREY, 3), version, axes=axes, described=described)
+    done = run("predict a.zarr -m toy.safetensors --tile 88 --level 1 --roi 0:40,20:80 -o m.zarr")
+    assert done.code == 0, done.err
+    assert mask_of("m.zarr").shape[-2:] == (20, 30)
+    assert "Note: a.zarr: " in done.err
+    done = run("predict a.zarr -m toy.safetensors --tile 88 -o a.zarr/labels/x")
+    assert done.code == 0, done.err
+    image, label = (zarr.open_group(f"a.zarr{name}", mode="r") for name in ("", "/labels/x"))
+    for level in "012":
+        assert label[level].shape[-2:] == image[level].shape[-2:]
+    first, second = (placement(folder / "a.zarr/labels/x", level)[0] for level in (0, 1))
+    assert second[-2:] == [2 * side for side in first[-2:]]
 
-    @of_wrong_metadata
-    def test_tissue_is_predicted_and_glass_is_not(
-        self,
-        version: str,
-        axes: Any,
-        described: list[dict[str, Any]],
-        folder: Path,
-        run: Run,
-        monkeypatch: pytest.MonkeyPatch,
-        small_blocks: None,
-    ) -> None:
-        """A textured disc on even glass, beyond the middle; the overview is made of level 1."""
-        monkeypatch.setattr("tilesegment.prediction.skipping._SIDE", 256)
-        slide = np.full((1, 1, 1, 384, 384), 235, np.uint8)
-        y, x = np.ogrid[:384, :384]
-        disc = np.hypot(y - 290, x - 290) < 50
-        slide[0, 0, 0][disc] = noise((384, 384))[disc] // 2 + 40
-        write_image(folder / "s.zarr", means(slide, 3), version, axes=axes, described=described)
-        run("predict s.zarr -m toy.safetensors --tile 88 -o all.zarr -q")
-        done = run("predict s.zarr -m toy.safetensors --tile 88 --skip-empty tissue -o m.zarr")
-        assert done.code == 0, done.err
-        every, some = (mask_of(name).reshape(384, 384) for name in ("all.zarr", "m.zarr"))
-        np.testing.assert_array_equal(some[disc], every[disc])
-        assert "blocks were empty and skipped" in done.err
-        assert not some[:96, :96].any()
+
+def test_tissue_is_predicted_and_glass_is_not(folder: Path, run: Run, small_blocks: None) -> None:
+    """A textured disc on even glass, beyond the middle; the overview is made of a level without a scale."""
+    slide = np.full((1, 1, 1, 1536, 1536), 235, np.uint8)
+    y, x = np.ogrid[:1536, :1536]
+    disc = np.hypot(y - 1160, x - 1160) < 60
+    slide[0, 0, 0][disc] = noise((1536, 1536))[disc] // 2 + 40
+    write_image(folder / "s.zarr", means(slide, 3), "0.3", axes=list("tczyx"))
+    run("predict s.zarr -m toy.safetensors --tile 88 --roi 1050:1270,1050:1270 -o all.zarr -q")
+    done = run("predict s.zarr -m toy.safetensors --tile 88 --skip-empty tissue -o m.zarr")
+    assert done.code == 0, done.err
+    every, some = mask_of("all.zarr").reshape(220, 220), mask_of("m.zarr").reshape(1536, 1536)
+    part = disc[1050:1270, 1050:1270]
+    np.testing.assert_array_equal(some[1050:1270, 1050:1270][part], every[part])
+    assert "blocks were empty and skipped" in done.err
+    assert not some[:96, :96].any()
 
 
 def test_the_same_notes_by_info_and_by_the_plan(folder: Path, run: Run) -> None:

@@ -31,7 +31,7 @@ class Clock:
         self.now, self.patch = 1000.0, monkeypatch
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
         self.costs(run, "open_dataset", lambda *a, **k: READING)
-        self.costs(Trainer, "_update", lambda *a, **k: UPDATE)
+        self.costs(Trainer, "update", lambda *a, **k: UPDATE)
         for name in ("draw_examples", "draw_curves", "draw_samples", "write_report"):
             self.costs(run, name, lambda *a, **k: DRAWING)
         for module in (loop, run, validation):

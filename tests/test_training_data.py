@@ -1,4 +1,4 @@
-"""Labelled data as people keep it: what is read, and what is refused."""
+"""Labelled data as people keep it: what is read, what is refused, and what is told before training starts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,22 +6,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from data_sets import cells, write_pairs, write_stack
+from data_sets import cells, write_files, write_pairs, write_stack
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import ndimage
 
 from tilesegment import DataError, ImageError
-from tilesegment.metadata import LabelClass
-from tilesegment.training.data import IGNORE, Dataset, Section, normalisation_of, open_dataset
+from tilesegment.metadata import LabelClass, PixelSize
+from tilesegment.training.data import (
+    IGNORE,
+    Dataset,
+    Section,
+    normalisation_of,
+    open_dataset,
+    split_warnings,
+    summary,
+)
+
+ONE = (LabelClass("a", "#000000"),)
 
 
 @pytest.mark.parametrize("values", [(0, 255), (0, 1), (3, 200)])
 def test_values_become_ids_in_their_order(values: tuple[int, int], tmp_path: Path) -> None:
     data = open_dataset(write_pairs(tmp_path / "d", 3, values=values))
     assert [section.name for section in data.sections] == ["00", "01", "02"]
-    assert [one.value for one in data.classes] == list(values)
-    assert [one.name for one in data.classes] == [f"value {value}" for value in values]
+    assert [(one.name, one.value) for one in data.classes] == [(f"value {value}", value) for value in values]
     for n, section in enumerate(data.sections):
         image, inside = cells(80, 80, n)
         np.testing.assert_array_equal(section.image, image[None])
@@ -29,60 +39,52 @@ def test_values_become_ids_in_their_order(values: tuple[int, int], tmp_path: Pat
         assert section.label.dtype == np.uint8
     assert sum(data.shares()) == pytest.approx(1)
     assert data.shares()[1] == pytest.approx(np.mean([s.label for s in data.sections]))
+    pixels = np.stack([section.image for section in data.sections]).astype(float)
+    scale = normalisation_of(data.sections)
+    assert (scale.mean, scale.std) == (pytest.approx((pixels.mean(),)), pytest.approx((pixels.std(),)))
+    assert scale.dtype == "uint8"
 
 
 def test_a_class_that_one_label_lacks_keeps_its_id(tmp_path: Path) -> None:
     folder = write_pairs(tmp_path / "d", 2)
     label = np.asarray(Image.open(folder / "labels" / "01.png")).copy()
     label[:10], label[10:20], label[20:30] = 7, 9, 255
-    Image.fromarray(label).save(folder / "labels" / "01.png")
+    write_files(folder, {"labels/01.png": label})
     data = open_dataset(folder, ["a", "b", "c", "d"])
     assert [(one.name, one.value) for one in data.classes] == [("a", 0), ("b", 7), ("c", 9), ("d", 255)]
     assert set(np.unique(data.sections[0].label)) == {0, 3}
     assert len({one.colour for one in data.classes}) == 4
 
 
-def test_labels_may_be_of_another_format_and_of_floats(tmp_path: Path) -> None:
-    folder = write_pairs(tmp_path / "d", 2)
-    for path in list((folder / "labels").iterdir()):
-        tifffile.imwrite(path.with_suffix(".tif"), (np.asarray(Image.open(path)) > 0).astype(np.float32))
-        path.unlink()
-    data = open_dataset(folder)
-    assert [one.value for one in data.classes] == [0, 1]
-
-
 def test_stacks_are_sections_plane_by_plane(tmp_path: Path) -> None:
-    data = open_dataset(write_stack(tmp_path / "d", 4))
+    folder = write_stack(tmp_path / "d", 4)
+    data = open_dataset(folder)
     assert [section.name for section in data.sections] == [f"volume[{z}]" for z in range(4)]
     for z, section in enumerate(data.sections):
         image, inside = cells(60, 60, z)
         np.testing.assert_array_equal(section.image[0], image)
         np.testing.assert_array_equal(section.label, inside)
+    tifffile.imwrite(folder / "labels" / "volume.tif", np.zeros((3, 60, 60), np.uint8), photometric="minisblack")
+    with pytest.raises(DataError, match=r"volume is 4 x 60 x 60 .* 3 x 60 x 60"):
+        open_dataset(folder)
 
 
 def test_pixel_size_is_kept_where_all_agree(tmp_path: Path) -> None:
     folder = write_pairs(tmp_path / "d", 2)
     for n in range(2):
-        image = cells(80, 80, n)[0]
-        (folder / "images" / f"{n:02}.png").unlink()
-        tifffile.imwrite(
-            folder / "images" / f"{n:02}.tif", image, resolution=(2.5e6, 2.5e6), resolutionunit="CENTIMETER"
-        )
+        path = folder / "images" / f"{n:02}.png"
+        scale = {"resolution": (2.5e6, 2.5e6), "resolutionunit": "CENTIMETER"}
+        tifffile.imwrite(path.with_suffix(".tif"), np.asarray(Image.open(path)), **scale)
+        path.unlink()
     size = open_dataset(folder).pixel_size
     assert size is not None
     assert (size.y, size.x) == pytest.approx((0.004, 0.004))
 
 
-def test_hidden_files_do_not_matter(tmp_path: Path) -> None:
-    folder = write_pairs(tmp_path / "d", 2)
-    (folder / "images" / ".DS_Store").write_bytes(b"x")
-    assert len(open_dataset(folder).sections) == 2
-
-
 @given(st.integers(1, 60), st.floats(0, 0.9))
 def test_the_last_ones_are_held_out_and_some_are_left(count: int, share: float) -> None:
     sections = tuple(Section(str(n), np.zeros((1, 1, 1)), np.zeros((1, 1))) for n in range(count))
-    train, held = Dataset(sections, (LabelClass("a", "#000000"),), None).split(share)
+    train, held = Dataset(sections, ONE, None).split(share)
     assert train + held == sections
     assert train
     if count > 1:
@@ -90,15 +92,9 @@ def test_the_last_ones_are_held_out_and_some_are_left(count: int, share: float) 
         assert abs(len(held) - share * count) <= 1
 
 
-def named(*names: str) -> Dataset:
-    sections = tuple(Section(name, np.zeros((1, 1, 1)), np.zeros((1, 1), np.uint8)) for name in names)
-    return Dataset(sections, (LabelClass("a", "#000000"),), None)
-
-
 @pytest.mark.parametrize(
     ("wanted", "held"),
     [
-        (["a"], ["a"]),
         ("a", ["a"]),
         (["b"], ["b[0]", "b[1]"]),
         (["c[0]@256,0", "b[1]"], ["b[1]", "c[0]@256,0"]),
@@ -107,67 +103,42 @@ def named(*names: str) -> Dataset:
     ],
 )
 def test_sections_are_held_out_by_name(wanted: str | list[str], held: list[str]) -> None:
-    data = named("a", "b[0]", "b[1]", "c[0]@0,0", "c[0]@256,0")
+    names = ("a", "b[0]", "b[1]", "c[0]@0,0", "c[0]@256,0")
+    data = Dataset(tuple(Section(name, np.zeros((1, 1, 1)), np.zeros((1, 1))) for name in names), ONE, None)
     train, held_out = data.split(wanted)
     assert [section.name for section in held_out] == held
-    assert [section.name for section in train] == [s.name for s in data.sections if s.name not in held]
+    assert [section.name for section in train] == [name for name in names if name not in held]
+    with pytest.raises(DataError, match=r"called x; there are a, b\[0\]"):
+        data.split(["a", "x"])
+    with pytest.raises(DataError, match="all 5"):
+        data.split(names)
 
 
-def test_names_that_cannot_be_held_out() -> None:
-    data = named(*(f"{n:02}" for n in range(20)))
-    with pytest.raises(DataError, match=r"no labelled image is called x; there are 00, 01, .*07 and 12 more: hold out"):
-        data.split(["01", "x"])
-    with pytest.raises(DataError, match="all 20 labelled images are held out"):
-        data.split([section.name for section in data.sections])
+def change(name: str, to: Callable[[np.ndarray], np.ndarray], suffix: str = ".png") -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        pixels = to(np.array(Image.open(folder / name)))
+        (folder / name).unlink()
+        write_files(folder, {str(Path(name).with_suffix(suffix)): pixels})
+
+    return spoil
 
 
-def test_shares_are_those_of_the_labelled_pixels() -> None:
-    label = np.array([[0, 0, 0, 1, IGNORE, IGNORE]], np.uint8)
-    data = Dataset((Section("a", label[None], label),), (LabelClass("a", "#000000"), LabelClass("b", "#ffffff")), None)
-    assert data.shares() == (0.75, 0.25)
+def one_pixel(value: float) -> Callable[[np.ndarray], np.ndarray]:
+    def to(pixels: np.ndarray) -> np.ndarray:
+        pixels = (pixels > 0).astype(np.float32)
+        pixels[3, 4] = value
+        return pixels
 
-
-def test_normalisation_is_that_of_all_pixels(tmp_path: Path) -> None:
-    data = open_dataset(write_pairs(tmp_path / "d", 3))
-    pixels = np.stack([section.image for section in data.sections]).astype(float)
-    scale = normalisation_of(data.sections)
-    assert (scale.mean, scale.std) == (pytest.approx((pixels.mean(),)), pytest.approx((pixels.std(),)))
-    assert scale.dtype == "uint8"
-
-
-def png(path: Path, pixels: np.ndarray) -> None:
-    Image.fromarray(pixels).save(path)
-
-
-def remove(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).unlink()
-
-
-def label(pixels: np.ndarray) -> Callable[[Path], None]:
-    return lambda folder: png(folder / "labels" / "01.png", pixels.astype(np.uint8))
+    return to
 
 
 def constant(folder: Path) -> None:
-    for path in (folder / "labels").iterdir():
-        png(path, np.full((80, 80), 5, np.uint8))
+    write_files(folder, {f"labels/{n:02}.png": np.full((80, 80), 5, np.uint8) for n in range(3)})
 
 
-def float_label(value: float) -> Callable[[Path], None]:
-    def write(folder: Path) -> None:
-        (folder / "labels" / "01.png").unlink()
-        pixels = np.zeros((80, 80), np.float32)
-        pixels[3, 4] = value
-        tifffile.imwrite(folder / "labels" / "01.tif", pixels)
-
-    return write
-
-
-def nan_image(folder: Path) -> None:
-    for path in list((folder / "images").iterdir()):
-        pixels = np.asarray(Image.open(path)).astype(np.float32)
-        pixels[1, 2] = np.nan
-        tifffile.imwrite(path.with_suffix(".tif"), pixels)
-        path.unlink()
+def float_images(folder: Path) -> None:
+    for n in range(3):
+        change(f"images/{n:02}.png", one_pixel(np.nan), ".tif")(folder)
 
 
 def empty(folder: Path) -> None:
@@ -175,71 +146,196 @@ def empty(folder: Path) -> None:
         path.unlink()
 
 
-BAD = {
-    "an image without its label": (remove("labels/01.png"), DataError, r"images/01\.png has no label; expected .*01"),
-    "a label without its image": (remove("images/01.png"), DataError, r"labels/01\.png has no image; expected .*01"),
-    "no pairs at all": (empty, DataError, "is empty"),
-    "another size": (
-        label(np.zeros((80, 79))),
-        DataError,
-        r"image 01 is 1 x 80 x 80 \(z, y, x\), its label 1 x 80 x 79",
-    ),
-    "a grey image": (label(np.arange(6400).reshape(80, 80) % 251), DataError, "holds 251 values from 0 to 250"),
-    "a constant": (constant, DataError, "hold one value only, 5"),
-    "halves": (float_label(0.5), DataError, "whole ones"),
-    "NaN in a label": (float_label(np.nan), DataError, "label 01 holds .* whole ones"),
-    "infinity in a label": (float_label(np.inf), DataError, "label 01 holds .* whole ones"),
-    "huge values": (float_label(1e20), DataError, "label 01 holds .* whole ones"),
-    "negative values": (float_label(-1), DataError, "from -1"),
-    "an image in colour among grey ones": (
-        lambda folder: png(folder / "images" / "01.png", np.zeros((80, 80, 3), np.uint8)),
-        DataError,
-        "01 has 3 channels of uint8, 00 has 1 of uint8; all images must be of one kind",
+SHADES = np.arange(6400, dtype=np.uint16).reshape(80, 80)
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "an image without its label": (lambda folder: (folder / "labels/01.png").unlink(), r"images/01\.png has no label"),
+    "a label without its image": (lambda folder: (folder / "images/01.png").unlink(), r"labels/01\.png has no image"),
+    "no pairs at all": (empty, "is empty"),
+    "another size": (change("labels/01.png", lambda pixels: pixels[:, :-1]), "image 01 .* 80 x 80.* 80 x 79"),
+    "a grey image": (change("labels/01.png", lambda _: (SHADES % 251).astype(np.uint8)), "251 values from 0 to 250"),
+    "a constant": (constant, "one value only, 5"),
+    "halves": (change("labels/01.png", one_pixel(0.5), ".tif"), "label 01 .*whole"),
+    "NaN in a label": (change("labels/01.png", one_pixel(np.nan), ".tif"), "label 01 .*whole"),
+    "infinity in a label": (change("labels/01.png", one_pixel(np.inf), ".tif"), "label 01 .*whole"),
+    "huge values": (change("labels/01.png", one_pixel(1e20), ".tif"), "label 01 .*whole"),
+    "negative values": (change("labels/01.png", one_pixel(-1), ".tif"), "from -1"),
+    "colour among greys": (
+        change("images/01.png", lambda pixels: np.dstack([pixels] * 3)),
+        "01 has 3 channels .* 00 has 1",
     ),
     "two files of one stem": (
-        lambda folder: png(folder / "images" / "01.jpg", np.zeros((80, 80), np.uint8)),
-        DataError,
-        "several files of one stem",
+        lambda folder: write_files(folder, {"images/01.jpg": np.zeros((80, 80), np.uint8)}),
+        "01.jpg and 01.png",
     ),
-    "no image": (lambda folder: (folder / "images" / "01.png").write_text("no"), ImageError, "01.png is not an image"),
-    "NaN in an image": (nan_image, ImageError, "image 00 holds NaN"),
+    "no image": (lambda folder: (folder / "images" / "01.png").write_text("no"), "01.png is not an image"),
+    "NaN in an image": (float_images, "image 00 holds NaN"),
 }
 
 
-@pytest.mark.parametrize(("spoil", "error", "match"), BAD.values(), ids=BAD.keys())
-def test_what_cannot_be_trained_on(
-    spoil: Callable[[Path], None], error: type[Exception], match: str, tmp_path: Path
-) -> None:
-    folder = write_pairs(tmp_path / "d", 3)
-    spoil(folder)
-    with pytest.raises(error, match=match) as caught:
-        open_dataset(folder)
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_trained_on(case: str, tmp_path: Path) -> None:
+    spoil, match = BAD[case]
+    spoil(write_pairs(tmp_path / "d", 3))
+    with pytest.raises((DataError, ImageError), match=match) as caught:
+        open_dataset(tmp_path / "d")
     assert "\n" not in str(caught.value)
-
-
-def test_a_stack_needs_a_label_of_as_many_planes(tmp_path: Path) -> None:
-    folder = write_stack(tmp_path / "d", 4)
-    tifffile.imwrite(folder / "labels" / "volume.tif", np.zeros((3, 60, 60), np.uint8), photometric="minisblack")
-    with pytest.raises(DataError, match=r"image volume is 4 x 60 x 60 .*, its label 3 x 60 x 60"):
-        open_dataset(folder)
 
 
 @pytest.mark.parametrize("names", [["one"], ["one", "two", "three"], ["same", "same"]])
 def test_as_many_different_names_as_values(names: list[str], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="expected 2 different names, for the label values 0, 255"):
+    with pytest.raises(DataError, match=r"2 different names, .* 0, 255"):
         open_dataset(write_pairs(tmp_path / "d", 2), names)
 
 
-def test_constant_images_teach_nothing(tmp_path: Path) -> None:
-    sections = [Section("a", np.full((1, 9, 9), 3, np.uint8), np.zeros((9, 9), np.uint8))]
-    with pytest.raises(DataError, match="constant or hold NaN"):
-        normalisation_of(sections)
+def test_constant_images_teach_nothing() -> None:
+    with pytest.raises(DataError, match="constant"):
+        normalisation_of([Section("a", np.full((1, 9, 9), 3, np.uint8), np.zeros((9, 9), np.uint8))])
 
 
 def test_real_sections(isbi: Path, vnc: Path) -> None:
-    data = open_dataset(isbi, ["membrane", "inside"])
+    data, four = open_dataset(isbi, ["membrane", "inside"]), open_dataset(vnc)
     assert len(data.sections) == 24
     assert data.shares()[0] == pytest.approx(0.22, abs=0.02)
-    four = open_dataset(vnc)
     assert [one.value for one in four.classes] == [0, 1, 2, 3]
     assert four.sections[0].image.shape == (1, 1024, 1024)
+    for sections in (data.sections, four.sections):  # neighbours in a stack are not the same image
+        assert split_warnings(sections[::2], sections[1::2]) == ()
+
+
+# --- of large images only the labelled parts are kept, with what surrounds them
+
+LARGE = 4200
+# labelled rectangles y0, x0, y1, x1: the first two touch squares that touch at a corner, the fourth lies near the third
+PATCHES = ((300, 300, 500, 500), (600, 600, 700, 760), (2100, 100, 2130, 1500), (2700, 900, 2800, 1000))
+
+
+def shade(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Every pixel of the image tells where it is."""
+    return ((y * 7 + x * 13) % 251).astype(np.uint8)
+
+
+@pytest.mark.slow
+def test_only_the_labelled_parts_are_kept(tmp_path: Path) -> None:
+    label = np.full((LARGE, LARGE), 9, np.uint8)
+    image, void = shade(*np.ogrid[:LARGE, :LARGE]), label.copy()
+    for number, (y0, x0, y1, x1) in enumerate(PATCHES):
+        label[y0:y1, x0:x1] = number % 2
+    for name, pixels in (("slide", label), ("empty", void)):
+        for part, one in (("images", image), ("labels", pixels)):
+            (tmp_path / part).mkdir(exist_ok=True)
+            tifffile.imwrite(tmp_path / part / f"{name}.tif", one, tile=(256, 256), compression="zlib")
+    data = open_dataset(tmp_path, ignore=9)
+    # squares of 256 px that hold a label, and one more around them
+    assert [(s.name, s.label.shape) for s in data.sections] == [
+        ("slide@0,0", (1024, 1024)),
+        ("slide@1792,0", (768, 1792)),
+        ("slide@2304,512", (768, 768)),
+    ]
+    for patches, section in zip((PATCHES[:2], PATCHES[2:3], PATCHES[3:]), data.sections, strict=True):
+        y, x = map(int, section.name.split("@")[1].split(","))
+        rows, columns = np.ogrid[y : y + section.label.shape[0], x : x + section.label.shape[1]]
+        np.testing.assert_array_equal(section.image[0], shade(rows, columns))
+        expected = np.full(section.label.shape, IGNORE, np.uint8)
+        for y0, x0, y1, x1 in patches:
+            expected[y0 - y : y1 - y, x0 - x : x1 - x] = PATCHES.index((y0, x0, y1, x1)) % 2
+        np.testing.assert_array_equal(section.label, expected)
+    assert [section.stem for section in data.sections] == ["slide"] * 3
+    assert any("empty" in warning for warning in data.warnings)
+    # an image that is labelled everywhere is kept whole
+    whole = open_dataset(tmp_path)
+    assert [s.label.shape for s in whole.sections] == [(LARGE, LARGE)] * 2
+    assert [c.value for c in whole.classes] == [0, 1, 9]
+
+
+# --- what is told before training starts
+
+
+def section(name: str, image: np.ndarray, ids: tuple[int, ...] = (0, 1)) -> Section:
+    """A section whose label holds `ids`."""
+    return Section(name, image, np.resize(np.array(ids, np.uint8), image.shape[1:]))
+
+
+def picture(seed: int, light: float = 0) -> np.ndarray:
+    """(1, 256, 256) uint8, a texture under a light that falls off to a side."""
+    texture = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal((256, 256)), 2)
+    return (40 + 60 * texture + np.linspace(0, light, 256)).clip(0, 255).astype(np.uint8)[None]
+
+
+def test_empty_unlabelled_and_rare_labels_are_told(tmp_path: Path) -> None:
+    folder = write_pairs(tmp_path / "d", 7)
+    ids = np.resize(np.array([0, 2], np.uint8), (80, 80))
+    ids[3, 3:9] = 1
+    for n in range(7):
+        label = ids if n < 1 else np.full((80, 80), 255 if n == 1 else 2, np.uint8)
+        write_files(folder, {f"labels/{n:02}.png": label})
+    data = open_dataset(folder)
+    assert [s.name for s in data.sections] == ["00", "02", "03", "04", "05", "06"]
+    unlabelled, uniform, rare = data.warnings
+    assert unlabelled.startswith("01:") and uniform.startswith("02, 03, 04 and 2 more:") and "value 1" in rare
+
+
+CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "the same": lambda image: image,
+    "brighter": lambda image: (image * 1.2 + 9).astype(np.uint8),
+    "smoothed": lambda image: ndimage.gaussian_filter(image, (0, 1, 1)),
+    "noisy": lambda image: (image + np.random.default_rng(0).integers(0, 9, image.shape)).astype(np.uint8),
+    "smaller": lambda image: image.reshape(1, 128, 2, 128, 2).mean((2, 4)).astype(np.uint8),
+    "16 bits": lambda image: image.astype(np.uint16) * 257,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_same_images_on_both_sides_are_told(change: str) -> None:
+    train, held = (
+        [section(str(n), picture(n)) for n in range(6)],
+        [section(f"v{n}", CHANGES[change](picture(n))) for n in range(1, 5)],
+    )
+    (warning,) = split_warnings(train, held)
+    assert warning.endswith("1 and v1, 2 and v2, 3 and v3 and 1 more")
+    assert split_warnings(train[:1], held) == split_warnings(train, []) == split_warnings([], []) == ()
+
+
+def test_images_under_the_same_light_are_not_the_same() -> None:
+    """Of images that share their shading the small ones look alike: the detail tells."""
+    train, held = [section("a", picture(1, 180))], [section("b", picture(2, 180))]
+    small = [s.image[0].reshape(32, 8, 32, 8).mean((1, 3)).ravel() for s in (train[0], held[0])]
+    assert np.corrcoef(small)[0, 1] > 0.99
+    assert split_warnings(train, held) == ()
+
+
+def test_a_class_that_is_only_held_out_is_told() -> None:
+    train, held = [section("a", picture(1), (0, 1, IGNORE))], [section("b", picture(2), (0, 2, IGNORE))]
+    (warning,) = split_warnings(train, held)
+    assert warning.startswith("class 2 ")
+
+
+def test_the_summary() -> None:
+    names = (LabelClass("membrane", "#000000", 0), LabelClass("n" * 60, "#e69f00", 200))
+    sections = (section("a", picture(1), (0, 1, 1, IGNORE)), section("s[0]", picture(2)), section("s[1]", picture(2)))
+    layout = "images/ and labels/, paired by name"
+    data = Dataset(sections, names, PixelSize(0.004, 0.004), layout, ("an " + "odd " * 30 + "thing",), 255)
+    lines = summary(data, sections[2:]).splitlines()
+    assert lines[:12] == [
+        "data          3 labelled images from 2 files",
+        "layout        images/ and labels/, paired by name",
+        "size (y x x)  256 x 256",
+        "pixels        1 channel of uint8",
+        "pixel size    0.004 x 0.004 micrometres (y, x)",
+        "classes       id  class                                        value    share",
+        "               0  membrane                                         0  45.45 %",
+        "               1  nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn...    200  54.55 %",
+        "not labelled  8.33 % of the pixels (value 255)",
+        "held out      1: s[1]",
+        "warning       an odd odd odd odd odd odd odd odd odd odd odd odd odd odd odd odd odd odd odd odd odd",
+        "              odd odd odd odd odd odd odd odd odd thing",
+    ]
+    assert "s[0] and s[1]" in " ".join("".join(lines[12:]).split())
+    assert "no score" in summary(data, ())
+    colours = tuple(LabelClass(c, c, int(c[1:], 16)) for c in ("#0000ff", "#ff0000"))
+    many = tuple(section(str(n), np.zeros((3, 8 + n, 9), np.uint16)) for n in (0, 0, 1, 2, 3, 4))
+    text = summary(Dataset(many, colours, None, "x"), ())
+    assert "size (y x x)  2 of 8 x 9, 1 of 9 x 9, 1 of 10 x 9, 1 of 11 x 9 and 1 more\n" in text
+    assert "pixels        3 channels of uint16\n" in text
+    assert "classes       id  class     colour    share\n               0  #0000ff  #0000ff  " in text
+    assert "not labelled" not in text and "pixel size" not in text
+    assert max(map(len, text.splitlines())) <= 100

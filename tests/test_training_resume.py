@@ -212,12 +212,12 @@ def test_where_nothing_is_begun_resume_begins(
     if left == "half a config":
         (out / ".config.json.0123456789abcdef.partial").write_text("{")
     if left == "no checkpoint":
-        monkeypatch.setattr(Trainer, "_update", interrupt)
+        monkeypatch.setattr(Trainer, "update", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(data, out)
     if left == "an earlier model":
         train(data, out, steps=1)
-        monkeypatch.setattr(Trainer, "_update", interrupt)
+        monkeypatch.setattr(Trainer, "update", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(data, out, overwrite=True)
     monkeypatch.undo()

@@ -12,8 +12,6 @@ from tilesegment.errors import ImageError
 from tilesegment.ome_zarr.node import METADATA
 
 _METADATA_LIMIT = 1 << 20  # bytes of a metadata file that are looked at
-_FORMER_SAMPLES = 32
-_FORMER_METADATA = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
 _LABELS = "labels"  # added without changing the image
 
 
@@ -140,30 +138,3 @@ def _sampled(files: list[_File], size: int, samples: int, sample: int) -> Iterat
         with open(file.path, "rb") as opened:
             opened.seek(place - begin)
             yield opened.read(sample)
-
-
-def former_identity(path: str | Path) -> str:
-    """The digest by which earlier releases knew an image: samples of a file, the metadata alone of a Zarr store."""
-    path, digest = Path(path), hashlib.sha256()
-    if path.is_dir():
-        for file in (folder / name for folder in _former_folders(path) for name in _FORMER_METADATA):
-            if file.is_file():
-                with file.open("rb") as opened:
-                    digest.update(f"{file.relative_to(path)}\n".encode() + opened.read(_METADATA_LIMIT))
-        return digest.hexdigest()
-    with path.open("rb") as opened:
-        size = opened.seek(0, 2)
-        digest.update(f"{size}\n".encode())
-        last = max(0, size - 4096)
-        for number in range(_FORMER_SAMPLES):
-            opened.seek(last * number // (_FORMER_SAMPLES - 1))
-            digest.update(opened.read(4096))
-    return digest.hexdigest()
-
-
-def _former_folders(store: Path) -> list[Path]:
-    """The folder of a Zarr array, or that of a group with its members but for labels."""
-    if (store / ".zarray").exists() or (store / "c").is_dir():
-        return [store]
-    members = (folder for folder in store.iterdir() if folder.is_dir() and folder.name != _LABELS)
-    return [store, *sorted(members)]

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -99,35 +100,32 @@ class Defect:
         return (y - self.place[1]) * math.cos(self.angle) - (x - self.place[0]) * math.sin(self.angle)
 
 
+class Source(NamedTuple):
+    """A section to draw from."""
+
+    image: Tensor  # (C, H, W) float, normalised
+    label: Tensor  # (H, W) uint8 class ids, `IGNORE` where there is none
+    border: Tensor | None = None  # (H, W) float weights of the pixels
+    cells: Tensor | None = None  # (H, W) int16 of `number_cells`; None where cells keep their shades
+
+
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """The parameters of one example.
+    """The parameters of one example."""
 
-    Attributes:
-        elastic: (2, g, g) displacements of the control points as (x, y), pixels.
-        angle: of the rotation, radians.
-        zoom: pixels of the section per pixel of the example.
-        mirror: -1 or 1, on x.
-        place: (2,) as (y, x) in 0 .. 1, between the first and the last possible place in the section.
-        contrast, brightness, gamma, noise, blur: what is applied.
-        defect: None for most examples.
-        shade: std of the cells' brightness.
-        seed: of the noise and the shades.
-    """
-
-    elastic: Tensor
-    angle: float
-    zoom: float
-    mirror: float
-    place: Tensor
+    elastic: Tensor  # (2, g, g) displacements of the control points as (x, y), pixels
+    angle: float  # radians
+    zoom: float  # pixels of the section per pixel of the example
+    mirror: float  # -1 or 1, on x
+    place: Tensor  # (2,) as (y, x) in 0 .. 1, from the first to the last possible place in the section
     contrast: float
     brightness: float
     gamma: float
     noise: float
     blur: float
     defect: Defect | None
-    shade: float
-    seed: int
+    shade: float  # std of the cells' brightness
+    seed: int  # of noise and shades
 
 
 def draw(strength: Augmentation, tile: int, generator: torch.Generator) -> Draw:
@@ -162,42 +160,26 @@ def draw_defect(tile: int, generator: torch.Generator) -> Defect:
 
 
 def draw_example(
-    image: Tensor,
-    label: Tensor,
-    border: Tensor | None,
-    cells: Tensor | None,
-    tile: int,
-    output: int,
-    strength: Augmentation,
-    generator: torch.Generator,
+    source: Source, tile: int, output: int, strength: Augmentation, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Draw one example from a section, at a random place with labelled pixels.
 
-    Args:
-        image: (C, H, W) float, normalised.
-        label: (H, W) uint8 class ids, `IGNORE` where there is none.
-        border: (H, W) float weights of the pixels, or None.
-        cells: (H, W) int16 of `number_cells`, or None where cells keep their shades.
-        tile, output: sides of the network's input, and of its output at the input's centre.
-        strength: of the variations.
-        generator: where the randomness comes from.
-
     Returns:
-        Input (C, tile, tile) float, bilinear, mirrored beyond the section; its label (output, output) int64, nearest;
-        the border weights (output, output), bilinear, or None.
+        Input (C, tile, tile) float, bilinear, mirrored beyond the section; the label (output, output) int64 of its
+        centre, nearest; the border weights (output, output), bilinear, or None.
     """
     crop = (tile - output) // 2
     for _ in range(_PLACES):
         drawn = draw(strength, tile, generator)
-        grid = sampling_grid(image.shape[-2:], tile, output, drawn)
+        grid = sampling_grid(source.image.shape[-2:], tile, output, drawn)
         inner = grid[crop : crop + output, crop : crop + output]
-        t = _sample(label[None].float(), inner, "nearest")[0].round().long()
+        t = _sample(source.label[None].float(), inner, "nearest")[0].round().long()
         if bool((t != IGNORE).any()):
             break
-    w = None if border is None else _sample(border[None], inner, "bilinear")[0]
-    x = _sample(image, grid, "bilinear")
-    if cells is not None and drawn.shade > 0:
-        x = shade_cells(x, _sample(cells[None].float(), grid, "nearest")[0].round().long(), drawn)
+    w = None if source.border is None else _sample(source.border[None], inner, "bilinear")[0]
+    x = _sample(source.image, grid, "bilinear")
+    if source.cells is not None and drawn.shade > 0:
+        x = shade_cells(x, _sample(source.cells[None].float(), grid, "nearest")[0].round().long(), drawn)
     return vary_grey(x, drawn), t, w
 
 

@@ -12,24 +12,15 @@ _CAUTION = 1.15  # the machine may become slower than it was
 
 @dataclass
 class Budget:
-    """Seconds of wall clock for all that a run does: preparing, updates, looks, calibration, scores and pictures.
+    """Seconds of wall clock for all that a run does."""
 
-    Attributes:
-        total: seconds of all; None where updates are counted instead.
-        preparing: reading and checking the data, building the network, of every start of this run.
-        predicting, scoring: the two parts of a look at the held-out sections; 0 where there are none.
-        chooses_line: whether the line between two classes is to be chosen on the held-out sections.
-        updating: seconds of the latest update.
-        drawing: seconds of the pictures at the end.
-    """
-
-    total: float | None
-    preparing: float = 0.0
-    predicting: float = 0.0
-    scoring: float = 0.0
-    chooses_line: bool = False
-    updating: float = 0.0
-    drawing: float = 0.0
+    total: float | None  # None where updates are counted instead
+    preparing: float = 0.0  # reading and checking the data, building the network, of every start of this run
+    predicting: float = 0.0  # of a look at the held-out sections; 0 where there are none
+    scoring: float = 0.0  # of the same look
+    chooses_line: bool = False  # whether the line between two classes is to be chosen on the held-out sections
+    updating: float = 0.0  # the latest update
+    drawing: float = 0.0  # the pictures at the end
 
     @property
     def looks(self) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tilesegment.models.header import Normalisation
 from tilesegment.signals import ignore_signals
-from tilesegment.training.augmentation import Augmentation, draw_example, inside_cells, number_cells
+from tilesegment.training.augmentation import Augmentation, Source, draw_example, inside_cells, number_cells
 from tilesegment.training.data import Section
 from tilesegment.training.losses import border_weights
 
@@ -22,12 +23,9 @@ class Examples(Dataset[Batch]):
     """The batch of update `n` is element `n`, however often and in whatever process it is asked for.
 
     Args:
-        sections: to draw from.
-        scale: normalisation of their grey values.
+        sections, scale: to draw from, and the normalisation of their grey values.
         tile, output: sides of the network's input and output, pixels.
-        batch: examples per update.
-        augmentation: how they are varied.
-        seed: of all draws.
+        batch, augmentation, seed: how many per update, how they are varied, and the seed of all draws.
         border: w0 and sigma of the border weights; w0 = 0 is none.
     """
 
@@ -50,7 +48,7 @@ class Examples(Dataset[Batch]):
             weights = border_weights(inside_cells(label), *border) if border[0] > 0 else None
             cells = number_cells(label) if augmentation.shades else None
             maps = (None if one is None else torch.from_numpy(one) for one in (weights, cells))
-            self.sections.append((_normalised(section, scale), torch.from_numpy(label), *maps))
+            self.sections.append(Source(_normalised(section, scale), torch.from_numpy(label), *maps))
 
     def __getitem__(self, step: int) -> Batch:
         """Inputs (B, C, T, T), labels (B, t, t) int64 and border weights (B, t, t), or None, of update `step`."""
@@ -58,7 +56,7 @@ class Examples(Dataset[Batch]):
         drawn = []
         for _ in range(self.batch):
             section = self.sections[int(torch.randint(len(self.sections), (), generator=generator))]
-            drawn.append(draw_example(*section, self.tile, self.output, self.augmentation, generator))
+            drawn.append(draw_example(section, self.tile, self.output, self.augmentation, generator))
         x, t, w = zip(*drawn, strict=True)
         return torch.stack(x), torch.stack(t), None if w[0] is None else torch.stack(w)
 
@@ -101,5 +99,5 @@ def _normalised(section: Section, scale: Normalisation) -> Tensor:
     return (torch.tensor(section.image, dtype=torch.float32) - mean) / std
 
 
-def _unchanged(batch: Batch) -> Batch:
+def _unchanged(batch: Any) -> Any:
     return batch

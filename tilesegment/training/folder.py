@@ -86,18 +86,14 @@ def configure(
     labels: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> Configuration:
-    """Build a configuration from what is given, for the rest from a preset or another run's.
-
-    Args:
-        began: that of a run which goes on: nothing else may be given, but where it is computed.
-        preset: a name in `PRESETS`.
-        config: the `config.json` of another run.
-        labels, settings: what is given.
+    """Build a configuration from what is given, for the rest from a preset or the `config.json` of another run.
 
     Raises:
-        PlanError: preset and config are both given, no such preset or setting, another value than in `began`.
+        PlanError: preset and config are both given, no such preset or setting, or another value than in `began`, the
+            configuration of a run that goes on.
         DataError: `config` cannot be read.
     """
+    labels = {key: value for key, value in labels.items() if value is not None}
     if preset is not None and config is not None:
         raise PlanError("--preset and --config exclude each other; give one of them")
     if preset is not None and preset not in PRESETS:
@@ -110,7 +106,7 @@ def configure(
         del start["name"]  # a new run has a name of its own
         labels, settings = {**other.labels, **labels}, {**start, **settings}
     if began is None:
-        return Configuration(TrainingSettings.from_json(settings), dict(labels))
+        return Configuration(TrainingSettings.from_json(settings), labels)
     merged = TrainingSettings.from_json({**began.settings.to_json(), **settings})
     wanted = replace(began, settings=merged, labels={**began.labels, **labels})
     old, new = ({**one.labels, **one.settings.flat()} for one in (began, wanted))

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from tilesegment.errors import DataError, PlanError
+from tilesegment.errors import DataError, PlanError, option
 from tilesegment.geometry import FieldOfView
+from tilesegment.models.any_module import model_of
 from tilesegment.models.header import ModelHeader
 from tilesegment.models.model import Model
 from tilesegment.networks import build_network
+from tilesegment.networks.any_network import MODULE
 from tilesegment.networks.field_of_view import chosen, derive
 from tilesegment.networks.network import Network
 from tilesegment.networks.rescaled import Rescaled
@@ -45,22 +47,14 @@ CONSTANT_SHARE, CONSTANT_UPDATES = 0.3, 100
 
 @dataclass(frozen=True)
 class Record:
-    """What is known after an update: a line of `metrics.jsonl`.
+    """What is known after an update: a line of `metrics.jsonl`."""
 
-    Attributes:
-        step: updates so far.
-        progress: part of the run that is done, 0 to 1.
-        seconds: of wall clock since the first update began, without the time that the run lay stopped.
-        loss, rate: of the latest update, and its learning rate.
-        scores: on the held-out sections, where they were looked at after this update.
-    """
-
-    step: int
-    progress: float
-    seconds: float
+    step: int  # updates so far
+    progress: float  # part of the run that is done, 0 to 1
+    seconds: float  # of wall clock since the first update began, without the time that the run lay stopped
     loss: float
-    rate: float
-    scores: Scores | None = None
+    rate: float  # learning rate
+    scores: Scores | None = None  # on the held-out sections, where they were looked at after this update
 
 
 class Trainer:
@@ -69,6 +63,7 @@ class Trainer:
     Args:
         data: labelled sections.
         settings: how.
+        module: any module to train, from the weights that it has, instead of a network by name; it is copied.
 
     Attributes:
         notes: what the user should know of what is taken over from `init`, a sentence each.
@@ -81,7 +76,7 @@ class Trainer:
         PlanError, ModelError, DeviceError, DataError: settings or data that cannot be.
     """
 
-    def __init__(self, data: Dataset, settings: TrainingSettings) -> None:
+    def __init__(self, data: Dataset, settings: TrainingSettings, module: nn.Module | None = None) -> None:
         settings.check()
         self.device = choose_device(settings.device)
         self.precision = choose_precision(self.device, settings.precision)
@@ -96,7 +91,8 @@ class Trainer:
             settings = replace(settings, augmentation=replace(settings.augmentation, shades=shades))
         self.settings, self.loss = settings, Loss(settings.loss)
         reduced = [reduce_section(section, settings.reduction) for section in self.sections]
-        view = self._make_network(reduced)
+        view = self._make_network(reduced) if module is None else self._adopt(module, reduced)
+        self.network.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
         tile = self._tile(view)
         self.settings = replace(settings, tile=tile * settings.reduction)
         output = tile - 2 * view.before if view.crops else tile
@@ -119,7 +115,10 @@ class Trainer:
     def _make_network(self, reduced: Sequence[Section]) -> FieldOfView:
         """Build the network, begin from `init`, and return what the network needs to see."""
         settings = self.settings
+        if settings.network == MODULE:
+            raise PlanError("the run trains a module of the caller's: give it again, train(..., network=module)")
         self.init = None if settings.init is None else Model.load(settings.init)
+        self.claimed: FieldOfView | None = None
         self.name, self.arguments = choose_network(settings, len(reduced[0].image), len(self.data.classes), self.init)
         header = None if self.init is None else self.init.header
         self.normalisation, self.notes = choose_normalisation(settings.init, header, reduced)
@@ -134,9 +133,26 @@ class Trainer:
             self.anew, notes = begin_from(*start, self.network, arguments, self.data)
             self.notes += notes
             self.halo = self.init.header.halo if self.halo is None else self.halo
-        view = self._view()
-        self.network.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
-        return view
+        return self._view()
+
+    def _adopt(self, module: nn.Module, sections: Sequence[Section]) -> FieldOfView:
+        """Take over a module of the caller's, and return what it needs to see."""
+        settings, classes = self.settings, len(self.data.classes)
+        for key in ("init", "base", "depth", "dropout", "options"):
+            if getattr(settings, key):
+                raise PlanError(f"{option(key)} is for networks by name; leave it out, or build the module with it")
+        if settings.reduction != 1:
+            raise PlanError("--scale is for networks by name; let the module itself reduce the images")
+        model = model_of(module, channels=len(sections[0].image), halo=settings.halo)
+        if len(model.header.classes) != classes:
+            raise PlanError(f"the network gives {len(model.header.classes)} classes, the labels hold {classes}")
+        self.name, self.arguments = MODULE, dict(model.header.arguments)
+        self.network = copy.deepcopy(model.network).requires_grad_(True).train()
+        for own, given in zip(self.network.parameters(), module.parameters(), strict=False):
+            own.requires_grad_(given.requires_grad)  # what the caller has frozen stays so
+        self.init, self.anew, self.halo, self.claimed = None, (), settings.halo, model.field_of_view
+        self.normalisation, self.notes = choose_normalisation(None, None, sections)
+        return model.field_of_view
 
     def _view(self) -> FieldOfView:
         """What the network that is trained needs to see; checked now, so that hours later it can be used.
@@ -198,7 +214,7 @@ class Trainer:
                     batch = next(drawn)
                     with uninterrupted() as self.signals:
                         began = time.monotonic()
-                        self.pending = self._update(batch)
+                        self.pending = self.update(batch)
                         self.budget.updating = time.monotonic() - began
                         self.step, self.seconds = self.step + 1, time.monotonic() - start
                         self.torn = False
@@ -217,7 +233,7 @@ class Trainer:
             steps = self.settings.epochs * math.ceil(len(self.sections) / self.settings.batch)
         return self.budget.progress(self.seconds) if steps is None else min(self.step / steps, 1.0)
 
-    def _update(self, batch: Batch) -> tuple[float, float]:
+    def update(self, batch: Batch) -> tuple[float, float]:
         """Make one step of the optimiser; return the loss and the learning rate."""
         progress = self._progress()
         if progress >= _FREEZE:
@@ -314,9 +330,9 @@ class Trainer:
             licence=self.settings.licence,
             training=self._provenance(),
         )
-        network = build_network(self.name, self.arguments)
+        network = copy.deepcopy(self.network).cpu() if self.name == MODULE else build_network(self.name, self.arguments)
         _bare(network).load_state_dict({name: value.cpu() for name, value in trained.state_dict().items()})
-        return Model(header, network.requires_grad_(False).eval())
+        return Model(header, network.requires_grad_(False).eval(), self.claimed)
 
     def _provenance(self) -> dict[str, Any]:
         record: dict[str, Any] = {"steps": self.step, "kept_step": self.kept_step, "seconds": round(self.seconds, 1)}

@@ -6,6 +6,7 @@ sum in float32 whatever the logits' precision. p is the soft-max of the logits, 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional
 from tilesegment.errors import PlanError
 from tilesegment.training.data import IGNORE, Dataset
 
+_Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 _REACH = 4  # beyond this many sigma, border weights are less than w0 / 3000
 
 
@@ -62,13 +64,9 @@ def soft_iou(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 # per pixel, multiplied by the weights of classes and borders
-PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "ce": cross_entropy,
-    "bce": binary_cross_entropy,
-    "focal": focal,
-}
+PIXEL_LOSSES: dict[str, _Loss] = {"ce": cross_entropy, "bce": binary_cross_entropy, "focal": focal}
 # per batch
-REGION_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"dice": soft_dice, "iou": soft_iou}
+REGION_LOSSES: dict[str, _Loss] = {"dice": soft_dice, "iou": soft_iou}
 
 
 @dataclass(frozen=True)

@@ -33,16 +33,11 @@ def settle_base(settings: TrainingSettings, slow: bool) -> TrainingSettings:
 def choose_network(
     settings: TrainingSettings, channels: int, classes: int, init: Model | None
 ) -> tuple[str, dict[str, Any]]:
-    """Return name and arguments, as `networks.build_network` takes them.
-
-    Args:
-        settings: what was asked for.
-        channels, classes: of the images, in the labels.
-        init: the model that training starts from.
+    """Return name and arguments, as `networks.build_network` takes them; those of `init` where it is given.
 
     Raises:
-        PlanError: `init` takes other images, or is another network than was asked for.
-        ModelError: no such network, no such option.
+        PlanError: `init` takes other images, or is another network than was asked for; no such option.
+        ModelError: no such network.
     """
     name = settings.network or ("unet" if init is None else init.header.network)
     known = options_of(name)
@@ -79,13 +74,7 @@ def _check_init(settings: TrainingSettings, init: Model, name: str, asked: dict[
 def begin_from(
     init: str, header: ModelHeader, start: nn.Module, network: nn.Module, arguments: Mapping[str, Any], data: Dataset
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Give `network` the weights of the model `init`, as far as they are of the same classes.
-
-    Args:
-        init: file or name of the model, for the notes.
-        header, start: of that model, and its network.
-        network, arguments: what is trained, and what it was built with.
-        data: what it is trained on.
+    """Give `network`, built with `arguments`, the weights of the model `init`, as far as classes are the same.
 
     Returns:
         The layers that begin at random, or do so for some classes; and notes for the user.
@@ -130,12 +119,7 @@ def class_axes(name: str, arguments: Mapping[str, Any]) -> dict[str, tuple[int, 
 def take_over(
     network: nn.Module, start: nn.Module, axes: Mapping[str, Sequence[int]], matches: Sequence[int | None]
 ) -> tuple[str, ...]:
-    """Give `network` the weights of `start`, the same network but perhaps for other classes.
-
-    Args:
-        network, start: what is trained, what it begins with.
-        axes: as `class_axes` gives them.
-        matches: as `match_classes` gives them, one for each class of `network`.
+    """Give `network` the weights of `start`, the same network for other classes; see `class_axes`, `match_classes`.
 
     Returns:
         The layers that begin at random, or do so for some classes.
@@ -166,13 +150,7 @@ def _filled(value: Tensor, source: Tensor, axes: Sequence[int], matches: Sequenc
 def class_notes(
     init: str, new: Sequence[LabelClass], old: Sequence[LabelClass], anew: Sequence[str]
 ) -> tuple[str, ...]:
-    """Say what became of the classes of the model `init`, where that is not plain.
-
-    Args:
-        init: file or name of the model.
-        new, old: classes of the data, and of the model.
-        anew: as `take_over` gives them.
-    """
+    """Say what became of the classes of the model `init`, where that is not plain."""
     matches = match_classes(new, old)
     names, known = ([one.name for one in classes] for classes in (new, old))
     if anew:
@@ -196,10 +174,6 @@ def choose_normalisation(
 
     Those of the model that it starts from are kept, unless these images are of another dtype or far from them: the
     network has learnt from values around 0, and gets such from the mean and spread of these images.
-
-    Args:
-        init: file or name of the model to start from, with its `header`; None for none.
-        sections: that are trained on.
 
     Raises:
         DataError: a channel is constant or holds NaN.

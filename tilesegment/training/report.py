@@ -54,14 +54,8 @@ def write_report(
 
     Args:
         folder: of the run; `curves.png`, `samples.png` and `augmentation.png` in it are included.
-        title: the model's name.
-        classes: of the model, as many as there are Dice and IoU values.
-        summary: of the data, lines of plain text.
-        settings: of the run, as JSON takes them.
-        records: of the run.
-        scores: of the stored model on the held-out images; None where none were held out.
-        tta: the same, averaged over the 8 symmetries of the square.
-        line: between two classes, where the held-out images have chosen it.
+        title, classes: of the model.
+        summary, settings, records, scores, tta, line: of the run, see `run.TrainingRun`.
         command: line that uses the model.
 
     Raises:

@@ -9,9 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from tilesegment.draw import Sample, compare, save
 from tilesegment.errors import DataError, PlanError
 from tilesegment.models.model import Model
+from tilesegment.networks.any_network import MODULE
 from tilesegment.signals import uninterrupted
 from tilesegment.training.data import open_dataset, summary
 from tilesegment.training.folder import (
@@ -31,8 +34,7 @@ from tilesegment.training.report import event_writer, write_report
 from tilesegment.training.settings import GOAL_NAMES
 from tilesegment.training.validation import Line, Scores, Validation, choose_line, predict_sections, recentred, validate
 
-# seconds between two checkpoints, at least so many times what the last one took
-_EVERY, _EVERY_WRITES = 60.0, 50
+_EVERY_WRITES = 50  # least time between two checkpoints, in units of the time that the last one took
 _SHEET = 12  # examples on the contact sheet
 # what pictures and report at the end take, in units of that sheet, and where it is not drawn, in seconds
 _PICTURE_SETS, _PICTURES = 2.0, 5.0
@@ -70,6 +72,7 @@ def train(
     data: str | Path,
     out: str | Path | None = None,
     *,
+    network: str | nn.Module | None = None,
     classes: Sequence[str] | None = None,
     ignore: int | None = None,
     instances: bool | None = None,
@@ -80,31 +83,27 @@ def train(
     resume: bool = False,
     tensorboard: str | Path | None = None,
     since: float | None = None,
+    checkpoint_every: float = 60.0,
     begin: Callable[[Trainer, Path], None] = lambda trainer, folder: None,
     report: Callable[[Record], None] = lambda record: None,
     **settings: Any,
 ) -> TrainingRun:
-    """Train a network on labelled images.
-
-    The model is the one of six looks at the held-out sections that predicted them best. Its file is replaced at each
-    look, and on Ctrl-C; a checkpoint is written every minute. Between two classes the threshold is chosen on the
-    held-out sections, and becomes 1/2: `validation.choose_line`. Weights are stored, and scored, in float16.
+    """Train a network on labelled images. The model is the best of six looks at the held-out sections, in float16.
 
     Args:
         data: folder of labelled images, in one of the layouts of `training.data`.
         out: folder of the run; None is a new one, `runs/NAME`, `runs/NAME-2`, ..., with `resume` the last of them.
-        classes: names, in the order of the values in the labels.
-        ignore: value of pixels without a label.
-        instances: the labels are ids of single objects: learn background and object, see `labels.parted`.
-        invert: turn images and labels that say that 0 is white (MINISWHITE), so that 0 is black.
+        network: a name in `networks.NETWORKS`, or any module (B, C, H, W) -> (B, K, h, w): see `models.any_module`. Its
+            model is loaded by `Model.load(path, network=module)`, and a run goes on where it is given again.
+        classes, ignore, instances, invert: how the labels are read, see `open_dataset`.
         preset: a name in `settings.PRESETS`, the start of the settings.
         config: the `config.json` of another run, the start of the settings instead.
         overwrite: replace the files of an earlier run in `out`; its model stays until there is a new one.
         resume: go on with the run in `out` from its last checkpoint; where nothing was begun, begin.
         tensorboard: folder for TensorBoard's event files.
         since: reading of `time.monotonic()` from which on a budget counts; None is the time of the call.
-        begin: called with the trainer and the run's folder once the data are read and checked.
-        report: called after every update.
+        checkpoint_every: seconds between checkpoints, or more where they take long; 0 is after every update.
+        begin, report: called once the data are read and checked, and after every update.
         settings: the fields of `TrainingSettings` and of its `Augmentation`: budget, steps, base, elastic_sigma, ...
 
     Raises:
@@ -114,18 +113,17 @@ def train(
     if resume and overwrite:
         raise PlanError("--resume and --overwrite exclude each other; give one of them")
     folder = find_folder(Path(data), out, overwrite, resume)
-    resume = resume and (folder / CONFIG).exists()
-    given = {"classes": classes and list(classes), "ignore": ignore, "instances": instances, "invert": invert}
-    labels = {key: value for key, value in given.items() if value is not None}
-    began = Configuration.read(folder / CONFIG) if resume else None
-    chosen = configure(began, preset, config, labels, settings)
-    run = _Run(Path(data), folder, chosen, start)
+    began = Configuration.read(folder / CONFIG) if resume and (folder / CONFIG).exists() else None
+    labels = {"classes": classes and list(classes), "ignore": ignore, "instances": instances, "invert": invert}
+    module = network if isinstance(network, nn.Module) else None
+    settings |= {} if network is None else {"network": network if module is None else MODULE}
+    run = _Run(Path(data), folder, configure(began, preset, config, labels, settings), start, module)
     if began is not None and began.data_sha256 != run.chosen.data_sha256:
         raise DataError(f"{data} is not what {folder} was trained on; start anew with another --out")
     with _writing(folder), event_writer(tensorboard) as events:
-        run.prepare(resume)
+        run.prepare(resume=began is not None)
         begin(run.trainer, folder)
-        return run.go((events, report))
+        return run.go((events, report), checkpoint_every)
 
 
 @contextmanager
@@ -140,16 +138,16 @@ def _writing(folder: Path) -> Iterator[None]:
 class _Run:
     """The files of a run while it goes on."""
 
-    def __init__(self, data: Path, folder: Path, chosen: Configuration, start: float) -> None:
+    def __init__(self, data: Path, folder: Path, chosen: Configuration, start: float, module: nn.Module | None) -> None:
         dataset = open_dataset(data, **chosen.labels)
         chosen = chosen.of_data(data, dataset, folder)
-        self.folder, self.start, self.trainer = folder, start, Trainer(dataset, chosen.settings)
+        self.folder, self.start, self.trainer = folder, start, Trainer(dataset, chosen.settings, module)
         # with what was chosen for this machine, so that the run is the same on another
         self.chosen = replace(chosen, settings=self.trainer.settings)
         self.records: list[Record] = []
         self.line: Line | None = None
 
-    def prepare(self, resume: bool) -> None:
+    def prepare(self, *, resume: bool) -> None:
         """Go on from the checkpoint, or write what is known before the first update."""
         folder, trainer = self.folder, self.trainer
         folder.mkdir(parents=True, exist_ok=True)
@@ -168,10 +166,10 @@ class _Run:
         trainer.budget.preparing += time.monotonic() - self.start
         self.records = list(read_records(folder, trainer.step))
 
-    def go(self, reports: Sequence[Callable[[Record], None]]) -> TrainingRun:
-        """Train to the end, with a checkpoint now and then; call each of `reports` with every record."""
+    def go(self, reports: Sequence[Callable[[Record], None]], every: float) -> TrainingRun:
+        """Train to the end, with a checkpoint after `every` seconds; call each of `reports` with every record."""
         try:
-            self._train(reports)
+            self._train(reports, every)
         except KeyboardInterrupt:
             if self.trainer.can_be_kept:  # else the checkpoint before stays
                 self.trainer.save(self.folder / CHECKPOINT)
@@ -180,7 +178,7 @@ class _Run:
             raise
         return self._finish()
 
-    def _train(self, reports: Sequence[Callable[[Record], None]]) -> None:
+    def _train(self, reports: Sequence[Callable[[Record], None]], every: float) -> None:
         # what was written after the checkpoint is trained once more
         with (self.folder / METRICS).open("w", buffering=1) as metrics:
             metrics.writelines(json.dumps(asdict(record)) + "\n" for record in self.records)
@@ -190,7 +188,8 @@ class _Run:
                     self.records.append(record)
                     metrics.write(json.dumps(asdict(record)) + "\n")
                 looked = record.scores is not None
-                if looked or record.progress >= 1 or time.monotonic() - last > max(_EVERY, _EVERY_WRITES * took):
+                due = time.monotonic() - last > max(every, _EVERY_WRITES * took) or every == 0
+                if looked or record.progress >= 1 or due:
                     start = time.monotonic()
                     self.trainer.save(self.folder / CHECKPOINT)
                     last = time.monotonic()
@@ -211,8 +210,8 @@ class _Run:
             training = {**model.header.training, "scores": asdict(one.scores)}
             found["scores"] = one.scores
             if trainer.budget.scores_views:
-                found["tta"] = validate(model, *where, tta=True).scores
-                training["scores_tta"] = asdict(found["tta"])
+                found["tta"] = tta = validate(model, *where, tta=True).scores
+                training["scores_tta"] = asdict(tta)
             Model(replace(model.header, training=training), model.network).save(path, half=True)
             self._draw_samples(one)
         self._draw_curves()

@@ -15,31 +15,30 @@ OPTIMISERS = {"muon": 3e-3, "adamw": 1e-3, "sgd": 1e-3}
 GOAL_NAMES = {"v_rand": "V_Rand", "dice": "Dice", "miou": "mIoU"}
 DEFAULT_BUDGET = 20 * 60.0
 
-# what is allowed of settings and augmentation: from the lowest to the highest number, or one of these names
+# lowest and highest value of settings and augmentation
 BOUNDS: dict[str, tuple[float, float]] = {
-    "budget": (1, math.inf),
-    "steps": (1, math.inf),
-    "epochs": (1, math.inf),
-    "batch": (1, 1024),
-    "rate": (1e-9, 10),
-    "ema": (0, 0.99999),
-    "border_weight": (0, 1e4),
-    "border_sigma": (0.1, 1e3),
-    "validation": (0, 0.9),
-    "halo": (0, 65_536),
-    "threshold": (0.001, 0.999),
-    "seed": (0, 2**31),
-    "workers": (0, 256),
-    "elastic_sigma": (0, 1000),
-    "elastic_grid": (4, math.inf),
-    "zoom": (1, 10),
-    "contrast": (0, 1),
-    "brightness": (0, math.inf),
-    "gamma": (1, 10),
-    "noise": (0, 10),
-    "blur": (0, 20),
-    "defects": (0, 1),
-    "shades": (0, 10),
+    name: bounds
+    for names, bounds in {
+        "budget steps epochs": (1, math.inf),
+        "batch": (1, 1024),
+        "rate": (1e-9, 10),
+        "ema": (0, 0.99999),
+        "border_weight": (0, 1e4),
+        "border_sigma": (0.1, 1e3),
+        "validation": (0, 0.9),
+        "halo": (0, 65_536),
+        "threshold": (0.001, 0.999),
+        "seed": (0, 2**31),
+        "workers": (0, 256),
+        "elastic_sigma": (0, 1000),
+        "elastic_grid": (4, math.inf),
+        "zoom gamma": (1, 10),
+        "contrast defects": (0, 1),
+        "brightness": (0, math.inf),
+        "noise shades": (0, 10),
+        "blur": (0, 20),
+    }.items()
+    for name in names.split()
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("auto", "fp32", "bf16", "fp16"),

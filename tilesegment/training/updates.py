@@ -40,26 +40,14 @@ class Muon(Optimizer):
         hidden: weights of hidden layers, of two dimensions or more.
         others: biases, weights of the first and the last layer, scales of normalisation.
         lr: learning rate.
-        momentum: of the hidden layers, Nesterov's.
-        decay: of the hidden layers' weights, decoupled: an update takes `lr` times it off them.
-        weight_decay: of the others.
     """
 
-    def __init__(
-        self,
-        hidden: Iterable[Tensor],
-        others: Iterable[Tensor],
-        lr: float,
-        *,
-        momentum: float = 0.95,
-        decay: float = 1.0,
-        weight_decay: float = _DECAY,
-    ) -> None:
+    def __init__(self, hidden: Iterable[Tensor], others: Iterable[Tensor], lr: float) -> None:
         groups = [
-            {"params": list(hidden), "hidden": True, "weight_decay": decay},
-            {"params": list(others), "hidden": False, "weight_decay": weight_decay},
+            {"params": list(hidden), "hidden": True, "weight_decay": 1.0},
+            {"params": list(others), "hidden": False, "weight_decay": _DECAY},
         ]
-        super().__init__([group for group in groups if group["params"]], {"lr": lr, "momentum": momentum})
+        super().__init__([group for group in groups if group["params"]], {"lr": lr, "momentum": 0.95})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

@@ -115,20 +115,12 @@ def choose_goal(wanted: str, sections: Sequence[Section], classes: int) -> str:
 def validate(
     model: Model, sections: Sequence[Section], device: torch.device, precision: str, goal: str, *, tta: bool = False
 ) -> Validation:
-    """Predict each section whole and compare it with its label; pixels without a label do not count.
-
-    Args:
-        model: what is judged, at its own threshold.
-        sections: labelled, of the model's channels and classes.
-        device, precision: where and how it runs.
-        goal: `v_rand`, `dice` or `miou`.
-        tta: average over the 8 symmetries of the square.
-    """
+    """Predict each section whole and compare it with its label, at the model's threshold; `tta`: in all 8 views."""
     return judge(model, sections, predict_sections(model, sections, device, precision, tta=tta), goal)
 
 
 def judge(model: Model, sections: Sequence[Section], probabilities: Sequence[np.ndarray], goal: str) -> Validation:
-    """Compare the class probabilities (K, H, W) that `model` gives for each section with its label; see `validate`."""
+    """Compare the class probabilities (K, H, W) of each section with its label; pixels without one do not count."""
     truths = [section.label for section in sections]
     cells = score_cells(truths, probabilities) if goal == "v_rand" else None
     masks = tuple(_decide(p, model.header.threshold) for p in probabilities)
@@ -215,8 +207,7 @@ def choose_line(truths: Sequence[np.ndarray], probabilities: Sequence[np.ndarray
     right is taken, and among those the one nearest to 1/2.
 
     Args:
-        truths: (H, W) uint8 class ids 0, 1 or `IGNORE`, one per section.
-        probabilities: (2, H, W) float, one per section.
+        truths, probabilities: of each section, (H, W) uint8 class ids and (2, H, W) float.
         goal: `v_rand`, or any other for the Dice score of class 1.
     """
     dices, accuracy = _pixel_scores(truths, probabilities)
