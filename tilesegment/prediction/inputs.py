@@ -11,8 +11,7 @@ from typing import NamedTuple
 from tilesegment.draw import is_picture_of_ours
 from tilesegment.errors import PlanError
 from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr
-from tilesegment.masks.disk import is_ours
-from tilesegment.masks.exported import read_exported
+from tilesegment.masks import read_record
 from tilesegment.prediction.settings import Outputs
 
 FORMATS = ("zarr", "tif", "png")
@@ -102,9 +101,9 @@ def shortened(names: Sequence[str]) -> str:
 def _is_to_predict(path: Path) -> bool:
     """Whether a file or folder is, by its content or its name, an image that is not one of our outputs."""
     if path.is_dir():
-        return (path.suffix == ".zarr" or is_zarr(path)) and not is_ours(path)
+        return (path.suffix == ".zarr" or is_zarr(path)) and read_record(path) is None
     if path.suffix.lower() in IMAGE_SUFFIXES or begins_as_image(path):
-        return read_exported(path) is None and not is_picture_of_ours(path)
+        return read_record(path) is None and not is_picture_of_ours(path)
     return False
 
 
