@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,10 @@ def test_the_public_unet_gives_the_same_logits(
 ) -> None:
     torch.manual_seed(0)
     network = shaken(PublicUNet(channels, classes, base, depth))
-    model = imported(tmp_path, network.state_dict() | {"mask_values": list(range(classes))})
+    # with biases before BatchNorm, as its earlier releases had: the sum is rounded to single precision once
+    biased = shaken(PublicUNet(channels, classes, base, depth, bias=True))
+    assert difference(imported(tmp_path, biased.state_dict()).network, biased, channels) < 1e-6
+    model = imported(tmp_path, network.state_dict())
     assert difference(model.network, network, channels) < 1e-10
     sizes = {"base": base, "depth": depth, "in_channels": channels, "classes": classes}
     assert model.header.arguments == {**sizes, "norm": "batch", "up": "transposed", "down": "max-pool"}
@@ -151,36 +153,15 @@ def test_other_files_with_the_same_weights(tmp_path: Path, public: nn.Module) ->
         assert difference(model.network, public) < close
 
 
-def test_biases_before_batch_norm_are_taken_into_it(tmp_path: Path) -> None:
-    """As earlier releases of the public U-Net had them; the sum is rounded to single precision once."""
-    torch.manual_seed(0)
-    network = shaken(PublicUNet(base=3, depth=2, bias=True))
-    for name, value in network.state_dict().items():
-        if re.search(r"double_conv\.[03]\.bias", name):
-            value.normal_()
-    assert difference(imported(tmp_path, network.state_dict()).network, network) < 1e-6
-
-
-def test_one_output_becomes_two_classes(tmp_path: Path) -> None:
-    """The sigmoid of the one is the soft-max of the two."""
-    torch.manual_seed(0)
-    network = shaken(PublicUNet(classes=1, base=3, depth=2))
-    model = imported(tmp_path, network.state_dict() | {"mask_values": [0, 255]})
-    x = torch.rand(1, 3, 32, 32, dtype=torch.float64)
-    with torch.inference_mode():
-        likely, wanted = model.network.double()(x).softmax(1)[:, 1:], network.double()(x).sigmoid()
-    torch.testing.assert_close(likely, wanted, rtol=0, atol=1e-10)
-    assert 0 < wanted.min() < wanted.max() < 1
-    assert [one.value for one in model.header.classes] == [0, 255]
-
-
 def test_the_image_is_fed_as_the_public_unet_feeds_it(tmp_path: Path) -> None:
-    """A small RGB image, from the file of weights to the mask: as the network gives of it mirrored, / 255."""
+    """A small RGB image, from the file of weights to the mask: as the network gives of it mirrored, / 255.
+
+    It has one output; its sigmoid is the soft-max of two.
+    """
     torch.manual_seed(0)
-    network = shaken(PublicUNet(base=4, depth=2))
+    network = shaken(PublicUNet(base=4, depth=2, classes=1))
     with torch.inference_mode():
-        logits = network(torch.rand(1, 3, 64, 64))
-    network.outc.conv.bias.data[0] += (logits[:, 1] - logits[:, 0]).median()  # both classes are to be there
+        network.outc.conv.bias.data -= network(torch.rand(1, 3, 64, 64)).median()  # both classes are to be there
     imported(tmp_path, network.state_dict())
     pixels = np.random.default_rng(0).integers(0, 256, (52, 70, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
@@ -189,9 +170,9 @@ def test_the_image_is_fed_as_the_public_unet_feeds_it(tmp_path: Path) -> None:
     mirrored = np.pad(pixels, ((32, 44), (32, 42), (0, 0)), mode="reflect")
     x = torch.from_numpy(mirrored / 255).permute(2, 0, 1)[None]
     with torch.inference_mode():
-        logits = network.double()(x)[0, :, 32:84, 32:102]
-    wanted, found = logits.argmax(0).numpy(), np.asarray(Image.open(tmp_path / "mask.png"))
-    near = (logits[0] - logits[1]).abs().numpy() < 1e-4
+        logit = network.double()(x)[0, 0, 32:84, 32:102].numpy()
+    wanted, found = logit > 0, np.asarray(Image.open(tmp_path / "mask.png"))
+    near = np.abs(logit) < 1e-4
     assert 0.02 < wanted.mean() < 0.98 and near.mean() < 0.01
     assert np.array_equal(found[~near], wanted[~near])
 
@@ -241,23 +222,12 @@ def test_unknown_names_go_by_order_only_if_that_is_wanted(tmp_path: Path) -> Non
     assert difference(model.network, network) < 1e-10
     safetensors.torch.save_file(state, tmp_path / "w.safetensors")
     assert "safetensors" in refused(tmp_path, tmp_path / "w.safetensors", by_order=True)
+    reversed_ = saved(tmp_path, dict(reversed(state.items())))
+    assert "order" in refused(tmp_path, reversed_, by_order=True, options={"norm": "batch"})
     # the order in which ours are built is one too, even where it is not that in which they compute
     network = shaken(build_network("unetpp", {"in_channels": 3, "level": 2, "base": 2}))
     state = {f"layer{n}.{name.split('.')[-1]}": value for n, (name, value) in enumerate(network.state_dict().items())}
     assert difference(imported(tmp_path, state, network="unetpp", by_order=True).network, network) < 1e-10
-
-
-@pytest.mark.parametrize("changed", ["order", "kind", "shape"])
-def test_another_order_kind_or_shape_is_refused(changed: str, tmp_path: Path) -> None:
-    state = Tutorial().state_dict()
-    others = {
-        "order": dict(reversed(state.items())),
-        "kind": {name.replace("running_mean", "running_average"): value for name, value in state.items()},
-        "shape": {**state, "last.weight": torch.zeros(2, 4, 1, 1)},
-    }
-    told = {"norm": "batch", "up": "transposed", "down": "max-pool"}
-    message = refused(tmp_path, saved(tmp_path, others[changed]), by_order=True, options=told)
-    assert ("head.weight (2, 4, 1, 1)" in message) is (changed == "shape")
 
 
 def test_what_does_not_fit_is_listed(tmp_path: Path, public: nn.Module) -> None:
@@ -401,23 +371,3 @@ def test_every_option_reaches_the_library(weights: Path, run: Run) -> None:
     again = run(line + "--pixel-size 0.5 --overwrite -q")
     assert (again.code, again.out, again.err) == (0, "", "")
     assert Model.load("m.safetensors").header.pixel_size == PixelSize(0.5, 0.5)
-
-
-@pytest.mark.parametrize(
-    ("line", "code", "named"),
-    [
-        ("public.pth", 2, "--network"),
-        ("public.pth --network unet-same --option up", 2, "'up'"),
-        ("public.pth --network unet-same --pixel-size 1,2,3", 2, "--pixel-size"),
-        ("tutorial.pth --network unet-same", 1, "--by-order"),
-        ("rgb.safetensors --network unet", 1, "rgb.safetensors would replace"),
-        ("slide.tif --network unet", 1, "slide.tif"),
-        ("nowhere.pth --network unet", 1, "nowhere.pth"),
-    ],
-)
-def test_what_cannot_be_imported_is_one_line(line: str, code: int, named: str, weights: Path, run: Run) -> None:
-    before = sorted(weights.iterdir())
-    done = run(f"import {line}")
-    assert (done.code, done.out, done.err.count("\n")) == (code, "", 1)
-    assert named in done.err
-    assert sorted(weights.iterdir()) == before

@@ -1,6 +1,5 @@
 """A model: saved in one file, loaded as it was, and refused in any other state."""
 
-import json
 import struct
 import time
 import tracemalloc
@@ -71,12 +70,6 @@ def test_half_a_file_is_half_as_large_and_loads_as_it_was_returned(tmp_path: Pat
         assert torch.equal(value, model.network.state_dict()[name].half().float())
 
 
-def test_saving_replaces_the_file_and_leaves_nothing_beside_it(toy: Path) -> None:
-    other = toy_model(seed=5).save(toy)
-    assert same_weights(other, toy_model(seed=5))
-    assert [path.name for path in toy.parent.iterdir()] == [toy.name]
-
-
 @pytest.mark.parametrize("kind", ["nan", "too large for half", "threshold"])
 def test_a_model_that_could_not_be_loaded_does_not_replace_one_that_can(kind: str, toy: Path) -> None:
     good, bad = toy.read_bytes(), toy_model()
@@ -109,34 +102,6 @@ def test_altered_weights_are_noticed(toy: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "edit",
-    [
-        {"shape": [1, 2, 1, 2]},
-        {"shape": [2, 3, 1, 2]},
-        {"shape": [-2, -3, 1, 1]},
-        {"shape": [2**62, 4]},
-        {"dtype": "I32"},
-        {"dtype": "F16"},
-        {"dtype": "X"},
-        {"data_offsets": [0, 24]},
-        {"data_offsets": [8, 4]},
-        {"data_offsets": [-8, 16]},
-    ],
-    ids=str,
-)
-def test_headers_that_lie_about_the_weights_are_refused(edit: dict[str, Any], toy: Path) -> None:
-    """Tensors that overlap, have gaps, another dtype or another shape than their bytes."""
-    whole = toy.read_bytes()
-    length = struct.unpack("<Q", whole[:8])[0]
-    header = json.loads(whole[8 : 8 + length])
-    assert header["head.weight"]["shape"] == [2, 3, 1, 1]
-    header["head.weight"].update(edit)
-    text = json.dumps(header).encode()
-    toy.write_bytes(struct.pack("<Q", len(text)) + text + whole[8 + length :])
-    check_refused(toy)
-
-
-@pytest.mark.parametrize(
     ("change", "named"),
     [
         (lambda w: w.pop("head.bias"), "missing: ['head.bias']"),
@@ -158,10 +123,7 @@ def test_weights_that_do_not_fit_are_named(change: Any, named: str, tmp_path: Pa
     [
         ({"base": 10**9}, "base is 1000000000; allowed: 1 to 512"),
         ({"base": 512, "depth": 7}, "the network wants"),
-        ({"depth": 10**6}, "allowed: 1 to 7"),
-        ({"base": 3.0}, "base is 3.0"),
         ({"base": True}, "base is True"),
-        ({"base": None}, "base is None"),
         ({"dropout": float("nan")}, "dropout is nan"),
         ({"more": 1}, "'more'"),
     ],
@@ -185,13 +147,6 @@ def test_absurd_networks_are_refused_at_once_and_without_memory(
     assert named in found
     assert peak < 10**7
     assert time.process_time() - start < 5
-
-
-def test_an_unknown_network_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    model = toy_model()
-    path = write_model(tmp_path / "m", replace(model.header, network="vnet"), model.network.state_dict())
-    message = check_refused(path)
-    assert "'vnet'" in message and "unet-same" in message
 
 
 def test_a_model_is_a_file_a_bundled_name_or_a_folder_with_one(tmp_path: Path) -> None:

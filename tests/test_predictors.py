@@ -49,6 +49,7 @@ def test_shapes_and_types_are_those_of_the_block(precision: str, dtype: type) ->
     ids, found = predictor.predict_probabilities(pixels, block)
     assert (ids.shape, ids.dtype, found.shape, found.dtype) == ((13, 5), np.uint8, (3, 13, 5), dtype)
     np.testing.assert_allclose(found.sum(0), 1, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(ids, found.argmax(0))
     np.testing.assert_array_equal(predictor.predict(pixels, block), ids)
 
 
@@ -60,13 +61,6 @@ def test_two_classes_are_told_apart_by_the_threshold(threshold: float | None) ->
     ids, found = predictor.predict_probabilities(pixels, block_of(model))
     np.testing.assert_array_equal(ids, found[1] > (threshold or 0.3))
     np.testing.assert_array_equal(predictor.predict(pixels, block_of(model)), ids)
-
-
-def test_more_classes_are_told_apart_by_the_largest_probability() -> None:
-    model = toy_model(classes=7)
-    ids, found = TorchPredictor(model, CPU).predict_probabilities(pixels_of(model), block_of(model))
-    np.testing.assert_array_equal(ids, found.argmax(0))
-    assert len(np.unique(ids)) > 1
 
 
 def test_tta_is_the_mean_over_the_eight_symmetries() -> None:
@@ -109,23 +103,16 @@ def test_fp32_and_bf16_are_close_to_fp64() -> None:
     assert np.abs(half - single).max() > 1e-5, "bf16 computes in bf16"
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
 def test_grey_values_count_and_not_their_type(dtype: str) -> None:
     """The same values stored otherwise give the same probabilities; a read-only or strided array is taken as it is."""
     model = toy_model(channels=2)
-    pixels = pixels_of(model)
+    pixels = pixels_of(model, "uint16")
+    assert pixels.max() > 60_000, "more than int16 holds"
     strided = np.stack([pixels.astype(dtype)] * 2, axis=-1)[..., 0]
     for stored in (strided, np.ascontiguousarray(strided)):
         stored.flags.writeable = False
         np.testing.assert_array_equal(probabilities(model, stored), probabilities(model, pixels))
-
-
-def test_uint16_values_beyond_those_of_int16_are_kept() -> None:
-    model, scale = toy_model(dtype="uint16"), Normalisation((40_000.0,), (9_000.0,), "uint16")
-    pixels = pixels_of(model, "uint16")
-    assert pixels.max() > 60_000
-    found = probabilities(model, pixels, normalisation=scale)
-    np.testing.assert_array_equal(found, probabilities(model, pixels.astype(np.float32), normalisation=scale))
 
 
 def test_another_normalisation_undoes_another_scale_of_grey_values() -> None:
@@ -167,17 +154,13 @@ def test_without_memory_for_a_batch_half_as_many_are_taken(error: RuntimeError) 
     _, found = predictor.predict_probabilities(pixels, block)
     assert (predictor.batch, predictor.lacked_memory) == (2, True)
     np.testing.assert_allclose(found, probabilities(model, pixels), rtol=0, atol=1e-12)
+    predictor.error = RuntimeError("an illegal memory access was encountered")
     predictor.room = 0
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        predictor.predict(pixels, block)
+    predictor.error = error
     with pytest.raises(DeviceError, match=r"56 pixels.*--tile"):
         predictor.predict(pixels, block)
-
-
-def test_what_else_goes_wrong_is_no_lack_of_memory() -> None:
-    model, predictor = toy_model(), RoomFor(toy_model(), CPU, batch=4)
-    predictor.error = RuntimeError("an illegal memory access was encountered")
-    with pytest.raises(RuntimeError, match="illegal memory access"):
-        predictor.predict(pixels_of(model), block_of(model))
-    assert predictor.batch == 4
 
 
 def test_a_run_says_that_it_took_fewer_tiles_at_a_time(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,20 +171,11 @@ def test_a_run_says_that_it_took_fewer_tiles_at_a_time(folder: Path, run: Run, m
     assert tilesegment.open_mask(folder / "m.zarr").spec.provenance["batch"] == 2
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (7, 40), (33, 16)])
-def test_a_step_that_covers_the_image_is_one_pass(shape: tuple[int, int]) -> None:
-    predictor, image = TorchPredictor(toy_model(channels=3, classes=4), CPU, "fp64"), noise((3, *shape))
-    (ids, found), (small_ids, small) = (predict_array(predictor, image, step) for step in (40, 8))
-    assert (ids.shape, found.shape) == (shape, (4, *shape))
-    np.testing.assert_allclose(small, found, rtol=0, atol=1e-12)
-    np.testing.assert_array_equal(small_ids, ids)
-
-
 def test_devices_are_chosen_by_name() -> None:
     assert choose_device("cpu") == CPU and free_memory(CPU) is None
     assert choose_device() == choose_device("auto")
     for name in ("gpu", "cuda:99", "cpu:0", "", "meta", *(["cuda"] if not torch.cuda.is_available() else [])):
-        with pytest.raises(DeviceError, match=f"'{name}'; allowed: auto, cpu"):
+        with pytest.raises(DeviceError, match=f"'{name}'.*allowed: auto, cpu"):
             choose_device(name)
 
 
@@ -218,6 +192,14 @@ def test_precisions_are_chosen_by_name() -> None:
             choose_precision(device, name)
 
 
+class Asking(TorchPredictor):
+    """Asks the device for a value before it goes on, which cannot be recorded."""
+
+    def _logits(self, tiles: torch.Tensor) -> torch.Tensor:
+        logits = super()._logits(tiles)
+        return logits if float(logits.max()) > -1e9 else -logits
+
+
 @needs_cuda
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_a_gpu_gives_what_the_cpu_gives(dtype: str) -> None:
@@ -225,8 +207,9 @@ def test_a_gpu_gives_what_the_cpu_gives(dtype: str) -> None:
     scale = Normalisation((float(pixels_of(model, dtype).mean()),), (float(pixels_of(model, dtype).std()),), dtype)
     pixels, block = pixels_of(model, dtype), block_of(model)
     expected = probabilities(model, pixels, normalisation=scale)
-    for precision, tolerance in (("fp64", 1e-10), ("fp32", 1e-4), ("bf16", 0.05), ("fp16", 0.01)):
-        predictor = TorchPredictor(model, CUDA, precision, normalisation=scale, batch=3)
+    kinds = ((TorchPredictor, "fp64", 1e-10), (TorchPredictor, "fp32", 1e-4), (TorchPredictor, "bf16", 0.05))
+    for kind, precision, tolerance in (*kinds, (TorchPredictor, "fp16", 0.01), (Asking, "fp32", 1e-4)):
+        predictor = kind(model, CUDA, precision, normalisation=scale, batch=3)
         found = predictor.predict_probabilities(pixels, block)[1]
         np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
     free = free_memory(CUDA)
@@ -263,20 +246,3 @@ def test_results_may_be_waited_for_later_and_by_another_thread(device: torch.dev
     for (ids, found), (expected_ids, expected) in zip(reversed(results), alone, strict=True):
         np.testing.assert_array_equal(ids, expected_ids)
         np.testing.assert_array_equal(found, expected)
-
-
-class Asking(TorchPredictor):
-    """Asks the device for a value before it goes on, which cannot be recorded."""
-
-    def _logits(self, tiles: torch.Tensor) -> torch.Tensor:
-        logits = super()._logits(tiles)
-        return logits if float(logits.max()) > -1e9 else -logits
-
-
-@needs_cuda
-def test_a_gpu_also_does_what_cannot_be_recorded() -> None:
-    model = toy_model(base=8)
-    pixels, block, predictor = pixels_of(model), block_of(model), Asking(model, CUDA)
-    expected = TorchPredictor(model, CUDA).predict_probabilities(pixels, block)[1]
-    for _ in range(2):
-        np.testing.assert_allclose(predictor.predict_probabilities(pixels, block)[1], expected, rtol=0, atol=1e-6)

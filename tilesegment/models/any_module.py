@@ -47,7 +47,7 @@ def model_of(
     channels = channels_of(module, channels)
     view = derive(module, channels) if halo is None else chosen(module, halo, channels)
     network = adapt(copy.deepcopy(module), channels, side_of(view)).requires_grad_(False).eval()
-    count = network.classes
+    count, kind = network.classes, type(module).__qualname__
     names = tuple(f"class {n}" for n in range(count)) if classes is None else tuple(classes)
     if len(names) != count:
         raise ModelError(f"{len(names)} class names are given, the network gives {count} classes")
@@ -56,19 +56,14 @@ def model_of(
         raise ModelError(f"the normalisation is of {len(scale.mean)} channels, the network takes {channels}")
     header = ModelHeader(
         network=MODULE,
-        arguments={
-            "in_channels": channels,
-            "classes": count,
-            "class": type(module).__qualname__,
-            VIEW: list(astuple(view)),
-        },
+        arguments={"in_channels": channels, "classes": count, "class": kind, VIEW: list(astuple(view))},
         classes=tuple(LabelClass(one, colour) for one, colour in zip(names, default_colours(count), strict=True)),
         normalisation=scale,
         pixel_size=pixel_size,
         threshold=threshold,
         halo=halo,
-        name=name or type(module).__name__,
+        name=name or kind,
         weights_sha256=weights_hash({key: value.cpu() for key, value in network.state_dict().items()}),
     )
     header.check()
-    return Model(header, network, view)
+    return Model(header, network)

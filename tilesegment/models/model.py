@@ -33,7 +33,7 @@ class Model:
     Attributes:
         header: classes, normalisation, threshold, training record.
         network: (B, C, H, W) float, normalised -> logits (B, K, h, w); in evaluation mode.
-        claimed: the field of view that the file gives of a network that is not ours, checked before it is used.
+        claimed: the field of view that an ONNX file gives, checked before it is used.
         assumed: one line for people: what an ONNX file does not say and was assumed; empty if it says all.
     """
 
@@ -49,12 +49,14 @@ class Model:
         Raises:
             ModelError: no halo makes its tiles exact, and none was chosen.
         """
-        halo, channels = self.header.halo, self.header.channels
+        halo, channels, claimed = self.header.halo, self.header.channels, self.claimed
         if isinstance(self.network, OnnxNetwork):
             return onnx_view(self.network, self.claimed, halo)
+        if isinstance(self.network, AnyNetwork):
+            claimed = _module_view(self.header)
         if halo is None:
-            return derive(self.network, channels, self.claimed)
-        return chosen(self.network, halo, channels, self.claimed)
+            return derive(self.network, channels, claimed)
+        return chosen(self.network, halo, channels, claimed)
 
     def why_inexact(self) -> str | None:
         """Say why no halo makes the network's tiles exact, whether or not one was chosen; None if one does."""
@@ -118,13 +120,13 @@ class Model:
         if weights_hash(weights) != header.weights_sha256:
             raise ModelError(f"{path}: its weights were altered since it was saved (SHA-256 differs); copy it again")
         try:
-            built, claimed = _empty(header, network)
+            built = _empty(header, network)
             _check_fit(built, weights)
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from error
         plain = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
         built.load_state_dict(plain, assign=True)
-        return cls(header, built.requires_grad_(False).eval(), claimed)
+        return cls(header, built.requires_grad_(False).eval())
 
     def save(self, path: str | Path, *, half: bool = False) -> "Model":
         """Write the model to `path`, atomically, and return it as it will be loaded.
@@ -166,28 +168,32 @@ def weights_hash(weights: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _empty(header: ModelHeader, module: nn.Module | None) -> tuple[Network, FieldOfView | None]:
-    """The header's network, without its weights, and the field of view that the header gives of one that is not ours.
-
-    Ours is built on the meta device, where a header that lies about its sizes costs nothing.
-    """
+def _empty(header: ModelHeader, module: nn.Module | None) -> Network:
+    """Our network, on the meta device, where a header that lies about sizes costs nothing; or a copy of `module`."""
     if header.network != MODULE:
         if module is not None:
-            raise ModelError(f"its network is {header.network}, which needs no module: leave out network")
+            raise ModelError(f"its network is {header.network}, which needs no module: load it without one")
         with torch.device("meta"):
-            return build_network(header.network, header.arguments), None
+            return build_network(header.network, header.arguments)
     kind = header.arguments.get("class")
     if module is None:
         raise ModelError(f"its network is the module {kind}, not one of ours: load it by Model.load(path, network=...)")
     try:
+        return adapt(copy.deepcopy(module), header.channels, side_of(_module_view(header)))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"the module given does not run on its images ({reason}); it was {kind}") from error
+
+
+def _module_view(header: ModelHeader) -> FieldOfView:
+    """The field of view of a module, as its header gives it."""
+    try:
         divisor, before, after, crops = header.arguments[VIEW]
-        view = FieldOfView(int(divisor), int(before), int(after), bool(crops))
-        if not (0 < view.divisor <= 1024 and 0 <= view.before <= view.after <= 4096):
-            raise ValueError(view)
-        adapted = adapt(copy.deepcopy(module), header.channels, side_of(view))
-    except (KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
-        raise ModelError(f"the module given does not fit its field of view ({error!r:.100}); it was {kind}") from error
-    return adapted, view
+        if 0 < divisor <= 1024 and 0 <= before <= after <= 4096:
+            return FieldOfView(divisor, before, after, bool(crops))
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise ModelError(f"its field of view is damaged ({header.arguments.get(VIEW)!r:.100}); save the model again")
 
 
 def _check_fit(network: Network, weights: dict[str, Tensor]) -> None:

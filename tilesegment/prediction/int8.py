@@ -52,11 +52,10 @@ def int8_predictor(
     """Quantise a model on two thirds of `samples` and measure its disagreement with fp32 on the others.
 
     Args:
-        model: the network and its header.
+        model, options: the network with its header; see `Options`.
         tile: side of the tiles in pixels.
-        samples: pixels (C, H, W) of single tiles with their blocks; of one sample, calibrated and measured on it.
-        folder: where quantised networks and measurements are cached.
-        options: see `Options`.
+        samples: pixels (C, H, W) of single tiles with their blocks; a single one serves both.
+        folder: cache of quantised networks and measurements.
 
     Raises:
         DeviceError: the network has no weights of its own; ONNX files run as they are.
@@ -121,9 +120,8 @@ def quantised(model: Model, inputs: list[np.ndarray], folder: Path) -> tuple["op
     It is for tiles of the shape of `inputs`, and can be reshaped for others.
 
     Args:
-        model: whose network is quantised.
+        model, folder: whose network is quantised; the cache.
         inputs: normalised tiles (C, H, W) float32 that show which values occur.
-        folder: of the cache.
 
     Raises:
         ModelError: the network cannot be converted, written or read again.

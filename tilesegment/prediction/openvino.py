@@ -27,11 +27,10 @@ class OpenVinoPredictor(BlockPredictor):
     depends on them. Nor does one depend on the number of threads, which is that of PyTorch.
 
     Args:
-        model: the network and its header.
-        tile: side of the tiles in pixels; tiles of another shape are converted for when they come.
+        model, options: the network with its header; see `Options`.
+        tile: side of the tiles in pixels; for tiles of another shape the network is converted when they come.
         precision: fp32, or bf16 where the CPU has it; in a quantised network, of what is not in int8.
         quantised: the network in int8, see `int8.quantised`.
-        options: see `Options`.
 
     Raises:
         ModelError: OpenVINO cannot convert the network.

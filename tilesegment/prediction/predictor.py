@@ -47,11 +47,10 @@ class BlockPredictor:
     where they are asked for.
 
     Args:
-        model: the network and its header.
+        model, options: the network with its header; see `Options`.
         device: where the block is cut and put together.
         runtime: what runs the network, with its version.
         exact: dtype of normalised values and probabilities.
-        options: see `Options`.
 
     Attributes:
         view: the network's field of view.
@@ -205,13 +204,9 @@ class BlockPredictor:
 
 
 class TorchPredictor(BlockPredictor):
-    """Run the network with PyTorch on CPU, CUDA or MPS; on CUDA from a recording.
+    """Run a copy of the network with PyTorch on CPU, CUDA (from a recording) or MPS.
 
-    Args:
-        model: the network and its header; the network is copied.
-        device: where it runs.
-        precision: a name of `PRECISIONS`, that of the weights; probabilities are float32 (float64 for fp64).
-        options: see `Options`.
+    `precision`, a name of `PRECISIONS`, is that of the weights; probabilities are float32 (float64 for fp64).
     """
 
     def __init__(self, model: Model, device: torch.device, precision: str = "fp32", **options: Unpack[Options]) -> None:
@@ -275,11 +270,10 @@ def make_predictor(
     """Make the predictor that `plan` asks for.
 
     Args:
-        model: the network and its header.
-        device: as `choose_device` returns it.
+        model, device: the network with its header, and where it runs.
         plan: says the runtime, the precision and the side of the tiles.
         samples: int8: returns pixels (C, H, W) of single tiles with their blocks, see `int8.sample_blocks`.
-        folder: int8: where the quantised network is kept, see `int8.folder_for`.
+        folder: int8: the cache of quantised networks, see `int8.folder_for`.
         options: see `Options`.
 
     Raises:

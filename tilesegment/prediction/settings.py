@@ -9,8 +9,6 @@ from tilesegment.errors import PlanError
 from tilesegment.geometry import Region
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from tilesegment.models.model import Model
 
 Check = tuple[Callable[[Any], bool], str]
@@ -70,7 +68,7 @@ class Settings:
         PlanError: a value that is not allowed.
     """
 
-    model: "str | Path | Model | nn.Module | None" = None
+    model: "str | Path | Model | None" = None
     axes: str | None = None
     select: Mapping[str, int] | None = None
     series: int | None = None
