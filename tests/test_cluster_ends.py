@@ -25,7 +25,7 @@ from mask_files import mask_of
 
 import tilesegment
 from tilesegment.cluster import Cluster
-from tilesegment.cluster.cluster import Finishing
+from tilesegment.cluster.window import Finishing
 from tilesegment.errors import ClusterError, StoppedError
 from tilesegment.prediction.result import Listener, Progress, Result
 from tilesegment.threads import core_count
