@@ -1,15 +1,25 @@
-"""What tests of masks share: models to make them with, and what is in them."""
+"""What tests of masks share: making them, and what is in them."""
 
+import json
+import multiprocessing
+import random
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
 
-from tilesegment.masks import JSON, MaskWriter
+from tilesegment.masks import JSON, MaskSpec, MaskWriter, create_mask
+from tilesegment.metadata import LabelClass, default_colours
 
 if TYPE_CHECKING:  # torch takes seconds to import in each process of a test
     from tilesegment.models.model import Model
+
+CLASSES = tuple(LabelClass(f"class {i}", colour) for i, colour in enumerate(default_colours(4)))
+FINGERPRINT = {"model": "a", "tile": (64, 64)}
+# a server that has imported everything forks a process in milliseconds
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["mask_files", "tilesegment.masks.completion"])
 
 
 def saved(model: "Model", folder: Path) -> Path:
@@ -21,8 +31,40 @@ def mask_of(path: str | Path, level: int = 0) -> np.ndarray:
     return np.asarray(zarr.open_group(path, mode="r")[str(level)])
 
 
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def contents(path: Path) -> dict[Path, bytes]:
+    """Every file of an output."""
+    return {file: file.read_bytes() for file in [path, *path.rglob("*")] if file.is_file()}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def spec_of(shape: tuple[int, int], block: int = 32, chunk: int = 16, **changes: Any) -> MaskSpec:
+    given: dict[str, Any] = {"depth": None, "pixel_size": None, "fingerprint": FINGERPRINT}
+    return MaskSpec(shape=shape, block=block, chunk=chunk, classes=CLASSES, **(given | changes))
+
+
+def ids_of(spec: MaskSpec, seed: int = 0) -> np.ndarray:
+    """Random class ids (D, H, W)."""
+    shape = (spec.depth or 1, *spec.shape)
+    return np.random.default_rng(seed).integers(0, len(spec.classes), shape, dtype=np.uint8)
+
+
+def fill(writer: MaskWriter, ids: np.ndarray, seed: int = 0) -> None:
+    """Write all blocks in a random order."""
+    blocks = list(writer.base.blocks())
+    random.Random(seed).shuffle(blocks)
+    for region, z in blocks:
+        writer.write(region, ids[(..., z, *region.slices)], z)
+
+
+def finished(path: Path, spec: MaskSpec, seed: int = 0, **options: Any) -> np.ndarray:
+    """Write a whole mask of random ids and return these, (D, H, W)."""
+    ids, writer = ids_of(spec, seed), create_mask(path, spec, **options)
+    fill(writer, ids, seed)
+    writer.finish()
+    return ids
 
 
 def try_finish(writer: MaskWriter, provenance: dict[str, JSON] | None = None) -> bool:
@@ -31,3 +73,40 @@ def try_finish(writer: MaskWriter, provenance: dict[str, JSON] | None = None) ->
         if is_ours_to_do:
             writer.finish(provenance)
     return is_ours_to_do or writer.is_finished()
+
+
+def attributes(path: Path) -> dict[str, Any]:
+    """The OME metadata of a group, of either version."""
+    found = dict(zarr.open_group(path, mode="r", use_consolidated=False).attrs)
+    ome = found.get("ome", found)
+    assert isinstance(ome, dict)
+    return ome
+
+
+def make_image(path: Path, version: str, factors: tuple[float, ...] = (1, 2, 4), **changes: Any) -> None:
+    """Make an OME-Zarr image of 64 x 96 pixels of 500 x 250 nanometres, its corner at (1000, 2000) nanometres."""
+    group = zarr.create_group(path, zarr_format=2 if version == "0.4" else 3)
+    datasets = []
+    for level, factor in enumerate(factors):
+        scale = {"type": "scale", "scale": [1.0, 500 * factor, 250 * factor]}
+        moved = {"type": "translation", "translation": [0.0, 1000.0, 2000.0]}
+        datasets.append({"path": str(level), "coordinateTransformations": [scale, moved]})
+        dimensions: dict[str, Any] = {} if version == "0.4" else {"dimension_names": ["c", "y", "x"]}
+        shape = (1, max(1, int(64 / factor)), max(1, int(96 / factor)))
+        group.create_array(str(level), shape=shape, dtype="uint8", chunks=shape, **dimensions)
+    units = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "yx"]
+    image = {"name": "image", "axes": [{"name": "c", "type": "channel"}, *units], "datasets": datasets} | changes
+    if version == "0.4":
+        group.attrs["multiscales"] = [image | {"version": "0.4"}]
+    else:
+        group.attrs["ome"] = {"version": version, "multiscales": [image]}
+
+
+def rewrite(path: Path, *keys: str, value: Any) -> None:
+    """Set one entry of a JSON document."""
+    document = json.loads(path.read_text())
+    inner = document
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    path.write_text(json.dumps(document))

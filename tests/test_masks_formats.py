@@ -12,8 +12,8 @@ import pytest
 import tifffile
 import yaozarrs
 import zarr
+from mask_files import CLASSES, attributes, fill, finished, make_image, spec_of
 from PIL import Image
-from test_masks import CLASSES, fill, finished, ids_of, spec_of
 
 from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
@@ -21,34 +21,6 @@ from tilesegment.images import open_image
 from tilesegment.masks import create_mask, create_probabilities, find_mask, open_mask
 from tilesegment.masks.pyramid import halve
 from tilesegment.metadata import Frame, LabelClass, PixelSize, Spacing
-
-
-def attributes(path: Path) -> dict[str, Any]:
-    """The OME metadata of a group, of either version."""
-    group = zarr.open_group(path, mode="r", use_consolidated=False)
-    found = dict(group.attrs)
-    ome = found.get("ome", found)
-    assert isinstance(ome, dict)
-    return ome
-
-
-def make_image(path: Path, version: str, factors: tuple[float, ...] = (1, 2, 4), **changes: Any) -> None:
-    """An OME-Zarr image of 64 x 96 pixels of 500 x 250 nanometres, whose corner lies at (1000, 2000) nanometres."""
-    group = zarr.create_group(path, zarr_format=2 if version == "0.4" else 3)
-    datasets = []
-    for level, factor in enumerate(factors):
-        scale = {"type": "scale", "scale": [1.0, 500 * factor, 250 * factor]}
-        moved = {"type": "translation", "translation": [0.0, 1000.0, 2000.0]}
-        datasets.append({"path": str(level), "coordinateTransformations": [scale, moved]})
-        names: dict[str, Any] = {} if version == "0.4" else {"dimension_names": ["c", "y", "x"]}
-        shape = (1, max(1, int(64 / factor)), max(1, int(96 / factor)))
-        group.create_array(str(level), shape=shape, dtype="uint8", chunks=shape, **names)
-    units = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "yx"]
-    image = {"name": "image", "axes": [{"name": "c", "type": "channel"}, *units], "datasets": datasets} | changes
-    if version == "0.4":
-        group.attrs["multiscales"] = [image | {"version": "0.4"}]
-    else:
-        group.attrs["ome"] = {"version": version, "multiscales": [image]}
 
 
 def validate(path: Path) -> Any:
@@ -82,16 +54,12 @@ def test_a_mask_on_its_own_is_valid(tmp_path: Path, ngff: str, depth: int | None
     ]
 
 
-def test_an_unknown_pixel_size_has_no_unit(tmp_path: Path) -> None:
-    finished(tmp_path / "mask.zarr", spec_of((10, 10)))
+def test_without_a_pixel_size_there_is_no_unit(tmp_path: Path) -> None:
+    """A mask of a reduced level has larger pixels."""
+    finished(tmp_path / "mask.zarr", spec_of((10, 10), scale=(4, 2), offset=(8, 8)))
+    validate(tmp_path / "mask.zarr")
     (multiscale,) = attributes(tmp_path / "mask.zarr")["multiscales"]
     assert multiscale["axes"] == [{"name": axis, "type": "space"} for axis in "yx"]
-    validate(tmp_path / "mask.zarr")
-
-
-def test_a_mask_of_a_reduced_level_has_larger_pixels(tmp_path: Path) -> None:
-    finished(tmp_path / "mask.zarr", spec_of((10, 10), scale=(4, 2), offset=(8, 8)))
-    (multiscale,) = attributes(tmp_path / "mask.zarr")["multiscales"]
     assert multiscale["datasets"][0]["coordinateTransformations"] == [
         {"type": "scale", "scale": [4.0, 2.0]},
         {"type": "translation", "translation": [32.0, 16.0]},
@@ -109,32 +77,20 @@ def test_shards_are_blocks_with_checksums(tmp_path: Path) -> None:
     assert len([file for file in (tmp_path / "mask.zarr/0/c").rglob("*") if file.is_file()]) == 9
 
 
-def test_probabilities_are_a_valid_image(tmp_path: Path) -> None:
-    spec = spec_of((40, 40), pixel_size=PixelSize(0.5, 0.5))
-    writer = create_probabilities(tmp_path / "p.zarr", spec)
-    for region, z in writer.base.blocks():
-        writer.write(region, np.zeros((4, *region.shape), np.float32), z)
+@pytest.mark.parametrize(("values", "most"), [("float32", 1.0), ("uint8", 255.0)])
+def test_probabilities_are_a_valid_image(tmp_path: Path, values: str, most: float) -> None:
+    spec = spec_of((600, 40), pixel_size=PixelSize(0.5, 0.5))
+    writer = create_probabilities(tmp_path / "p.zarr", spec, values=values)
+    fill(writer, np.zeros((4, 1, 600, 40), values))
     writer.finish()
     assert type(validate(tmp_path / "p.zarr")).__name__ == "Image"
     ome = attributes(tmp_path / "p.zarr")
     assert [channel["label"] for channel in ome["omero"]["channels"]] == [c.name for c in CLASSES]
     assert ome["multiscales"][0]["axes"][0] == {"name": "c", "type": "channel"}
+    assert len(ome["multiscales"][0]["datasets"]) == 2
     for channel in ome["omero"]["channels"]:
         assert max(bytes.fromhex(channel["color"])) >= 80, "seen on black"
-        assert channel["window"] == {"start": 0.0, "end": 1.0, "min": 0.0, "max": 1.0}
-
-
-def test_probabilities_of_8_bits_are_shown_up_to_255(tmp_path: Path) -> None:
-    writer = create_probabilities(tmp_path / "p.zarr", spec_of((600, 40)), values="uint8")
-    for region, z in writer.base.blocks():
-        writer.write(region, np.full((4, *region.shape), 255, np.uint8), z)
-    writer.finish()
-    assert type(validate(tmp_path / "p.zarr")).__name__ == "Image"
-    ome = attributes(tmp_path / "p.zarr")
-    assert {channel["window"]["end"] for channel in ome["omero"]["channels"]} == {255.0}
-    assert len(ome["multiscales"][0]["datasets"]) == 2
-    with pytest.raises(MaskError, match="float32 or uint8, not 'int8'"):
-        create_probabilities(tmp_path / "q.zarr", spec_of((40, 40)), values="int8")
+        assert channel["window"] == {"start": 0.0, "end": most, "min": 0.0, "max": most}
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
@@ -283,13 +239,3 @@ def test_png_holds_ids_and_colours(tmp_path: Path) -> None:
         assert picture.info["dpi"] == pytest.approx((101_600, 50_800), abs=0.1)
         assert json.loads(picture.info["tilesegment"])["layout"]["shape"] == [45, 77]
     assert np.array_equal(rgb, np.array([c.rgb for c in CLASSES], np.uint8)[ids])
-
-
-def test_a_missing_block_never_becomes_a_file(tmp_path: Path) -> None:
-    spec = spec_of((70, 70))
-    writer = create_mask(tmp_path / "mask.png", spec)
-    fill(writer, ids_of(spec))
-    writer.base.objects(Region(32, 32, 64, 64), 0)[0].write_bytes(b"")
-    with pytest.raises(MaskError, match="lacks 1 blocks, the first is 32:64,32:64"):
-        writer.finish()
-    assert not (tmp_path / "mask.png").exists()

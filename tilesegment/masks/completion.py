@@ -75,12 +75,8 @@ def status(path: str | Path) -> MaskStatus:
     return MaskStatus(path, state, done.size, int(np.count_nonzero(done)), int(damaged), spec)
 
 
-def open_partial(path: str | Path, *, overwrite: bool = False) -> MaskWriter:
+def open_partial(path: str | Path) -> MaskWriter:
     """Open the mask in progress with the final name `path`, of which nothing else need be known.
-
-    Args:
-        path: its final name.
-        overwrite: replace a mask that is there, once this one is complete.
 
     Raises:
         MaskError: there is none, or it is damaged.
@@ -96,7 +92,7 @@ def open_partial(path: str | Path, *, overwrite: bool = False) -> MaskWriter:
             target = replace(target, host=find_host(path))
         if folder == path:
             _reopen(target, spec, record)
-        return open_writer(target, spec, overwrite)
+        return open_writer(target, spec, overwrite=False)
 
 
 def is_complete(

@@ -124,11 +124,7 @@ class TiffLevel:
     shape: tuple[int, int]
 
     def read(self, region: Region, z: int) -> np.ndarray:
-        """Return the class ids of `region` of plane `z`, (h, w) uint8.
-
-        Raises:
-            MaskError: some of it is damaged.
-        """
+        """Return the class ids of `region` of plane `z`, (h, w) uint8."""
         ids = np.empty(region.shape, np.uint8)
         try:
             with TiffFile(self.path, _multifile=False) as tiff:
@@ -149,11 +145,7 @@ class PngLevel:
     _lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
 
     def read(self, region: Region, z: int) -> np.ndarray:
-        """Return the class ids of `region`, (h, w) uint8; `z` is 0.
-
-        Raises:
-            MaskError: the file is damaged.
-        """
+        """Return the class ids of `region`, (h, w) uint8; `z` is 0."""
         with self._lock:
             return self._ids[region.slices]
 
@@ -181,11 +173,7 @@ class Exported:
     levels: tuple[TiffLevel, ...] | tuple[PngLevel, ...]
 
     def ids(self) -> tuple[MaskSpec, tuple[TiffLevel, ...] | tuple[PngLevel, ...]] | None:
-        """Return the spec and the levels; None if the pixels are not those of the record.
-
-        Raises:
-            MaskError: the record is damaged.
-        """
+        """Return the spec and the levels; None if the pixels are not those of the record."""
         spec = spec_from_record(self.record)
         fits = self.levels and self.levels[0].shape == spec.shape and self.planes == (spec.depth or 1)
         return (spec, self.levels) if fits else None

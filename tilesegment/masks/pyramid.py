@@ -41,13 +41,8 @@ class Tally:
 def build_levels(levels: Sequence[BlockArray], halvings: Sequence[int], tally: Tally | None) -> None:
     """Fill all `levels` but the first, each from the one before.
 
-    Args:
-        levels: from the largest to the smallest, their blocks of one size.
-        halvings: how often each is halved from the first. More than one between two is a majority of majorities.
-        tally: counts the pixels of the first level; None for probabilities.
-
-    Raises:
-        MaskError: the first level cannot be read or another not be written.
+    `halvings` says how often each is halved from the first; more than one between two is a majority of majorities.
+    `tally` counts the pixels of the first level; it is None for probabilities.
     """
     threads = min(thread_count(), _THREADS if levels[0].grid.channels is None else _THREADS_PROBABILITIES)
     with ThreadPoolExecutor(threads) as pool:

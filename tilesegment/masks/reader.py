@@ -56,9 +56,6 @@ class Mask:
         """Return a level, and the share of each class in its pixels, 0 to 1, in all planes.
 
         That is level 0 if its pixels were counted when the mask was finished, else the finest level of at most 64 Mpx.
-
-        Raises:
-            MaskError: the level cannot be read.
         """
         depth, known = self.spec.depth or 1, self.record.get(CLASS_PIXELS)
         whole = depth * self.spec.shape[0] * self.spec.shape[1]
@@ -112,11 +109,7 @@ def open_mask(path: str | Path) -> Mask:
 
 
 def open_probabilities(path: str | Path) -> tuple[MaskSpec, tuple[BlockArray, ...]]:
-    """Return the spec and the levels of the complete probabilities in folder `path`.
-
-    Raises:
-        MaskError: there are none, or they are not finished or damaged.
-    """
+    """Return the spec and the levels of the complete probabilities in folder `path`."""
     path = Path(os.path.abspath(path))
     with reporting("read", path):
         found = _open_folder(path) if path.is_dir() else None
@@ -140,21 +133,13 @@ def _open_folder(path: Path) -> tuple[Target, MaskSpec, tuple[BlockArray, ...], 
 
 
 def open_levels(target: Target, spec: MaskSpec) -> tuple[BlockArray, ...]:
-    """Open the arrays, level 0 first, of a complete mask or complete probabilities.
-
-    Raises:
-        MaskError: one is missing or another one.
-    """
+    """Open the arrays, level 0 first, of a complete mask or complete probabilities."""
     grids = [target.grid(spec).halved(halvings) for halvings in target.halvings]
     return tuple(open_array(target.path / str(number), grid) for number, grid in enumerate(grids))
 
 
 def recorded_classes(path: Path, *, probabilities: bool) -> tuple[LabelClass, ...] | None:
-    """Return the classes of a mask, or of probabilities, from the record in it; None for any other file.
-
-    Raises:
-        MaskError: its record is damaged.
-    """
+    """Return the classes of a mask, or of probabilities, from the record in it; None for any other file."""
     record = read_record(path)
     layout = None if record is None else record.get("layout")
     if record is None or not isinstance(layout, dict) or (layout.get("kind") == "probabilities") != probabilities:

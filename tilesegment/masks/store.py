@@ -92,16 +92,7 @@ class BlockArray:
         return survey(self.path, self.grid)
 
     def write(self, region: Region, pixels: np.ndarray, z: int) -> None:
-        """Store one block durably.
-
-        Args:
-            region: the block, clipped to the array.
-            pixels: (h, w) uint8, or (C, h, w) of the array's dtype for probabilities.
-            z: plane.
-
-        Raises:
-            MaskError: it cannot be stored, or the array is not there any more.
-        """
+        """Store block `region`, clipped to the array, of plane `z`: (h, w) uint8, or (C, h, w) probabilities."""
         side = self.grid.block
         top, left = region.y0 // side * side, region.x0 // side * side
         block = Region(top, left, top + side, left + side).intersect(Region.of_shape(self.grid.shape))
@@ -111,11 +102,7 @@ class BlockArray:
             self._store(dict(zip(self.objects(region, z), encode(pixels, self.grid), strict=True)))
 
     def read(self, region: Region, z: int) -> np.ndarray:
-        """Return `region` of plane `z`: (h, w) uint8, or (C, h, w) of the array's dtype for probabilities.
-
-        Raises:
-            MaskError: some of it is missing or damaged.
-        """
+        """Return `region` of plane `z`: (h, w) uint8, or (C, h, w) of the array's dtype for probabilities."""
         assert Region.of_shape(self.grid.shape).contains(region)
         assert z in range(self.grid.depth or 1)
         advice = "delete this file, or all of a finished mask, and run it again"
@@ -149,11 +136,7 @@ class BlockArray:
 
 
 def create_array(path: Path, grid: Grid) -> BlockArray:
-    """Open the array in folder `path`, making it if it is not there yet.
-
-    Raises:
-        MaskError: it cannot be made, or there is another one.
-    """
+    """Open the array in folder `path`, making it if it is not there yet."""
     if not _metadata(path, grid).exists():
         with reporting("create", path):
             make_folder(path, path.parent)
@@ -162,11 +145,7 @@ def create_array(path: Path, grid: Grid) -> BlockArray:
 
 
 def open_array(path: Path, grid: Grid) -> BlockArray:
-    """Open the array in folder `path`, which must be cut as `grid` says.
-
-    Raises:
-        MaskError: there is none, or another one.
-    """
+    """Open the array in folder `path`, which must be cut as `grid` says."""
     try:
         array = open_for_reading(path, zarr_format=grid.format)
     except Exception as error:  # zarr has a dozen ways to refuse metadata
@@ -214,12 +193,7 @@ def _made(path: Path, grid: Grid) -> tuple[int, int] | None:
 
 
 def encode(pixels: np.ndarray, grid: Grid) -> list[bytes]:
-    """Return the stored objects of a block, in the order of `Grid.objects`.
-
-    Args:
-        pixels: (h, w) uint8, or (C, h, w) for probabilities; clipped at the array's edge.
-        grid: how the array is cut.
-    """
+    """Return the stored objects of a block (h, w) or (C, h, w), in the order of `Grid.objects`."""
     if grid.format == 2:
         return [data for _, data in _chunks(pixels, grid)]
     side = grid.block // grid.chunk
@@ -249,11 +223,7 @@ def _checksum(data: bytes) -> bytes:
 
 
 def survey(path: Path, grid: Grid) -> Survey:
-    """Find what is stored of the array in folder `path`, without decoding: 100,000 blocks take seconds.
-
-    Raises:
-        MaskError: it cannot be looked through, is larger than any, or a symbolic link leads out of it.
-    """
+    """Find what is stored of the array in folder `path`, without decoding: 100,000 blocks take seconds."""
     if math.prod(grid.objects_along) > _MOST_OBJECTS:
         raise MaskError(f"{path} is cut into more than {_MOST_OBJECTS:,} stored objects; use larger blocks")
     root, damaged = grid.root(path), []

@@ -68,11 +68,7 @@ class Target:
 
 
 def mask_target(path: Path, spec: MaskSpec, ngff: str) -> Target:
-    """Return what the name `path` asks for.
-
-    Raises:
-        MaskError: no format has such a name, or the format cannot hold the mask.
-    """
+    """Return what the name `path` asks for; refuse a name that no format has, or whose format cannot hold the mask."""
     if ngff not in ZARR_FORMAT:
         raise MaskError(f"OME-Zarr version {ngff!r} is not written; allowed are {' and '.join(ZARR_FORMAT)}")
     path = Path(os.path.abspath(path))
@@ -93,11 +89,7 @@ def mask_target(path: Path, spec: MaskSpec, ngff: str) -> Target:
 
 
 def probabilities_target(path: Path, spec: MaskSpec, values: str = "float32") -> Target:
-    """Return the target of probabilities of dtype `values`: `path`, which ends in `.zarr`.
-
-    Raises:
-        MaskError: it does not, or there is no such dtype.
-    """
+    """Return the target of probabilities of dtype `values`: `path`, which ends in `.zarr`."""
     path = Path(os.path.abspath(path))
     if path.suffix.lower() != ".zarr":
         raise MaskError(f"probabilities cannot be written to {path}; allowed is NAME.zarr")
@@ -107,11 +99,7 @@ def probabilities_target(path: Path, spec: MaskSpec, values: str = "float32") ->
 
 
 def recorded_target(path: Path, partial: Path, record: Mapping[str, Any]) -> Target:
-    """Return the target that `record` was made from, without the image that it belongs to.
-
-    Raises:
-        MaskError: it is damaged.
-    """
+    """Return the target that `record` was made from, without the image that it belongs to."""
     layout: dict[str, Any] = record["layout"] if isinstance(record.get("layout"), dict) else {}
     kind, version = str(layout.get("kind")), str(layout.get("ngff"))
     halvings = layout.get("halvings")
@@ -126,11 +114,7 @@ def recorded_target(path: Path, partial: Path, record: Mapping[str, Any]) -> Tar
 
 
 def check_free(target: Target, spec: MaskSpec, overwrite: bool) -> None:
-    """Check that the output may get its final name.
-
-    Raises:
-        MaskError: something is there that may not be replaced, or the folder around it is missing.
-    """
+    """Check that the output may get its final name: its folder is there, and nothing that may not be replaced."""
     path = target.path
     folder = path.parent.parent if target.kind == "labels" else path.parent
     if not folder.is_dir():
@@ -161,11 +145,7 @@ def partial_name(path: Path) -> Path:
 
 
 def find_host(path: Path) -> HostImage | None:
-    """Return the image whose label `path` is or would be, None if there is none.
-
-    Raises:
-        MaskError: it cannot take masks.
-    """
+    """Return the image whose label `path` is or would be, None if there is none; refuse one that takes no masks."""
     node = _image_of(path)
     return None if node is None else host_image(path.parent.parent, node)
 
@@ -184,11 +164,7 @@ def is_ours(path: Path) -> bool:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """Return the record of the mask or probabilities at `path`, finished or not; None if that is nothing of ours.
-
-    Raises:
-        MaskError: it is a folder whose metadata is damaged.
-    """
+    """Return the record of the mask or probabilities at `path`, finished or not; None if that is nothing of ours."""
     if os.path.islink(path):
         return None
     if os.path.isfile(path):

@@ -84,34 +84,23 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
         return None
 
     def write(self, region: Region, pixels: np.ndarray, z: int = 0) -> None:
-        """Store one block, durably when it returns.
+        """Store one block durably.
 
         Args:
             region: the block in pixels of the mask, clipped at the mask's edge.
             pixels: its class ids, (h, w) uint8; probabilities are (K, h, w) of the chosen dtype.
             z: its plane.
-
-        Raises:
-            MaskError: the disk refuses.
         """
         self.base.write(region, pixels, z)
 
     def survey(self) -> Survey:
-        """Find which blocks are done, and which stored objects are damaged; writing a damaged block replaces it.
-
-        Raises:
-            MaskError: the mask was finished or removed by another run, or cannot be looked through.
-        """
+        """Find which blocks are done, and which stored objects are damaged; writing a damaged block replaces it."""
         if lock_file(self.target.partial) is None:
             raise gone(self.target.partial)
         return self.base.survey()
 
     def mark_unreadable(self) -> None:
-        """Record that part of the image could not be read, so that the mask goes on once the image is repaired.
-
-        Raises:
-            MaskError: the disk refuses.
-        """
+        """Record that part of the image could not be read, so that the mask goes on once the image is repaired."""
         with reporting("write to", self.target.partial):
             group = read_node(self.target.partial, MaskError)
             if group is not None:
@@ -122,11 +111,7 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
     def claimed(self, shared: bool) -> Iterator[None]:
         """Keep other runs from writing the mask, until the context or the process ends.
 
-        Args:
-            shared: others may claim it too, if they share it: the parts of one job.
-
-        Raises:
-            MaskError: another run has claimed it, or has finished or removed it.
+        Others may claim it too if all share it: the parts of one job.
         """
         with claim(self.target.partial, shared=shared) as is_there:
             if not is_there:
@@ -270,11 +255,7 @@ def _begin(target: Target, spec: MaskSpec, record: Mapping[str, Any]) -> None:
 
 
 def _is_other(partial: Path, record: Mapping[str, Any], overwrite: bool) -> bool:
-    """Return whether the folder in progress was begun for another mask, and may be replaced.
-
-    Raises:
-        MaskError: it may not.
-    """
+    """Return whether the folder in progress was begun for another mask; refuse one that may not be replaced."""
     there = read_record(partial)
     difference = "its record is damaged" if there is None else differing(there, record)
     if difference and not overwrite and _is_used(partial):
@@ -299,11 +280,7 @@ def _discard(target: Target, record: Mapping[str, Any], overwrite: bool) -> None
 
 
 def open_writer(target: Target, spec: MaskSpec, overwrite: bool) -> MaskWriter:
-    """Open the mask in progress in the folder of `target`, which was begun for `spec`.
-
-    Raises:
-        MaskError: its array is another one, or damaged; or another process has just finished the mask.
-    """
+    """Open the mask in progress in the folder of `target`, which was begun for `spec`."""
     try:
         return MaskWriter(target, spec, overwrite, create_array(target.partial / "0", target.grid(spec)))
     except MaskError as error:
@@ -311,10 +288,7 @@ def open_writer(target: Target, spec: MaskSpec, overwrite: bool) -> MaskWriter:
 
 
 def lock_file(folder: Path) -> Path | None:
-    """Return the file by which the mask in `folder` is locked, level 0's metadata; None if there is none, or no mask.
-
-    It is never replaced.
-    """
+    """Return the file by which the mask in `folder` is locked, level 0's metadata, which is never replaced."""
     found = [folder / "0" / name for name in ("zarr.json", ".zarray") if (folder / "0" / name).is_file()]
     return found[0] if found else None
 
@@ -323,15 +297,8 @@ def lock_file(folder: Path) -> Path | None:
 def claim(folder: Path, *, shared: bool = False, wait: bool = False) -> Iterator[bool]:
     """Hold the mask in `folder`; yield whether it is still there: another process may have just renamed it.
 
-    Where the file system has no locks, masks are written without: whoever writes a block writes the same bytes.
-
-    Args:
-        folder: the mask.
-        shared: others may hold it too, if they share it.
-        wait: until whoever holds it lets go of it.
-
-    Raises:
-        MaskError: another process holds it, or it cannot be locked.
+    Others may hold it too, if all share it; `wait` waits until whoever holds it lets go of it. Where the file system has
+    no locks, masks are written without: whoever writes a block writes the same bytes.
     """
     file = lock_file(folder)
     with ExitStack() as stack:
@@ -347,11 +314,7 @@ def claim(folder: Path, *, shared: bool = False, wait: bool = False) -> Iterator
 
 
 def remove_ours(folder: Path, output: Path) -> None:
-    """Delete a folder that we made for `output`, which is gone at once; see `delete_folder`.
-
-    Raises:
-        MaskError: we did not make it.
-    """
+    """Delete a folder, which must be ours, for `output`; see `delete_folder`."""
     if not is_ours(folder):
         raise MaskError(f"{folder} was not made by tilesegment and is not deleted; move it away")
     delete_folder(folder, output)
