@@ -251,8 +251,8 @@ SHADES = np.arange(6750).reshape(75, 90)
 REFUSED: dict[str, tuple[np.ndarray, np.ndarray, dict[str, object], str]] = {
     "sizes": (GUESS[:-1], INSIDE, {}, "1 x 74 x 90 .*1 x 75 x 90"),
     "planes": (np.stack([GUESS, GUESS]), INSIDE, {}, "2 x 75 x 90"),
-    "an image as prediction": (SHADES % 200, INSIDE, {}, "prediction .* 200 values from 0 to 199"),
-    "an image as truth": (GUESS, SHADES % 200, {}, "truth .* 200 values from 0 to 199"),
+    "an image as prediction": (SHADES % 200, INSIDE, {}, "prediction .* 200 values, .* 199"),
+    "an image as truth": (GUESS, SHADES % 200, {}, "truth .* 200 values, .* 199"),
     "more values": (SHADES % 3 * 9, INSIDE, {}, "0, 9, 18, the truth 0, 1.*--classes"),
     "one value": (GUESS, np.ones_like(GUESS), {}, "truth holds 1; .*--classes"),
     "too few names": (GUESS, INSIDE, {"classes": ("a",)}, "0, 1; two classes"),

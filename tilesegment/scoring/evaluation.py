@@ -103,19 +103,20 @@ def _count(pairs: Sequence[Pair], options: LabelOptions, report: Report) -> Coun
                     f"{pair.prediction} and {pairs[0].prediction} are of different kinds or classes; compare those of "
                     "one kind at a time"
                 )
-            true, guess = Scan.of(pair.name, truth, options.void), Scan.of(pair.name, prediction)
+            true = Scan.of(f"truth {pair.truth}", pair.name, truth, options.void)
+            guess = Scan.of(f"prediction {pair.prediction}", pair.name, prediction)
             counts: list[Counts] = [Counter() for _ in range(truth.planes)]
             read, area = 0, truth.planes * truth.shape[0] * truth.shape[1]
             for z, region in truth.blocks():
                 values, codes = truth.read(region, z), prediction.read(region, z)
-                true.add(values, f"truth {pair.truth}")
+                true.add(values)
                 if not prediction.channels:
-                    guess.add(codes, f"prediction {pair.prediction}")
+                    guess.add(codes)
                 counts[z].update(count_pairs(values, codes, options.void))
                 read += region.area
                 report((n + read / area) / len(pairs), pair.name)
-            true.check(f"truth {pair.truth}")
-            guess.check(f"prediction {pair.prediction}")
+            true.check()
+            guess.check()
             names = [pair.name if truth.planes == 1 else f"{pair.name}[{z}]" for z in range(truth.planes)]
             planes += [Plane(name, pair, z, truth.shape, counts[z]) for z, name in enumerate(names)]
             truths.append(true)
