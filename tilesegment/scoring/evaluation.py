@@ -76,16 +76,15 @@ def evaluate(
         raise DataError(f"cells are scored for two classes, there are {len(matching.classes)}: leave out --cells")
     scored = None
     if len(matching.classes) == 2 and cells is not False:
-        after = lambda done, name: report(share + (1 - share) * done, name)  # noqa: E731
-        scored = _score_cells(counted.planes, matching, options, after)
-        if scored is None and cells:
-            raise DataError("the truth has no pixel inside a cell (class 1): use --no-cells")
+        scored = _score_cells(counted.planes, matching, options, lambda done, name: report(0.5 + done / 2, name))
+    if cells and scored is None:
+        raise DataError("the truth has no pixel inside a cell (class 1): use --no-cells")
     notes += (*counted.notes, *matching.notes, *(OBJECTS_NOTE,) * instances)
     found = _evaluation(str(prediction), str(truth), counted.planes, matching, scored, tuple(notes))
-    if figure is None:
-        return found
-    draw_figure(Path(figure), counted.planes, found, matching, options)
-    return replace(found, figure=str(figure))
+    if figure is not None:
+        draw_figure(Path(figure), counted.planes, found, matching, options)
+        found = replace(found, figure=str(figure))
+    return found
 
 
 def _count(pairs: Sequence[Pair], options: LabelOptions, report: Report) -> Counted:
