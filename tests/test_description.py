@@ -81,10 +81,10 @@ def test_the_share_and_the_area_of_each_class(toy: Path) -> None:
 def test_areas_are_in_square_micrometres(classes: int, tmp_path: Path) -> None:
     spec = small_spec(classes)
     ids = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) % classes
-    with create_mask(tmp_path / "mask.zarr", spec) as writer:
-        for region, z in writer.base.blocks():
-            writer.write(region, ids[region.slices].astype(np.uint8), z)
-        writer.finish()
+    writer = create_mask(tmp_path / "mask.zarr", spec)
+    for region, z in writer.base.blocks():
+        writer.write(region, ids[region.slices].astype(np.uint8), z)
+    writer.finish()
     facts = describe(tmp_path / "mask.zarr")
     for n in range(classes):
         assert facts["areas_um2"][str(n)] == pytest.approx(np.count_nonzero(ids == n) * 0.5 * 0.25)
@@ -93,10 +93,10 @@ def test_areas_are_in_square_micrometres(classes: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("recorded", [None, [5, 5], [1, 2, 3], ["a", "b", "c"], {"0": 1}, [-1, 48 * 64 + 1, 0]])
 def test_a_mask_without_a_count_that_fits_is_counted(recorded: Any, tmp_path: Path) -> None:
     spec = small_spec(3)
-    with create_mask(tmp_path / "mask.zarr", spec) as writer:
-        for region, z in writer.base.blocks():
-            writer.write(region, np.full(region.shape, 2, np.uint8), z)
-        writer.finish()
+    writer = create_mask(tmp_path / "mask.zarr", spec)
+    for region, z in writer.base.blocks():
+        writer.write(region, np.full(region.shape, 2, np.uint8), z)
+    writer.finish()
     group = zarr.open_group(tmp_path / "mask.zarr")
     record: Any = group.attrs["tilesegment"]
     assert record.pop("class_pixels") == [0, 0, 48 * 64]
