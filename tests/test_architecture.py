@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
@@ -159,3 +160,18 @@ def test_the_wheel_holds_what_is_needed_and_no_package_called_cli(tmp_path: Path
     assert {f"tilesegment_cli/{path.name}" for path in (ROOT / "cli").glob("*.py")} <= names
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"tilesegment", "tilesegment_cli"}
+
+
+def test_every_module_is_on_the_map() -> None:
+    """Packages and top-level modules are named on the page, and all that the page names is there."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    parts = {part_of(path) for path in FILES} - {"__init__", "cli"}
+    for part in parts:
+        name = f"{part}/" if (ROOT / "tilesegment" / part).is_dir() else f"{part}.py"
+        assert name in page, f"{name} is not on docs/architecture.md"
+    for named in re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", page):
+        assert (ROOT / named).exists() or (ROOT / "tilesegment" / named).exists(), f"there is no {named}"
+
+
+def test_few_modules_at_the_top() -> None:
+    assert len([path for path in (ROOT / "tilesegment").glob("*.py") if path.stem != "__init__"]) <= 8

@@ -56,14 +56,6 @@ def test_sample_blocks_are_spread_over_the_image(shape: tuple[int, int], depth: 
         assert block.read.shape == (plan.tile, plan.tile) and plan.region.contains(block.write)
 
 
-def test_samples_of_large_tiles_are_smaller() -> None:
-    """The memory for calibration does not grow with the tile."""
-    model = toy_model()
-    blocks = sample_blocks(plan_of(model, (5000, 3000), step=1024))
-    assert {block.read.shape for _, block in blocks} == {(model.field_of_view.tile_of(512),) * 2}
-    assert len(blocks) == 12
-
-
 def test_it_is_close_and_says_how_close(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     model, samples = toy_model(base=8), samples_of(toy_model(base=8))
     predictor = make_predictor(model, CPU, plan_of(model, (90, 70)), lambda: samples, tmp_path / "toy.int8")
@@ -102,6 +94,7 @@ def test_how_close_is_measured_once(tmp_path: Path) -> None:
     assert measure(1)[0] == first
 
 
+@pytest.mark.slow
 def test_it_is_quantised_once(tmp_path: Path) -> None:
     """For these weights and these tiles; other ones give another; a damaged one is named."""
     model, folder = toy_model(depth=1), tmp_path / "toy.int8"
@@ -118,15 +111,6 @@ def test_it_is_quantised_once(tmp_path: Path) -> None:
     (kept / "network.xml").write_text("<nothing")
     with pytest.raises(ModelError, match=f"{kept} cannot be read; delete it"):
         quantised(model, inputs, folder)
-
-
-def test_crops_are_of_integers(tmp_path: Path) -> None:
-    model, tile = toy_model(), toy_model().field_of_view.tile_of(16)
-    inputs = [normalised((1, tile, tile), n) for n in range(3)]
-    operations = quantised(model, inputs, tmp_path)[0].get_ordered_ops()
-    crops = [each for each in operations if each.get_type_name() == "StridedSlice"]
-    sources = {each.input_value(0).get_node().get_type_name() for each in crops}
-    assert len(crops) == 4 and sources == {"FakeQuantize", "StridedSlice"}, "height and width of two skips"
 
 
 @of_every_network

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import noise, toy_network
-from onnx_files import FREE, Graph, TensorProto, describe, helper, onnx, onnxruntime, package, pooled, valid, zipped
+from onnx_files import FREE, Graph, TensorProto, helper, onnx, onnxruntime, pooled, valid, zipped
 
 from tilesegment.errors import DeviceError, ModelError
 from tilesegment.geometry import FieldOfView
@@ -174,47 +174,31 @@ def test_images_of_another_kind_are_refused(shape: tuple[int | str, ...], named:
     assert named in refused(tmp_path / "m.onnx")
 
 
-def two_inputs() -> Graph:
-    graph = pooled()
-    graph.inputs.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, list(FREE)))
-    return graph
-
-
-def ending(kind: str, gives: int = TensorProto.FLOAT, **attributes: Any) -> Graph:
-    graph = pooled()
-    graph.add(kind, **attributes)
-    graph.gives = gives
-    return graph
-
-
-def integers() -> Graph:
-    graph = Graph(dtype=TensorProto.INT64)
-    graph.add("Identity")
-    return graph
-
-
-def enlarged() -> Graph:
-    graph = Graph()
-    graph.add("Tile", "repeats")
-    graph.weights.append(onnx.numpy_helper.from_array(np.array([1, 1, 2, 2]), "repeats"))
-    return graph
-
-
 @pytest.mark.parametrize(
-    ("graph", "named"),
+    ("kind", "gives", "attributes", "named"),
     [
-        (two_inputs, "image, mask"),
-        (lambda: ending("Frobnicate", domain="of.others"), "Frobnicate"),
-        (integers, "int64"),
-        (lambda: ending("GlobalAveragePool"), "one for each"),
-        (lambda: ending("ArgMax", TensorProto.INT64, axis=1), "int64"),
-        (lambda: ending("ReduceMax", keepdims=0), "batch, 1 to 256 classes, height, width"),
-        (enlarged, "one for each"),
+        ("Frobnicate", TensorProto.FLOAT, {"domain": "of.others"}, "Frobnicate"),
+        ("GlobalAveragePool", TensorProto.FLOAT, {}, "one for each"),
+        ("DepthToSpace", TensorProto.FLOAT, {"blocksize": 2}, "one for each"),
+        ("ArgMax", TensorProto.INT64, {"axis": 1}, "int64"),
+        ("ReduceMax", TensorProto.FLOAT, {"keepdims": 0}, "batch, 1 to 256 classes, height, width"),
     ],
 )
-def test_graphs_of_another_kind_are_refused(graph: Callable[[], Graph], named: str, tmp_path: Path) -> None:
-    graph().model(tmp_path / "m.onnx")
+def test_what_gives_no_classes_of_pixels_is_refused(
+    kind: str, gives: int, attributes: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    graph = pooled(4)
+    graph.add(kind, **attributes)
+    graph.gives = gives
+    graph.model(tmp_path / "m.onnx")
     assert named in refused(tmp_path / "m.onnx")
+
+
+def test_a_second_input_is_refused(tmp_path: Path) -> None:
+    graph = pooled()
+    graph.inputs.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, list(FREE)))
+    graph.model(tmp_path / "m.onnx")
+    assert "image, mask" in refused(tmp_path / "m.onnx")
 
 
 def test_what_is_no_onnx_file_is_refused_and_not_opened(tmp_path: Path) -> None:
@@ -350,7 +334,3 @@ def test_what_a_file_says_of_itself_is_checked(header: str, view: str, named: st
         assert Model.load(tmp_path / "m.onnx").field_of_view == FieldOfView(2, 4, 4, False)
     else:
         assert named in refused(tmp_path / "m.onnx")
-
-
-def test_a_package_leaves_nothing_to_assume(tmp_path: Path) -> None:
-    assert Model.load(package(tmp_path / "m.zip", describe(), pooled().model())).assumed == ""

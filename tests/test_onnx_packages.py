@@ -36,7 +36,7 @@ def test_what_a_package_says_is_used(tmp_path: Path) -> None:
     header = model.header
     assert (header.name, header.licence, header.pixel_size) == ("of others", "MIT", PixelSize(0.004, 0.004))
     assert [one.name for one in header.classes] == ["kind 0", "kind 1", "kind 2"]
-    assert model.field_of_view == VIEW
+    assert model.field_of_view == VIEW and model.assumed == ""
     # value * 0.01 - 1
     np.testing.assert_allclose((header.normalisation.mean, header.normalisation.std), [[100], [100]], rtol=1e-12)
     assert header.normalisation.dtype == "uint8"

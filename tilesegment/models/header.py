@@ -145,8 +145,8 @@ def _metadata(path: Path) -> dict[str, str]:
     except (SafetensorError, ValueError) as error:
         if start == b"PK\x03\x04" or re.match(b"\x80[\2-\5]", start):  # pickles of protocol 0 and 1 have no magic
             raise ModelError(
-                "a pickled checkpoint, which could run code and is not opened; make a .safetensors model of its weights "
-                "with tileseg import"
+                "a pickled checkpoint, which could run code and is not opened; make a .safetensors model of its "
+                "weights with tileseg import"
             ) from error
         raise ModelError(
             f"not a model, or a damaged one ({error}); expected a .safetensors file written by tileseg train"

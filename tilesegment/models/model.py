@@ -172,7 +172,7 @@ def _empty(header: ModelHeader, module: nn.Module | None) -> Network:
     """Our network, on the meta device, where a header that lies about sizes costs nothing; or a copy of `module`."""
     if header.network != MODULE:
         if module is not None:
-            raise ModelError(f"its network is {header.network}, which needs no module: leave out network")
+            raise ModelError(f"its network is {header.network}, which needs no module: load it without one")
         with torch.device("meta"):
             return build_network(header.network, header.arguments)
     kind = header.arguments.get("class")

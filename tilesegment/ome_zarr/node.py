@@ -5,6 +5,7 @@ Anybody can write such a file: a shape of 1e15, a chunk larger than memory, a co
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -32,17 +33,11 @@ _CODECS = {
 
 @dataclass(frozen=True)
 class Node:
-    """The metadata of an array or group.
+    """The metadata of an array or group."""
 
-    Attributes:
-        format: Zarr's, 2 or 3.
-        attributes: what users and conventions add.
-        document: `zarr.json`, or `.zarray` or `.zgroup`.
-    """
-
-    format: int
+    format: int  # Zarr's, 2 or 3
     attributes: dict[str, Any]
-    document: dict[str, Any] = field(default_factory=dict)
+    document: dict[str, Any] = field(default_factory=dict)  # zarr.json, or .zarray or .zgroup
 
     @property
     def is_array(self) -> bool:
@@ -57,7 +52,7 @@ class Node:
 
 def is_zarr(folder: Path) -> bool:
     """Return whether a folder has the metadata of a Zarr array or group, or a part of it."""
-    return any((folder / name).is_file() for name in METADATA)
+    return any(os.path.isfile(folder / name) for name in METADATA)  # False where the folder is locked
 
 
 def read_node(folder: Path, error: type[TilesegmentError] = ImageError) -> Node | None:

@@ -25,7 +25,7 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
     there = ["cpu", *["cuda"] * cuda, *(f"cuda:{n}" for n in range(torch.cuda.device_count())), *["mps"] * mps]
     if name not in there:
-        raise DeviceError(f"this machine has no device {name!r}; allowed: auto, {', '.join(there)}")
+        raise DeviceError(f"device {name!r} is not here; allowed: auto, {', '.join(there)}")
     return torch.device(name)
 
 
