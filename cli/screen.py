@@ -4,7 +4,7 @@ import click
 
 from tilesegment.errors import one_line
 from tilesegment.geometry import Block
-from tilesegment.prediction.result import Listener, Progress, Result
+from tilesegment.prediction.result import Listener, Progress, Result, peak_memory
 from tilesegment_cli.progress import ProgressReport
 
 
@@ -58,14 +58,16 @@ class Screen(ProgressReport, Listener):
         speed = f"{result.pixels / 1e6:,.1f} Mpx in {result.seconds:,.1f} s ({result.mpx_per_s:.2f} Mpx/s)"
         facts = [f"{result.out}: {speed}"]
         if not self.many:
-            facts.append(f"peak memory {result.peak_rss_bytes / 1e9:.2f} GB")
+            facts.append(f"peak memory {peak_memory() / 1e9:.2f} GB")
         if result.blocks_resumed:
             facts.append(f"{result.blocks_resumed} blocks were done before")
         if result.blocks_skipped:
             facts.append(f"{result.blocks_skipped} of {result.blocks} blocks were empty and skipped")
         self.line(", ".join(facts) + ("" if result.complete else "; other parts are still to be done"))
         if result.batch < result.decided.batch:
-            self.line(f"{result.device} lacks the memory for {result.decided.batch} tiles at a time: {result.batch}")
+            self.line(
+                f"{result.decided.device} lacks the memory for {result.decided.batch} tiles at a time: {result.batch}"
+            )
         halo = f"halo of {result.halo} px, chosen:"
         if result.mismatch is not None:
             share = f"{100 * result.mismatch:.3f} %"

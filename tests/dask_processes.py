@@ -18,29 +18,28 @@ class Processes:
         self.folder = folder
         self.all: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *arguments: str, lacks_us: bool = False) -> subprocess.Popen[bytes]:
+    def start(self, role: str, file: Path, *more: str, lacks_us: bool) -> subprocess.Popen[bytes]:
         program = ["-c", _WITHOUT_US] if lacks_us else ["-m", "dask"]
+        # the tasks of the tests are in this folder
+        paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
         started = subprocess.Popen(
-            [sys.executable, *program, *arguments],
+            [sys.executable, *program, role, "--scheduler-file", str(file), "--no-dashboard", *more],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=self.folder,
-            # the tasks of the tests are here
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+            env={**os.environ, "PYTHONPATH": paths},
         )
         self.all.append(started)
         return started
 
     def scheduler(self, file: Path, *more: str, lacks_us: bool = False) -> subprocess.Popen[bytes]:
         file.unlink(missing_ok=True)
-        line = ("scheduler", "--scheduler-file", str(file), "--port", "0", "--no-dashboard", *more)
-        started = self.start(*line, lacks_us=lacks_us)
+        started = self.start("scheduler", file, "--port", "0", *more, lacks_us=lacks_us)
         until(lambda: file.exists() and file.stat().st_size > 0)
         return started
 
-    def worker(self, file: Path, *more: str, lacks_us: bool = False) -> subprocess.Popen[bytes]:
-        line = ("worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard", "--no-nanny", *more)
-        return self.start(*line, lacks_us=lacks_us)
+    def worker(self, file: Path, *, lacks_us: bool = False) -> subprocess.Popen[bytes]:
+        return self.start("worker", file, "--nthreads", "1", "--no-nanny", lacks_us=lacks_us)
 
     def end(self) -> None:
         for process in self.all:
@@ -49,7 +48,7 @@ class Processes:
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Returns once it holds; the machine may be busy."""
+    """Return once it holds; the machine may be busy."""
     for _ in range(1200):
         if condition():
             return

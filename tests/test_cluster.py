@@ -1,13 +1,17 @@
-"""The same blocks on a Dask cluster: the same mask, whatever becomes of the workers. The cluster is a real one."""
+"""The same blocks on a Dask cluster: the same mask, whatever becomes of the blocks. The cluster is a real one."""
 
 import json
 import shutil
 import subprocess
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cluster_tasks
 import numpy as np
 import pytest
+from cluster_tasks import counted, send, work_of
 from conftest import toy_model
 from dask_processes import Processes
 from image_files import make_pixels, tiff, zarr_array
@@ -16,33 +20,42 @@ from mask_files import mask_of
 import tilesegment
 from tilesegment.cluster import Cluster
 from tilesegment.cluster.cluster import reachable_by_others
-from tilesegment.errors import ClusterError, ImageError, PlanError, StoppedError
+from tilesegment.cluster.window import Window
+from tilesegment.errors import ClusterError, DeviceError, ImageError, PlanError, StoppedError
+from tilesegment.prediction.queue import Work
 from tilesegment.prediction.result import Listener, Progress, Result
 
-# sockets and processes that dask leaves to the garbage collector
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-
-EXACT = {"tile": 88, "precision": "fp64"}
+pytestmark = [
+    pytest.mark.slow,
+    # sockets and processes that dask leaves to the garbage collector
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.fixture
-def image(tmp_path: Path, small_blocks: None) -> Path:
+def image(tmp_path: Path) -> Path:
     """Of 12 blocks."""
     toy_model(classes=3).save(tmp_path / "toy.safetensors")
     return tiff("yx", tile=(64, 64), compression="zlib")(tmp_path, make_pixels(1, 200, 290))
 
 
-def predict(image: Path, name: str, **more: Any) -> tilesegment.Result:
-    return tilesegment.predict(image, image.with_name(name), image.with_name("toy.safetensors"), **{**EXACT, **more})
+def predict(image: Path, name: str, **more: Any) -> Result:
+    settings = {"model": image.with_name("toy.safetensors"), "tile": 88, "precision": "fp64", "block": 96, **more}
+    return tilesegment.predict(image, image.with_name(name), **settings)
+
+
+def assert_as_by_one_process(image: Path, name: str) -> None:
+    predict(image, "one.zarr")
+    np.testing.assert_array_equal(mask_of(image.with_name(name)), mask_of(image.with_name("one.zarr")))
 
 
 class TestPrediction:
     def test_the_mask_is_that_of_one_process(self, cluster: Cluster, image: Path, tmp_path: Path) -> None:
-        done = predict(image, "many.zarr", workers=cluster, probabilities=tmp_path / "many_p.zarr")
+        done = predict(image, "m.zarr", workers=cluster, probabilities=tmp_path / "p.zarr")
+        assert (done.blocks, done.state) == (12, "complete")
+        assert_as_by_one_process(image, "m.zarr")
         predict(image, "one.zarr", probabilities=tmp_path / "one_p.zarr")
-        assert (done.blocks, done.complete) == (12, True)
-        np.testing.assert_array_equal(mask_of(tmp_path / "many.zarr"), mask_of(tmp_path / "one.zarr"))
-        np.testing.assert_array_equal(mask_of(tmp_path / "many_p.zarr"), mask_of(tmp_path / "one_p.zarr"))
+        np.testing.assert_array_equal(mask_of(tmp_path / "p.zarr"), mask_of(tmp_path / "one_p.zarr"))
 
     def test_a_block_that_cannot_be_read_is_told_with_its_machine_and_the_others_are_done(
         self, cluster: Cluster, image: Path, tmp_path: Path
@@ -56,8 +69,7 @@ class TestPrediction:
         chunk.write_bytes(whole)
         # the last chunk of the image lies in the context of few blocks
         assert predict(store, "m.zarr", workers=cluster).blocks_resumed >= 8
-        predict(store, "one.zarr")
-        np.testing.assert_array_equal(mask_of(tmp_path / "m.zarr"), mask_of(tmp_path / "one.zarr"))
+        assert_as_by_one_process(store, "m.zarr")
 
     def test_asked_to_stop_it_ends_and_goes_on_when_run_again(
         self, cluster: Cluster, image: Path, tmp_path: Path
@@ -74,22 +86,52 @@ class TestPrediction:
         done = predict(image, "m.zarr", workers=cluster)
         assert (done.blocks_resumed, done.blocks) == (len(heard), 12 - len(heard))
 
-    def test_settings_that_cannot_be_are_refused_as_ever(self, cluster: Cluster, image: Path) -> None:
-        with pytest.raises(PlanError, match="tile 87 does not fit"):
-            predict(image, "m.zarr", workers=cluster, tile=87)
-        with pytest.raises(tilesegment.DeviceError, match="'tpu' is not here"):
-            predict(image, "m.zarr", workers=cluster, device="tpu")
+    def test_what_cannot_be_is_refused_before_anything_is_written(self, cluster: Cluster, image: Path) -> None:
+        refusals: list[tuple[dict[str, Any], type[Exception], str]] = [
+            ({"tile": 87}, PlanError, "tile 87"),
+            ({"device": "tpu"}, DeviceError, "'tpu'"),
+            ({"model": toy_model(classes=3)}, PlanError, "save"),  # an object that workers cannot open
+        ]
+        for settings, error, named in refusals:
+            with pytest.raises(error, match=named):
+                predict(image, "m.zarr", workers=cluster, **settings)
+        assert not list(image.parent.glob("m.zarr*"))
 
 
-class EndAScheduler(Listener):
-    """Kills the scheduler at the third block that is stored."""
+class TestWindow:
+    """What becomes of blocks, with tasks that predict nothing."""
 
-    def __init__(self, scheduler: subprocess.Popen[bytes]) -> None:
-        self.scheduler = scheduler
+    def test_every_block_comes_back_once(self, cluster: Cluster, tmp_path: Path) -> None:
+        assert send(cluster, cluster_tasks.plain, 700, tmp_path) == dict.fromkeys(range(700), False)
+        assert counted(tmp_path) == Counter(range(700))
 
-    def progressed(self, result: Result, progress: Progress) -> None:
-        if progress.blocks == 3:
-            self.scheduler.kill()
+    def test_what_fails_on_one_worker_is_done_by_another(self, cluster: Cluster, tmp_path: Path) -> None:
+        assert send(cluster, cluster_tasks.fails_on_one, 40, tmp_path) == dict.fromkeys(range(40), False)
+
+    def test_what_fails_everywhere_is_given_back_after_three_tries(self, cluster: Cluster, tmp_path: Path) -> None:
+        back = send(cluster, cluster_tasks.fails_always, 40, tmp_path)
+        assert [column for column, found in sorted(back.items()) if found] == [3, 13, 23, 33]
+        assert str(back[13]) == "block 13 is bad"
+        assert counted(tmp_path)[13] == 3
+
+    def test_a_mistake_of_ours_is_told(self, cluster: Cluster, tmp_path: Path) -> None:
+        assert "this should not have happened" in str(send(cluster, cluster_tasks.raises, 1, tmp_path)[0])
+
+    def test_what_is_in_flight_is_bounded_and_the_work_is_not_drawn_at_once(
+        self, cluster: Cluster, tmp_path: Path
+    ) -> None:
+        drawn: list[int] = []
+
+        def work() -> Iterator[Work]:
+            for item in work_of(1_000_000, tmp_path):
+                drawn.append(item.block.column)
+                yield item
+
+        sent = Window(cluster.crew, cluster_tasks.plain, lambda job: job, work(), lambda: False).results()  # type: ignore[arg-type, return-value]
+        for _ in range(50):
+            next(sent)
+        sent.close()
+        assert len(drawn) < 200
 
 
 class TestJoin:
@@ -99,48 +141,48 @@ class TestJoin:
         file = tmp_path / "scheduler.json"
         scheduler = processes.scheduler(file)
         processes.worker(file)
+
+        class EndIt(Listener):
+            def progressed(self, result: Result, progress: Progress) -> None:
+                if progress.blocks == 3:
+                    scheduler.kill()
+
         with Cluster.join(str(file)) as cluster:
             cluster.crew.out_of_reach = 3
-            with pytest.raises(ClusterError, match="the scheduler is gone; what is"):
-                predict(image, "m.zarr", workers=cluster, listeners=[EndAScheduler(scheduler)])
+            with pytest.raises(ClusterError, match="the scheduler is gone"):
+                predict(image, "m.zarr", workers=cluster, listeners=[EndIt()])
         assert not (tmp_path / "m.zarr").exists()
         processes.scheduler(file)
         processes.worker(file)
         with Cluster.join(str(file)) as cluster:
-            done = predict(image, "m.zarr", workers=cluster)
-        assert 3 <= done.blocks_resumed < 12
-        predict(image, "one.zarr")
-        np.testing.assert_array_equal(mask_of(tmp_path / "m.zarr"), mask_of(tmp_path / "one.zarr"))
+            assert 3 <= predict(image, "m.zarr", workers=cluster).blocks_resumed < 12
+        assert_as_by_one_process(image, "m.zarr")
 
-    def test_a_scheduler_that_is_not_there(self) -> None:
-        with pytest.raises(ClusterError, match="neither an address such as tcp://host:8786 nor a scheduler file"):
-            Cluster.join("no-such-file.json")
-        with pytest.raises(ClusterError, match=r"cannot be joined: .*; is it running\?"):
-            Cluster.join("tcp://127.0.0.1:1", timeout=1)
+    @pytest.mark.parametrize(
+        ("scheduler", "named"),
+        [("no-such-file.json", "tcp://host:8786 nor a scheduler file"), ("tcp://127.0.0.1:1", "cannot be joined")],
+    )
+    def test_a_scheduler_that_is_not_there(self, scheduler: str, named: str) -> None:
+        with pytest.raises(ClusterError, match=named):
+            Cluster.join(scheduler, timeout=1)
 
     def test_tls_lets_in_who_has_a_certificate_and_nobody_else(self, processes: Processes, tmp_path: Path) -> None:
-        pem = certificate(tmp_path)
-        tls = ["--tls-ca-file", pem["cert"], "--tls-cert", pem["cert"], "--tls-key", pem["key"]]
+        key, cert = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
+        if shutil.which("openssl") is None:
+            pytest.skip("needs openssl for a certificate")
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+        subprocess.run([*command, "-keyout", key, "-out", cert], check=True, capture_output=True)
         file = tmp_path / "scheduler.json"
+        tls = ["--tls-ca-file", cert, "--tls-cert", cert, "--tls-key", key]
         processes.scheduler(file, "--protocol", "tls", *tls)
         address = json.loads(file.read_text())["address"]
-        assert address.startswith("tls://")
-        with Cluster.join(address, pem["cert"], pem["cert"], pem["key"]) as cluster:
+        with Cluster.join(address, cert, cert, key) as cluster:
+            assert "tls://" in cluster.describe()
             assert "no authentication" not in cluster.describe()
-        with pytest.raises(ClusterError, match="TLS needs three PEM files"):
-            Cluster.join(address, pem["cert"])
+        with pytest.raises(ClusterError, match="--tls-ca, --tls-cert and --tls-key"):
+            Cluster.join(address, cert)
         with pytest.raises(ClusterError, match="cannot be joined"):
             Cluster.join(address)
-
-
-def certificate(folder: Path) -> dict[str, str]:
-    """A key and a certificate signed by itself; skips where there is no openssl."""
-    names = {"key": str(folder / "key.pem"), "cert": str(folder / "cert.pem")}
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl for a certificate")
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    subprocess.run([*command, "-keyout", names["key"], "-out", names["cert"]], check=True, capture_output=True)
-    return names
 
 
 @pytest.mark.parametrize(

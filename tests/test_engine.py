@@ -83,40 +83,24 @@ def test_reading_predicting_and_writing_go_on_at_the_same_time() -> None:
     assert recorder.written == [0, 1, 2]
 
 
-def test_no_more_than_two_blocks_wait_to_be_predicted() -> None:
-    """However slow predicting is: while block n is predicted, n + 1 and n + 2 are read, and nothing beyond."""
-    count = 12
-    recorder, begun = Recorder(), [threading.Event() for _ in range(count)]
+@pytest.mark.parametrize("slow", ["predict", "write"])
+def test_no_more_than_two_blocks_wait_on_either_side(slow: str) -> None:
+    """While block n is predicted, n + 1 and n + 2 are read, and nothing beyond; so for writing and predicting."""
+    count, recorder = 12, Recorder()
+    before, begun = {"predict": "read", "write": "predict"}[slow], [threading.Event() for _ in range(count)]
+    calls: dict[str, Callable[..., Any]] = {name: getattr(recorder, name) for name in ("read", "predict", "write")}
 
-    def read(item: int) -> np.ndarray:
+    def early(item: int, *rest: Any) -> Any:
         begun[item].set()
-        return recorder.read(item)
+        return getattr(recorder, before)(item, *rest)
 
-    def predict(item: int, pixels: np.ndarray) -> int:
-        last = min(item + 2, count - 1)
-        assert begun[last].wait(PATIENCE), "reading is ahead by two blocks"
+    def late(item: int, *rest: Any) -> Any:
+        assert begun[min(item + 2, count - 1)].wait(PATIENCE), "the others go on meanwhile"
         assert not any(event.is_set() for event in begun[item + 3 :])
-        return recorder.predict(item, pixels)
+        return getattr(recorder, slow)(item, *rest)
 
-    list(stream(range(count), read, predict, recorder.write))
-    assert recorder.written == list(range(count))
-
-
-def test_no_more_than_two_blocks_wait_to_be_written() -> None:
-    """However slow writing is: while block n is written, n + 1 and n + 2 are predicted, and nothing beyond."""
-    count = 12
-    recorder, predicted = Recorder(), [threading.Event() for _ in range(count)]
-
-    def predict(item: int, pixels: np.ndarray) -> int:
-        predicted[item].set()
-        return recorder.predict(item, pixels)
-
-    def write(item: int, result: int) -> None:
-        assert predicted[min(item + 2, count - 1)].wait(PATIENCE), "predicting goes on meanwhile"
-        assert not any(event.is_set() for event in predicted[item + 3 :])
-        recorder.write(item, result)
-
-    list(stream(range(count), recorder.read, predict, write))
+    calls |= {before: early, slow: late}
+    list(stream(range(count), *calls.values()))
     assert recorder.written == list(range(count))
 
 

@@ -5,23 +5,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import tifffile
 from conftest import noise, toy_model
 from mask_files import mask_of
+
+pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def run(folder: Path, name: str, *arguments: str) -> str:
     """What the example prints."""
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / name, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
+    command = [sys.executable, EXAMPLES / name, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

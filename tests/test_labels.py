@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from tilesegment import DataError, evaluate
-from tilesegment.labels import IGNORE, Scan, classes_of, decide
+from tilesegment.labels.coding import IGNORE, classes_of, decide
+from tilesegment.labels.scanning import Scan
 from tilesegment.metadata import LabelClass
 from tilesegment.training.data import open_dataset
 
@@ -471,9 +472,11 @@ def test_the_order_of_colours_says_nothing_about_classes(tmp_path: Path) -> None
         assert len(evaluate(tmp_path / one, tmp_path / other, classes=["a", "b", "c"]).classes) == 3
     likely = np.eye(3, dtype=np.float32)[THREE].transpose(2, 0, 1)
     assert evaluate(store(tmp_path / "p.zarr", likely, classes), truth).accuracy == 1
-    plain = tuple(LabelClass(one.name, one.colour) for one in classes)
+    drawn = tuple(LabelClass(one.name, one.colour) for one in classes)
+    assert evaluate(store(tmp_path / "q.zarr", likely, drawn), truth).accuracy == 1
+    others = tuple(LabelClass(str(n), f"#00000{n}") for n in range(3))
     with pytest.raises(DataError, match="#c80000"):
-        evaluate(store(tmp_path / "q.zarr", likely, plain), truth)
+        evaluate(store(tmp_path / "r.zarr", likely, others), truth)
 
 
 def test_the_command_says_how_labels_are_read(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

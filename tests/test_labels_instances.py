@@ -17,8 +17,8 @@ from scipy import ndimage
 
 from tilesegment import DataError, evaluate
 from tilesegment.geometry import Region
-from tilesegment.labels import IGNORE, Label
-from tilesegment.labels.label import inside_objects, part_objects
+from tilesegment.labels.coding import IGNORE
+from tilesegment.labels.label import Label, inside_objects, part_objects
 from tilesegment.training.data import open_dataset
 
 SIDE = 64

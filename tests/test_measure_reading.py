@@ -6,9 +6,12 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 PROGRAM = Path(__file__).parents[1] / "examples" / "measure_reading.py"
 
 
+@pytest.mark.slow
 def test_every_image_is_read_and_copied_with_each_pipeline_and_decoded_once(tmp_path: Path) -> None:
     toy = ["--size", "1024", "--block", "256", "--margin", "20", "--repeats", "1", "--folder", str(tmp_path)]
     done = subprocess.run([sys.executable, PROGRAM, *toy], check=True, stdout=subprocess.PIPE, text=True)

@@ -194,6 +194,7 @@ def test_a_region_of_a_level_and_a_label_in_the_image(name: str, folder: Path, r
     assert second[-2:] == [2 * side for side in first[-2:]]
 
 
+@pytest.mark.slow
 def test_tissue_is_predicted_and_glass_is_not(folder: Path, run: Run, small_blocks: None) -> None:
     """A textured disc on even glass, beyond the middle; the overview is made of a level without a scale."""
     slide = np.full((1, 1, 1, 1536, 1536), 235, np.uint8)

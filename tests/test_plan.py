@@ -16,7 +16,7 @@ from tilesegment.errors import PlanError
 from tilesegment.geometry import FieldOfView, Region
 from tilesegment.images.source import Level
 from tilesegment.prediction.settings import Settings
-from tilesegment.prediction.tiling import Machine, block_and_chunk, choose_runtime, default_batch, default_tile
+from tilesegment.prediction.tiling import Machine, Sides, choose_runtime, default_batch, default_tile
 
 CPU, GPU = Machine("cpu", "fp32"), Machine("cuda", "fp32")
 
@@ -33,17 +33,17 @@ def test_the_tile_of_the_paper_has_an_exact_step() -> None:
 def test_every_step_gives_blocks_of_whole_tiles_and_whole_chunks(divisor: int, size: int) -> None:
     """A stored object has one writer and holds whole chunks, a block is a square of whole tiles: for every step."""
     for step in (divisor * n for n in [*range(1, 260), 512, 1024, 1025]):
-        block, chunk = block_and_chunk(step, (size, size))
-        assert block % step == block % chunk == 0
-        assert block <= max(3072, step), "blocks are of a size that fits anywhere"
-        assert block < size + max(step, chunk), "a small image is not given a large block"
+        sides = Sides.of(step, (size, size))
+        assert sides.block % step == sides.block % sides.chunk == 0
+        assert sides.block <= max(3072, step), "blocks are of a size that fits anywhere"
+        assert sides.block < size + max(step, sides.chunk), "a small image is not given a large block"
 
 
 @pytest.mark.parametrize(
     ("wanted", "block", "chunk"), [(96, 96, 48), (2048, 1920, 384), (1, 48, 48), (10**5, 99840, 384)]
 )
 def test_the_side_of_a_block_may_be_chosen(wanted: int, block: int, chunk: int) -> None:
-    assert block_and_chunk(48, (10**6, 10**6), wanted) == (block, chunk)
+    assert Sides.of(48, (10**6, 10**6), wanted) == Sides(48, block, chunk)
 
 
 @given(st.integers(1, 100), st.integers(1, 3000), st.integers(20, 36), st.integers(1, 200))
@@ -150,7 +150,7 @@ def test_a_roi_is_taken_to_the_level() -> None:
             plan_of(image, level=1, roi=roi)
 
 
-@examples(max_examples=300)
+@examples(max_examples=150)
 @given(st.integers(1, 20_000), st.integers(1, 6), st.sampled_from(["down", "up", "ratio"]))
 def test_the_whole_of_level_0_is_the_whole_of_every_level(size: int, level: int, rounding: str) -> None:
     """Levels are rounded down or up, and their scales said to be powers of two or computed from the shapes."""
@@ -167,7 +167,7 @@ def test_planes_are_chosen_within_the_stack() -> None:
     assert plan_of(stack, z=(4, 6)).planes == range(4, 6)
     assert plan_of(stack, z=(4, 6)).tiles == 2 * plan_of().tiles
     for z in ((0, 31), (5, 5), (6, 5), (-1, 3), (30, 31)):
-        with pytest.raises(PlanError, match=f"^z {z[0]}:{z[1]} .* within 0:30$"):
+        with pytest.raises(PlanError, match=f"--z {z[0]}:{z[1]} .* within 0:30$"):
             plan_of(stack, z=z)
 
 
@@ -188,11 +188,13 @@ def test_work_is_every_block_of_every_plane_in_order() -> None:
     assert {z for z, _ in work} == {1, 2}
 
 
-@given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 4))
+@examples(max_examples=15)
+@given(st.integers(1, 12), st.integers(1, 3), st.integers(1, 3))
 def test_parts_are_disjoint_and_equal_but_for_one_and_make_the_whole(parts: int, rows: int, planes: int) -> None:
-    image = image_of((400 * rows, 900), depth=planes)
-    works = [list(plan_of(image, tile=220, block=256, part=(k, parts)).work()) for k in range(1, parts + 1)]
-    assert [item for work in works for item in work] == list(plan_of(image, tile=220, block=256).work())
+    plan = plan_of(image_of((400 * rows, 900), depth=planes), tile=444, block=256)
+    cut = [replace(plan, settings=replace(plan.settings, part=(k, parts))) for k in range(1, parts + 1)]
+    works = [list(one.work()) for one in cut]
+    assert [item for work in works for item in work] == list(plan.work())
     assert max(map(len, works)) - min(map(len, works)) <= 1
 
 
@@ -267,7 +269,6 @@ def test_on_a_cpu_many_tiles_are_run_by_openvino_and_few_are_not_worth_its_conve
 
 def test_the_lines_say_what_and_how_much() -> None:
     lines = dict(plan_of(image_of(depth=5), machine=Machine("cpu", "bf16"), z=(1, 3), tile=572).lines())
-    assert lines["image"].endswith("(TIFF, 1 channels)")
     assert lines["predicted"] == "10000 x 8000 pixels (y, x) x 2 planes, 160.0 Mpx"
     assert lines["tile"] == "572 px, of which 384 are kept; 1,134 tiles, 1 at a time"
     assert lines["block"] == "1920 px; 60 blocks, chunks of 384"

@@ -12,7 +12,7 @@ from data_sets import cells, write_files, write_ome_zarr, write_palette
 from PIL import Image
 
 from tilesegment import DataError, ImageError, evaluate
-from tilesegment.labels import core_of, match_stems
+from tilesegment.labels.files import core_of, match_stems
 from tilesegment.training.data import open_dataset
 
 SIDE = 40

@@ -9,13 +9,11 @@ from pathlib import Path
 def thread_count() -> int:
     """What OMP_NUM_THREADS allows, as for the network; without it, the cores that this process may use."""
     told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if told.isdecimal() and int(told):
-        return int(told)
-    return core_count()
+    return int(told) if told.isdecimal() and int(told) else core_count()
 
 
 def threads_each(processes: int) -> int:
-    """Those of each of so many processes that share the cores, no more than OMP_NUM_THREADS allows a process."""
+    """Threads for each of so many processes that share the cores, within OMP_NUM_THREADS."""
     return min(thread_count(), max(1, core_count() // processes))
 
 
@@ -36,54 +34,33 @@ def core_count(root: Path = Path("/")) -> int:
 
 
 def _cgroup_limits(root: Path) -> Iterator[float]:
-    """The cores that each cgroup of this process allows it, and each of those that it lies in."""
-    mounts = list(_cgroup_mounts(root))
-    for number, controllers, path in _fields(root / "proc/self/cgroup", ":", 3):
-        for kind, kinds, inside, mounted in mounts:
-            is_v2 = number == "0" and not controllers
-            if is_v2 != (kind == "cgroup2") or (not is_v2 and not {"cpu"} & set(controllers.split(",")) & kinds):
-                continue
-            # in a container the mount shows its own cgroup as the root
-            below = path.removeprefix(inside) if inside != "/" else path
-            group = root / mounted.lstrip("/") / below.strip("/")
-            for folder in (group, *group.parents):
-                yield from _limit(folder)
-                if folder == root / mounted.lstrip("/"):
-                    break
-
-
-def _cgroup_mounts(root: Path) -> Iterator[tuple[str, set[str], str, str]]:
-    """Of each mounted cgroup hierarchy: its kind, its controllers, the cgroup that is its top, and where it is."""
+    """The cores that the cgroups of this process, and those that they lie in, allow it; of version 2 and 1."""
+    groups = [line.split(":", 2) for line in _lines(root / "proc/self/cgroup") if line.count(":") >= 2]
     for line in _lines(root / "proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
         fields, (kind, *options) = before.split(), after.split() or [""]
-        if len(fields) > 4 and kind in ("cgroup", "cgroup2"):
-            yield kind, set(options[-1].split(",")) if options else set(), fields[3], fields[4]
+        if len(fields) < 5 or kind not in ("cgroup", "cgroup2"):
+            continue
+        inside, top = fields[3], root / fields[4].lstrip("/")  # the cgroup that is mounted, and where
+        for number, controllers, path in groups:
+            is_v2 = number == "0" and not controllers
+            cpu = "cpu" in controllers.split(",") and "cpu" in (options or [""])[-1].split(",")
+            if (kind == "cgroup2") == is_v2 and (is_v2 or cpu):
+                # in a container the mount shows its own cgroup as the root
+                folder = top / (path.removeprefix(inside) if inside != "/" else path).strip("/")
+                yield from (limit for one in (folder, *folder.parents) if one.is_relative_to(top) for limit in _of(one))
 
 
-def _limit(folder: Path) -> Iterator[float]:
-    """The cores of one cgroup, where it limits them: version 2, then version 1."""
-    for quota, period in _fields(folder / "cpu.max", None, 2):
-        yield from _share(quota, period)
-    quotas, periods = _lines(folder / "cpu.cfs_quota_us"), _lines(folder / "cpu.cfs_period_us")
-    for quota, period in zip(quotas, periods, strict=False):
-        yield from _share(quota.strip(), period.strip())
-
-
-def _share(quota: str, period: str) -> Iterator[float]:
-    """Microseconds of computing in each period of so many; `max` and -1 stand for no limit."""
-    if quota.isdecimal() and period.isdecimal() and int(quota) and int(period):
-        yield int(quota) / int(period)
-
-
-def _fields(path: Path, separator: str | None, count: int) -> Iterator[list[str]]:
-    """The lines of a file that have `count` fields."""
-    split = (line.strip().split(separator, count - 1) for line in _lines(path))
-    return (fields for fields in split if len(fields) == count)
+def _of(folder: Path) -> Iterator[float]:
+    """The cores of one cgroup, where it limits them: microseconds of computing in each period of so many."""
+    v1 = [" ".join(_lines(folder / f"cpu.cfs_{name}_us")) for name in ("quota", "period")]
+    for line in (*_lines(folder / "cpu.max"), " ".join(v1)):
+        numbers = [int(word) for word in line.split() if word.isdecimal()]  # `max` and -1 stand for no limit
+        if len(numbers) == 2 and all(numbers):
+            yield numbers[0] / numbers[1]
 
 
 def _lines(path: Path) -> list[str]:
-    """Those of a file; none where it cannot be read."""
     try:
         return path.read_text().splitlines()
     except (OSError, ValueError):

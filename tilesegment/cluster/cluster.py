@@ -12,9 +12,8 @@ from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
-from urllib.request import ProxyHandler, build_opener
 
 from distributed import Client, SpecCluster
 from distributed import Future as Remote
@@ -47,38 +46,29 @@ class Cluster:
     Args:
         client: of the cluster. Closed with the cluster, and so is `owned`, the cluster that it was made of; workers of
             that are started anew where they end for good.
-        dashboard: whether there may be one.
         wait: seconds that there may be no worker at all before a run ends in an error.
+
+    Attributes:
+        note: called with one line where the cluster does what a user should know of.
     """
 
-    def __init__(
-        self, client: Client, owned: SpecCluster | None = None, *, dashboard: bool = True, wait: float = WAIT
-    ) -> None:
-        self.client, self.owned, self._dashboard = client, owned, dashboard
-        self.crew = Crew(client, owned, wait)
+    def __init__(self, client: Client, owned: SpecCluster | None = None, *, wait: float = WAIT) -> None:
+        self.client, self.owned, self.dashboard = client, owned, ""
+        self.note: Callable[[str], None] = lambda text: None
+        self.crew = Crew(client, owned, wait, lambda text: self.note(text))
         self._has_package = owned is not None
         self._stack = ExitStack()
         self._stop: Callable[[], bool] = lambda: False
         self._orders: dict[Job, Sent] = {}
         self._machines: dict[tuple[str, str], Machine] = {}
 
-    @property
-    def note(self) -> Callable[[str], None]:
-        """Called with a line where the cluster does what a user should know of."""
-        return self.crew.note
-
-    @note.setter
-    def note(self, call: Callable[[str], None]) -> None:
-        self.crew.note = call
-
     @classmethod
     def start(cls, workers: int, *, dashboard: bool = False, wait: float = WAIT) -> Self:
         """Start `workers` processes on this machine, reachable from this machine alone.
 
         They share the cores that this process may use; none has more threads than OMP_NUM_THREADS allows. One that ends
-        is started anew.
-
-        A script that calls this needs `if __name__ == "__main__":` around what it does, as the processes import it.
+        is started anew. A script that calls this needs `if __name__ == "__main__":` around what it does, as the
+        processes import it.
 
         Raises:
             ClusterError: they cannot be started, or there is no dashboard to serve.
@@ -96,8 +86,8 @@ class Cluster:
             is_late = time.monotonic() - begun >= wait
             reason = f"not within {in_words(wait)} (--wait)" if is_late else one_line(error, 200)
             raise ClusterError(f"{workers} workers could not be started: {reason}") from error
-        cluster = cls(Client(local), local, dashboard=dashboard, wait=wait)
-        cluster._stack = stack
+        cluster = cls(Client(local), local, wait=wait)
+        cluster._stack, cluster.dashboard = stack, str(local.dashboard_link) if dashboard else ""
         cluster.crew.look()  # they are there
         return cluster
 
@@ -112,7 +102,7 @@ class Cluster:
         wait: float = WAIT,
         timeout: float = 30.0,
     ) -> Self:
-        """Joins a running cluster.
+        """Join a running cluster.
 
         Args:
             scheduler: its address, `tcp://host:8786` or `tls://host:8786`, or the file that `dask scheduler
@@ -124,28 +114,28 @@ class Cluster:
         Raises:
             ClusterError: there is no such scheduler, or it does not let us in.
         """
-        security = None
-        if tls_ca is not None or tls_cert is not None or tls_key is not None:
-            for path in (tls_ca, tls_cert, tls_key):
+        pem, security = (tls_ca, tls_cert, tls_key), None
+        if any(path is not None for path in pem):
+            for path in pem:
                 if path is None or not Path(path).is_file():
                     raise ClusterError(f"TLS needs three PEM files, --tls-ca, --tls-cert and --tls-key; {path} is none")
-            security = Security(
-                tls_ca_file=tls_ca, tls_client_cert=tls_cert, tls_client_key=tls_key, require_encryption=True
-            )
-        if "://" not in scheduler and not Path(scheduler).is_file():
+            names = ("tls_ca_file", "tls_client_cert", "tls_client_key")
+            security = Security(**dict(zip(names, pem, strict=True)), require_encryption=True)
+        is_file = "://" not in scheduler
+        if is_file and not Path(scheduler).is_file():
             raise ClusterError(
                 f"no scheduler {scheduler}: neither an address such as tcp://host:8786 nor a scheduler file"
             )
-        where = {"address": scheduler} if "://" in scheduler else {"scheduler_file": scheduler}
         try:
-            _reach(where.get("address") or json.loads(Path(scheduler).read_text())["address"], security, timeout)
+            _reach(json.loads(Path(scheduler).read_text())["address"] if is_file else scheduler, security, timeout)
+            where = {"scheduler_file" if is_file else "address": scheduler}
             return cls(Client(**where, security=security, timeout=timeout), wait=wait)
         except Exception as error:
-            if "scheduler_file" in where and isinstance(error, AssertionError | LookupError | TypeError | ValueError):
+            if is_file and isinstance(error, AssertionError | LookupError | TypeError | ValueError):
                 raise ClusterError(
                     f"{scheduler} is no scheduler file: give one that dask scheduler --scheduler-file wrote"
                 ) from error
-            reason = str(error).splitlines()[0] if str(error) else repr(error)
+            reason = one_line(error, 200)
             if isinstance(error, MemoryError):  # the first bytes of an answer are taken for a length
                 reason = "what answers there is no Dask scheduler"
             if isinstance(error, TimeoutError):
@@ -167,10 +157,9 @@ class Cluster:
 
     def describe(self) -> str:
         """Where it is and how large, with a warning if anybody may use it."""
-        address, count = self._address(), len(self.client.nthreads())
+        address, count = self._address, len(self.client.nthreads())
         text = f"{count or 'no'} {'worker' if count == 1 else 'workers'} of {address}"
-        if self._dashboard and _answers(link := str(self.client.dashboard_link)):
-            text += f", dashboard {link}"
+        text += f", dashboard {self.dashboard}" if self.dashboard else ""
         if reachable_by_others(address):
             text += "; it has no authentication: whoever reaches it can run code on its workers, use tls://"
         return text
@@ -179,7 +168,7 @@ class Cluster:
         """What a plan needs to know of the workers, once there are any.
 
         Raises:
-            ClusterError: none comes, none answers, or the scheduler lacks this package.
+            ClusterError: none comes, none answers, or the scheduler or a worker lacks this package.
             StoppedError: `stop` says so while there are none.
             DeviceError: one lacks the device or the precision.
             PlanError: they would compute in different precisions.
@@ -200,42 +189,37 @@ class Cluster:
 
     def _ask_all(self, device: str, precision: str) -> list[Machine]:
         """What each worker that answers says of its machine; one that just ended costs nothing."""
-        longest = max(self.crew.wait, _ANSWER)
+        longest: dict[str, Any] = {"callback_timeout": max(self.crew.wait, _ANSWER)}
         try:
-            has_package = self.client.run(eval, _HAS_PACKAGE, on_error="ignore", callback_timeout=longest)
+            has_package = self.client.run(eval, _HAS_PACKAGE, on_error="ignore", **longest)
             for worker in (worker for worker, has in has_package.items() if not has):
                 raise _lacks_package(f"worker {worker}")
-            answers = self.client.run(this_machine, device, precision, on_error="return", callback_timeout=longest)
+            answers = self.client.run(this_machine, device, precision, on_error="return", **longest).values()
         except TilesegmentError:
             raise
         except Exception as error:  # dask has errors of its own for each way in which a worker ends
             raise ClusterError(f"the workers do not answer ({error!r}); see to them, then run it again") from error
-        for answer in answers.values():
+        for answer in answers:
             if isinstance(answer, TilesegmentError):
                 raise answer
-        machines = [answer for answer in answers.values() if isinstance(answer, Machine)]
+        machines = [answer for answer in answers if isinstance(answer, Machine)]
         if not machines:
-            why = next(map(repr, answers.values()), "there are none")
+            why = next(map(repr, answers), "there are none")
             raise ClusterError(f"the workers do not answer ({why}); see to them, then run it again")
         return machines
 
     def _check_scheduler(self) -> None:
         """Refuse a scheduler without this package: it unpacks the tasks, and says little where it cannot."""
-        if self._has_package:
-            return
-        try:
-            self._has_package = bool(self.client.run_on_scheduler(eval, _HAS_PACKAGE))
-        except Exception:  # one that forbids to be asked is believed to have it
-            self._has_package = True
         if not self._has_package:
-            raise _lacks_package(f"scheduler {self._address()}")
+            try:
+                self._has_package = bool(self.client.run_on_scheduler(eval, _HAS_PACKAGE))
+            except Exception:  # one that forbids to be asked is believed to have it
+                self._has_package = True
+        if not self._has_package:
+            raise _lacks_package(f"scheduler {self._address}")
 
     def check(self, job: Job) -> None:
-        """Refuse a job that other processes cannot do.
-
-        Raises:
-            PlanError: its model was given as an object.
-        """
+        """Raise a PlanError for a job whose model was given as an object."""
         if not job.plan.model:
             raise PlanError("a cluster opens the model itself: save it with model.save(path), and give the path")
 
@@ -263,12 +247,13 @@ class Cluster:
             self._orders[job] = Sent(uuid.uuid4().hex, job.plan, job.stores)
         return self._orders[job]
 
+    @property
     def _address(self) -> str:
         return str(self.client.scheduler.address) if self.client.scheduler is not None else ""
 
 
 class Finishing:
-    """An image that a worker finishes.
+    """An image that a worker finishes, waited for as long as there are workers; `stop` is asked while there are none.
 
     Args:
         future: its result.
@@ -286,7 +271,7 @@ class Finishing:
         return bool(self._future.done())
 
     def result(self) -> Result:
-        """Wait for the result, as long as there is somebody to finish the image.
+        """Wait for the result.
 
         Raises:
             TilesegmentError: the mask cannot be written; `ClusterError`, its workers end, or there are none;
@@ -319,17 +304,8 @@ def _lacks_package(who: str) -> ClusterError:
     )
 
 
-def _answers(link: str) -> bool:
-    """Whether there is a dashboard: dask names one even where there is none, or a page that says so."""
-    try:
-        with build_opener(ProxyHandler({})).open(link, timeout=2) as page:
-            return b"<script" in page.read()
-    except (OSError, ValueError):
-        return False
-
-
 def reachable_by_others(address: str) -> bool:
-    """Whether others than this machine reach it, unencrypted and unasked."""
+    """Whether other machines reach it, unencrypted and unasked."""
     parts = urlsplit(address)
     try:
         loopback = ipaddress.ip_address(parts.hostname or "").is_loopback

@@ -6,11 +6,10 @@ becomes of the workers; what is in memory here and on the scheduler depends on t
 
 import time
 import uuid
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 from distributed import Future
 from distributed.scheduler import KilledWorker
@@ -28,9 +27,8 @@ _TRIES = 3  # of a block, each on another worker where there is one
 _STALL = 600.0  # seconds without any end after which tasks are sent again, once
 
 
-@dataclass(frozen=True)
-class Task:
-    """Blocks of one run. A task of one block may be `alone`: nothing else is in flight meanwhile."""
+class Task(NamedTuple):
+    """Blocks of one job, not for workers to `avoid`. While one is `alone`, nothing else is in flight."""
 
     work: tuple[Work, ...]
     avoid: frozenset[str] = frozenset()
@@ -45,7 +43,7 @@ class Window:
         task: what a worker does with a job and places (plane, row, column): `predict_blocks`.
         sent: a job as it is sent.
         work: the blocks.
-        stop: asked before a task is sent; if it says so, those in flight are the last.
+        stop: asked before a task is sent; if true, those in flight are the last.
     """
 
     def __init__(
@@ -56,22 +54,19 @@ class Window:
         work: Iterable[Work],
         stop: Callable[[], bool],
     ) -> None:
-        self.crew, self.client = crew, crew.client
-        self.task, self.sent, self.stop = task, sent, stop
+        self.crew, self.client, self.task, self.sent, self.stop = crew, crew.client, task, sent, stop
         self._work = iter(work)
         self._next: Work | None = None  # drawn, but of another job than the task before
-        self._again: deque[Task] = deque()
-        self._suspects: deque[Task] = deque()
+        self._again, self._suspects = deque[Task](), deque[Task]()
         self._in_flight: dict[Any, tuple[Future, Task]] = {}
         self._finished: SimpleQueue[Future] = SimpleQueue()
-        self._tries: Counter[Work] = Counter()
-        self._failed_on: defaultdict[Work, set[str]] = defaultdict(set)
+        self._failed_on: defaultdict[Work, list[str]] = defaultdict(list)
         self._workers: list[str] = []
-        self._moved = -1e9
-        self._done, self._seconds_per_block, self._longest, self._stalls = 0, 0.0, 0.0, 0
+        self._done, self._seconds_per_block, self._longest = 0, 0.0, 0.0
+        self._moved, self._stalled = time.monotonic(), False
 
     def results(self) -> Settled:
-        """Every block once it is stored, or with its error.
+        """Yield every block once it is stored, or with its error.
 
         Raises:
             ClusterError: the scheduler is gone, there are no workers for too long, or nothing moves any more.
@@ -108,13 +103,12 @@ class Window:
         return self._suspects.popleft() if self._suspects and not self._in_flight else None
 
     def _draw(self) -> tuple[Work, ...]:
-        """Blocks of one run for some seconds; no more than a small part of what is done so far, for an even end."""
+        """Blocks of one job for some seconds; no more than a small part of what is done so far, for an even end."""
         most = _TASK_SECONDS / max(self._seconds_per_block, 1e-6) if self._done else 1
         most = max(1, min(most, MOST_BLOCKS, 1 + self._done // (4 * max(len(self._workers), 1))))
         blocks: list[Work] = []
         while len(blocks) < int(most):
-            item = self._next if self._next is not None else next(self._work, None)
-            self._next = None
+            item, self._next = self._next or next(self._work, None), None
             if item is None:
                 break
             if blocks and item.job is not blocks[0].job:
@@ -124,12 +118,11 @@ class Window:
         return tuple(blocks)
 
     def _send(self, task: Task) -> None:
-        places = [(item.z, item.block.row, item.block.column) for item in task.work]
         others = [worker for worker in self._workers if worker not in task.avoid] if task.avoid else []
         future = self.client.submit(
             self.task,
             self.sent(task.work[0].job),
-            places,
+            [(item.z, item.block.row, item.block.column) for item in task.work],
             key=f"blocks-{uuid.uuid4().hex}",
             pure=False,
             workers=others or None,
@@ -139,7 +132,7 @@ class Window:
         future.add_done_callback(self._finished.put)
 
     def _wait(self) -> Future | None:
-        """A task that is over, whether well or not; None if none is in flight any more."""
+        """Wait for a task to end, well or not; None if none is in flight any more."""
         while self._in_flight:
             try:
                 future = self._finished.get(timeout=1.0)
@@ -155,7 +148,7 @@ class Window:
         return None
 
     def _drop_waiting(self) -> None:
-        """Leaves what no worker has begun: a worker is at the first of the tasks that it was given."""
+        """Drop the tasks that no worker has begun: a worker is at the first of those that it was given."""
         begun: set[Any] = set()
         if self.client.status == "running":  # else nothing is known to be begun
             begun = {next(iter(keys)) for keys in self.client.processing().values() if keys}
@@ -165,15 +158,16 @@ class Window:
             del self._in_flight[key]
 
     def _watch(self) -> None:
-        """Sends tasks again where nothing has come back for far longer than any task took, though there are workers."""
+        """Send tasks again where nothing has come back for far longer than any task took, though there are workers."""
+        longest = max(_STALL, 20 * self._longest)
         if not self._workers:
             self._moved = time.monotonic()
-        if time.monotonic() - self._moved < max(_STALL, 20 * self._longest):
+        if time.monotonic() - self._moved < longest:
             return
-        if self._stalls:
+        if self._stalled:
             raise ClusterError("the workers do not answer any more; see to them, then run it again to go on")
-        self._stalls, self._moved = 1, time.monotonic()
-        self.crew.note(f"nothing came back for {max(_STALL, 20 * self._longest):.0f} s: sending the blocks again")
+        self._stalled, self._moved = True, time.monotonic()
+        self.crew.note(f"nothing came back for {longest:.0f} s: sending the blocks again")
         waiting, self._in_flight = list(self._in_flight.values()), {}
         self.client.cancel([future for future, _ in waiting], force=True)
         for _, task in waiting:
@@ -195,25 +189,22 @@ class Window:
             report = Report(dict.fromkeys(range(len(task.work)), failure), 0.0, "")
         else:
             report = future.result()
-            self._learn(task, report)
+            each = report.seconds / len(task.work)
+            self._seconds_per_block = each if not self._done else 0.7 * self._seconds_per_block + 0.3 * each
+            self._longest = max(self._longest, report.seconds)
         for number, item in enumerate(task.work):
             found = report.errors.get(number)
-            if found is None or not self._try_again(item, report.worker):
-                self._tries.pop(item, None)
-                self._failed_on.pop(item, None)
-                self._done += 1
-                yield item, number in report.empty if found is None else found
+            if found is not None:
+                tried = self._failed_on[item]
+                tried.append(report.worker)
+                if len(tried) < _TRIES:
+                    self._again.append(Task((item,), frozenset(tried)))
+                    continue
+            self._failed_on.pop(item, None)
+            self._done += 1
+            yield item, number in report.empty if found is None else found
 
-    def _try_again(self, item: Work, worker: str) -> bool:
-        """Keeps a block that failed for another worker, unless it has been tried often enough."""
-        self._tries[item] += 1
-        self._failed_on[item].add(worker)
-        if self._tries[item] < _TRIES:
-            self._again.append(Task((item,), frozenset(self._failed_on[item])))
-            return True
-        return False
-
-    def _suspect(self, task: Task) -> Iterator[tuple[Work, bool | Exception]]:
+    def _suspect(self, task: Task) -> Iterator[tuple[Work, Exception]]:
         """The workers of a task died one after another: its blocks are tried alone before one is called bad."""
         if not task.alone:
             self._suspects.extend(Task((item,), alone=True) for item in task.work)
@@ -221,9 +212,3 @@ class Window:
         (item,) = task.work
         where = f"{item.block.write}, plane {item.z},"
         yield item, ClusterError(f"the block at {where} ends every worker that predicts it; is there memory enough?")
-
-    def _learn(self, task: Task, report: Report) -> None:
-        """How long a block takes."""
-        each = report.seconds / len(task.work)
-        self._seconds_per_block = each if not self._done else 0.7 * self._seconds_per_block + 0.3 * each
-        self._longest = max(self._longest, report.seconds)

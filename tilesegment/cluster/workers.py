@@ -33,12 +33,16 @@ class Crew:
         client: of the cluster.
         owned: the cluster, if it is ours: its workers are started anew where they ended for good.
         wait: seconds that there may be no worker at all.
+        note: called with what a user should know of.
+
+    Attributes:
         out_of_reach: seconds that the scheduler may not answer.
     """
 
-    def __init__(self, client: Client, owned: SpecCluster | None, wait: float, out_of_reach: float = 30.0) -> None:
-        self.client, self.wait, self.out_of_reach = client, wait, out_of_reach
-        self.note: Callable[[str], None] = lambda text: None
+    def __init__(
+        self, client: Client, owned: SpecCluster | None, wait: float, note: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self.client, self.wait, self.note, self.out_of_reach = client, wait, note, 30.0
         self._owned = owned
         self._addresses: list[str] = []
         self._looked = -1e9

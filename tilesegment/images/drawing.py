@@ -1,4 +1,4 @@
-"""Images that are drawn, where there is none to measure with."""
+"""Drawn images, to measure with where there are none."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,27 +14,24 @@ _CHUNK, _SHARD = 512, 2048  # sides, pixels: as slides are often stored
 
 
 def draw_zarr(path: str | Path, shape: tuple[int, int], mean: Sequence[float], std: Sequence[float], dtype: str) -> str:
-    """Writes a Zarr array (C, H, W) of cloudy noise, the same for the same arguments, that hardly compresses.
+    """Write a Zarr array (C, H, W) of cloudy noise that hardly compresses, the same for the same arguments.
 
     Args:
-        path: must not exist.
+        path: must not exist; it is returned.
         shape: (H, W).
-        mean, std: of the grey values, one a channel, before they are clipped to what `dtype` holds.
+        mean, std: of the grey values, one per channel, before they are clipped to the range of `dtype`.
         dtype: uint8, uint16 or float32.
 
-    Returns:
-        `path`.
-
     Raises:
-        ImageError: the disk refuses.
+        ImageError: it cannot be written.
     """
     (height, width), channels = shape, len(mean)
-    rng, limits = np.random.default_rng(0), None if dtype == "float32" else np.iinfo(dtype)
-    side = min(_SHARD, max(shape))
+    rng, side = np.random.default_rng(0), min(_SHARD, max(shape))
     clouds = ndimage.gaussian_filter(rng.normal(size=(side, side)).astype(np.float32), 3, mode="wrap")
     unit = clouds / clouds.std() + rng.normal(size=clouds.shape).astype(np.float32) / 8
-    scaled = np.stack([unit * s + m for m, s in zip(mean, std, strict=True)])
-    shard = (scaled if limits is None else np.rint(scaled).clip(limits.min, limits.max)).astype(dtype)
+    shard = np.stack([unit * s + m for m, s in zip(mean, std, strict=True)])
+    if dtype != "float32":
+        shard = np.rint(shard).clip(np.iinfo(dtype).min, np.iinfo(dtype).max).astype(dtype)
     try:
         array = zarr.create_array(
             path,
@@ -47,8 +44,7 @@ def draw_zarr(path: str | Path, shape: tuple[int, int], mean: Sequence[float], s
         )
         for y in range(0, height, _SHARD):
             for x in range(0, width, _SHARD):
-                part = shard[:, : min(_SHARD, height - y), : min(_SHARD, width - x)]
-                array[:, y : y + _SHARD, x : x + _SHARD] = part
+                array[:, y : y + _SHARD, x : x + _SHARD] = shard[:, : min(side, height - y), : min(side, width - x)]
     except OSError as error:
         raise ImageError(f"{path} cannot be written ({one_line(error, 200)}); choose another folder") from error
     return str(path)

@@ -58,11 +58,7 @@ class FlatSource(ImageSource):
 
 
 def open_flat(path: str, choices: Choices) -> FlatSource:
-    """Open a PNG or JPEG file without decoding it; a series is a frame.
-
-    Raises:
-        ImageError: more pixels than Pillow takes for safe, CMYK, 16-bit colour, or choices that do not fit.
-    """
+    """Open a PNG or JPEG file without decoding it; a series is a frame."""
     if choices.axes is not None:
         raise ImageError(f"{path} is a PNG or JPEG, whose axes are known: leave out --axes {choices.axes}")
     try:

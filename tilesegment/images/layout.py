@@ -75,10 +75,6 @@ def arrange(path: str, axes: Sequence[str], shape: tuple[int, ...], select: Mapp
 
     Dimensions of length 1 are dropped, z too. Where pixels have samples (s) and channels (c), the samples are the
     channels, and one c has to be selected.
-
-    Raises:
-        ImageError: `axes` or `select` do not fit the array, or an axis that is neither y, x, z nor the channels is
-            longer than 1 and not selected.
     """
     _check_axes(path, axes, shape)
     lengths = dict(zip(axes, shape, strict=True))
@@ -124,9 +120,6 @@ def chosen_series(path: str, series: int | None, contents: Sequence[str], defaul
         series: the user's choice.
         contents: the images of the file in words; empty if there is one.
         default: which one is taken without a choice.
-
-    Raises:
-        ImageError: there is no such image; the message names some that there are.
     """
     images = list(enumerate(contents or ("",)))
     if series is not None:

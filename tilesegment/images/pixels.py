@@ -13,11 +13,7 @@ _STORED = (*_AS_STORED, *map(np.dtype, ("int8", "int16", "int32", "int64", "uint
 
 
 def stored_type(path: str, dtype: np.dtype) -> np.dtype:
-    """Return the type that holds pixels stored as `dtype` exactly, in native byte order; uint8 for 1-bit.
-
-    Raises:
-        ImageError: such pixels are not supported.
-    """
+    """Return the type that holds pixels stored as `dtype` exactly, in native byte order; uint8 for 1-bit."""
     if dtype == np.bool_:
         return np.dtype(np.uint8)
     native = dtype.newbyteorder("=")
@@ -37,11 +33,7 @@ def to_stored_type(pixels: np.ndarray, stored: np.dtype) -> np.ndarray:
 
 
 def to_image_type(path: str, pixels: np.ndarray) -> np.ndarray:
-    """Convert pixels of a stored type to that of images; large integers and float64 are rounded to float32.
-
-    Raises:
-        ImageError: a value is beyond the range of float32.
-    """
+    """Convert pixels of a stored type to that of images; large integers and float64 are rounded to float32."""
     with np.errstate(over="ignore"):
         converted = pixels.astype(image_type(pixels.dtype), copy=False)
     if pixels.dtype == np.float64 and np.isinf(converted).any() and not np.isinf(pixels).any():
@@ -51,15 +43,9 @@ def to_image_type(path: str, pixels: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Turn:
-    """How stored pixels are turned upright: transposed, if at all, and then mirrored.
+    """How stored pixels are turned upright: transposed, if at all, and then mirrored."""
 
-    Attributes:
-        words: what is done, for people; empty if nothing is.
-        transposes: whether rows become columns.
-        mirrors_y, mirrors_x: whether the order of rows, of columns, is reversed after that.
-    """
-
-    words: str = ""
+    words: str = ""  # what is done; empty if nothing is
     transposes: bool = False
     mirrors_y: bool = False
     mirrors_x: bool = False

@@ -43,18 +43,11 @@ _LOGGER, _LISTENING = logging.getLogger("tifffile"), threading.Lock()
 
 @dataclass(frozen=True)
 class _TiffLevel:
-    """One resolution.
+    """One resolution."""
 
-    Attributes:
-        layout: of its array.
-        stacked: how many of the first dimensions count `planes`, row-major; the others are those of a page.
-        samples: which samples of a page are used.
-        planes: its pages.
-    """
-
-    layout: Layout
-    stacked: int
-    samples: slice
+    layout: Layout  # of its array
+    stacked: int  # how many of the first dimensions count `planes`, row-major; the others are those of a page
+    samples: slice  # of a page, that are used
     planes: Sequence[Plane]
 
     def read(self, region: Region, z: int) -> np.ndarray:
@@ -109,11 +102,7 @@ class TiffSource(ImageSource):
 
 
 def open_tiff(path: str, choices: Choices) -> TiffSource:
-    """Open a TIFF.
-
-    Raises:
-        ImageError: it is damaged, truncated, or stored in a way that is not supported.
-    """
+    """Open a TIFF."""
     with _warnings_of_tifffile() as said:
         # _multifile: the XML may name files anywhere on this machine, which are not for us to open
         tiff = TiffFile(path, _multifile=False)
@@ -168,12 +157,7 @@ def _warnings_of_tifffile() -> Iterator[list[str]]:
 
 
 def _images_of(path: str, tiff: TiffFile, said: list[str]) -> list[TiffPageSeries]:
-    """Return the images of a file.
-
-    Raises:
-        ImageError: pages or the description cannot be read, which tifffile drops with a warning in `said`; pages of one
-            stack are not alike; or the file holds no image.
-    """
+    """Return the images of a file."""
     file, kind, position = tiff.filehandle, tiff.tiff, tiff.pages.next_page_offset
     if position is not None:
         file.seek(position)
@@ -268,11 +252,7 @@ def _check_kind(path: str, page: TiffPage) -> None:
 
 
 def _is_stored(path: str, series: TiffPageSeries, level: int, notes: list[str]) -> bool:
-    """Return whether any of a level is stored; add to `notes` what is not.
-
-    Raises:
-        ImageError: nothing of a plane of level 0 is stored, as where a file was not written to its end.
-    """
+    """Return whether any of a level is stored; add to `notes` what is not."""
     key, expected = series.keyframe, segment_count(series.keyframe)
     kind, is_raw = "tiles" if key.is_tiled else "strips", contiguous_start(series) is not None
     stored = [expected] if is_raw else [stored_segments(page) for page in pages_of(series)]

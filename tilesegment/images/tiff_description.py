@@ -21,11 +21,7 @@ _MAX_PLANES = 1 << 20  # of an OME-TIFF
 
 
 def read_ome(path: str, tiff: TiffFile) -> Element | None:
-    """Parse a file's OME-XML, before tifffile makes anything of it; None if there is none, or it cannot be parsed.
-
-    Raises:
-        ImageError: XML that defines entities, which can grow to any size, or that claims too many planes.
-    """
+    """Parse a file's OME-XML, before tifffile makes anything of it; None if there is none, or it cannot be parsed."""
     description = tiff.pages.first.description
     if "<!DOCTYPE" in description or "<!ENTITY" in description:
         raise ImageError(f"{path} has XML with a document type in its description, which is not accepted: remove it")
@@ -50,11 +46,7 @@ def read_ome(path: str, tiff: TiffFile) -> Element | None:
 
 
 def check_claims(path: str, tiff: TiffFile, ome: Element | None, series: Sequence[TiffPageSeries]) -> list[str]:
-    """Compare the description with what the file holds; return notes on other files and on what is not believed.
-
-    Raises:
-        ImageError: it claims more planes than there are.
-    """
+    """Compare the description with what the file holds; return notes on other files and on what is not believed."""
     claimed, held, notes = 0, len(tiff.pages), []
     if tiff.is_ome:
         if ome is None:

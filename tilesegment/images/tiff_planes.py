@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
@@ -19,27 +19,16 @@ MAX_SEGMENT = 1 << 30  # bytes of a strip or tile once decoded
 _ORIENTATION = 274  # tag
 
 
-class Plane(Protocol):
-    """The pixels of a page."""
-
-    def read(self, region: Region) -> np.ndarray:
-        """Read the pixels of `region`, (samples, h, w)."""
-
-
 @dataclass(frozen=True)
 class RawPlane:
     """A plane that lies in the file as it would in memory, its rows read one by one, in the file's byte order.
 
     Not memory-mapped: what was read once would count as resident memory, which then grows with the image, and a file
     that is cut short while it is read would end the process.
-
-    Attributes:
-        key: the page that says how the plane is stored.
-        offset: of its first byte in the file.
     """
 
-    key: TiffPage
-    offset: int
+    key: TiffPage  # says how the plane is stored
+    offset: int  # of its first byte in the file
 
     def read(self, region: Region) -> np.ndarray:
         """Read the pixels of `region`, (samples, h, w)."""
@@ -71,16 +60,10 @@ class Segments:
 
 @dataclass(frozen=True)
 class SegmentedPlane:
-    """A plane of strips or tiles that have to be decoded. Those that are not stored hold no data (GDAL's tag, else 0).
+    """A plane of strips or tiles to decode. Those that are not stored hold the no-data value (GDAL's, else 0)."""
 
-    Attributes:
-        key: the page that says how all pages of its series are stored.
-        page: says where its strips or tiles lie in the file.
-        segments: what reads and decodes them.
-    """
-
-    key: TiffPage
-    page: TiffPage | TiffFrame
+    key: TiffPage  # says how all pages of its series are stored
+    page: TiffPage | TiffFrame  # says where its strips or tiles lie
     segments: Segments
 
     def read(self, region: Region) -> np.ndarray:
@@ -97,10 +80,7 @@ class SegmentedPlane:
                 offsets, counts = self.page.dataoffsets, self.page.databytecounts
                 stored = [index for index in indices if offsets[index] and counts[index]]
                 self.segments.pieces.decoded_bytes += len(stored) * _segment_bytes(self.key)
-                for _ in self.segments.pool.map(
-                    lambda index: take(indices[index], np.moveaxis(self._decode(index), -1, 0)), stored
-                ):
-                    pass
+                list(self.segments.pool.map(lambda index: take(indices[index], self._decode(index)), stored))
 
             part = pixels[sample * interleaved : (sample + 1) * interleaved]
             plane = (id(self), sample), (height, width), (rows, columns)
@@ -108,7 +88,7 @@ class SegmentedPlane:
         return pixels
 
     def _decode(self, index: int) -> np.ndarray:
-        """Read and decode a strip or tile, (h, w, samples)."""
+        """Read and decode a strip or tile, (samples, h, w)."""
         data = os.pread(self.segments.file, self.page.databytecounts[index], self.page.dataoffsets[index])
         tables = {"jpegtables": self.page.jpegtables, "jpegheader": self.key.jpegheader}
         try:
@@ -116,7 +96,10 @@ class SegmentedPlane:
         except Exception as error:  # each codec has its own; `ImageSource.read` makes it ours
             raise ValueError(f"{'tile' if self.key.is_tiled else 'strip'} {index}: {error}") from error
         assert decoded is not None  # only for segments without data
-        return decoded[0]
+        return np.moveaxis(decoded[0], -1, 0)
+
+
+Plane: TypeAlias = RawPlane | SegmentedPlane
 
 
 def _segment_shape(page: TiffPage) -> tuple[int, int]:
@@ -165,11 +148,7 @@ def contiguous_start(series: TiffPageSeries) -> int | None:
 
 
 def open_planes(path: str, series: TiffPageSeries, segments: Segments) -> Sequence[Plane]:
-    """Return the planes of a series, after comparing each page with the file's size.
-
-    Raises:
-        ImageError: planes, strips or tiles are missing, differ, are too large, or lie beyond the end of the file.
-    """
+    """Return the planes of a series, after comparing each page with the file's size."""
     key, size, number = series.keyframe, series.keyframe.parent.filehandle.size, planes_of(series)
     if (start := contiguous_start(series)) is not None:
         # one page may stand for a whole stack, as in ImageJ's

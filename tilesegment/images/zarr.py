@@ -81,11 +81,7 @@ class ZarrSource(ImageSource):
 
 
 def open_zarr(path: str, choices: Choices) -> ZarrSource:
-    """Open the Zarr array or OME-Zarr image in the folder `path`.
-
-    Raises:
-        ImageError: neither is there, or something in its metadata is not supported.
-    """
+    """Open the Zarr array or OME-Zarr image in the folder `path`."""
     node = read_node(Path(path))
     if node is None:
         raise ImageError(f"{path} is a folder without a Zarr array or group in it: give a file or a Zarr folder")
@@ -176,11 +172,7 @@ def _guess(shape: tuple[int, ...]) -> str | None:
 
 
 def _image_within(path: str, node: Node, series: int | None) -> str:
-    """Return the folder of the only image of a group written by bioformats2raw, or of image number `series`.
-
-    Raises:
-        ImageError: the group holds several images, or is of another kind; the message says what to name.
-    """
+    """Return the folder of the only image of a group written by bioformats2raw, or of image number `series`."""
     if isinstance(plate := node.ome.get("plate"), Mapping):
         wells = _paths(plate.get("wells"))
         example = f"{path.rstrip('/')}/{wells[0]}/0" if wells else f"{path.rstrip('/')}/ROW/COLUMN/FIELD"

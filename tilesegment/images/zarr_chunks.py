@@ -19,12 +19,7 @@ Index = tuple[int | slice, ...]
 
 
 class Chunks:
-    """The array in a folder.
-
-    Attributes:
-        dtype: as stored.
-        notes: what a user should know of how it is stored, one sentence each.
-    """
+    """The array in a folder."""
 
     def __init__(self, folder: str | Path) -> None:
         self._folder = str(folder)
@@ -39,11 +34,7 @@ class Chunks:
         return int(self._array.chunks[dimension])
 
     def read(self, index: Index) -> np.ndarray:
-        """Read what the array holds at `index`; where no chunk is stored, its fill value.
-
-        Raises:
-            ValueError: a stored object is damaged; it is named.
-        """
+        """Read what the array holds at `index`; where no chunk is stored, its fill value."""
         spans = _spans(index)
         places = list(product(*_touched(spans, self._array.shards or self._array.chunks)))
         keys = [self._array.metadata.encode_chunk_key(place) for place in places]
@@ -81,11 +72,7 @@ class Chunks:
         return touched * math.prod(self._array.chunks) * self.dtype.itemsize
 
     def _is_stored(self, key: str) -> bool:
-        """Return whether `key` is a file; if not, it is missing, and only that.
-
-        Raises:
-            ValueError: it is something else, or an empty file.
-        """
+        """Return whether `key` is a file; if not, it is missing, and only that."""
         try:
             found = os.stat(f"{self._folder}/{key}")
         except (FileNotFoundError, NotADirectoryError):

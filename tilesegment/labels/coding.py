@@ -51,7 +51,6 @@ def decide(
     names: Sequence[str] | None = None,
     ignore: int | None = None,
     voc: bool = False,
-    known: Sequence[LabelClass] = (),
 ) -> Coding:
     """Decide what the values of the labels of a data set mean.
 
@@ -64,7 +63,6 @@ def decide(
         names: of the classes; as many as there are values settles what would be asked otherwise.
         ignore: the value that means "not labelled".
         voc: the indices of palettes are values, as in Pascal VOC.
-        known: classes that palettes may hold in another order.
 
     Raises:
         DataError: labels of several kinds, too many values, or values that may mean one thing or another.
@@ -77,16 +75,15 @@ def decide(
         name_all = f"; or, if they are classes, name all {len(used)} with --classes"
         raise objects_error("the labels hold", len(used), name_all)
     _check_count(len(used) - 1)  # one of them may mean "not labelled"
-    tables, notes = _own_tables(base, kind, known)
+    tables, notes = {one.name: own_values(one, kind) for one in base}, list[str]()
     if kind != "colour":
         ignore = _certain_void(tables, voc) if ignore is None else ignore
         tables, ignore, told = _settled(tables, names, ignore, ask_void=ignore is None and not voc)
         notes += told
     target = sorted({value for table in tables.values() for value in table.values()} - {ignore})
     for other in [other for other in groups if other != kind]:
-        own, said = _own_tables(groups[other], other, known)
-        fitted, told = _fitted(other, groups[other], own, target, ignore, (kind, base))
-        tables, notes = tables | fitted, notes + said + told
+        fitted, told = _fitted(other, groups[other], target, ignore, (kind, base))
+        tables, notes = tables | fitted, notes + told
     final = {name: {s: None if v == ignore else v for s, v in table.items()} for name, table in tables.items()}
     values = sorted({value for table in final.values() for value in table.values() if value is not None})
     _check_count(len(values))
@@ -108,26 +105,14 @@ def by_kind(scans: Sequence[Scan], voc: bool = False) -> dict[str, list[Scan]]:
     return {kind: members for kind, members in groups.items() if members}
 
 
-def own_values(one: Scan, kind: str, known: Sequence[LabelClass] = ()) -> tuple[Table, list[str]]:
-    """What a file stores as values of its kind: ids of a mask's own classes, grey values, ...; and a note, if any."""
-    if one.kind == "colour" and kind in ("mask", "grey"):
-        by_colour = {int(c.colour[1:], 16): number for number, c in enumerate(one.classes or ())}
-        return {v: by_colour.get(v, v) if kind == "mask" else v // _GREY for v in one.values}, []
-    if kind == "palette":
-        ids = {c.colour: number for number, c in enumerate(known)}
-        found = {v: ids[one.colours[v]] for v in one.values - {one.ignore} if one.colours.get(v) in ids}
-        void = one.values & {one.ignore}
-        complete = len(found) + len(void) == len(one.values) and len({*found.values()}) == len(found)
-        if complete and any(value != number for value, number in found.items()):
-            told = ", ".join(f"{value} is {number}" for value, number in sorted(found.items()))
-            note = f"{one.name} (palette) is read by the colours of the classes: {told}"
-            return found | {value: value for value in void}, [note]
-    return {value: value for value in one.values}, []
-
-
-def _own_tables(scans: Sequence[Scan], kind: str, known: Sequence[LabelClass]) -> tuple[dict[str, Table], list[str]]:
-    found = {one.name: own_values(one, kind, known) for one in scans}
-    return {name: table for name, (table, _) in found.items()}, [note for _, notes in found.values() for note in notes]
+def own_values(one: Scan, kind: str) -> Table:
+    """What a file stores as values of its kind: a mask's class ids (by its colours, if they are others), greys, ..."""
+    if kind == "mask" and one.kind != "grey":
+        colours = [c.colour for c in one.classes or ()]
+        drawn = one.colours if one.kind == "palette" else {value: f"#{value:06x}" for value in one.values}
+        if one.kind == "colour" or [drawn.get(number) for number in range(len(colours))] != colours:
+            return {v: colours.index(drawn[v]) if drawn.get(v) in colours else v for v in one.values}
+    return {v: v // _GREY if kind == "grey" and one.kind == "colour" else v for v in one.values}
 
 
 def _settled(
@@ -207,7 +192,6 @@ def _certain_void(tables: Mapping[str, Table], voc: bool) -> int | None:
 def _fitted(
     kind: str,
     scans: Sequence[Scan],
-    own: Mapping[str, Table],
     target: Sequence[int],
     ignore: int | None,
     base: tuple[str, Sequence[Scan]],
@@ -221,7 +205,8 @@ def _fitted(
     notes: list[str] = []
     parts: dict[tuple[object, ...], list[Scan]] = {}
     for one in scans:
-        parts.setdefault((one.classes, *one.colours.items()), []).append(one)
+        parts.setdefault(one.classes or (*one.colours.items(),), []).append(one)
+    own = {one.name: own_values(one, kind) for one in scans}
     coloured, first = base[0] == "colour", base[1][0].name
     for members in parts.values():
         used = {value for one in members for value in own[one.name].values()} - {ignore}
@@ -347,7 +332,7 @@ def _agreed(what: str, coding: Coding, scans: Sequence[Scan], strict: bool) -> d
         told: Mapping[int, str] = one.names if what == "name" else one.colours
         if one.classes is not None:
             parts = [c.name if what == "name" else c.colour for c in one.classes]
-            told = {s: parts[n] for s, n in own_values(one, "mask")[0].items() if 0 <= n < len(parts)}
+            told = {s: parts[n] for s, n in own_values(one, "mask").items() if 0 <= n < len(parts)}
         for stored, text in told.items():
             value = coding.tables[one.name].get(stored)
             if value is None:

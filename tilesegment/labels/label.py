@@ -89,7 +89,7 @@ def open_label(path: Path, options: LabelOptions) -> Iterator[Label]:
     by_region = path.is_dir() or (classes is not None and path.suffix.lower() in (".tif", ".tiff"))
     indexed = None if by_region else _indexed(path, keep_greys=options.voc or classes is not None)
     if indexed is not None:
-        yield indexed if classes is None else _as_predicted(indexed, classes)
+        yield replace(indexed, classes=classes)
         return
     with open_image(path, invert=options.invert) as source:
         grey = source.channels == 1 or (source.channels == 2 and source.format == "PNG")  # with alpha
@@ -146,14 +146,6 @@ def _indexed(path: Path, *, keep_greys: bool) -> Label | None:
         return Label(shape, len(frames), "grey", lambda r, z: table[frames[z][r.slices], 0])
     colours = {index: "#" + bytes(row).hex() for index, row in enumerate(table)}
     return Label(shape, len(frames), "palette", lambda r, z: frames[z][r.slices], colours=colours)
-
-
-def _as_predicted(indexed: Label, classes: tuple[LabelClass, ...]) -> Label:
-    """A predicted mask by its ids, or by its colours where another program has written its own palette."""
-    if all(indexed.colours[number] == one.colour for number, one in enumerate(classes)):
-        return replace(indexed, classes=classes)
-    table = np.array([int(colour[1:], 16) for _, colour in sorted(indexed.colours.items())], np.int32)
-    return replace(indexed, kind="colour", read=lambda r, z: table[indexed.read(r, z)], colours={}, classes=classes)
 
 
 def _image_label(path: Path) -> tuple[dict[int, str], dict[int, str]]:

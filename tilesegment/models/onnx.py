@@ -30,7 +30,8 @@ from tilesegment.models.onnx_file import VIEW_KEY, OnnxFile, check_installed, re
 from tilesegment.models.onnx_network import OnnxNetwork
 from tilesegment.models.package import Description, is_package, read_package
 from tilesegment.networks.any_network import activation_of
-from tilesegment.networks.field_of_view import ADVICE, LARGEST, InexactError, Prober, side_of, widened
+from tilesegment.networks.field_of_view import ADVICE, side_of
+from tilesegment.networks.probing import LARGEST, InexactError, Prober, widened
 
 _KEYS = _CLASSES, _MEAN, _STD, _DTYPE = tuple(f"{KEY}.{name}" for name in ("classes", "mean", "std", "dtype"))
 _USUAL = 512  # pixels, side of a usual tile

@@ -20,7 +20,7 @@ from tilesegment.metadata import PixelSize
 from tilesegment.models import PACKAGED
 from tilesegment.models.header import Normalisation
 from tilesegment.models.onnx_file import LARGEST, OnnxFile, parse_onnx
-from tilesegment.networks.field_of_view import LARGEST as PROBED
+from tilesegment.networks.probing import LARGEST as PROBED
 
 RDF = "rdf.yaml"
 _LARGEST_RDF = 2**20

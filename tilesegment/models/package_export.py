@@ -22,7 +22,7 @@ from tilesegment.models.export import GreyValues, example_image, exported_view, 
 from tilesegment.models.model import Model
 from tilesegment.models.onnx_file import parse_onnx
 from tilesegment.models.package import RDF
-from tilesegment.networks.field_of_view import LARGEST
+from tilesegment.networks.probing import LARGEST
 
 # the first in which authors, citations and licence may be unknown
 _VERSION = "0.5.5"

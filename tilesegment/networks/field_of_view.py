@@ -1,50 +1,22 @@
-"""The field of view of any network, found by running it.
+"""The field of view of any network: the context that makes its tiles exact.
 
 What a network decides at a pixel may depend neither on where the tile ends nor on where it starts. The first asks for a
-halo, the second for tiles that start at multiples of the divisor. Running the network shows both:
-
-- Reach. Where an image is NaN, or very loud, outside a tile, the outputs that stay as they were are decided by the tile
-  alone. NaN passes through activations and poolings whatever the weights are; loud values show what NaN does not pass.
-- Divisor. The smallest shift of a random image that shifts the output, and the pattern of NaN in it, by as much.
-- Check. Tiles with that halo on that grid are compared with whole images of two sizes.
-
-Statistics of the tile, attention over it or positions in it pass none of these: no halo makes such a network exact, and
-it is refused unless a halo is chosen. The networks of this package state their field of view by arithmetic.
+halo, the second for tiles that start at multiples of the divisor. The networks of this package state both by
+arithmetic; any other is run, and shows them (`probing`). Statistics of the tile, attention over it or positions in it
+have no halo: such a network is refused unless a halo is chosen.
 """
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from functools import cached_property
-from math import gcd, lcm
-from typing import TypeAlias
+from typing import TypeGuard
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 from tilesegment.errors import ModelError
 from tilesegment.geometry import FieldOfView
 from tilesegment.networks.any_network import AnyNetwork
-from tilesegment.networks.counting import peak_values
 from tilesegment.networks.network import Network
+from tilesegment.networks.probing import EXACT, LARGEST, InexactError, Prober, TorchRun, widened
 
 ADVICE = "; choose a --halo to accept seams"  # ends the message about a network without an exact halo
-LARGEST = 1024  # context that is looked for or verified, pixels
-TOLERANCE, _EXACT = 1e-4, 1e-9  # rounding, as a share of the output's spread, in single and in double precision
-_CHANGED = 1e-6  # the same where shapes are equal, in single precision
-_LOUD = 1e3  # times the spread of the image
-# sides that are tried; the least width of a strip along one axis
-_SIDES, _LARGE_SIDES, _NARROW = range(192, 257), (*range(320, 1025, 64), *range(449, 512)), 64
-_TILES = (192, 384, 1152, 2304)  # sides of tiles in images three times as large
-_SHIFTS = (64, 256, 320, 448, 576)  # multiples of nearly all divisors
-_PRIMES = (2, 3, 5, 7, 11, 13)
-# what a network may take that compares all positions of a tile, and the side at which that is measured
-_MOST_VALUES, _MOST_OPERATIONS, _UNIT = 2**28, 1e12, 64
-
-Run: TypeAlias = Callable[[np.ndarray], np.ndarray]
-"""(1, C, H, W) float -> (1, K, h, w); raises ModelError where the network fails."""
 
 
 def derive(network: nn.Module, in_channels: int | None = None, claimed: FieldOfView | None = None) -> FieldOfView:
@@ -63,7 +35,7 @@ def derive(network: nn.Module, in_channels: int | None = None, claimed: FieldOfV
     """
     causes = suspects(network)
     named = causes[0] + (f" (and {len(causes) - 1} more such)" if len(causes) > 1 else "") if causes else ""
-    if isinstance(network, Network) and not isinstance(network, AnyNetwork):
+    if _is_ours(network):
         if causes:
             raise ModelError(f"no halo makes this network seamless: {named}{ADVICE}")
         return network.field_of_view
@@ -85,26 +57,8 @@ def chosen(
     """
     if halo < 0:
         raise ModelError(f"a halo of {halo} px; it is 0 or more")
-    if isinstance(network, Network) and not isinstance(network, AnyNetwork):
-        return widened(network.field_of_view, halo)
-    return prober_of(network, in_channels).chosen(halo) if claimed is None else widened(claimed, halo)
-
-
-def widened(view: FieldOfView, halo: int) -> FieldOfView:
-    """The view with another halo, pixels, rounded up to the divisor.
-
-    Raises:
-        ModelError: the network crops its own output, so that no other halo has a meaning.
-    """
-    if not view.crops:
-        halo = -(-halo // view.divisor) * view.divisor
-        # the remainder of the sizes that it takes stays
-        return FieldOfView(view.divisor, halo, halo + (view.after - view.before) % view.divisor, crops=False)
-    if halo != view.before:
-        raise ModelError(
-            f"a halo of {halo} px; this network crops {view.before} px a side itself, no other is possible"
-        )
-    return view
+    known = network.field_of_view if _is_ours(network) else claimed
+    return prober_of(network, in_channels).chosen(halo) if known is None else widened(known, halo)
 
 
 def suspects(network: nn.Module) -> list[str]:
@@ -126,303 +80,6 @@ def suspects(network: nn.Module) -> list[str]:
     return found
 
 
-def side_of(view: FieldOfView, least: int = 64) -> int:
-    """A side of images that a network of that field of view takes, and gives at least `least` pixels of."""
-    step = view.step_for(least)
-    # the halo is needed for exact tiles only
-    return view.tile_of(step) if view.crops else step + (view.after - view.before) % view.divisor
-
-
-class InexactError(ModelError):
-    """What was seen that no halo makes exact."""
-
-
-class Prober:
-    """A network and random images for it.
-
-    Args:
-        run: the network.
-        channels: C.
-        scales: mean and std of the images' values; several where it is unknown which values the network takes.
-        tolerance: rounding, as a share of the output's spread.
-        shape: (H, W) -> (h, w), where that is known without running.
-    """
-
-    def __init__(
-        self,
-        run: Run,
-        channels: int,
-        scales: Sequence[tuple[float, float]] = ((0.0, 1.0), (128.0, 64.0)),
-        tolerance: float = TOLERANCE,
-        shape: Callable[[int, int], tuple[int, int]] | None = None,
-    ) -> None:
-        self.run, self._channels, self._scales, self._tolerance = run, channels, scales, tolerance
-        self._shape = shape or self._shape_of_run
-        self._random = np.random.default_rng(0)
-
-    def images(self, height: int, width: int | None = None) -> list[tuple[np.ndarray, float, float]]:
-        """A random image (1, C, height, width) at every scale, with its mean and std; square without a width."""
-        shape = 1, self._channels, height, width or height
-        return [(self._random.normal(mean, std, shape), mean, std) for mean, std in self._scales]
-
-    @cached_property
-    def sizes(self) -> tuple[int, int, int]:
-        """A side that the network takes, a length by which it may be larger, and what its output lacks of it.
-
-        Of the sides that a network takes that crops, those at which it loses least: at others it drops pixels.
-
-        Raises:
-            ModelError: it takes no two of those tried, or gives an output of another resolution.
-        """
-        failure: ModelError | None = None
-        taken: dict[int, int] = {}
-        for sides in (_SIDES, _LARGE_SIDES):
-            for side in sides:
-                try:
-                    # the first is most often the last
-                    height, width = (self._shape_of_run if side == _SIDES[0] else self._shape)(side, side)
-                except InexactError:
-                    raise
-                except ModelError as error:
-                    failure = failure or error
-                    continue
-                if height != width:
-                    raise ModelError(f"crops y by {side - height} px but x by {side - width} px; they must be equal")
-                if height > side:
-                    raise ModelError(f"gives {height} px for {side} px a side; it must give one for each pixel")
-                if height == side == sides[0]:
-                    return side, 1, 0
-                taken[side] = side - height
-            if len(taken) > 1:
-                break
-        if not taken:
-            raise ModelError(f"runs on no image of {_SIDES[0]} to {_LARGE_SIDES[-1]} px a side: {failure}")
-        lost = min(taken.values())
-        fits = [side for side in taken if taken[side] == lost]
-        unit = gcd(*(side - fits[0] for side in fits))
-        here, larger = fits[0], fits[0] + unit * -(-64 // unit) if unit else max(taken)
-        there = self._shape(larger, larger)[0]
-        if not unit or larger - there != lost:
-            raise ModelError(
-                f"gives {here - lost} px for {here} px a side, {there} for {larger}; it must give one for "
-                "each pixel, at any size or at multiples of a few pixels"
-            )
-        return here, unit, lost
-
-    def view(self) -> FieldOfView:
-        """The field of view, verified.
-
-        Raises:
-            InexactError: no halo up to `LARGEST` makes tiles exact.
-            ModelError: the network does not give one output pixel for each of the input, or fails.
-        """
-        _, unit, lost = self.sizes
-        self._check_images()
-        for tile in _TILES:
-            start = -(-tile // self._grid) * self._grid
-            rims = self._rims(start)
-            if rims is None:
-                continue
-            if start < LARGEST and self._rims(start, LARGEST) != rims:
-                continue  # there is more, farther than these images are large
-            divisor = self._divisor(start, max(rims))
-            if unit > 1:
-                divisor = lcm(divisor, unit)
-            view = self._cropping(divisor, rims) if lost else self._keeping(divisor, start, rims)
-            difference = self.check(view)
-            if difference > self._tolerance:
-                raise InexactError(
-                    f"with a halo of {view.before} px and a divisor of {view.divisor}, the largest found, tiles "
-                    f"differ from the whole by {difference:.1e} of the output's spread"
-                )
-            return view
-        raise InexactError(f"every output pixel depends on the whole tile, or on more than {LARGEST} px around it")
-
-    def chosen(self, halo: int) -> FieldOfView:
-        """The view with a chosen halo; where no divisor is found, 32, which few networks exceed.
-
-        Raises:
-            ModelError: the network crops, so that its halo is given, or it does not run.
-        """
-        try:
-            view = self.view()
-        except InexactError:
-            try:
-                first, unit, lost = self.sizes
-            except InexactError:
-                first, unit, lost = 0, 1, 0
-            if lost:
-                raise
-            view = _keeping(lcm(32, unit), 0, first if unit > 1 else 0)
-        return widened(view, halo)
-
-    def holds(self, view: FieldOfView) -> bool:
-        """Whether tiles are exact with this view."""
-        try:
-            return self.check(view) <= self._tolerance
-        except ModelError:  # the network does not even take such tiles
-            return False
-
-    def check(self, view: FieldOfView) -> float:
-        """How far tiled differs from untiled, as a share of the output's spread: rounding, if `view` is right.
-
-        Raises:
-            ModelError: the network fails on such tiles.
-        """
-        largest, step, kept = 0.0, view.divisor, 0 if view.crops else view.before
-
-        def inner(image: np.ndarray, steps: int, y: int = 0, x: int = 0) -> np.ndarray:
-            """The kept part of a tile of `steps` that starts (y, x) steps from the image's origin."""
-            side = view.tile_of(steps * step)
-            output = self.run(image[..., y * step : y * step + side, x * step : x * step + side])
-            right = (side - output.shape[-1]) // 2 == (view.before if view.crops else 0)
-            output = output[..., kept : kept + steps * step, kept : kept + steps * step]
-            return output if right else np.full_like(output, np.nan)
-
-        for image, _, _ in self.images(view.tile_of(3 * step)):
-            whole = inner(image, 3)
-            for steps, y, x in ((2, 0, 0), (1, 0, 0), (1, 2, 1), (1, 1, 2)):
-                there = whole[..., y * step : (y + steps) * step, x * step : (x + steps) * step]
-                part = inner(image, steps, y, x)
-                if part.shape != there.shape or not np.isfinite(part).all():
-                    return float("inf")
-                largest = max(largest, float(np.abs(part - there).max()) / _spread(whole))
-        return largest
-
-    @property
-    def _grid(self) -> int:
-        """Sides are enlarged by multiples of this; without a unit of its own, what many divisors divide."""
-        return self.sizes[1] if self.sizes[1] > 1 else _SIDES[0]
-
-    def _side(self, least: int, unit: int) -> int:
-        """The smallest side of at least `least` px, a multiple of `unit` beyond one that the network takes."""
-        first = self.sizes[0] if self.sizes[1] > 1 else 0
-        return first + -(-max(least - first, 0) // unit) * unit
-
-    @cached_property
-    def _narrow(self) -> int:
-        """The width of strips along one axis, which show a reach along it in a fraction of the time."""
-        first, unit, lost = self.sizes
-        smallest = first - (first - max(lost + 1, _NARROW)) // unit * unit
-        for side in (smallest, 2 * _NARROW):
-            with suppress(ModelError):
-                if side < first and self._shape_of_run(side, first) == (side - lost, first - lost):
-                    return side
-        return first
-
-    def _strips(self, axis: int, length: int) -> list[tuple[np.ndarray, float, float]]:
-        return self.images(*((self._narrow, length) if axis == -1 else (length, self._narrow)))
-
-    def _check_images(self) -> None:
-        image = self.images(self.sizes[0])[0][0]
-        first, again = self.run(image), self.run(image)
-        if not np.isfinite(first).all():
-            raise ModelError("gives NaN or infinity for a random image")
-        if np.abs(first - again).max() > self._tolerance * _spread(first):
-            raise InexactError("it is random: the same image gives another output")
-
-    def _rims(self, start: int, around: int | None = None) -> tuple[int, int] | None:
-        """Pixels before and after that a tile of side `start` cannot decide alone; None: it decides none.
-
-        In images with `start` pixels on either side of it, or with NaN alone, which shows most, in the larger ones with
-        `around`.
-        """
-        first = -(-(around or start) // self._grid) * self._grid
-        last, crop, before, after = first + start, self.sizes[2] // 2, 0, 0
-        for axis in (-2, -1):
-            reached: np.ndarray | None = None
-            for image, mean, std in self._strips(axis, self._side(last + first, self._grid)):
-                still = self.run(image)
-                for changed in self._changed(image, mean, std, axis, first, last):
-                    new = ~(np.abs(self.run(changed) - still) <= _CHANGED * _spread(still))
-                    rows = np.moveaxis(new, axis, 0).any((1, 2, 3))
-                    reached = rows if reached is None else reached | rows
-                    if reached.all():
-                        return None
-                    if around and reached.any():
-                        break
-            assert reached is not None
-            known = np.flatnonzero(~reached)
-            before = max(before, int(known[0]) + crop - first)
-            after = max(after, last - crop - 1 - int(known[-1]))
-        return before, after
-
-    def _changed(
-        self, image: np.ndarray, mean: float, std: float, axis: int, first: int, last: int
-    ) -> Iterator[np.ndarray]:
-        """The image with NaN, then with very large and very small values outside `first` to `last`."""
-        yield _blanked(image, axis, first, last)
-        for sign in (1, -1):
-            loud = mean + sign * _LOUD * std * np.abs(self._random.standard_normal(image.shape))
-            np.moveaxis(loud, axis, 0)[first:last] = np.moveaxis(image, axis, 0)[first:last]
-            yield loud
-
-    def _divisor(self, start: int, rim: int) -> int:
-        """The smallest shift along an axis that shifts the output, farther than `rim` from the border, as much."""
-        for most in (lcm(shift, self._grid) for shift in _SHIFTS):
-            side = self._side(max(2 * rim + 64, 3 * start) + most, most)
-            axes = [_Shifted(self, axis, side, most, start, rim) for axis in (-2, -1)]
-            if all(axis.equal(most) for axis in axes):
-                for prime in _PRIMES:
-                    while most % prime == 0 and all(axis.equal(most // prime) for axis in axes):
-                        most //= prime
-                return most
-        raise InexactError("no shift of the image shifts the output as much: it depends on the place in the tile")
-
-    def _cropping(self, divisor: int, rims: tuple[int, int]) -> FieldOfView:
-        first, _, lost = self.sizes
-        crop = lost // 2
-        if rims[0] > crop or rims[1] > lost - crop + divisor:
-            raise ModelError(
-                f"crops {crop} px a side, but what it decides depends on {max(rims)} px around; let it crop as much, "
-                "or nothing"
-            )
-        return FieldOfView(divisor, crop, lost - crop + (first - lost) % divisor, crops=True)
-
-    def _keeping(self, divisor: int, start: int, rims: tuple[int, int] | None) -> FieldOfView:
-        first, unit, _ = self.sizes
-        aligned = -(-start // lcm(divisor, unit)) * lcm(divisor, unit)
-        if aligned != start:  # once more with the tile on the divisor's grid
-            rims = self._rims(aligned)
-        if rims is None:
-            raise InexactError(f"every output pixel depends on the whole tile, or on more than {start} px around it")
-        return _keeping(divisor, max(rims), first if unit > 1 else 0)
-
-    def _shape_of_run(self, height: int, width: int) -> tuple[int, int]:
-        rows, columns = self.run(self.images(height, width)[0][0]).shape[-2:]
-        return rows, columns
-
-
-class _Shifted:
-    """Strips along an axis, and what the network makes of the first `side` pixels of each."""
-
-    def __init__(self, prober: Prober, axis: int, side: int, most: int, start: int, rim: int) -> None:
-        self._prober, self._axis, self._side, self._start = prober, axis, side, start
-        self._rim = max(rim - prober.sizes[2] // 2, 0)
-        self._strips = [np.moveaxis(image, axis, 0) for image, _, _ in prober._strips(axis, side + most)]
-        self._still = [self._run(strip[:side]) for strip in self._strips]
-        self._pattern = self._nan(0)
-
-    def equal(self, shift: int) -> bool:
-        """Whether moving the image, or the NaN in it, by `shift` moves the output, or its NaN, by as much."""
-        for strip, still in zip(self._strips, self._still, strict=True):
-            last = len(still) - self._rim
-            moved = self._run(strip[shift : shift + self._side])
-            difference = np.abs(still[self._rim + shift : last] - moved[self._rim : last - shift]).max()
-            if not difference <= self._prober._tolerance * _spread(still):
-                return False
-        return bool(np.array_equal(self._nan(shift)[shift:], self._pattern[: len(self._pattern) - shift]))
-
-    def _nan(self, shift: int) -> np.ndarray:
-        """Where the output is NaN if the image is NaN outside a tile, moved by `shift`."""
-        strip = self._strips[0][: self._side]
-        blank = _blanked(strip, 0, self._start + shift, 2 * self._start + shift)
-        return ~np.isfinite(self._run(blank)).all((1, 2, 3))
-
-    def _run(self, strip: np.ndarray) -> np.ndarray:
-        return np.moveaxis(self._prober.run(np.moveaxis(strip, 0, self._axis)), self._axis, 0)
-
-
 def prober_of(network: nn.Module, in_channels: int | None = None) -> Prober:
     """A prober of a copy of the network, in double precision on the CPU.
 
@@ -436,8 +93,8 @@ def prober_of(network: nn.Module, in_channels: int | None = None) -> Prober:
             if reach > LARGEST:
                 raise InexactError(f"{name or 'the network'} (Conv2d) reaches over {reach} px of its input")
     channels = channels_of(network, in_channels)
-    run = _TorchRun(network, channels)
-    return Prober(run, channels, [(0.0, 1.0)], _EXACT, run.shape)
+    run = TorchRun(network, channels)
+    return Prober(run, channels, [(0.0, 1.0)], EXACT, run.shape)
 
 
 def channels_of(network: nn.Module, in_channels: int | None = None) -> int:
@@ -450,83 +107,12 @@ def channels_of(network: nn.Module, in_channels: int | None = None) -> int:
     raise ModelError("the network has no convolution to tell its input channels by; give in_channels")
 
 
-class _TorchRun:
-    """A copy of a network in double precision on the CPU, in eval mode, called with arrays."""
-
-    def __init__(self, network: nn.Module, channels: int) -> None:
-        self._channels, self._shapes_known = channels, False
-        try:
-            self._network = copy.deepcopy(network).double().cpu().eval()
-            self._shapes = copy.deepcopy(self._network).to("meta")
-        except (RuntimeError, NotImplementedError, TypeError) as error:
-            raise ModelError(f"the network cannot be copied to the CPU: {_one_line(error)}") from error
-        self._growth = self._measure_growth()
-
-    def _measure_growth(self) -> list[tuple[float, float]]:
-        """Of the values held at once and of the operations: the parts that grow with the area and with its square."""
-        used = []
-        with suppress(ModelError), torch.inference_mode():
-            for side in (_UNIT, 2 * _UNIT):
-                image = torch.randn(1, self._channels, side, side, dtype=torch.float64)
-                with FlopCounterMode(display=False) as counter:
-                    values = peak_values(lambda image: self._run(self._network, image), image)
-                used.append((values, counter.get_total_flops()))
-        squares = [max(large - 4 * small, 0) / 12 for small, large in zip(*used, strict=True)] if len(used) == 2 else []
-        return [(small - square, square) for small, square in zip(used[0] if used else (), squares, strict=False)]
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        area = image.shape[-2] * image.shape[-1] / _UNIT**2
-        for (linear, square), most in zip(self._growth, (_MOST_VALUES, _MOST_OPERATIONS), strict=False):
-            if square * area**2 > max(most, linear * area):
-                raise InexactError("its work grows with the square of the tile's area: it compares all positions of it")
-        with torch.inference_mode():
-            output = self._run(self._network, torch.from_numpy(np.ascontiguousarray(image)))
-        return output.numpy()
-
-    def shape(self, height: int, width: int) -> tuple[int, int]:
-        """(h, w) of the output, from shapes alone where the network allows it."""
-        size = 1, self._channels, height, width
-        with torch.inference_mode():
-            try:
-                output = self._run(self._shapes, torch.empty(size, dtype=torch.float64, device="meta"))
-            except ModelError:
-                if self._shapes_known:
-                    raise
-                output = self._run(self._network, torch.zeros(size, dtype=torch.float64))
-            else:
-                self._shapes_known = True
-        return output.shape[-2], output.shape[-1]
-
-    @staticmethod
-    def _run(network: nn.Module, image: Tensor) -> Tensor:
-        try:
-            output = network(image)
-        except Exception as error:  # whatever a foreign network raises
-            height, width = image.shape[-2:]
-            raise ModelError(f"the network fails on {height} x {width} px: {_one_line(error)}") from error
-        if not isinstance(output, Tensor) or output.dim() != 4:
-            kind = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-            raise ModelError(f"the network gives {kind}; it must give one tensor (B, classes, h, w)")
-        return output
+def side_of(view: FieldOfView, least: int = 64) -> int:
+    """A side of images that a network of that field of view takes, and gives at least `least` pixels of."""
+    step = view.step_for(least)
+    # the halo is needed for exact tiles only
+    return view.tile_of(step) if view.crops else step + (view.after - view.before) % view.divisor
 
 
-def _keeping(divisor: int, rim: int, side: int) -> FieldOfView:
-    """Of a network that does not crop; `side` is one of those that it takes, if it does not take all."""
-    halo = -(-max(rim, 0) // divisor) * divisor
-    return FieldOfView(divisor, halo, halo + side % divisor, crops=False)
-
-
-def _blanked(image: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
-    """The image with NaN outside `start` to `stop` along the axis."""
-    blank = np.full_like(image, np.nan)
-    np.moveaxis(blank, axis, 0)[start:stop] = np.moveaxis(image, axis, 0)[start:stop]
-    return blank
-
-
-def _spread(values: np.ndarray) -> float:
-    """Largest less smallest; of what hardly varies, a share of its size that rounding cannot be."""
-    return max(float(np.ptp(values)), 1e-2 * float(np.abs(values).max()), float(np.finfo(np.float32).tiny))
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+def _is_ours(network: nn.Module) -> TypeGuard[Network]:
+    return isinstance(network, Network) and not isinstance(network, AnyNetwork)

@@ -39,11 +39,7 @@ def open_for_reading(folder: Path, **options: Any) -> zarr.Array:
 
 
 def open_stored(folder: Path, **options: Any) -> tuple[zarr.Array, str]:
-    """Open the array in `folder` with zarr's own pipeline; also return what a user should know of its chunks.
-
-    Raises:
-        ValueError: no chunk is stored under a name that Zarr has for it, but other files are.
-    """
+    """Open the array in `folder` with zarr's own pipeline; also return what a user should know of its chunks."""
     array = zarr.open_array(LocalStore(folder, read_only=True), mode="r", **options)
     if not array.shape:
         return array, ""

@@ -154,11 +154,7 @@ def attributes(version: str, multiscale: dict[str, Any], extra: dict[str, Any]) 
 
 
 def with_label(group: Node | None, name: str, version: str) -> Node:
-    """Return the group `labels` with `name` among its labels.
-
-    Raises:
-        MaskError: its list of labels is damaged.
-    """
+    """Return the group `labels` with `name` among its labels."""
     old = Node(ZARR_FORMAT[version], {}) if group is None else group
     holder = old.attributes.get("ome", {}) if old.format == 3 else old.attributes
     labels = holder.get("labels", []) if isinstance(holder, dict) else None
@@ -205,13 +201,7 @@ def _replace(file: Path, document: dict[str, Any]) -> None:
 
 
 def _refresh(document: dict[str, Any], labels: Path, inside: str) -> bool:
-    """Replace the copies of what is stored below `labels` in a group's document; False if nothing changes.
-
-    Args:
-        document: a group's `zarr.json` or `.zmetadata`.
-        labels: the folder of a group within it, or its own.
-        inside: the name of `labels` in the group, with a slash; empty for the group itself.
-    """
+    """Replace the copies of what is stored below `labels` in a group's document; False if nothing changes."""
     is_v2 = "zarr_consolidated_format" in document
     holder = document if is_v2 else document.get("consolidated_metadata")
     copies = holder.get("metadata") if isinstance(holder, dict) else None

@@ -58,11 +58,7 @@ class Multiscale:
         return Frame(**found)
 
     def reductions(self, shapes: Sequence[tuple[int, int]]) -> tuple[tuple[Factors, ...], tuple[str, ...]]:
-        """Return how many pixels of level 0 (y, x) a pixel of each level spans, and notes on doubtful levels.
-
-        Args:
-            shapes: (height, width) of the levels, or of the first of them.
-        """
+        """Return how many pixels of level 0 (y, x) a pixel of each level spans, and notes on doubtful levels."""
         factors, missing, wrong = [(1.0, 1.0)], [], []
         for number, shape in enumerate(shapes[1:], 1):
             shaped = (reduction(shapes[0][0], shape[0]), reduction(shapes[0][1], shape[1]))

@@ -32,17 +32,11 @@ _CODECS = {
 
 @dataclass(frozen=True)
 class Node:
-    """The metadata of an array or group.
+    """The metadata of an array or group."""
 
-    Attributes:
-        format: Zarr's, 2 or 3.
-        attributes: what users and conventions add.
-        document: `zarr.json`, or `.zarray` or `.zgroup`.
-    """
-
-    format: int
+    format: int  # Zarr's, 2 or 3
     attributes: dict[str, Any]
-    document: dict[str, Any] = field(default_factory=dict)
+    document: dict[str, Any] = field(default_factory=dict)  # zarr.json, or .zarray or .zgroup
 
     @property
     def is_array(self) -> bool:

@@ -4,11 +4,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from tilesegment.geometry import Block, FieldOfView, Region, TileGrid, mirror_indices
+from tilesegment.geometry import Region, TileGrid, mirror_indices
+
+if TYPE_CHECKING:
+    from tilesegment.prediction.predictor import BlockPredictor
 
 # blocks read before they are needed, and blocks predicted that wait to be written
 AHEAD = 2
@@ -18,15 +21,6 @@ Item = TypeVar("Item")
 Pixels = TypeVar("Pixels")
 Found = TypeVar("Found")
 Stored = TypeVar("Stored")
-
-
-class Predictor(Protocol):
-    """A model on a device in a precision."""
-
-    view: FieldOfView
-
-    def predict_probabilities(self, pixels: np.ndarray, block: Block) -> tuple[np.ndarray, np.ndarray]:
-        """Class ids (h, w) uint8 and probabilities (K, h, w) of `block.write` from pixels (C, H, W) of `block.read`."""
 
 
 def stream(
@@ -63,7 +57,11 @@ def stream(
                 if not ahead or stop():
                     break
                 item, pending = ahead.popleft()
-                stored = _predicted(item, pending, predict, write, writer)
+                try:
+                    stored = writer.submit(write, item, predict(item, pending.result()))
+                except Exception as error:
+                    stored = Future()
+                    stored.set_exception(error)
                 while len(behind) >= BEHIND:
                     done, written = behind.popleft()
                     yield done, _settled(written)
@@ -76,29 +74,13 @@ def stream(
             writer.shutdown(cancel_futures=True)
 
 
-def _predicted(
-    item: Item,
-    pending: Future[Pixels],
-    predict: Callable[[Item, Pixels], Found],
-    write: Callable[[Item, Found], Stored],
-    writer: ThreadPoolExecutor,
-) -> Future[Stored]:
-    """The writing of an item, or a future that failed already as reading or predicting did."""
-    try:
-        return writer.submit(write, item, predict(item, pending.result()))
-    except Exception as error:
-        failed: Future[Stored] = Future()
-        failed.set_exception(error)
-        return failed
-
-
 def _settled(stored: Future[Any]) -> Any:
     """Wait for what it returned or the error that it failed with; Ctrl-C and the like are raised."""
     error = stored.exception()
     return error if isinstance(error, Exception) else stored.result()
 
 
-def predict_array(predictor: Predictor, image: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+def predict_array(predictor: "BlockPredictor", image: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
     """Class ids (H, W) uint8 and probabilities (K, H, W) of an image (C, H, W) in memory, tile by tile.
 
     With `step` at least the image's sides (rounded up to the divisor) this is the single pass over the whole

@@ -4,8 +4,9 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from tilesegment.draw import is_picture_of_ours
 from tilesegment.errors import PlanError
@@ -14,25 +15,25 @@ from tilesegment.masks import read_record
 from tilesegment.prediction.settings import Outputs
 
 FORMATS = ("zarr", "tif", "png")
+_DOUBLE = (".ome.tiff", ".ome.tif", ".ome.zarr")  # suffixes of two parts
 
 
 def read_list(path: str | Path) -> list[tuple[str, str | None]]:
-    """Images and, where the list says so, their masks.
+    """Read a list of images and, where it says so, of their masks, relative to the working folder.
 
-    A CSV file has a column `image` and may have a column `out`; any other file names an image a line, but for empty
-    lines and such that begin with #. Names are as on a command line: relative to the working folder.
+    A CSV file has a column `image` and may have a column `out`; any other file names one image per line, except for
+    empty lines and those that begin with #.
 
     Raises:
-        PlanError: there is no such list, it is not text, or names no image.
+        PlanError: there is no such list, it is not text or has other columns, or it names no image.
     """
+    expected = "give a text file, one image per line, or a CSV"
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise PlanError(
-            f"the list {path} cannot be read ({error}); give a text file, an image a line, or a CSV"
-        ) from error
+        raise PlanError(f"the list {path} cannot be read ({error}); {expected}") from error
     if "\0" in text:
-        raise PlanError(f"the list {path} holds NUL bytes; give a text file, an image a line, or a CSV")
+        raise PlanError(f"the list {path} holds NUL bytes; {expected}")
     if Path(path).suffix.lower() == ".csv":
         found = _rows(path, text)
     else:
@@ -44,17 +45,13 @@ def read_list(path: str | Path) -> list[tuple[str, str | None]]:
 
 
 def _rows(path: str | Path, text: str) -> list[tuple[str, str | None]]:
-    """Images and masks in the columns `image` and `out` of a CSV, in any case.
-
-    Raises:
-        PlanError: there is no such column, or two, or a row has more fields than there are columns.
-    """
+    """Images and masks in the columns `image` and `out` of a CSV, in any case."""
     head, *rows = list(csv.reader(io.StringIO(text))) or [[]]
     columns = [name.strip().lower() for name in head]
     if columns.count("image") != 1 or columns.count("out") > 1:
         raise PlanError(
-            f"the list {path} has the columns {', '.join(head)}; expected one image and at most one out, with commas "
-            "between them"
+            f"the list {path} has the columns {', '.join(head)}; expected one image and at most one out, separated by "
+            "commas"
         )
     found = []
     for number, row in enumerate(rows, 2):
@@ -66,14 +63,8 @@ def _rows(path: str | Path, text: str) -> list[tuple[str, str | None]]:
     return found
 
 
-@dataclass(frozen=True)
-class Found:
-    """The images of a folder.
-
-    Attributes:
-        images: their paths, sorted by name.
-        left_out: names of what else is in the folder, without hidden files.
-    """
+class Found(NamedTuple):
+    """The images of a folder by path, sorted, and the names of what else is in it, without hidden files."""
 
     images: tuple[str, ...]
     left_out: tuple[str, ...]
@@ -85,7 +76,7 @@ def is_folder_of_images(path: str) -> bool:
 
 
 def images_in(folder: str) -> Found:
-    """The images in a folder; its own folders are not searched, and masks and pictures that we wrote are no images.
+    """Find the images in a folder, not in those below; masks and pictures that we wrote are no images.
 
     Raises:
         PlanError: there are none, or the folder cannot be read.
@@ -94,15 +85,12 @@ def images_in(folder: str) -> Found:
         entries = sorted(entry for entry in os.listdir(folder) if not entry.startswith("."))
     except OSError as error:
         raise PlanError(f"the folder {folder} cannot be read ({error.strerror}): see to its permissions") from error
-    taken = {name: _is_to_predict(Path(folder, name)) for name in entries}
-    images = tuple(os.path.join(folder, name) for name in entries if taken[name])
-    left_out = tuple(name for name in entries if not taken[name])
+    images = tuple(name for name in entries if _is_to_predict(Path(folder, name)))
+    left_out = tuple(name for name in entries if name not in images)
     if not images:
         there = shortened(left_out) or "nothing"
-        raise PlanError(
-            f"{folder} holds no image that can be read, but {there}; name images, or the folder they are in"
-        )
-    return Found(images, left_out)
+        raise PlanError(f"{folder} holds no image that can be read, but {there}; name images, or their folder")
+    return Found(tuple(os.path.join(folder, name) for name in images), left_out)
 
 
 def shortened(names: Sequence[str]) -> str:
@@ -122,7 +110,7 @@ def _is_to_predict(path: Path) -> bool:
 def place_masks(
     folder: str | Path | None, images: Iterable[tuple[str, str | None]], file_format: str, shared: Outputs
 ) -> list[tuple[str, Outputs]]:
-    """Each image with its outputs: `slides/a.tif` goes to `FOLDER/a.zarr`, or to the name that a list gives it.
+    """Give each image its outputs: `slides/a.tif` goes to `FOLDER/a.zarr`, or to the name that a list gives it.
 
     Args:
         folder: of the masks; None where each image comes with the name of its mask.
@@ -131,7 +119,7 @@ def place_masks(
         shared: what else is asked for; its `mask` is replaced.
 
     Raises:
-        PlanError: two images would be written to one file, or it is not said where one goes.
+        PlanError: two images would be written to one file, or a mask has no name.
     """
     placed: dict[str, tuple[str, Outputs]] = {}
     for image, name in images:
@@ -139,15 +127,13 @@ def place_masks(
         if os.path.abspath(out) in placed:
             other, _ = placed[os.path.abspath(out)]
             raise PlanError(
-                f"{other} and {image} would both be written to {out}; give a list with the columns image "
-                "and out, or do them apart"
+                f"{other} and {image} would both be written to {out}; give a list with the columns image and out"
             )
         placed[os.path.abspath(out)] = (image, replace(shared, mask=out))
     return list(placed.values())
 
 
 def _place(folder: str | Path | None, image: str, name: str | None, file_format: str) -> Path:
-    """Where the mask of an image goes."""
     if folder is None:
         if name is None:
             raise PlanError(f"the list names no mask for {image}; fill its column out, or name a folder with --out-dir")
@@ -160,11 +146,9 @@ def _place(folder: str | Path | None, image: str, name: str | None, file_format:
 
 def _stem(image: str) -> str:
     """The name of an image without its format, `a` of `a.ome.tif`; of a part of a Zarr `a_0`, of `a.zarr/0`."""
-    path = Path(os.path.abspath(image))
-    parts: list[str] = []
+    path, parts = Path(os.path.abspath(image)), list[str]()
     while path.parent.suffix == ".zarr" or is_zarr(path.parent):
         parts.insert(0, path.name)
         path = path.parent
-    name = path.name
-    ending = next((one for one in (".ome.tiff", ".ome.tif", ".ome.zarr") if name.lower().endswith(one)), path.suffix)
-    return "_".join([name[: len(name) - len(ending)], *parts])
+    ending = next((one for one in _DOUBLE if path.name.lower().endswith(one)), path.suffix)
+    return "_".join([path.name[: len(path.name) - len(ending)], *parts])

@@ -43,7 +43,7 @@ class Job:
 
     def __init__(self, plan: Plan, source: ImageSource, model: Model, stores: Stores | None = None) -> None:
         self.plan, self.source, self.model = plan, source, model
-        self.stores = Stores((), Path()) if stores is None else stores
+        self.stores = stores or Stores()
         self._wanted_bytes = 0
 
     @classmethod
@@ -64,11 +64,15 @@ class Job:
             machine = ask(settings.device, settings.precision)  # may be waited for, an unreadable image need not
             if not os.path.samefile(image, source.path):  # one of several images in what was named
                 settings = replace(settings, series=None)
-            path, notes = _model_path(source, settings)
-            model = load(settings.model if isinstance(settings.model, Model) else path, settings)
+            model, path, notes = open_model(source, settings)
             if isinstance(model.network, OnnxNetwork):
-                settings, machine, more = _for_onnx(model, settings, machine, ask)
-                notes += more
+                on_cpu = why_onnx_on_cpu(choose_device()) if settings.device == "auto" else ""
+                if on_cpu:
+                    settings = replace(settings, device="cpu")
+                    machine = ask("cpu", settings.precision)
+                if settings.precision == "auto":  # that of the file
+                    machine = replace(machine, precision="fp32")
+                notes += tuple(note for note in (on_cpu, model.assumed) if note)
             plan = make_plan(source, model, settings, machine, path)
             return cls(replace(plan, notes=plan.notes + notes), source, model)
         except BaseException:
@@ -161,7 +165,7 @@ class Job:
         """Begin to predict `block` from what `load` gave; None for an empty one. A GPU may go on after this returns."""
         if pixels is None:
             return None
-        return self.predictor.begin(pixels, block, probabilities=self.stores.keeps_probabilities)
+        return self.predictor.begin(pixels, block, probabilities=self.stores.likely is not None)
 
     def store(self, z: int, block: Block, pending: Pending | None) -> bool:
         """Wait for what `predict` began, store it durably, and return whether the block was empty.
@@ -293,36 +297,14 @@ class Job:
         }
 
 
-def load(model: "str | Path | Model", settings: Settings) -> Model:
-    """A model by path or name, or one that was loaded before, pruned and with the halo that was chosen.
+def open_model(source: ImageSource, settings: Settings) -> tuple[Model, str, tuple[str, ...]]:
+    """The model for an image, where every process finds it ("" if it was given as an object), and notes.
 
     Raises:
-        ModelError: there is none, or it cannot be pruned or have that halo.
+        ModelError: there is none, it does not take such images, or it cannot be pruned or have that halo.
     """
-    if isinstance(model, Model):
-        digest = weights_hash({name: value.cpu() for name, value in model.network.state_dict().items()})
-        if digest != model.header.weights_sha256:
-            model = replace(model, header=replace(model.header, weights_sha256=digest))
-        return _adapted(model, settings.prune, settings.halo)
-    state = os.stat(model) if os.path.exists(model) else None
-    return _loaded(str(model), state and (state.st_mtime_ns, state.st_size), settings.prune, settings.halo)
-
-
-@lru_cache(maxsize=2)
-def _loaded(path: str, state: tuple[int, int] | None, prune: int | None, halo: int | None) -> Model:
-    """Kept, as many images mostly take one model; `state` tells a file that was replaced."""
-    return _adapted(Model.load(path), prune, halo)
-
-
-def _adapted(model: Model, prune: int | None, halo: int | None) -> Model:
-    model = model if prune is None else model.pruned(prune)
-    return model if halo is None else model.with_halo(halo)
-
-
-def _model_path(source: ImageSource, settings: Settings) -> tuple[str, tuple[str, ...]]:
-    """Where every process finds the model, "" for one that was given as an object; and a note on a default."""
-    model = settings.model
-    if model is None:
+    given, notes = settings.model, tuple[str, ...]()
+    if given is None:
         channels = source.channels if settings.channels is None else len(settings.channels)
         if channels != 1:
             raise ModelError(
@@ -330,21 +312,28 @@ def _model_path(source: ImageSource, settings: Settings) -> tuple[str, tuple[str
                 "such images (tileseg models lists them, tileseg train makes one), or choose one channel with "
                 "--channels"
             )
-        return DEFAULT, (f"no model was named: using the bundled {DEFAULT}",)
-    if isinstance(model, Model):
-        return "", ()
+        given, notes = DEFAULT, (f"no model was named: using the bundled {DEFAULT}",)
+    if isinstance(given, Model):
+        if not isinstance(given.network, OnnxNetwork):  # whatever was done to them since they were loaded
+            digest = weights_hash({name: value.cpu() for name, value in given.network.state_dict().items()})
+            given = replace(given, header=replace(given.header, weights_sha256=digest))
+        return _adapted(given, settings.prune, settings.halo), "", notes
     # each process has the bundled models in a place of its own
-    return (str(model) if str(model) in bundled_models() else os.path.abspath(find_model(model))), ()
+    path = str(given) if str(given) in bundled_models() else os.path.abspath(find_model(str(given)))
+    return load(path, settings), path, notes
 
 
-def _for_onnx(
-    model: Model, settings: Settings, machine: Machine, ask: AskMachine
-) -> tuple[Settings, Machine, tuple[str, ...]]:
-    """Where onnxruntime predicts: on the CPU where it does not support the device, in the file's own precision."""
-    on_cpu = why_onnx_on_cpu(choose_device()) if settings.device == "auto" else ""
-    if on_cpu:
-        settings = replace(settings, device="cpu")
-        machine = ask("cpu", settings.precision)
-    if settings.precision == "auto":
-        machine = replace(machine, precision="fp32")
-    return settings, machine, tuple(note for note in (on_cpu, model.assumed) if note)
+def load(path: str, settings: Settings) -> Model:
+    """The model in a file, pruned and with the halo that was chosen; kept, as many images mostly take one model."""
+    state = os.stat(path) if os.path.exists(path) else None
+    return _loaded(path, state and (state.st_mtime_ns, state.st_size), settings.prune, settings.halo)
+
+
+@lru_cache(maxsize=2)
+def _loaded(path: str, state: tuple[int, int] | None, prune: int | None, halo: int | None) -> Model:
+    return _adapted(Model.load(path), prune, halo)
+
+
+def _adapted(model: Model, prune: int | None, halo: int | None) -> Model:
+    model = model if prune is None else model.pruned(prune)
+    return model if halo is None else model.with_halo(halo)

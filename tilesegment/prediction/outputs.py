@@ -1,6 +1,6 @@
 """The outputs of a prediction, begun: checked before hours of work, found again after an interruption."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,22 +23,22 @@ class Stores:
     """Where a prediction goes: plain data, so that any process can store any block.
 
     Attributes:
-        writers: the mask and the probabilities, as far as they are not complete yet; the mask last.
-        mask: where the mask is or will be.
+        mask, likely: the mask and the probabilities, as far as they are wanted and not complete yet.
+        path: where the mask is or will be.
         preview, heatmap: pictures to draw when the others are finished.
         notes: what a user should know of an earlier run that began the outputs.
     """
 
-    writers: tuple[MaskWriter, ...]
-    mask: Path
+    mask: MaskWriter | None = None
+    likely: MaskWriter | None = None
+    path: Path = Path()
     preview: Path | None = None
     heatmap: Heatmap | None = None
     notes: tuple[str, ...] = ()
 
     @property
-    def keeps_probabilities(self) -> bool:
-        """Whether probabilities are stored, beside class ids."""
-        return any(map(holds_probabilities, self.writers))
+    def writers(self) -> list[MaskWriter]:
+        return [writer for writer in (self.likely, self.mask) if writer is not None]
 
     def write(self, region: Region, plane: int, ids: np.ndarray, likely: np.ndarray | None = None) -> None:
         """Store a block durably: class ids (h, w), and the probabilities (K, h, w) if they are kept.
@@ -46,12 +46,13 @@ class Stores:
         Raises:
             MaskError: the disk refuses; what is stored stays.
         """
-        for writer in self.writers:
-            if holds_probabilities(writer):
-                assert likely is not None
-                writer.write(region, _as_stored(likely, writer.base.grid.dtype), plane)
-            else:
-                writer.write(region, ids, plane)
+        if self.likely is not None and likely is not None:
+            dtype = self.likely.base.grid.dtype
+            if dtype.kind != "f":  # whole numbers, from 0 to the largest
+                likely = np.rint(likely * np.iinfo(dtype).max)
+            self.likely.write(region, likely.astype(dtype, copy=False), plane)
+        if self.mask is not None:
+            self.mask.write(region, ids, plane)
 
     def survey(self, plan: Plan) -> tuple[np.ndarray, int]:
         """Whether each block is stored, bool (planes, rows, columns), and how many stored objects are damaged."""
@@ -76,21 +77,13 @@ class Stores:
                 stack.enter_context(writer.claimed(shared=shared))
             yield
 
-    def draw(self, image: str, finished: list[MaskWriter]) -> None:
+    def draw(self, image: str, finished: Sequence[MaskWriter]) -> None:
         """Draw the pictures of the outputs that were just `finished`, and those that are missing."""
-        masks, likely = (
-            [writer for writer in self.writers if holds_probabilities(writer) == which] for which in (False, True)
-        )
-        if self.preview is not None and (
-            any(writer in finished for writer in masks) or not (masks or self.preview.exists())
-        ):
-            draw_preview(image, self.mask, self.preview)
-        if self.heatmap is not None and (any(writer in finished for writer in likely) or not likely):
+        missing = self.mask is None and self.preview is not None and not self.preview.exists()
+        if self.preview is not None and (missing or self.mask in finished):
+            draw_preview(image, self.path, self.preview)
+        if self.heatmap is not None and (self.likely is None or self.likely in finished):
             self.heatmap.draw()
-
-
-def holds_probabilities(writer: MaskWriter) -> bool:
-    return writer.target.kind == "probabilities"
 
 
 def begin_outputs(plan: Plan, spec: MaskSpec, outputs: Outputs) -> Stores:
@@ -99,47 +92,38 @@ def begin_outputs(plan: Plan, spec: MaskSpec, outputs: Outputs) -> Stores:
     Raises:
         PlanError, MaskError: they cannot be written there. Nothing has been changed then.
     """
-    heatmap = _heatmap(spec, outputs)
+    heatmap, mask, likely = _heatmap(spec, outputs), None, None
     _check(plan.image, outputs, mask_digest(spec))
-    writers, anew = [], outputs.overwrite
-    likely, values = outputs.probabilities, outputs.probabilities_dtype
-    if likely is not None and (anew or not is_complete(likely, spec, probabilities=True, values=values)):
-        writers.append(create_probabilities(likely, spec, overwrite=anew, values=values))
-    mask = Path(outputs.mask).absolute()
-    place = mask
+    anew, values, path = outputs.overwrite, outputs.probabilities_dtype, Path(outputs.mask).absolute()
+    wanted = outputs.probabilities
+    if wanted is not None and (anew or not is_complete(wanted, spec, probabilities=True, values=values)):
+        likely = create_probabilities(wanted, spec, overwrite=anew, values=values)
     if anew or not is_complete(outputs.mask, spec, ngff=outputs.ngff):
-        writers.append(create_mask(outputs.mask, spec, ngff=outputs.ngff, overwrite=anew))
-        place = writers[-1].target.partial
+        mask = create_mask(outputs.mask, spec, ngff=outputs.ngff, overwrite=anew)
     preview = None if outputs.preview is None else Path(outputs.preview).absolute()
-    return Stores(tuple(writers), mask, preview, heatmap, _doubts(plan, read_record(place)))
+    notes = _doubts(plan, read_record(path if mask is None else mask.target.partial))
+    return Stores(mask, likely, path, preview, heatmap, notes)
 
 
 def _doubts(plan: Plan, record: Mapping[str, Any] | None) -> tuple[str, ...]:
     """Notes where the image may have changed since the mask of this record was begun."""
     if record is None or "fingerprint" not in record:
         return ()
-    image = plan.image
+    advice = "if pixels have changed since then, use --overwrite"
     if record["fingerprint"].get(STORED) != plan.decides[STORED]:
-        return (
-            f"some of {image} could not be read when the mask was begun, and it was changed: other pixels have changed "
-            "since then, use --overwrite",
-        )
+        return (f"some of {plan.image} could not be read when the mask was begun, and it was changed: {advice}",)
     provenance = record.get("provenance")
     written = provenance.get("image_written") if isinstance(provenance, dict) else None
     if plan.content.exact or written in (None, plan.content.written):
         return ()
     return (
-        f"files of {image} were written after the mask was begun, as those of a copy are; their sizes and the samples "
-        "that are compared are the same: if pixels have changed since then, use --overwrite",
+        f"files of {plan.image} were written after the mask was begun, as those of a copy are; their sizes and the "
+        f"samples that are compared are the same: {advice}",
     )
 
 
 def _heatmap(spec: MaskSpec, outputs: Outputs) -> Heatmap | None:
-    """The heat map to draw.
-
-    Raises:
-        PlanError: there are no probabilities to draw it from, or no such class.
-    """
+    """The heat map to draw; a PlanError if there are no probabilities to draw it from, or no such class."""
     if outputs.heatmap is None:
         return None
     if outputs.probabilities is None:
@@ -148,17 +132,12 @@ def _heatmap(spec: MaskSpec, outputs: Outputs) -> Heatmap | None:
     return Heatmap(Path(outputs.heatmap).absolute(), Path(outputs.probabilities).absolute(), shown)
 
 
-def _as_stored(likely: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Probabilities 0 to 1 in the type in which they are kept; as whole numbers, from 0 to the largest."""
-    if dtype.kind == "f":
-        return likely.astype(dtype, copy=False)
-    return np.rint(likely * np.iinfo(dtype).max).astype(dtype)
-
-
 def _check(image: str, outputs: Outputs, made_of: str) -> None:
     """Check that outputs keep clear of the image and of each other.
 
-    A preview that exists may be one of the same mask, known by its digest `made_of`.
+    Args:
+        image, outputs: what is read, what is written.
+        made_of: digest of the mask: a preview that exists may be one of the same mask.
 
     Raises:
         PlanError: two of them are one, or an output lies in the image elsewhere than among its labels.
@@ -172,9 +151,7 @@ def _check(image: str, outputs: Outputs, made_of: str) -> None:
         if path == source or path in source.parents:
             raise PlanError(f"{name} {given[name]} is the image that is read, or holds it; choose another name")
         if source in path.parents and (name != "out" or path.parent != source / "labels"):
-            raise PlanError(
-                f"{name} {given[name]} lies in the image; choose another place, or --out {image}/labels/NAME"
-            )
+            raise PlanError(f"{name} {given[name]} lies in the image; choose another place, or {image}/labels/NAME")
     if len(set(paths.values())) < len(paths):
         raise PlanError(f"{', '.join(paths)} name one file twice; give each a name of its own")
     if outputs.preview is not None:

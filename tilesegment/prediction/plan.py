@@ -15,22 +15,15 @@ from tilesegment.masks.spec import STORED
 from tilesegment.models.header import Normalisation
 from tilesegment.models.model import Model
 from tilesegment.models.onnx_network import OnnxNetwork
-from tilesegment.prediction.normalisation import Part, choose_normalisation
+from tilesegment.prediction.normalisation import choose_normalisation
 from tilesegment.prediction.resolution import resolution_notes
 from tilesegment.prediction.settings import Settings
 from tilesegment.prediction.skipping import Skipping, choose_skipping
-from tilesegment.prediction.tiling import (
-    Machine,
-    block_and_chunk,
-    choose_runtime,
-    default_batch,
-    default_tile,
-    forward_bytes,
-)
+from tilesegment.prediction.tiling import Machine, Sides, choose_runtime, default_batch, default_tile, forward_bytes
 
 _PROCESS_BYTES = 350 * 10**6  # measured: Python with torch, zarr and tifffile loaded
 _SAMPLE_STEP = 512  # pixels, at most: calibrating int8 holds many more values, and in fp32
-_ONNX = "onnxruntime"
+ONNX = "onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -38,21 +31,16 @@ class Plan:
     """A prediction, decided.
 
     Attributes:
-        image: its path, absolute so that every process finds it.
-        model: path, absolute too, or name of a bundled model; "" for a model that was given as an object.
+        image, model: absolute paths, so that every process finds them, or the name of a bundled model; `model` is ""
+            if it was given as an object.
         settings: what the user chose.
         shape, scale: (H, W) of the level, and (y, x) pixels of level 0 that one of its pixels spans.
         depth: planes of the image; None without a z axis.
-        stored: the image's format and channels, for people.
-        region: what is predicted, in pixels of the level.
-        planes: along z.
-        channels: of the image, as the model takes them.
-        classes: how many the model has.
-        view: the network's field of view.
+        region, planes, channels: what is predicted, in pixels of the level; channels as the model takes them.
+        view, classes: the network's field of view, and how many classes it has.
         tile, step, block, chunk: sides in pixels; see the words in geometry.
         batch: tiles at a time.
-        device, precision: where, and how exactly.
-        runtime: what runs the network: pytorch, openvino or onnxruntime.
+        device, precision, runtime: where, how exactly, and what runs the network: pytorch, openvino or onnxruntime.
         normalisation: of the grey values.
         content: tells the image from what it was before a change.
         raw_bytes, cache_bytes: of a pixel as read, and of the pixels that the source keeps decoded.
@@ -68,12 +56,11 @@ class Plan:
     shape: tuple[int, int]
     scale: tuple[float, float]
     depth: int | None
-    stored: str
     region: Region
     planes: range
     channels: tuple[int, ...]
-    classes: int
     view: FieldOfView
+    classes: int
     tile: int
     step: int
     block: int
@@ -99,17 +86,15 @@ class Plan:
 
     @property
     def blocks(self) -> int:
-        """How many blocks there are, over all planes."""
+        """How many blocks there are, over all planes; so for `tiles` and `pixels`."""
         return len(self.grid) * len(self.planes)
 
     @property
     def tiles(self) -> int:
-        """How many tiles the network sees, over all planes."""
         return self.grid.tiles * len(self.planes)
 
     @property
     def pixels(self) -> int:
-        """How many pixels are decided."""
         return self.region.area * len(self.planes)
 
     @property
@@ -126,11 +111,7 @@ class Plan:
         return slice(self.blocks * (k - 1) // n, self.blocks * k // n)
 
     def work(self, done: np.ndarray | None = None) -> Iterator[tuple[int, Block]]:
-        """Plane and block of this part, in the order in which they are predicted.
-
-        Args:
-            done: bool (planes, rows, columns), blocks that are left out.
-        """
+        """Plane and block of this part, in order, without those that are `done`, bool (planes, rows, columns)."""
         grid, shape = self.grid, (len(self.planes), *self.grid.shape)
         left = np.ones(self.blocks, bool) if done is None else ~done.ravel()
         for index in np.flatnonzero(left[self.part]) + self.part.start:
@@ -151,18 +132,13 @@ class Plan:
         """
         side = min(self.block, -(-max(self.region.shape) // self.step) * self.step) + self.tile - self.step
         blocks = side * side * (3 * self.raw_bytes + 4 * len(self.channels) + 2 + 2)
-        activations = self._activations if self.device == "cpu" else 0
-        return _PROCESS_BYTES + self.cache_bytes + 2 * self.weights_bytes + blocks + activations
-
-    @property
-    def _activations(self) -> int:
-        """Bytes of a batch's activations, or of what calibrating int8 takes."""
-        predicting = self.batch * self.tile**2 * forward_bytes(self.pixel_bytes, self.classes, self.precision)
-        if self.precision != "int8":
-            return predicting
-        sample = self.view.tile_of(self.sample_step)
-        # measured: a library of its own, and twice as much as a forward pass in fp32
-        return max(predicting, 10**8 + 2 * sample**2 * self.pixel_bytes)
+        activations = self.batch * self.tile**2 * forward_bytes(self.pixel_bytes, self.classes, self.precision)
+        if self.precision == "int8":
+            # to calibrate, measured: a library of its own, and twice as much as a forward pass in fp32
+            sample = self.view.tile_of(self.sample_step)
+            activations = max(activations, 10**8 + 2 * sample**2 * self.pixel_bytes)
+        held = activations if self.device == "cpu" else 0
+        return _PROCESS_BYTES + self.cache_bytes + 2 * self.weights_bytes + blocks + held
 
     @property
     def disk_bytes(self) -> int:
@@ -174,7 +150,7 @@ class Plan:
         height, width = self.region.shape
         planes = f" x {len(self.planes)} planes" if self.depth is not None else ""
         return [
-            ("image", f"{self.image} ({self.stored})"),
+            ("image", self.image),
             ("predicted", f"{height} x {width} pixels (y, x){planes}, {self.pixels / 1e6:,.1f} Mpx"),
             ("tile", f"{self.tile} px, of which {self.step} are kept; {self.tiles:,} tiles, {self.batch} at a time"),
             ("block", f"{self.block} px; {self.blocks:,} blocks, chunks of {self.chunk}"),
@@ -189,8 +165,7 @@ def make_plan(source: ImageSource, model: Model, settings: Settings, machine: Ma
     """Decide what `settings` leave open.
 
     Args:
-        source: the image.
-        model: with the halo and the pruning of the settings.
+        source, model: the image, and the model with the halo and the pruning of the settings.
         settings: what the user chose.
         machine: that will predict.
         model_path: where other processes find the model.
@@ -204,20 +179,14 @@ def make_plan(source: ImageSource, model: Model, settings: Settings, machine: Ma
         raise PlanError(f"--level is {settings.level}; {source.path} has levels 0 to {len(source.levels) - 1}")
     if settings.threshold is not None and classes != 2:
         raise PlanError(f"--threshold needs a model of two classes; this one has {classes}: leave it out")
-    level = source.levels[settings.level]
+    level, (weights, pixel_bytes) = source.levels[settings.level], _network_bytes(model)
     region, planes = region_of(settings.roi, level.shape, level.scale), _planes(source, settings.z)
-    weights, pixel_bytes = _network_bytes(model)
     tile = settings.tile
     if tile is None:
-        tile = default_tile(
-            view, region.shape, forward_bytes(pixel_bytes, classes, machine.precision), machine.free_bytes
-        )
-    step = view.step_of(tile)
-    block, chunk = block_and_chunk(step, region.shape, settings.block)
-    batch = settings.batch or default_batch((block // step) ** 2, tile, pixel_bytes, machine.free_bytes)
-    tiles = TileGrid(region, step, block, view).tiles * len(planes)
-    channels = _channels(source, header.channels, settings.channels)
-    part = Part(region, settings.level, planes, channels)
+        needed = forward_bytes(pixel_bytes, classes, machine.precision)
+        tile = default_tile(view, region.shape, needed, machine.free_bytes)
+    sides = Sides.of(view.step_of(tile), region.shape, settings.block)
+    tiles = TileGrid(region, sides.step, sides.block, view).tiles * len(planes)
     plan = Plan(
         image=os.path.abspath(source.path),
         model=model_path,
@@ -225,29 +194,31 @@ def make_plan(source: ImageSource, model: Model, settings: Settings, machine: Ma
         shape=level.shape,
         scale=level.scale,
         depth=source.depth,
-        stored=f"{source.format}, {source.channels} channels",
         region=region,
         planes=planes,
-        channels=channels,
-        classes=classes,
+        channels=_channels(source, header.channels, settings.channels),
         view=view,
+        classes=classes,
         tile=tile,
-        step=step,
-        block=block,
-        chunk=chunk,
-        batch=batch,
+        step=sides.step,
+        block=sides.block,
+        chunk=sides.chunk,
+        batch=settings.batch or default_batch(sides.tiles, tile, pixel_bytes, machine.free_bytes),
         device=machine.device,
         precision=machine.precision,
         runtime=_runtime(model, settings, machine, tiles * tile**2),
-        normalisation=choose_normalisation(header.normalisation, source, part, settings.normalise),
+        normalisation=header.normalisation,
+        content=identity(source.path),
         raw_bytes=source.channels * source.dtype.itemsize,
         cache_bytes=source.cache_bytes,
         weights_bytes=weights,
         pixel_bytes=pixel_bytes,
-        content=identity(source.path),
     )
+    plan = replace(plan, normalisation=choose_normalisation(header.normalisation, source, plan))
     plan = replace(plan, skipping=choose_skipping(source, plan))
-    notes = source.notes + resolution_notes(source, header.pixel_size, settings.level) + plan.skipping.notes(plan.image)
+    notes = (
+        source.notes + resolution_notes(source, header.pixel_size, settings.level) + plan.skipping.notes(source.path)
+    )
     return replace(plan, decides=_fingerprint(plan, source, model), notes=notes)
 
 
@@ -274,11 +245,7 @@ def _fingerprint(plan: Plan, source: ImageSource, model: Model) -> dict[str, Any
         "planes": [plan.planes.start, plan.planes.stop],
         "channels": list(plan.channels),
         "level": chosen.level,
-        "tile": plan.tile,
-        "step": plan.step,
-        "block": plan.block,
-        "precision": plan.precision,
-        "runtime": plan.runtime,
+        **{name: getattr(plan, name) for name in ("tile", "step", "block", "precision", "runtime")},
         "tta": chosen.tta,
         "normalisation": asdict(plan.normalisation),
         "axes": chosen.axes,
@@ -305,8 +272,8 @@ def _runtime(model: Model, settings: Settings, machine: Machine, pixels: int) ->
     if not isinstance(model.network, OnnxNetwork):
         return choose_runtime(settings.runtime, machine, pixels)
     if settings.runtime != "auto":
-        raise PlanError(f"--runtime is {settings.runtime}, but the model runs by {_ONNX}; leave it out")
-    return _ONNX
+        raise PlanError(f"--runtime is {settings.runtime}, but the model runs by {ONNX}; leave it out")
+    return ONNX
 
 
 def _planes(source: ImageSource, z: tuple[int, int] | None) -> range:
@@ -314,9 +281,9 @@ def _planes(source: ImageSource, z: tuple[int, int] | None) -> range:
     if z is None:
         return range(depth)
     if source.depth is None:
-        raise PlanError(f"z {z[0]}:{z[1]} was given, but {source.path} has no z axis; leave out --z")
+        raise PlanError(f"--z is {z[0]}:{z[1]}, but {source.path} has no z axis; leave it out")
     if not 0 <= z[0] < z[1] <= depth:
-        raise PlanError(f"z {z[0]}:{z[1]} is empty or outside the stack; allowed: a:b within 0:{depth}")
+        raise PlanError(f"--z {z[0]}:{z[1]} is empty or outside the stack; allowed: a:b within 0:{depth}")
     return range(*z)
 
 

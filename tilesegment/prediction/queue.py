@@ -37,13 +37,10 @@ Settled: TypeAlias = Generator[tuple[Work, bool | Exception], None, None]
 
 
 class Finishing(Protocol):
-    """An image that is being finished."""
+    """An image that is being finished; `result` waits for what became of it."""
 
-    def done(self) -> bool:
-        """Whether `result` returns, or raises, at once."""
-
-    def result(self) -> Result:
-        """Wait for what became of it."""
+    def done(self) -> bool: ...
+    def result(self) -> Result: ...
 
 
 class Workers(Protocol):
@@ -58,11 +55,7 @@ class Workers(Protocol):
         """
 
     def check(self, job: Job) -> None:
-        """Refuse a job that they cannot do, before its outputs are begun.
-
-        Raises:
-            PlanError: says why.
-        """
+        """Raise a PlanError for a job that they cannot do, before its outputs are begun."""
 
     def stream(self, work: Iterable[Work], stop: Stop) -> Settled:
         """Yield every block once it is stored, or with its error; in any order."""
@@ -101,23 +94,19 @@ class ThisProcess:
         self._finisher.shutdown(cancel_futures=True)
 
     def ask(self, device: str, precision: str, stop: Stop = lambda: False) -> Machine:
-        """What a plan needs to know of this machine."""
         return this_machine(device, precision)
 
     def check(self, job: Job) -> None:
-        """This process can do every job that it could open."""
+        pass
 
     def stream(self, work: Iterable[Work], stop: Stop) -> Settled:
-        """Yield every block, in order, once it is stored, or with its error."""
         return stream_blocks(work, stop)
 
     def finish(self, job: Job, result: Result) -> Future[Result]:
-        """Begin to finish a job whose blocks are all stored."""
         self._finishing[job] = self._finisher.submit(job.finish, result)
         return self._finishing[job]
 
     def drop(self, job: Job) -> None:
-        """Forget a job; returns when its finishing is over."""
         finishing = self._finishing.pop(job, None)
         if finishing is not None and not finishing.cancel():
             wait([finishing])
@@ -208,10 +197,10 @@ class Queue:
 
     def _begin(self, one: _UnderWay) -> tuple[Job, Iterator[tuple[int, Block]]]:
         """Open an image, and its outputs for this process alone, and find the blocks that are left."""
-        result, workers = one.result, self.workers
-        job = Job.prepare(result.image, self.settings, ask=partial(workers.ask, stop=self.stop))
+        result = one.result
+        job = Job.prepare(result.image, self.settings, ask=partial(self.workers.ask, stop=self.stop))
         one.opened.enter_context(job)
-        workers.check(job)
+        self.workers.check(job)
         plan = result.plan = job.plan
         result.model, result.batch = job.model.header.name, plan.batch
         try:

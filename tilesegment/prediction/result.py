@@ -14,12 +14,6 @@ from tilesegment.prediction.settings import Outputs
 
 _MOST_FAILED = 8  # blocks of an image that may be unreadable before it is given up
 
-_JSON = (
-    *("out", "complete", "pixels", "blocks", "blocks_resumed", "blocks_repaired", "blocks_skipped", "seconds"),
-    *("mpx_per_s", "tile", "step", "batch", "device", "precision", "halo", "mismatch", "disagreement"),
-    *("read_amplification", "peak_rss_bytes", "model"),
-)
-
 
 @dataclass
 class Result:
@@ -29,19 +23,18 @@ class Result:
         image, outputs: as given.
         plan: what was decided; None if the image could not be opened.
         model: its name.
-        finished: whether this run did all that there was to do for it.
-        complete: whether the mask has its final name; not, where other parts are still to be done.
+        finished, complete: whether this run did all its part, and whether the mask has its final name: not, while
+            other parts are still to be done.
         blocks: stored in this run; `blocks_resumed` were there already, `blocks_repaired` of the others were damaged,
             `blocks_skipped` were empty.
         pixels, pixels_skipped: predicted and stored in this run, and those of the empty blocks.
         seconds: from the image's opening to the finished mask.
         batch: tiles at a time; fewer than planned where the device lacked the memory.
         mismatch: for a chosen halo: share of the pixels near tile lines and image borders whose class a larger one
-            changes; None where tiles are exact.
-        unmeasured: whether a halo was chosen, and what it changes could not be measured.
+            changes; None where tiles are exact, or (`unmeasured`) where it cannot be measured.
         disagreement: for int8: share of the pixels of some tiles whose class is another in fp32.
-        read_amplification: bytes of the image that were decoded per byte of the blocks that were read, without
-            margins, by the process that finished the mask; None if it read none.
+        read_amplification: bytes decoded per byte of the blocks that were read, without margins, by the process that
+            finished the mask; None if it read none.
         notes: what a user should know of how the image is read and predicted, and of an earlier run.
         errors: of its blocks, or the one that kept the image from being begun or finished.
         stopped: whether it was left because the run was asked to stop.
@@ -70,6 +63,16 @@ class Result:
     stopped: bool = False
 
     @property
+    def out(self) -> str:
+        return str(self.outputs.mask)
+
+    @property
+    def decided(self) -> Plan:
+        """The plan of an image that was opened."""
+        assert self.plan is not None
+        return self.plan
+
+    @property
     def state(self) -> str:
         """One word: complete, failed, stopped, or, while other parts are still to be done, part."""
         if self.stopped:
@@ -80,58 +83,35 @@ class Result:
 
     @property
     def given_up(self) -> bool:
-        """Whether its other blocks are not worth trying: not only single places of the image fail."""
+        """Whether its other blocks are not worth trying: more fails than single places of the image."""
         return len(self.errors) > _MOST_FAILED or any(not isinstance(error, ImageError) for error in self.errors)
 
     @property
-    def decided(self) -> Plan:
-        """The plan of an image that was opened."""
-        assert self.plan is not None
-        return self.plan
+    def tile(self) -> int:
+        return self.decided.tile
 
     @property
-    def out(self) -> str:
-        """The mask."""
-        return str(self.outputs.mask)
+    def step(self) -> int:
+        return self.decided.step
+
+    @property
+    def halo(self) -> int:
+        return self.decided.view.before
 
     @property
     def mpx_per_s(self) -> float:
         """Millions of pixels per second, this run."""
         return self.pixels / 1e6 / max(self.seconds, 1e-9)
 
-    @property
-    def tile(self) -> int:
-        """Side of the network's input, pixels."""
-        return self.decided.tile
-
-    @property
-    def step(self) -> int:
-        """Side of the kept part of a tile, pixels."""
-        return self.decided.step
-
-    @property
-    def halo(self) -> int:
-        """Context of a tile, pixels."""
-        return self.decided.view.before
-
-    @property
-    def device(self) -> str:
-        """Where it was predicted."""
-        return self.decided.device
-
-    @property
-    def precision(self) -> str:
-        """How exactly it was predicted."""
-        return self.decided.precision
-
-    @property
-    def peak_rss_bytes(self) -> int:
-        """Largest resident memory of this process."""
-        return peak_memory()
-
     def as_json(self) -> dict[str, Any]:
         """The result of an image that came to its end, as JSON values."""
-        return {"image": str(self.image)} | {name: getattr(self, name) for name in _JSON}
+        plan = self.decided
+        counts = ("complete", "pixels", "blocks", "blocks_resumed", "blocks_repaired", "blocks_skipped", "seconds")
+        measured = ("batch", "mismatch", "disagreement", "read_amplification", "model")
+        known: dict[str, Any] = {"image": str(self.image), "out": self.out, "mpx_per_s": self.mpx_per_s}
+        known |= {name: getattr(plan, name) for name in ("tile", "step", "device", "precision")}
+        known |= {name: getattr(self, name) for name in ("halo", *counts, *measured)}
+        return known | {"peak_rss_bytes": peak_memory()}
 
 
 @dataclass(frozen=True)
@@ -139,8 +119,7 @@ class Progress:
     """How far a run is.
 
     Attributes:
-        pixels: predicted and stored so far.
-        blocks: stored so far, skipped ones among them.
+        pixels, blocks: stored so far, of the pixels only predicted ones.
         total: pixels to predict of the images begun so far, as far as is known.
         images, begun, ended: how many images there are, and how many of them are begun and at an end.
         seconds: since the first.

@@ -56,20 +56,32 @@ def default_tile(view: FieldOfView, shape: tuple[int, int], pixel_bytes: int, fr
     return min(fitting or tiles[:1], key=pixels)
 
 
-def block_and_chunk(step: int, shape: tuple[int, int], wanted: int | None = None) -> tuple[int, int]:
-    """Sides of a block and of its chunks, for tiles that keep `step` pixels of a region of `shape`.
+@dataclass(frozen=True)
+class Sides:
+    """Sides in pixels of the kept part of a tile, of a block and of its chunks."""
 
-    A block is a whole number of tiles and of chunks; no larger than about `wanted` pixels, nor than the region.
+    step: int
+    block: int
+    chunk: int
 
-    Raises:
-        PlanError: the step is far too large.
-    """
-    wanted = BLOCK if wanted is None else wanted
-    chunk = _chunk(step, min(_CHUNK, wanted // 2))
-    if step > _MOST_STEP or chunk > _MOST_CHUNK:
-        raise PlanError(f"a tile that keeps {step} pixels is much too large; a few thousand pixels are as good")
-    unit = max(step, chunk)
-    return unit * min(max(round(wanted / unit), 1), -(-max(shape) // unit)), chunk
+    @property
+    def tiles(self) -> int:
+        """Tiles of a block."""
+        return (self.block // self.step) ** 2
+
+    @classmethod
+    def of(cls, step: int, shape: tuple[int, int], wanted: int | None = None) -> "Sides":
+        """Whole tiles and whole chunks for a block of about `wanted` pixels, no larger than a region of `shape`.
+
+        Raises:
+            PlanError: the step is far too large.
+        """
+        wanted = BLOCK if wanted is None else wanted
+        chunk = _chunk(step, min(_CHUNK, wanted // 2))
+        if step > _MOST_STEP or chunk > _MOST_CHUNK:
+            raise PlanError(f"a tile that keeps {step} pixels is much too large; a few thousand pixels are as good")
+        unit = max(step, chunk)
+        return cls(step, unit * min(max(round(wanted / unit), 1), -(-max(shape) // unit)), chunk)
 
 
 def _chunk(step: int, goal: int) -> int:

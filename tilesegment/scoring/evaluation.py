@@ -9,8 +9,9 @@ import numpy as np
 
 from tilesegment.errors import DataError
 from tilesegment.geometry import Region
-from tilesegment.labels import BLOCK, OBJECTS_NOTE, LabelOptions, Scan
 from tilesegment.labels.files import first_notes
+from tilesegment.labels.label import BLOCK, OBJECTS_NOTE, LabelOptions
+from tilesegment.labels.scanning import Scan
 from tilesegment.metadata import LabelClass
 from tilesegment.scoring.figure import check_figure, draw_figure
 from tilesegment.scoring.inputs import Pair, find_pairs, open_pair

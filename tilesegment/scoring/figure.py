@@ -9,7 +9,7 @@ from tilesegment.draw import Sample, check_picture, compare, reduce, save
 from tilesegment.errors import DataError
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
-from tilesegment.labels import LabelOptions
+from tilesegment.labels.label import LabelOptions
 from tilesegment.scoring.inputs import open_pair
 from tilesegment.scoring.matching import Matching, Plane
 from tilesegment.scoring.results import Evaluation, ImageScore

@@ -10,17 +10,8 @@ import numpy as np
 from tilesegment.errors import DataError
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
-from tilesegment.labels import (
-    Label,
-    LabelOptions,
-    check_same_size,
-    core_of,
-    is_folder_of_files,
-    list_images,
-    match_stems,
-    stem_of,
-)
-from tilesegment.labels.files import labels_among
+from tilesegment.labels.files import core_of, is_folder_of_files, labels_among, list_images, match_stems, stem_of
+from tilesegment.labels.label import Label, LabelOptions, check_same_size
 from tilesegment.masks.reader import recorded_classes
 from tilesegment.models import bundled_models
 from tilesegment.scoring.membranes import THRESHOLDS

@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tilesegment.errors import DataError
-from tilesegment.labels import Coding, LabelOptions, Scan, classes_of, decide
-from tilesegment.labels.coding import by_kind, listed, meanings, own_values, told_values
-from tilesegment.labels.files import first_notes
-from tilesegment.labels.label import OBJECT_NAMES
-from tilesegment.labels.scanning import distinct
-from tilesegment.metadata import LabelClass
+from tilesegment.labels.coding import Coding, by_kind, classes_of, decide, listed, meanings, own_values, told_values
+from tilesegment.labels.files import first_notes, some_of
+from tilesegment.labels.label import OBJECT_NAMES, LabelOptions
+from tilesegment.labels.scanning import Scan, distinct
+from tilesegment.metadata import LabelClass, default_colours
 from tilesegment.scoring.inputs import Pair
 from tilesegment.scoring.membranes import THRESHOLDS
 
@@ -140,12 +139,13 @@ def match(counted: Counted, names: Sequence[str] | None, options: LabelOptions) 
         raise DataError(f"classes {', '.join(names)}: expected different names")
     # the classes of the prediction say what else would be asked
     given = names or (None if likely is None else [one.name for one in likely])
-    truth = decide(counted.truths, given, options.void, known=likely or ())
+    truths = [_by_colours(one, likely or ()) for one in counted.truths]
+    truth = decide(truths, given, options.void)
     if not truth.values:
         raise DataError(
             f"all pixels of the truth have the ignored value {options.ignore}; leave out --ignore, or name another"
         )
-    true = _classes_in(counted.truths)
+    true = _classes_in(truths)
     known = likely or true
     sizes = {
         "named": names,
@@ -155,14 +155,18 @@ def match(counted: Counted, names: Sequence[str] | None, options: LabelOptions) 
     size = _class_count(truth, {where: len(one) for where, one in sizes.items() if one})
     known = known if known is not None and len(known) == size else None
     predictions = counted.scored(truth)
-    own = [one.value for one in known or () if one.value is not None]
-    truth = replace(truth, values=_scale(truth, size, own, set().union(*(one.values for one in predictions))))
+    own = [tuple(one.value for one in known or () if one.value is not None)]
+    if truth.coloured and (known or names is None):
+        drawn = [one.colour for one in known] if known else default_colours(size)
+        own.append(tuple(int(colour[1:], 16) for colour in drawn))
+    found = {value for one in predictions for value in one.values}
+    truth = replace(truth, values=_scale(truth, size, [*own, truth.values], found))
     if known is None:
-        classes = classes_of(truth, counted.truths, names, strict=False)
+        classes = classes_of(truth, truths, names, strict=False)
     else:
         values = zip(known, names or [one.name for one in known], truth.values, strict=True)
         classes = tuple(LabelClass(name, one.colour, value) for one, name, value in values)
-    told = names is not None or {*truth.values} <= {*own} or (size == 2 and 0 in truth.values)
+    told = names is not None or truth.values in own or (size == 2 and 0 in truth.values)
     if truth.coloured and not told and (counted.channels or {"mask", "grey"} & {*by_kind(predictions)}):
         raise DataError(
             f"the truth holds the colours {listed(truth.values, True)}, the prediction none: which class is which "
@@ -170,9 +174,22 @@ def match(counted: Counted, names: Sequence[str] | None, options: LabelOptions) 
             "these colours"
         )
     prediction = None if counted.channels else _fit(predictions, truth, classes, named=names is not None)
-    void = () if truth.ignore is None else (f"the value {truth.ignore} in the truth is not counted",)
-    notes = (*truth.notes, *(() if prediction is None else prediction.notes), *void)
-    return Matching(classes, truth, prediction, counted.channels, notes)
+    turned = [
+        one.name for one in truths if one.kind == "palette" and any(v != m for v, m in own_values(one, "mask").items())
+    ]
+    notes = [f"{some_of(turned)} (palette): read by the colours of the classes"] * bool(turned)
+    notes += (*truth.notes, *(() if prediction is None else prediction.notes))
+    notes += [] if truth.ignore is None else [f"the value {truth.ignore} in the truth is not counted"]
+    return Matching(classes, truth, prediction, counted.channels, tuple(notes))
+
+
+def _by_colours(one: Scan, classes: tuple[LabelClass, ...]) -> Scan:
+    """A palette of the colours of `classes` as a mask, whose order another program has changed; else the same."""
+    used = {one.colours.get(value) for value in one.values - {one.ignore}}
+    is_mask = (
+        one.kind == "palette" and used <= {c.colour for c in classes} and len(used) == len(one.values - {one.ignore})
+    )
+    return replace(one, classes=classes) if is_mask and one.classes is None else one
 
 
 def _classes_in(scans: Sequence[Scan]) -> tuple[LabelClass, ...] | None:
@@ -197,10 +214,10 @@ def _class_count(truth: Coding, sizes: Mapping[str, int]) -> int:
     return size
 
 
-def _scale(truth: Coding, size: int, own: Sequence[int], predicted: set[int]) -> tuple[int, ...]:
+def _scale(truth: Coding, size: int, likely: list[tuple[int, ...]], predicted: set[int]) -> tuple[int, ...]:
     """The value of each class in the truth, where some of them may not occur."""
     ids = tuple(range(size))
-    scales = [tuple(own), truth.values, ids, *[(0, 255)] * (size == 2), tuple(sorted(predicted))]
+    scales = [*likely, ids, *[(0, 255)] * (size == 2), tuple(sorted(predicted))]
     for scale in [ids] if truth.kind == "mask" else scales:
         if len(set(scale)) == len(scale) == size and set(truth.values) <= set(scale):
             return scale
@@ -227,7 +244,7 @@ def _fit(predictions: Sequence[Scan], truth: Coding, classes: Sequence[LabelClas
         return meanings(kind, one, used, truth.values, colours, coloured=truth.coloured, ordered=ordered)
 
     for kind, scans in by_kind(predictions).items():
-        own = {one.name: own_values(one, kind)[0] for one in scans}
+        own = {one.name: own_values(one, kind) for one in scans}
         every, coloured = {value for table in own.values() for value in table.values()}, kind == "colour"
         # each file has its own palette
         joint = (

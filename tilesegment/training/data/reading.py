@@ -12,22 +12,10 @@ from scipy import ndimage
 from tilesegment.errors import DataError, ImageError
 from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, open_channels
-from tilesegment.labels import (
-    BLOCK,
-    IGNORE,
-    OBJECTS_NOTE,
-    Coding,
-    Label,
-    LabelOptions,
-    Scan,
-    check_objects,
-    check_same_size,
-    classes_of,
-    decide,
-    scan,
-)
+from tilesegment.labels.coding import IGNORE, Coding, classes_of, decide
 from tilesegment.labels.files import first_notes
-from tilesegment.labels.label import open_label
+from tilesegment.labels.label import BLOCK, OBJECTS_NOTE, Label, LabelOptions, check_same_size, open_label
+from tilesegment.labels.scanning import Scan, check_objects, scan
 from tilesegment.metadata import PixelSize
 from tilesegment.training.data.layouts import Layout, Pair, find_layout
 from tilesegment.training.data.sections import Dataset, Section

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tilesegment.errors import DataError
-from tilesegment.labels import IGNORE, some_of
+from tilesegment.labels.coding import IGNORE
+from tilesegment.labels.files import some_of
 from tilesegment.metadata import LabelClass, PixelSize
 from tilesegment.models.header import Normalisation
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from tilesegment.labels import IGNORE, some_of
+from tilesegment.labels.coding import IGNORE
+from tilesegment.labels.files import some_of
 from tilesegment.training.data.sections import Dataset, Section, class_counts, total_counts
 
 _RARE = 0.001  # share of the labelled pixels below which a class is hardly learnt

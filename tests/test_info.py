@@ -16,7 +16,7 @@ import tilesegment
 from tilesegment import ImageError, MaskError, ModelError
 from tilesegment.masks import MaskSpec, create_mask
 from tilesegment.metadata import LabelClass, PixelSize
-from tilesegment.models.model import Model
+from tilesegment.models import bundled_models
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -26,8 +26,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def test_an_image(tmp_path: Path) -> None:
-    facts = describe(ome_zarr("0.4", "cyx", 0.5)(tmp_path, make_pixels(3, 100, 140)))
-    assert facts == {
+    assert describe(ome_zarr("0.4", "cyx", 0.5)(tmp_path, make_pixels(3, 100, 140))) == {
         "kind": "image",
         "path": str(tmp_path / "image.zarr"),
         "format": "OME-Zarr 0.4",
@@ -49,8 +48,7 @@ def test_a_stack(tmp_path: Path) -> None:
 @pytest.fixture
 def predicted(toy: Path) -> Path:
     """Folder of an image, its mask, its probabilities."""
-    image = png(toy.parent, make_pixels(1, 50, 60))
-    folder = toy.parent
+    image, folder = png(toy.parent, make_pixels(1, 50, 60)), toy.parent
     tilesegment.predict(image, folder / "mask.zarr", toy, tile=88, probabilities=folder / "p.zarr")
     return folder
 
@@ -62,100 +60,75 @@ def test_a_mask_and_what_made_it(predicted: Path) -> None:
     assert facts["fingerprint"]["tile"] == 88
     assert facts["provenance"]["model"]["name"] == "toy-2"
     assert facts["provenance"]["image"] == str(predicted / "image.png")
+    ids = np.asarray(zarr.open_group(predicted / "mask.zarr", mode="r")["0"])
+    assert facts["shares"] == {str(n): pytest.approx(np.mean(ids == n)) for n in (0, 1)}
+    assert (facts["counted_at_level"], facts["areas_um2"]) == (0, None)
+    likely = describe(predicted / "p.zarr")
+    assert (likely["kind"], likely["channels"], likely["dtype"]) == ("image", 2, "float32")
 
 
-def test_the_share_and_the_area_of_each_class(toy: Path) -> None:
-    for name, depth in (("flat", 1), ("stack", 3)):
-        image = tiff("zyx", photometric="minisblack")(toy.parent, make_pixels(depth, 1, 700, 60))
-        tilesegment.predict(image, toy.parent / f"{name}.zarr", toy)
-    for name in ("flat", "stack"):
-        mask = toy.parent / f"{name}.zarr"
-        ids = np.asarray(zarr.open_group(mask, mode="r")["0"])
-        facts = describe(mask)
-        assert facts["counted_at_level"] == 0
-        assert facts["shares"] == {str(n): pytest.approx(np.mean(ids == n)) for n in (0, 1)}
-        assert facts["areas_um2"] is None
+def make_mask(path: Path, ids: np.ndarray, classes: int) -> Path:
+    """A mask of `ids` (48, 64) with pixels of 0.5 x 0.25 um."""
+    names = tuple(LabelClass(f"class {n}", "#123456") for n in range(classes))
+    with create_mask(path, MaskSpec((48, 64), None, 32, 32, names, PixelSize(0.5, 0.25))) as writer:
+        for region, z in writer.base.blocks():
+            writer.write(region, ids[region.slices].astype(np.uint8), z)
+        writer.finish()
+    return path
 
 
 @pytest.mark.parametrize("classes", [3, 40])
 def test_areas_are_in_square_micrometres(classes: int, tmp_path: Path) -> None:
-    spec = small_spec(classes)
     ids = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) % classes
-    with create_mask(tmp_path / "mask.zarr", spec) as writer:
-        for region, z in writer.base.blocks():
-            writer.write(region, ids[region.slices].astype(np.uint8), z)
-        writer.finish()
-    facts = describe(tmp_path / "mask.zarr")
-    for n in range(classes):
-        assert facts["areas_um2"][str(n)] == pytest.approx(np.count_nonzero(ids == n) * 0.5 * 0.25)
+    areas = describe(make_mask(tmp_path / "mask.zarr", ids, classes))["areas_um2"]
+    assert areas == {str(n): pytest.approx(np.count_nonzero(ids == n) * 0.5 * 0.25) for n in range(classes)}
 
 
 @pytest.mark.parametrize("recorded", [None, [5, 5], [1, 2, 3], ["a", "b", "c"], {"0": 1}, [-1, 48 * 64 + 1, 0]])
 def test_a_mask_without_a_count_that_fits_is_counted(recorded: Any, tmp_path: Path) -> None:
-    spec = small_spec(3)
-    with create_mask(tmp_path / "mask.zarr", spec) as writer:
-        for region, z in writer.base.blocks():
-            writer.write(region, np.full(region.shape, 2, np.uint8), z)
-        writer.finish()
-    group = zarr.open_group(tmp_path / "mask.zarr")
+    group = zarr.open_group(make_mask(tmp_path / "mask.zarr", np.full((48, 64), 2), 3))
     record: Any = group.attrs["tilesegment"]
     assert record.pop("class_pixels") == [0, 0, 48 * 64]
     group.attrs["tilesegment"] = record if recorded is None else record | {"class_pixels": recorded}
     assert list(describe(tmp_path / "mask.zarr")["shares"].values()) == [0, 0, 1]
 
 
-def small_spec(classes: int) -> MaskSpec:
-    names = tuple(LabelClass(f"class {n}", "#123456") for n in range(classes))
-    return MaskSpec((48, 64), None, 32, 32, names, PixelSize(0.5, 0.25))
-
-
-def test_probabilities_are_an_image(predicted: Path) -> None:
-    facts = describe(predicted / "p.zarr")
-    assert (facts["kind"], facts["channels"], facts["dtype"]) == ("image", 2, "float32")
-
-
-def test_an_unfinished_mask_says_so(predicted: Path) -> None:
-    mask = predicted / "mask.zarr"
-    text = (mask / "zarr.json").read_text()
-    (mask / "zarr.json").write_text(text.replace('"state": "complete"', '"state": "partial"'))
+def test_masks_that_are_unfinished_or_damaged_say_so(predicted: Path) -> None:
+    document = predicted / "mask.zarr" / "zarr.json"
+    text = document.read_text()
+    document.write_text(text.replace('"state": "complete"', '"state": "partial"'))
     with pytest.raises(MaskError, match=r"mask\.zarr is not finished"):
-        describe(mask)
-
-
-def test_a_mask_with_a_damaged_record_says_so(predicted: Path) -> None:
-    document = json.loads((predicted / "mask.zarr" / "zarr.json").read_text())
-    document["attributes"]["tilesegment"] = 7
-    (predicted / "mask.zarr" / "zarr.json").write_text(json.dumps(document))
+        describe(predicted / "mask.zarr")
+    damaged = json.loads(text)
+    damaged["attributes"]["tilesegment"] = 7
+    document.write_text(json.dumps(damaged))
     with pytest.raises(MaskError, match="no mask written by tilesegment"):
         describe(predicted / "mask.zarr")
 
 
-def test_a_model_without_reading_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_by_file_and_by_name(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     stored = toy_model(depth=3, channels=3, classes=4).save(path)
-    monkeypatch.setattr(Model, "load", None)
     facts = describe(path)
     assert (facts["kind"], facts["name"], facts["channels"], facts["dtype"]) == ("model", "toy-3", 3, "uint8")
     assert facts["classes"] == {str(n): f"class {n}" for n in range(4)}
     assert facts["arguments"]["depth"] == 3
     assert facts["weights_sha256"] == stored.header.weights_sha256
+    assert {describe(Path(name))["kind"] for name in bundled_models()} == {"model"}
 
 
-def test_bundled_models_are_known_by_name() -> None:
-    from tilesegment.models import bundled_models
-
-    for name in bundled_models():
-        assert describe(Path(name))["kind"] == "model"
-
-
-def test_what_is_none_of_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "error", "named"),
+    [
+        ("text.tif", ImageError, "is not an image"),
+        ("missing.tif", ImageError, "does not exist"),
+        ("model.pt", ModelError, "could run code"),
+        ("model.pkl", ModelError, "could run code"),
+    ],
+)
+def test_what_is_none_of_them(name: str, error: type[Exception], named: str, tmp_path: Path) -> None:
     (tmp_path / "text.tif").write_text("no image")
-    with pytest.raises(ImageError, match="is not an image"):
-        describe(tmp_path / "text.tif")
-    with pytest.raises(ImageError, match="does not exist"):
-        describe(tmp_path / "missing.tif")
     torch.save({"weights": torch.zeros(2)}, tmp_path / "model.pt")
     (tmp_path / "model.pkl").write_bytes(pickle.dumps(np.zeros(3)))
-    for name in ("model.pt", "model.pkl"):
-        with pytest.raises(ModelError, match="could run code and is not opened"):
-            describe(tmp_path / name)
+    with pytest.raises(error, match=named):
+        describe(tmp_path / name)
