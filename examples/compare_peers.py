@@ -5,21 +5,21 @@
     python examples/compare_peers.py --only ours,monai,dask
 
 All have the same weights, image, CPU threads and tile side (except the two that end in `-default`, which choose their
-own), and compute one tile at a time (dask one per thread). Each contender runs twice in a fresh process: the second call
-counts, the first is listed too. The peak is the resident memory of that process, libraries included (PyTorch and Zarr
-are 230 MB). `--rounds` repeats everything in turns: seconds are medians, the peak is the largest.
+own), and compute one tile at a time (dask one per thread). Each contender runs twice in a fresh process: the second
+call counts, the first is listed too. The peak is the resident memory of that process, libraries included (PyTorch and
+Zarr are 230 MB). `--rounds` repeats everything in turns: seconds are medians, the peak is the largest.
 
-The time includes opening the Zarr image (chunks of 512), reading, predicting, and storing the mask as Zarr. It excludes
-starting Python, imports, loading the weights and converting them to the precision. Ours is called as a user calls it, so
-its time also includes loading the weights, syncing to the disk, and the mask's pyramid. Compiling, int8 calibration and
-allocations happen in the first call only.
+The time includes opening the Zarr image (chunks of 512), reading, predicting, and storing the mask as Zarr. It
+excludes starting Python, imports, loading the weights and converting them to the precision. Ours is called as a user
+calls it, so its time also includes loading the weights, syncing to the disk, and the mask's pyramid. Compiling, int8
+calibration and allocations happen in the first call only.
 
-`differ` counts the pixels whose class is not that of one pass over the whole mirror-padded image in fp32, `untiled`. A
-pixel in a million may differ even where tiles are exact: another shape is summed in another order. MONAI's defaults need
-a network whose output is as large as its input. It gets the same weights in a U-Net of padded convolutions, in windows
-of the tile's side rounded up to the network's divisor, and is compared with one pass of that, `untiled-padded`. The
-others, where they need such an output, get the kept part of the network's own in a frame of zeros. peers.py holds what
-each contender does.
+`differ` counts the pixels whose class is not that of one pass over the whole mirror-padded image in fp32, `untiled`.
+A pixel in a million may differ even where tiles are exact: another shape is summed in another order. MONAI's defaults
+need a network whose output is as large as its input. It gets the same weights in a U-Net of padded convolutions, in
+windows of the tile's side rounded up to the network's divisor, and is compared with one pass of that,
+`untiled-padded`. The others, where they need such an output, get the kept part of the network's own in a frame of
+zeros. peers.py holds what each contender does.
 """
 
 import json
