@@ -274,10 +274,10 @@ def test_info_of_a_mask_fits_on_a_screen_and_tells_its_shares(folder: Path, run:
 
 def test_info_of_a_mask_of_many_classes_lists_the_frequent_ones(folder: Path, run: Run) -> None:
     classes = tuple(LabelClass(f"class {n}", "#123456") for n in range(30))
-    with create_mask("mask.zarr", MaskSpec((40, 40), None, 64, 64, classes, None)) as writer:
-        ids = np.minimum(np.arange(1600) // 50, 29).reshape(40, 40).astype(np.uint8)
-        writer.write(Region(0, 0, 40, 40), ids)
-        writer.finish()
+    writer = create_mask("mask.zarr", MaskSpec((40, 40), None, 64, 64, classes, None))
+    ids = np.minimum(np.arange(1600) // 50, 29).reshape(40, 40).astype(np.uint8)
+    writer.write(Region(0, 0, 40, 40), ids)
+    writer.finish()
     brief = run("info mask.zarr").out.splitlines()
     assert brief[-1] == "  and 10 rarer classes" and len(brief) <= 40
     shares = json.loads(run("info mask.zarr --json").out)["shares"]
