@@ -73,6 +73,7 @@ def test_equal_tile_shapes_give_equal_pixels() -> None:
     np.testing.assert_allclose(predict_array(predictor, image, 200)[1], expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_the_threads() -> None:
     model, image, found = toy_model(base=16), noise((1, 90, 90)), []
     try:

@@ -25,10 +25,12 @@ NETWORKS = {
     "u2net": toy_network("u2net-small").with_halo(64),
 }
 # the others take seconds to convert
-_FAST = ("unet", "bilinear", "reduced")
 of_every_network = pytest.mark.parametrize(
     "model",
-    [pytest.param(model, id=name, marks=[] if name in _FAST else pytest.mark.slow) for name, model in NETWORKS.items()],
+    [
+        pytest.param(model, id=name, marks=[] if name == "unet" else pytest.mark.slow)
+        for name, model in NETWORKS.items()
+    ],
 )
 
 
