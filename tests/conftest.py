@@ -108,6 +108,12 @@ def processes(tmp_path: Path) -> "Iterator[Processes]":
     started.end()
 
 
+@pytest.fixture
+def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training runs without curves.png, which takes half of the time of a toy run."""
+    monkeypatch.setattr("tilesegment.training.run.draw_curves", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def isbi() -> Path:
     """The labelled sections of the ISBI 2012 challenge; skips where they are not at hand."""

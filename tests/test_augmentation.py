@@ -10,11 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from tilesegment.errors import PlanError, option
 from tilesegment.training import augmentation
-from tilesegment.training.augmentation import Augmentation, Defect, draw, draw_example, number_cells, vary_grey
+from tilesegment.training.augmentation import Augmentation, Defect, Source, draw, draw_example, number_cells, vary_grey
 from tilesegment.training.data import IGNORE
-from tilesegment.training.settings import TrainingSettings
 
 # moves pixels, leaves their values
 MOVES = Augmentation(contrast=0, brightness=0, gamma=1, noise=0, blur=0)
@@ -30,7 +28,7 @@ def sampling_grid(shape: tuple[int, int], tile: int, output: int, strength: Augm
 
 
 def example(image: Tensor, label: Tensor, tile: int, output: int, strength: Augmentation, seed: int) -> list[Tensor]:
-    x, t, w = draw_example(image, label, None, None, tile, output, strength, seeded(seed))
+    x, t, w = draw_example(Source(image, label), tile, output, strength, seeded(seed))
     assert w is None
     return [x, t]
 
@@ -39,6 +37,14 @@ def smooth(height: int, width: int) -> Tensor:
     """(1, H, W): slow waves, so that interpolation changes little."""
     y, x = torch.arange(height)[:, None] / 9, torch.arange(width)[None, :] / 11
     return (torch.sin(y) + torch.cos(x))[None]
+
+
+def test_how_often_examples_are_flipped_blurred_and_bent() -> None:
+    drawn = [draw(Augmentation(blur=2.0), 60, seeded(seed)) for seed in range(300)]
+    assert 110 < sum(one.mirror < 0 for one in drawn) < 190
+    assert 35 < sum(one.blur > 0 for one in drawn) < 90
+    assert torch.stack([one.elastic for one in drawn]).std() == pytest.approx(10, rel=0.1)
+    assert all(1 / 1.25 <= one.zoom <= 1.25 and 0.75 <= one.contrast <= 1.25 for one in drawn)
 
 
 @settings(max_examples=25, deadline=None)
@@ -103,14 +109,6 @@ def test_the_elastic_grid_is_in_pixels() -> None:
     assert draw(NONE, 572, seeded()).elastic.shape == (2, 3, 3), "the paper's"
 
 
-def test_flip_is_taken_half_of_the_time() -> None:
-    flips = [
-        bool(grid[0, 0, 0] > grid[0, -1, 0])
-        for grid in (sampling_grid((50, 50), 20, 10, replace(NONE, flip=True), n) for n in range(200))
-    ]
-    assert 70 < sum(flips) < 130
-
-
 @pytest.mark.parametrize("step", [30, 15, 7, 9999])
 def test_elastic_displacements_are_bicubic_between_the_control_points(step: float) -> None:
     strength = replace(NONE, elastic_sigma=10.0, elastic_grid=step)
@@ -119,18 +117,6 @@ def test_elastic_displacements_are_bicubic_between_the_control_points(step: floa
     points = draw(strength, 61, seeded(4)).elastic
     field = torch.nn.functional.interpolate(points[None], (61, 61), mode="bicubic", align_corners=True)[0]
     assert torch.allclose(moved.permute(2, 0, 1), field, atol=1e-3)
-
-
-def test_elastic_displacements_have_the_given_spread() -> None:
-    strength = replace(NONE, elastic_sigma=10.0)
-    moves = []
-    for seed in range(150):
-        grid = sampling_grid((201, 201), 61, 21, strength, seed) * 100
-        straight = torch.arange(61.0)
-        rest = grid[..., 0] - straight
-        moves.append(float(rest[0, 0] - rest[0, -1]))
-    # the corners are control points, independent of each other: std sqrt(2) x 10
-    assert np.std(moves) == pytest.approx(10 * 2**0.5, rel=0.2)
 
 
 def test_the_same_seed_gives_the_same_example_and_another_another() -> None:
@@ -158,17 +144,6 @@ def test_a_constant_image_stays_finite(side: int) -> None:
         assert torch.isfinite(vary_grey(torch.zeros(1, side, side), drawn)).all()
 
 
-def test_one_example_in_five_is_blurred_and_keeps_its_mean() -> None:
-    image = torch.rand(1, 64, 64, generator=seeded())
-    sharp = 0
-    for seed in range(200):
-        varied = vary_grey(image, draw(replace(NONE, blur=2.0), 64, seeded(seed)))
-        sharp += torch.equal(varied, image)
-        assert varied.mean() == pytest.approx(image.mean().item(), abs=0.01)
-        assert varied.std() <= image.std() + 1e-6
-    assert 130 < sharp < 190
-
-
 def test_an_example_has_labelled_pixels_where_there_are_some() -> None:
     """One labelled corner of a large section: without looking for it most examples would teach nothing."""
     image, label = smooth(300, 300), torch.full((300, 300), IGNORE, dtype=torch.uint8)
@@ -182,8 +157,8 @@ def test_an_example_has_labelled_pixels_where_there_are_some() -> None:
 
 def test_the_border_weights_move_with_the_label() -> None:
     image, border = smooth(90, 90), smooth(90, 90)[0]
-    _, t, w = draw_example(image, torch.zeros(90, 90, dtype=torch.uint8), border, None, 60, 20, MOVES, seeded(4))
-    x, _, _ = draw_example(image, torch.zeros(90, 90, dtype=torch.uint8), None, None, 60, 20, MOVES, seeded(4))
+    source = Source(image, torch.zeros(90, 90, dtype=torch.uint8), border)
+    x, t, w = draw_example(source, 60, 20, MOVES, seeded(4))
     assert w is not None
     assert w.shape == t.shape
     torch.testing.assert_close(w, x[0, 20:40, 20:40])
@@ -199,13 +174,9 @@ class TestShades:
     def test_cells_are_the_regions_of_any_class_but_the_first(self) -> None:
         label = np.array([[1, 1, 0, 2], [0, IGNORE, 0, 2], [3, 0, 1, 0]], np.uint8)
         assert number_cells(label).tolist() == [[1, 1, 0, 2], [0, 0, 0, 2], [3, 0, 4, 0]]
-
-    def test_thousands_of_cells_are_none_of_them_outside(self) -> None:
-        label = np.zeros((120, 120), np.uint8)
-        label[::2, ::2] = 1
-        cells = number_cells(label)
-        assert np.array_equal(cells > 0, label > 0)
-        assert len(np.unique(cells[cells > 0])) == 1023
+        many = np.zeros((120, 120), np.uint8)
+        many[::2, ::2] = 1
+        assert np.array_equal(number_cells(many) > 0, many > 0), "however many there are"
 
     def test_every_cell_changes_by_its_own_and_what_is_between_stays(self) -> None:
         image = smooth(90, 90).repeat(2, 1, 1)
@@ -228,8 +199,8 @@ class TestShades:
         found = 0
         for seed in range(6):
             how = (90, 40, replace(MOVES, elastic_sigma=4.0, shades=0.7))
-            plain, t, _ = draw_example(smooth(90, 90), self.LABEL, None, None, *how, seeded(seed))
-            varied, again, _ = draw_example(smooth(90, 90), self.LABEL, None, self.CELLS, *how, seeded(seed))
+            plain, t, _ = draw_example(Source(smooth(90, 90), self.LABEL), *how, seeded(seed))
+            varied, again, _ = draw_example(Source(smooth(90, 90), self.LABEL, None, self.CELLS), *how, seeded(seed))
             assert torch.equal(t, again)
             changed = ((varied - plain)[0, 25:65, 25:65].abs() > 1e-6)[2:-2, 2:-2]
             near = max_pool2d((t > 0).float()[None], 5, stride=1)[0] > 0
@@ -277,20 +248,3 @@ class TestDefects:
         faint = Defect("contrast", 0, (0, 0), 0, 0.5).paint(image)
         assert faint.std() == pytest.approx(image.std().item() / 2, rel=1e-4)
         assert faint.mean() == pytest.approx(image.mean().item(), abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("elastic_sigma", -1),
-        ("elastic_grid", 1),
-        ("zoom", 0.5),
-        ("gamma", 0),
-        ("defects", 2),
-        ("noise", float("nan")),
-        ("shades", -1),
-    ],
-)
-def test_strengths_that_cannot_be(name: str, value: float) -> None:
-    with pytest.raises(PlanError, match=rf"{option(name)} is .*; allowed"):
-        TrainingSettings(augmentation=Augmentation(**{name: value})).check()

@@ -1,18 +1,20 @@
-"""Losses against figures worked out by hand, and their gradients."""
+"""Losses and weights against figures worked out by hand, and their gradients."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from torch.nn import functional
 
 from tilesegment.errors import PlanError
 from tilesegment.training.data import IGNORE
-from tilesegment.training.losses import PIXEL_LOSSES, REGION_LOSSES, Loss, balanced_weights
+from tilesegment.training.losses import PIXEL_LOSSES, REGION_LOSSES, Loss, balanced_weights, border_weights
 
-ALL = [*PIXEL_LOSSES, *REGION_LOSSES, "ce+dice", "bce+dice", "dice+focal"]
+ALL = [*PIXEL_LOSSES, *REGION_LOSSES, "ce+dice"]
 
 # three pixels of the classes 0, 0, 1
 LABELS = torch.tensor([[[0, 0, 1]]])
@@ -20,7 +22,7 @@ P_TRUE = (0.9, 0.6, 0.6)
 
 
 def logits_of(probabilities: list[list[float]]) -> torch.Tensor:
-    """(1, K, 1, N) logits whose softmax is `probabilities`, one row a class."""
+    """(1, K, 1, N) logits whose softmax is `probabilities`, one row per class."""
     return torch.tensor(probabilities).log()[None, :, None, :]
 
 
@@ -34,7 +36,6 @@ BY_HAND = {
     "focal": -sum((1 - p) ** 2 * math.log(p) for p in P_TRUE) / 3,
     "dice": DICE,
     "iou": 1 - (1.5 / 2.4 + 0.6 / 1.5) / 2,  # 1.5 / (1.9 + 2 - 1.5); .6 / (1.1 + 1 - .6)
-    "ce+dice": ENTROPY + DICE,
     " dice + ce ": ENTROPY + DICE,
 }
 
@@ -50,13 +51,6 @@ def test_each_class_against_the_others_by_hand() -> None:
     assert loss.item() == pytest.approx(-(math.log(0.5) + math.log(0.7) + math.log(0.8)) / 3, rel=1e-6)
 
 
-def test_binary_cross_entropy_is_the_usual_one_of_the_difference() -> None:
-    logits = torch.randn(2, 2, 5, 4, generator=torch.Generator().manual_seed(0))
-    labels = (torch.rand(2, 5, 4, generator=torch.Generator().manual_seed(1)) < 0.4).long()
-    usual = functional.binary_cross_entropy_with_logits(logits[:, 1] - logits[:, 0], labels.float())
-    assert Loss("bce")(logits, labels).item() == pytest.approx(usual.item(), rel=1e-6)
-
-
 @pytest.mark.parametrize("name", REGION_LOSSES)
 def test_a_class_that_is_not_there_does_not_count(name: str) -> None:
     logits = logits_of([[0.8, 0.5], [0.1, 0.5 - 1e-9], [0.1, 1e-9]])
@@ -65,6 +59,7 @@ def test_a_class_that_is_not_there_does_not_count(name: str) -> None:
     assert Loss(name)(logits, labels).item() == pytest.approx(expected, rel=1e-5)
 
 
+@settings(max_examples=40)
 @given(st.sampled_from(ALL), st.integers(2, 5), st.integers(0, 999))
 def test_bounds(name: str, classes: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -78,6 +73,7 @@ def test_bounds(name: str, classes: int, seed: int) -> None:
     assert loss(-perfect, labels) > loss(logits, labels) > 0
 
 
+@settings(max_examples=40)
 @given(st.sampled_from(ALL), st.integers(2, 4), st.integers(0, 999))
 def test_ignored_pixels_do_not_count(name: str, classes: int, seed: int) -> None:
     """Whatever is predicted there: the loss of the others alone, and no gradient."""
@@ -88,20 +84,11 @@ def test_ignored_pixels_do_not_count(name: str, classes: int, seed: int) -> None
     labels[..., 4:] = IGNORE
     loss = Loss(name)(logits, labels)
     assert loss.item() == pytest.approx(alone.item(), rel=1e-5)
-    loss.backward()
-    assert logits.grad is not None
-    assert not logits.grad[..., 4:].any()
-    assert logits.grad[..., :4].any()
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_nothing_labelled_is_no_gradient(name: str) -> None:
-    logits = torch.randn(1, 3, 2, 2, requires_grad=True)
-    loss = Loss(name)(logits, torch.full((1, 2, 2), IGNORE))
-    assert torch.isfinite(loss)
-    loss.backward()
-    assert logits.grad is not None
-    assert not logits.grad.any()
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert not gradient[..., 4:].any() and gradient[..., :4].any()
+    nothing = Loss(name)(logits, torch.full_like(labels, IGNORE))
+    (gradient,) = torch.autograd.grad(nothing, logits)
+    assert torch.isfinite(nothing) and not gradient.any()
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -119,10 +106,8 @@ def test_it_is_summed_in_float32_whatever_the_logits(name: str) -> None:
 def test_extreme_logits_stay_finite(name: str, extreme: float) -> None:
     logits = torch.tensor([[extreme, -extreme], [-extreme, extreme], [0, 0]])[None, :, None].requires_grad_()
     loss = Loss(name)(logits, torch.tensor([[[1, 1]]]))
-    loss.backward()
-    assert logits.grad is not None
-    assert torch.isfinite(loss)
-    assert torch.isfinite(logits.grad).all()
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert torch.isfinite(loss) and torch.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -135,6 +120,14 @@ def test_gradients_are_the_slopes(name: str, monkeypatch: pytest.MonkeyPatch) ->
     labels[0, 0, 0] = IGNORE
     weights, border = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64), torch.rand(2, 3, 2, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda x: Loss(name)(x, labels, weights, border).double(), logits)
+
+
+@pytest.mark.parametrize("name", ["ce", "iou", "ce+dice"])
+def test_a_loss_of_several_outputs_is_the_mean_of_theirs(name: str) -> None:
+    outputs = tuple(torch.randn(1, 2, 5, 5, generator=torch.Generator().manual_seed(n)) for n in range(3))
+    labels, weights = torch.randint(2, (1, 5, 5)), torch.tensor([2.0, 1.0])
+    expected = sum(Loss(name)(output, labels, weights).item() for output in outputs) / 3
+    assert Loss(name)(outputs, labels, weights).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_weights_by_hand() -> None:
@@ -170,3 +163,31 @@ def test_a_class_without_pixels_weighs_one() -> None:
 def test_unknown_losses(text: str) -> None:
     with pytest.raises(PlanError, match=r"--loss is .*; allowed: ce, bce, focal, dice, iou"):
         Loss(text)
+
+
+def test_between_two_cells_by_hand() -> None:
+    """A gap of five pixels: the middle one is 3 from either cell, its neighbours 2 + 4."""
+    inside = np.ones((9, 25), bool)
+    inside[:, 10:15] = False
+    weights = border_weights(inside, w0=10, sigma=5)
+    assert (weights.shape, weights.dtype) == ((9, 25), np.float32)
+    assert weights[4, 10:15] == pytest.approx([10 * np.exp(-36 / 50)] * 5, rel=1e-6)
+    assert not weights[inside].any()
+    alone = np.zeros((40, 40), bool)
+    alone[10:20, 10:20] = True
+    assert border_weights(alone).max() == border_weights(np.zeros((4, 4), bool)).max() == 0
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(1, 6), st.floats(0.3, 0.9), st.integers(0, 999))
+def test_border_weights_as_the_formula_says(height: int, width: int, sigma: float, share: float, seed: int) -> None:
+    """Against the distances to every cell over the whole image."""
+    smooth = ndimage.gaussian_filter(np.random.default_rng(seed).random((height, width)), 1)
+    inside = smooth > np.quantile(smooth, share)
+    cells, count = ndimage.label(inside)
+    expected = np.zeros((height, width))
+    if count >= 2:
+        nearest = np.sort([ndimage.distance_transform_edt(cells != n) for n in range(1, count + 1)], axis=0)
+        expected = np.where(inside, 0, 10 * np.exp(-((nearest[0] + nearest[1]) ** 2) / (2 * sigma**2)))
+    # beyond four sigma it is cut off, at 10 exp(-8)
+    np.testing.assert_allclose(border_weights(inside, 10, sigma), expected, atol=0.0034)

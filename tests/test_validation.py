@@ -161,6 +161,7 @@ def test_of_equally_good_thresholds_the_one_nearest_to_one_half_is_taken() -> No
         assert choose_line([label], [np.stack([1 - p, p])], goal).threshold == 0.5
 
 
+@settings(max_examples=10)
 @given(st.floats(0.02, 0.98), st.integers(0, 99))
 def test_recentred_is_the_same_mask_at_one_half(threshold: float, seed: int) -> None:
     model, image = toy_model(seed=seed), noise((1, 40, 50), seed)

@@ -85,7 +85,7 @@ class Trainer:
         self.data = data
         self.sections, self.held_out = data.split(settings.validation)
         self.goal = choose_goal(settings.goal, self.sections, len(data.classes))
-        settings = settle_base(settings, self.slow)
+        settings = settle_base(settings if module is None else replace(settings, network=MODULE), self.slow)
         if settings.augmentation.shades is None:
             shades = CELL_SHADES if self.goal == "v_rand" else 0.0
             settings = replace(settings, augmentation=replace(settings.augmentation, shades=shades))

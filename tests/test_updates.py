@@ -1,4 +1,4 @@
-"""Muon: orthogonal steps for hidden layers, Adam's for all others."""
+"""Muon: orthogonal steps for hidden layers, Adam's for all others; the schedule."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 
 from tilesegment.networks import build_network
 from tilesegment.training.settings import TrainingSettings
-from tilesegment.training.updates import Muon, make_optimiser, orthogonal
+from tilesegment.training.updates import Muon, make_optimiser, orthogonal, schedule
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (16, 144), (64, 20), (5, 1)])
@@ -38,15 +38,21 @@ def test_only_the_direction_of_a_gradient_counts(scale: float) -> None:
     torch.testing.assert_close(orthogonal(matrix * scale), orthogonal(matrix), atol=1e-3, rtol=0)
 
 
+def muon(weight: nn.Parameter, lr: float, decay: float = 0.0) -> Muon:
+    optimiser = Muon([weight], [], lr=lr)
+    optimiser.param_groups[0]["weight_decay"] = decay
+    return optimiser
+
+
 def test_a_layer_that_gets_no_gradient_any_more_stands_still() -> None:
     """Until it fades below what float32 can hold, the mean of the old ones has a direction."""
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(8, 8))
-    optimiser = Muon([weight], [], lr=1.0, decay=0)
+    optimiser = muon(weight, lr=1.0)
     weight.grad = torch.randn(8, 8)
     optimiser.step()
     before, weight.grad = weight.detach().clone(), torch.zeros(8, 8)
-    for _ in range(3000):
+    for _ in range(700):
         optimiser.step()
     assert torch.equal(weight, before)
     weight.grad = torch.randn(8, 8)
@@ -54,22 +60,26 @@ def test_a_layer_that_gets_no_gradient_any_more_stands_still() -> None:
     assert (weight - before).norm() > 1
 
 
-def test_the_first_step_of_a_kernel_by_hand() -> None:
+def test_steps_of_a_kernel_by_hand() -> None:
+    """Momentum is Nesterov's, 0.95; steps are about 0.2 of the rate, as AdamW's."""
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(8, 9, 3, 3))
-    before, gradient = weight.detach().clone(), torch.randn(8, 9, 3, 3)
-    weight.grad = gradient.clone()
-    Muon([weight], [], lr=0.1, momentum=0.9, decay=0.01).step()
-    step = orthogonal(gradient.flatten(1)).view(8, 9, 3, 3) * 0.1 * 0.2 * 9.0  # the square root of 9 * 3 * 3
-    torch.testing.assert_close(weight.detach(), before * (1 - 0.1 * 0.01) - step)
-    assert step.square().mean().sqrt() == pytest.approx(0.1 * 0.2 * 9 / 9, rel=0.25), "0.2 of the rate, as AdamW's"
+    optimiser, mean = muon(weight, lr=0.1, decay=0.01), torch.zeros(8, 9, 3, 3)
+    for gradient in torch.randn(2, 8, 9, 3, 3):
+        before, weight.grad = weight.detach().clone(), gradient.clone()
+        optimiser.step()
+        mean = 0.95 * mean + 0.05 * gradient
+        ahead = 0.05 * gradient + 0.95 * mean
+        step = orthogonal(ahead.flatten(1)).view(8, 9, 3, 3) * 0.1 * 0.2 * 9.0  # the square root of 9 * 3 * 3
+        torch.testing.assert_close(weight.detach(), before * (1 - 0.1 * 0.01) - step)
+        assert step.square().mean().sqrt() == pytest.approx(0.1 * 0.2, rel=0.25)
 
 
 def test_weights_do_not_grow_for_ever() -> None:
     """Pushed the same way by every update, to where decay and steps are in balance: 0.2 sqrt(longer side) / decay."""
     torch.manual_seed(0)
     weight = nn.Parameter(torch.zeros(8, 16))
-    optimiser = Muon([weight], [], lr=0.01, decay=2.0)
+    optimiser = muon(weight, lr=0.01, decay=2.0)
     weight.grad = torch.randn(8, 16)
     norms = []
     for _ in range(600):
@@ -79,32 +89,24 @@ def test_weights_do_not_grow_for_ever() -> None:
     assert norms[-1] == pytest.approx(norms[-100], rel=0.01)
 
 
-def test_momentum_is_nesterovs() -> None:
-    torch.manual_seed(0)
-    weight = nn.Parameter(torch.zeros(8, 8))
-    optimiser = Muon([weight], [], lr=1.0, momentum=0.9, decay=0)
-    first, second = torch.randn(2, 8, 8)
-    for gradient in (first, second):
-        before = weight.detach().clone()
-        weight.grad = gradient
-        optimiser.step()
-    mean = 0.9 * 0.1 * first + 0.1 * second
-    ahead = 0.1 * second + 0.9 * mean
-    torch.testing.assert_close(weight.detach() - before, -orthogonal(ahead) * 0.2 * 8**0.5, atol=1e-4, rtol=0)
-
-
 def test_the_others_are_adams() -> None:
     """As PyTorch computes it."""
     torch.manual_seed(0)
     ours, theirs = nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(5))
-    one = Muon([], [ours], lr=0.1, weight_decay=0.01)
-    other = torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.01)
+    one, other = Muon([], [ours], lr=0.1), torch.optim.AdamW([theirs], lr=0.1, weight_decay=1e-4)
     for _ in range(7):
         ours.grad = torch.randn(5)
         theirs.grad = ours.grad.clone()
         one.step()
         other.step()
     torch.testing.assert_close(ours, theirs)
+
+
+def test_the_rate_rises_then_falls() -> None:
+    rates = [schedule(n / 100) for n in range(101)]
+    assert max(rates) == rates[4] == 1
+    assert rates[0] == 0.05 and rates[-1] == pytest.approx(0.01)
+    assert sorted(rates[:5]) == rates[:5] and sorted(rates[4:], reverse=True) == rates[4:]
 
 
 @pytest.mark.parametrize("network", ["unet", "unet-same", "unetpp", "fcn8"])
