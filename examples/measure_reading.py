@@ -67,10 +67,10 @@ def copy(source: ImageSource, grid: TileGrid, out: Path) -> None:
     def zeros(block: Block, pixels: np.ndarray) -> np.ndarray:
         return np.zeros(block.write.shape, np.uint8)
 
-    with create_mask(out, spec) as mask:
-        for _, error in stream(grid, fetch, zeros, lambda block, ids: mask.write(block.write, ids)):
-            if isinstance(error, Exception):
-                raise error
+    mask = create_mask(out, spec)
+    for _, error in stream(grid, fetch, zeros, lambda block, ids: mask.write(block.write, ids)):
+        if isinstance(error, Exception):
+            raise error
 
 
 def once(image: Path, work: Work, pipeline: str | None, block: int, margin: int) -> tuple[float, float]:

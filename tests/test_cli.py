@@ -2,27 +2,22 @@
 
 import json
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tifffile
 from command_line import Outcome, Run, contents
-from conftest import noise
+from conftest import toy_network
 from data_sets import write_pairs
 from image_files import make_pixels, zarr_array
-from PIL import Image
 
 import tilesegment
 from tilesegment.geometry import Region
 from tilesegment.masks import MaskSpec, create_mask
 from tilesegment.metadata import LabelClass
 from tilesegment.models import bundled_models
-from tilesegment.prediction.predictor import BlockPredictor
 from tilesegment.training.loop import Trainer
 from tilesegment_cli.main import tileseg
 
@@ -89,36 +84,32 @@ def test_the_other_command_of_the_readme(folder: Path, run: Run, monkeypatch: py
 class TestPredict:
     """`tileseg predict`."""
 
-    def test_the_last_line_of_json(self, folder: Path, run: Run) -> None:
-        found = run("predict slide.tif -m toy.safetensors --tile 88 --out mask.zarr --json")
+    LINE = "predict slide.tif -m toy.safetensors --tile 88 "
+
+    def test_json_and_quiet(self, folder: Path, run: Run) -> None:
+        found = run(self.LINE + "--out mask.zarr --json")
         assert found.code == 0
-        facts = json.loads(found.out.splitlines()[-1])
+        facts = json.loads(found.out)
         known = {"pixels", "seconds", "mpx_per_s", "blocks", "tile", "step", "batch", "device", "precision"}
         assert known | {"peak_rss_bytes", "out"} <= facts.keys()
         assert (facts["pixels"], facts["tile"], facts["step"], facts["out"]) == (130 * 150, 88, 48, "mask.zarr")
         assert facts["peak_rss_bytes"] > 1e8
         assert "mask.zarr: 0.0 Mpx in " in found.err
-
-    def test_quiet_prints_nothing(self, folder: Path, run: Run) -> None:
-        found = run("predict slide.tif -m toy.safetensors --tile 88 --out mask.tif -q --preview look.png")
-        assert (found.code, found.out, found.err) == (0, "", "")
-        assert (folder / "mask.tif").exists()
-        assert (folder / "look.png").exists()
+        assert run(self.LINE + "--out mask.tif -q --preview look.png") == Outcome(0, "", "")
+        assert (folder / "mask.tif").exists() and (folder / "look.png").exists()
 
     def test_a_dry_run_prints_the_plan_and_writes_nothing(self, folder: Path, run: Run) -> None:
         before = contents(folder)
-        found = run("predict slide.tif -m toy.safetensors --tile 88 --dry-run")
+        found = run(self.LINE + "--dry-run")
         assert (found.code, found.err) == (0, "")
         for word in ("tile", "block", "memory", "disk", "time", "88 px, of which 48 are kept"):
             assert word in found.out
-        plan = json.loads(run("predict slide.tif -m toy.safetensors --tile 88 --dry-run --json -o m.zarr").out)
+        plan = json.loads(run(self.LINE + "--dry-run --json -o m.zarr").out)
         assert {"tiles", "blocks", "memory_bytes", "disk_bytes", "seconds"} <= plan.keys()
         assert (plan["tiles"], plan["pixels"]) == (12, 130 * 150)
         assert contents(folder) == before
-
-    def test_verbose_prints_the_plan_first(self, folder: Path, run: Run) -> None:
-        found = run("predict slide.tif -m toy.safetensors --tile 88 --out mask.zarr -v")
-        assert found.err.index("12 tiles") < found.err.index("Mpx/s")
+        verbose = run(self.LINE + "--out mask.zarr -v")
+        assert verbose.err.index("12 tiles") < verbose.err.index("Mpx/s")
 
     def test_every_option_reaches_the_library(self, folder: Path, run: Run) -> None:
         line = "predict stack.tif -m toy.safetensors --tile 88 --out m.zarr --batch 2 --device cpu --precision fp32 "
@@ -144,42 +135,13 @@ class TestPredict:
         assert run(line + " --select t=2").code == 0
 
     def test_a_taken_name_and_overwrite(self, folder: Path, run: Run) -> None:
-        line = "predict slide.tif -m toy.safetensors --tile 88 --out mask.png"
+        line = self.LINE + "--out mask.png"
         assert run(line).code == 0
         first = (folder / "mask.png").read_bytes()
         assert run(line + " --threshold 0.7").code == 1
         assert (folder / "mask.png").read_bytes() == first
         assert run(line + " --threshold 0.7 --overwrite").code == 0
         assert (folder / "mask.png").read_bytes() != first
-
-    def test_ctrl_c_and_the_same_command_again(self, folder: Path, run: Run) -> None:
-        """In a process of its own, with a real signal."""
-        tifffile.imwrite("long.tif", noise((120, 90, 90)), photometric="minisblack")
-        line = "predict long.tif -m toy.safetensors --tile 88 --batch 1 --out m.zarr"
-        program = "from tilesegment_cli.main import main; main()"
-        command = [sys.executable, "-c", program, *line.split()]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            deadline = time.monotonic() + 60
-            while not list(Path("m.zarr.partial").rglob("c/2/0/0")) and time.monotonic() < deadline:
-                time.sleep(0.02)
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=60)
-        assert (process.returncode, out) == (130, "")
-        assert err.split("\n", 1)[0].endswith("the same command goes on from there.")
-        assert err.rstrip().endswith("Stopped.")
-        assert "Traceback" not in err
-        assert not Path("m.zarr").exists()
-        again = run(line)
-        assert again.code == 0
-        assert " blocks were done before" in again.err
-
-    def test_the_bundled_model_is_said_to_be_used(
-        self, folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("tilesegment.models.bundled_models", lambda: {"em-membrane": folder / "toy.safetensors"})
-        found = run("predict slide.tif --tile 88 --out mask.zarr")
-        assert found.code == 0
-        assert found.err.startswith("Note: no model was named: using the bundled ")
 
 
 class TestTrain:
@@ -204,7 +166,9 @@ class TestTrain:
         assert run(self.LINE + "--out my_run").code == 1
         assert run(self.LINE + "--out my_run --overwrite -q") == Outcome(0, "", "")
 
-    def test_ctrl_c_says_where_the_model_is(self, folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_ctrl_c_says_where_the_model_is_and_the_run_goes_on(
+        self, folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         write_pairs(folder / "data", 3, side=64)
         update, calls = Trainer.update, []
 
@@ -214,14 +178,19 @@ class TestTrain:
                 raise KeyboardInterrupt
             return update(*args)
 
-        monkeypatch.setattr(Trainer, "update", third)
-        found = run(self.LINE.replace("--steps 3", "--steps 99"))
+        with monkeypatch.context() as stopped:
+            stopped.setattr(Trainer, "update", third)
+            found = run(self.LINE)
         assert (found.code, found.out) == (130, "")
         assert "The model after 2 steps is in runs/data." in found.err
-        assert "Go on with: tileseg train data --out runs/data --resume" in found.err
         assert found.err.rstrip().endswith("Stopped.")
-        monkeypatch.setattr(Trainer, "update", update)
         assert run("info runs/data/model.safetensors").code == 0
+        again = re.search(r"Go on with: tileseg (train data --out runs/data --resume)\n", found.err)
+        assert again is not None
+        found = run(again[1])
+        assert (found.code, "going on after step 2" in found.err) == (0, True)
+        found = run(again[1])
+        assert (found.code, "is finished" in found.err) == (0, True)
 
     def test_every_option_reaches_the_run(self, folder: Path, run: Run) -> None:
         """What is parsed is not ignored: all of it stands in config.json."""
@@ -251,19 +220,6 @@ class TestTrain:
         again = json.loads((folder / "again" / "config.json").read_text())["settings"]
         assert {**again, "seed": 7, "name": "n"} == {**settings, "augmentation": augmentation}
 
-    def test_a_stopped_run_goes_on(self, folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        write_pairs(folder / "data", 3, side=64)
-        save = Trainer.save
-        with monkeypatch.context() as stopped:
-            stopped.setattr(Trainer, "_check_health", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-            assert run(self.LINE + "--out my_run").code == 130
-        assert Trainer.save is save
-        found = run("train data --out my_run --resume")
-        assert found.code == 0
-        assert "going on after step 1" in found.err
-        again = run("train data --out my_run --resume")
-        assert again.code == 0 and "is finished" in again.err
-
 
 def test_networks_are_listed_with_their_options(run: Run) -> None:
     found = run("networks")
@@ -273,29 +229,18 @@ def test_networks_are_listed_with_their_options(run: Run) -> None:
     assert {one["name"] for one in json.loads(run("networks --json").out)} >= {"unet", "unet-same", "fcn8"}
 
 
-class TestVerify:
-    """`tileseg verify`."""
-
-    LINE = "verify slide.tif -m toy.safetensors --tile 88 --precision fp32"
-
-    def test_seamless(self, folder: Path, run: Run) -> None:
-        found = run(self.LINE + " --json")
-        assert found.code == 0
-        assert found.err.splitlines()[-1].startswith("seamless: tile 88, step 48, fp32: largest difference")
-        facts = json.loads(found.out)
-        assert facts["seamless"] is True
-        assert facts["pixels"] == 0
-        assert run(self.LINE + " -q") == Outcome(0, "", "")
-
-    def test_not_seamless(self, folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        logits = BlockPredictor._probabilities
-        monkeypatch.setattr(
-            BlockPredictor, "_probabilities", lambda self, x: logits(self, x - x.mean((2, 3), keepdim=True))
-        )
-        found = run(self.LINE + " --json")
-        assert found.code == 1
-        assert found.err.splitlines()[-1].startswith("NOT seamless")
-        assert json.loads(found.out)["seamless"] is False
+def test_verify(folder: Path, run: Run) -> None:
+    line = "verify slide.tif -m toy.safetensors --tile 88 --precision fp32"
+    found = run(line + " --json")
+    assert found.code == 0
+    assert found.err.splitlines()[-1].startswith("seamless: tile 88, step 48, fp32: largest difference")
+    facts = json.loads(found.out)
+    assert (facts["seamless"], facts["pixels"]) == (True, 0)
+    assert run(line + " -q") == Outcome(0, "", "")
+    toy_network("unet-same", depth=2, base=3).save(folder / "same.safetensors")
+    found = run("verify slide.tif -m same.safetensors --halo 4 --tile 56 --precision fp32 --json")
+    assert (found.code, json.loads(found.out)["seamless"]) == (1, False)
+    assert found.err.splitlines()[-1].startswith("NOT seamless")
 
 
 def test_info(folder: Path, run: Run) -> None:
@@ -329,10 +274,10 @@ def test_info_of_a_mask_fits_on_a_screen_and_tells_its_shares(folder: Path, run:
 
 def test_info_of_a_mask_of_many_classes_lists_the_frequent_ones(folder: Path, run: Run) -> None:
     classes = tuple(LabelClass(f"class {n}", "#123456") for n in range(30))
-    with create_mask("mask.zarr", MaskSpec((40, 40), None, 64, 64, classes, None)) as writer:
-        ids = np.minimum(np.arange(1600) // 50, 29).reshape(40, 40).astype(np.uint8)
-        writer.write(Region(0, 0, 40, 40), ids)
-        writer.finish()
+    writer = create_mask("mask.zarr", MaskSpec((40, 40), None, 64, 64, classes, None))
+    ids = np.minimum(np.arange(1600) // 50, 29).reshape(40, 40).astype(np.uint8)
+    writer.write(Region(0, 0, 40, 40), ids)
+    writer.finish()
     brief = run("info mask.zarr").out.splitlines()
     assert brief[-1] == "  and 10 rarer classes" and len(brief) <= 40
     shares = json.loads(run("info mask.zarr --json").out)["shares"]
@@ -346,13 +291,6 @@ def test_models(run: Run) -> None:
     assert found.code == 0
     assert [one["path"] for one in json.loads(found.out)] == list(bundled_models())
     assert len(run("models").out.splitlines()) == len(bundled_models())
-
-
-def test_preview(folder: Path, run: Run) -> None:
-    run("predict slide.tif -m toy.safetensors --tile 88 --out mask.zarr -q")
-    assert run("preview slide.tif mask.zarr --out look.png").out == "look.png\n"
-    with Image.open("look.png") as picture:
-        assert picture.width > 300
 
 
 def test_debug_shows_where_it_happened(folder: Path) -> None:

@@ -70,10 +70,10 @@ def test_a_mask_and_what_made_it(predicted: Path) -> None:
 def make_mask(path: Path, ids: np.ndarray, classes: int) -> Path:
     """A mask of `ids` (48, 64) with pixels of 0.5 x 0.25 um."""
     names = tuple(LabelClass(f"class {n}", "#123456") for n in range(classes))
-    with create_mask(path, MaskSpec((48, 64), None, 32, 32, names, PixelSize(0.5, 0.25))) as writer:
-        for region, z in writer.base.blocks():
-            writer.write(region, ids[region.slices].astype(np.uint8), z)
-        writer.finish()
+    writer = create_mask(path, MaskSpec((48, 64), None, 32, 32, names, PixelSize(0.5, 0.25)))
+    for region, z in writer.base.blocks():
+        writer.write(region, ids[region.slices].astype(np.uint8), z)
+    writer.finish()
     return path
 
 

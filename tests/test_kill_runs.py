@@ -24,7 +24,7 @@ def run(*options: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     return done
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+@pytest.mark.slow
 def test_killed_runs_end_in_the_mask_of_an_undisturbed_one() -> None:
     done = run("--kills", "2", "--size", "400", "--parts", "2", "--json")
     found = json.loads(done.stdout)

@@ -250,6 +250,9 @@ def test_every_flipped_bit_of_a_block_is_noticed_on_reading(tmp_path: Path) -> N
     fill(writer, ids_of(writer.spec))
     (file,) = writer.base.objects(FIRST, 0)
     content = file.read_bytes()
+    file.write_bytes(content[:9] + bytes([content[9] ^ 1]) + content[10:])
+    with pytest.raises(MaskError, match="c/0/0"):  # before the mask has its name
+        writer.finish()
     index = len(content) - 4 * 16 - 4
     for bit in range(0, 8 * len(content), 41):
         damaged = bytearray(content)

@@ -1,6 +1,5 @@
 """The pictures of a run: curves, held-out samples, training examples."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +10,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from tilesegment.draw import Sample, compare, save
+from tilesegment.draw import Sample, compare
 from tilesegment.metadata import LabelClass, default_colours
 from tilesegment.models.header import Normalisation
-from tilesegment.training.data import IGNORE, open_dataset
+from tilesegment.training.data import IGNORE
 from tilesegment.training.loop import Record
 from tilesegment.training.pictures import draw_curves, draw_examples
 from tilesegment.training.validation import Scores
 
-MISSED, FALSE, CONFUSED = (213, 94, 0), (86, 180, 233), (240, 228, 66)
+MISSED, FALSE, CONFUSED, DARK = (213, 94, 0), (86, 180, 233), (240, 228, 66), (8, 81, 156)
 GLASS, STROMA = (243, 241, 242), (225, 161, 196)
 NAMES = ["_back_", "$a$b", "细胞", "x" * 300, "\udcff\n\t", "", "plain"]
 
@@ -30,21 +29,8 @@ def classes(count: int) -> tuple[LabelClass, ...]:
 
 
 def scores(count: int, value: float, goal: str) -> Scores:
-    cells = value if goal == "v_rand" else None
-    each = (None, *[value / (n + 1) for n in range(count - 1)])
-    return Scores(
-        goal=goal,
-        value=value,
-        floor_value=0.2,
-        accuracy=0.9,
-        floor=0.7,
-        dice=each,
-        iou=each,
-        miou=value,
-        v_rand=cells,
-        v_info=cells,
-        sections=(("a", value),),
-    )
+    cells, each = value if goal == "v_rand" else None, (None, *[value / (n + 1) for n in range(count - 1)])
+    return Scores(goal, value, 0.2, 0.9, 0.7, each, each, value, cells, cells, (("a", value),))
 
 
 def records(number: int, every: int, count: int = 2, goal: str = "v_rand") -> list[Record]:
@@ -65,13 +51,13 @@ def share(picture: np.ndarray, colour: tuple[int, int, int], tolerance: int = 30
     return float((np.abs(picture.astype(int) - colour).max(-1) <= tolerance).mean())
 
 
-@pytest.mark.parametrize(("count", "goal"), [(2, "v_rand"), (2, "dice"), (5, "miou"), (7, "miou"), (32, "miou")])
-@pytest.mark.parametrize("number", [1, 2, 60])
+@pytest.mark.parametrize(("count", "goal"), [(2, "v_rand"), (2, "dice"), (7, "miou"), (32, "miou")])
+@pytest.mark.parametrize("number", [1, 60])
 def test_curves_of_any_run(tmp_path: Path, count: int, goal: str, number: int) -> None:
     draw_curves(records(number, max(number // 4, 1), count, goal), tmp_path / "c.png", "ce+$x$", classes(count))
     drawn = pixels(tmp_path / "c.png")
     assert 900 < drawn.shape[1] < 2000 and 400 < drawn.shape[0] < 1000
-    assert share(drawn, (8, 81, 156)) > 1e-4, "the main score's curve, or point, is there"
+    assert share(drawn, DARK) > 1e-4, "the main score's curve, or point, is there"
 
 
 def test_curves_without_scores_are_narrower_and_those_of_no_records_empty(tmp_path: Path) -> None:
@@ -79,7 +65,7 @@ def test_curves_without_scores_are_narrower_and_those_of_no_records_empty(tmp_pa
     draw_curves([], tmp_path / "none.png", "ce", classes(2))
     one, none = pixels(tmp_path / "one.png"), pixels(tmp_path / "none.png")
     assert one.shape == none.shape and one.shape[1] < 1000
-    assert share(one, (8, 81, 156)) > 5e-4 > share(none, (8, 81, 156)) == 0
+    assert share(one, DARK) > 5e-4 > share(none, DARK) == 0
 
 
 def test_a_constant_predictor_far_below_does_not_flatten_the_scores(tmp_path: Path) -> None:
@@ -89,16 +75,8 @@ def test_a_constant_predictor_far_below_does_not_flatten_the_scores(tmp_path: Pa
     ]
     draw_curves(seen, tmp_path / "c.png", "ce", classes(2))
     right = pixels(tmp_path / "c.png")[:-160, 800:]  # without the loss, and without the legend
-    rows = np.flatnonzero((np.abs(right.astype(int) - (8, 81, 156)).max(-1) <= 30).any(1))
+    rows = np.flatnonzero((np.abs(right.astype(int) - DARK).max(-1) <= 30).any(1))
     assert np.ptp(rows) > len(right) / 2
-
-
-def test_a_long_run_is_drawn_in_little_time(tmp_path: Path) -> None:
-    many = records(100_000, 10_000)
-    start = time.process_time()
-    draw_curves(many, tmp_path / "c.png", "ce", classes(2))
-    assert time.process_time() - start < 10
-    assert share(pixels(tmp_path / "c.png"), (158, 202, 225)) > 1e-4
 
 
 def blobs(side: int, ids: int, seed: int) -> np.ndarray:
@@ -109,27 +87,20 @@ def blobs(side: int, ids: int, seed: int) -> np.ndarray:
     )
 
 
-def sample(
-    truth: np.ndarray, prediction: np.ndarray, channels: int = 1, dtype: str = "uint8", name: str = "s"
-) -> Sample:
+def row(truth: np.ndarray, prediction: np.ndarray, channels: int = 1, dtype: str = "uint8", name: str = "s") -> Sample:
     image = np.random.default_rng(3).random((channels, *truth.shape)) * 200
     return Sample(name, image.astype(dtype), truth, prediction)
 
 
-def draw_samples(samples: list[Sample], names: tuple[LabelClass, ...], path: Path) -> None:
-    save(compare(samples, names, "Held out"), path)
+def drawn_rows(samples: list[Sample], count: int) -> np.ndarray:
+    return np.asarray(compare(samples, classes(count), "Held out"))
 
 
-@pytest.mark.parametrize(
-    ("channels", "dtype"), [(1, "uint8"), (2, "uint16"), (3, "uint8"), (7, "float32"), (64, "int16")]
-)
-@pytest.mark.parametrize("count", [2, 4, 32])
-def test_samples_of_any_images_and_names(tmp_path: Path, channels: int, dtype: str, count: int) -> None:
-    rows = [
-        sample(blobs(64, min(count, 6), n), blobs(64, min(count, 6), 9), channels, dtype, NAMES[n]) for n in range(4)
-    ]
-    draw_samples(rows, classes(count), tmp_path / "s.png")
-    drawn = pixels(tmp_path / "s.png")
+@pytest.mark.parametrize(("channels", "dtype"), [(1, "uint8"), (2, "uint16"), (3, "uint8"), (64, "float32")])
+@pytest.mark.parametrize("count", [2, 32])
+def test_samples_of_any_images_and_names(channels: int, dtype: str, count: int) -> None:
+    rows = [row(blobs(64, min(count, 6), n), blobs(64, min(count, 6), 9), channels, dtype, NAMES[n]) for n in range(4)]
+    drawn = drawn_rows(rows, count)
     # 64 pixels are enlarged five times
     assert drawn.shape[1] == 4 * 320 + 5 * 12
     assert 4 * 320 < drawn.shape[0] < 4 * 320 + 800
@@ -138,57 +109,50 @@ def test_samples_of_any_images_and_names(tmp_path: Path, channels: int, dtype: s
     assert (share(errors, CONFUSED) > 0.02) == (count > 2)
 
 
-def errors_of(path: Path, side: int) -> np.ndarray:
-    """The errors' panel (side, side, 3) of the only row, whose four panels are `side` wide."""
-    drawn = pixels(path)
-    left = 12 + 3 * (side + 12)
-    # the first row of pixels that is not white throughout, other than text
-    dark = (drawn[:, left : left + side] < 250).any(-1).mean(1) > 0.95
-    top = int(np.argmax(dark))
-    return drawn[top : top + side, left : left + side]
-
-
-def test_errors_are_where_they_are_and_ignored_pixels_are_none(tmp_path: Path) -> None:
+def test_errors_are_where_they_are_and_ignored_pixels_are_none() -> None:
     truth, prediction = np.ones((400, 400), np.uint8), np.ones((400, 400), np.uint8)
     prediction[:100] = 0
     truth[100:200] = 0
     truth[200:300], prediction[200:300] = IGNORE, 0
-    draw_samples([sample(truth, prediction)], classes(2), tmp_path / "s.png")
-    panel = errors_of(tmp_path / "s.png", 400)
-    parts = [panel[n : n + 98] for n in (1, 101, 201, 301)]
+    errors = drawn_rows([row(truth, prediction)], 2)[:, 12 + 3 * 412 : -12]
+    top = int(np.argmax((errors < 250).any(-1).mean(1) > 0.95))  # below the text
+    parts = [errors[top + n : top + n + 98] for n in (1, 101, 201, 301)]
     assert [share(part, MISSED) > 0.99 for part in parts] == [True, False, False, False]
     assert [share(part, FALSE) > 0.99 for part in parts] == [False, True, False, False]
-    for part, grey in zip(parts[2:], (1.0, 1.0), strict=True):
-        assert np.ptp(part.astype(int), axis=-1).max() <= grey, "neither ignored nor right pixels are coloured"
+    for part in parts[2:]:
+        assert np.ptp(part.astype(int), axis=-1).max() <= 1, "neither ignored nor right pixels are coloured"
     assert parts[2].mean() > parts[3].mean(), "what is not labelled is veiled in grey"
 
 
-def test_two_classes_are_outlined_and_more_are_filled(tmp_path: Path) -> None:
+def test_two_classes_are_outlined_and_more_are_filled() -> None:
     ids = blobs(400, 2, 0)
-    filled = []
-    for count in (2, 3):
-        draw_samples([sample(ids, ids)], classes(count), tmp_path / "s.png")
-        drawn = pixels(tmp_path / "s.png")[:, 412:824].astype(int)
-        filled.append(float((np.ptp(drawn, axis=-1) > 40).mean()))
-    assert 0.01 < filled[0] < 0.15 < 0.3 < filled[1]
+    labels = [drawn_rows([row(ids, ids)], count)[:, 424:824].astype(int) for count in (2, 3)]
+    outlined, filled = (float((np.ptp(one, axis=-1) > 40).mean()) for one in labels)
+    assert 0.01 < outlined < 0.15 < 0.3 < filled
 
 
 @pytest.mark.parametrize(("shape", "panel"), [((1500, 900), (500, 300)), ((3, 2100), (1, 700)), ((1, 1), (320, 320))])
-def test_large_samples_are_reduced_and_small_ones_enlarged(tmp_path: Path, shape, panel) -> None:
+def test_large_samples_are_reduced_and_small_ones_enlarged(shape: tuple[int, int], panel: tuple[int, int]) -> None:
     ids = np.ones(shape, np.uint8)
-    draw_samples([sample(ids, ids)], classes(2), tmp_path / "s.png")
-    drawn = pixels(tmp_path / "s.png")
+    drawn = drawn_rows([row(ids, ids)], 2)
     assert drawn.shape[1] == max(4 * panel[1] + 5 * 12, 640)
     assert panel[0] < drawn.shape[0] < panel[0] + 300
 
 
-def test_samples_of_several_sizes_lie_in_columns(tmp_path: Path) -> None:
-    both = [sample(np.ones(shape, np.uint8), np.zeros(shape, np.uint8)) for shape in ((400, 500), (600, 350))]
-    draw_samples(both, classes(2), tmp_path / "s.png")
-    drawn = pixels(tmp_path / "s.png")
+def test_samples_of_several_sizes_lie_in_columns() -> None:
+    drawn = drawn_rows([row(np.ones(shape, "u1"), np.zeros(shape, "u1")) for shape in ((400, 500), (600, 350))], 2)
     assert drawn.shape[1] == 4 * 500 + 5 * 12 and drawn.shape[0] > 1000
     errors = (np.abs(drawn[:, 12 + 3 * 512 :].astype(int) - MISSED).max(-1) < 30).sum(1)
     assert (errors[errors > 300] >= 350).all() and set(errors[errors > 300]) >= {350, 500}
+
+
+def test_samples_have_the_colours_of_the_images() -> None:
+    image = np.empty((3, 400, 400), np.uint8)
+    image[:, :, :200], image[:, :, 200:] = (np.array(rgb, np.uint8)[:, None, None] for rgb in (GLASS, STROMA))
+    empty = np.zeros((400, 400), np.uint8)
+    drawn = drawn_rows([Sample("he", image, empty, empty)], 2)[200]
+    for left in (12, 424, 836):
+        assert {tuple(colour) for colour in drawn[left : left + 400].tolist()} == {GLASS, STROMA}
 
 
 def examples(number: int, side: int, output: int, channels: int = 1) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -201,7 +165,7 @@ def plain(channels: int = 1) -> Normalisation:
     return Normalisation((0.0,) * channels, (1.0,) * channels, "float32")
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(number=st.integers(1, 13), side=st.integers(1, 900), crop=st.integers(0, 450), channels=st.integers(1, 4))
 def test_examples_of_any_number_and_size(tmp_path_factory, number: int, side: int, crop: int, channels: int) -> None:
     path = tmp_path_factory.getbasetemp() / "e.png"
@@ -253,27 +217,3 @@ def test_examples_have_the_colours_of_the_images(tmp_path: Path) -> None:
     draw_examples([(inputs, np.zeros((240, 240), np.int64))], scale, classes(2), tmp_path / "e.png")
     drawn = {tuple(colour) for colour in pixels(tmp_path / "e.png")[150, 12:252].tolist()}
     assert drawn == {GLASS, STROMA}
-
-
-def test_samples_have_the_colours_of_the_images(tmp_path: Path) -> None:
-    image = np.empty((3, 400, 400), np.uint8)
-    image[:, :, :200], image[:, :, 200:] = (np.array(rgb, np.uint8)[:, None, None] for rgb in (GLASS, STROMA))
-    empty = np.zeros((400, 400), np.uint8)
-    draw_samples([Sample("he", image, empty, empty)], classes(2), tmp_path / "s.png")
-    drawn = pixels(tmp_path / "s.png")[200]
-    for left in (12, 424, 836):
-        assert {tuple(colour) for colour in drawn[left : left + 400].tolist()} == {GLASS, STROMA}
-
-
-def test_real_sections(tmp_path: Path, isbi: Path) -> None:
-    data = open_dataset(isbi)
-    one = data.sections[-1]
-    found = ndimage.uniform_filter(one.image[0].astype(np.float32), 5) > 110
-    draw_samples(
-        [Sample(one.name, one.image, one.label, found.astype(np.uint8))],
-        data.classes,
-        tmp_path / "s.png",
-    )
-    drawn = pixels(tmp_path / "s.png")
-    assert drawn.shape[1] == 4 * 512 + 5 * 12
-    assert 0.001 < share(drawn, MISSED) < 0.2 and 0.001 < share(drawn, FALSE) < 0.2

@@ -66,7 +66,7 @@ def status(path: str | Path) -> MaskStatus:
         is_partial = folder != path or record.get("state") == "partial"
         grids = [target.grid(spec).halved(halvings) for halvings in target.halvings]
         if not target.is_folder and not is_partial:
-            blocks = math.prod(grids[0].blocks_along)
+            blocks = math.prod(grids[0].count(spec.block))
             return MaskStatus(path, "complete", blocks, blocks, 0, spec)
         levels = [survey(folder / str(n), grid) for n, grid in enumerate(grids[:1] if is_partial else grids)]
     done = levels[0].done

@@ -16,6 +16,7 @@ from uuid import NAMESPACE_URL, uuid5
 from xml.etree import ElementTree
 
 import numpy as np
+import zarr
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tifffile import TiffFile, TiffPage, TiffWriter
@@ -125,15 +126,12 @@ class TiffLevel:
 
     def read(self, region: Region, z: int) -> np.ndarray:
         """Return the class ids of `region` of plane `z`, (h, w) uint8."""
-        ids = np.empty(region.shape, np.uint8)
         try:
             with TiffFile(self.path, _multifile=False) as tiff:
-                for tile, pixels in _stored_tiles(_levels(tiff, z)[self.number], region):
-                    both = tile.intersect(region)
-                    ids[both.within(region).slices] = pixels[both.within(tile).slices]
+                level = zarr.open_array(_levels(tiff, z)[self.number].aszarr(), mode="r")
+                return np.asarray(level[region.slices])
         except Exception as error:  # tifffile and its codecs have dozens of ways to refuse a file
             raise MaskError(f"{self.path} is damaged ({one_line(error, 200)}): compute the mask again") from error
-        return ids
 
 
 @dataclass(frozen=True)
@@ -221,30 +219,12 @@ def _read_tiff(path: Path) -> Exported | None:
 
 
 def _holds_all(tiff: TiffFile) -> bool:
-    """Return whether all tiles of all levels lie within the file."""
-    size = tiff.filehandle.size
+    """Return whether all tiles of all levels are stored, and lie within the file."""
     pages = [level for page in tiff.pages for level in (page, *(page.pages or ()))]
-    ends = (
-        start + length for page in pages for start, length in zip(page.dataoffsets, page.databytecounts, strict=True)
-    )
-    return max(ends, default=size + 1) <= size
+    tiles = [tile for page in pages for tile in zip(page.dataoffsets, page.databytecounts, strict=True)]
+    return all(length > 0 and start + length <= tiff.filehandle.size for start, length in tiles)
 
 
 def _levels(tiff: TiffFile, z: int) -> list[TiffPage]:
     page = tiff.pages[z].aspage()
     return [page, *(smaller.aspage() for smaller in page.pages or ())]
-
-
-def _stored_tiles(page: TiffPage, region: Region) -> Iterator[tuple[Region, np.ndarray]]:
-    """Yield region and ids (h, w) of each tile of a page that meets `region`."""
-    height, width = page.tilelength, page.tilewidth
-    across = -(-page.imagewidth // width)
-    for row in range(region.y0 // height, -(-region.y1 // height)):
-        for column in range(region.x0 // width, -(-region.x1 // width)):
-            number = row * across + column
-            page.parent.filehandle.seek(page.dataoffsets[number])
-            data = page.parent.filehandle.read(page.databytecounts[number])
-            pixels = page.decode(data, number)[0]
-            assert pixels is not None, "every tile of a mask is stored"
-            tile = Region(row * height, column * width, row * height + height, column * width + width)
-            yield tile.intersect(Region(0, 0, page.imagelength, page.imagewidth)), pixels[0, :, :, 0]

@@ -187,33 +187,26 @@ class Grid:
         """Side of a stored object."""
         return self.block if self.format == 3 else self.chunk
 
+    def sizes(self, channels: int | None, depth: int | None, height: int, width: int) -> tuple[int, ...]:
+        """Return the sizes of those axes that the array has."""
+        every = {"c": channels, "z": depth, "y": height, "x": width}
+        return tuple(every[axis] or 1 for axis in self.axes)
+
     @property
     def full(self) -> tuple[int, ...]:
         """Shape of the array."""
-        return self._sizes(self.channels, self.depth, *self.shape)
+        return self.sizes(self.channels, self.depth, *self.shape)
 
     @property
-    def chunks(self) -> tuple[int, ...]:
-        return self._sizes(1, 1, self.chunk, self.chunk)
+    def cut(self) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+        """Shapes of its chunks and of its shards."""
+        shards = self.sizes(self.channels, 1, self.block, self.block) if self.format == 3 else None
+        return self.sizes(1, 1, self.chunk, self.chunk), shards
 
-    @property
-    def shards(self) -> tuple[int, ...] | None:
-        return self._sizes(self.channels, 1, self.block, self.block) if self.format == 3 else None
-
-    @property
-    def objects_along(self) -> tuple[int, ...]:
-        """Number of stored objects along each axis."""
-        return self._sizes(1, self.depth, *(-(-size // self.stored) for size in self.shape))
-
-    @property
-    def blocks_along(self) -> tuple[int, int, int]:
-        """Number of blocks: planes, rows, columns."""
-        rows, columns = (-(-size // self.block) for size in self.shape)
+    def count(self, side: int) -> tuple[int, int, int]:
+        """Return the number of squares of `side` pixels: planes, rows, columns."""
+        rows, columns = (-(-size // side) for size in self.shape)
         return self.depth or 1, rows, columns
-
-    def _sizes(self, channels: int | None, depth: int | None, height: int, width: int) -> tuple[int, ...]:
-        every = {"c": channels, "z": depth, "y": height, "x": width}
-        return tuple(every[axis] or 1 for axis in self.axes)
 
     def halved(self, halvings: int) -> "Grid":
         """Return the grid of a level that is halved `halvings` times."""

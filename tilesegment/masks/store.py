@@ -151,7 +151,7 @@ def open_array(path: Path, grid: Grid) -> BlockArray:
     except Exception as error:  # zarr has a dozen ways to refuse metadata
         raise MaskError(f"cannot open the array {path}: {one_line(error, 200)}; compute the mask again") from error
     found = (array.shape, array.chunks, array.shards, array.dtype)
-    if found != (grid.full, grid.chunks, grid.shards, grid.dtype):
+    if found != (grid.full, *grid.cut, grid.dtype):
         raise MaskError(f"the array {path} is not the one that its group describes; compute the mask again")
     return BlockArray(array, path, grid, _made(path, grid))
 
@@ -163,14 +163,15 @@ def _documents(grid: Grid) -> dict[str, bytes]:
     if grid.format == 3:
         codec = BloscCodec(typesize=grid.dtype.itemsize, cname=cname, clevel=level, shuffle="bitshuffle")
         # blosc does not notice flipped bits
-        options = {"compressors": [codec, Crc32cCodec()], "dimension_names": list(grid.axes), "shards": grid.shards}
+        options = {"compressors": [codec, Crc32cCodec()], "dimension_names": list(grid.axes)}
     else:
         options = {"compressors": _COMPRESSOR, "chunk_key_encoding": {"name": "v2", "separator": "/"}}
     files: dict[str, Any] = {}
     zarr.create_array(
         store=MemoryStore(files),
         shape=grid.full,
-        chunks=grid.chunks,
+        chunks=grid.cut[0],
+        shards=grid.cut[1],
         dtype=grid.dtype,
         fill_value=0,
         zarr_format=grid.format,  # type: ignore[arg-type]
@@ -224,14 +225,16 @@ def _checksum(data: bytes) -> bytes:
 
 def survey(path: Path, grid: Grid) -> Survey:
     """Find what is stored of the array in folder `path`, without decoding: 100,000 blocks take seconds."""
-    if math.prod(grid.objects_along) > _MOST_OBJECTS:
+    planes, *plane = grid.count(grid.stored)
+    counts = grid.sizes(1, planes, *plane)
+    if math.prod(counts) > _MOST_OBJECTS:
         raise MaskError(f"{path} is cut into more than {_MOST_OBJECTS:,} stored objects; use larger blocks")
     root, damaged = grid.root(path), []
-    whole = np.zeros(grid.objects_along, bool)
+    whole = np.zeros(counts, bool)
     with reporting("look through", path):
         for folder in (path, root):
             _refuse_link(folder, folder.is_symlink())
-        for place, entry in _objects(root, grid.objects_along):
+        for place, entry in _objects(root, counts):
             try:
                 # anything but a file would not open, or would block whoever opens it
                 whole[place] = entry.is_file() and _is_whole(entry.path, grid)
@@ -239,7 +242,7 @@ def survey(path: Path, grid: Grid) -> Survey:
                 continue
             if not whole[place]:
                 damaged.append((place, Path(entry.path)))
-    done = whole.reshape(grid.depth or 1, *grid.objects_along[-2:])
+    done = whole.reshape(planes, *plane)
     for axis in (1, 2):
         done = np.logical_and.reduceat(done, range(0, done.shape[axis], grid.block // grid.stored), axis=axis)
     return Survey(done, tuple(file for _, file in sorted(damaged)))

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,11 @@ def create_probabilities(
 
 
 @dataclass(frozen=True)
-class MaskWriter(AbstractContextManager["MaskWriter"]):
+class MaskWriter:
     """A mask, or the probabilities of its classes, in progress.
 
-    Threads and processes may write different blocks at a time; a writer can be pickled. Leaving it as a context does
-    not end the mask: only `finish` does, and until then the next run goes on with whatever is stored.
+    Threads and processes may write different blocks at a time; a writer can be pickled. Until `finish`, the next run
+    goes on with whatever is stored.
     """
 
     target: Target
@@ -79,9 +79,6 @@ class MaskWriter(AbstractContextManager["MaskWriter"]):
     def path(self) -> Path:
         """Where the mask will be."""
         return self.target.path
-
-    def __exit__(self, *error: object) -> None:
-        return None
 
     def write(self, region: Region, pixels: np.ndarray, z: int = 0) -> None:
         """Store one block durably.
@@ -297,8 +294,8 @@ def lock_file(folder: Path) -> Path | None:
 def claim(folder: Path, *, shared: bool = False, wait: bool = False) -> Iterator[bool]:
     """Hold the mask in `folder`; yield whether it is still there: another process may have just renamed it.
 
-    Others may hold it too, if all share it; `wait` waits until whoever holds it lets go of it. Where the file system has
-    no locks, masks are written without: whoever writes a block writes the same bytes.
+    Others may hold it too, if all share it; `wait` waits until whoever holds it lets go of it. Where the file system
+    has no locks, masks are written without: whoever writes a block writes the same bytes.
     """
     file = lock_file(folder)
     with ExitStack() as stack:

@@ -5,6 +5,7 @@ Anybody can write such a file: a shape of 1e15, a chunk larger than memory, a co
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -51,7 +52,7 @@ class Node:
 
 def is_zarr(folder: Path) -> bool:
     """Return whether a folder has the metadata of a Zarr array or group, or a part of it."""
-    return any((folder / name).is_file() for name in METADATA)
+    return any(os.path.isfile(folder / name) for name in METADATA)  # False where the folder is locked
 
 
 def read_node(folder: Path, error: type[TilesegmentError] = ImageError) -> Node | None:
