@@ -25,7 +25,7 @@ from mask_files import mask_of
 
 import tilesegment
 from tilesegment.cluster import Cluster
-from tilesegment.cluster.cluster import Finishing
+from tilesegment.cluster.window import Finishing
 from tilesegment.errors import ClusterError, StoppedError
 from tilesegment.prediction.result import Listener, Progress, Result
 from tilesegment.threads import core_count
@@ -99,10 +99,13 @@ class TestOwnWorkers:
             cluster.client.wait_for_workers(1, timeout=60)
             assert list(cluster.owned.workers.values()) == [nanny]
 
-    def test_those_that_ended_for_good_are_started_anew_or_end_the_run(self, tmp_path: Path) -> None:
-        with Cluster.start(1, wait=60) as cluster:
+    def test_those_that_ended_for_good_are_started_anew(self, tmp_path: Path) -> None:
+        with Cluster.start(1) as cluster:
             cluster.client.retire_workers()
             assert send(cluster, cluster_tasks.plain, 30, tmp_path) == ALL
+
+    def test_those_that_cannot_be_started_again_end_the_run(self, tmp_path: Path) -> None:
+        with Cluster.start(1, wait=60) as cluster:
             cluster.crew.wait = 2
             assert cluster.owned is not None
             cluster.owned.worker_spec[0]["options"]["preload"] = ["raise ValueError('no more of us')"]

@@ -53,10 +53,12 @@ def truth(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("kind", MASKS)
 def test_a_mask_of_any_format_has_the_scores_of_its_pixels(kind: str, tmp_path: Path, truth: Path) -> None:
-    found = evaluate(MASKS[kind](tmp_path), truth)
+    prediction = MASKS[kind](tmp_path)
+    found = evaluate(prediction, truth)
     counts = confusion(INSIDE, GUESS, 2)
     assert found.kind == "classes"
     assert np.array_equal(found.confusion, counts)
+    assert np.array_equal(evaluate(truth, prediction).confusion, counts.T)
     assert [c.dice for c in found.classes] == pytest.approx(dice(counts))
     assert [c.iou for c in found.classes] == pytest.approx(iou(counts))
     assert (found.miou, found.mean_dice) == pytest.approx((iou(counts).mean(), dice(counts).mean()))
@@ -94,15 +96,6 @@ def test_channels_of_three_classes_are_decided_by_the_largest(tmp_path: Path) ->
     assert [(c.name, c.truth_value) for c in found.classes] == [("membrane", 0), ("inside", 255), ("vesicle", 7)]
     assert np.array_equal(found.confusion, confusion(labels, likely.argmax(0), 3))
     assert found.cells is None and found.threshold_pixel is None
-
-
-def test_the_truth_may_be_a_mask_of_ours_or_hold_floats(tmp_path: Path) -> None:
-    prediction = save(tmp_path / "p.png", GUESS)
-    ours = evaluate(prediction, store(tmp_path / "t.zarr", INSIDE.astype(np.uint8)))
-    assert [c.name for c in ours.classes] == ["membrane", "inside"]
-    floats = evaluate(prediction, save(tmp_path / "t.tif", INSIDE.astype(np.float32)))
-    assert ours.confusion == floats.confusion
-    assert evaluate(store(tmp_path / "p.zarr", GUESS), tmp_path / "t.zarr").confusion == ours.confusion
 
 
 def test_folders_are_paired_by_stems_and_stacks_by_planes(tmp_path: Path) -> None:
@@ -251,8 +244,8 @@ SHADES = np.arange(6750).reshape(75, 90)
 REFUSED: dict[str, tuple[np.ndarray, np.ndarray, dict[str, object], str]] = {
     "sizes": (GUESS[:-1], INSIDE, {}, "1 x 74 x 90 .*1 x 75 x 90"),
     "planes": (np.stack([GUESS, GUESS]), INSIDE, {}, "2 x 75 x 90"),
-    "an image as prediction": (SHADES % 200, INSIDE, {}, "prediction .* 200 values from 0 to 199"),
-    "an image as truth": (GUESS, SHADES % 200, {}, "truth .* 200 values from 0 to 199"),
+    "an image as prediction": (SHADES % 200, INSIDE, {}, "prediction .* 200 values, .* 199"),
+    "an image as truth": (GUESS, SHADES % 200, {}, "truth .* 200 values, .* 199"),
     "more values": (SHADES % 3 * 9, INSIDE, {}, "0, 9, 18, the truth 0, 1.*--classes"),
     "one value": (GUESS, np.ones_like(GUESS), {}, "truth holds 1; .*--classes"),
     "too few names": (GUESS, INSIDE, {"classes": ("a",)}, "0, 1; two classes"),

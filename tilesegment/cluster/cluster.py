@@ -16,15 +16,13 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from distributed import Client, SpecCluster
-from distributed import Future as Remote
 from distributed.comm import connect
-from distributed.scheduler import KilledWorker
 from distributed.security import Security
 
 from tilesegment.cluster.tasks import Sent, finish_image, predict_blocks
-from tilesegment.cluster.window import Window
+from tilesegment.cluster.window import Finishing, Window
 from tilesegment.cluster.workers import CLOSING, WAIT, Crew, in_words, start_workers
-from tilesegment.errors import ClusterError, PlanError, StoppedError, TilesegmentError, one_line
+from tilesegment.errors import ClusterError, PlanError, TilesegmentError, one_line
 from tilesegment.prediction.devices import this_machine
 from tilesegment.prediction.job import Job
 from tilesegment.prediction.queue import Settled, Work
@@ -32,7 +30,6 @@ from tilesegment.prediction.result import Result
 from tilesegment.prediction.tiling import Machine
 
 _ANSWER = 120.0  # seconds for workers to say what they are, PyTorch's import among them
-_EVERY = 0.5  # seconds between two looks at who is there to finish an image
 # as text, for a scheduler that may lack this package
 _HAS_PACKAGE = "__import__('importlib.util').util.find_spec('tilesegment') is not None"
 
@@ -232,7 +229,7 @@ class Cluster:
         self._stop = stop
         return Window(self.crew, predict_blocks, self._sent, work, stop).results()
 
-    def finish(self, job: Job, result: Result) -> "Finishing":
+    def finish(self, job: Job, result: Result) -> Finishing:
         """Begin to finish a job whose blocks are all stored, on a worker."""
         future = self.client.submit(finish_image, self._sent(job), result, key=f"finish-{uuid.uuid4().hex}")
         return Finishing(future, self.crew, self._stop)
@@ -250,51 +247,6 @@ class Cluster:
     @property
     def _address(self) -> str:
         return str(self.client.scheduler.address) if self.client.scheduler is not None else ""
-
-
-class Finishing:
-    """An image that a worker finishes, waited for as long as there are workers; `stop` is asked while there are none.
-
-    Args:
-        future: its result.
-        crew: the workers.
-        stop: asked while there are none.
-    """
-
-    def __init__(self, future: Remote, crew: Crew, stop: Callable[[], bool]) -> None:
-        self._future, self._crew, self._stop = future, crew, stop
-        self._over = threading.Event()
-        future.add_done_callback(lambda _: self._over.set())
-
-    def done(self) -> bool:
-        """Whether `result` returns, or raises, at once."""
-        return bool(self._future.done())
-
-    def result(self) -> Result:
-        """Wait for the result.
-
-        Raises:
-            TilesegmentError: the mask cannot be written; `ClusterError`, its workers end, or there are none;
-                `StoppedError`, asked to stop while there were none.
-        """
-        try:
-            while not self._over.wait(_EVERY):
-                if not self._crew.look() and self._stop():
-                    raise StoppedError("asked to stop while there were no workers")
-        except TilesegmentError:
-            self._future.cancel()
-            raise
-        if self._future.status in ("cancelled", "lost"):
-            raise self._crew.gone()
-        try:
-            result: Result = self._future.result()
-        except TilesegmentError:
-            raise
-        except KilledWorker as error:
-            raise ClusterError("finishing the mask ends every worker that does it; is there memory enough?") from error
-        except Exception as error:
-            raise ClusterError(f"a worker failed to finish the mask: {error!r}; see its log") from error
-        return result
 
 
 def _lacks_package(who: str) -> ClusterError:

@@ -4,6 +4,7 @@ The invariant: every block that is drawn from the work is handed back exactly on
 becomes of the workers; what is in memory here and on the scheduler depends on the number of workers alone.
 """
 
+import threading
 import time
 import uuid
 from collections import defaultdict, deque
@@ -16,14 +17,16 @@ from distributed.scheduler import KilledWorker
 
 from tilesegment.cluster.tasks import Report, Sent
 from tilesegment.cluster.workers import Crew
-from tilesegment.errors import ClusterError
+from tilesegment.errors import ClusterError, StoppedError, TilesegmentError
 from tilesegment.prediction.job import Job
 from tilesegment.prediction.queue import Settled, Work
+from tilesegment.prediction.result import Result
 
 _TASK_SECONDS = 5.0  # that a task should take: overheads of milliseconds are nothing then, a lost one costs little
 MOST_BLOCKS = 256  # of a task
 _PER_WORKER = 2  # tasks in flight: one at work, one waiting
 _TRIES = 3  # of a block, each on another worker where there is one
+_EVERY = 0.5  # seconds between two looks at who is there to finish an image
 _STALL = 600.0  # seconds without any end after which tasks are sent again, once
 
 
@@ -212,3 +215,48 @@ class Window:
         (item,) = task.work
         where = f"{item.block.write}, plane {item.z},"
         yield item, ClusterError(f"the block at {where} ends every worker that predicts it; is there memory enough?")
+
+
+class Finishing:
+    """An image that a worker finishes, waited for as long as there are workers; `stop` is asked while there are none.
+
+    Args:
+        future: its result.
+        crew: the workers.
+        stop: asked while there are none.
+    """
+
+    def __init__(self, future: Future, crew: Crew, stop: Callable[[], bool]) -> None:
+        self._future, self._crew, self._stop = future, crew, stop
+        self._over = threading.Event()
+        future.add_done_callback(lambda _: self._over.set())
+
+    def done(self) -> bool:
+        """Whether `result` returns, or raises, at once."""
+        return bool(self._future.done())
+
+    def result(self) -> Result:
+        """Wait for the result.
+
+        Raises:
+            TilesegmentError: the mask cannot be written; `ClusterError`, its workers end, or there are none;
+                `StoppedError`, asked to stop while there were none.
+        """
+        try:
+            while not self._over.wait(_EVERY):
+                if not self._crew.look() and self._stop():
+                    raise StoppedError("asked to stop while there were no workers")
+        except TilesegmentError:
+            self._future.cancel()
+            raise
+        if self._future.status in ("cancelled", "lost"):
+            raise self._crew.gone()
+        try:
+            result: Result = self._future.result()
+        except TilesegmentError:
+            raise
+        except KilledWorker as error:
+            raise ClusterError("finishing the mask ends every worker that does it; is there memory enough?") from error
+        except Exception as error:
+            raise ClusterError(f"a worker failed to finish the mask: {error!r}; see its log") from error
+        return result

@@ -121,10 +121,7 @@ def _settled(
     """Tables in one way of writing, the ignored value, and notes, where values may mean one thing or another.
 
     Labels may write the same classes in several ways, such as 0, 1 and 0, 255, and one large value beside small ids,
-    such as 255 beside 0 and 1, may mean "not labelled". The number of names settles it.
-
-    Raises:
-        DataError: nothing does.
+    such as 255 beside 0 and 1, may mean "not labelled". Only the number of names settles it.
     """
     sets = {name: set(table.values()) - {ignore} for name, table in tables.items()}
     every = set().union(*sets.values())
@@ -155,12 +152,10 @@ def _settled(
 
 
 def _two_scales(sets: Mapping[str, set[int]]) -> tuple[list[int], dict[str, Table], tuple[str, str]] | None:
-    """Whether files may write the same classes in several ways; None if not.
+    """Whether files may write the same classes in several ways: values, what stands for them in each, examples.
 
     So they may where each holds one value besides 0, but not the same, or where some hold ids 0, 1, ... and others as
     many grey values. Small values are classes of which each file may hold some.
-
-    Returns: the values of the classes in one way, those that stand for them in each file, and two files that differ.
     """
     values = sorted(set().union(*sets.values()))
     if not values or values[-1] < MOST_CLASSES:
@@ -196,11 +191,7 @@ def _fitted(
     ignore: int | None,
     base: tuple[str, Sequence[Scan]],
 ) -> tuple[dict[str, Table], list[str]]:
-    """Labels of one kind among those of `base`, whose values are `target`: what they store as these; and notes.
-
-    Raises:
-        DataError: it cannot be told.
-    """
+    """What labels of one kind store, as the values `target` of `base`, a kind and its labels; and notes."""
     tables: dict[str, Table] = {}
     notes: list[str] = []
     parts: dict[tuple[object, ...], list[Scan]] = {}
@@ -237,20 +228,11 @@ def meanings(
     coloured: bool,
     ordered: bool = False,
 ) -> Table | None:
-    """What values of one kind mean among labels of another; None if that cannot be told.
+    """What `used` values of one kind mean among labels of values `target`, drawn in `colours`; None if it is unknown.
 
     The ids of a mask mean the values or colours of its classes, else the same ids, else they count the values; so do
     palette indices, since programs that lose a mask's record keep its palette. Colours are those of the classes; of two
-    classes black is the first.
-
-    Args:
-        kind: of the values, see `Coding`.
-        one: a label of this kind.
-        used: values that occur.
-        target: the values of the other labels.
-        colours: of these, `#rrggbb`.
-        coloured: whether the values of the other labels are colours.
-        ordered: as many values may stand for those of the others in their order.
+    classes black is the first. If `ordered`, as many values may stand for those of the others in their order.
     """
     size, candidates = len(target), list[Table]()
     ids, in_order = dict(enumerate(target)), dict(zip(sorted(used), target, strict=False))

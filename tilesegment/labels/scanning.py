@@ -54,15 +54,16 @@ class Scan:
     classes: tuple[LabelClass, ...] | None = None
     ignore: int | None = None  # a value that is allowed whatever it is
     jpeg: bool = False
+    what: str = ""  # in messages, such as "label 01"
     blocks: list[Pieces] = field(default_factory=list)
 
     @classmethod
-    def of(cls, name: str, label: Label, ignore: int | None = None) -> "Scan":
+    def of(cls, what: str, name: str, label: Label, ignore: int | None = None) -> "Scan":
         """An empty scan of `label`."""
-        return cls(name, label.kind, set(), label.colours, label.names, label.classes, ignore, label.jpeg)
+        return cls(name, label.kind, set(), label.colours, label.names, label.classes, ignore, label.jpeg, what)
 
-    def add(self, pixels: np.ndarray, what: str) -> None:
-        """Note the values of a block (h, w); `what` names the file in messages, such as "label 01".
+    def add(self, pixels: np.ndarray) -> None:
+        """Note the values of a block (h, w).
 
         Raises:
             DataError: there are too many values for classes.
@@ -72,38 +73,28 @@ class Scan:
         if len(self.blocks) < _BLOCKS:
             self.blocks.append(pieces_of(pixels, found))
         if len(self.values) > MOST_CLASSES + 1:
-            self.check(what)
+            self.check()
 
-    def check(self, what: str) -> None:
+    def check(self) -> None:
         """Check that the values can stand for classes.
 
         Raises:
             DataError: they cannot.
         """
         values, colour = sorted(self.values - {self.ignore}), self.kind == "colour"
-        whole = all(np.isfinite(value) and value == np.rint(value) for value in values)
         count, many = len(values), len(values) > MOST_CLASSES
+        whole = all(np.isfinite(value) and value == np.rint(value) for value in values)
+        outside = [] if colour else [value for value in values if value < 0 or value > LARGEST]
         # one large value may mean "not labelled"
-        beyond = not colour and sum(value > LARGEST for value in values) > 1
-        if (self.jpeg and count > 2) or (not colour and _smeared(values)):
-            listed = ", ".join(f"#{value:06x}" if colour else f"{value:g}" for value in values[:4])
+        if (many or len(outside) > 1) and whole and Pieces.of(self.blocks).are_objects:
+            raise objects_error(f"{self.what} holds", count)
+        if many or not whole or outside or (self.jpeg and count > 2) or (not colour and _smeared(values)):
+            listed = ", ".join(f"#{value:06x}" if colour else f"{value:g}" for value in [*values[:4], *values[4:][-1:]])
+            void = "".join(f"; if {one:.0f} means not labelled, give --ignore {one:.0f}" for one in outside[:1])
             raise DataError(
-                f"{what} holds {count} values, {listed}, ..., smeared as by JPEG or by smoothing; export it again as "
-                "PNG or TIFF, without smoothing, or set each pixel to the nearest class"
-            )
-        if (many or beyond) and whole and Pieces.of(self.blocks).are_objects:
-            raise objects_error(f"{what} holds", count)
-        if colour and many:
-            raise DataError(
-                f"{what} holds more than {MOST_CLASSES} colours; expected one per class: save labels as PNG or TIFF "
-                "without smoothing"
-            )
-        if not colour and (many or not whole or any(value < 0 or value > LARGEST for value in values)):
-            odd = values[0] if values[0] < 0 else values[-1]
-            void = f"; if {odd:.0f} means not labelled, give --ignore {odd:.0f}" if whole and not many else ""
-            raise DataError(
-                f"{what} holds {count} values from {values[0]} to {values[-1]}; expected at most {MOST_CLASSES} whole "
-                f"ones from 0 to {LARGEST}, one per class: save labels as PNG or TIFF without smoothing{void}"
+                f"{self.what} holds {count} {'colours' if colour else 'values'}, such as {listed}; expected at most "
+                f"{MOST_CLASSES}{'' if colour else f' whole ones from 0 to {LARGEST}'}, one per class: save labels as "
+                f"PNG or TIFF, not as JPEG, and without smoothing{void if whole and not many else ''}"
             )
         self.values = {int(value) for value in self.values}
 
@@ -114,10 +105,10 @@ def scan(name: str, label: Label, ignore: int | None) -> Scan:
     Raises:
         DataError: it holds what cannot be classes.
     """
-    found, what = Scan.of(name, label, ignore), f"label {name}"
+    found = Scan.of(f"label {name}", name, label, ignore)
     for z, region in label.blocks():
-        found.add(label.read(region, z), what)
-    found.check(what)
+        found.add(label.read(region, z))
+    found.check()
     return found
 
 

@@ -191,9 +191,11 @@ class Job:
         Raises:
             MaskError: blocks are missing or damaged, or the disk refuses; it can be called again.
         """
-        result.read_amplification, result.batch, result.disagreement = self._amplification, self._batch, None
+        result.read_amplification = self.source.decoded_bytes / self._wanted_bytes if self._wanted_bytes else None
         if "predictor" in self.__dict__:
             result.disagreement = self.predictor.disagreement
+            if self.predictor.lacked_memory:
+                result.batch = self.predictor.batch
         finished, complete, measured = [], True, False
         for writer in self.stores.writers:
             alone = self.plan.settings.part is None
@@ -239,17 +241,6 @@ class Job:
             normalisation=plan.normalisation,
             threshold=plan.settings.threshold,
         )
-
-    @property
-    def _batch(self) -> int:
-        """Tiles at a time: as planned, or what the device's memory allows."""
-        fewer = "predictor" in self.__dict__ and self.predictor.lacked_memory
-        return self.predictor.batch if fewer else self.plan.batch
-
-    @property
-    def _amplification(self) -> float | None:
-        """Bytes of the image that were decoded per byte of the blocks that were read, without margins."""
-        return self.source.decoded_bytes / self._wanted_bytes if self._wanted_bytes else None
 
     def seconds_per_tile(self) -> float:
         """What a tile takes here, measured on one batch after another that warms up."""

@@ -76,16 +76,15 @@ def evaluate(
         raise DataError(f"cells are scored for two classes, there are {len(matching.classes)}: leave out --cells")
     scored = None
     if len(matching.classes) == 2 and cells is not False:
-        after = lambda done, name: report(share + (1 - share) * done, name)  # noqa: E731
-        scored = _score_cells(counted.planes, matching, options, after)
-        if scored is None and cells:
-            raise DataError("the truth has no pixel inside a cell (class 1): use --no-cells")
+        scored = _score_cells(counted.planes, matching, options, lambda done, name: report(0.5 + done / 2, name))
+    if cells and scored is None:
+        raise DataError("the truth has no pixel inside a cell (class 1): use --no-cells")
     notes += (*counted.notes, *matching.notes, *(OBJECTS_NOTE,) * instances)
     found = _evaluation(str(prediction), str(truth), counted.planes, matching, scored, tuple(notes))
-    if figure is None:
-        return found
-    draw_figure(Path(figure), counted.planes, found, matching, options)
-    return replace(found, figure=str(figure))
+    if figure is not None:
+        draw_figure(Path(figure), counted.planes, found, matching, options)
+        found = replace(found, figure=str(figure))
+    return found
 
 
 def _count(pairs: Sequence[Pair], options: LabelOptions, report: Report) -> Counted:
@@ -103,19 +102,20 @@ def _count(pairs: Sequence[Pair], options: LabelOptions, report: Report) -> Coun
                     f"{pair.prediction} and {pairs[0].prediction} are of different kinds or classes; compare those of "
                     "one kind at a time"
                 )
-            true, guess = Scan.of(pair.name, truth, options.void), Scan.of(pair.name, prediction)
+            true = Scan.of(f"truth {pair.truth}", pair.name, truth, options.void)
+            guess = Scan.of(f"prediction {pair.prediction}", pair.name, prediction)
             counts: list[Counts] = [Counter() for _ in range(truth.planes)]
             read, area = 0, truth.planes * truth.shape[0] * truth.shape[1]
             for z, region in truth.blocks():
                 values, codes = truth.read(region, z), prediction.read(region, z)
-                true.add(values, f"truth {pair.truth}")
+                true.add(values)
                 if not prediction.channels:
-                    guess.add(codes, f"prediction {pair.prediction}")
+                    guess.add(codes)
                 counts[z].update(count_pairs(values, codes, options.void))
                 read += region.area
                 report((n + read / area) / len(pairs), pair.name)
-            true.check(f"truth {pair.truth}")
-            guess.check(f"prediction {pair.prediction}")
+            true.check()
+            guess.check()
             names = [pair.name if truth.planes == 1 else f"{pair.name}[{z}]" for z in range(truth.planes)]
             planes += [Plane(name, pair, z, truth.shape, counts[z]) for z, name in enumerate(names)]
             truths.append(true)

@@ -161,11 +161,7 @@ def match(counted: Counted, names: Sequence[str] | None, options: LabelOptions) 
         own.append(tuple(int(colour[1:], 16) for colour in drawn))
     found = {value for one in predictions for value in one.values}
     truth = replace(truth, values=_scale(truth, size, [*own, truth.values], found))
-    if known is None:
-        classes = classes_of(truth, truths, names, strict=False)
-    else:
-        values = zip(known, names or [one.name for one in known], truth.values, strict=True)
-        classes = tuple(LabelClass(name, one.colour, value) for one, name, value in values)
+    classes = _classes(truth, truths, known, names)
     told = names is not None or truth.values in own or (size == 2 and 0 in truth.values)
     if truth.coloured and not told and (counted.channels or {"mask", "grey"} & {*by_kind(predictions)}):
         raise DataError(
@@ -181,6 +177,16 @@ def match(counted: Counted, names: Sequence[str] | None, options: LabelOptions) 
     notes += (*truth.notes, *(() if prediction is None else prediction.notes))
     notes += [] if truth.ignore is None else [f"the value {truth.ignore} in the truth is not counted"]
     return Matching(classes, truth, prediction, counted.channels, tuple(notes))
+
+
+def _classes(
+    truth: Coding, truths: Sequence[Scan], known: Sequence[LabelClass] | None, names: Sequence[str] | None
+) -> tuple[LabelClass, ...]:
+    """Names and colours of the classes: those that the user or masks tell, else those of the truth's files."""
+    if known is None:
+        return classes_of(truth, truths, names, strict=False)
+    values = zip(known, names or [one.name for one in known], truth.values, strict=True)
+    return tuple(LabelClass(name, one.colour, value) for one, name, value in values)
 
 
 def _by_colours(one: Scan, classes: tuple[LabelClass, ...]) -> Scan:
