@@ -184,6 +184,14 @@ def test_a_package_run_block_by_block_by_others_is_the_whole(packed: Pair) -> No
     assert np.ptp(joined[:, :, *inner]) > 0.05
 
 
+def test_a_file_exported_before_the_rebuild_is_the_same_model() -> None:
+    """By what a mask in progress is recognised by, and what decides its tiles; made at commit b848b54."""
+    model = Model.load(Path(__file__).with_name("made_before.onnx"))
+    assert model.header.weights_sha256 == "4da48dda7ae449da11a4a8f12542a2847ffc62085088eec73573f0f37130c19a"
+    assert (model.field_of_view, model.network.values_per_pixel) == (FieldOfView(4, 20, 20, True), 11)
+    assert replace(model.header, weights_sha256="") == toy_model().header
+
+
 @pytest.mark.slow
 def test_a_chosen_halo_goes_along(tmp_path: Path) -> None:
     model = toy_network("unet-same", depth=1, base=3).with_halo(3).save(tmp_path / "m.safetensors")
