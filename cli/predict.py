@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -121,7 +122,8 @@ def _check(given: dict[str, Any], cluster: options.ClusterOptions) -> None:
 
 def _named(images: tuple[str, ...], listed: str | None, quiet: bool) -> list[tuple[str, str | None]]:
     """Return the images and, where a list says so, their masks. A folder is replaced by the images in it."""
-    from tilesegment.prediction.inputs import images_in, is_folder_of_images, read_list, shortened
+    from tilesegment.labels.files import is_folder_of_files
+    from tilesegment.prediction.inputs import images_in, read_list, shortened
 
     named: list[tuple[str, str | None]] = [(image, None) for image in images]
     named += [] if listed is None else read_list(listed)
@@ -129,7 +131,7 @@ def _named(images: tuple[str, ...], listed: str | None, quiet: bool) -> list[tup
         raise click.UsageError("Missing argument 'IMAGE...': name an image, or a --list of them")
     files = []
     for image, mask in named:
-        if not is_folder_of_images(image):
+        if not is_folder_of_files(Path(image)):
             files.append((image, mask))
             continue
         if mask is not None:

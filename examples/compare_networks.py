@@ -45,24 +45,16 @@ MODEL, DONE = "model.safetensors", "comparison.json"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained here.
+    """How a network is trained here."""
 
-    Attributes:
-        network: a name of `networks.NETWORKS`.
-        options: of it.
-        tile: side of its input in training, pixels.
-        levels: of a U-Net++, the heads that are compared.
-        halos: contexts of a tile that are compared, pixels, where the exact one is not practical.
-    """
-
-    network: str
+    network: str  # a name in `networks.NETWORKS`
     options: dict[str, Any]
-    tile: int
-    levels: tuple[int, ...] = ()
-    halos: tuple[int, ...] = ()
+    tile: int  # side of its input in training, pixels
+    levels: tuple[int, ...] = ()  # of a U-Net++, the heads that are compared
+    halos: tuple[int, ...] = ()  # contexts of a tile that are compared, pixels, where the exact one is not practical
 
     def variants(self, model: Model) -> list[tuple[str, Model]]:
-        """Names and models of the rows that the trained `model` gives."""
+        """Return names and models of the rows that the trained `model` gives."""
         if self.levels:
             return [(f"{self.network} L{level}", model.pruned(level)) for level in self.levels]
         return [(self.network, model.with_halo(halo)) for halo in self.halos] or [(self.network, model)]
@@ -84,38 +76,24 @@ RECIPES = (
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of a network.
+    """What is known of a network."""
 
-    Attributes:
-        name: of the network, and the head of a U-Net++.
-        options: of the network and its training.
-        updates: how many the budget allowed.
-        parameters: how many.
-        halo: context of a tile, pixels.
-        tile: side of the tile that was timed, pixels.
-        kflop: thousands of floating-point operations of the convolutions for each pixel that is kept of that tile.
-        v_rand, v_info: on the held-out sections.
-        constant: V_Rand of saying `inside` everywhere.
-        mismatch: share of the pixels near tile lines that a larger halo would change; None where tiles are exact.
-        mpx_per_s: millions of pixels a second; 0 before it is timed.
-    """
-
-    name: str
-    options: dict[str, Any]
-    updates: int
+    name: str  # of the network, and the head of a U-Net++
+    options: dict[str, Any]  # of the network and its training
+    updates: int  # that the budget allowed
     parameters: int
-    halo: int
-    tile: int
-    kflop: float
-    v_rand: float
+    halo: int  # context of a tile, pixels
+    tile: int  # side of the tile that is timed, pixels
+    kflop: float  # thousands of floating-point operations of the convolutions per pixel that is kept of that tile
+    v_rand: float  # on the held-out sections
     v_info: float
-    constant: float
-    mismatch: float | None
-    mpx_per_s: float = 0.0
+    constant: float  # V_Rand of saying `inside` everywhere
+    mismatch: float | None  # share of pixels near tile lines that a larger halo would change; None: tiles are exact
+    mpx_per_s: float = 0.0  # millions of pixels per second; 0 before it is timed
 
 
 def train(recipe: Recipe, data: Dataset, budget: float, path: Path) -> None:
-    """Trains on all sections of `data` for `budget` seconds and saves the model in `path`."""
+    """Train on all sections of `data` for `budget` seconds and save the model in `path`."""
     settings = TrainingSettings(
         budget=budget,
         network=recipe.network,
@@ -137,7 +115,7 @@ def train(recipe: Recipe, data: Dataset, budget: float, path: Path) -> None:
 
 
 def describe(recipe: Recipe, path: Path, held_out: Sequence[Section]) -> list[Row]:
-    """A row for each variant of the model in `path`, not timed yet."""
+    """Return a row for each variant of the model in `path`, not timed yet."""
     device = choose_device()
     rows = []
     for name, model in recipe.variants(Model.load(path)):
@@ -163,7 +141,7 @@ def describe(recipe: Recipe, path: Path, held_out: Sequence[Section]) -> list[Ro
 
 
 def count_operations(model: Model, tile: int) -> float:
-    """Floating-point operations of the convolutions for a tile, divided by the pixels that are kept of it."""
+    """Count floating-point operations of the convolutions for a tile, divided by the pixels that are kept of it."""
     network = copy.deepcopy(model.network).to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.empty(1, model.header.channels, tile, tile, device="meta"))
@@ -171,7 +149,7 @@ def count_operations(model: Model, tile: int) -> float:
 
 
 def mismatch(path: Path, halo: int, section: Section) -> float | None:
-    """Share of the pixels near tile lines and borders of `section` whose class a larger halo would change."""
+    """Return the share of pixels near tile lines and borders of `section` whose class a larger halo would change."""
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "section.ome.tif"
         tifffile.imwrite(image, section.image, metadata={"axes": "CYX"}, photometric="minisblack")
@@ -179,7 +157,7 @@ def mismatch(path: Path, halo: int, section: Section) -> float | None:
 
 
 def time_in_turns(models: Sequence[tuple[Model, int]]) -> list[float]:
-    """Millions of pixels a second that each model decides by tiles of the given side: medians."""
+    """Measure millions of pixels per second that each model decides by tiles of the given side: medians."""
     runs = [one_tile(model, tile) for model, tile in models]
     seconds: list[list[float]] = [[] for _ in runs]
     for turn in range(ROUNDS):
@@ -193,7 +171,7 @@ def time_in_turns(models: Sequence[tuple[Model, int]]) -> list[float]:
 
 
 def one_tile(model: Model, tile: int) -> Callable[[], np.ndarray]:
-    """Predicts a tile, from its grey values to its classes, as `tileseg predict` does."""
+    """Return what predicts a tile, from its grey values to its classes, as `tileseg predict` does."""
     device = choose_device()
     view, predictor = model.field_of_view, TorchPredictor(model, device, choose_precision(device))
     step = view.step_of(tile)
@@ -203,7 +181,7 @@ def one_tile(model: Model, tile: int) -> Callable[[], np.ndarray]:
 
 
 def compare(recipes: Sequence[Recipe], data: Dataset, held: Any, budget: float, out: Path) -> list[Row]:
-    """Trains and scores what is missing in `out`, and times all.
+    """Train and score what is missing in `out`, and time all.
 
     Raises:
         DataError: nothing is held out, or the labels are not of two classes.
@@ -235,7 +213,7 @@ def compare(recipes: Sequence[Recipe], data: Dataset, held: Any, budget: float, 
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as Markdown."""
+    """Return the rows as Markdown."""
     heads = "network | options | updates | parameters | halo, px | kFLOP/px | Mpx/s | V_Rand | V_Info | wrong at seams"
     lines = [f"| {heads} |", "|---" * len(heads.split("|")) + "|"]
     for row in rows:
@@ -247,7 +225,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def caption(data: str, budget: float, rows: Sequence[Row], held_out: Sequence[Section]) -> str:
-    """What the figures were found with."""
+    """Say what the figures were found with."""
     device = choose_device()
     names = ", ".join(section.name for section in held_out)
     return (

@@ -1,26 +1,25 @@
-"""How fast, in how much memory and how faithfully others tile the same network: MONAI, torch-em, dask, and ours.
+"""Compare MONAI, torch-em, dask and ours, tiling the same network: time, memory, and pixels that differ.
 
     pip install --no-deps -r examples/compare_peers_requirements.txt
     python examples/compare_peers.py --size 1536 --base 64 --threads 2 --json peers.json
     python examples/compare_peers.py --only ours,monai,dask
 
-Same weights, same image, same threads of the CPU, tiles of the same side (but for the two that end in `-default`, which
-choose their own), one at a time (dask computes one on each thread). Each contender has a fresh process, in which it
-does all of the work twice. What counts is the second call; the first is given, too. The peak is that of the process's
-resident memory over both, libraries included (PyTorch and Zarr are 230 MB). `--rounds` does all of it several times, in
-turns: seconds are medians, the peak is the largest.
+All have the same weights, image, CPU threads and tile side (except the two that end in `-default`, which choose their
+own), and compute one tile at a time (dask one per thread). Each contender runs twice in a fresh process: the second
+call counts, the first is listed too. The peak is the resident memory of that process, libraries included (PyTorch and
+Zarr are 230 MB). `--rounds` repeats everything in turns: seconds are medians, the peak is the largest.
 
-In the time: opening the Zarr image (chunks of 512), reading, predicting, storing the mask as Zarr. Not in it: starting
-Python, importing libraries, loading the weights and converting them to the precision; but in that of ours, which is
-called as a user calls it, are loading the weights, syncing what is stored to the disk, and the mask's pyramid. What is
-compiled, calibrated and measured (int8) or allocated once is in the first call only.
+The time includes opening the Zarr image (chunks of 512), reading, predicting, and storing the mask as Zarr. It
+excludes starting Python, imports, loading the weights and converting them to the precision. Ours is called as a user
+calls it, so its time also includes loading the weights, syncing to the disk, and the mask's pyramid. Compiling, int8
+calibration and allocations happen in the first call only.
 
-`differ` counts the pixels whose class is not that of one pass over the whole mirror-padded image in fp32, `untiled`. A
-pixel in a million may, where tiles are exact, too: another shape is summed in another order. MONAI's defaults need a
-network whose output is as large as its input. It is handed the same weights in a U-Net of padded convolutions, in
-windows of the tile's side rounded up to the network's divisor, and compared with one pass of that, `untiled-padded`.
-Where the others need such an output, they are handed the kept part of the network's own in a frame of zeros. What each
-contender does is in peers.py.
+`differ` counts the pixels whose class is not that of one pass over the whole mirror-padded image in fp32, `untiled`.
+A pixel in a million may differ even where tiles are exact: another shape is summed in another order. MONAI's defaults
+need a network whose output is as large as its input. It gets the same weights in a U-Net of padded convolutions, in
+windows of the tile's side rounded up to the network's divisor, and is compared with one pass of that,
+`untiled-padded`. The others, where they need such an output, get the kept part of the network's own in a frame of
+zeros. peers.py holds what each contender does.
 """
 
 import json
@@ -56,13 +55,13 @@ PACKAGES = ("tilesegment", "torch", "zarr", "monai", "torch_em", "dask", "openvi
 
 @dataclass(frozen=True)
 class Setup:
-    """What is the same for all.
+    """The conditions that all share.
 
     Attributes:
         folder: holds the image and the model, and gets the masks.
         size: side of the image, pixels.
         tile: side of the tiles, pixels.
-        threads: that compute.
+        threads: of the CPU.
     """
 
     folder: Path
@@ -73,17 +72,17 @@ class Setup:
 
 @dataclass(frozen=True)
 class Row:
-    """What was found of a contender.
+    """The figures of a contender.
 
     Attributes:
-        name, precision: of it.
-        problem: why there are no figures, None if there are.
-        first, seconds: of the first call, of the second one.
-        mpx_per_s: millions of pixels a second, of the second one.
+        name, precision: of the contender.
+        problem: why there are no figures, or None.
+        first, seconds: time of the first and of the second call.
+        mpx_per_s: millions of pixels per second in the second call.
         times_ours: its seconds divided by those of `ours`.
         peak_bytes: largest resident memory of its process.
         differ: pixels of another class than in the untiled mask.
-        share: of the pixels, which that is.
+        share: of all pixels, that differ.
     """
 
     name: str
@@ -99,7 +98,7 @@ class Row:
 
 
 def draw(path: Path, size: int) -> np.ndarray:
-    """Stores the corner of the synthetic slide as Zarr; returns it, (size, size) uint8."""
+    """Store the corner of the synthetic slide as Zarr; return it, (size, size) uint8."""
     starts = range(0, size, UNIT)
     image = np.block([[draw_image(0, (y, x)) for x in starts] for y in starts])[:size, :size]
     zarr.create_array(path, data=image, chunks=(UNIT, UNIT))
@@ -107,7 +106,7 @@ def draw(path: Path, size: int) -> np.ndarray:
 
 
 def random_model(base: int, image: np.ndarray) -> Model:
-    """The U-Net of the paper, of `base` channels and random weights, whose classes are equally frequent in `image`."""
+    """Build the U-Net of the paper with random weights, whose classes are equally frequent in `image`."""
     torch.manual_seed(0)
     arguments: dict[str, Any] = {"in_channels": 1, "classes": 2, "depth": 4, "base": base}
     network = build_network("unet", arguments).requires_grad_(False).eval()
@@ -121,10 +120,10 @@ def random_model(base: int, image: np.ndarray) -> Model:
 
 
 def choose_model(given: str | None, base: int | None, image: np.ndarray) -> Model:
-    """The model to compare with.
+    """Load or build the model to compare with.
 
     Raises:
-        ModelError: it is not to be had, or not for grey images of 8 bits.
+        ModelError: it is unavailable, or not for grey images of 8 bits.
     """
     if base is not None:
         return random_model(base, image)
@@ -136,7 +135,7 @@ def choose_model(given: str | None, base: int | None, image: np.ndarray) -> Mode
 
 
 def obstacle(name: str) -> str | None:
-    """Why a contender cannot run here, if so."""
+    """Return why a contender cannot run here, or None."""
     missing = [package for package in CONTENDERS[name].packages if find_spec(package) is None]
     if missing:
         return f"not installed: {', '.join(missing)}"
@@ -145,7 +144,7 @@ def obstacle(name: str) -> str | None:
 
 
 def run(name: str, setup: Setup) -> dict[str, Any] | str:
-    """What a contender's process found, or why it found nothing."""
+    """Return the figures of a contender's process, or why there are none."""
     program = Path(__file__).with_name("peers.py")
     command: list[str | Path] = [sys.executable, program, name, setup.folder, str(setup.tile)]
     # what PyTorch, through it OpenVINO, and our decoding go by
@@ -153,18 +152,18 @@ def run(name: str, setup: Setup) -> dict[str, Any] | str:
     done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode == 0:
         return json.loads((setup.folder / f"{name}.json").read_text())
-    said = done.stderr.strip().splitlines() or [f"ended with {done.returncode}, with nothing to say"]
+    said = done.stderr.strip().splitlines() or [f"ended with {done.returncode} without a message"]
     return f"{FAILED}: {said[-1]:.200}"
 
 
 def read_mask(setup: Setup, name: str) -> np.ndarray:
-    """The class ids (H, W) that a contender stored."""
+    """Read the class ids (H, W) that a contender stored."""
     mask = zarr.open(setup.folder / f"{name}.zarr", mode="r")
     return np.asarray(mask["0"] if isinstance(mask, zarr.Group) else mask)
 
 
 def compete(names: Sequence[str], setup: Setup, rounds: int) -> list[Row]:
-    """A row for each of `names`, all of which are run once before any is run again."""
+    """Run all of `names` in turns, `rounds` times; return one row for each."""
     problems = {name: obstacle(name) for name in names}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for number in range(rounds):
@@ -179,7 +178,7 @@ def compete(names: Sequence[str], setup: Setup, rounds: int) -> list[Row]:
 
 
 def row_of(name: str, problem: str | None, found: dict[str, list[dict[str, Any]]], setup: Setup) -> Row:
-    """What the rounds `found` of a contender, beside `ours` and the truth, if these are there."""
+    """Sum up the rounds of a contender, beside `ours` and the truth, if these were run."""
     contender, rounds = CONTENDERS[name], found[name]
     if problem is not None:
         return Row(name, contender.precision, problem)
@@ -195,7 +194,7 @@ def row_of(name: str, problem: str | None, found: dict[str, list[dict[str, Any]]
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as Markdown."""
+    """Write the rows as Markdown."""
     heads = "contender | precision | seconds | first call | Mpx/s | times ours | peak memory | pixels that differ"
     lines = [f"| {heads} |", "|---" * len(heads.split("|")) + "|"]
     for row in rows:
@@ -210,7 +209,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that are there."""
+    """Return the versions of the installed packages."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -227,7 +226,7 @@ def versions() -> dict[str, str]:
 @click.option("--model", help="File, or name of a bundled model.  [default: em-membrane]")
 @click.option("--base", type=click.IntRange(1, 256), help="Instead: a U-Net of so many channels and random weights.")
 @click.option("--threads", type=click.IntRange(1), default=torch.get_num_threads(), help="[default: the cores]")
-@click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="How often all is done.")
+@click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="How often to repeat everything.")
 @click.option("--only", type=NAMES, metavar="NAME,...", help=f"Only these of {', '.join(CONTENDERS)}.")
 @click.option("--json", "file", type=click.Path(path_type=Path), metavar="FILE", help="Also write the figures there.")
 def main(
@@ -240,7 +239,7 @@ def main(
     only: tuple[str, ...] | None,
     file: Path | None,
 ) -> None:
-    """Reads the command line."""
+    """Read the command line."""
     if unknown := sorted(set(only or ()) - CONTENDERS.keys()):
         raise click.BadParameter(f"{unknown[0]!r}; there are: {', '.join(CONTENDERS)}", param_hint="--only")
     if model is not None and base is not None:

@@ -1,8 +1,8 @@
-"""What compare_peers.py compares: a function for each way of segmenting an image by tiles.
+"""One function for each way of segmenting an image by tiles, as compare_peers.py compares them.
 
     python examples/peers.py NAME FOLDER TILE
 
-is how it runs one: takes image and model in FOLDER to a mask there, twice, and leaves seconds and memory as JSON.
+makes a mask of image and model in FOLDER twice, and leaves seconds and memory as JSON.
 """
 
 import json
@@ -33,7 +33,7 @@ IMAGE, MODEL = "image.zarr", "model.safetensors"
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done.
+    """One image to segment.
 
     Attributes:
         folder: holds the image (H, W) uint8 and the model, and gets the mask.
@@ -64,16 +64,16 @@ class Work:
         return zarr.create_array(self.mask, shape=shape, chunks=(chunk, chunk), dtype=np.uint8)
 
     def write_mask(self, ids: np.ndarray) -> None:
-        """Stores a mask (H, W) uint8 that is complete in memory."""
+        """Store a mask (H, W) uint8."""
         self.create_mask(ids.shape)[:] = ids
 
 
 class Handed(nn.Module):
-    """The network as the others are handed it: it takes a tile and gives the logits of the part that is kept.
+    """The network as the others get it: from a tile to the logits of the part that is kept.
 
     Args:
-        model: of which the network is taken.
-        precision: in which it computes.
+        model: whose network it is.
+        precision: of its weights and activations.
         channels_last: the layout that CPUs and GPUs convolve fastest, and that ours has; False is PyTorch's default.
     """
 
@@ -208,7 +208,7 @@ def torch_em_exact(work: Work, model: Model) -> Callable[[], None]:
 def pipelined(work: Work, model: Model, network: Handed, **options: Any) -> Callable[[], None]:
     """`predict_with_halo_pipelined`, from Zarr to Zarr; its blocks are one tile, on the grid of the divisor."""
     if find_spec("torchvision") is None:
-        # its training imports torchvision, which cannot be had for every build of PyTorch; predicting does not use it
+        # its training imports torchvision, which is not built for every PyTorch; predicting does not use it
         stub, utils = ModuleType("torchvision"), ModuleType("torchvision.utils")
         vars(utils)["make_grid"] = vars(stub)["transforms"] = None
         sys.modules |= {"torchvision": stub, "torchvision.utils": utils}
@@ -257,10 +257,10 @@ class Contender:
     """A row of the table.
 
     Attributes:
-        prepare: does what is not timed, and returns what is.
-        precision: in which it computes.
-        truth: the contender whose mask it should give.
-        packages: that it needs, as they are imported.
+        prepare: does the untimed part and returns the timed one.
+        precision: of its computation.
+        truth: the contender whose mask it should reproduce.
+        packages: to import.
     """
 
     prepare: Callable[[Work, Model], Callable[[], object]]
@@ -288,7 +288,7 @@ CONTENDERS = {
 
 
 def compete(name: str, folder: Path, tile: int) -> None:
-    """Does the work as `name` does it, twice: what is made once costs the first call only."""
+    """Run the contender `name` twice: what is made once costs the first call only."""
     work = Work(folder, name, CONTENDERS[name].precision, tile)
     call = CONTENDERS[name].prepare(work, Model.load(folder / MODEL))
     seconds = []

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from ome_zarr_files import axes_of, transformations, write_image
 from PIL import Image
 
 from tilesegment.errors import ImageError
@@ -55,34 +56,22 @@ def zarr_array(axes: str, chunks: tuple[int, ...], **options: Any) -> Write:
 
 
 def multiscales(axes: str, levels: int, um: float) -> dict[str, Any]:
-    """OME-Zarr's description of a pyramid of arrays 0, 1, ... with pixels of `um` micrometres, told in nanometres."""
-    kinds = {"t": "time", "c": "channel"}
-    named = [{"name": a, "type": kinds.get(a, "space")} | ({} if a in kinds else {"unit": "nanometer"}) for a in axes]
-    scales = [[um * 1000 * 2**n if a in "yx" else 1.0 for a in axes] for n in range(levels)]
-    datasets = [
-        {"path": str(n), "coordinateTransformations": [{"type": "scale", "scale": scale}]}
-        for n, scale in enumerate(scales)
-    ]
-    return {"axes": named, "datasets": datasets}
+    """OME-Zarr's description of a pyramid of arrays 0, 1, ... with pixels of `um` micrometres."""
+    scales = [[um * 2**n if a in "yx" else 1.0 for a in axes] for n in range(levels)]
+    datasets = [{"path": str(n)} | transformations(scale) for n, scale in enumerate(scales)]
+    return {"axes": axes_of(axes, dict.fromkeys("zyx", "micrometer")), "datasets": datasets}
 
 
 def ome_zarr(version: str, axes: str, um: float) -> Write:
-    """Writes an OME-Zarr image of three levels, every second pixel of the one before."""
+    """Writes an OME-Zarr image of three levels, every second pixel of the one before, its size told in nanometres."""
 
     def write(folder: Path, pixels: np.ndarray) -> Path:
-        described = multiscales(axes, 3, um)
-        if version == "0.5":
-            attributes: dict[str, Any] = {"ome": {"version": version, "multiscales": [described]}}
-        else:
-            attributes = {"multiscales": [described | {"version": version}]}
-        group = zarr.open_group(
-            folder / "image.zarr", mode="w", zarr_format=3 if version == "0.5" else 2, attributes=attributes
-        )
         data = reorder(pixels, axes.replace("t", ""))
         data = data[None] if "t" in axes else data
-        for n in range(3):
-            group.create_array(str(n), data=data[..., :: 2**n, :: 2**n], chunks=(1,) * (data.ndim - 2) + (32, 32))
-        return folder / "image.zarr"
+        levels = [data[..., :: 2**n, :: 2**n] for n in range(3)]
+        described = [transformations([um * 1000 * 2**n if a in "yx" else 1.0 for a in axes]) for n in range(3)]
+        units = axes_of(axes, dict.fromkeys("zyx", "nanometer"))
+        return write_image(folder / "image.zarr", levels, version, axes=units, described=described)
 
     return write
 

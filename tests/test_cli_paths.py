@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
@@ -27,21 +26,9 @@ NO_PATHS = {
 }
 
 
-@dataclass(frozen=True)
-class Use:
-    """A path of a command: the rest of its line, and what does not fail there.
-
-    Attributes:
-        line: the command, with {} for the path.
-        fine: ways of `BAD` that are no failure of this path.
-    """
-
-    line: str
-    fine: frozenset[str] = field(default_factory=frozenset)
-
-
-def use(line: str, *fine: str) -> Use:
-    return Use(line, frozenset(fine))
+def use(line: str, *fine: str) -> tuple[str, frozenset[str]]:
+    """A command with {} for the path, and the ways of `BAD` that are no failure of this path."""
+    return line, frozenset(fine)
 
 
 # no folder of this name is a file of the wrong kind for what takes both, and what is written is not there yet
@@ -116,7 +103,7 @@ BAD = {
     "NUL": "a\0b",
     "not UTF-8": os.fsdecode(b"caf\xe9"),
 }
-WRITTEN = {name for name, one in USES.items() if "missing" in one.fine} | {"bench folder"}
+WRITTEN = {name for name, one in USES.items() if "missing" in one[1]} | {"bench folder"}
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +162,7 @@ def listing(folder: Path) -> list[str]:
     )
 
 
-CASES = [pytest.param(name, way, id=f"{name}, {way}") for name in USES for way in BAD if way not in USES[name].fine]
+CASES = [pytest.param(name, way, id=f"{name}, {way}") for name in USES for way in BAD if way not in USES[name][1]]
 
 
 @pytest.mark.parametrize(("name", "way"), CASES)
@@ -184,7 +171,7 @@ def test_a_bad_path_is_named_in_one_line_and_nothing_is_harmed(name: str, way: s
     if name in WRITTEN and way in ("in a file", "in a folder that is read-only"):
         path += ENDINGS.get(name, "")
     before = listing(here)
-    first, rest = USES[name].line.split("{}")
+    first, rest = USES[name][0].split("{}")
     found = run(first, path, *rest.split())
     assert found.code in (1, 2), (found.out, found.err)
     assert found.out == ""

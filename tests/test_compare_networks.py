@@ -54,6 +54,7 @@ def run(program: ModuleType, *arguments: object) -> Result:
     return CliRunner().invoke(program.main, [*map(str, arguments), "--budget", "1s"])
 
 
+@pytest.mark.slow
 def test_every_network_is_compared_as_it_can_be_built_and_tiled(whole: ModuleType) -> None:
     assert {recipe.network for recipe in whole.RECIPES} == set(NETWORKS)
     for recipe in whole.RECIPES:
@@ -63,6 +64,7 @@ def test_every_network_is_compared_as_it_can_be_built_and_tiled(whole: ModuleTyp
         assert bool(recipe.halos) == (2 * known["halo"] > whole.TILE)
 
 
+@pytest.mark.slow
 def test_operations_are_those_of_the_paper(whole: ModuleType) -> None:
     """2,040 kFLOP for each pixel that is kept of a tile of 572, computed by hand from the layers."""
     channels, side, total = 64, 572, 0
@@ -87,6 +89,7 @@ def test_operations_are_those_of_the_paper(whole: ModuleType) -> None:
     assert round(total / 384**2 / 1e3) == 2040
 
 
+@pytest.mark.slow
 def test_a_table_is_made_and_nothing_is_trained_twice(program: ModuleType, tmp_path: Path) -> None:
     data, out, file = write_pairs(tmp_path / "data", count=4), tmp_path / "out", tmp_path / "found.json"
     done = run(program, data, out, "--held", "01,02", "--json", file)
@@ -133,6 +136,7 @@ def test_a_table_is_made_and_nothing_is_trained_twice(program: ModuleType, tmp_p
     assert "was trained with another recipe, budget or split" in other.stderr
 
 
+@pytest.mark.slow
 def test_a_network_that_learns_nothing_is_scored_all_the_same(
     program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

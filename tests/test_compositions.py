@@ -1,6 +1,5 @@
 """Commands one after another, as a user gives them: each takes what the one before it has left."""
 
-import csv
 import json
 import os
 import shutil
@@ -15,7 +14,6 @@ import torch
 import zarr
 from command_line import Run, contents
 from conftest import noise, toy_model, toy_network
-from image_files import ome_zarr
 from mask_files import mask_of
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -238,21 +236,10 @@ class TestFolders:
         run(f"predict slide.tif {TOY} --out m.tif --preview png/p.png")
         assert len(facts(run, f"predict png {TOY} --out-dir o")["images"]) == 1
 
-    def test_parts_of_two_stores_do_not_collide(self, folder: Path, run: Run) -> None:
-        for name in ("A.zarr", "B.ome.zarr", "plain"):
-            ome_zarr("0.4", "cyx", 0.5)(folder, noise((1, 130, 150)))
-            Path("image.zarr").rename(name)
-        found = run(f"predict A.zarr/0 A.zarr/1 B.ome.zarr/0/ plain/0 A.zarr {TOY} --axes cyx --out-dir o")
-        names = {path.stem for path in Path("o").glob("*.zarr")}
-        assert (found.code, names) == (0, {"A_0", "A_1", "B_0", "plain_0", "A"})
-        assert len(list(csv.DictReader(Path("o/summary.csv").read_text().splitlines()))) == 5
 
-
-def test_a_folder_of_models(folder: Path, run: Run) -> None:
-    """A run's folder stands for its model, any other for the only one in it."""
+def test_the_folder_of_a_run_stands_for_its_model(folder: Path, run: Run) -> None:
     (folder / "runs" / "em").mkdir(parents=True)
     line = "predict slide.tif -m runs/em --tile 88 --device cpu --out"
-    refused(run, f"{line} none.zarr", "runs/em")
     shutil.copy("toy.safetensors", "runs/em/checkpoint.safetensors")
     refused(run, f"{line} none.zarr", "runs/em")
     shutil.copy("toy.safetensors", "runs/em/model.safetensors")
@@ -261,11 +248,6 @@ def test_a_folder_of_models(folder: Path, run: Run) -> None:
     np.testing.assert_array_equal(mask_of("m.zarr"), mask_of("toy.zarr"))
     assert facts(run, "info runs/em")["kind"] == "model"
     assert run("verify slide.tif -m runs/em/ --tile 88 --precision fp32").code == 0
-    (folder / "models").mkdir()
-    shutil.copy("toy.safetensors", "models/a.safetensors")
-    assert run("predict slide.tif -m models --tile 88 --device cpu --out a.zarr").code == 0
-    toy_model(seed=1).save(folder / "models" / "b.safetensors")
-    refused(run, "predict slide.tif -m models --out b.zarr", "a.safetensors", "b.safetensors")
 
 
 @pytest.mark.parametrize("suffix", ["pth", "pt", "ckpt"])

@@ -288,7 +288,7 @@ class TestDisks:
         runs.finish(line)
         check(runs, undisturbed, name)
 
-    @pytest.mark.parametrize("at", [3, 22, 60])
+    @pytest.mark.parametrize("at", [3, 22, 70])
     def test_a_disk_that_fails_once(self, runs: Runs, undisturbed: Path, at: int) -> None:
         found = runs(MASK, refused(at, errno.EIO, and_after=False))
         assert is_one_line(found, "mask.zarr", "Input/output error"), found

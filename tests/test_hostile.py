@@ -305,10 +305,11 @@ CASES |= {name: Case(make, words, is_model=True, bomb=name in BOMBS) for name, (
 CASES |= {
     f"{key} {value}": Case(good, key, settings={key: value})
     for key, value in [
-        *(("tile", value) for value in (-16, 0, 45, 2**63)),
-        *(("halo", -1), ("halo", 10**9), ("batch", -1), ("batch", 0), ("threshold", float("nan")), ("level", 99)),
-        *(("level", -1), ("z", range(5, 9)), ("channels", (7,)), ("roi", Region(0, 0, 10**9, 10**9))),
+        ("tile", 2**63),
+        ("halo", 10**9),
+        ("threshold", float("nan")),
         ("device", "../tpu"),
+        ("batch", 0),
     ]
 }
 NAMES = (

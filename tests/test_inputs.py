@@ -28,6 +28,8 @@ Images = list[tuple[str, Outputs]]
         ("d e.svs", "zarr", "d e.zarr"),
         ("f.v2.png", "zarr", "f.v2.zarr"),
         ("a.tif", "tif", "a.tif"),
+        ("A.zarr/0", "zarr", "A_0.zarr"),
+        ("x/B.ome.zarr/0/", "zarr", "B_0.zarr"),
     ],
 )
 def test_masks_are_called_as_their_images(image: str, file_format: str, mask: str) -> None:

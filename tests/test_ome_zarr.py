@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import zarr
 from command_line import Run
-from conftest import noise, toy_model
+from conftest import noise
 from mask_files import mask_of
 from ome_zarr_files import axes_of, means, placement, transformations, write_image
 
@@ -45,7 +45,8 @@ def test_levels_are_reduced_as_their_shapes_say(
 
 
 @pytest.mark.parametrize(
-    ("sides", "factor"), [((701, 351), 2), ((701, 350), 2), ((1000, 512), 2), ((90, 30), 3), ((4097, 5), 1024)]
+    ("sides", "factor"),
+    [((701, 351), 2), ((701, 350), 2), ((1000, 512), 2), ((90, 30), 3), ((4097, 5), 1024)],
 )
 def test_metadata_is_believed_where_it_agrees(sides: tuple[int, int], factor: float, tmp_path: Path) -> None:
     """Sides are rounded up or down, or padded to whole chunks; the ratio of the sides is as good."""
@@ -56,23 +57,6 @@ def test_metadata_is_believed_where_it_agrees(sides: tuple[int, int], factor: fl
         with open_image(path) as source:
             assert source.levels[1].scale == (pytest.approx(said), 1.0)
             assert source.notes == ()
-
-
-@pytest.mark.parametrize("sides", [(2, 1), (3, 2), (4, 2), (1, 1)])
-def test_small_levels_count_too(sides: tuple[int, int], tmp_path: Path) -> None:
-    path = write_image(tmp_path / "a.zarr", [np.zeros((1, side), np.uint8) for side in sides], axes=axes_of("yx"))
-    with open_image(path) as source:
-        assert source.levels[1].scale == (1.0, 2.0 if sides[0] > 1 else 1.0)
-
-
-def test_a_pixel_size_that_nobody_gives_is_unknown(tmp_path: Path) -> None:
-    axes = axes_of("yx", {"y": "micrometer", "x": "micrometer"})
-    with open_image(write_image(tmp_path / "a.zarr", [GREY[0, 0, 0]], axes=axes)) as source:
-        assert source.pixel_size is None
-    described = [transformations([0.5, 0.25])]
-    with open_image(write_image(tmp_path / "b.zarr", [GREY[0, 0, 0]], axes=axes, described=described)) as source:
-        assert source.pixel_size is not None
-        assert (source.pixel_size.y, source.pixel_size.x) == (0.5, 0.25)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +169,7 @@ def test_a_region_of_a_level_and_a_label_in_the_image(name: str, folder: Path, r
     assert done.code == 0, done.err
     assert mask_of("m.zarr").shape[-2:] == (20, 30)
     assert "Note: a.zarr: " in done.err
+    assert "level 1 (2 x 2" in run("info a.zarr").out
     done = run("predict a.zarr -m toy.safetensors --tile 88 -o a.zarr/labels/x")
     assert done.code == 0, done.err
     image, label = (zarr.open_group(f"a.zarr{name}", mode="r") for name in ("", "/labels/x"))
@@ -210,11 +195,3 @@ def test_tissue_is_predicted_and_glass_is_not(folder: Path, run: Run, small_bloc
     np.testing.assert_array_equal(some[1050:1270, 1050:1270][part], every[part])
     assert "blocks were empty and skipped" in done.err
     assert not some[:96, :96].any()
-
-
-def test_the_same_notes_by_info_and_by_the_plan(folder: Path, run: Run) -> None:
-    toy_model().save(folder / "toy.safetensors")
-    write_image(folder / "a.zarr", means(GREY, 2), "0.3", axes=list("tczyx"))
-    for line in ("info a.zarr", "predict a.zarr -m toy.safetensors --tile 88 --dry-run"):
-        done = run(line)
-        assert "no scale is given for level 1 (2 x 2)" in done.out + done.err

@@ -102,7 +102,7 @@ def test_calibrating_takes_memory_too_but_not_more_for_larger_tiles() -> None:
         ("part", (0, 3), "from 1 to n"),
         ("part", (4, 3), "from 1 to n"),
         ("halo", -1, "0 to 65536"),
-        ("series", -1, "from 0"),
+        ("series", -1, "counted from 0"),
         ("block", 0, "1 to"),
     ],
 )

@@ -83,7 +83,7 @@ def test_what_is_useful_but_not_needed_is_left_out_where_it_would_take_too_long(
     assert any("--tta" in words for words in short.left_out)
     assert not any(record["scores"] for record in records(short))
     assert (tmp_path / "short" / "report.html").exists()
-    long = tilesegment.train(data, tmp_path / "long", budget=1500, **TOY)
+    long = tilesegment.train(data, tmp_path / "long", budget=700, **TOY)
     assert long.tta is not None and long.left_out == ()
     assert sum(record["scores"] is not None for record in records(long)) == 6
 

@@ -90,7 +90,7 @@ def test_running_statistics_are_kept_beside_the_average_and_frozen_in_time(data:
     assert all(kept[key].abs().max() > 0 for key in means)
 
 
-@pytest.mark.parametrize(("name", "options"), TOYS, ids=[name for name, _ in TOYS])
+@pytest.mark.parametrize(("name", "options"), [one for one in TOYS if one[0] != "u2net-small"])
 def test_only_what_tells_classes_apart_begins_anew_with_other_classes(name: str, options: dict[str, Any]) -> None:
     """A layer does if its output has a channel per class; what sees only those, behind it, may too."""
     start, network = (build_network(name, {**options, "in_channels": 1, "classes": n}) for n in (2, 5))
@@ -158,7 +158,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("before", "after", "taken", "words"),
     [
         (("membrane", "cell"), ("membrane", "cell"), (0, 1), ()),
-        (("membrane", "cell"), ("cell", "membrane"), (1, 0), ("for cell, membrane",)),
+        (("membrane", "cell"), ("cell", "membrane"), (1, 0), ("kept for cell, membrane",)),
         (("other", "nucleus", "cell"), ("other", "cell"), (0, 2), ("other, nucleus, cell",)),
         (("other", "nucleus"), ("other", "cell"), (0, None), ("begun at random: head for cell", "kept for other")),
         (("a", "b", "c"), ("x", "y"), (None, None), ("begun at random: head",)),

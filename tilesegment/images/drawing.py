@@ -10,7 +10,7 @@ from zarr.codecs import BloscCodec
 
 from tilesegment.errors import ImageError, one_line
 
-_CHUNK, _SHARD = 512, 2048  # sides, pixels: as slides are often stored
+_CHUNK, _SHARD = 512, 2048  # sides in pixels, as slides are often stored
 
 
 def draw_zarr(path: str | Path, shape: tuple[int, int], mean: Sequence[float], std: Sequence[float], dtype: str) -> str:

@@ -2,10 +2,10 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
@@ -194,18 +194,23 @@ def _check_page(path: str, key: TiffPage, page: TiffPage | TiffFrame, size: int)
         return
     # tifffile believes a description that says that all pages are alike, and reads no more of most than their offsets
     whole = page.aspage() if isinstance(page, TiffFrame) else page
-    for name, value, other in (
-        ("size", key.shaped, whole.shaped),
-        ("type", key.dtype, whole.dtype),
-        ("compression", key.compression, whole.compression),
-        ("orientation", orientation_of(key), orientation_of(whole)),
-        ("layout", key.hash, whole.hash),
-    ):
-        if value != other:
+    for name, facts in _ALIKE.items():
+        if facts(key) != facts(whole):
             raise ImageError(
-                f"{path} has pages of one stack that differ in their {name} ({value} and {other}): export its images "
-                "to files of their own"
+                f"{path} has pages of one stack that differ in their {name} ({facts(key)} and {facts(whole)}): export "
+                "its images to files of their own"
             )
+
+
+# what all pages of a stack have in common
+_ALIKE: dict[str, Callable[[TiffPage], Any]] = {
+    "size": lambda page: page.shaped,
+    "type": lambda page: (page.dtype, page.bitspersample, page.fillorder),
+    "compression": lambda page: (page.compression, page.predictor),
+    "colours": lambda page: page.photometric,
+    "tiles or strips": _segment_shape,
+    "orientation": orientation_of,
+}
 
 
 def _lies_raw(key: TiffPage, page: TiffPage | TiffFrame) -> bool:

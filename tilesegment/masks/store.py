@@ -1,7 +1,9 @@
 """One level of a mask on disk: an array that is written block by block, each block once, and read by region.
 
 The invariant: a block is stored (as one shard, or in Zarr 2 as whole chunks) if and only if it is done. Each object is
-written whole; blocks of background are stored too, so nothing that is missing is taken for background.
+written whole; blocks of background are stored too, so nothing that is missing is taken for background. What another
+kind of store has to do is here: put (`BlockArray._store`), put if absent (`create_array`), get (`BlockArray.read`,
+`_is_whole`) and list (`_objects`); only `writer` renames and deletes whole folders.
 
 A shard is its chunks, each compressed and with a checksum, one after the other, and at the end an index: offset and
 length of every chunk in row-major order, both 2^64 - 1 for one outside the array, and the index's own checksum, as in

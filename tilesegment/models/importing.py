@@ -34,7 +34,7 @@ def import_weights(
     by_order: bool = False,
     overwrite: bool = False,
 ) -> Model:
-    """Make a model file of weights that were trained elsewhere; nothing in their file is ever run.
+    """Make a model file of weights that were trained elsewhere, and return the model; nothing in their file is run.
 
     Args:
         path, out: a state dict, as safetensors or from `torch.save`, alone or in a checkpoint; the model file, float32.
@@ -48,9 +48,6 @@ def import_weights(
         halo: context of a tile in pixels, for a network that no halo makes exact.
         by_order: take weights of unknown names by their order, see `fitting.fit_network`.
         overwrite: replace an existing `out`.
-
-    Returns:
-        The model as it will be loaded; its training record says where it comes from.
 
     Raises:
         ModelError: `out` exists or is `path`, the weights cannot be read, or are not those of the network.

@@ -31,8 +31,7 @@ class OnnxFile:
     """A checked file: one image in, one map of classes out, at any height and width.
 
     Attributes:
-        path: for messages.
-        source: what the runtime opens: the content, or the path if weights lie in files beside it.
+        path, source: for messages; for the runtime: the content, or the path if weights lie in files beside it.
         name, dtype, channels: of the graph's input.
         one_by_one: whether it takes only one image at a time.
         metadata: strings that its maker put in.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 _CUDA = "CUDAExecutionProvider"
+_TINY = float(np.finfo(np.float32).tiny)
 CUDA_REMEDY = ", or, for CUDA, pip install onnxruntime-gpu instead of onnxruntime"
 
 
@@ -85,7 +86,11 @@ class OnnxNetwork(Network):
             result = self.run(values)
         except ModelError as error:
             raise ModelError(f"{self.file.path}: {error}") from error
-        return as_logits(torch.from_numpy(result), self.activation).to(x.device)
+        if self.activation == "logits":
+            return as_logits(torch.from_numpy(result), "logits").to(x.device)
+        # as `as_logits`, but by NumPy, whose logarithm rounds otherwise than PyTorch's: masks stay as they were
+        result = np.concatenate([1 - result, result], 1) if result.shape[1] == 1 else result
+        return torch.from_numpy(np.log(np.maximum(result, _TINY))).to(x.device)
 
     def run(self, values: np.ndarray) -> np.ndarray:
         """What the graph gives, (B, K, h, w) float32, for (B, C, H, W) as it takes them.

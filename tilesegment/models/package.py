@@ -9,7 +9,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -66,11 +66,11 @@ def read_package(path: Path) -> tuple[Description, OnnxFile]:
     try:
         if path.suffix.lower() != ".zip":
             folder = path if path.is_dir() else path.parent
-            return _read(lambda name, limit: _from_folder(folder, name, limit), folder.resolve().name, path, folder)
+            return _read(folder, path, folder.resolve())
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
-                _check_name(entry.filename)
-            return _read(lambda name, limit: _from_zip(archive, name, limit), path.stem, path, None)
+                _check_entry(entry)
+            return _read(zipfile.Path(archive), path, None)
     except ModelError as error:
         raise ModelError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
     except OSError as error:
@@ -79,51 +79,36 @@ def read_package(path: Path) -> tuple[Description, OnnxFile]:
         raise ModelError(f"{path}: no zip, or a damaged one ({error}); download it again") from error
 
 
-def _read(
-    content_of: Callable[[str, int], bytes | None], name: str, path: Path, folder: Path | None
-) -> tuple[Description, OnnxFile]:
-    """Read a package whose `content_of` a name, up to a number of bytes, is None if it does not hold it."""
-    texts = (content_of(rdf, _LARGEST_RDF) for rdf in PACKAGED)
-    text = next((text for text in texts if text is not None), None)
-    if text is None:
+def _read(root: Path | zipfile.Path, path: Path, folder: Path | None) -> tuple[Description, OnnxFile]:
+    """Read a package whose files are those below `root`; `folder` is the real place of one that is no zip."""
+    rdf_file = next((root / name for name in PACKAGED if (root / name).is_file()), None)
+    if rdf_file is None:
         raise ModelError(
             f"no model package: it holds no {RDF}; pickled or zipped checkpoints could run code and are not opened"
         )
-    rdf = _parse(text)
+    with rdf_file.open("rb") as stream:
+        rdf = _parse(stream.read(_LARGEST_RDF + 1))
     source, promised = _weights(rdf)
-    content = content_of(source, LARGEST)
-    if content is None:
+    file = root / source
+    if folder is not None and not (folder / source).resolve().is_relative_to(folder):
+        raise ModelError(f"its {RDF} names a file outside the package ({source!r}), which is not opened")
+    if not file.is_file():
         raise ModelError(f"its {RDF} names {source!r}, which the package does not hold; download it again")
+    content = file.read_bytes()
     if promised is not None and promised != hashlib.sha256(content).hexdigest():
         raise ModelError(f"{source!r} is not what {RDF} describes (SHA-256 differs); download it again")
-    home = folder and (folder / source).parent
-    return describe(rdf, name), parse_onnx(content, str(home / Path(source).name if home else path), home)
+    name, where = (path.stem, path) if folder is None else (folder.name, folder / source)
+    return describe(rdf, name), parse_onnx(content, str(where), folder and where.parent)
 
 
-def _from_folder(folder: Path, name: str, limit: int) -> bytes | None:
-    file = (folder / name).resolve()
-    if not file.is_relative_to(folder.resolve()):
-        raise ModelError(f"its {RDF} names a file outside the package ({name!r}), which is not opened")
-    if not file.is_file():
-        return None
-    _check_size(name, file.stat().st_size, file.stat().st_size, limit)
-    return file.read_bytes()
-
-
-def _from_zip(archive: zipfile.ZipFile, name: str, limit: int) -> bytes | None:
-    entry = archive.NameToInfo.get(name)
-    if entry is None:
-        return None
-    _check_size(name, entry.file_size, entry.compress_size, limit)
+def _check_entry(entry: zipfile.ZipInfo) -> None:
+    """Check a file of a zip before it is read; zipfile stops at the size that it claims."""
+    _check_name(entry.filename)
+    packed, size = entry.compress_size, entry.file_size
+    if size > min(LARGEST, _LARGEST_RATIO * max(packed, 1)):
+        raise ModelError(f"{entry.filename} claims {size:,} bytes in {packed:,}; that is not opened")
     if entry.flag_bits & 1:
-        raise ModelError(f"{name} is encrypted; unpack the package, and name its {RDF}")
-    # zipfile stops at the size that was claimed
-    return archive.read(entry)
-
-
-def _check_size(name: str, size: int, packed: int, limit: int) -> None:
-    if size > limit or size > _LARGEST_RATIO * max(packed, 1):
-        raise ModelError(f"{name} claims {size:,} bytes in {packed:,}; that is not opened")
+        raise ModelError(f"{entry.filename} is encrypted; unpack the package, and name its {RDF}")
 
 
 def _check_name(name: str) -> None:
@@ -136,6 +121,8 @@ def _parse(text: bytes) -> Mapping[str, Any]:
     """The description as plain values, of a version that is supported."""
     import yaml
 
+    if len(text) > _LARGEST_RDF:
+        raise ModelError(f"its {RDF} is longer than {_LARGEST_RDF:,} bytes; that is not opened")
     try:
         rdf = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:

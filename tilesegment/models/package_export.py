@@ -1,4 +1,4 @@
-"""Writing a bioimage.io 0.5 model package: ONNX weights, rdf.yaml, test tensors, a cover and a README in one zip.
+"""Writing a bioimage.io 0.5 model package: ONNX weights, rdf.yaml, test tensors and a README in one zip.
 
 The specification: https://bioimage-io.github.io/spec-bioimage-io.
 """
@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from tilesegment.draw import overlay, stretch
 from tilesegment.errors import ModelError
 from tilesegment.geometry import FieldOfView
 from tilesegment.models.export import GreyValues, example_image, exported_view, to_onnx
@@ -28,14 +26,13 @@ from tilesegment.networks.probing import LARGEST
 _VERSION = "0.5.5"
 # SPDX identifiers; any other licence is named in the README only
 _SPDX = ("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "MIT")
-_COVER = 512  # pixels a panel
 
 
 def to_package(model: Model) -> bytes:
     """Convert a model to a zipped package whose output is as large as its input and has the halo that tiles need.
 
-    A network that crops gets a mirrored rim: programs that run packages block by block do not take a smaller output.
-    The test tensors are random grey values and what PyTorch makes of them, so that tests of others compare runtimes.
+    A network that crops gets a mirrored rim: programs that run packages block by block take no smaller output. The test
+    tensors are random grey values and what PyTorch makes of them.
 
     Raises:
         ModelError: it cannot be exported, see `to_onnx`.
@@ -57,7 +54,6 @@ def to_package(model: Model) -> bytes:
         "weights.onnx": weights,
         "input.npy": _npy(image.astype(dtype)),
         "output.npy": _npy(result),
-        "cover.png": _cover(model, image[0].astype(dtype), result[0]),
         "README.md": _readme(model, view).encode(),
     }
     opset = max(entry.version for entry in parse_onnx(weights, "weights").proto.opset_import if entry.domain == "")
@@ -104,7 +100,6 @@ def _describe(model: Model, view: FieldOfView, opset: int, digests: dict[str, st
         "name": (name if len(name) >= 5 else f"model {name}")[:64],
         "description": f"Segmentation into {', '.join(classes)} by a {header.network}.",
         "documentation": file["README.md"],
-        "covers": [file["cover.png"]],
         "tags": ["segmentation", "semantic-segmentation", "2d", header.network],
         "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
         **({"license": header.licence} if header.licence in _SPDX else {}),
@@ -130,22 +125,6 @@ def _npy(array: np.ndarray) -> bytes:
     return content.getvalue()
 
 
-def _cover(model: Model, image: np.ndarray, probabilities: np.ndarray) -> bytes:
-    """The middle of the test image beside its classes: PNG, twice as wide as high."""
-    side = min(probabilities.shape[-1], _COVER)
-
-    def middle(pixels: np.ndarray) -> np.ndarray:
-        start = (pixels.shape[-1] - side) // 2
-        return pixels[:, start : start + side, start : start + side]
-
-    shown, mask = middle(image), middle(probabilities).argmax(0).astype(np.uint8)
-    plain = stretch(shown)
-    panels = np.concatenate([plain, overlay(plain, mask, model.header.classes)], axis=1)
-    content = io.BytesIO()
-    Image.fromarray(panels).save(content, "PNG")
-    return content.getvalue()
-
-
 def _readme(model: Model, view: FieldOfView) -> str:
     header, scale, size = model.header, model.header.normalisation, model.header.pixel_size
     pixels = "unknown" if size is None else f"{size.y} x {size.x} um (y, x)"
@@ -160,6 +139,6 @@ def _readme(model: Model, view: FieldOfView) -> str:
         f"- licence: {header.licence or 'not stated'}",
         "## Validation",
         f"Scores on held-out images: {scores}." if scores else "No scores were recorded; compare it with your labels.",
-        "Exported by tilesegment; the cover and the test tensors show random grey values.",
+        "Exported by tilesegment; the test tensors are random grey values.",
     ]
     return "\n\n".join(lines) + "\n"

@@ -70,11 +70,6 @@ class Found(NamedTuple):
     left_out: tuple[str, ...]
 
 
-def is_folder_of_images(path: str) -> bool:
-    """Whether `path` is a folder that is no image itself, as a Zarr store is."""
-    return os.path.isdir(path) and not path.rstrip("/").endswith(".zarr") and not is_zarr(Path(path))
-
-
 def images_in(folder: str) -> Found:
     """Find the images in a folder, not in those below; masks and pictures that we wrote are no images.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cached_property, lru_cache
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -15,18 +15,18 @@ from typing import Any, Self
 
 import numpy as np
 
-from tilesegment.errors import ImageError, ModelError, PlanError
+from tilesegment.errors import ImageError, PlanError
 from tilesegment.geometry import Block, Region, TileGrid
 from tilesegment.images import open_image, read_mirrored
 from tilesegment.images.identity import identity
 from tilesegment.images.source import ImageSource
 from tilesegment.masks import MaskSpec
 from tilesegment.metadata import PixelSize
-from tilesegment.models import DEFAULT, bundled_models, find_model
-from tilesegment.models.model import Model, weights_hash
+from tilesegment.models.model import Model
 from tilesegment.models.onnx_network import OnnxNetwork
 from tilesegment.prediction.devices import choose_device, this_machine, why_onnx_on_cpu
 from tilesegment.prediction.int8 import folder_for, sample_blocks
+from tilesegment.prediction.opening import load, open_model
 from tilesegment.prediction.outputs import Stores, begin_outputs
 from tilesegment.prediction.plan import Plan, found_in_files, make_plan
 from tilesegment.prediction.predictor import BlockPredictor, Pending, make_predictor
@@ -173,15 +173,22 @@ class Job:
         Raises:
             MaskError: the disk refuses; what is stored stays.
         """
-        plan, shape = self.plan, block.write.shape
-        if pending is not None:
-            found = pending()
-        else:  # class 0, for certain
-            likely = np.zeros((plan.classes, 1, 1), np.float32)
-            likely[0] = 1
-            found = np.zeros(shape, np.uint8), np.broadcast_to(likely, (plan.classes, *shape))
-        self.stores.write(block.write.within(plan.region), z - plan.planes.start, *found)
+        stores, region, plane = self.stores, block.write.within(self.plan.region), z - self.plan.planes.start
+        ids, *more = self._class_0(block.write.shape) if pending is None else pending()
+        if stores.likely is not None:
+            likely, dtype = more[0], stores.likely.base.grid.dtype
+            if dtype.kind != "f":  # whole numbers, from 0 to the largest
+                likely = np.rint(likely * np.iinfo(dtype).max)
+            stores.likely.write(region, likely.astype(dtype, copy=False), plane)
+        if stores.mask is not None:
+            stores.mask.write(region, ids, plane)
         return pending is None
+
+    def _class_0(self, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (h, w) and probabilities (K, h, w) of an empty block: class 0, for certain."""
+        likely = np.zeros((self.plan.classes, 1, 1), np.float32)
+        likely[0] = 1
+        return np.zeros(shape, np.uint8), np.broadcast_to(likely, (self.plan.classes, *shape))
 
     def finish(self, result: Result) -> Result:
         """End an image whose blocks are stored: pyramids, final names, pictures. Fills in and returns `result`.
@@ -286,45 +293,3 @@ class Job:
             "versions": {name: version(name) for name in ("tilesegment", "torch", "zarr", "numpy")},
             "machine": platform.platform(),
         }
-
-
-def open_model(source: ImageSource, settings: Settings) -> tuple[Model, str, tuple[str, ...]]:
-    """The model for an image, where every process finds it ("" if it was given as an object), and notes.
-
-    Raises:
-        ModelError: there is none, it does not take such images, or it cannot be pruned or have that halo.
-    """
-    given, notes = settings.model, tuple[str, ...]()
-    if given is None:
-        channels = source.channels if settings.channels is None else len(settings.channels)
-        if channels != 1:
-            raise ModelError(
-                f"{source.path} has {channels} channels and no model was named; {DEFAULT} takes 1: name a model for "
-                "such images (tileseg models lists them, tileseg train makes one), or choose one channel with "
-                "--channels"
-            )
-        given, notes = DEFAULT, (f"no model was named: using the bundled {DEFAULT}",)
-    if isinstance(given, Model):
-        if not isinstance(given.network, OnnxNetwork):  # whatever was done to them since they were loaded
-            digest = weights_hash({name: value.cpu() for name, value in given.network.state_dict().items()})
-            given = replace(given, header=replace(given.header, weights_sha256=digest))
-        return _adapted(given, settings.prune, settings.halo), "", notes
-    # each process has the bundled models in a place of its own
-    path = str(given) if str(given) in bundled_models() else os.path.abspath(find_model(str(given)))
-    return load(path, settings), path, notes
-
-
-def load(path: str, settings: Settings) -> Model:
-    """The model in a file, pruned and with the halo that was chosen; kept, as many images mostly take one model."""
-    state = os.stat(path) if os.path.exists(path) else None
-    return _loaded(path, state and (state.st_mtime_ns, state.st_size), settings.prune, settings.halo)
-
-
-@lru_cache(maxsize=2)
-def _loaded(path: str, state: tuple[int, int] | None, prune: int | None, halo: int | None) -> Model:
-    return _adapted(Model.load(path), prune, halo)
-
-
-def _adapted(model: Model, prune: int | None, halo: int | None) -> Model:
-    model = model if prune is None else model.pruned(prune)
-    return model if halo is None else model.with_halo(halo)

@@ -10,7 +10,6 @@ import numpy as np
 
 from tilesegment.draw import HEATMAP, PREVIEW, check_picture
 from tilesegment.errors import MaskError, PlanError
-from tilesegment.geometry import Region
 from tilesegment.masks import MaskSpec, MaskWriter, create_mask, create_probabilities, is_complete, read_record
 from tilesegment.masks.spec import STORED
 from tilesegment.prediction.plan import Plan
@@ -39,20 +38,6 @@ class Stores:
     @property
     def writers(self) -> list[MaskWriter]:
         return [writer for writer in (self.likely, self.mask) if writer is not None]
-
-    def write(self, region: Region, plane: int, ids: np.ndarray, likely: np.ndarray | None = None) -> None:
-        """Store a block durably: class ids (h, w), and the probabilities (K, h, w) if they are kept.
-
-        Raises:
-            MaskError: the disk refuses; what is stored stays.
-        """
-        if self.likely is not None and likely is not None:
-            dtype = self.likely.base.grid.dtype
-            if dtype.kind != "f":  # whole numbers, from 0 to the largest
-                likely = np.rint(likely * np.iinfo(dtype).max)
-            self.likely.write(region, likely.astype(dtype, copy=False), plane)
-        if self.mask is not None:
-            self.mask.write(region, ids, plane)
 
     def survey(self, plan: Plan) -> tuple[np.ndarray, int]:
         """Whether each block is stored, bool (planes, rows, columns), and how many stored objects are damaged."""

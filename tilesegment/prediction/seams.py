@@ -105,7 +105,7 @@ def verify(
     chosen = Settings.of({"model": model, "device": device, "precision": precision, **settings})
     with Job.prepare(image, chosen) as job:
         crops = []
-        for crop in _compare_all(job):
+        for crop in _compared(job):
             crops.append(crop)
             report(crop)
         return Verification(job.plan.tile, job.plan.step, precision, tuple(crops), _TOLERANCE[precision])
@@ -117,31 +117,20 @@ def mismatch(job: "Job") -> float | None:
     Exact tiles have 0. None if it cannot be measured: the larger halo reaches what cannot be read, such as NaN that a
     region of interest leaves out.
     """
-    predictor, crops = _one_by_one(job), []
-    for region in _crops(job):
-        try:
-            crops.append(_compare(job, predictor, region))
-        except ImageError:  # of what lies beyond the pixels that are predicted, all of which were read before
-            continue
+    crops = list(_compared(job, leave_out_unreadable=True))
     return sum(crop.pixels for crop in crops) / sum(crop.region.area for crop in crops) if crops else None
 
 
-def _compare_all(job: "Job") -> Iterator[Crop]:
-    predictor = _one_by_one(job)
-    return (_compare(job, predictor, region) for region in _crops(job))
-
-
-def _one_by_one(job: "Job") -> BlockPredictor:
-    """The job's predictor in batches of one: batches are always full, and single tiles are compared, some large."""
-    predictor = copy.copy(job.predictor)
-    predictor.batch = 1
-    return predictor
-
-
-def _crops(job: "Job") -> list[Region]:
-    """Crops of what is predicted, in pixels of the level."""
-    plan, (y, x) = job.plan, (job.plan.region.y0, job.plan.region.x0)
-    return [crop.shift(y, x) for crop in crops_of(plan.region.shape, plan.step, plan.view.divisor)]
+def _compared(job: "Job", *, leave_out_unreadable: bool = False) -> Iterator[Crop]:
+    """Compare crops of what is predicted, in pixels of the level."""
+    plan, predictor = job.plan, copy.copy(job.predictor)
+    predictor.batch = 1  # batches are always full, and single tiles are compared, some of them large
+    for crop in crops_of(plan.region.shape, plan.step, plan.view.divisor):
+        try:
+            yield _compare(job, predictor, crop.shift(plan.region.y0, plan.region.x0))
+        except ImageError:  # beyond the pixels that are predicted, all of which were read before
+            if not leave_out_unreadable:
+                raise
 
 
 def crops_of(shape: tuple[int, int], step: int, divisor: int) -> list[Region]:

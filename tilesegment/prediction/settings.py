@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,7 +20,7 @@ def _among(*names: str) -> Check:
 
 
 def _between(low: int, high: int, unit: str = "") -> Check:
-    return lambda value: isinstance(value, int) and low <= value <= high, f"{low} to {high}{unit}"
+    return lambda value: isinstance(value, Integral) and low <= int(value) <= high, f"{low} to {high}{unit}"
 
 
 # for each setting what it may be, in code and in words; None, where it is the default, always may
@@ -27,7 +28,7 @@ _ALLOWED: dict[str, Check] = {
     "batch": _between(1, 1024),
     "block": _between(1, 1 << 19, " pixels"),
     "halo": _between(0, 65_536, " pixels"),
-    "series": (lambda value: value >= 0, "numbers counted from 0"),
+    "series": _between(0, 1 << 31, ", counted from 0"),
     "threshold": (lambda value: 0 < value < 1, "between 0 and 1"),
     "roi": (lambda value: isinstance(value, Region), "a tilesegment.Region(y0, x0, y1, x1)"),
     "runtime": _among("auto", "pytorch", "openvino"),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import ceil, floor, prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -19,7 +19,7 @@ from skimage.filters import threshold_otsu
 from tilesegment.errors import PlanError
 from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, open_image
-from tilesegment.masks import Mask, find_mask
+from tilesegment.masks import find_mask
 
 if TYPE_CHECKING:
     from tilesegment.prediction.plan import Plan
@@ -226,8 +226,7 @@ def _reduced(pixels: np.ndarray, factor: int) -> np.ndarray:
     return cells.mean((2, 4), dtype=np.float32)
 
 
-@dataclass(frozen=True)
-class _Outline:
+class _Outline(NamedTuple):
     """A mask of any kind: `read` gives values (..., h, w) of a region of a plane, 0 where nothing is predicted."""
 
     path: str
@@ -242,7 +241,13 @@ def _opened(path: str, invert: bool) -> Iterator[_Outline]:
     """A mask that we wrote by its class ids, whatever the colours of its classes; any other image by its values."""
     mask = find_mask(path)
     if mask is not None:
-        _check_whole(mask)
+        region, shape = (mask.spec.fingerprint.get(name) for name in ("region", "shape"))
+        if isinstance(region, list) and isinstance(shape, list) and region != [0, 0, *shape]:
+            # one of a part would be taken for one of a smaller level
+            part = f"{region[0]}:{region[2]},{region[1]}:{region[3]}"
+            raise PlanError(
+                f"the mask {path} covers {part} of its image, {shape[0]} x {shape[1]}; give one of the whole image"
+            )
         yield _Outline(path, mask.spec.shape, mask.spec.depth or 1, lambda region, z: mask.read(region, 0, z))
         return
     with open_image(path, invert=invert) as source:
@@ -252,16 +257,6 @@ def _opened(path: str, invert: bool) -> Iterator[_Outline]:
             return source.read(region, 0, z)[:colours]
 
         yield _Outline(path, source.shape, source.depth or 1, read, source.notes)
-
-
-def _check_whole(mask: Mask) -> None:
-    """Refuse a mask of ours that covers a part of its image: it would be taken for one of a smaller level."""
-    region, shape = (mask.spec.fingerprint.get(name) for name in ("region", "shape"))
-    if isinstance(region, list) and isinstance(shape, list) and region != [0, 0, *shape]:
-        part = f"{region[0]}:{region[2]},{region[1]}:{region[3]}"
-        raise PlanError(
-            f"the mask {mask.path} covers {part} of its image, {shape[0]} x {shape[1]}; give one of the whole image"
-        )
 
 
 def _outside(mask: _Outline, plan: "Plan") -> np.ndarray:

@@ -160,11 +160,9 @@ def class_notes(
         return (f"{init} tells other classes apart; begun at random: {', '.join(anew)}{which}",)
     if names == known:
         return ()
-    taken = [known[match] for match in matches if match is not None]
-    if [one.casefold() for one in taken] != [one.casefold() for one in names]:
-        pairs = ", ".join(f"{name} from {old_name}" for name, old_name in zip(names, taken, strict=True))
-        return (f"the classes of {init} have other names and are taken in their order: {pairs}",)
-    return (f"{init} tells {', '.join(known)} apart; its head is kept, by these names, for {', '.join(names)}",)
+    pairs = [(name, known[match]) for name, match in zip(names, matches, strict=True) if match is not None]
+    taken = ", ".join(name if name.casefold() == old.casefold() else f"{name} from {old}" for name, old in pairs)
+    return (f"{init} tells {', '.join(known)} apart; its head is kept for {taken}",)
 
 
 def choose_normalisation(

@@ -215,6 +215,9 @@ class _Run:
             Model(replace(model.header, training=training), model.network).save(path, half=True)
             self._draw_samples(one)
         self._draw_curves()
+        command = f"tileseg predict IMAGE --model {shlex.quote(str(path))} --out mask.zarr"
+        if trainer.name == MODULE:
+            command = f'tilesegment.predict("IMAGE", "mask.zarr", tilesegment.Model.load("{path}", network=module))'
         write_report(
             self.folder,
             title=trainer.settings.name,
@@ -223,7 +226,7 @@ class _Run:
             settings=self.chosen.to_json(),
             records=self.records,
             line=self.line,
-            command=f"tileseg predict IMAGE --model {shlex.quote(str(path))} --out mask.zarr",
+            command=command,
             **found,
         )
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
