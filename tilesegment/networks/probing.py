@@ -25,6 +25,7 @@ from tilesegment.networks.counting import peak_values
 LARGEST = 1024  # context that is looked for or verified, pixels
 TOLERANCE, EXACT = 1e-4, 1e-9  # rounding, as a share of the output's spread, in single and in double precision
 _CHANGED = 1e-6  # the same where shapes are equal, in single precision
+_EXACT_SIDE = 800  # largest image that is computed in double precision, pixels
 _LOUD = 1e3  # times the spread of the image
 # sides that are tried; the least width of a strip along one axis
 _SIDES, _LARGE_SIDES, _NARROW = range(192, 257), (*range(320, 1025, 64), *range(449, 512)), 64
@@ -61,7 +62,7 @@ class Prober:
         shape: Callable[[int, int], tuple[int, int]] | None = None,
     ) -> None:
         self.run, self._channels, self._scales = run, channels, scales
-        self._exact, self._tolerance = exact or run, TOLERANCE if exact is None else EXACT
+        self._exact = exact
         self._shape = shape or self._shape_of_run
         self._random = np.random.default_rng(0)
 
@@ -127,11 +128,10 @@ class Prober:
                 continue  # it sees more, perhaps farther than these images are large
             divisor = lcm(self._divisor(start, max(rims)), unit)
             view = self._cropping(divisor, rims) if lost else self._keeping(divisor, start, rims)
-            difference = self.check(view)
-            if difference > self._tolerance:
+            if self.check(view) > (EXACT if self._checks_exactly(view) else TOLERANCE):
                 raise InexactError(
                     f"with the halo of {view.before} px and the divisor of {view.divisor} that were found, tiles "
-                    f"differ from the whole by {difference:.1e} of the output's spread"
+                    "differ from the whole"
                 )
             return view
         raise InexactError(f"every output pixel depends on the whole tile, or on more than {LARGEST} px around it")
@@ -156,7 +156,7 @@ class Prober:
     def holds(self, view: FieldOfView) -> bool:
         """Whether tiles are exact with this view."""
         try:
-            return self.check(view) <= self._tolerance
+            return self.check(view) <= (EXACT if self._checks_exactly(view) else TOLERANCE)
         except ModelError:  # the network does not even take such tiles
             return False
 
@@ -167,11 +167,12 @@ class Prober:
             ModelError: the network fails on such tiles.
         """
         largest, step, kept = 0.0, view.divisor, 0 if view.crops else view.before
+        run = self._exact if self._exact is not None and self._checks_exactly(view) else self.run
 
         def inner(image: np.ndarray, steps: int, y: int = 0, x: int = 0) -> np.ndarray:
             """The kept part of a tile of `steps` that starts (y, x) steps from the image's origin."""
             side = view.tile_of(steps * step)
-            output = self._exact(image[..., y * step : y * step + side, x * step : x * step + side])
+            output = run(image[..., y * step : y * step + side, x * step : x * step + side])
             right = (side - output.shape[-1]) // 2 == (view.before if view.crops else 0)
             output = output[..., kept : kept + steps * step, kept : kept + steps * step]
             return output if right else np.full_like(output, np.nan)
@@ -185,6 +186,10 @@ class Prober:
                     return float("inf")
                 largest = max(largest, float(np.abs(part - there).max()) / _spread(whole))
         return largest
+
+    def _checks_exactly(self, view: FieldOfView) -> bool:
+        """Whether there is double precision, and tiles are small enough for it not to take minutes."""
+        return self._exact is not None and view.tile_of(3 * view.divisor) <= _EXACT_SIDE
 
     @property
     def _grid(self) -> int:
