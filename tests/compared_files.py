@@ -27,10 +27,10 @@ def store(path: Path, pixels: np.ndarray, classes: tuple[LabelClass, ...] = CLAS
     """Our own mask of ids (H, W), or probabilities (K, H, W), in blocks of 32."""
     spec = MaskSpec((pixels.shape[-2], pixels.shape[-1]), None, 32, 16, classes, None)
     create = create_probabilities if pixels.ndim == 3 else create_mask
-    with create(path, spec) as writer:
-        for region, z in writer.base.blocks():
-            writer.write(region, pixels[..., *region.slices], z)
-        writer.finish()
+    writer = create(path, spec)
+    for region, z in writer.base.blocks():
+        writer.write(region, pixels[..., *region.slices], z)
+    writer.finish()
     return path
 
 

@@ -66,7 +66,7 @@ BAD = [
     *((MODEL.format(name), 1, name) for name in ("missing.safetensors", "text.safetensors", "cut.safetensors")),
     *((MODEL.format(name), 1, name) for name in ("flipped.safetensors", "pickle.pt", "slide.tif")),
     (MODEL.format("rgb.safetensors"), 1, "the model takes 3"),
-    *((OUT.format(name), 1, name) for name in ("taken.zarr", "taken.tif", "m.xyz")),
+    *((OUT.format(name), 1, name) for name in ("taken.zarr", "taken.tif", "m.xyz", "m.jpg")),
     (OUT.format("m.zarr --preview slide.tif"), 1, "slide.tif"),
     (OUT.format("taken.zarr --overwrite"), 1, "taken.zarr"),
     (OUT.format("no/m.zarr"), 1, "no folder"),

@@ -109,7 +109,9 @@ def test_two_workers_make_the_mask_of_one_process(folder: Path, run: Run) -> Non
     np.testing.assert_array_equal(mask_of("many.zarr"), mask_of("one.zarr"))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 75)]
+)
 def test_a_signal_stops_and_the_same_command_goes_on(number: int, code: int, folder: Path, run: Run) -> None:
     """In a process of its own; batch systems send SIGTERM before they kill, which lets the block under way end."""
     tifffile.imwrite("long.tif", noise((120, 90, 90)), photometric="minisblack")

@@ -48,7 +48,7 @@ class Prober:
         run: the network.
         channels: C.
         scales: mean and std of the images' values; several where it is unknown which values the network takes.
-        tolerance: rounding, as a share of the output's spread.
+        exact: the same in double precision, for the check; None checks with `run`.
         shape: (H, W) -> (h, w), where that is known without running.
     """
 
@@ -57,10 +57,11 @@ class Prober:
         run: Run,
         channels: int,
         scales: Sequence[tuple[float, float]] = ((0.0, 1.0), (128.0, 64.0)),
-        tolerance: float = TOLERANCE,
+        exact: Run | None = None,
         shape: Callable[[int, int], tuple[int, int]] | None = None,
     ) -> None:
-        self.run, self._channels, self._scales, self._tolerance = run, channels, scales, tolerance
+        self.run, self._channels, self._scales = run, channels, scales
+        self._exact, self._tolerance = exact or run, TOLERANCE if exact is None else EXACT
         self._shape = shape or self._shape_of_run
         self._random = np.random.default_rng(0)
 
@@ -170,7 +171,7 @@ class Prober:
         def inner(image: np.ndarray, steps: int, y: int = 0, x: int = 0) -> np.ndarray:
             """The kept part of a tile of `steps` that starts (y, x) steps from the image's origin."""
             side = view.tile_of(steps * step)
-            output = self.run(image[..., y * step : y * step + side, x * step : x * step + side])
+            output = self._exact(image[..., y * step : y * step + side, x * step : x * step + side])
             right = (side - output.shape[-1]) // 2 == (view.before if view.crops else 0)
             output = output[..., kept : kept + steps * step, kept : kept + steps * step]
             return output if right else np.full_like(output, np.nan)
@@ -215,7 +216,7 @@ class Prober:
         first, again = self.run(image), self.run(image)
         if not np.isfinite(first).all():
             raise ModelError("gives NaN or infinity for a random image")
-        if np.abs(first - again).max() > self._tolerance * _spread(first):
+        if np.abs(first - again).max() > TOLERANCE * _spread(first):
             raise InexactError("it is random: the same image gives another output")
 
     def _rims(self, start: int, around: int | None = None) -> tuple[int, int] | None:
@@ -306,7 +307,7 @@ class _Shifted:
             last = len(still) - self._rim
             moved = self._run(strip[shift : shift + self._side])
             difference = np.abs(still[self._rim + shift : last] - moved[self._rim : last - shift]).max()
-            if not difference <= self._prober._tolerance * _spread(still):
+            if not difference <= TOLERANCE * _spread(still):
                 return False
         return bool(np.array_equal(self._nan(shift)[shift:], self._pattern[: len(self._pattern) - shift]))
 
@@ -322,7 +323,7 @@ class _Shifted:
 
 
 class TorchRun:
-    """A copy of a network in double precision on the CPU, in eval mode, called with arrays; a `Run`.
+    """A copy of a network on the CPU, in eval mode, called with arrays: a `Run`, in single precision.
 
     Raises:
         ModelError: it cannot be copied.
@@ -331,7 +332,8 @@ class TorchRun:
     def __init__(self, network: nn.Module, channels: int) -> None:
         self._channels, self._shapes_known = channels, False
         try:
-            self._network = copy.deepcopy(network).double().cpu().eval()
+            self._network = copy.deepcopy(network).cpu().float().eval()
+            self._exact = copy.deepcopy(self._network).double()
             self._shapes = copy.deepcopy(self._network).to("meta")
         except (RuntimeError, NotImplementedError, TypeError) as error:
             raise ModelError(f"the network cannot be copied to the CPU: {_one_line(error)}") from error
@@ -344,18 +346,23 @@ class TorchRun:
             if square * area**2 > max(most, linear * area):
                 raise InexactError("its work grows with the square of the tile's area: it compares all positions of it")
         with torch.inference_mode():
-            return self._run(self._network, torch.from_numpy(np.ascontiguousarray(image))).numpy()
+            return self._run(self._network, torch.from_numpy(image.astype(np.float32))).numpy()
+
+    def exact(self, image: np.ndarray) -> np.ndarray:
+        """The same in double precision."""
+        with torch.inference_mode():
+            return self._run(self._exact, torch.from_numpy(np.ascontiguousarray(image, np.float64))).numpy()
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
         """(h, w) of the output, from shapes alone where the network allows it."""
         size = 1, self._channels, height, width
         with torch.inference_mode():
             try:
-                output = self._run(self._shapes, torch.empty(size, dtype=torch.float64, device="meta"))
+                output = self._run(self._shapes, torch.empty(size, device="meta"))
             except ModelError:
                 if self._shapes_known:
                     raise
-                output = self._run(self._network, torch.zeros(size, dtype=torch.float64))
+                output = self._run(self._network, torch.zeros(size))
             else:
                 self._shapes_known = True
         return output.shape[-2], output.shape[-1]
@@ -365,7 +372,7 @@ class TorchRun:
         used = []
         with suppress(ModelError), torch.inference_mode():
             for side in (_UNIT, 2 * _UNIT):
-                image = torch.randn(1, self._channels, side, side, dtype=torch.float64)
+                image = torch.randn(1, self._channels, side, side)
                 with FlopCounterMode(display=False) as counter:
                     values = peak_values(lambda image: self._run(self._network, image), image)
                 used.append((values, counter.get_total_flops()))

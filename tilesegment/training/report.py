@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 from PIL import Image
@@ -27,14 +27,6 @@ _CAPTIONS = {
     "samples": ("Held-out images", "The worst and the best of the images that were not trained on."),
     "augmentation": ("Training examples", "What the network is shown: varied anew in every step."),
 }
-
-
-class _Figure(NamedTuple):
-    heading: str
-    caption: str
-    source: str
-    width: int
-    height: int
 
 
 def write_report(
@@ -162,7 +154,8 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, s
             yield f"{above}{name}", "not given" if value is None or value == "" else str(value)
 
 
-def _figure(path: Path, heading: str, caption: str) -> _Figure:
+def _figure(path: Path, heading: str, caption: str) -> dict[str, Any]:
+    """A picture as the template takes it."""
     data, kind = path.read_bytes(), "png"
     with Image.open(io.BytesIO(data)) as picture:
         width, height = picture.size
@@ -170,4 +163,5 @@ def _figure(path: Path, heading: str, caption: str) -> _Figure:
             stream = io.BytesIO()
             picture.convert("RGB").save(stream, "JPEG", quality=88, optimize=True)
             data, kind = stream.getvalue(), "jpeg"
-    return _Figure(heading, caption, f"data:image/{kind};base64,{base64.b64encode(data).decode()}", width, height)
+    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return {"heading": heading, "caption": caption, "source": source, "width": width, "height": height}
