@@ -112,6 +112,7 @@ def test_the_plan_says_who_predicts(runtime: str, kind: type, tmp_path: Path) ->
         make_predictor(model, CPU, replace(plan, precision="fp16", runtime="openvino"), list, tmp_path)
 
 
+@pytest.mark.slow
 def test_of_many_tiles_it_is_the_default_and_the_mask_says_so(
     tmp_path: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Which files of a folder are images, and which of two folders belong together: one rule for training and scoring."""
 
+import os
 import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def is_store(path: Path) -> bool:
 
 def is_folder_of_files(path: Path) -> bool:
     """Whether `path` is a folder that is not itself an image, as a Zarr store is."""
-    return path.is_dir() and not is_store(path)
+    return os.path.isdir(path) and not is_store(path)  # unlike Path.is_dir, False where it may not be looked at
 
 
 def stem_of(path: Path) -> str:

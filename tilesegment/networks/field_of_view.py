@@ -14,7 +14,7 @@ from tilesegment.errors import ModelError
 from tilesegment.geometry import FieldOfView
 from tilesegment.networks.any_network import AnyNetwork
 from tilesegment.networks.network import Network
-from tilesegment.networks.probing import EXACT, LARGEST, InexactError, Prober, TorchRun, widened
+from tilesegment.networks.probing import LARGEST, InexactError, Prober, TorchRun, widened
 
 ADVICE = "; choose a --halo to accept seams"  # ends the message about a network without an exact halo
 
@@ -81,7 +81,7 @@ def suspects(network: nn.Module) -> list[str]:
 
 
 def prober_of(network: nn.Module, in_channels: int | None = None) -> Prober:
-    """A prober of a copy of the network, in double precision on the CPU.
+    """A prober of a copy of the network, on the CPU.
 
     Raises:
         InexactError: a convolution reaches farther than images are tried.
@@ -94,7 +94,7 @@ def prober_of(network: nn.Module, in_channels: int | None = None) -> Prober:
                 raise InexactError(f"{name or 'the network'} (Conv2d) reaches over {reach} px of its input")
     channels = channels_of(network, in_channels)
     run = TorchRun(network, channels)
-    return Prober(run, channels, [(0.0, 1.0)], EXACT, run.shape)
+    return Prober(run, channels, [(0.0, 1.0)], run.exact, run.shape)
 
 
 def channels_of(network: nn.Module, in_channels: int | None = None) -> int:

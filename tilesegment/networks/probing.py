@@ -25,6 +25,7 @@ from tilesegment.networks.counting import peak_values
 LARGEST = 1024  # context that is looked for or verified, pixels
 TOLERANCE, EXACT = 1e-4, 1e-9  # rounding, as a share of the output's spread, in single and in double precision
 _CHANGED = 1e-6  # the same where shapes are equal, in single precision
+_EXACT_SIDE = 800  # largest image that is computed in double precision, pixels
 _LOUD = 1e3  # times the spread of the image
 # sides that are tried; the least width of a strip along one axis
 _SIDES, _LARGE_SIDES, _NARROW = range(192, 257), (*range(320, 1025, 64), *range(449, 512)), 64
@@ -48,7 +49,7 @@ class Prober:
         run: the network.
         channels: C.
         scales: mean and std of the images' values; several where it is unknown which values the network takes.
-        tolerance: rounding, as a share of the output's spread.
+        exact: the same in double precision, for the check; None checks with `run`.
         shape: (H, W) -> (h, w), where that is known without running.
     """
 
@@ -57,10 +58,11 @@ class Prober:
         run: Run,
         channels: int,
         scales: Sequence[tuple[float, float]] = ((0.0, 1.0), (128.0, 64.0)),
-        tolerance: float = TOLERANCE,
+        exact: Run | None = None,
         shape: Callable[[int, int], tuple[int, int]] | None = None,
     ) -> None:
-        self.run, self._channels, self._scales, self._tolerance = run, channels, scales, tolerance
+        self.run, self._channels, self._scales = run, channels, scales
+        self._exact = exact
         self._shape = shape or self._shape_of_run
         self._random = np.random.default_rng(0)
 
@@ -126,11 +128,10 @@ class Prober:
                 continue  # it sees more, perhaps farther than these images are large
             divisor = lcm(self._divisor(start, max(rims)), unit)
             view = self._cropping(divisor, rims) if lost else self._keeping(divisor, start, rims)
-            difference = self.check(view)
-            if difference > self._tolerance:
+            if self.check(view) > (EXACT if self._checks_exactly(view) else TOLERANCE):
                 raise InexactError(
                     f"with the halo of {view.before} px and the divisor of {view.divisor} that were found, tiles "
-                    f"differ from the whole by {difference:.1e} of the output's spread"
+                    "differ from the whole"
                 )
             return view
         raise InexactError(f"every output pixel depends on the whole tile, or on more than {LARGEST} px around it")
@@ -155,7 +156,7 @@ class Prober:
     def holds(self, view: FieldOfView) -> bool:
         """Whether tiles are exact with this view."""
         try:
-            return self.check(view) <= self._tolerance
+            return self.check(view) <= (EXACT if self._checks_exactly(view) else TOLERANCE)
         except ModelError:  # the network does not even take such tiles
             return False
 
@@ -166,11 +167,12 @@ class Prober:
             ModelError: the network fails on such tiles.
         """
         largest, step, kept = 0.0, view.divisor, 0 if view.crops else view.before
+        run = self._exact if self._exact is not None and self._checks_exactly(view) else self.run
 
         def inner(image: np.ndarray, steps: int, y: int = 0, x: int = 0) -> np.ndarray:
             """The kept part of a tile of `steps` that starts (y, x) steps from the image's origin."""
             side = view.tile_of(steps * step)
-            output = self.run(image[..., y * step : y * step + side, x * step : x * step + side])
+            output = run(image[..., y * step : y * step + side, x * step : x * step + side])
             right = (side - output.shape[-1]) // 2 == (view.before if view.crops else 0)
             output = output[..., kept : kept + steps * step, kept : kept + steps * step]
             return output if right else np.full_like(output, np.nan)
@@ -184,6 +186,10 @@ class Prober:
                     return float("inf")
                 largest = max(largest, float(np.abs(part - there).max()) / _spread(whole))
         return largest
+
+    def _checks_exactly(self, view: FieldOfView) -> bool:
+        """Whether there is double precision, and tiles are small enough for it not to take minutes."""
+        return self._exact is not None and view.tile_of(3 * view.divisor) <= _EXACT_SIDE
 
     @property
     def _grid(self) -> int:
@@ -215,7 +221,7 @@ class Prober:
         first, again = self.run(image), self.run(image)
         if not np.isfinite(first).all():
             raise ModelError("gives NaN or infinity for a random image")
-        if np.abs(first - again).max() > self._tolerance * _spread(first):
+        if np.abs(first - again).max() > TOLERANCE * _spread(first):
             raise InexactError("it is random: the same image gives another output")
 
     def _rims(self, start: int, around: int | None = None) -> tuple[int, int] | None:
@@ -306,7 +312,7 @@ class _Shifted:
             last = len(still) - self._rim
             moved = self._run(strip[shift : shift + self._side])
             difference = np.abs(still[self._rim + shift : last] - moved[self._rim : last - shift]).max()
-            if not difference <= self._prober._tolerance * _spread(still):
+            if not difference <= TOLERANCE * _spread(still):
                 return False
         return bool(np.array_equal(self._nan(shift)[shift:], self._pattern[: len(self._pattern) - shift]))
 
@@ -322,7 +328,7 @@ class _Shifted:
 
 
 class TorchRun:
-    """A copy of a network in double precision on the CPU, in eval mode, called with arrays; a `Run`.
+    """A copy of a network on the CPU, in eval mode, called with arrays: a `Run`, in single precision.
 
     Raises:
         ModelError: it cannot be copied.
@@ -331,7 +337,8 @@ class TorchRun:
     def __init__(self, network: nn.Module, channels: int) -> None:
         self._channels, self._shapes_known = channels, False
         try:
-            self._network = copy.deepcopy(network).double().cpu().eval()
+            self._network = copy.deepcopy(network).cpu().float().eval()
+            self._exact = copy.deepcopy(self._network).double()
             self._shapes = copy.deepcopy(self._network).to("meta")
         except (RuntimeError, NotImplementedError, TypeError) as error:
             raise ModelError(f"the network cannot be copied to the CPU: {_one_line(error)}") from error
@@ -344,18 +351,23 @@ class TorchRun:
             if square * area**2 > max(most, linear * area):
                 raise InexactError("its work grows with the square of the tile's area: it compares all positions of it")
         with torch.inference_mode():
-            return self._run(self._network, torch.from_numpy(np.ascontiguousarray(image))).numpy()
+            return self._run(self._network, torch.from_numpy(image.astype(np.float32))).numpy()
+
+    def exact(self, image: np.ndarray) -> np.ndarray:
+        """The same in double precision."""
+        with torch.inference_mode():
+            return self._run(self._exact, torch.from_numpy(np.ascontiguousarray(image, np.float64))).numpy()
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
         """(h, w) of the output, from shapes alone where the network allows it."""
         size = 1, self._channels, height, width
         with torch.inference_mode():
             try:
-                output = self._run(self._shapes, torch.empty(size, dtype=torch.float64, device="meta"))
+                output = self._run(self._shapes, torch.empty(size, device="meta"))
             except ModelError:
                 if self._shapes_known:
                     raise
-                output = self._run(self._network, torch.zeros(size, dtype=torch.float64))
+                output = self._run(self._network, torch.zeros(size))
             else:
                 self._shapes_known = True
         return output.shape[-2], output.shape[-1]
@@ -365,7 +377,7 @@ class TorchRun:
         used = []
         with suppress(ModelError), torch.inference_mode():
             for side in (_UNIT, 2 * _UNIT):
-                image = torch.randn(1, self._channels, side, side, dtype=torch.float64)
+                image = torch.randn(1, self._channels, side, side)
                 with FlopCounterMode(display=False) as counter:
                     values = peak_values(lambda image: self._run(self._network, image), image)
                 used.append((values, counter.get_total_flops()))

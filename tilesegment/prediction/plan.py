@@ -181,10 +181,8 @@ def make_plan(source: ImageSource, model: Model, settings: Settings, machine: Ma
         raise PlanError(f"--threshold needs a model of two classes; this one has {classes}: leave it out")
     level, (weights, pixel_bytes) = source.levels[settings.level], _network_bytes(model)
     region, planes = region_of(settings.roi, level.shape, level.scale), _planes(source, settings.z)
-    tile = settings.tile
-    if tile is None:
-        needed = forward_bytes(pixel_bytes, classes, machine.precision)
-        tile = default_tile(view, region.shape, needed, machine.free_bytes)
+    needed = forward_bytes(pixel_bytes, classes, machine.precision)
+    tile = default_tile(view, region.shape, needed, machine.free_bytes) if settings.tile is None else settings.tile
     sides = Sides.of(view.step_of(tile), region.shape, settings.block)
     tiles = TileGrid(region, sides.step, sides.block, view).tiles * len(planes)
     plan = Plan(
