@@ -1,4 +1,4 @@
-"""How fast blocks go through reading, stitching and storing: `predict` with a predictor whose answer is ready.
+"""How fast blocks go through reading and storing: `predict` with ready answers instead of a network.
 
     python examples/measure_pipeline.py image.zarr --folder /fast/disk
 
@@ -17,43 +17,47 @@ import numpy as np
 
 from tilesegment.geometry import Block
 from tilesegment.masks import create_mask
+from tilesegment.prediction.engine import stream
 from tilesegment.prediction.job import Job
 from tilesegment.prediction.predict import predict_many
 from tilesegment.prediction.queue import ThisProcess
 from tilesegment.prediction.settings import Outputs, Settings
 
 
-class Idle:
-    """A predictor that does nothing.
-
-    Args:
-        ids: class ids (H, W) uint8, at least as large as any block.
-    """
-
-    disagreement, lacked_memory, batch = None, False, 1
+class IdleProcess(ThisProcess):
+    """This process, but class ids (H, W) uint8, at least as large as any block, stand for what a network says."""
 
     def __init__(self, ids: np.ndarray) -> None:
+        super().__init__()
         self.ids = ids
 
-    def begin(self, pixels: np.ndarray, block: Block, *, probabilities: bool = False):
-        """Ids (h, w) of `block.write`."""
-        height, width = block.write.shape
-        return lambda: (self.ids[:height, :width],)
+    def stream(self, work, stop):
+        """Load and store every block; nothing is predicted in between."""
+        return stream(
+            work,
+            lambda item: item.job.load(item.z, item.block),
+            lambda item, pixels: lambda: (cut(self.ids, item.block),),
+            lambda item, pending: item.job.store(item.z, item.block, pending),
+            stop,
+        )
 
 
-class IdleProcess(ThisProcess):
-    """This process, but nothing is predicted."""
+def cut(ids: np.ndarray, block: Block) -> np.ndarray:
+    """As many ids as `block` writes."""
+    height, width = block.write.shape
+    return ids[:height, :width]
 
-    def take(self, job: Job) -> None:
-        """Put the idle predictor where the job would keep its own."""
-        side = job.plan.block
-        vars(job)["predictor"] = Idle(np.random.default_rng(0).integers(0, 2, (side, side), np.uint8))
-        super().take(job)
+
+def random_ids(side: int) -> np.ndarray:
+    """Classes 0 and 1 (side, side), the same every time."""
+    return np.random.default_rng(0).integers(0, 2, (side, side), np.uint8)
 
 
 def idle(image: str, mask: Path, settings: Settings) -> int:
-    """Predict with the idle predictor; the pixels of the mask."""
-    with IdleProcess() as workers:
+    """Run `predict` without a network; the pixels of the mask."""
+    with Job.prepare(image, settings) as job:
+        ids = random_ids(job.plan.block)
+    with IdleProcess(ids) as workers:
         (result,) = predict_many([(image, Outputs(mask))], settings, workers)
     if result.errors:
         raise result.errors[0]
@@ -64,12 +68,11 @@ def copy(image: str, mask: Path, settings: Settings) -> int:
     """Read and store block after block; the pixels of the mask."""
     with Job.prepare(image, settings) as job:
         plan, writer = job.plan, create_mask(mask, job.spec())
-        ids = np.random.default_rng(0).integers(0, 2, (plan.block, plan.block), np.uint8)
+        ids = random_ids(plan.block)
         with writer.claimed(shared=False):
             for z, block in plan.work():
                 job.read(z, block)
-                height, width = block.write.shape
-                writer.write(block.write.within(plan.region), ids[:height, :width], z - plan.planes.start)
+                writer.write(block.write.within(plan.region), cut(ids, block), z - plan.planes.start)
         return plan.pixels
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import runpy
 import subprocess
 import sys
 from dataclasses import asdict
@@ -15,6 +16,8 @@ from data_sets import write_pairs
 from scipy import ndimage
 
 import tilesegment
+from tilesegment.prediction.job import Job
+from tilesegment.prediction.settings import Settings
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -156,5 +159,10 @@ def test_blocks_are_timed_without_a_network(folder):
     command = [sys.executable, EXAMPLES / "measure_pipeline.py", "slide.tif", "--model", "toy.safetensors"]
     done = subprocess.run([*command, "--tile", "72", "--rounds", "1"], check=True, capture_output=True, cwd=folder)
     found = json.loads(done.stdout)
+    program = runpy.run_path(str(EXAMPLES / "measure_pipeline.py"))
+    settings = Settings(model="toy.safetensors", tile=72, precision="fp32", runtime="pytorch")
+    assert program["idle"]("slide.tif", folder / "idle.zarr", settings) == 130 * 150
+    ids = tilesegment.open_mask(folder / "idle.zarr").read(tilesegment.Region(0, 0, 130, 150))
+    with Job.prepare("slide.tif", settings) as job:
+        np.testing.assert_array_equal(ids, program["random_ids"](job.plan.block)[:130, :150], "nothing is predicted")
     assert found["ratio"] == found["idle_mpx_per_s"] / found["copy_mpx_per_s"] > 0
-    assert sorted(path.name for path in folder.iterdir() if path.suffix == ".zarr") == []
