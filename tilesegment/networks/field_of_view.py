@@ -14,7 +14,8 @@ from tilesegment.errors import ModelError
 from tilesegment.geometry import FieldOfView
 from tilesegment.networks.any_network import AnyNetwork
 from tilesegment.networks.network import Network
-from tilesegment.networks.probing import LARGEST, InexactError, Prober, TorchRun, widened
+from tilesegment.networks.probing import LARGEST, InexactError, Prober, widened
+from tilesegment.networks.torch_run import TorchRun
 
 ADVICE = "; choose a --halo to accept seams"  # ends the message about a network without an exact halo
 

@@ -6,7 +6,6 @@
 - Check. Tiles with that halo on that grid are compared with whole images of two sizes.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -14,13 +13,9 @@ from math import gcd, lcm
 from typing import TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from tilesegment.errors import ModelError
 from tilesegment.geometry import FieldOfView
-from tilesegment.networks.counting import peak_values
 
 LARGEST = 1024  # context that is looked for or verified, pixels
 TOLERANCE, EXACT = 1e-4, 1e-9  # rounding, as a share of the output's spread, in single and in double precision
@@ -31,8 +26,6 @@ _LOUD = 1e3  # times the spread of the image
 _SIDES, _LARGE_SIDES, _NARROW = range(192, 257), (*range(320, 1025, 64), *range(449, 512)), 64
 _TILES = (192, 384, 1152, 2304)  # sides of tiles in images three times as large
 _SHIFTS, _PRIMES = (64, 256, 320, 448, 576), (2, 3, 5, 7, 11, 13)  # multiples of nearly all divisors
-# what a network may take that compares all positions of a tile, and the side at which that is measured
-_MOST_VALUES, _MOST_OPERATIONS, _UNIT = 2**28, 1e12, 64
 
 Run: TypeAlias = Callable[[np.ndarray], np.ndarray]
 """(1, C, H, W) float -> (1, K, h, w); raises ModelError where the network fails."""
@@ -327,78 +320,6 @@ class _Shifted:
         return np.moveaxis(self._prober.run(np.moveaxis(strip, 0, self._axis)), self._axis, 0)
 
 
-class TorchRun:
-    """A copy of a network on the CPU, in eval mode, called with arrays: a `Run`, in single precision.
-
-    Raises:
-        ModelError: it cannot be copied.
-    """
-
-    def __init__(self, network: nn.Module, channels: int) -> None:
-        self._channels, self._shapes_known = channels, False
-        try:
-            self._network = copy.deepcopy(network).cpu().float().eval()
-            self._exact = copy.deepcopy(self._network).double()
-            self._shapes = copy.deepcopy(self._network).to("meta")
-        except (RuntimeError, NotImplementedError, TypeError) as error:
-            raise ModelError(f"the network cannot be copied to the CPU: {_one_line(error)}") from error
-        self._growth = self._measure_growth()
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Run the network on (1, C, H, W); raises InexactError where that would take too much."""
-        area = image.shape[-2] * image.shape[-1] / _UNIT**2
-        for (linear, square), most in zip(self._growth, (_MOST_VALUES, _MOST_OPERATIONS), strict=False):
-            if square * area**2 > max(most, linear * area):
-                raise InexactError("its work grows with the square of the tile's area: it compares all positions of it")
-        with torch.inference_mode():
-            return self._run(self._network, torch.from_numpy(image.astype(np.float32))).numpy()
-
-    def exact(self, image: np.ndarray) -> np.ndarray:
-        """The same in double precision."""
-        with torch.inference_mode():
-            return self._run(self._exact, torch.from_numpy(np.ascontiguousarray(image, np.float64))).numpy()
-
-    def shape(self, height: int, width: int) -> tuple[int, int]:
-        """(h, w) of the output, from shapes alone where the network allows it."""
-        size = 1, self._channels, height, width
-        with torch.inference_mode():
-            try:
-                output = self._run(self._shapes, torch.empty(size, device="meta"))
-            except ModelError:
-                if self._shapes_known:
-                    raise
-                output = self._run(self._network, torch.zeros(size))
-            else:
-                self._shapes_known = True
-        return output.shape[-2], output.shape[-1]
-
-    def _measure_growth(self) -> list[tuple[float, float]]:
-        """Of the values held at once and of the operations: the parts that grow with the area and with its square."""
-        used = []
-        with suppress(ModelError), torch.inference_mode():
-            for side in (_UNIT, 2 * _UNIT):
-                image = torch.randn(1, self._channels, side, side)
-                with FlopCounterMode(display=False) as counter:
-                    values = peak_values(lambda image: self._run(self._network, image), image)
-                used.append((values, counter.get_total_flops()))
-        if len(used) < 2:
-            return []
-        squares = [max(large - 4 * small, 0) / 12 for small, large in zip(*used, strict=True)]
-        return [(small - square, square) for small, square in zip(used[0], squares, strict=True)]
-
-    @staticmethod
-    def _run(network: nn.Module, image: Tensor) -> Tensor:
-        try:
-            output = network(image)
-        except Exception as error:  # whatever a foreign network raises
-            height, width = image.shape[-2:]
-            raise ModelError(f"the network fails on {height} x {width} px: {_one_line(error)}") from error
-        if not isinstance(output, Tensor) or output.dim() != 4:
-            kind = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-            raise ModelError(f"the network gives {kind}; it must give one tensor (B, classes, h, w)")
-        return output
-
-
 def widened(view: FieldOfView, halo: int) -> FieldOfView:
     """The view with another halo, pixels, rounded up to the divisor.
 
@@ -430,7 +351,3 @@ def _blanked(image: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
 def _spread(values: np.ndarray) -> float:
     """Largest less smallest; of what hardly varies, a share of its size that rounding cannot be."""
     return max(float(np.ptp(values)), 1e-2 * float(np.abs(values).max()), float(np.finfo(np.float32).tiny))
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
