@@ -177,7 +177,7 @@ class TileGrid:
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of blocks."""
-        return _blocks(self.region.height, self.block), _blocks(self.region.width, self.block)
+        return -(-self.region.height // self.block), -(-self.region.width // self.block)
 
     def __len__(self) -> int:
         rows, columns = self.shape
@@ -254,7 +254,3 @@ def mirror_indices(start: int, stop: int, size: int) -> np.ndarray:
     period = max(2 * (size - 1), 1)
     folded = np.arange(start, stop) % period
     return np.minimum(folded, period - folded) if size > 1 else folded
-
-
-def _blocks(length: int, block: int) -> int:
-    return -(-length // block)

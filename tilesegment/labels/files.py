@@ -48,14 +48,10 @@ class Listing:
         return (f"left out of {self.folder}, as no readable image: {one_line(some_of(names))}",) if names else ()
 
 
-def is_store(path: Path) -> bool:
-    """Whether the folder `path` is a Zarr store."""
-    return path.suffix == ".zarr" or is_zarr(path)
-
-
 def is_folder_of_files(path: Path) -> bool:
-    """Whether `path` is a folder that is not itself an image, as a Zarr store is."""
-    return os.path.isdir(path) and not is_store(path)  # unlike Path.is_dir, False where it may not be looked at
+    """Whether `path` is a folder, but not a Zarr store, which is an image."""
+    # os.path.isdir, unlike Path.is_dir, is False where access is denied
+    return os.path.isdir(path) and path.suffix != ".zarr" and not is_zarr(path)
 
 
 def stem_of(path: Path) -> str:
@@ -145,7 +141,7 @@ def match_stems(stems: Collection[str], others: Collection[str]) -> dict[str, st
     return found
 
 
-def first_notes(notes: Sequence[str], most: int = 3) -> tuple[str, ...]:
-    """The first of many notes on files, and how many more there are."""
-    more = (f"the same, or alike, of {len(notes) - most} more files",) if len(notes) > most else ()
-    return (*notes[:most], *more)
+def first_notes(notes: Sequence[str]) -> tuple[str, ...]:
+    """The first three notes on files, and how many more there are."""
+    more = (f"the same, or alike, of {len(notes) - 3} more files",) if len(notes) > 3 else ()
+    return (*notes[:3], *more)

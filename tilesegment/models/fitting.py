@@ -17,7 +17,7 @@ from tilesegment.errors import ModelError
 from tilesegment.models.state_dict import StateDict, printable
 from tilesegment.networks import NETWORKS, build_network, options_of
 from tilesegment.networks.network import Choice, Network
-from tilesegment.networks.rescaled import Rescaled
+from tilesegment.networks.rescaled import unscaled
 
 Weights = Mapping[str, Tensor]
 
@@ -47,7 +47,7 @@ class Fit:
     def network(self) -> Network:
         """Build the network with these weights, in evaluation mode."""
         network = _built(self.name, self.arguments)
-        bare = _bare(network)
+        bare = unscaled(network)
         counts = {name: torch.tensor(0) for name in bare.state_dict() if name.endswith("num_batches_tracked")}
         bare.load_state_dict({**self.weights, **counts}, assign=True)
         return network.requires_grad_(False).eval()
@@ -138,7 +138,7 @@ def _structures(
 def _compared(name: str, structure: tuple[dict[str, Any], Network], weights: Weights, layout: str) -> Fit:
     """The network of this structure, sized as its first and its last layer show, compared with `weights`."""
     options, network = structure
-    names = {module: key for key, module in _bare(network).named_modules()}
+    names = {module: key for key, module in unscaled(network).named_modules()}
     entry = next(module for module in names if isinstance(module, nn.Conv2d) and module.in_channels == _MARK)
     arguments: dict[str, Any] = {"in_channels": 1, "classes": 2}
     first, last = (weights.get(f"{names[layer]}.weight") for layer in (entry, network.heads[-1]))
@@ -219,7 +219,7 @@ def _in_order(network: Network, tensors: Weights) -> Iterator[Weights]:
 
 def _computed(network: Network) -> list[str]:
     """The names of the weights in the order in which they are used."""
-    bare, shapes, order = _bare(network), _shapes(network), list[str]()
+    bare, shapes, order = unscaled(network), _shapes(network), list[str]()
     side = bare.field_of_view.tile_of(bare.divisor)
     for name, module in bare.named_modules():
         own = [f"{name}.{key}" for key in module.state_dict() if f"{name}.{key}" in shapes and "." not in key]
@@ -231,18 +231,13 @@ def _computed(network: Network) -> list[str]:
 
 def _shapes(network: Network) -> dict[str, tuple[int, ...]]:
     """Shape of every weight by its name, in the order in which the network was built."""
-    state = _bare(network).state_dict()
+    state = unscaled(network).state_dict()
     return {name: tuple(value.shape) for name, value in state.items() if not name.endswith("num_batches_tracked")}
 
 
 def _built(name: str, arguments: Mapping[str, Any]) -> Network:
     with torch.device("meta"):
         return build_network(name, arguments)
-
-
-def _bare(network: Network) -> Network:
-    """The network without what reduces its images."""
-    return network.network if isinstance(network, Rescaled) else network
 
 
 def _defaults(name: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from tilesegment.networks import build_network
 from tilesegment.networks.any_network import MODULE, VIEW, AnyNetwork, adapt
 from tilesegment.networks.field_of_view import ADVICE, chosen, derive, side_of
 from tilesegment.networks.network import Network
-from tilesegment.networks.rescaled import Rescaled
+from tilesegment.networks.rescaled import Rescaled, unscaled
 from tilesegment.networks.unetpp import UNetPlusPlus
 
 
@@ -82,7 +82,7 @@ class Model:
         Raises:
             ModelError: another network, or it has no such head.
         """
-        network = self.network.network if isinstance(self.network, Rescaled) else self.network
+        network = unscaled(self.network)
         if not isinstance(network, UNetPlusPlus):
             raise ModelError(f"only a unetpp can be pruned, and only before it is exported; this is {self._words}")
         part: Network = network.pruned(level)

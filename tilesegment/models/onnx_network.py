@@ -26,13 +26,13 @@ class OnnxNetwork(Network):
     """The graph of an ONNX file, in its own precision, on the CPU or a CUDA device.
 
     Args:
-        file: checked.
-        values_per_pixel: an upper estimate of what it holds at once.
+        file: a checked file.
 
     Attributes:
-        feeds: the grey values' normalisation that the graph does itself; it is undone before. None: the graph takes
-            normalised values.
-        activation: one of `any_network.ACTIVATIONS`: what the graph's output is.
+        feeds: the normalisation that the graph itself applies to grey values; `forward` undoes it first. None: the
+            graph takes normalised values.
+        activation: what the graph gives, `logits` or `probabilities`.
+        pixel_values: upper estimate of the values held at once for each input pixel.
 
     Shapes: (B, C, H, W) float32, normalised -> logits (B, K, h, w), K at least 2.
     """
@@ -55,7 +55,7 @@ class OnnxNetwork(Network):
 
     @property
     def values_per_pixel(self) -> int:
-        """Values held at once for each input pixel: an upper estimate."""
+        """`pixel_values`."""
         return self.pixel_values
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "OnnxNetwork":

@@ -50,7 +50,7 @@ class Prober:
         self,
         run: Run,
         channels: int,
-        scales: Sequence[tuple[float, float]] = ((0.0, 1.0), (128.0, 64.0)),
+        scales: Sequence[tuple[float, float]],
         exact: Run | None = None,
         shape: Callable[[int, int], tuple[int, int]] | None = None,
     ) -> None:

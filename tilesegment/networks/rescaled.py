@@ -1,4 +1,4 @@
-"""A network on a reduced image, as a network of its own: tiling and storage need not know."""
+"""A network on a reduced image, seen from outside as a network on the whole image."""
 
 from torch import Tensor, nn
 
@@ -63,3 +63,8 @@ class Rescaled(Network):
         large, edge = enlarge(logits, self.factor), self.factor
         # the outermost pixels have a neighbour on one side only; with same padding they are part of the halo
         return large[..., edge:-edge, edge:-edge] if self.crops else large
+
+
+def unscaled(network: Network) -> Network:
+    """The network that sees the reduced images, or `network` itself where nothing is reduced."""
+    return network.network if isinstance(network, Rescaled) else network

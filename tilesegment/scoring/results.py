@@ -85,10 +85,10 @@ class Evaluation:
 
 def pixel_scores(confusion: np.ndarray) -> dict[str, Any]:
     """The scores of a confusion matrix by their names in `ImageScore`; None for NaN, which JSON lacks."""
-    per_dice, per_iou = _known(dice(confusion)), _known(iou(confusion))
+    per_dice, per_iou = known(dice(confusion)), known(iou(confusion))
     return {
         "pixels": int(confusion.sum()),
-        "accuracy": _known([pixel_accuracy(confusion)])[0],
+        "accuracy": known([pixel_accuracy(confusion)])[0],
         "miou": _mean(per_iou),
         "mean_dice": _mean(per_dice),
         "dice": per_dice,
@@ -96,10 +96,11 @@ def pixel_scores(confusion: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _known(values: Sequence[float] | np.ndarray) -> tuple[float | None, ...]:
+def known(values: Sequence[float] | np.ndarray) -> tuple[float | None, ...]:
+    """Scores as plain numbers; None for NaN."""
     return tuple(None if np.isnan(value) else float(value) for value in values)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else None

@@ -22,8 +22,7 @@ from tilesegment.models.model import Model
 from tilesegment.networks import build_network
 from tilesegment.networks.any_network import MODULE
 from tilesegment.networks.field_of_view import chosen, derive
-from tilesegment.networks.network import Network
-from tilesegment.networks.rescaled import Rescaled
+from tilesegment.networks.rescaled import unscaled
 from tilesegment.prediction.devices import PRECISIONS, choose_device, choose_precision
 from tilesegment.signals import uninterrupted
 from tilesegment.training.augmentation import CELL_SHADES
@@ -129,7 +128,7 @@ class Trainer:
         self.anew: tuple[str, ...] = ()
         self.halo = settings.halo
         if self.init is not None:
-            start = (str(settings.init), self.init.header, _bare(self.init.network))
+            start = (str(settings.init), self.init.header, unscaled(self.init.network))
             self.anew, notes = begin_from(*start, self.network, arguments, self.data)
             self.notes += notes
             self.halo = self.init.header.halo if self.halo is None else self.halo
@@ -331,7 +330,7 @@ class Trainer:
             training=self._provenance(),
         )
         network = copy.deepcopy(self.network).cpu() if self.name == MODULE else build_network(self.name, self.arguments)
-        _bare(network).load_state_dict({name: value.cpu() for name, value in trained.state_dict().items()})
+        unscaled(network).load_state_dict({name: value.cpu() for name, value in trained.state_dict().items()})
         return Model(header, network.requires_grad_(False).eval(), self.claimed)
 
     def _provenance(self) -> dict[str, Any]:
@@ -371,11 +370,6 @@ class Trainer:
 
     def _networks(self) -> dict[str, nn.Module]:
         return {"network": self.network, "average": self.average, "best": self.best}
-
-
-def _bare(network: Network) -> Network:
-    """The network without what reduces its images."""
-    return network.network if isinstance(network, Rescaled) else network
 
 
 def _is_constant(ids: Tensor) -> bool:

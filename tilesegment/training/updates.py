@@ -19,6 +19,7 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315
 _ITERATIONS = 5
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8  # of Adam
 _DECAY = 1e-4
+_WARM_UP = 0.04  # part of the run
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
 _FEWEST = 8  # channels on either side of a hidden layer: the first one has those of the image on one
 
@@ -121,11 +122,11 @@ def make_optimiser(network: Network, settings: TrainingSettings) -> Optimizer:
     return Muon(hidden, others, rate)
 
 
-def schedule(progress: float, warm_up: float = 0.04) -> float:
-    """Return the learning rate in parts of the highest: linear warm-up, then half a cosine down to 1 %."""
-    if progress < warm_up:
-        return 0.05 + 0.95 * progress / warm_up
-    return 0.01 + 0.99 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up))) / 2
+def schedule(progress: float) -> float:
+    """Return the learning rate as a share of the highest: linear warm-up, then half a cosine down to 1 %."""
+    if progress < _WARM_UP:
+        return 0.05 + 0.95 * progress / _WARM_UP
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP))) / 2
 
 
 def choose_layout(device: torch.device, precision: str) -> torch.memory_format:

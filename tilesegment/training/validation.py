@@ -17,12 +17,14 @@ from tilesegment.scoring import THRESHOLDS as OFFICIAL
 from tilesegment.scoring import (
     MembraneScores,
     confusion,
+    constant_predictor,
     dice,
     foreground_scores,
     iou,
     membrane_scores,
     pixel_accuracy,
 )
+from tilesegment.scoring.results import known
 from tilesegment.training.data import IGNORE, Section
 
 _LARGEST_STEP = 1024  # a section is predicted in one tile up to this step: less is computed twice, for some 100 MB
@@ -138,8 +140,8 @@ def judge(model: Model, sections: Sequence[Section], probabilities: Sequence[np.
         floor_value=floor,
         accuracy=pixel_accuracy(total),
         floor=float(total.sum(1).max() / total.sum()),
-        dice=_known(dice(total)),
-        iou=_known(iou(total)),
+        dice=known(dice(total)),
+        iou=known(iou(total)),
         miou=float(np.nanmean(iou(total))),
         v_rand=None if cells is None else cells.v_rand,
         v_info=None if cells is None else cells.v_info,
@@ -184,19 +186,13 @@ def _pixel_goal(goal: str, counts: Sequence[np.ndarray]) -> tuple[list[float], f
         return float(np.nanmean(values)) if np.isfinite(values).any() else 0.0
 
     total = np.sum(counts, axis=0)
-    constant = np.zeros_like(total)
-    constant[:, total.sum(1).argmax()] = total.sum(1)
-    return [score(matrix) for matrix in counts], score(total), score(constant)
+    return [score(matrix) for matrix in counts], score(total), score(constant_predictor(total))
 
 
 def _floor_of_cells(truth: np.ndarray) -> float:
     """V_Rand of saying `inside` everywhere: one cell as large as the section."""
     cells, _ = ndimage.label(truth == 1)
     return foreground_scores(cells, np.ones_like(cells))[0]
-
-
-def _known(values: np.ndarray) -> tuple[float | None, ...]:
-    return tuple(None if np.isnan(value) else float(value) for value in values)
 
 
 def choose_line(truths: Sequence[np.ndarray], probabilities: Sequence[np.ndarray], goal: str) -> Line:

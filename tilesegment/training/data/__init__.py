@@ -6,6 +6,6 @@ into sections, `summary` tells all of it and what makes training or its scores w
 
 from tilesegment.training.data.reading import open_dataset
 from tilesegment.training.data.sections import IGNORE, Dataset, Section, normalisation_of
-from tilesegment.training.data.summary import split_warnings, summary
+from tilesegment.training.data.summary import summary
 
-__all__ = ["IGNORE", "Dataset", "Section", "normalisation_of", "open_dataset", "split_warnings", "summary"]
+__all__ = ["IGNORE", "Dataset", "Section", "normalisation_of", "open_dataset", "summary"]
