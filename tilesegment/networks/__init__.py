@@ -61,9 +61,9 @@ def build_network(name: str, arguments: Mapping[str, Any]) -> Network:
 
 
 def options_of(name: str) -> dict[str, str]:
-    """The options of the network `name` and, in words, their meaning, allowed values and default.
+    """Return the options of the network `name` and, in words, their meaning, allowed values and default.
 
-    Not among them are `in_channels` and `classes`, which follow from the data, and `reduction`.
+    Without `in_channels` and `classes`, which follow from the data, and `reduction`.
 
     Raises:
         ModelError: no such network.

@@ -1,9 +1,9 @@
-"""What a network looks at, found by running it.
+"""Find the field of view of a network by running it.
 
-- Reach. Where an image is NaN, or very loud, outside a tile, the outputs that stay as they were are decided by the tile
-  alone. NaN passes through activations and poolings whatever the weights are; loud values show what NaN does not pass.
-- Divisor. The smallest shift of a random image that shifts the output, and the pattern of NaN in it, by as much.
-- Check. Tiles with that halo on that grid are compared with whole images of two sizes.
+- Reach. Make an image NaN, or very large, outside a tile: the outputs that do not change depend on the tile alone. NaN
+  passes through activations and poolings whatever the weights are; large values reveal what NaN does not pass.
+- Divisor. Find the smallest shift of a random image that shifts the output, and the NaN in it, by as much.
+- Check. Compare tiles with this halo on this grid with whole images of two sizes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,22 +17,22 @@ import numpy as np
 from tilesegment.errors import ModelError
 from tilesegment.geometry import FieldOfView
 
-LARGEST = 1024  # context that is looked for or verified, pixels
+LARGEST = 1024  # pixels of context up to which a field of view is searched or verified
 TOLERANCE, EXACT = 1e-4, 1e-9  # rounding, as a share of the output's spread, in single and in double precision
-_CHANGED = 1e-6  # the same where shapes are equal, in single precision
-_EXACT_SIDE = 800  # largest image that is computed in double precision, pixels
+_CHANGED = 1e-6  # the same for inputs of equal shape, in single precision
+_EXACT_SIDE = 800  # side of the largest image that is computed in double precision, pixels
 _LOUD = 1e3  # times the spread of the image
-# sides that are tried; the least width of a strip along one axis
+# sides to try; the least width of a strip along one axis
 _SIDES, _LARGE_SIDES, _NARROW = range(192, 257), (*range(320, 1025, 64), *range(449, 512)), 64
 _TILES = (192, 384, 1152, 2304)  # sides of tiles in images three times as large
 _SHIFTS, _PRIMES = (64, 256, 320, 448, 576), (2, 3, 5, 7, 11, 13)  # multiples of nearly all divisors
 
 Run: TypeAlias = Callable[[np.ndarray], np.ndarray]
-"""(1, C, H, W) float -> (1, K, h, w); raises ModelError where the network fails."""
+"""(1, C, H, W) float -> (1, K, h, w); raises ModelError if the network fails."""
 
 
 class InexactError(ModelError):
-    """What was seen that no halo makes exact."""
+    """No halo makes the network's tiles exact; the message says what was seen."""
 
 
 class Prober:
@@ -41,9 +41,9 @@ class Prober:
     Args:
         run: the network.
         channels: C.
-        scales: mean and std of the images' values; several where it is unknown which values the network takes.
+        scales: mean and std of the images' values; several if it is unknown which values the network takes.
         exact: the same in double precision, for the check; None checks with `run`.
-        shape: (H, W) -> (h, w), where that is known without running.
+        shape: (H, W) -> (h, w), if that can be known without running.
     """
 
     def __init__(
@@ -60,18 +60,18 @@ class Prober:
         self._random = np.random.default_rng(0)
 
     def images(self, height: int, width: int | None = None) -> list[tuple[np.ndarray, float, float]]:
-        """A random image (1, C, height, width) at every scale, with its mean and std; square without a width."""
+        """Draw a random image (1, C, height, width) at each scale, with its mean and std; square without a width."""
         shape = 1, self._channels, height, width or height
         return [(self._random.normal(mean, std, shape), mean, std) for mean, std in self._scales]
 
     @cached_property
     def sizes(self) -> tuple[int, int, int]:
-        """A side that the network takes, a length by which it may be larger, and what its output lacks of it.
+        """A side that the network takes, a length by which it may grow, and how many pixels its output lacks.
 
-        Of the sides that a network takes that crops, those at which it loses least: at others it drops pixels.
+        For a network that crops, only the sides at which it loses least: at others it drops surplus pixels.
 
         Raises:
-            ModelError: it takes none of those tried, or gives an output of another resolution.
+            ModelError: it takes none of the sides tried, or returns another resolution.
         """
         failure: ModelError | None = None
         taken: dict[int, int] = {}
@@ -79,7 +79,7 @@ class Prober:
             if side == _LARGE_SIDES[0] and len(taken) > 1:
                 break
             try:
-                # the first is most often the last
+                # usually the first side is the only one tried
                 height, width = (self._shape_of_run if side == _SIDES[0] else self._shape)(side, side)
             except InexactError:
                 raise
@@ -110,7 +110,7 @@ class Prober:
 
         Raises:
             InexactError: no halo up to `LARGEST` makes tiles exact.
-            ModelError: the network does not give one output pixel for each of the input, or fails.
+            ModelError: the network does not return one output pixel per input pixel, or fails.
         """
         _, unit, lost = self.sizes
         self._check_images()
@@ -118,7 +118,7 @@ class Prober:
             start = -(-tile // self._grid) * self._grid
             rims = self._rims(start)
             if rims is None or (start < LARGEST and self._rims(start, LARGEST) != rims):
-                continue  # it sees more, perhaps farther than these images are large
+                continue  # it may see farther than these images reach
             divisor = lcm(self._divisor(start, max(rims)), unit)
             view = self._cropping(divisor, rims) if lost else self._keeping(divisor, start, rims)
             if self.check(view) > (EXACT if self._checks_exactly(view) else TOLERANCE):
@@ -130,10 +130,10 @@ class Prober:
         raise InexactError(f"every output pixel depends on the whole tile, or on more than {LARGEST} px around it")
 
     def chosen(self, halo: int) -> FieldOfView:
-        """The view with a chosen halo; where no divisor is found, 32, which few networks exceed.
+        """Return the view with a chosen halo, and a divisor of 32, which few networks exceed, if none is found.
 
         Raises:
-            ModelError: the network crops, so that its halo is given, or it does not run.
+            ModelError: the network crops, so that its halo is fixed, or it does not run.
         """
         try:
             view = self.view()
@@ -154,7 +154,7 @@ class Prober:
             return False
 
     def check(self, view: FieldOfView) -> float:
-        """How far tiled differs from untiled, as a share of the output's spread: rounding, if `view` is right.
+        """Return how far tiles differ from whole images, relative to the spread: by rounding, if `view` is right.
 
         Raises:
             ModelError: the network fails on such tiles.
@@ -181,12 +181,12 @@ class Prober:
         return largest
 
     def _checks_exactly(self, view: FieldOfView) -> bool:
-        """Whether there is double precision, and tiles are small enough for it not to take minutes."""
+        """Whether to check in double precision: if available, and if tiles are small enough not to take minutes."""
         return self._exact is not None and view.tile_of(3 * view.divisor) <= _EXACT_SIDE
 
     @property
     def _grid(self) -> int:
-        """Sides are enlarged by multiples of this; without a unit of its own, what many divisors divide."""
+        """Sides grow by multiples of this: the network's unit, or a multiple of many divisors."""
         return self.sizes[1] if self.sizes[1] > 1 else _SIDES[0]
 
     def _side(self, least: int, unit: int) -> int:
@@ -196,7 +196,7 @@ class Prober:
 
     @cached_property
     def _narrow(self) -> int:
-        """The width of strips along one axis, which show a reach along it in a fraction of the time."""
+        """Width of strips along one axis, which show the reach along it in a fraction of the time."""
         first, unit, lost = self.sizes
         smallest = first - (first - max(lost + 1, _NARROW)) // unit * unit
         for side in (smallest, 2 * _NARROW):
@@ -206,7 +206,7 @@ class Prober:
         return first
 
     def strips(self, axis: int, length: int) -> list[tuple[np.ndarray, float, float]]:
-        """As `images`, of narrow ones along an axis, -2 or -1."""
+        """`images`, but narrow ones along an axis, -2 or -1."""
         return self.images(*((self._narrow, length) if axis == -1 else (length, self._narrow)))
 
     def _check_images(self) -> None:
@@ -218,10 +218,10 @@ class Prober:
             raise InexactError("it is random: the same image gives another output")
 
     def _rims(self, start: int, around: int | None = None) -> tuple[int, int] | None:
-        """Pixels before and after that a tile of side `start` cannot decide alone; None: it decides none.
+        """Pixels at either end that a tile of side `start` cannot decide alone; None if it decides none.
 
-        In images with `start` pixels on either side of it, or with NaN alone, which shows most, in the larger ones with
-        `around`.
+        Images have `start` pixels on either side of the tile. If `around` is given, they have as many, and the first
+        change that reaches anything, usually NaN, decides.
         """
         first = -(-(around or start) // self._grid) * self._grid
         last, crop, before, after = first + start, self.sizes[2] // 2, 0, 0
@@ -246,7 +246,7 @@ class Prober:
     def _changed(
         self, image: np.ndarray, mean: float, std: float, axis: int, first: int, last: int
     ) -> Iterator[np.ndarray]:
-        """The image with NaN, then with very large and very small values outside `first` to `last`."""
+        """Yield the image with NaN, then with very large and very small values, outside `first` to `last`."""
         yield _blanked(image, axis, first, last)
         for sign in (1, -1):
             loud = mean + sign * _LOUD * std * np.abs(self._random.standard_normal(image.shape))
@@ -254,7 +254,7 @@ class Prober:
             yield loud
 
     def _divisor(self, start: int, rim: int) -> int:
-        """The smallest shift along an axis that shifts the output, farther than `rim` from the border, as much."""
+        """The smallest shift along both axes that shifts the output, beyond `rim` from the border, by as much."""
         for most in (lcm(shift, self._grid) for shift in _SHIFTS):
             side = self._side(max(2 * rim + 64, 3 * start) + most, most)
             strips = [_Shifted(self, axis, side, most, (start, 2 * start), rim) for axis in (-2, -1)]
@@ -278,7 +278,7 @@ class Prober:
     def _keeping(self, divisor: int, start: int, rims: tuple[int, int] | None) -> FieldOfView:
         first, unit, _ = self.sizes
         aligned = -(-start // lcm(divisor, unit)) * lcm(divisor, unit)
-        if aligned != start:  # once more with the tile on the divisor's grid
+        if aligned != start:  # again, with the tile on the divisor's grid
             rims = self._rims(aligned)
         if rims is None:
             raise InexactError(f"every output pixel depends on the whole tile, or on more than {start} px around it")
@@ -321,10 +321,10 @@ class _Shifted:
 
 
 def widened(view: FieldOfView, halo: int) -> FieldOfView:
-    """The view with another halo, pixels, rounded up to the divisor.
+    """Return the view with another halo in pixels, rounded up to the divisor.
 
     Raises:
-        ModelError: the network crops its own output, so that no other halo has a meaning.
+        ModelError: the network crops, so that its halo is fixed.
     """
     if not view.crops:
         return _keeping(view.divisor, halo, view.after - view.before)
@@ -336,7 +336,7 @@ def widened(view: FieldOfView, halo: int) -> FieldOfView:
 
 
 def _keeping(divisor: int, rim: int, over: int) -> FieldOfView:
-    """Of a network that does not crop, and takes multiples of the divisor and `over`."""
+    """The view of a network that does not crop and takes multiples of the divisor plus `over`."""
     halo = -(-max(rim, 0) // divisor) * divisor
     return FieldOfView(divisor, halo, halo + over % divisor, crops=False)
 
@@ -349,5 +349,5 @@ def _blanked(image: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
 
 
 def _spread(values: np.ndarray) -> float:
-    """Largest less smallest; of what hardly varies, a share of its size that rounding cannot be."""
+    """Maximum minus minimum; for nearly constant values at least 1 % of their size, well above rounding."""
     return max(float(np.ptp(values)), 1e-2 * float(np.abs(values).max()), float(np.finfo(np.float32).tiny))
