@@ -147,7 +147,7 @@ def _settled(
     if count == len(ids):
         return tables, most, []
     raise DataError(
-        f"the labels hold {listed(every)}: whether {most} means not labelled or is a class cannot be told. Give "
+        f"the labels hold {listed(every)}: it is unclear whether {most} means not labelled or is a class. Give "
         f"--ignore {most} if it means not labelled, or name all {len(every)} classes with --classes"
     )
 
@@ -207,8 +207,8 @@ def _fitted(
             kinds = sorted({first: base[0], members[0].name: kind}.items())
             raise DataError(
                 f"the labels are of several kinds: {', '.join(f'{name} ({one})' for name, one in kinds)}; save all as "
-                "grey values, or all in colours, as it cannot be told which of "
-                f"{listed(used, kind == 'colour')} is which of {listed(target, coloured)}"
+                "grey values, or all in colours, as it is unclear which of "
+                f"{listed(used, kind == 'colour')} means which of {listed(target, coloured)}"
             )
         for one in members:
             tables[one.name] = {s: v if v == ignore else found[v] for s, v in own[one.name].items()}

@@ -151,8 +151,8 @@ def look_like_objects(scans: Sequence[Scan]) -> bool:
 def objects_error(what: str, count: int, otherwise: str = "") -> DataError:
     """Return the error for labels that hold object ids; `what` is for example "the labels hold"."""
     return DataError(
-        f"{what} {count} values, nearly each of them in one connected piece: ids of single objects, not classes. Give "
-        f"--instances for the two classes background and object, with a border between touching objects{otherwise}"
+        f"{what} {count} values, nearly all of them in one connected piece each: ids of single objects, not classes. "
+        f"Give --instances for the two classes background and object, with a border between touching objects{otherwise}"
     )
 
 

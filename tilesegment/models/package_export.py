@@ -42,7 +42,7 @@ def to_package(model: Model) -> bytes:
     view, dtype = exported_view(model, same_size=True), model.header.normalisation.dtype
     if view.before > LARGEST:
         raise ModelError(
-            f"{model.header.name}: exact tiles need {view.before} px of context, its test image would be enormous; "
+            f"{model.header.name}: exact tiles need {view.before} px of context, which takes too large a test image; "
             "export it to onnx, or give the model a halo"
         )
     weights = to_onnx(model, same_size=True)

@@ -100,7 +100,7 @@ class Prober:
         there = self._shape(larger, larger)[0]
         if not unit or lost < 0 or larger - there != lost:
             raise ModelError(
-                f"gives {here - lost} px for {here} px a side, {there} for {larger}; it must give one for each pixel, "
+                f"gives {here - lost} px for {here} px a side, {there} for {larger}; it must give one per input pixel, "
                 "at any size or at multiples of a few pixels"
             )
         return here, unit, lost
@@ -270,7 +270,7 @@ class Prober:
         crop = lost // 2
         if rims[0] > crop or rims[1] > lost - crop + divisor:
             raise ModelError(
-                f"crops {crop} px a side, but what it decides depends on {max(rims)} px around; let it crop as much, "
+                f"crops {crop} px a side, but its output depends on {max(rims)} px around; let it crop as much, "
                 "or nothing"
             )
         return FieldOfView(divisor, crop, lost - crop + (first - lost) % divisor, crops=True)
@@ -330,7 +330,7 @@ def widened(view: FieldOfView, halo: int) -> FieldOfView:
         return _keeping(view.divisor, halo, view.after - view.before)
     if halo != view.before:
         raise ModelError(
-            f"a halo of {halo} px; this network crops {view.before} px a side itself, no other is possible"
+            f"a halo of {halo} px; this network crops {view.before} px a side itself, so its halo is fixed"
         )
     return view
 

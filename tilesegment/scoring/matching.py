@@ -165,9 +165,9 @@ def match(counted: Counted, names: Sequence[str] | None, options: LabelOptions) 
     told = names is not None or truth.values in own or (size == 2 and 0 in truth.values)
     if truth.coloured and not told and (counted.channels or {"mask", "grey"} & {*by_kind(predictions)}):
         raise DataError(
-            f"the truth holds the colours {listed(truth.values, True)}, the prediction none: which class is which "
-            "colour cannot be told; save the truth as class ids, or name the classes with --classes in the order of "
-            "these colours"
+            f"the truth holds the colours {listed(truth.values, True)}, the prediction none, so that it is unclear "
+            "which class has which colour; save the truth as class ids, or name the classes with --classes in the "
+            "order of these colours"
         )
     prediction = None if counted.channels else _fit(predictions, truth, classes, named=names is not None)
     turned = [
@@ -214,8 +214,8 @@ def _class_count(truth: Coding, sizes: Mapping[str, int]) -> int:
     size = next(iter(sizes.values()), len(truth.values))
     if size < 2:
         raise DataError(
-            f"the truth holds {listed(truth.values, truth.coloured)}; two classes are the least: name all in the order "
-            "of their values, such as --classes membrane,inside"
+            f"the truth holds {listed(truth.values, truth.coloured)}; at least two classes are needed: name all in the "
+            "order of their values, such as --classes membrane,inside"
         )
     return size
 
@@ -265,7 +265,7 @@ def _fit(predictions: Sequence[Scan], truth: Coding, classes: Sequence[LabelClas
             if found is None:
                 raise DataError(
                     f"the prediction holds the values {listed(every, coloured)}, the truth "
-                    f"{listed(truth.values, truth.coloured)}, which is which cannot be told; name all "
+                    f"{listed(truth.values, truth.coloured)}, and it is unclear which is which; name all "
                     f"{max(len(every), len(classes))} classes in the order of their values, such as --classes "
                     "membrane,inside, or save class ids; if they are ids of single objects, give --instances"
                 )

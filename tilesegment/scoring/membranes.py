@@ -105,7 +105,7 @@ def section_scores(truth: np.ndarray, probability: np.ndarray, thresholds: Seque
     """
     check_shapes(truth, probability)
     if not np.isfinite(probability).all():
-        raise DataError("the probability map holds NaN or infinity, allowed are 0 to 1")
+        raise DataError("the probability map holds NaN or infinity; allowed: 0 to 1")
     cells, _ = ndimage.label(truth)
     scores = np.empty((3, len(thresholds)))
     for t, threshold in enumerate(thresholds):

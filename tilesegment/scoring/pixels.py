@@ -29,7 +29,7 @@ def confusion(truth: np.ndarray, prediction: np.ndarray, classes: int, ignore: i
     for name, ids in (("truth", rows), ("prediction", columns)):
         if ids.size and not 0 <= ids.min() <= ids.max() < classes:
             raise DataError(
-                f"the {name} holds class ids {ids.min()} to {ids.max()}, allowed are 0 to {classes - 1}: "
+                f"the {name} holds class ids {ids.min()} to {ids.max()}; allowed: 0 to {classes - 1}; "
                 "map its values to class ids first"
             )
     return np.bincount(rows * classes + columns, minlength=classes * classes).reshape(classes, classes)

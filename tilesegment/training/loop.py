@@ -166,7 +166,7 @@ class Trainer:
         if view.before > _LARGEST_HALO:
             raise PlanError(
                 f"tiles of {self.name} are exact with a halo of {view.before} px, which is hardly practical; "
-                "choose one with --halo, such as 384, and see what it leaves"
+                "choose one with --halo, such as 384, and check for seams"
             )
         return view
 
@@ -268,7 +268,7 @@ class Trainer:
             raise DataError(f"the loss became {loss} in step {self.step}; try a lower --lr")
         if self.constant >= max(CONSTANT_UPDATES, CONSTANT_SHARE * self.step / progress):
             raise DataError(
-                f"the network has predicted one class everywhere for {self.constant:,} updates and learns nothing; "
+                f"the network has predicted one class everywhere for {self.constant:,} updates and does not learn; "
                 "check that the labels fit the images, or try --class-weights auto, a lower --lr, another --seed"
             )
 

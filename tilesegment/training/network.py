@@ -157,12 +157,12 @@ def class_notes(
         kept = [name for name, match in zip(names, matches, strict=True) if match is not None]
         others = [name for name, match in zip(names, matches, strict=True) if match is None]
         which = f" for {', '.join(others)}; kept for {', '.join(kept)}" if kept else ""
-        return (f"{init} tells other classes apart; begun at random: {', '.join(anew)}{which}",)
+        return (f"{init} has other classes; begun at random: {', '.join(anew)}{which}",)
     if names == known:
         return ()
     pairs = [(name, known[match]) for name, match in zip(names, matches, strict=True) if match is not None]
     taken = ", ".join(name if name.casefold() == old.casefold() else f"{name} from {old}" for name, old in pairs)
-    return (f"{init} tells {', '.join(known)} apart; its head is kept for {taken}",)
+    return (f"{init} has the classes {', '.join(known)}; its head is kept for {taken}",)
 
 
 def choose_normalisation(

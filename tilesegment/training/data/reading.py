@@ -40,10 +40,10 @@ def open_dataset(
     Args:
         path: a folder in one of the layouts of `layouts`, or an OME-Zarr image with a label. A file may be a stack;
             its planes are sections, (z, y, x) in both image and label.
-        classes: names of the classes, in the order of their values, all of which are needed.
-        ignore: the value that means "not labelled"; by default what `labels.decide` finds.
-        instances: labels are ids of objects, read as background and object, see `labels.label.part_objects`.
-        invert: turn the values of files that say that 0 is white (MINISWHITE), so that 0 is black.
+        classes: names of all classes, in the order of their values.
+        ignore: the value that means "not labelled"; by default as `labels.coding.decide` finds it.
+        instances: labels are object ids, read as background and object, see `labels.label.part_objects`.
+        invert: invert files that declare 0 as white (MINISWHITE), so that 0 is black.
 
     Raises:
         DataError: an unknown layout, an image without a label or a label without an image, different sizes, labels
