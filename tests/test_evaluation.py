@@ -248,7 +248,7 @@ REFUSED: dict[str, tuple[np.ndarray, np.ndarray, dict[str, object], str]] = {
     "an image as truth": (GUESS, SHADES % 200, {}, "truth .* 200 values, .* 199"),
     "more values": (SHADES % 3 * 9, INSIDE, {}, "0, 9, 18, the truth 0, 1.*--classes"),
     "one value": (GUESS, np.ones_like(GUESS), {}, "truth holds 1; .*--classes"),
-    "too few names": (GUESS, INSIDE, {"classes": ("a",)}, "0, 1; two classes"),
+    "too few names": (GUESS, INSIDE, {"classes": ("a",)}, "0, 1; at least two classes"),
     "names twice": (GUESS, INSIDE, {"classes": ("a", "a")}, "a, a"),
     "too many names": (LIKELY, INSIDE, {"classes": ("a", "b", "c")}, "3 named, 2 in the prediction"),
     "three values for one probability": (LIKELY, INSIDE + GUESS, {}, "0, 1, 2, .* 2 classes.*--ignore"),

@@ -20,9 +20,9 @@ from tilesegment.training.data import (
     Section,
     normalisation_of,
     open_dataset,
-    split_warnings,
     summary,
 )
+from tilesegment.training.data.summary import split_warnings
 
 ONE = (LabelClass("a", "#000000"),)
 

@@ -1,4 +1,4 @@
-"""Every picture: pixels become colours, panels a sheet, a sheet a file."""
+"""All pictures: pixels become colours, panels a sheet, and a sheet a file."""
 
 import math
 import os
@@ -17,7 +17,7 @@ from tilesegment.metadata import LabelClass
 
 Legend = Sequence[tuple[str, str]]  # names and their colours, `#rrggbb`
 
-# of Okabe and Ito's palette (2008), told apart by colour-blind readers
+# from Okabe and Ito's palette (2008), distinguishable by colour-blind readers
 _MISSED, _FALSE, _CONFUSED, UNLABELLED = "#d55e00", "#56b4e9", "#f0e442", "#808080"
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _BY = "by tilesegment of "  # in the comment of each picture that may lie among images
@@ -32,8 +32,8 @@ def stretch(image: np.ndarray) -> np.ndarray:
     """Draw an image in its own colours.
 
     Three or four channels are red, green, blue and an opacity that is ignored. As uint8 they are drawn unchanged; other
-    types share one scale, from 0 (or the 1st percentile, if negative) to the 99.8th percentile, since scales of their
-    own would turn white to cyan. Other channels are stretched one by one, from the 1st to the 99.8th percentile: one
+    types share one scale, from 0 (or the 1st percentile, if negative) to the 99.8th percentile, since separate scales
+    would turn white to cyan. Other channels are stretched one by one, from the 1st to the 99.8th percentile: one
     is grey, two are green and magenta, and of five and more the first three are red, green and blue.
 
     Args:
@@ -87,7 +87,7 @@ def overlay(picture: np.ndarray, ids: np.ndarray, classes: Sequence[LabelClass],
 
 
 def _outline(ids: np.ndarray) -> np.ndarray:
-    """Pixels (h, w) with a 4-neighbour of another class; within two pixels in a large picture."""
+    """Pixels (h, w) next to another class; within two pixels of it in a large picture."""
     edge = np.zeros(ids.shape, bool)
     for shift in (1, 2) if max(ids.shape) > 800 else (1,):
         down, across = ids[shift:] != ids[:-shift], ids[:, shift:] != ids[:, :-shift]
@@ -105,7 +105,7 @@ def paint(picture: np.ndarray, where: np.ndarray, colour: str, opacity: float) -
 
 
 def heat(values: np.ndarray) -> tuple[np.ndarray, Legend]:
-    """Draw values (h, w) from 0 to 1 as colours (h, w, 3) uint8, evenly brighter; and their legend."""
+    """Draw values (h, w) from 0 to 1 as colours (h, w, 3) uint8 of evenly growing brightness, with a legend."""
     from matplotlib import colormaps
 
     colours = colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
@@ -122,8 +122,8 @@ def reduce(
         read: the pixels of a region, (C, h, w).
         shape: of the image, (height, width).
         factor: by which both sides are divided.
-        mean: average `factor` x `factor` pixels; else keep the first of them, as class ids need.
-        block: most pixels a side that are read at once.
+        mean: average `factor` x `factor` pixels; else keep the first, as class ids need.
+        block: largest side in pixels that is read at once.
 
     Returns:
         (C, ceil(height / factor), ceil(width / factor)) of the same type.
@@ -149,17 +149,17 @@ def _mean(pixels: np.ndarray, factor: int) -> np.ndarray:
 
 
 def enlarged(panel: np.ndarray, side: int) -> np.ndarray:
-    """Repeat the pixels of a small panel (h, w, 3), as long as it stays within `side` pixels."""
+    """Enlarge a small panel (h, w, 3) by a whole factor, up to `side` pixels."""
     times = max(side // max(panel.shape[:2]), 1)
     return panel.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def scale_bar(picture: np.ndarray, width: float) -> np.ndarray:
-    """Draw a bar of a round length into the lower left corner, about a quarter of the picture long.
+    """Draw a scale bar of a round length, up to a quarter of the picture, into the lower left corner.
 
     Args:
         picture: (h, w, 3) uint8.
-        width: of a pixel, in micrometres.
+        width: width of a pixel, in micrometres.
     """
     canvas, size = Image.fromarray(picture), int(np.clip(picture.shape[1] / 28, 13, 40))
     draw, font = ImageDraw.Draw(canvas), _font(size)
@@ -184,7 +184,7 @@ def sheet(
     captions: Sequence[str] = (),
     legends: Mapping[str, Legend],
 ) -> Image.Image:
-    """Lay out panels at their own pixels, so that outlines of one pixel stay crisp.
+    """Lay out panels without resampling, so that outlines of one pixel stay crisp.
 
     Args:
         rows: panels, each (h, w, 3) uint8; rows may differ in length.
@@ -197,7 +197,7 @@ def sheet(
     widths = [max(row[n].shape[1] for row in rows if n < len(row)) for n in range(count)]
     heights = [max(len(panel) for panel in row) for row in rows]
     width = max(sum(widths) + _GAP * (count + 1), _NARROWEST)
-    font = _font(min(max(width // 75, 14), 28))  # a wide sheet is looked at from further away
+    font = _font(min(max(width // 75, 14), 28))  # wide sheets are viewed scaled down
     line = int(1.8 * font.size)
     keys = _legend_lines(legends, font, width - 2 * _GAP)
     lines = 1 + bool(headings) + len(captions) + len(keys)
@@ -239,7 +239,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """Put the text on one line, shortened by dots to `width` pixels."""
+    """Put the text on one line, shortened with dots to `width` pixels."""
     text = one_line(" ".join(text.split()) or " ", 1000)
     if font.getlength(text) <= width:
         return text
@@ -275,7 +275,7 @@ class Sample:
     Attributes:
         caption: its name and score.
         image: (C, H, W) of any number type; None to compare without it.
-        truth, prediction: (H, W) uint8 class ids; larger ones in `truth` are not labelled.
+        truth, prediction: (H, W) uint8 class ids; larger ids in `truth` mean not labelled.
     """
 
     caption: str
@@ -285,10 +285,10 @@ class Sample:
 
 
 def compare(samples: Sequence[Sample], classes: Sequence[LabelClass], title: str) -> Image.Image:
-    """Draw a row per sample: image, labels, prediction and errors, reduced to at most 700 pixels a side.
+    """Draw one row per sample: image, labels, prediction and errors, at most 700 pixels a side.
 
-    Over an image two classes are drawn as the outlines of class 1, so that it stays visible; more as half-transparent
-    colours. Images are given for all samples, or for none; without, two classes are black and white.
+    Over an image, two classes are drawn as outlines of class 1, so that the image stays visible, and more classes in
+    half-transparent colours. Either all samples have an image or none; without one, two classes are black and white.
     """
     first, pictured = classes[0].name, samples[0].image is not None
     if not pictured and len(classes) == 2:
@@ -309,7 +309,7 @@ def compare(samples: Sequence[Sample], classes: Sequence[LabelClass], title: str
 
 
 def legend_of(classes: Sequence[LabelClass]) -> Legend:
-    """Return names and colours of the classes that are drawn, all but the first."""
+    """Return names and colours of all classes but the first, which is not drawn."""
     return [(one.name, one.colour) for one in classes[1:]]
 
 
@@ -332,7 +332,7 @@ def _row(sample: Sample, classes: Sequence[LabelClass]) -> list[np.ndarray]:
 
 
 def save(picture: Image.Image, path: Path, comment: str = "") -> None:
-    """Write a picture, PNG or JPEG by the suffix of `path`, whole or not at all; `comment` is kept in it.
+    """Write a picture atomically, as PNG or JPEG by the suffix of `path`, with `comment` in its metadata.
 
     Raises:
         MaskError: it cannot be written.
@@ -342,14 +342,14 @@ def save(picture: Image.Image, path: Path, comment: str = "") -> None:
         text.add_text("comment", comment)
     try:
         with replacing(path) as (partial,):
-            # each format takes one of the two
+            # PNG takes pnginfo, JPEG the comment
             picture.save(partial, format=_FORMATS[path.suffix.lower()], pnginfo=text, comment=comment.encode())
     except OSError as error:
         raise MaskError(f"{path} cannot be written ({error}): check the folder and its free space") from error
 
 
 def comment_of(path: Path) -> str:
-    """Return the comment that `save` kept in a file; empty if there is none, or `path` is no PNG or JPEG."""
+    """Return the comment that `save` wrote; empty if there is none, or `path` is no PNG or JPEG."""
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as picture:  # no pixel is decoded
             comment = picture.info.get("comment", b"")
@@ -364,15 +364,15 @@ def is_picture_of_ours(path: Path) -> bool:
 
 
 def check_picture(path: Path, *, overwrite: bool = True, same: str | None = None) -> None:
-    """Check that a picture can be written to `path`, before there is one.
+    """Check, before a picture is drawn, that it can be written to `path`.
 
     Args:
-        path: of the picture.
+        path: file of the picture.
         overwrite: whether any file may be replaced.
-        same: begins the comment of a picture that may be replaced anyway.
+        same: a picture whose comment begins with this may be replaced anyway.
 
     Raises:
-        MaskError: another suffix than .png, .jpg or .jpeg, no folder that can be written to, or a file to keep.
+        MaskError: a suffix other than .png, .jpg or .jpeg, no writable folder, or a file that must not be replaced.
     """
     if path.suffix.lower() not in _FORMATS:
         raise MaskError(

@@ -1,15 +1,15 @@
-"""What can go wrong through no fault of ours, as one tree.
+"""The errors that users meet, as one tree.
 
 TilesegmentError
-├── ImageError      the input cannot be read as an image, or not in the way that was asked for
+├── ImageError      the input cannot be read as an image, or not in the way requested
 ├── MaskError       the output cannot be created, written or read
 ├── ModelError      a model file is damaged, foreign or does not fit the image
 ├── PlanError       the settings contradict each other, the network or the image
-├── DeviceError     the device or precision is not to be had here
+├── DeviceError     the device or precision is unavailable here
 ├── DataError       a labelled data set cannot be trained on
-├── ClusterError    the cluster cannot be reached, or its workers end where they should not
-├── FinishedError   there is nothing left to do: a training run to resume, or a mask to finish, is complete
-└── StoppedError    the run was asked to end early; it can be gone on with
+├── ClusterError    the cluster cannot be reached, or its workers stop unexpectedly
+├── FinishedError   nothing is left to do: the training run or the mask is already complete
+└── StoppedError    the run was asked to stop early; it can be resumed
 
 A message is one line: what was given, what is allowed, what to do. It names settings as the command line does: the
 argument `border_weight` of a function is `--border-weight`. Our own mistakes are `AssertionError`.
@@ -17,25 +17,25 @@ argument `border_weight` of a function is `--border-weight`. Our own mistakes ar
 
 
 class TilesegmentError(Exception):
-    """Root of every error that a user can cause and mend. Its message is one line, whatever it quotes of a file."""
+    """Root of all errors that users can cause and fix. The message is one line, whatever it quotes from a file."""
 
     def __init__(self, message: object = "") -> None:
         super().__init__(one_line(message))
 
 
 def one_line(text: object, longest: int | None = None) -> str:
-    """What `text`, or an error, says: on one line, without control characters, cut to `longest`, and never empty."""
+    """Put a text or an error on one line: without control characters, cut to `longest` characters, never empty."""
     said = " ".join(str(text).splitlines())[:longest] or type(text).__name__
     return "".join(letter if letter.isprintable() else "?" for letter in said)
 
 
 def option(setting: str) -> str:
-    """A setting by its name on the command line: `border_weight` is `--border-weight`."""
+    """Return the name of a setting on the command line: `border_weight` is `--border-weight`."""
     return "--" + setting.replace("_", "-")
 
 
 class ImageError(TilesegmentError):
-    """The input cannot be read as an image, or not in the way that was asked for."""
+    """The input cannot be read as an image, or not in the way requested."""
 
 
 class MaskError(TilesegmentError):
@@ -51,7 +51,7 @@ class PlanError(TilesegmentError):
 
 
 class DeviceError(TilesegmentError):
-    """The device or precision is not to be had here."""
+    """The device or precision is unavailable here."""
 
 
 class DataError(TilesegmentError):
@@ -59,12 +59,12 @@ class DataError(TilesegmentError):
 
 
 class FinishedError(TilesegmentError):
-    """A training run to resume, or a mask to finish, is complete: the command line says so and exits with 0."""
+    """Nothing is left to do: the training run or the mask is complete. The command line says so and exits with 0."""
 
 
 class ClusterError(TilesegmentError):
-    """The cluster cannot be reached, or its workers end where they should not."""
+    """The cluster cannot be reached, or its workers stop unexpectedly."""
 
 
 class StoppedError(TilesegmentError):
-    """The run was asked to end early; it can be gone on with."""
+    """The run was asked to stop early; it can be resumed."""

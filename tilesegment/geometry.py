@@ -1,10 +1,9 @@
-"""Tile arithmetic: which pixels are read, which are written. Integers only, no pixel moves here.
+"""Tile arithmetic: which pixels are read and which are written, in integers only.
 
-The invariant that everything rests on: every pixel of the written region belongs to the `write` region of exactly one
+The invariant behind everything: every pixel of the written region belongs to the `write` region of exactly one
 tile, that tile starts at a multiple of the network's divisor counted from the image's origin, and its `read` region
 holds all the context that the network uses. So each kept pixel is computed as one pass over the whole mirror-padded
-image would compute it. The 388 pixels that a tile of 572 yields break this: 388 is no multiple of 16, hence the step
-384.
+image would compute it. This is why a tile of 572 has a step of 384: its output of 388 pixels is no multiple of 16.
 
 Coordinates are (y, x), regions half-open, pixels those of the level that is predicted.
 """
@@ -20,7 +19,7 @@ from tilesegment.errors import PlanError
 
 @dataclass(frozen=True, order=True)
 class Region:
-    """The pixels y0 <= y < y1, x0 <= x < x1. May reach beyond an image, where it stands for mirrored pixels."""
+    """The pixels y0 <= y < y1, x0 <= x < x1; those beyond an image are mirrored ones."""
 
     y0: int
     x0: int
@@ -68,12 +67,12 @@ class Region:
         return self.shift(-outer.y0, -outer.x0)
 
     def intersect(self, other: "Region") -> "Region":
-        """The pixels in both; empty (area 0) where they do not meet."""
+        """The pixels in both; empty (area 0) if there are none."""
         y0, x0 = max(self.y0, other.y0), max(self.x0, other.x0)
         return Region(y0, x0, max(y0, min(self.y1, other.y1)), max(x0, min(self.x1, other.x1)))
 
     def squares(self, side: int) -> Iterator["Region"]:
-        """The squares of `side` that it is cut into, row by row from its first pixel; clipped at its end."""
+        """Cut the region into squares of `side`, row by row from its first pixel; the last ones are clipped."""
         for y in range(self.y0, self.y1, side):
             for x in range(self.x0, self.x1, side):
                 yield Region(y, x, min(y + side, self.y1), min(x + side, self.x1))
@@ -90,8 +89,8 @@ class FieldOfView:
     Attributes:
         divisor: product of the network's strides; steps and positions of tiles are multiples of it.
         before: context pixels above and left of the kept part (the margin or halo).
-        after: context pixels below and right of it. More than `before` where the input sizes that the network takes
-            leave surplus output, which is dropped.
+        after: context pixels below and right of it; more than `before` if the allowed input sizes yield surplus
+            output, which is dropped.
         crops: True for a valid-convolution network, whose output starts at the kept part; False for a same-padding
             network, whose output starts at the tile.
     """
@@ -113,7 +112,7 @@ class FieldOfView:
         """Side of the part that is kept of a tile of side `tile`.
 
         Raises:
-            PlanError: the network cannot take such a tile; the message names the nearest sizes that it can.
+            PlanError: the network cannot take such a tile; the message names the nearest allowed sizes.
         """
         step = tile - self.before - self.after
         if step > 0 and step % self.divisor == 0:
@@ -123,7 +122,7 @@ class FieldOfView:
         raise PlanError(f"tile {tile} does not fit the network; the nearest that do are {below} and {above}")
 
     def nearest_tile(self, tile: int) -> int:
-        """The largest tile that the network takes and that is no larger than `tile`; if there is none, the smallest."""
+        """The largest tile that the network takes up to `tile`; if there is none, the smallest."""
         steps = (tile - self.before - self.after) // self.divisor
         return self.tile_of(max(steps, 1) * self.divisor)
 
@@ -143,7 +142,7 @@ class Block:
     Attributes:
         row, column: position in the grid of blocks.
         write: the pixels it decides, in the image.
-        read: the pixels it needs, in the image; beyond the image they are mirrored ones.
+        read: the pixels it needs, in the image; mirrored beyond its edges.
         tiles: its tiles, row by row; all `read` regions are of one shape.
     """
 
@@ -159,7 +158,7 @@ class TileGrid:
     """The blocks and tiles that cover `region`.
 
     Attributes:
-        region: what is to be decided, in the image.
+        region: the pixels to decide, in the image.
         step: side of the part of a tile that is kept, a multiple of `view.divisor`.
         block: side of a block, a multiple of `step`.
         view: the network's field of view.
@@ -177,7 +176,7 @@ class TileGrid:
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of blocks."""
-        return _blocks(self.region.height, self.block), _blocks(self.region.width, self.block)
+        return -(-self.region.height // self.block), -(-self.region.width // self.block)
 
     def __len__(self) -> int:
         rows, columns = self.shape
@@ -198,7 +197,7 @@ class TileGrid:
         return Block(row, column, write, read, tiles)
 
     def _starts(self, start: int, stop: int) -> range:
-        """Where tiles begin along one axis: the pooling grid is that of the image's origin, not of the region's."""
+        """Where tiles begin along one axis: on the pooling grid from the image's origin, not the region's."""
         return range(start - start % self.view.divisor, stop, self.step)
 
     def _tile(self, top: int, left: int, block: Region) -> Tile:
@@ -213,14 +212,14 @@ class TileGrid:
         return self._tiles_along(self.region.y0, self.region.y1) * self._tiles_along(self.region.x0, self.region.x1)
 
     def _tiles_along(self, start: int, stop: int) -> int:
-        """Tiles along one axis: all blocks have the same number of them but the last, which may be narrower."""
+        """Tiles along one axis; only the last block may have fewer."""
         blocks, rest = divmod(stop - start, self.block)
         whole, last = (len(self._starts(start, start + side)) for side in (self.block, rest))
         return blocks * whole + (last if rest else 0)
 
 
 def region_of(roi: Region | None, shape: tuple[int, int], scale: tuple[float, float]) -> Region:
-    """The pixels of a level that a region of level 0 touches; all of them without one.
+    """Return the pixels of a level that a region of level 0 touches; all pixels if `roi` is None.
 
     Args:
         roi: in pixels of level 0.
@@ -236,7 +235,7 @@ def region_of(roi: Region | None, shape: tuple[int, int], scale: tuple[float, fl
     (sy, sx), (height, width) = scale, shape
     touched = Region(floor(roi.y0 / sy), floor(roi.x0 / sx), ceil(roi.y1 / sy), ceil(roi.x1 / sx))
     region = touched.intersect(whole)
-    # sides of levels are rounded down: the last pixels of level 0, fewer than one here, may have none of their own
+    # sides of levels are rounded down: the last pixels of level 0 may be missing here
     beyond = roi.y1 >= (height + 1) * sy or roi.x1 >= (width + 1) * sx
     if roi.area == 0 or min(roi.y0, roi.x0) < 0 or beyond or region.area == 0:
         allowed = f"0:{round(height * sy)},0:{round(width * sx)}"
@@ -245,16 +244,12 @@ def region_of(roi: Region | None, shape: tuple[int, int], scale: tuple[float, fl
 
 
 def mirror_indices(start: int, stop: int, size: int) -> np.ndarray:
-    """Indices 0 <= i < size of the pixels start .. stop - 1 of an axis mirrored at its first and last pixel.
+    """Return indices 0 <= i < size for the pixels start .. stop - 1 of an axis mirrored at its first and last pixel.
 
-    The edge pixel is not repeated (numpy's `reflect`): -1 is 1, `size` is `size - 2`; further out the mirror image is
-    mirrored again, so that any margin is allowed, for an axis of one pixel too.
+    As numpy's `reflect`, the edge pixel is not repeated: -1 becomes 1, `size` becomes `size - 2`. Further out the
+    mirror image is mirrored again, so that any margin is allowed, even for an axis of one pixel.
     """
     assert size > 0
     period = max(2 * (size - 1), 1)
     folded = np.arange(start, stop) % period
     return np.minimum(folded, period - folded) if size > 1 else folded
-
-
-def _blocks(length: int, block: int) -> int:
-    return -(-length // block)

@@ -1,4 +1,4 @@
-"""Small facts that images, masks and models share: lengths and units, where pixels lie, what a class is called."""
+"""Metadata that images, masks and models share: units, pixel sizes, positions, classes."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from itertools import cycle, islice
 MARK = "tilesegment"
 """Attribute, annotation or text chunk that marks our own files."""
 
-TOLERATED = 0.2  # difference of pixel sizes: training varies the size of objects by as much
+TOLERATED = 0.2  # relative difference of pixel sizes; augmentation varies the size of objects by as much
 MICROMETRE = "micrometer"  # as OME-Zarr spells it
 _MICROMETRES = {
     **dict.fromkeys((MICROMETRE, "micrometre", "micron", "microns", "um", "µm", "μm", "\\u00b5m"), 1.0),
@@ -24,7 +24,7 @@ _MICROMETRES = {
     **dict.fromkeys(("foot", "ft"), 304800.0),
     **dict.fromkeys(("yard", "yd"), 914400.0),
 }
-# Okabe and Ito's palette (2008), which colour-blind readers can tell apart; background is black
+# Okabe and Ito's palette (2008), distinguishable by colour-blind readers; background is black
 _PALETTE = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 
 
@@ -41,9 +41,9 @@ class Spacing:
     """How pixels, or planes, lie along an axis.
 
     Attributes:
-        scale: from the centre of one to the centre of the next, in `unit`.
-        origin: of the centre of the first, in `unit`.
-        unit: its name; None if unknown, in which case `scale` is 1 unless a file gives a number without a unit.
+        scale: distance between neighbouring centres, in `unit`.
+        origin: position of the first centre, in `unit`.
+        unit: name; None if unknown: then `scale` is 1, unless a file gives a number without a unit.
     """
 
     scale: float = 1.0
@@ -53,7 +53,7 @@ class Spacing:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the pixels of level 0 lie, axis by axis, each in its own unit."""
+    """Where the pixels of level 0 lie along each axis, in the unit of that axis."""
 
     z: Spacing = Spacing()
     y: Spacing = Spacing()
@@ -75,7 +75,7 @@ def size_of(frame: Frame) -> PixelSize | None:
 
 
 def frame_of_size(size: PixelSize | None) -> Frame:
-    """Return the frame of an image of which at most the pixel size is known."""
+    """Return the frame of an image when at most its pixel size is known."""
     if size is None:
         return UNKNOWN_FRAME
     return Frame(y=Spacing(size.y, unit=MICROMETRE), x=Spacing(size.x, unit=MICROMETRE))
@@ -83,7 +83,7 @@ def frame_of_size(size: PixelSize | None) -> Frame:
 
 def size_difference(here: PixelSize, there: PixelSize) -> float:
     """Return the larger relative difference of the two axes, as a fraction of `there`."""
-    # rounded: 0.6 differs from 0.5 by no more than a fifth
+    # rounded, so that 0.6 and 0.5 differ by exactly a fifth
     return round(max(abs(here.y / there.y - 1), abs(here.x / there.x - 1)), 6)
 
 
@@ -109,7 +109,7 @@ def part_of_frame(
         image: the frame of the image.
         scale: (y, x) pixels of the image that one pixel of the part spans.
         first: (z, y, x) where the part begins, in its own planes and pixels.
-        size: of the part's pixels, if known; it counts where the image's unit is unknown or its scale disagrees.
+        size: pixel size of the part, if known; used where the image's unit is unknown or its scale disagrees.
     """
 
     def placed(spacing: Spacing, factor: float, side: float | None, start: float) -> Spacing:
@@ -129,7 +129,7 @@ def part_of_frame(
 
 
 def reduction(full: int, reduced: int) -> float:
-    """Return pixels of level 0 per pixel of a level: a whole number where one explains the rounded sizes."""
+    """Return the pixels of level 0 per pixel of a level: a whole number if one explains the rounded sizes."""
     whole = round(full / reduced)
     return float(whole) if whole and reduced in (full // whole, -(-full // whole)) else full / reduced
 

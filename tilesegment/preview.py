@@ -1,4 +1,4 @@
-"""Pictures of a whole image, whatever its size: with its mask over it, and of how probable a class is."""
+"""Pictures of whole images of any size: previews with the mask on top, and heat maps of probabilities."""
 
 import os
 from collections.abc import Mapping
@@ -56,16 +56,16 @@ class _Predicted:
 
 
 def draw_preview(image: str | Path, mask: str | Path, out: str | Path, *, roi: Region | None = None) -> tuple[str, ...]:
-    """Draw an image, and beside it the image with its mask over it, at most 1024 pixels a side.
+    """Draw an image beside the same image under its mask, at most 1024 pixels a side each.
 
     Args:
-        image: what was predicted, read as it was then; of a stack, the mask's first plane is drawn.
+        image: the predicted image, read as it was then; of a stack, the mask's first plane is drawn.
         mask: OME-Zarr, TIFF or PNG, as `predict` wrote it.
         out: `.png` or `.jpg`.
         roi: only these pixels, of level 0 of the image; None draws all that the mask covers.
 
     Returns:
-        Notes: that the mask was made of another image of this size.
+        A note if the mask was made of another image of this size, else nothing.
 
     Raises:
         ImageError, MaskError: a file cannot be read or written, or the mask does not cover the image or the roi.
@@ -95,13 +95,13 @@ def draw_preview(image: str | Path, mask: str | Path, out: str | Path, *, roi: R
 
 
 def draw_overview(source: ImageSource, ids: Ids, spec: MaskSpec, out: Path, *, roi: Region | None = None) -> None:
-    """Draw the part of an image that a mask covers, and beside it the same with the mask's first plane over it.
+    """Draw the part of an image that a mask covers, beside the same part under the mask's first plane.
 
     Args:
         source: the image.
         ids: level 0 of the mask.
-        spec: its record.
-        out: the picture.
+        spec: of the mask.
+        out: file of the picture.
         roi: only these pixels, of level 0 of the image.
 
     Raises:
@@ -134,7 +134,7 @@ def draw_overview(source: ImageSource, ids: Ids, spec: MaskSpec, out: Path, *, r
 
 
 def mask_digest(spec: MaskSpec) -> str:
-    """Return the digest by which a preview knows the mask that it was made of, whatever format the mask is in."""
+    """Return the digest by which a preview identifies its mask, in whatever format the mask is stored."""
     return digest({"layout": spec.layout(), "fingerprint": spec.fingerprint})
 
 
@@ -159,9 +159,9 @@ class Heatmap:
     """A heat map to draw.
 
     Attributes:
-        path: of the picture.
-        probabilities: the Zarr that it is drawn from.
-        shown: id of the class; None is every class but 0.
+        path: file of the picture.
+        probabilities: Zarr store of the probabilities.
+        shown: class id; None is every class but 0.
     """
 
     path: Path
@@ -193,10 +193,10 @@ class Heatmap:
 
 
 def class_to_show(wanted: str | None, classes: tuple[LabelClass, ...]) -> int | None:
-    """Return the id of the class of this name or number; None is the foreground, every class but 0.
+    """Return the id of the class with this name or number; None for the foreground, every class but 0.
 
     Raises:
-        PlanError: there is none.
+        PlanError: no such class.
     """
     if wanted is None or wanted == "foreground":
         return None

@@ -1,4 +1,4 @@
-"""When Ctrl-C and SIGTERM, by which a batch system asks a command to end, may interrupt."""
+"""When Ctrl-C, and SIGTERM from a batch system, may interrupt a command."""
 
 import signal
 import threading
@@ -12,7 +12,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Whether SIGTERM has come. Called, it says so: for loops, and for code in which an interrupt gets lost."""
+    """Whether SIGTERM has arrived: call it in loops, and in code that would swallow an interrupt."""
 
     def __init__(self) -> None:
         self.asked, self.begun, self.at_once = 0, False, False
@@ -21,11 +21,11 @@ class Stop:
         return self.asked > 0
 
     def begin(self) -> None:
-        """From now on the first signal only sets the flag, so that blocks under way are finished."""
+        """From now on let the first signal only set the flag, so that blocks under way are finished."""
         self.begun = True
 
     def hear(self, number: int, frame: FrameType | None) -> None:
-        """Interrupt at the second signal, at the first where nothing is under way, and never again after that."""
+        """Interrupt once: at the second signal, or at the first if nothing is under way."""
         self.asked += 1
         if not self.at_once and (self.asked == 2 or not self.begun):
             self.at_once = True
@@ -48,18 +48,18 @@ def sigterm_stops() -> Iterator[Stop]:
             raise
         raise StoppedError("stopped by SIGTERM") from None
     finally:
-        if not stop.at_once:  # else the process is about to end with an exit code of its own
+        if not stop.at_once:  # else the process is about to exit
             signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
 def uninterrupted() -> Iterator[list[int]]:
-    """Put off Ctrl-C, and SIGTERM where it has a handler, until the block is done; a second signal comes through.
+    """Defer Ctrl-C, and SIGTERM if it has a handler, until the block is done; a second signal gets through.
 
-    Signals reach the main thread only: in another one this does nothing.
+    Signals reach only the main thread: in any other this does nothing.
 
     Yields:
-        The numbers of the signals that have come.
+        The numbers of the signals received.
     """
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -85,6 +85,6 @@ def uninterrupted() -> Iterator[list[int]]:
 
 
 def ignore_signals(worker: int = 0) -> None:
-    """Leave it to the main process to end this worker: a batch system and Ctrl-C signal to all at once."""
+    """Let the main process end this worker: Ctrl-C and batch systems signal all processes at once."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)

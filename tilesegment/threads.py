@@ -1,4 +1,4 @@
-"""How many cores this process may use, and how many threads it computes with: counted here and nowhere else."""
+"""The number of cores that this process may use, and of threads that it computes with."""
 
 import math
 import os
@@ -7,34 +7,34 @@ from pathlib import Path
 
 
 def thread_count() -> int:
-    """What OMP_NUM_THREADS allows, as for the network; without it, the cores that this process may use."""
+    """Return OMP_NUM_THREADS, which PyTorch follows too; if unset, the number of cores that this process may use."""
     told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(told) if told.isdecimal() and int(told) else core_count()
 
 
 def threads_each(processes: int) -> int:
-    """Threads for each of so many processes that share the cores, within OMP_NUM_THREADS."""
+    """Return the threads per process when `processes` share the cores, at most OMP_NUM_THREADS."""
     return min(thread_count(), max(1, core_count() // processes))
 
 
 def core_count(root: Path = Path("/")) -> int:
-    """The cores that this process may use: of its affinity, and of the CPU limits of its cgroups.
+    """Return the number of cores that this process may use, by its affinity and the CPU limits of its cgroups.
 
     Args:
-        root: of the file system whose /proc and /sys say what limits there are.
+        root: folder with the /proc and /sys to read.
     """
-    # from Python 3.13 on, which honours PYTHON_CPU_COUNT, too
+    # Python 3.13 and later; honours PYTHON_CPU_COUNT
     count = getattr(os, "process_cpu_count", None)
     if count is not None:
         cores = count() or 1
     else:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # a part of a core keeps one more thread busy for a part of the time
+    # round up: a fraction of a core keeps one more thread busy part of the time
     return max(1, min([cores, *(math.ceil(limit) for limit in _cgroup_limits(root))]))
 
 
 def _cgroup_limits(root: Path) -> Iterator[float]:
-    """The cores that the cgroups of this process, and those that they lie in, allow it; of version 2 and 1."""
+    """CPU limits of the cgroups of this process and their parents, versions 1 and 2, in cores."""
     groups = [line.split(":", 2) for line in _lines(root / "proc/self/cgroup") if line.count(":") >= 2]
     for line in _lines(root / "proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
@@ -52,7 +52,7 @@ def _cgroup_limits(root: Path) -> Iterator[float]:
 
 
 def _of(folder: Path) -> Iterator[float]:
-    """The cores of one cgroup, where it limits them: microseconds of computing in each period of so many."""
+    """The limit of one cgroup, if any: microseconds of CPU time per period, divided by the period."""
     v1 = [" ".join(_lines(folder / f"cpu.cfs_{name}_us")) for name in ("quota", "period")]
     for line in (*_lines(folder / "cpu.max"), " ".join(v1)):
         numbers = [int(word) for word in line.split() if word.isdecimal()]  # `max` and -1 stand for no limit

@@ -1,7 +1,8 @@
-"""What the values in label files mean: decided once for all files, whatever each of them writes for a class.
+"""Decide what the values in label files mean, once for all files of a data set.
 
 Files of one data set rarely agree: 0 and 1 in some, 0 and 255 in others, a predicted mask with ids and a palette among
-grey labels. Each file gets a table from what it stores to values that all share. What cannot be told is asked.
+grey labels. Each file gets a table from stored values to shared values. Ambiguous values are an error that asks the
+user.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,18 +16,18 @@ from tilesegment.metadata import LabelClass, default_colours
 
 IGNORE = 255  # the class id of pixels without a label
 _GREY = 0x010101  # times a grey value: the colour red = green = blue
-_LEAST_BESIDE_VOID = 3  # 255 beside as many ids, from 0 on, means "not labelled"
+_LEAST_BESIDE_VOID = 3  # beside at least this many ids 0, 1, 2, ..., 255 means "not labelled"
 
-Table = dict[int, int]  # stored value: its meaning
+Table = dict[int, int]  # meaning by stored value
 
 
 @dataclass(frozen=True)
 class Coding:
-    """What the values in all files of a data set mean."""
+    """The meaning of the values in all files of a data set."""
 
     values: tuple[int, ...]  # of the classes; a class id is a position among them
     kind: str  # "grey", "colour" (red * 65536 + green * 256 + blue), "mask" (predicted ids) or "palette" (indices)
-    tables: Mapping[str, Mapping[int, int | None]]  # by file: what it stores to a value, or None for "not labelled"
+    tables: Mapping[str, Mapping[int, int | None]]  # by file: value, or None for "not labelled", by stored value
     ignore: int | None = None  # the value that means "not labelled"
     notes: tuple[str, ...] = ()  # what was decided, one sentence each
 
@@ -36,7 +37,7 @@ class Coding:
         return self.kind == "colour"
 
     def ids(self, pixels: np.ndarray, name: str) -> np.ndarray:
-        """Class ids (h, w) uint8 of what the file `name` stores (h, w), IGNORE where it is not labelled."""
+        """Return the class ids (h, w) uint8 of stored values (h, w) of the file `name`, IGNORE where not labelled."""
         if not self.tables[name]:
             return np.full(pixels.shape, IGNORE, np.uint8)
         numbers: dict[int | None, int] = {value: number for number, value in enumerate(self.values)}
@@ -54,18 +55,18 @@ def decide(
 ) -> Coding:
     """Decide what the values of the labels of a data set mean.
 
-    RGB labels whose channels are equal everywhere are grey. Where predicted masks, or labels with a palette, lie among
-    others, their ids are read as the values of these. 255 means "not labelled" if `ignore` says so, in Pascal VOC, or
+    RGB labels whose channels are equal everywhere are grey. The ids of predicted masks, or of labels with a palette,
+    among other labels are read as the values of these. 255 means "not labelled" if `ignore` says so, in Pascal VOC, or
     beside 0, 1, 2, ...
 
     Args:
         scans: of the labels, at least one.
-        names: of the classes; as many as there are values settles what would be asked otherwise.
+        names: class names; if there is one per value, they settle ambiguous values.
         ignore: the value that means "not labelled".
-        voc: the indices of palettes are values, as in Pascal VOC.
+        voc: palette indices are values, as in Pascal VOC.
 
     Raises:
-        DataError: labels of several kinds, too many values, or values that may mean one thing or another.
+        DataError: labels of several kinds, too many values, or ambiguous values.
     """
     groups = by_kind(scans, voc)
     kind, base = next(iter(groups.items()))
@@ -96,7 +97,7 @@ def _check_count(count: int) -> None:
 
 
 def by_kind(scans: Sequence[Scan], voc: bool = False) -> dict[str, list[Scan]]:
-    """The labels by what their values are; the others are fitted to the first kind."""
+    """Group the labels by the kind of their values; other kinds are fitted to the first."""
     coloured = any(v % _GREY for s in scans if s.kind == "colour" and s.classes is None for v in s.values)
     as_grey = {"grey": True, "palette": voc, "colour": not coloured}
     groups: dict[str, list[Scan]] = {"grey": [], "colour": [], "mask": [], "palette": []}
@@ -106,7 +107,7 @@ def by_kind(scans: Sequence[Scan], voc: bool = False) -> dict[str, list[Scan]]:
 
 
 def own_values(one: Scan, kind: str) -> Table:
-    """What a file stores as values of its kind: a mask's class ids (by its colours, if they are others), greys, ..."""
+    """Map what a file stores to values of its kind: grey values, class ids of a mask (by colour if changed), ..."""
     if kind == "mask" and one.kind != "grey":
         colours = [c.colour for c in one.classes or ()]
         drawn = one.colours if one.kind == "palette" else {value: f"#{value:06x}" for value in one.values}
@@ -118,10 +119,10 @@ def own_values(one: Scan, kind: str) -> Table:
 def _settled(
     tables: dict[str, Table], names: Sequence[str] | None, ignore: int | None, *, ask_void: bool
 ) -> tuple[dict[str, Table], int | None, list[str]]:
-    """Tables in one way of writing, the ignored value, and notes, where values may mean one thing or another.
+    """Resolve ambiguous values by the number of names: return tables on one scale, the ignored value, and notes.
 
-    Labels may write the same classes in several ways, such as 0, 1 and 0, 255, and one large value beside small ids,
-    such as 255 beside 0 and 1, may mean "not labelled". Only the number of names settles it.
+    Files may write the same classes on several scales, such as 0, 1 and 0, 255; and one large value beside small ids,
+    such as 255 beside 0 and 1, may mean "not labelled".
     """
     sets = {name: set(table.values()) - {ignore} for name, table in tables.items()}
     every = set().union(*sets.values())
@@ -146,16 +147,16 @@ def _settled(
     if count == len(ids):
         return tables, most, []
     raise DataError(
-        f"the labels hold {listed(every)}: whether {most} means not labelled or is a class cannot be told. Give "
+        f"the labels hold {listed(every)}: it is unclear whether {most} means not labelled or is a class. Give "
         f"--ignore {most} if it means not labelled, or name all {len(every)} classes with --classes"
     )
 
 
 def _two_scales(sets: Mapping[str, set[int]]) -> tuple[list[int], dict[str, Table], tuple[str, str]] | None:
-    """Whether files may write the same classes in several ways: values, what stands for them in each, examples.
+    """If files may write the same classes on several scales: the values, a table per file, and two example files.
 
-    So they may where each holds one value besides 0, but not the same, or where some hold ids 0, 1, ... and others as
-    many grey values. Small values are classes of which each file may hold some.
+    That is possible if each file holds one value besides 0, but not the same one, or if some hold ids 0, 1, ... and
+    others as many grey values. Small values are classes of which each file may hold some.
     """
     values = sorted(set().union(*sets.values()))
     if not values or values[-1] < MOST_CLASSES:
@@ -175,7 +176,7 @@ def _two_scales(sets: Mapping[str, set[int]]) -> tuple[list[int], dict[str, Tabl
 
 
 def _certain_void(tables: Mapping[str, Table], voc: bool) -> int | None:
-    """255 where it surely means "not labelled": in Pascal VOC, or beside 0, 1, 2, ... and not only beside 0."""
+    """255 if it certainly means "not labelled": in Pascal VOC, or beside 0, 1, 2, ... and not only beside 0."""
     sets = [set(table.values()) for table in tables.values()]
     ids = sorted(set().union(*sets) - {IGNORE})
     plain = len(ids) >= _LEAST_BESIDE_VOID and ids == list(range(len(ids)))
@@ -191,7 +192,7 @@ def _fitted(
     ignore: int | None,
     base: tuple[str, Sequence[Scan]],
 ) -> tuple[dict[str, Table], list[str]]:
-    """What labels of one kind store, as the values `target` of `base`, a kind and its labels; and notes."""
+    """Map labels of one kind to the values `target` of `base` (a kind and its labels), with notes."""
     tables: dict[str, Table] = {}
     notes: list[str] = []
     parts: dict[tuple[object, ...], list[Scan]] = {}
@@ -206,8 +207,8 @@ def _fitted(
             kinds = sorted({first: base[0], members[0].name: kind}.items())
             raise DataError(
                 f"the labels are of several kinds: {', '.join(f'{name} ({one})' for name, one in kinds)}; save all as "
-                "grey values, or all in colours, as it cannot be told which of "
-                f"{listed(used, kind == 'colour')} is which of {listed(target, coloured)}"
+                "grey values, or all in colours, as it is unclear which of "
+                f"{listed(used, kind == 'colour')} means which of {listed(target, coloured)}"
             )
         for one in members:
             tables[one.name] = {s: v if v == ignore else found[v] for s, v in own[one.name].items()}
@@ -228,11 +229,11 @@ def meanings(
     coloured: bool,
     ordered: bool = False,
 ) -> Table | None:
-    """What `used` values of one kind mean among labels of values `target`, drawn in `colours`; None if it is unknown.
+    """Map `used` values of one kind to the values `target` of other labels, drawn in `colours`; None if unclear.
 
-    The ids of a mask mean the values or colours of its classes, else the same ids, else they count the values; so do
-    palette indices, since programs that lose a mask's record keep its palette. Colours are those of the classes; of two
-    classes black is the first. If `ordered`, as many values may stand for those of the others in their order.
+    The ids of a mask mean the values or colours of its classes, else the same ids, else positions among the values; so
+    do palette indices, since programs that lose a mask's record keep its palette. Colours are those of the classes; of
+    two classes black is the first. If `ordered`, as many values may stand for the target values in order.
     """
     size, candidates = len(target), list[Table]()
     ids, in_order = dict(enumerate(target)), dict(zip(sorted(used), target, strict=False))
@@ -274,14 +275,14 @@ def classes_of(
     *,
     strict: bool = True,
 ) -> tuple[LabelClass, ...]:
-    """Names and colours: those given, else those in the files, else "value 0", "#ff0000" and a palette.
+    """Name and colour the classes: as given, else as in the files, else "value 0" (or "#ff0000") and a palette.
 
     Args:
         coding: of the labels.
         scans: of the labels.
         names: of all classes, in the order of their values.
         told: names by value from a file beside the labels.
-        strict: refuse files that contradict each other; else the first is right.
+        strict: refuse files that contradict each other; else the first file wins.
 
     Raises:
         DataError: fewer than two values, not as many different names as values, or files that contradict each other.
@@ -308,7 +309,7 @@ def classes_of(
 
 
 def _agreed(what: str, coding: Coding, scans: Sequence[Scan], strict: bool) -> dict[int, str]:
-    """The names or colours that files tell of the values that they hold."""
+    """The names or colours of values in the files."""
     first: dict[int, tuple[str, str]] = {}
     for one in scans:
         told: Mapping[int, str] = one.names if what == "name" else one.colours
@@ -329,10 +330,10 @@ def _agreed(what: str, coding: Coding, scans: Sequence[Scan], strict: bool) -> d
 
 
 def listed(values: Iterable[int], coloured: bool = False) -> str:
-    """Values in a message, ascending."""
+    """Format values for a message, ascending."""
     return ", ".join(f"#{v:06x}" if coloured else str(v) for v in sorted(values)) or "none"
 
 
 def told_values(found: Table, coloured: bool, by_colour: bool) -> str:
-    """What values mean, in a message."""
+    """Format the meaning of values for a message."""
     return ", ".join(f"{listed([v], coloured)} is {listed([m], by_colour)}" for v, m in sorted(found.items()))

@@ -1,4 +1,4 @@
-"""Which files of a folder are images, and which of two folders belong together: one rule for training and scoring."""
+"""Find the images in a folder, and pair those of two folders by name; the same rules for training and scoring."""
 
 import os
 import unicodedata
@@ -9,7 +9,7 @@ from pathlib import Path
 from tilesegment.errors import DataError, one_line
 from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr
 
-# what is added to the name of a label, of a prediction and of an image; nnU-Net's first channel is _0000
+# suffixes and prefixes of labels, predictions and images; nnU-Net's first channel is _0000
 _LABEL_SUFFIXES = (
     *("_cp_masks", "_mask", "_masks", "_label", "_labels", "_seg", "_segmentation", "_gt", "_truth", "_groundtruth"),
     *("-mask", "-masks", "-label", "-labels"),
@@ -19,7 +19,7 @@ _PREDICTED_SUFFIXES = ("_pred", "_prediction", "_predicted", "_prob", "_probabil
 _IMAGE_SUFFIXES = ("_0000", "_image", "_img", "-image", "-volume")
 _IMAGE_PREFIXES = ("image_", "img_", "im_", "image-")
 _IMAGES = {*IMAGE_SUFFIXES, ".gif"}
-# notes and what systems leave behind, which is skipped without a word
+# suffixes of notes and system files, which are skipped silently
 _SUNDRY = {
     *("", ".txt", ".json", ".csv", ".tsv", ".xml", ".md", ".rst", ".html", ".log", ".db", ".ini", ".yaml", ".yml"),
     *(".toml", ".xlsx", ".pdf", ".py", ".ipynb", ".lnk", ".jsonl"),
@@ -27,7 +27,7 @@ _SUNDRY = {
 
 
 def some_of(names: Sequence[str], most: int = 3) -> str:
-    """The first names, and how many more there are."""
+    """List the first names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
@@ -38,38 +38,34 @@ class Listing:
     folder: Path
     images: dict[str, Path]  # files and Zarr stores by stem, sorted
     folders: tuple[Path, ...]  # other folders in it that hold images
-    skipped: tuple[str, ...]  # other files that may be meant as images
+    skipped: tuple[str, ...]  # other files that may be intended as images
 
     def notes(self, paired: Collection[str]) -> tuple[str, ...]:
-        """At most one sentence on what is left out; a file that shares its name with one of `paired` is not missed."""
+        """Return at most one sentence on what is left out, except files that share a name with one of `paired`."""
         cores = {core_of(stem) for stem in paired}
         missed = [name for name in self.skipped if core_of(stem_of(Path(name))) not in cores]
         names = sorted([*(path.name + "/" for path in self.folders), *missed])
         return (f"left out of {self.folder}, as no readable image: {one_line(some_of(names))}",) if names else ()
 
 
-def is_store(path: Path) -> bool:
-    """Whether the folder `path` is a Zarr store."""
-    return path.suffix == ".zarr" or is_zarr(path)
-
-
 def is_folder_of_files(path: Path) -> bool:
-    """Whether `path` is a folder that is not itself an image, as a Zarr store is."""
-    return os.path.isdir(path) and not is_store(path)  # unlike Path.is_dir, False where it may not be looked at
+    """Whether `path` is a folder, but not a Zarr store, which is an image."""
+    # os.path.isdir, unlike Path.is_dir, is False where access is denied
+    return os.path.isdir(path) and path.suffix != ".zarr" and not is_zarr(path)
 
 
 def stem_of(path: Path) -> str:
-    """The name of an image without its suffix, in the Unicode form NFC: macOS stores names in another."""
+    """Return the name of an image without its suffix, in Unicode form NFC, as macOS stores names in another."""
     return unicodedata.normalize("NFC", path.stem.removesuffix(".ome"))
 
 
 def core_of(stem: str) -> str:
-    """What the names of an image and of its label share: `cell_1` of `image_cell_1`, `cell_1_mask`, `cell_1_0000`."""
+    """Return what names of an image and its label share: `cell_1` for `image_cell_1`, `cell_1_mask`, `cell_1_0000`."""
     return _without(_unlabelled(_without(stem, _PREDICTED_SUFFIXES)), _IMAGE_SUFFIXES, _IMAGE_PREFIXES)
 
 
 def is_label_name(stem: str) -> bool:
-    """Whether a name says that this is a label."""
+    """Whether a name is that of a label."""
     return _unlabelled(stem) != stem
 
 
@@ -78,7 +74,7 @@ def _unlabelled(stem: str) -> str:
 
 
 def _without(stem: str, suffixes: Sequence[str], prefixes: Sequence[str] = ()) -> str:
-    """`stem` without the first suffix or else prefix that it has, in any case; `mask01` needs no separator."""
+    """`stem` without its first matching suffix, or else prefix, in any case; `mask01` needs no separator."""
     lower = stem.lower()
     for suffix in suffixes:
         if lower.endswith(suffix) and len(stem) > len(suffix):
@@ -114,23 +110,23 @@ def list_images(folder: Path) -> Listing:
 
 
 def _is_image(path: Path) -> bool:
-    """Whether `path` is an image by its name or, whatever its name, by its first bytes."""
+    """Whether `path` is an image by its name or its first bytes."""
     if path.name.startswith(".") or is_folder_of_files(path):
         return False
     return path.is_dir() or path.suffix.lower() in _IMAGES or begins_as_image(path)
 
 
 def labels_among(images: Mapping[str, Path]) -> dict[str, Path]:
-    """The labels among files by stem: all of them, unless the folder holds images and their labels."""
+    """Select the labels among files by stem: all files, unless the folder holds images and their labels."""
     labels = {stem: path for stem, path in images.items() if is_label_name(stem)}
     others = {core_of(stem) for stem in images if stem not in labels}
     return labels if any(core_of(stem) in others for stem in labels) else dict(images)
 
 
 def match_stems(stems: Collection[str], others: Collection[str]) -> dict[str, str | None]:
-    """For each of `stems` the one of `others` that goes with it, or None.
+    """Match each of `stems` to one of `others`, or None.
 
-    That is the same one; else the only one that is equal without the marks of labels; else the only one of its core.
+    That is the same stem; else the only one that is equal without the marks of labels; else the only one of its core.
     """
     found: dict[str, str | None] = {stem: stem if stem in others else None for stem in stems}
     keys: tuple[Callable[[str], str], ...] = (_unlabelled, core_of)
@@ -145,7 +141,7 @@ def match_stems(stems: Collection[str], others: Collection[str]) -> dict[str, st
     return found
 
 
-def first_notes(notes: Sequence[str], most: int = 3) -> tuple[str, ...]:
-    """The first of many notes on files, and how many more there are."""
-    more = (f"the same, or alike, of {len(notes) - most} more files",) if len(notes) > most else ()
-    return (*notes[:most], *more)
+def first_notes(notes: Sequence[str]) -> tuple[str, ...]:
+    """Return the first three notes on files, and how many more there are."""
+    more = (f"the same, or alike, of {len(notes) - 3} more files",) if len(notes) > 3 else ()
+    return (*notes[:3], *more)

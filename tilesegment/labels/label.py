@@ -1,4 +1,4 @@
-"""Label files of any kind, read by regions as whole numbers that stand for classes, before their meaning is decided."""
+"""Read label files of any kind by region, as whole numbers whose meaning is decided later."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +21,7 @@ from tilesegment.ome_zarr.node import read_node
 BLOCK = 2048  # side in pixels of the squares in which labels are read
 OBJECT_NAMES = ("background", "object")
 OBJECTS_NOTE = "ids of objects are read as background and object; where two objects touch, a border 2 px wide is left"
-_NOT_LABELLED = -1  # what takes the place of the ignored id when objects become classes
+_NOT_LABELLED = -1  # replaces the ignored id when objects become classes
 
 Kind = Literal["grey", "palette", "colour"]
 Read = Callable[[Region, int], np.ndarray]
@@ -36,13 +36,13 @@ class Label:
     kind: Kind  # what `read` returns: grey values, palette indices, or red * 65536 + green * 256 + blue
     read: Read  # the values of a region of a plane, (h, w)
     jpeg: bool = False  # compressed with loss
-    colours: Mapping[int, str] = field(default_factory=dict)  # `#rrggbb` by value, where the file tells them
-    names: Mapping[int, str] = field(default_factory=dict)  # of classes by value, where the file tells them
+    colours: Mapping[int, str] = field(default_factory=dict)  # `#rrggbb` by value, if the file has them
+    names: Mapping[int, str] = field(default_factory=dict)  # of classes by value, if the file has them
     classes: tuple[LabelClass, ...] | None = None  # of a predicted mask: values are ids of these, or their colours
     notes: tuple[str, ...] = ()  # on how the file is read, one sentence each
 
     def blocks(self) -> Iterator[tuple[int, Region]]:
-        """Planes and regions that cover the label once."""
+        """Yield planes and regions that cover the label once."""
         for z in range(self.planes):
             for region in Region.of_shape(self.shape).squares(BLOCK):
                 yield z, region
@@ -54,18 +54,18 @@ class LabelOptions:
 
     ignore: int | None = None  # the stored value that means "not labelled"
     instances: bool = False  # values are ids of objects, read as background and object, see `part_objects`
-    invert: bool = False  # turn the values of files that say that 0 is white
+    invert: bool = False  # invert files that declare 0 as white
     voc: bool = False  # palette indices are classes, as in Pascal VOC, even those of grey palettes
-    strict: bool = False  # a missing block of a predicted mask is an error; else background, as one erased by hand is
+    strict: bool = False  # a missing block of a predicted mask is an error; else it is background, as if erased by hand
 
     @property
     def void(self) -> int | None:
-        """The value that means "not labelled" in what `open` returns."""
+        """The value that means "not labelled" in labels from `open`."""
         return _NOT_LABELLED if self.instances and self.ignore is not None else self.ignore
 
     @contextmanager
     def open(self, path: Path, name: str) -> Iterator[Label]:
-        """Open a label file, or the folder of a Zarr; `name` is used in messages.
+        """Open a label file or Zarr folder; `name` is for messages.
 
         Raises:
             DataError: it has neither one channel nor 8-bit colours.
@@ -77,7 +77,7 @@ class LabelOptions:
 
 @contextmanager
 def open_label(path: Path, options: LabelOptions) -> Iterator[Label]:
-    """Open a label file as it is stored, whatever `options` says of objects."""
+    """Open a label file as stored, without parting objects."""
     classes = recorded_classes(path, probabilities=False)
     if classes is not None and path.is_dir():
         mask = open_mask(path)
@@ -85,7 +85,7 @@ def open_label(path: Path, options: LabelOptions) -> Iterator[Label]:
             shape, planes = mask.spec.shape, mask.spec.depth or 1
             yield Label(shape, planes, "grey", lambda r, z: mask.read(r, 0, z), classes=classes)
             return
-    # a predicted TIFF may be large: it is read by regions, as ids whatever its palette
+    # a predicted TIFF may be large: read it by region, as ids whatever its palette
     by_region = path.is_dir() or (classes is not None and path.suffix.lower() in (".tif", ".tiff"))
     indexed = None if by_region else _indexed(path, keep_greys=options.voc or classes is not None)
     if indexed is not None:
@@ -124,7 +124,7 @@ def _reader(source: ImageSource) -> Read:
 
 
 def _indexed(path: Path, *, keep_greys: bool) -> Label | None:
-    """A PNG, TIFF or GIF with a palette, which is applied if it is grey, unless `keep_greys`; None if it is none."""
+    """A PNG, TIFF or GIF with a palette, else None; a grey palette is applied unless `keep_greys`."""
     frames: list[np.ndarray] = []
     try:
         with warnings.catch_warnings():
@@ -136,7 +136,7 @@ def _indexed(path: Path, *, keep_greys: bool) -> Label | None:
                 for number in range(getattr(image, "n_frames", 1)):
                     image.seek(number)
                     frames.append(np.array(ImageOps.exif_transpose(image)))
-    except Exception:  # open_image says what is wrong with a file that Pillow cannot read
+    except Exception:  # open_image reports what is wrong with the file
         return None
     if any(frame.ndim != 2 or frame.shape != frames[0].shape for frame in frames):
         return None
@@ -149,7 +149,7 @@ def _indexed(path: Path, *, keep_greys: bool) -> Label | None:
 
 
 def _image_label(path: Path) -> tuple[dict[int, str], dict[int, str]]:
-    """Names and colours by value from the `image-label` object of an OME-Zarr label, as far as it makes sense."""
+    """Names and colours by value from the `image-label` object of an OME-Zarr label, without invalid entries."""
     node = read_node(path)
     document = None if node is None else node.ome.get("image-label")
     lists = [document.get(part) for part in ("properties", "colors")] if isinstance(document, dict) else []
@@ -166,10 +166,10 @@ def _image_label(path: Path) -> tuple[dict[int, str], dict[int, str]]:
 
 
 def part_objects(label: Label, name: str, ignore: int | None) -> Label:
-    """Ids of objects as two classes: 1 inside objects, 0 elsewhere, and -1 where the label has the value `ignore`.
+    """Read object ids as two classes: 1 inside objects, 0 elsewhere, and -1 where the label is `ignore`.
 
-    A pixel of an object is 0 if one of its 8 neighbours is of another object, so that a border two pixels wide parts
-    touching objects, and no connected piece of 1 holds two ids. It does not depend on the blocks that are read.
+    A pixel of an object is 0 if one of its 8 neighbours belongs to another object, so that a border two pixels wide
+    parts touching objects, and no connected piece of 1 holds two ids. The result does not depend on the blocks read.
     """
     whole = Region.of_shape(label.shape)
 
@@ -190,7 +190,7 @@ def part_objects(label: Label, name: str, ignore: int | None) -> Label:
 
 
 def inside_objects(ids: np.ndarray) -> np.ndarray:
-    """Where an object is that no other one touches: (h, w) bool."""
+    """Return the pixels of objects that touch no other object: (h, w) bool."""
     padded, (height, width) = np.pad(ids, 1), ids.shape
     inside = ids != 0
     for y in range(3):
@@ -201,10 +201,10 @@ def inside_objects(ids: np.ndarray) -> np.ndarray:
 
 
 def check_same_size(what: str, shape: tuple[int, int], planes: int, name: str, label: Label) -> None:
-    """Check that an image, or another label, is as large as `label`.
+    """Check that an image, or another label, has the size of `label`.
 
     Raises:
-        DataError: it is not.
+        DataError: it has another.
     """
     if (shape, planes) != (label.shape, label.planes):
         sizes = [f"{z} x {y} x {x} (z, y, x)" for z, (y, x) in ((planes, shape), (label.planes, label.shape))]

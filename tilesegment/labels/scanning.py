@@ -1,4 +1,4 @@
-"""Which values a label file holds, collected block by block and refused where they cannot be classes."""
+"""Collect the values in a label file block by block; refuse those that cannot be classes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,20 +12,20 @@ from tilesegment.errors import DataError
 from tilesegment.labels.label import Kind, Label
 from tilesegment.metadata import LabelClass
 
-MOST_CLASSES = 32  # more distinct values are ids of objects, a grey image, a smoothed mask or one saved as JPEG
-LARGEST = 65_535  # of uint16; a larger value is no class
+MOST_CLASSES = 32  # more distinct values mean object ids, a grey image, or a smoothed or JPEG-compressed mask
+LARGEST = 65_535  # of uint16; larger values are no classes
 _BLOCKS = 16  # blocks of a file in which pieces are counted
-_LEAST_PIXELS = 4  # mean size of a piece below which it is noise
-_PIECES = 1.5  # mean number of connected pieces of a value up to which it is the id of an object
-_PIECES_OF_CLASS = 3.0  # and beyond which it is a class
-_LEAST_OBJECTS = 4  # values besides background below which pieces tell nothing
-_MANY_OBJECTS = 8  # values besides background from which one piece of each tells enough
+_LEAST_PIXELS = 4  # smaller pieces, on average, are noise
+_PIECES = 1.5  # up to so many connected pieces, on average, a value is an object id
+_PIECES_OF_CLASS = 3.0  # beyond so many, it is a class
+_LEAST_OBJECTS = 4  # with fewer values besides background, pieces tell nothing
+_MANY_OBJECTS = 8  # with as many values besides background, one piece of each is enough
 _DENSE = 0.35  # share of the numbers from 1 to the largest that ids of few objects use
-_RECURRENCE = 2.0  # mean number of files that hold a value from which it is a class
+_RECURRENCE = 2.0  # in so many files or more, on average, a value is a class
 
 
 class Pieces(NamedTuple):
-    """The connected pieces of the values in blocks of labels, each value counted anew in every block."""
+    """Connected pieces of the values in blocks of labels; each block counts its values anew."""
 
     number: int = 0
     values: int = 0
@@ -33,18 +33,18 @@ class Pieces(NamedTuple):
 
     @staticmethod
     def of(parts: Iterable["Pieces"]) -> "Pieces":
-        """The pieces of several blocks."""
+        """Sum the pieces of several blocks."""
         return Pieces(*map(sum, zip(Pieces(), *parts, strict=True)))
 
     @property
     def are_objects(self) -> bool:
-        """Whether the values may be ids of objects: each in about one piece, of some pixels."""
+        """Whether the values may be object ids: each in about one piece, of several pixels."""
         return 0 < self.number <= _PIECES * self.values and self.pixels >= _LEAST_PIXELS * self.number
 
 
 @dataclass
 class Scan:
-    """The distinct values of a label file, collected while it is read; colours, names and classes as in `Label`."""
+    """The distinct values of a label file, collected while reading it; colours, names and classes as in `Label`."""
 
     name: str
     kind: Kind
@@ -52,21 +52,21 @@ class Scan:
     colours: Mapping[int, str] = field(default_factory=dict)
     names: Mapping[int, str] = field(default_factory=dict)
     classes: tuple[LabelClass, ...] | None = None
-    ignore: int | None = None  # a value that is allowed whatever it is
+    ignore: int | None = None  # a value that is always allowed
     jpeg: bool = False
     what: str = ""  # in messages, such as "label 01"
     blocks: list[Pieces] = field(default_factory=list)
 
     @classmethod
     def of(cls, what: str, name: str, label: Label, ignore: int | None = None) -> "Scan":
-        """An empty scan of `label`."""
+        """Begin a scan of `label`."""
         return cls(name, label.kind, set(), label.colours, label.names, label.classes, ignore, label.jpeg, what)
 
     def add(self, pixels: np.ndarray) -> None:
-        """Note the values of a block (h, w).
+        """Add the values of a block (h, w).
 
         Raises:
-            DataError: there are too many values for classes.
+            DataError: too many values for classes.
         """
         found = distinct(pixels)
         self.values.update(found.tolist())
@@ -100,10 +100,10 @@ class Scan:
 
 
 def scan(name: str, label: Label, ignore: int | None) -> Scan:
-    """Look through all of a label, block by block.
+    """Scan a label block by block.
 
     Raises:
-        DataError: it holds what cannot be classes.
+        DataError: its values cannot be classes.
     """
     found = Scan.of(f"label {name}", name, label, ignore)
     for z, region in label.blocks():
@@ -113,14 +113,14 @@ def scan(name: str, label: Label, ignore: int | None) -> Scan:
 
 
 def distinct(pixels: np.ndarray) -> np.ndarray:
-    """The values that occur, ascending."""
+    """Return the values that occur, ascending."""
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2:  # counting is several times faster than sorting
         return np.flatnonzero(np.bincount(pixels.ravel()))
     return np.unique(pixels)
 
 
 def pieces_of(pixels: np.ndarray, values: np.ndarray) -> Pieces:
-    """The pieces in a block (h, w) of all of `values`, ascending, but 0."""
+    """Count the pieces in a block (h, w) of all its `values`, ascending, except 0."""
     count = np.count_nonzero(values)
     if count == 0 or not np.isfinite(values).all():
         return Pieces()
@@ -130,10 +130,10 @@ def pieces_of(pixels: np.ndarray, values: np.ndarray) -> Pieces:
 
 
 def look_like_objects(scans: Sequence[Scan]) -> bool:
-    """Whether labels hold ids of single objects: many values, each in about one connected piece.
+    """Whether labels hold object ids: many values, each in about one connected piece.
 
-    Few values are ids only if they differ between files, and are either several, or about those from 1 to their number
-    or, where parts were cut out of larger images, hardly ever the same in two files.
+    Few values are ids only if they differ between files and are either several, or nearly consecutive from 1, or, in
+    parts cut out of larger images, rarely the same in two files.
     """
     plain = [one for one in scans if one.classes is None]
     sets = [frozenset(value for value in one.values if value > 0) for one in plain]
@@ -149,15 +149,15 @@ def look_like_objects(scans: Sequence[Scan]) -> bool:
 
 
 def objects_error(what: str, count: int, otherwise: str = "") -> DataError:
-    """The error for labels that hold ids of objects; `what` is such as "the labels hold"."""
+    """Return the error for labels that hold object ids; `what` is for example "the labels hold"."""
     return DataError(
-        f"{what} {count} values, nearly each of them in one connected piece: ids of single objects, not classes. Give "
-        f"--instances for the two classes background and object, with a border between touching objects{otherwise}"
+        f"{what} {count} values, nearly all of them in one connected piece each: ids of single objects, not classes. "
+        f"Give --instances for the two classes background and object, with a border between touching objects{otherwise}"
     )
 
 
 def check_objects(labels: Iterable[Label]) -> tuple[str, ...]:
-    """Check that values may be ids of objects. Return what the user should know, one sentence each.
+    """Check that values may be object ids. Return what the user should know, one sentence each.
 
     Raises:
         DataError: the values are classes.
@@ -179,6 +179,6 @@ def check_objects(labels: Iterable[Label]) -> tuple[str, ...]:
 
 
 def _smeared(values: Sequence[float]) -> bool:
-    """Whether values lie around 0 and 255 only, at least two around each."""
+    """Whether all values lie around 0 and 255, at least two around each."""
     low, high = [v for v in values if v <= 32], [v for v in values if 223 <= v <= 255]
     return len(low) + len(high) == len(values) and len(low) > 1 and len(high) > 1

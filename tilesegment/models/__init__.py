@@ -1,4 +1,4 @@
-"""Models. The bundled ones lie in this folder: `NAME.safetensors` and its card `NAME.md`."""
+"""Models. Each bundled one is a file `NAME.safetensors` in this folder, with its card `NAME.md`."""
 
 import os
 from pathlib import Path
@@ -11,14 +11,14 @@ PACKAGED = ("rdf.yaml", "bioimageio.yaml")  # in the folder of a bioimage.io pac
 
 
 def bundled_models() -> dict[str, Path]:
-    """Name and file of every model that comes with the package."""
+    """Return the name and file of every bundled model."""
     return {path.stem: path for path in sorted(Path(__file__).parent.glob("*.safetensors"))}
 
 
 def find_model(model: str | Path) -> Path:
-    """Find the file of a model: its path, a bundled name, or a folder with one model, as a training run leaves it.
+    """Find the file of a model by its path, a bundled name, or a folder with one model, such as a training run's.
 
-    The folder of a bioimage.io package is returned as it is.
+    The folder of a bioimage.io package is returned unchanged.
 
     Raises:
         ModelError: there is none, or the folder holds several.

@@ -1,4 +1,4 @@
-"""A `Model` of any torch.nn.Module: what it takes and gives is found by running it."""
+"""A `Model` of any torch.nn.Module, which is run to find what it takes and returns."""
 
 import copy
 from collections.abc import Sequence
@@ -25,19 +25,19 @@ def model_of(
     halo: int | None = None,
     name: str = "",
 ) -> Model:
-    """Make a `Model` of a module that gives one output pixel for each input pixel, or for each in its centre.
+    """Make a `Model` of a module with one output pixel per input pixel, or per pixel of the input's centre.
 
-    Its file keeps the weights, not the module: `Model.load(path, network=module)` takes them into another of its kind.
+    Its file keeps the weights, not the module: `Model.load(path, network=module)` loads them into another of its class.
 
     Args:
         module: (B, C, H, W) float32 -> (B, K, h, w); a copy of it is used, in evaluation mode. One output channel is
             class 1 of two. Outputs within 0 to 1 that sum to 1 are probabilities, others are logits.
         channels: C; None is that of its first convolution.
-        classes: their names, one per output channel (two for a single channel); None is `class 0`, `class 1`, ...
-        normalisation: mean and std of the grey values that the module was trained on, and their dtype; None is for
-            float32 images that are normalised already: others need normalise="image".
+        classes: class names, one per output channel (two for a single channel); None is `class 0`, `class 1`, ...
+        normalisation: mean, std and dtype of the grey values that the module was trained on; None is for float32 images
+            that are already normalised: others need normalise="image".
         pixel_size: of the images it was trained on.
-        threshold: of two classes: the probability above which a pixel is class 1.
+        threshold: for two classes, the probability above which a pixel is class 1.
         halo: chosen context in pixels, for a module that no halo makes exact.
         name: for people.
 

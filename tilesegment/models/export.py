@@ -26,14 +26,14 @@ from tilesegment.networks.field_of_view import side_of
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-# of a probability: rounding in single precision, by other kernels
+# difference of probabilities by rounding in single precision
 _TOLERANCE = 1e-4
-# what onnxruntime 1.16 can read: others run the file with the version they have
+# versions that onnxruntime 1.16 can read, for users of older releases
 _OPSET, _IR = 18, 9
 
 
 def export(model: str | Path, out: str | Path, to: str, *, overwrite: bool = False) -> Path:
-    """Write a model for other programs; read back, it needs nothing more.
+    """Write a model for other programs; the file is complete and can also be read back.
 
     Args:
         model: file or bundled name.
@@ -78,9 +78,9 @@ class GreyValues(nn.Module):
 
     Args:
         model: whose network and normalisation are used.
-        same_size: mirror the rim of the input of a network that crops, so that h, w are H, W (multiples of the divisor,
-            larger than the rim). Of an image this gives what mirroring the image gives; of a tile, the halo holds what
-            comes from the rim.
+        same_size: mirror the rim of the input if the network crops, so that h, w are H, W (multiples of the divisor,
+            larger than the rim). For a whole image this equals mirroring the image; for a tile, only the halo is
+            affected by the mirrored rim.
     """
 
     mean: Tensor
@@ -101,12 +101,12 @@ class GreyValues(nn.Module):
         if self.rim is not None:
             x = nn.functional.pad(x, self.rim, mode="reflect")
         found = torch.softmax(self.network((x - self.mean) / self.std), 1)
-        # the sizes that the network takes may leave some over
+        # the padded size may yield surplus output
         return found if self.rim is None else found[..., :height, :width]
 
 
 def exported_view(model: Model, *, same_size: bool) -> FieldOfView:
-    """Return the field of view of the exported graph: the model's, or, with a mirrored rim, that of same padding."""
+    """Return the field of view of the exported graph: the model's, or that of same padding if the rim is mirrored."""
     view = model.field_of_view
     if not same_size or not view.crops:
         return view
@@ -130,9 +130,9 @@ def to_onnx(model: Model, *, same_size: bool = False) -> bytes:
     """
     check_installed("onnx", "onnxruntime", "onnxscript")
     view, network = exported_view(model, same_size=same_size), GreyValues(model, same_size=same_size)
-    # more than the rim, which is mirrored
+    # larger than the mirrored rim
     least = 64 if view.crops or not model.field_of_view.crops else view.before + view.divisor
-    # no two sides alike, and none of them 1: the exporter would take them for the same, or for fixed
+    # sides that differ and are not 1, else the exporter takes them for equal or fixed
     sides = side_of(view, least), side_of(view, least + view.divisor)
     example = torch.from_numpy(example_image(model, *sides)).repeat(2, 1, 1, 1)
     free = torch.export.Dim.DYNAMIC
@@ -177,7 +177,7 @@ def example_image(model: Model, height: int, width: int) -> np.ndarray:
 
 
 def _tidy(proto: "ModelProto") -> None:
-    """Name the free sides, and remove paths of this machine: the exporter notes where each layer's source lies."""
+    """Name the free sides, and remove the source paths that the exporter records."""
     for value, sides in ((proto.graph.input[0], ("height", "width")), (proto.graph.output[0], ("h", "w"))):
         dims = value.type.tensor_type.shape.dim
         for place, name in ((0, "batch"), (2, sides[0]), (3, sides[1])):
@@ -194,7 +194,7 @@ def _tidy(proto: "ModelProto") -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what exporters say: their own deprecations, and packages they could use."""
+    """Silence the exporters' deprecation warnings and hints at other packages."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,7 +1,7 @@
-"""Which network has these weights, and which weight is which.
+"""Find the network that given weights belong to, and match the weights with ours.
 
-What the weights of a network show is not asked for: channels, classes, depth, width, and those options that change a
-name or a shape. For `activation` and `dropout`, which no weight shows, the network's defaults hold.
+What the weights show need not be given: channels, classes, depth, width, and options that change a name or a shape.
+`activation` and `dropout`, which no weight shows, keep the network's defaults.
 """
 
 import inspect
@@ -17,25 +17,25 @@ from tilesegment.errors import ModelError
 from tilesegment.models.state_dict import StateDict, printable
 from tilesegment.networks import NETWORKS, build_network, options_of
 from tilesegment.networks.network import Choice, Network
-from tilesegment.networks.rescaled import Rescaled
+from tilesegment.networks.rescaled import unscaled
 
 Weights = Mapping[str, Tensor]
 
-# shown by the shape of one layer, or by no weight
+# options shown by the shape of one layer, or by no weight
 _NOT_TRIED = ("base", "hidden", "activation", "dropout")
-_MARK = 61  # channels of an image that no later layer has
+_MARK = 61  # image channels, a number that no later layer has
 _LISTED = 5
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A network and the weights that were compared with its own.
+    """A network, and given weights compared with it.
 
     Attributes:
         name, arguments: as `build_network` takes them.
-        weights: by our names, of the network itself where it is `Rescaled`; without BatchNorm's counts of batches.
+        weights: by our names, for the inner network of a `Rescaled`; without BatchNorm's counts of batches.
         layout: how they were recognised, for people.
-        misfit: names of what does not fit, by what is wrong with it; empty if all does.
+        misfit: names of weights that do not fit, by what is wrong with them; empty if all fit.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Fit:
     def network(self) -> Network:
         """Build the network with these weights, in evaluation mode."""
         network = _built(self.name, self.arguments)
-        bare = _bare(network)
+        bare = unscaled(network)
         counts = {name: torch.tensor(0) for name in bare.state_dict() if name.endswith("num_batches_tracked")}
         bare.load_state_dict({**self.weights, **counts}, assign=True)
         return network.requires_grad_(False).eval()
@@ -56,16 +56,16 @@ class Fit:
 def fit_network(given: StateDict, name: str, asked: Mapping[str, Any], by_order: bool) -> Fit:
     """Find the network `name` with the options `asked` that has these weights, by our names or the public U-Net's.
 
-    A network of one output, whose sigmoid is the probability of class 1, becomes the same with two classes.
+    A network with one output, whose sigmoid is the probability of class 1, becomes the same with two classes.
 
     Args:
         given: the weights.
         name, asked: as `build_network` takes them; other options are found.
-        by_order: with unknown names, go by the order, if number, shapes and kinds of the tensors are those of the
-            network in the order in which it is built or computes.
+        by_order: if names are unknown, match tensors by order: number, shapes and kinds must be those of the network in
+            the order in which it is built or computes.
 
     Raises:
-        ModelError: there is none; says what is missing, left over, or of another shape.
+        ModelError: there is none; the message says what is missing, left over, or of another shape.
     """
     options_of(name)  # raises
     tensors, layout = given.tensors, "names of tilesegment"
@@ -88,7 +88,7 @@ def fit_network(given: StateDict, name: str, asked: Mapping[str, Any], by_order:
         elif len(closest.misfit.get("left over", ())) == len(tensors):
             hint = "; if only the names differ, take them by order: --by-order"
         raise ModelError(f"not the weights of {name}: {_listed(closest.misfit)}{hint}")
-    # what the weights leave open is the default: `nearest` and `bilinear` weigh alike
+    # use defaults for what the weights leave open: `nearest` and `bilinear` have the same weights
     for option, default in _defaults(name).items():
         found = {fit.arguments[option] for fit in exact if option in fit.arguments}
         if len(found) > 1 and default not in found:
@@ -111,10 +111,10 @@ def _check_options(given: StateDict, name: str, asked: Mapping[str, Any]) -> Non
 def _structures(
     name: str, asked: Mapping[str, Any], names: Set[str] | None = None
 ) -> list[tuple[dict[str, Any], Network]]:
-    """The network, one channel wide, with every choice of the options that were not asked for; the defaults first.
+    """The network, one channel wide, with every choice of the options that are not `asked` for; the defaults first.
 
-    With the `names` of weights, one option after the other, only the choices that leave the fewest names over and of
-    these lack the fewest: what one option adds does not hide what another does.
+    Given the `names` of weights, keep for each option in turn only the choices that leave the fewest names over, and of
+    these the ones that lack the fewest.
     """
     kind, _ = NETWORKS[name]
     narrow = {"in_channels": _MARK, "classes": 2} | ({"base": 1} if "base" in kind.options else {})
@@ -136,9 +136,9 @@ def _structures(
 
 
 def _compared(name: str, structure: tuple[dict[str, Any], Network], weights: Weights, layout: str) -> Fit:
-    """The network of this structure, sized as its first and its last layer show, compared with `weights`."""
+    """Size the network of this structure by its first and last layer, and compare it with `weights`."""
     options, network = structure
-    names = {module: key for key, module in _bare(network).named_modules()}
+    names = {module: key for key, module in unscaled(network).named_modules()}
     entry = next(module for module in names if isinstance(module, nn.Conv2d) and module.in_channels == _MARK)
     arguments: dict[str, Any] = {"in_channels": 1, "classes": 2}
     first, last = (weights.get(f"{names[layer]}.weight") for layer in (entry, network.heads[-1]))
@@ -149,7 +149,7 @@ def _compared(name: str, structure: tuple[dict[str, Any], Network], weights: Wei
     if last is not None and last.ndim == 4:
         arguments["classes"] = max(2, last.shape[0])
         if last.shape[0] == 1:
-            # the sigmoid of z is the soft-max of (0, z)
+            # the sigmoid of z is the softmax of (0, z)
             ends = [f"{names[head]}.{kind}" for head in network.heads for kind in ("weight", "bias")]
             single = {end: weights[end] for end in ends if end in weights}
             weights = {**weights, **{end: torch.cat([torch.zeros_like(z), z]) for end, z in single.items()}}
@@ -168,7 +168,7 @@ def _compared(name: str, structure: tuple[dict[str, Any], Network], weights: Wei
 
 
 def _listed(misfit: Mapping[str, list[str]]) -> str:
-    """The first names of each kind, in one line."""
+    """The first names of each kind of misfit."""
     return "; ".join(
         f"{len(names)} {what} ({', '.join(map(printable, names[:_LISTED]))}{', ...' if len(names) > _LISTED else ''})"
         for what, names in misfit.items()
@@ -176,9 +176,9 @@ def _listed(misfit: Mapping[str, list[str]]) -> str:
 
 
 def _public(tensors: Weights, name: str) -> Weights:
-    """Weights of the public U-Net (github.com/milesial/Pytorch-UNet) by the names of `unet-same`, its equal.
+    """Rename weights of the public U-Net (github.com/milesial/Pytorch-UNet) to those of `unet-same`, its equal.
 
-    Its earlier releases had a bias before each BatchNorm: BN(y + b) with running mean m is BN(y) with m - b.
+    Earlier releases had a bias before each BatchNorm: BN(y + b) with running mean m is BN(y) with m - b.
 
     Raises:
         ModelError: another network is wanted.
@@ -195,7 +195,7 @@ def _public(tensors: Weights, name: str) -> Weights:
 
 
 def _public_name(name: str) -> str:
-    """Our name for the public U-Net's; any other stays."""
+    """Our name for a name of the public U-Net; other names stay."""
     name = re.sub(r"^inc\.double_conv\.", "down.0.", name)
     name = re.sub(r"^down([1-9])\.maxpool_conv\.1\.double_conv\.", r"down.\1.", name)
     name = re.sub(r"^up([1-9])\.up\.", lambda found: f"up.{int(found[1]) - 1}.", name)
@@ -204,7 +204,7 @@ def _public_name(name: str) -> str:
 
 
 def _in_order(network: Network, tensors: Weights) -> Iterator[Weights]:
-    """The tensors by our names, in the order built or computed, where they are as many and of the same kinds."""
+    """Yield the tensors by our names, in the order built and computed, if number and kinds agree."""
     shapes = _shapes(network)
     if len(shapes) != len(tensors):
         return
@@ -218,8 +218,8 @@ def _in_order(network: Network, tensors: Weights) -> Iterator[Weights]:
 
 
 def _computed(network: Network) -> list[str]:
-    """The names of the weights in the order in which they are used."""
-    bare, shapes, order = _bare(network), _shapes(network), list[str]()
+    """Names of the weights in the order of use."""
+    bare, shapes, order = unscaled(network), _shapes(network), list[str]()
     side = bare.field_of_view.tile_of(bare.divisor)
     for name, module in bare.named_modules():
         own = [f"{name}.{key}" for key in module.state_dict() if f"{name}.{key}" in shapes and "." not in key]
@@ -231,18 +231,13 @@ def _computed(network: Network) -> list[str]:
 
 def _shapes(network: Network) -> dict[str, tuple[int, ...]]:
     """Shape of every weight by its name, in the order in which the network was built."""
-    state = _bare(network).state_dict()
+    state = unscaled(network).state_dict()
     return {name: tuple(value.shape) for name, value in state.items() if not name.endswith("num_batches_tracked")}
 
 
 def _built(name: str, arguments: Mapping[str, Any]) -> Network:
     with torch.device("meta"):
         return build_network(name, arguments)
-
-
-def _bare(network: Network) -> Network:
-    """The network without what reduces its images."""
-    return network.network if isinstance(network, Rescaled) else network
 
 
 def _defaults(name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a model file says about itself, readable without torch.
+"""The header of a model file, readable without torch.
 
 A model is one safetensors file: 8 bytes of length, a JSON header, the weights. The header's metadata holds one string
 under `tilesegment`: the JSON form of `ModelHeader`.
@@ -23,11 +23,11 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Grey values to what the network sees: (value - mean) / std, per channel, fixed at training.
+    """Grey values become (value - mean) / std, per channel, fixed at training.
 
     Attributes:
         mean, std: one per channel, in grey values of `dtype`.
-        dtype: of the training images; an image of another dtype has another scale.
+        dtype: of the training images; other dtypes have other scales.
     """
 
     mean: tuple[float, ...]
@@ -37,15 +37,15 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class ModelHeader:
-    """All it takes to use a network, without its weights.
+    """All that using a network requires, except its weights.
 
     Attributes:
         network, arguments: as `networks.build_network` takes them.
         classes: the id of a class is its position.
         normalisation: fixed at training.
         pixel_size: of the training images, None if unknown.
-        threshold: two classes: probability above which a pixel is class 1.
-        halo: chosen context of a tile, pixels; None is what makes tiles exact.
+        threshold: for two classes, the probability above which a pixel is class 1.
+        halo: chosen context of a tile in pixels; None is the exact one.
         name, licence: for people.
         training: record of the run that made it.
         weights_sha256: over the weights, in the order of their names.
@@ -65,7 +65,7 @@ class ModelHeader:
 
     @property
     def channels(self) -> int:
-        """Number of channels of the images that it takes."""
+        """Number of channels of its images."""
         return len(self.normalisation.mean)
 
     def to_json(self) -> str:
@@ -74,10 +74,10 @@ class ModelHeader:
 
     @classmethod
     def from_json(cls, text: str) -> "ModelHeader":
-        """Parse what `to_json` returned.
+        """Parse the result of `to_json`.
 
         Raises:
-            ModelError: not such an object, of a later version, or with values that are not allowed.
+            ModelError: no such object, another version, or values that are not allowed.
         """
         try:
             given = json.loads(text)
@@ -132,7 +132,7 @@ def read_header(path: Path) -> ModelHeader:
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    """The string-to-string metadata of a safetensors file, which is checked as a whole."""
+    """Metadata of a safetensors file; opening it checks the whole file."""
     try:
         if path.is_fifo():  # opening it would block
             raise ModelError("a pipe; save the model to a file")

@@ -1,4 +1,4 @@
-"""Weights that were trained elsewhere become a model file."""
+"""Make a model file of weights that were trained elsewhere."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from tilesegment.models.header import ModelHeader, Normalisation
 from tilesegment.models.model import Model
 from tilesegment.models.state_dict import ClassValues, read_state_dict
 
-# what others divide by
+# common divisors of grey values
 _LARGEST = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 
 
@@ -34,19 +34,19 @@ def import_weights(
     by_order: bool = False,
     overwrite: bool = False,
 ) -> Model:
-    """Make a model file of weights that were trained elsewhere, and return the model; nothing in their file is run.
+    """Make a model file of weights that were trained elsewhere, and return the model; no code in their file is run.
 
     Args:
         path, out: a state dict, as safetensors or from `torch.save`, alone or in a checkpoint; the model file, float32.
         network: a name of `networks.NETWORKS`; for the public U-Net (github.com/milesial/Pytorch-UNet) `unet-same`.
-        options: of the network, those that its weights do not show, see `fitting`.
-        classes: their names; None is the values that the file gives them, else `class 0`, `class 1`, ...
-        mean, std: the network was fed (grey value - mean) / std; one of each, or one per channel. None is 0, and the
+        options: options of the network that its weights do not show, see `fitting`.
+        classes: class names; None is the values in the file, else `class 0`, `class 1`, ...
+        mean, std: the network was fed (grey value - mean) / std; one number, or one per channel. None is 0, and the
             largest value of `dtype` (1 for float32): the public U-Net was fed grey values / 255.
-        dtype, pixel_size: of the images that it was trained on: uint8, uint16 or float32; None if unknown.
+        dtype, pixel_size: of the training images: uint8, uint16 or float32; None if the size is unknown.
         name, licence: recorded in the model; None is the name of the file.
-        halo: context of a tile in pixels, for a network that no halo makes exact.
-        by_order: take weights of unknown names by their order, see `fitting.fit_network`.
+        halo: chosen context of a tile in pixels, for a network that no halo makes exact.
+        by_order: match weights with unknown names by their order, see `fitting.fit_network`.
         overwrite: replace an existing `out`.
 
     Raises:
@@ -77,7 +77,7 @@ def import_weights(
 
 
 def _classes(names: Sequence[str] | None, count: int, values: ClassValues | None) -> tuple[LabelClass, ...]:
-    """The classes, with the values that the file gives them, if it gives as many; as training names and draws them."""
+    """The classes, named and coloured as training does; with the values in the file if there are as many."""
     known = values if values is not None and len(values) == count else (None,) * count
     classes = []
     for number, (value, colour) in enumerate(zip(known, default_colours(count), strict=True)):

@@ -1,4 +1,4 @@
-"""A model: a network and all it takes to use it, saved in one safetensors file. Never a pickle."""
+"""A model: a network and all that using it requires, in one safetensors file, never a pickle."""
 
 import copy
 import hashlib
@@ -22,7 +22,7 @@ from tilesegment.networks import build_network
 from tilesegment.networks.any_network import MODULE, VIEW, AnyNetwork, adapt
 from tilesegment.networks.field_of_view import ADVICE, chosen, derive, side_of
 from tilesegment.networks.network import Network
-from tilesegment.networks.rescaled import Rescaled
+from tilesegment.networks.rescaled import Rescaled, unscaled
 from tilesegment.networks.unetpp import UNetPlusPlus
 
 
@@ -33,8 +33,8 @@ class Model:
     Attributes:
         header: classes, normalisation, threshold, training record.
         network: (B, C, H, W) float, normalised -> logits (B, K, h, w); in evaluation mode.
-        claimed: the field of view that an ONNX file gives, checked before it is used.
-        assumed: one line for people: what an ONNX file does not say and was assumed; empty if it says all.
+        claimed: the field of view in an ONNX file, verified before use.
+        assumed: one line for people on what an ONNX file does not say and was assumed; empty if nothing was.
     """
 
     header: ModelHeader
@@ -44,7 +44,7 @@ class Model:
 
     @cached_property
     def field_of_view(self) -> FieldOfView:
-        """What the network needs to see around what it decides, found from the network itself, or the chosen halo.
+        """The context that the network needs, found from the network itself, or the chosen halo.
 
         Raises:
             ModelError: no halo makes its tiles exact, and none was chosen.
@@ -67,10 +67,10 @@ class Model:
         return None
 
     def with_halo(self, halo: int) -> "Model":
-        """Return the model with a chosen halo, pixels, rounded up to the network's divisor; its tiles may be inexact.
+        """Return the model with a chosen halo in pixels, rounded up to the network's divisor; tiles may be inexact.
 
         Raises:
-            ModelError: the network crops its own output, so that its halo is fixed.
+            ModelError: the network crops, so that its halo is fixed.
         """
         model = replace(self, header=replace(self.header, halo=halo))
         model.field_of_view  # noqa: B018 - raises
@@ -80,9 +80,9 @@ class Model:
         """Return the part of a U-Net++ that its head `level` needs: smaller and faster, with a smaller halo.
 
         Raises:
-            ModelError: another network, or it has no such head.
+            ModelError: it is another network, or has no such head.
         """
-        network = self.network.network if isinstance(self.network, Rescaled) else self.network
+        network = unscaled(self.network)
         if not isinstance(network, UNetPlusPlus):
             raise ModelError(f"only a unetpp can be pruned, and only before it is exported; this is {self._words}")
         part: Network = network.pruned(level)
@@ -99,15 +99,15 @@ class Model:
 
     @classmethod
     def load(cls, model: str | Path, network: nn.Module | None = None) -> "Model":
-        """Load a model: a file of ours, a bundled name, a training run's folder, an ONNX file or bioimage.io package.
+        """Load a model file, bundled model, training run's folder, ONNX file or bioimage.io package.
 
         Args:
             model: path or name.
-            network: any module, as `model_of` takes it, of the class whose weights the file holds; a copy of it takes
-                them. Only for a file whose network is not one of `NETWORKS`.
+            network: a module of the class whose weights the file holds, as `model_of` takes it; a copy of it gets the
+                weights. Only for files whose network is not one of `NETWORKS`.
 
         Raises:
-            ModelError: no such model, not one of ours, truncated, altered, a pickle, or weights that do not fit.
+            ModelError: no such model, not a model, truncated, altered, a pickle, or weights that do not fit.
         """
         if Path(model).suffix.lower() == ".onnx" or is_package(Path(model)):
             return cls(*load_onnx(Path(model)))
@@ -132,11 +132,11 @@ class Model:
         """Write the model to `path`, atomically, and return it as it will be loaded.
 
         Args:
-            path: of the new file; an existing one is replaced.
-            half: round the weights to float16, which halves the file; running means and variances are kept as they are.
+            path: the new file; an existing one is replaced.
+            half: round the weights to float16, which halves the file; running means and variances stay unrounded.
 
         Raises:
-            ModelError: the file cannot be written, or could not be loaded; an existing one is left as it is.
+            ModelError: the file cannot be written, or could not be loaded; an existing one stays.
         """
         path = Path(path)
         if isinstance(self.network, OnnxNetwork):
@@ -159,7 +159,7 @@ class Model:
 
 
 def weights_hash(weights: dict[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of `weights`, in the order of the names."""
+    """Return the SHA-256 over names, dtypes, shapes and bytes of `weights`, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         value = weights[name]
@@ -169,7 +169,7 @@ def weights_hash(weights: dict[str, Tensor]) -> str:
 
 
 def _empty(header: ModelHeader, module: nn.Module | None) -> Network:
-    """Our network, on the meta device, where a header that lies about sizes costs nothing; or a copy of `module`."""
+    """Our network on the meta device, where false sizes in a header cost nothing; or a copy of `module`."""
     if header.network != MODULE:
         if module is not None:
             raise ModelError(f"its network is {header.network}, which needs no module: load it without one")
@@ -186,7 +186,7 @@ def _empty(header: ModelHeader, module: nn.Module | None) -> Network:
 
 
 def _module_view(header: ModelHeader) -> FieldOfView:
-    """The field of view of a module, as its header gives it."""
+    """The field of view of a module by its header."""
     try:
         divisor, before, after, crops = header.arguments[VIEW]
         if 0 < divisor <= 1024 and 0 <= before <= after <= 4096:
@@ -197,7 +197,7 @@ def _module_view(header: ModelHeader) -> FieldOfView:
 
 
 def _check_fit(network: Network, weights: dict[str, Tensor]) -> None:
-    """Check that `weights` are finite and those of `network` by name and shape."""
+    """Check that `weights` are finite and have the names and shapes of `network`."""
     expected = network.state_dict()
     missing, extra = expected.keys() - weights.keys(), weights.keys() - expected.keys()
     if missing or extra:

@@ -1,16 +1,16 @@
-"""ONNX files and bioimage.io packages: what a foreign network takes and means, as far as its file says or it shows.
+"""ONNX files and bioimage.io packages: what a foreign network takes and means, by its file or by running it.
 
-A bare ONNX file may say in its `metadata_props` what it needs:
+A bare ONNX file may describe itself in its `metadata_props`:
 
     props = {"tilesegment.classes": "membrane, inside", "tilesegment.mean": "128", "tilesegment.std": "60"}
     onnx.helper.set_model_props(model, props | {"tilesegment.dtype": "uint8"})
 
 Mean and std are those of the training images, one number per channel, in grey values of their dtype. A graph that takes
-grey values divided by 255 has a mean of 0 and a std of 255. Without them, grey values of the input's own type are fed
-as they are, others have to be normalised by the image (`normalise="image"`).
+grey values divided by 255 has a mean of 0 and a std of 255. Without them, grey values of the input's type are fed
+unchanged; others must be normalised by the image (`normalise="image"`).
 
-The first output counts. One channel is the probability of class 1 of two or, if any of its values lies outside 0 to 1,
-its logit; K channels are probabilities if they lie within 0 to 1 and sum to 1, else logits.
+Only the first output is used. One channel is the probability of class 1 of two or, if any of its values lies outside 0
+to 1, its logit; K channels are probabilities if they lie within 0 to 1 and sum to 1, else logits.
 """
 
 import json
@@ -38,7 +38,7 @@ _USUAL = 512  # pixels, side of a usual tile
 
 
 class OnnxModel(NamedTuple):
-    """What `Model` is made of: header, network, the field of view that the file claims, and a line of assumptions."""
+    """The parts of a `Model`: header, network, the field of view that the file claims, and a line of assumptions."""
 
     header: ModelHeader
     network: OnnxNetwork
@@ -67,10 +67,10 @@ def load_onnx(path: Path) -> OnnxModel:
 
 
 def onnx_view(network: OnnxNetwork, claimed: FieldOfView | None, halo: int | None) -> FieldOfView:
-    """Find what the network needs to see: as its file claims, verified, or by running it; or with a chosen `halo`.
+    """Find the field of view: as the file claims, verified, or by running the network; or with a chosen `halo`.
 
     Raises:
-        ModelError: no halo makes its tiles exact, and none was chosen; or it crops, so that its halo is given.
+        ModelError: no halo makes its tiles exact, and none was chosen; or it crops, so that its halo is fixed.
     """
     prober = _prober(network)
     try:
@@ -86,25 +86,25 @@ def onnx_view(network: OnnxNetwork, claimed: FieldOfView | None, halo: int | Non
 
 
 def _side(network: OnnxNetwork, claimed: FieldOfView | None, least: int = 64) -> int:
-    """A side of images that the network takes, of `least` pixels."""
+    """An image side of at least `least` pixels that the network takes."""
     if claimed is not None:
-        # more than the halo: some graphs mirror as much
+        # larger than the halo, which some graphs mirror
         rim = 0 if claimed.crops else min(claimed.before, LARGEST) + claimed.divisor
         return side_of(claimed, max(least, rim))
     first, unit, _ = _prober(network).sizes
     return first + -(-max(least - first, 0) // unit) * unit
 
 
-@lru_cache(maxsize=2)  # it remembers which sizes the network takes
+@lru_cache(maxsize=2)  # a prober remembers which sizes the network takes
 def _prober(network: OnnxNetwork) -> Prober:
-    """Random images such as the graph takes them; at two scales where that is not known."""
+    """A prober with images on the scale that the graph takes; on two scales if that is unknown."""
     scale = network.feeds
     scales = [(0.0, 1.0), (128.0, 64.0)] if scale is None else [(float(np.mean(scale.mean)), float(np.mean(scale.std)))]
     return Prober(network.run, network.file.channels, scales)
 
 
 def _exported(file: OnnxFile, network: OnnxNetwork) -> OnnxModel:
-    """A model that `export` wrote: its graph takes grey values and gives probabilities."""
+    """A model that `export` wrote: its graph takes grey values and returns probabilities."""
     try:
         header = ModelHeader.from_json(file.metadata[KEY])
         view = FieldOfView(**json.loads(file.metadata[VIEW_KEY]))
@@ -124,13 +124,13 @@ def _exported(file: OnnxFile, network: OnnxNetwork) -> OnnxModel:
 
 
 def _foreign(file: OnnxFile, network: OnnxNetwork, about: Description) -> OnnxModel:
-    """A model from elsewhere: what its description says, and what it does on random images."""
+    """A model from elsewhere, by its description and by what it does on random images."""
     prober = _prober(network)
     side = prober.sizes[0] if about.view is None else side_of(about.view)
     results = [network.run(image) for image, _, _ in prober.images(side)]
     network.activation = about.activation or activation_of([torch.from_numpy(result) for result in results])
     count, guesses = max(results[0].shape[1], 2), []
-    # of one channel only the class that it stands for has a name
+    # a single channel is class 1, and only that has a name
     names = ("background", *about.names) if len(about.names) == 1 else about.names
     if len(names) != count:
         said = f" (it names {len(about.names)} of {count})" if about.names else ""
@@ -157,7 +157,7 @@ def _foreign(file: OnnxFile, network: OnnxNetwork, about: Description) -> OnnxMo
 
 
 def _describe_file(file: OnnxFile) -> Description:
-    """What the file's `metadata_props` say of the model.
+    """Read the description in the file's `metadata_props`.
 
     Raises:
         ModelError: they are incomplete, contradict the graph or are not allowed.

@@ -1,4 +1,4 @@
-"""An ONNX file, checked before anything runs it: what it takes, what it gives, and which files it refers to."""
+"""Read an ONNX file, and check its input, its output and the files it refers to before anything runs it."""
 
 import hashlib
 import os
@@ -17,25 +17,26 @@ from tilesegment.models.header import KEY
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
 
-# protobuf's own limit; larger models keep their weights in files beside
+# protobuf's limit; larger models keep their weights in separate files
 LARGEST = 2**31 - 1
-# key of the metadata, beside that of the header
+# metadata key of the field of view
 VIEW_KEY = f"{KEY}.field_of_view"
-# of the graph's input: what is fed, by the name that onnx has for it
+# dtypes of the graph's input, by their names in onnx
 _DTYPES = {"FLOAT": "float32", "DOUBLE": "float64", "FLOAT16": "float16", "UINT8": "uint8", "UINT16": "uint16"}
 _OUTPUT = "it must give probabilities or logits (batch, classes, height, width)"
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A checked file: one image in, one map of classes out, at any height and width.
+    """A checked file: an image in, a map of classes out, at any height and width.
 
     Attributes:
-        path, source: for messages; for the runtime: the content, or the path if weights lie in files beside it.
+        path: for messages.
+        source: for the runtime: the content, or the path if weights lie in separate files.
         name, dtype, channels: of the graph's input.
         one_by_one: whether it takes only one image at a time.
-        metadata: strings that its maker put in.
-        sha256, size: over the file and the files beside it.
+        metadata: the strings in `metadata_props`.
+        sha256, size: of the file and its separate files together.
     """
 
     path: str
@@ -75,12 +76,13 @@ def parse_onnx(content: bytes, path: str, folder: Path | None = None) -> OnnxFil
     """Check an ONNX file's content.
 
     Args:
-        content, path: of the file; the path for messages.
-        folder: that may hold its weights in files of their own; None allows none.
+        content: of the file.
+        path: for messages.
+        folder: may hold the weights in separate files; None allows none.
 
     Raises:
         ModelError: no ONNX file, or truncated; several inputs, a fixed size, or anything but images (B, C, H, W);
-            weights in files elsewhere.
+            weights in files outside `folder`.
     """
     try:
         proto = _parse(content)
@@ -102,10 +104,10 @@ def parse_onnx(content: bytes, path: str, folder: Path | None = None) -> OnnxFil
 
 
 def values_per_pixel(file: OnnxFile, side: int) -> int:
-    """Estimate the values that a run holds at once per input pixel, from the shapes at `side` x `side`: at most.
+    """Estimate, from the shapes at `side` x `side`, the most values that a run holds at once per input pixel.
 
-    A value lives from the node that makes it to the last that reads it. One whose shape cannot be inferred counts as
-    the largest known.
+    A tensor lives from the node that makes it to the last that reads it. One of unknown shape counts as the largest
+    known.
     """
     import onnx
 
@@ -114,7 +116,7 @@ def values_per_pixel(file: OnnxFile, side: int) -> int:
     lengths = (1, file.channels, side, side)
     for place, length in zip(_graph_input(model).type.tensor_type.shape.dim, lengths, strict=True):
         place.dim_value = length
-    with suppress(onnx.shape_inference.InferenceError, RuntimeError, ValueError):  # an estimate is no reason to fail
+    with suppress(onnx.shape_inference.InferenceError, RuntimeError, ValueError):  # an estimate must not fail
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     sizes = {
         value.name: int(np.prod([dim.dim_value for dim in value.type.tensor_type.shape.dim], dtype=np.int64))
@@ -140,14 +142,14 @@ def _parse(content: bytes) -> "ModelProto":
         proto = onnx.load_model_from_string(content)
     except DecodeError as error:
         raise ModelError("not an ONNX file, or truncated; copy or export it again") from error
-    # nearly any few bytes are some message
+    # nearly any few bytes parse as some message
     if not proto.graph.node or not proto.opset_import or not proto.ir_version:
         raise ModelError("not an ONNX file, or truncated: it holds no graph; copy or export it again")
     return proto
 
 
 def _graph_input(proto: "ModelProto") -> "ValueInfoProto":
-    """The one input; old files list the weights, too."""
+    """The one input; old files list weights as inputs, too."""
     weights = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in weights]
     if len(inputs) != 1:
@@ -178,7 +180,7 @@ def _check_input(value: "ValueInfoProto") -> tuple[str, int, bool]:
 
 
 def _check_output(proto: "ModelProto") -> None:
-    """Check the first output; of several, networks give the best first."""
+    """Check the first output; networks with several give the best first."""
     if not proto.graph.output:
         raise ModelError(f"gives nothing; {_OUTPUT}")
     kind = _kind(proto.graph.output[0])
@@ -193,7 +195,7 @@ def _kind(value: "ValueInfoProto") -> str:
 
 
 def _files_beside(proto: "ModelProto", folder: Path | None) -> list[Path]:
-    """Files that hold weights, each within `folder`."""
+    """Separate files that hold weights; each must lie within `folder`."""
     import onnx
 
     external = [one for one in _messages(proto) if getattr(one, "data_location", None) == onnx.TensorProto.EXTERNAL]
@@ -212,7 +214,7 @@ def _files_beside(proto: "ModelProto", folder: Path | None) -> list[Path]:
 
 
 def _messages(message: Any) -> Iterator[Any]:
-    """A protobuf message and all within it: tensors lie in graphs, in attributes of nodes, and in functions."""
+    """Yield a protobuf message and all messages in it: tensors lie in graphs, attributes and functions."""
     yield message
     for field, value in message.ListFields():
         if field.message_type is not None:

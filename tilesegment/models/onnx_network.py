@@ -1,4 +1,4 @@
-"""A network that onnxruntime runs, as a PyTorch module: everything that predicts with a network predicts with it."""
+"""A network that onnxruntime runs, as a PyTorch module like any other network."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -26,13 +26,13 @@ class OnnxNetwork(Network):
     """The graph of an ONNX file, in its own precision, on the CPU or a CUDA device.
 
     Args:
-        file: checked.
-        values_per_pixel: an upper estimate of what it holds at once.
+        file: a checked file.
 
     Attributes:
-        feeds: the grey values' normalisation that the graph does itself; it is undone before. None: the graph takes
-            normalised values.
-        activation: one of `any_network.ACTIVATIONS`: what the graph's output is.
+        feeds: the normalisation that the graph itself applies to grey values; `forward` undoes it first. None: the
+            graph takes normalised values.
+        activation: what the graph gives, `logits` or `probabilities`.
+        pixel_values: upper estimate of the values held at once for each input pixel.
 
     Shapes: (B, C, H, W) float32, normalised -> logits (B, K, h, w), K at least 2.
     """
@@ -41,28 +41,28 @@ class OnnxNetwork(Network):
         super().__init__()
         self.file, self.feeds, self.activation, self.pixel_values = file, None, "logits", 0
         self._session = open_session(file, torch.device("cpu"))
-        # has no weights of its own that would say where it is, and in which precision
+        # stands for the weights, which would tell device and precision
         self.register_buffer("place", torch.zeros(()), persistent=False)
 
     feeds: Normalisation | None
     activation: str
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "OnnxNetwork":
-        """Another that runs the same session, until it is moved."""
+        """A copy that shares the session until it is moved."""
         copy = OnnxNetwork.__new__(OnnxNetwork)
         copy.__dict__ = {**self.__dict__, "_buffers": dict(self._buffers)}
         return copy
 
     @property
     def values_per_pixel(self) -> int:
-        """Values held at once for each input pixel: an upper estimate."""
+        """`pixel_values`."""
         return self.pixel_values
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "OnnxNetwork":
-        """Moves it, which for the runtime is opening the file there.
+        """Move the network, which means opening the file again on the device.
 
         Raises:
-            DeviceError: in another precision than its own, or where onnxruntime does not run.
+            DeviceError: another precision than the file's, or onnxruntime does not run there.
         """
         before = self.get_buffer("place").device
         super()._apply(fn, recurse)
@@ -80,7 +80,7 @@ class OnnxNetwork(Network):
         values = x.cpu().numpy()
         if self.feeds is not None:
             mean, std = (np.array(v)[:, None, None] for v in (self.feeds.mean, self.feeds.std))
-            # in double precision: a large mean leaves single precision few digits
+            # in double precision: with a large mean, single precision loses digits
             values = values * std + mean
         try:
             result = self.run(values)
@@ -88,15 +88,15 @@ class OnnxNetwork(Network):
             raise ModelError(f"{self.file.path}: {error}") from error
         if self.activation == "logits":
             return as_logits(torch.from_numpy(result), "logits").to(x.device)
-        # as `as_logits`, but by NumPy, whose logarithm rounds otherwise than PyTorch's: masks stay as they were
+        # as `as_logits`, but NumPy's logarithm rounds differently from PyTorch's, and masks must not change
         result = np.concatenate([1 - result, result], 1) if result.shape[1] == 1 else result
         return torch.from_numpy(np.log(np.maximum(result, _TINY))).to(x.device)
 
     def run(self, values: np.ndarray) -> np.ndarray:
-        """What the graph gives, (B, K, h, w) float32, for (B, C, H, W) as it takes them.
+        """Run the graph: (B, C, H, W) as it takes them -> (B, K, h, w) float32.
 
         Raises:
-            ModelError: it fails, or gives something else; without the file's name.
+            ModelError: it fails, or returns something else; without the file's name.
         """
         dtype = np.dtype(self.file.dtype)
         if dtype.kind == "u":
@@ -119,11 +119,11 @@ class OnnxNetwork(Network):
 
 
 def open_session(file: OnnxFile, device: torch.device) -> "InferenceSession":
-    """The file, opened by onnxruntime on `device`.
+    """Open the file with onnxruntime on `device`.
 
     Raises:
-        ModelError: it cannot run it.
-        DeviceError: it does not run on `device`.
+        ModelError: onnxruntime cannot run the file.
+        DeviceError: onnxruntime does not run on `device`.
     """
     import onnxruntime
 
@@ -151,7 +151,7 @@ def runs_on(device: torch.device) -> bool:
 
 
 def one_line(error: Exception) -> str:
-    """What onnxruntime says, without its prefix."""
+    """Return the message of onnxruntime without its prefix, on one line."""
     text = " ".join(str(error).split())
     return text.removeprefix("[ONNXRuntimeError] : ")[:300]
 

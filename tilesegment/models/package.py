@@ -1,7 +1,7 @@
 """Reading a bioimage.io 0.5 model package: a zip or a folder with an rdf.yaml and ONNX weights.
 
-The specification: https://bioimage-io.github.io/spec-bioimage-io. Nothing of a zip is unpacked to the disk, and no more
-of it read than it claims.
+The specification: https://bioimage-io.github.io/spec-bioimage-io. Zips are never unpacked to disk, and no more is read
+than the sizes they claim.
 """
 
 import hashlib
@@ -24,21 +24,21 @@ from tilesegment.networks.probing import LARGEST as PROBED
 
 RDF = "rdf.yaml"
 _LARGEST_RDF = 2**20
-# deflate cannot do better than 1032
+# deflate reaches at most 1032
 _LARGEST_RATIO = 1100
 _MICROMETRES = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4}
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a package, or an ONNX file's metadata, says of its model.
+    """What a package, or an ONNX file's metadata, says about its model.
 
     Attributes:
         name, licence: for people.
-        view: where the network looks; not verified.
-        normalisation: of the grey values, before they are fed.
+        view: field of view; not verified.
+        normalisation: of the grey values before they are fed.
         names: of the output's channels; empty if not given.
-        activation: `logits` if a sigmoid or soft-max is to follow; None if it does not say.
+        activation: `logits` if a sigmoid or softmax is to follow; None if not given.
         pixel_size: of the images, None if unknown.
     """
 
@@ -58,10 +58,10 @@ def is_package(path: Path) -> bool:
 
 
 def read_package(path: Path) -> tuple[Description, OnnxFile]:
-    """Read what a package says of its model, and its weights.
+    """Read the description of a package's model, and its weights.
 
     Raises:
-        ModelError: damaged, hostile, of another version, without ONNX weights, or it needs what is not supported.
+        ModelError: damaged, hostile, of another version, without ONNX weights, or with unsupported requirements.
     """
     try:
         if path.suffix.lower() != ".zip":
@@ -80,7 +80,7 @@ def read_package(path: Path) -> tuple[Description, OnnxFile]:
 
 
 def _read(root: Path | zipfile.Path, path: Path, folder: Path | None) -> tuple[Description, OnnxFile]:
-    """Read a package whose files are those below `root`; `folder` is the real place of one that is no zip."""
+    """Read a package whose files lie below `root`; `folder` is its real path if it is no zip."""
     rdf_file = next((root / name for name in PACKAGED if (root / name).is_file()), None)
     if rdf_file is None:
         raise ModelError(
@@ -102,7 +102,7 @@ def _read(root: Path | zipfile.Path, path: Path, folder: Path | None) -> tuple[D
 
 
 def _check_entry(entry: zipfile.ZipInfo) -> None:
-    """Check a file of a zip before it is read; zipfile stops at the size that it claims."""
+    """Check a file of a zip before it is read; zipfile stops at the claimed size."""
     _check_name(entry.filename)
     packed, size = entry.compress_size, entry.file_size
     if size > min(LARGEST, _LARGEST_RATIO * max(packed, 1)):
@@ -118,7 +118,7 @@ def _check_name(name: str) -> None:
 
 
 def _parse(text: bytes) -> Mapping[str, Any]:
-    """The description as plain values, of a version that is supported."""
+    """Parse the description, and check that its version is supported."""
     import yaml
 
     if len(text) > _LARGEST_RDF:
@@ -152,10 +152,10 @@ def _weights(rdf: Mapping[str, Any]) -> tuple[str, object]:
 
 
 def describe(rdf: Mapping[str, Any], name: str) -> Description:
-    """Read what an rdf.yaml, as plain values, says of its model; `name` is that of a model that has none.
+    """Read the description of a model from an rdf.yaml as plain values; `name` is for a model without one.
 
     Raises:
-        ModelError: it needs what is not supported, or does not follow the specification.
+        ModelError: it has unsupported requirements, or does not follow the specification.
     """
     try:
         return _describe(rdf, name)
@@ -182,7 +182,7 @@ def _describe(rdf: Mapping[str, Any], name: str) -> Description:
 
 
 def _axes(axes: Sequence[Mapping[str, Any]], what: str) -> dict[str, Mapping[str, Any]]:
-    """The axes by name, if they are those of an image."""
+    """The axes by name; they must be those of an image."""
     found = {str(axis.get("id", axis["type"])): axis for axis in axes}
     if list(found) != ["batch", "channel", "y", "x"]:
         raise ModelError(f"its {what} has the axes {', '.join(map(repr, found))}; they must be batch, channel, y, x")
@@ -190,7 +190,7 @@ def _axes(axes: Sequence[Mapping[str, Any]], what: str) -> dict[str, Mapping[str
 
 
 def _view(axes: Mapping[str, Mapping[str, Any]], out_axes: Mapping[str, Mapping[str, Any]]) -> FieldOfView:
-    """Where the network looks: a negative offset tells unpadded convolutions, a halo same padding."""
+    """The field of view: a negative offset means unpadded convolutions, a halo same padding."""
     facts = []
     for axis in "yx":
         size, out = axes[axis]["size"], out_axes[axis]
@@ -209,7 +209,7 @@ def _view(axes: Mapping[str, Mapping[str, Any]], out_axes: Mapping[str, Mapping[
     if offset and halo:
         raise ModelError(f"both crops {-offset} px itself and has a halo of {halo} px; only one of them is supported")
     before = -offset // 2 if offset else -(-halo // step) * step
-    # the smallest size tells what its sizes leave over
+    # the smallest size shows the surplus of the allowed sizes
     return FieldOfView(step, before, before + (least - 2 * before) % step, crops=offset != 0)
 
 

@@ -22,7 +22,7 @@ from tilesegment.models.onnx_file import parse_onnx
 from tilesegment.models.package import RDF
 from tilesegment.networks.probing import LARGEST
 
-# the first in which authors, citations and licence may be unknown
+# the first version in which authors, citations and licence may be missing
 _VERSION = "0.5.5"
 # SPDX identifiers; any other licence is named in the README only
 _SPDX = ("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "MIT")
@@ -31,8 +31,8 @@ _SPDX = ("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "
 def to_package(model: Model) -> bytes:
     """Convert a model to a zipped package whose output is as large as its input and has the halo that tiles need.
 
-    A network that crops gets a mirrored rim: programs that run packages block by block take no smaller output. The test
-    tensors are random grey values and what PyTorch makes of them.
+    A network that crops gets a mirrored rim, as programs that run packages block by block expect an output as large as
+    the input. The test tensors are random grey values and PyTorch's result.
 
     Raises:
         ModelError: it cannot be exported, see `to_onnx`.
@@ -42,7 +42,7 @@ def to_package(model: Model) -> bytes:
     view, dtype = exported_view(model, same_size=True), model.header.normalisation.dtype
     if view.before > LARGEST:
         raise ModelError(
-            f"{model.header.name}: exact tiles need {view.before} px of context, its test image would be enormous; "
+            f"{model.header.name}: exact tiles need {view.before} px of context, which takes too large a test image; "
             "export it to onnx, or give the model a halo"
         )
     weights = to_onnx(model, same_size=True)
@@ -67,7 +67,7 @@ def to_package(model: Model) -> bytes:
 
 
 def _describe(model: Model, view: FieldOfView, opset: int, digests: dict[str, str]) -> dict[str, Any]:
-    """The rdf.yaml as plain values; `view` is that of the exported graph."""
+    """The rdf.yaml as plain values; `view` belongs to the exported graph."""
     header = model.header
     file = {name: {"source": name, "sha256": digest} for name, digest in digests.items()}
     classes = [one.name for one in header.classes]
@@ -110,7 +110,7 @@ def _describe(model: Model, view: FieldOfView, opset: int, digests: dict[str, st
 
 
 def _axes(model: Model, channels: list[str], size: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:
-    """Batch, channel, y and x; these with their `size`, and that of a pixel where it is known."""
+    """Batch, channel, y and x; the last two with their `size`, and the pixel size if known."""
     axes: list[dict[str, Any]] = [{"type": "batch"}, {"type": "channel", "channel_names": channels}]
     for axis in "yx":
         pixel = model.header.pixel_size

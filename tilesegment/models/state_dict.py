@@ -1,4 +1,4 @@
-"""Weights as others save them: tensors by name, read from a file without running anything in it."""
+"""Weights in foreign files: tensors by name, read without running any code in the file."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ from tilesegment.errors import ModelError
 # grey values, or red, green and blue
 ClassValues = tuple[int | tuple[int, int, int], ...]
 
-# where training programs put the state dict in their checkpoints
+# keys of the state dict in checkpoints of training programs
 _WITHIN = ("state_dict", "model_state_dict", "model")
 _ADVICE = "save it with torch.save(network.state_dict(), FILE), or as .safetensors"
 
@@ -27,10 +27,10 @@ class StateDict:
     """The weights of a foreign network.
 
     Attributes:
-        tensors: float32 by name, in the order of the file; without the counts of batches that BatchNorm keeps, which
-            no prediction depends on, and without a prefix that all names share (`module.` of DataParallel).
-        values: grey value, or red, green and blue, of each class in the masks; None if the file does not say.
-        ordered: whether the order is that in which the network was built; safetensors sorts its tensors.
+        tensors: float32 by name, in the order of the file; without BatchNorm's counts of batches, which do not affect
+            predictions, and without a prefix that all names share (`module.` of DataParallel).
+        values: grey value, or red, green and blue, of each class in the masks; None if unknown.
+        ordered: whether the order is that in which the network was built; safetensors sorts tensors.
         sha256: of the file.
     """
 
@@ -41,11 +41,10 @@ class StateDict:
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """Read the state dict in a safetensors file, or in what `torch.save` wrote; alone, or in a training's checkpoint.
+    """Read a state dict, or the one in a checkpoint, from a safetensors file or one that `torch.save` wrote.
 
     Raises:
-        ModelError: it cannot be read, is neither, or holds more than plain data: a pickle may run code and is not
-            followed any further.
+        ModelError: it cannot be read, is neither, or holds more than plain data, which could run code.
     """
     try:
         with path.open("rb") as file:
@@ -68,7 +67,7 @@ def read_state_dict(path: Path) -> StateDict:
     for name, value in tensors.items():
         if not value.is_floating_point() or value.layout != torch.strided or value.device.type != "cpu":
             raise ModelError(f"{path}: {printable(name)} is no plain tensor of floats ({value.dtype}); {_ADVICE}")
-    # a small file can claim a tensor of any size that repeats one number
+    # a small file can claim a tensor of any size by repeating one number
     if sum(value.numel() * value.element_size() for value in tensors.values()) > size:
         raise ModelError(f"{path}: its tensors claim more numbers than it holds; {_ADVICE}")
     prefix = _shared_prefix(tensors)
@@ -77,7 +76,7 @@ def read_state_dict(path: Path) -> StateDict:
 
 
 def _unpickle(file: BinaryIO) -> Any:
-    """What `torch.save` wrote, as far as it is tensors and plain values; nothing else is ever called."""
+    """Load what `torch.save` wrote if it holds only tensors and plain values; nothing else is ever called."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -93,7 +92,7 @@ def _unpickle(file: BinaryIO) -> Any:
 
 
 def _innermost(content: object) -> tuple[Mapping[Any, Any], ClassValues | None]:
-    """The state dict within a checkpoint, and the values of the classes, which may stand in it or beside it."""
+    """The state dict in a checkpoint, and the values of the classes, in it or beside it."""
     named = content if isinstance(content, Mapping) else {}
     values = _class_values(named.get("mask_values"))
     for key in _WITHIN:
@@ -104,7 +103,7 @@ def _innermost(content: object) -> tuple[Mapping[Any, Any], ClassValues | None]:
 
 
 def _shared_prefix(names: Mapping[str, Tensor]) -> str:
-    """The parents that all tensors share, such as `module.` or `model.net.`; with a dot at the end."""
+    """The prefix that all names share, such as `module.` or `model.net.`."""
     shared = ""
     for level in zip(*(name.split(".")[:-1] for name in names), strict=False):
         if len(set(level)) > 1:
@@ -114,7 +113,7 @@ def _shared_prefix(names: Mapping[str, Tensor]) -> str:
 
 
 def _class_values(given: object) -> ClassValues | None:
-    """`mask_values`, if they are what the public U-Net's training writes: sorted grey values, or colours."""
+    """`mask_values` as the public U-Net's training writes them: sorted grey values, or colours; else None."""
     if not isinstance(given, list) or not given:
         return None
     if all(type(value) is int for value in given):

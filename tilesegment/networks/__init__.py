@@ -61,9 +61,9 @@ def build_network(name: str, arguments: Mapping[str, Any]) -> Network:
 
 
 def options_of(name: str) -> dict[str, str]:
-    """The options of the network `name` and, in words, their meaning, allowed values and default.
+    """Return the options of the network `name` and, in words, their meaning, allowed values and default.
 
-    Not among them are `in_channels` and `classes`, which follow from the data, and `reduction`.
+    Without `in_channels` and `classes`, which follow from the data, and `reduction`.
 
     Raises:
         ModelError: no such network.
@@ -76,8 +76,8 @@ def options_of(name: str) -> dict[str, str]:
     }
 
 
-def describe_network(name: str, channels: int = 1, classes: int = 2) -> dict[str, Any]:
-    """Describe a network with its default options, for images of `channels` and masks of `classes`.
+def describe_network(name: str) -> dict[str, Any]:
+    """Describe a network with its default options, for images of one channel and masks of two classes.
 
     Returns:
         `name`, `words`, `parameters`, `divisor`, `halo` (pixels that make tiles exact), `options` (name to words).
@@ -86,7 +86,7 @@ def describe_network(name: str, channels: int = 1, classes: int = 2) -> dict[str
         ModelError: no such network.
     """
     with torch.device("meta"):
-        network = build_network(name, {"in_channels": channels, "classes": classes})
+        network = build_network(name, {"in_channels": 1, "classes": 2})
     assert network.__doc__ is not None
     view = network.field_of_view
     return {

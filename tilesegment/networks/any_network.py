@@ -9,7 +9,7 @@ from tilesegment.networks.network import Network
 
 # in the header of a model file: the network's name, and the argument that keeps its field of view
 MODULE, VIEW = "module", "field_of_view"
-_SCALES = ((0.0, 1.0), (128.0, 64.0))  # mean and std of images that show what the output means
+_SCALES = ((0.0, 1.0), (128.0, 64.0))  # mean and std of the random images that reveal what the output means
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -17,9 +17,9 @@ class AnyNetwork(Network):
     """A module whose output becomes logits of at least two classes.
 
     Args:
-        module: (B, C, H, W) -> (B, K, h, w), in training mode perhaps a tuple of such.
+        module: (B, C, H, W) -> (B, K, h, w); in training mode possibly a tuple of these.
         classes: max(K, 2).
-        activation: what the module gives, `logits` or `probabilities`; see `as_logits`.
+        activation: what the module returns, `logits` or `probabilities`; see `as_logits`.
 
     Attributes:
         measured: values held at once for each input pixel.
@@ -30,7 +30,7 @@ class AnyNetwork(Network):
     def __init__(self, module: nn.Module, classes: int, activation: str = "logits") -> None:
         super().__init__()
         self.module, self.classes, self.activation, self.measured = module, classes, activation, 0
-        # an identity whose bias shifts the logits of a class
+        # the identity; its bias can shift the logits of a class
         self.head = nn.Conv2d(classes, classes, 1, groups=classes)
         nn.init.ones_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
@@ -42,7 +42,7 @@ class AnyNetwork(Network):
 
     @property
     def values_per_pixel(self) -> int:
-        """As measured."""
+        """The measured value."""
         return self.measured
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -55,15 +55,15 @@ class AnyNetwork(Network):
 
 @torch.inference_mode()
 def adapt(module: nn.Module, channels: int, side: int) -> AnyNetwork:
-    """Make a network of a module, which is put into evaluation mode; what it gives is found by running it.
+    """Wrap a module as a network; what it returns is found by running it. Puts the module into evaluation mode.
 
     Args:
         module: (B, channels, H, W) -> (B, K, h, w).
-        channels: of the images.
-        side: of a tile that it takes, pixels.
+        channels: channels of the images.
+        side: side of a tile that it takes, pixels.
 
     Raises:
-        ModelError: it gives more than 256 classes.
+        ModelError: it returns more than 256 classes.
     """
     place = next((value for value in module.parameters()), torch.empty(0))
     images = [
@@ -81,10 +81,10 @@ def adapt(module: nn.Module, channels: int, side: int) -> AnyNetwork:
 
 
 def as_logits(output: Tensor, activation: str) -> Tensor:
-    """Logits (B, K, h, w), K at least 2, whose softmax is what a network means by its output.
+    """Return logits (B, K, h, w), K at least 2, whose softmax is what a network means by its output.
 
     One channel is the probability, or the logit, of class 1 of two: the softmax of (0, logit) is the sigmoid. The
-    softmax of the logarithms of K probabilities is these probabilities, scaled to sum to 1.
+    softmax of the logarithms of K probabilities gives these probabilities, scaled to sum to 1.
     """
     if activation == "logits":
         return torch.cat([torch.zeros_like(output), output], 1) if output.shape[1] == 1 else output
@@ -94,7 +94,7 @@ def as_logits(output: Tensor, activation: str) -> Tensor:
 
 
 def activation_of(outputs: list[Tensor]) -> str:
-    """What a network means by these outputs, (B, K, h, w) each: `probabilities` lie in 0 to 1 and sum to 1."""
+    """Tell `probabilities`, which lie in 0 to 1 and sum to 1, from `logits` by outputs, each (B, K, h, w)."""
 
     def probable(output: Tensor) -> bool:
         inside = bool(((output >= -1e-6) & (output <= 1 + 1e-6)).all())

@@ -1,4 +1,4 @@
-"""How much a network computes and holds, from shapes alone."""
+"""How much a network computes and holds in memory."""
 
 import copy
 import weakref
@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def floating_point_operations(network: nn.Module, channels: int, tile: int) -> int | None:
-    """Operations of one pass over a tile, its context included: 2 for each multiply-add.
+    """Count the operations of one pass over a tile with its context: 2 per multiply-add.
 
     Args:
         network: takes (B, C, H, W); left unchanged.
@@ -21,7 +21,7 @@ def floating_point_operations(network: nn.Module, channels: int, tile: int) -> i
         tile: H and W, pixels.
 
     Returns:
-        None for a network without weights of its own, which another runtime runs.
+        None for a network without weights, which another runtime runs.
     """
     if not any(True for _ in network.parameters()):
         return None
@@ -32,7 +32,7 @@ def floating_point_operations(network: nn.Module, channels: int, tile: int) -> i
 
 
 def peak_values(network: Callable[[Tensor], object], image: Tensor) -> int:
-    """Values of all intermediate tensors that are alive at once, at most, while the network runs on `image`."""
+    """Return the peak number of values in all live intermediate tensors while the network runs on `image`."""
     with torch.no_grad(), _Alive() as alive:
         network(image)
     return alive.peak
@@ -48,7 +48,7 @@ class _Alive(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # otherwise the compiler is imported, which takes seconds
+        return False  # else the compiler is imported, which takes seconds
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run `func` and follow what it returns."""

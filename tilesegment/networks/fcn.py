@@ -85,7 +85,7 @@ class FCN(Network):
         return 32
 
     def reach(self, first: int, last: int) -> tuple[int, int]:
-        """Input rows that decide output rows; of the coarsest scores, which reach farthest."""
+        """Input rows that decide output rows, by the coarsest scores, which reach farthest."""
         first, last = (first - 16) // 32 - 3, (last + 16) // 32 + 3  # enlargement by bilinear weights, fc6
         for count, _ in reversed(_STAGES):
             first, last = 2 * first - count, 2 * last + 1 + count

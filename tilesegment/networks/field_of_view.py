@@ -1,9 +1,9 @@
 """The field of view of any network: the context that makes its tiles exact.
 
-What a network decides at a pixel may depend neither on where the tile ends nor on where it starts. The first asks for a
-halo, the second for tiles that start at multiples of the divisor. The networks of this package state both by
-arithmetic; any other is run, and shows them (`probing`). Statistics of the tile, attention over it or positions in it
-have no halo: such a network is refused unless a halo is chosen.
+What a network decides at a pixel must not depend on where the tile ends, which takes a halo, nor on where it starts,
+which takes tiles that start at multiples of the divisor. The networks of this package compute both by arithmetic; for
+any other they are measured by running it (`probing`). No halo makes up for statistics of the tile, attention over it or
+positions in it: such a network is refused unless a halo is chosen.
 """
 
 from typing import TypeGuard
@@ -14,7 +14,8 @@ from tilesegment.errors import ModelError
 from tilesegment.geometry import FieldOfView
 from tilesegment.networks.any_network import AnyNetwork
 from tilesegment.networks.network import Network
-from tilesegment.networks.probing import LARGEST, InexactError, Prober, TorchRun, widened
+from tilesegment.networks.probing import LARGEST, InexactError, Prober, widened
+from tilesegment.networks.torch_run import TorchRun
 
 ADVICE = "; choose a --halo to accept seams"  # ends the message about a network without an exact halo
 
@@ -22,16 +23,16 @@ ADVICE = "; choose a --halo to accept seams"  # ends the message about a network
 def derive(network: nn.Module, in_channels: int | None = None, claimed: FieldOfView | None = None) -> FieldOfView:
     """Find the context that makes a network's tiles exact.
 
-    For a network whose output is as large as its input, halo and tile are multiples of the divisor. For one that crops,
-    `after` includes the output that its input sizes leave over.
+    If the output is as large as the input, halo and tile are multiples of the divisor. If the network crops, `after`
+    includes the surplus output of the allowed input sizes.
 
     Args:
-        network: takes (B, C, H, W) and gives, in eval mode, (B, K, h, w) at the same resolution. Left unchanged.
+        network: (B, C, H, W) -> (B, K, h, w) at the same resolution, in evaluation mode. Left unchanged.
         in_channels: C; None is that of its first convolution.
-        claimed: what a model file says; taken where tiles are exact with it.
+        claimed: what a model file says; used if tiles are exact with it.
 
     Raises:
-        ModelError: no halo makes it exact (the message says what was seen), or it is no such network.
+        ModelError: no halo makes it exact (the message says why), or it is no such network.
     """
     causes = suspects(network)
     named = causes[0] + (f" (and {len(causes) - 1} more such)" if len(causes) > 1 else "") if causes else ""
@@ -50,10 +51,10 @@ def derive(network: nn.Module, in_channels: int | None = None, claimed: FieldOfV
 def chosen(
     network: nn.Module, halo: int, in_channels: int | None = None, claimed: FieldOfView | None = None
 ) -> FieldOfView:
-    """The field of view with a chosen halo, in pixels, rounded up to the divisor; its tiles need not be exact.
+    """Return the field of view with a chosen halo in pixels, rounded up to the divisor; tiles may be inexact.
 
     Raises:
-        ModelError: the halo is negative, the network crops its output and so has no other halo, or it cannot be run.
+        ModelError: the halo is negative, the network crops, so that its halo is fixed, or it cannot be run.
     """
     if halo < 0:
         raise ModelError(f"a halo of {halo} px; it is 0 or more")
@@ -62,7 +63,7 @@ def chosen(
 
 
 def suspects(network: nn.Module) -> list[str]:
-    """Modules whose class says that they depend on the whole tile, one line each: path, class, and what they do."""
+    """Describe the modules whose class shows that they depend on the whole tile: path, class, and what they do."""
     found = []
     for name, module in network.named_modules():
         words = ""
@@ -70,21 +71,21 @@ def suspects(network: nn.Module) -> list[str]:
         if statistics or isinstance(module, nn.GroupNorm):
             words = "normalises by the statistics of the tile"
         elif isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
-            words = "pools the whole tile to a size of its own"
+            words = "pools the whole tile to a fixed size"
         elif isinstance(module, nn.Upsample) and module.align_corners:
             words = "lays its corners on the tile's (align_corners=True)"
         elif isinstance(module, nn.MultiheadAttention):
-            words = "compares all positions that it is given (attention)"
+            words = "compares all positions of the tile (attention)"
         if words:
             found.append(f"{name or 'the network'} ({type(module).__name__}) {words}")
     return found
 
 
 def prober_of(network: nn.Module, in_channels: int | None = None) -> Prober:
-    """A prober of a copy of the network, on the CPU.
+    """Build a prober for a copy of the network, on the CPU.
 
     Raises:
-        InexactError: a convolution reaches farther than images are tried.
+        InexactError: a convolution reaches farther than the images that are tried.
         ModelError: it cannot be copied, or its channels are unknown.
     """
     for name, module in network.named_modules():
@@ -98,7 +99,7 @@ def prober_of(network: nn.Module, in_channels: int | None = None) -> Prober:
 
 
 def channels_of(network: nn.Module, in_channels: int | None = None) -> int:
-    """Channels of the images that a network takes; None is those of its first convolution."""
+    """Return `in_channels`, or if None the input channels of the first convolution."""
     if in_channels is not None:
         return in_channels
     for module in network.modules():
@@ -108,9 +109,9 @@ def channels_of(network: nn.Module, in_channels: int | None = None) -> int:
 
 
 def side_of(view: FieldOfView, least: int = 64) -> int:
-    """A side of images that a network of that field of view takes, and gives at least `least` pixels of."""
+    """Return an image side that a network with this field of view takes, for at least `least` pixels of output."""
     step = view.step_for(least)
-    # the halo is needed for exact tiles only
+    # without cropping, the halo is needed only for exact tiles
     return view.tile_of(step) if view.crops else step + (view.after - view.before) % view.divisor
 
 

@@ -22,10 +22,10 @@ def convolution(
     Args:
         in_channels, out_channels: of the convolution.
         stride, dilation: of the convolution; one of them is 1.
-        norm: add a BatchNorm, which in evaluation is a fixed scale and shift and so the same in every tile.
+        norm: add BatchNorm, in evaluation a fixed scale and shift, the same in every tile.
         bias: of the convolution.
         dropout: probability; None adds no dropout layer.
-        slope: of the activation below 0; 0 is ReLU, otherwise LeakyReLU.
+        slope: slope of the activation below 0; 0 is ReLU, else LeakyReLU.
     """
     layers: list[nn.Module] = [
         nn.Conv2d(in_channels, out_channels, 3, stride, padding=dilation, dilation=dilation, bias=bias)
@@ -39,11 +39,11 @@ def convolution(
 
 
 def upsampling(kind: str, in_channels: int, out_channels: int) -> nn.Module:
-    """Double the size and change the channels: (B, in, H, W) -> (B, out, 2H, 2W).
+    """Build a layer that doubles the size and changes the channels: (B, in, H, W) -> (B, out, 2H, 2W).
 
-    `transposed` and `pixel-shuffle` learn the four pixels of each. `nearest` and `bilinear` (`align_corners=False`)
-    change the channels by a 1x1 convolution before the enlargement: as interpolation weights sum to 1, the result is
-    that of the other order, for a quarter of the work.
+    `transposed` and `pixel-shuffle` learn the four output pixels per input pixel. `nearest` and `bilinear`
+    (`align_corners=False`) change the channels by a 1x1 convolution before enlarging: as interpolation weights sum to
+    1, the result is the same as in the other order, at a quarter of the work.
     """
     assert kind in UPSAMPLINGS
     if kind == "transposed":
@@ -64,17 +64,17 @@ def enlarge(x: Tensor, factor: int) -> Tensor:
 
 
 def enlarge_reach(first: int, last: int, factor: int) -> tuple[int, int]:
-    """The rows that `enlarge` reads for its output rows `first` to `last`."""
+    """Return the input rows that `enlarge` reads for its output rows `first` to `last`."""
     return (2 * first + 1 - factor) // (2 * factor), -((factor - 1 - 2 * last) // (2 * factor))
 
 
 def unet_reach(depth: int, first: int, last: int, *, bilinear: bool = False, strided: bool = False) -> tuple[int, int]:
-    """As `Network.reach`, of a U-Net of same padding with two 3x3 convolutions per stage.
+    """Return `Network.reach` of a same-padding U-Net with two 3x3 convolutions per stage.
 
     Args:
         depth: number of halvings.
         first, last: output rows.
-        bilinear: doubles by bilinear interpolation; the other upsamplings read one pixel for each output pixel.
+        bilinear: doubles by bilinear interpolation; other upsamplings read one pixel per output pixel.
         strided: halves by 3x3 convolutions of stride 2, not by pooling.
     """
     skips = []

@@ -1,4 +1,4 @@
-"""What every network here provides, and how its options are declared."""
+"""The base class of all networks, and the declaration of their options."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,8 +57,8 @@ DROPOUT = Number("share of the values that training leaves out in the deepest st
 class Network(nn.Module):
     """(B, in_channels, H, W) float -> logits (B, classes, h, w), before the softmax.
 
-    In evaluation mode `forward` returns one tensor. In training mode it may return a tuple, that tensor first; the
-    loss compares each of them with the same labels.
+    In evaluation mode `forward` returns one tensor. In training mode it may return a tuple that begins with this one;
+    the loss compares each of them with the same labels.
 
     Attributes:
         options: constructor arguments other than `in_channels` and `classes`.
@@ -80,14 +80,14 @@ class Network(nn.Module):
 
     @property
     def field_of_view(self) -> FieldOfView:
-        """The context of exact tiles, by arithmetic on the layers; `field_of_view.derive` finds the same by running."""
+        """The context that makes tiles exact, by arithmetic on the layers; probing the network finds the same."""
         first, last = self.reach(0, self.divisor - 1)
         halo = -(-max(-first, last - self.divisor + 1) // self.divisor) * self.divisor
         return FieldOfView(self.divisor, halo, halo, crops=False)
 
     @property
     def heads(self) -> tuple[nn.Conv2d, ...]:
-        """The last layers with a bias: adding c to a class's bias in each adds c to its logits in evaluation."""
+        """The last layers with a bias: adding c to the bias of a class in each adds c to its logits in evaluation."""
         raise NotImplementedError
 
     @property

@@ -1,12 +1,11 @@
-"""What a network looks at, found by running it.
+"""Find the field of view of a network by running it.
 
-- Reach. Where an image is NaN, or very loud, outside a tile, the outputs that stay as they were are decided by the tile
-  alone. NaN passes through activations and poolings whatever the weights are; loud values show what NaN does not pass.
-- Divisor. The smallest shift of a random image that shifts the output, and the pattern of NaN in it, by as much.
-- Check. Tiles with that halo on that grid are compared with whole images of two sizes.
+- Reach. Make an image NaN, or very large, outside a tile: the outputs that do not change depend on the tile alone. NaN
+  passes through activations and poolings whatever the weights are; large values reveal what NaN does not pass.
+- Divisor. Find the smallest shift of a random image that shifts the output, and the NaN in it, by as much.
+- Check. Compare tiles with this halo on this grid with whole images of two sizes.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -14,32 +13,26 @@ from math import gcd, lcm
 from typing import TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from tilesegment.errors import ModelError
 from tilesegment.geometry import FieldOfView
-from tilesegment.networks.counting import peak_values
 
-LARGEST = 1024  # context that is looked for or verified, pixels
+LARGEST = 1024  # pixels of context up to which a field of view is searched or verified
 TOLERANCE, EXACT = 1e-4, 1e-9  # rounding, as a share of the output's spread, in single and in double precision
-_CHANGED = 1e-6  # the same where shapes are equal, in single precision
-_EXACT_SIDE = 800  # largest image that is computed in double precision, pixels
+_CHANGED = 1e-6  # the same for inputs of equal shape, in single precision
+_EXACT_SIDE = 800  # side of the largest image that is computed in double precision, pixels
 _LOUD = 1e3  # times the spread of the image
-# sides that are tried; the least width of a strip along one axis
+# sides to try; the least width of a strip along one axis
 _SIDES, _LARGE_SIDES, _NARROW = range(192, 257), (*range(320, 1025, 64), *range(449, 512)), 64
 _TILES = (192, 384, 1152, 2304)  # sides of tiles in images three times as large
 _SHIFTS, _PRIMES = (64, 256, 320, 448, 576), (2, 3, 5, 7, 11, 13)  # multiples of nearly all divisors
-# what a network may take that compares all positions of a tile, and the side at which that is measured
-_MOST_VALUES, _MOST_OPERATIONS, _UNIT = 2**28, 1e12, 64
 
 Run: TypeAlias = Callable[[np.ndarray], np.ndarray]
-"""(1, C, H, W) float -> (1, K, h, w); raises ModelError where the network fails."""
+"""(1, C, H, W) float -> (1, K, h, w); raises ModelError if the network fails."""
 
 
 class InexactError(ModelError):
-    """What was seen that no halo makes exact."""
+    """No halo makes the network's tiles exact; the message says what was seen."""
 
 
 class Prober:
@@ -48,16 +41,16 @@ class Prober:
     Args:
         run: the network.
         channels: C.
-        scales: mean and std of the images' values; several where it is unknown which values the network takes.
+        scales: mean and std of the images' values; several if it is unknown which values the network takes.
         exact: the same in double precision, for the check; None checks with `run`.
-        shape: (H, W) -> (h, w), where that is known without running.
+        shape: (H, W) -> (h, w), if that can be known without running.
     """
 
     def __init__(
         self,
         run: Run,
         channels: int,
-        scales: Sequence[tuple[float, float]] = ((0.0, 1.0), (128.0, 64.0)),
+        scales: Sequence[tuple[float, float]],
         exact: Run | None = None,
         shape: Callable[[int, int], tuple[int, int]] | None = None,
     ) -> None:
@@ -67,18 +60,18 @@ class Prober:
         self._random = np.random.default_rng(0)
 
     def images(self, height: int, width: int | None = None) -> list[tuple[np.ndarray, float, float]]:
-        """A random image (1, C, height, width) at every scale, with its mean and std; square without a width."""
+        """Draw a random image (1, C, height, width) at each scale, with its mean and std; square without a width."""
         shape = 1, self._channels, height, width or height
         return [(self._random.normal(mean, std, shape), mean, std) for mean, std in self._scales]
 
     @cached_property
     def sizes(self) -> tuple[int, int, int]:
-        """A side that the network takes, a length by which it may be larger, and what its output lacks of it.
+        """A side that the network takes, a length by which it may grow, and how many pixels its output lacks.
 
-        Of the sides that a network takes that crops, those at which it loses least: at others it drops pixels.
+        For a network that crops, only the sides at which it loses least: at others it drops surplus pixels.
 
         Raises:
-            ModelError: it takes none of those tried, or gives an output of another resolution.
+            ModelError: it takes none of the sides tried, or returns another resolution.
         """
         failure: ModelError | None = None
         taken: dict[int, int] = {}
@@ -86,7 +79,7 @@ class Prober:
             if side == _LARGE_SIDES[0] and len(taken) > 1:
                 break
             try:
-                # the first is most often the last
+                # usually the first side is the only one tried
                 height, width = (self._shape_of_run if side == _SIDES[0] else self._shape)(side, side)
             except InexactError:
                 raise
@@ -107,7 +100,7 @@ class Prober:
         there = self._shape(larger, larger)[0]
         if not unit or lost < 0 or larger - there != lost:
             raise ModelError(
-                f"gives {here - lost} px for {here} px a side, {there} for {larger}; it must give one for each pixel, "
+                f"gives {here - lost} px for {here} px a side, {there} for {larger}; it must give one per input pixel, "
                 "at any size or at multiples of a few pixels"
             )
         return here, unit, lost
@@ -117,7 +110,7 @@ class Prober:
 
         Raises:
             InexactError: no halo up to `LARGEST` makes tiles exact.
-            ModelError: the network does not give one output pixel for each of the input, or fails.
+            ModelError: the network does not return one output pixel per input pixel, or fails.
         """
         _, unit, lost = self.sizes
         self._check_images()
@@ -125,7 +118,7 @@ class Prober:
             start = -(-tile // self._grid) * self._grid
             rims = self._rims(start)
             if rims is None or (start < LARGEST and self._rims(start, LARGEST) != rims):
-                continue  # it sees more, perhaps farther than these images are large
+                continue  # it may see farther than these images reach
             divisor = lcm(self._divisor(start, max(rims)), unit)
             view = self._cropping(divisor, rims) if lost else self._keeping(divisor, start, rims)
             if self.check(view) > (EXACT if self._checks_exactly(view) else TOLERANCE):
@@ -137,10 +130,10 @@ class Prober:
         raise InexactError(f"every output pixel depends on the whole tile, or on more than {LARGEST} px around it")
 
     def chosen(self, halo: int) -> FieldOfView:
-        """The view with a chosen halo; where no divisor is found, 32, which few networks exceed.
+        """Return the view with a chosen halo, and a divisor of 32, which few networks exceed, if none is found.
 
         Raises:
-            ModelError: the network crops, so that its halo is given, or it does not run.
+            ModelError: the network crops, so that its halo is fixed, or it does not run.
         """
         try:
             view = self.view()
@@ -161,7 +154,7 @@ class Prober:
             return False
 
     def check(self, view: FieldOfView) -> float:
-        """How far tiled differs from untiled, as a share of the output's spread: rounding, if `view` is right.
+        """Return how far tiles differ from whole images, relative to the spread: by rounding, if `view` is right.
 
         Raises:
             ModelError: the network fails on such tiles.
@@ -188,12 +181,12 @@ class Prober:
         return largest
 
     def _checks_exactly(self, view: FieldOfView) -> bool:
-        """Whether there is double precision, and tiles are small enough for it not to take minutes."""
+        """Whether to check in double precision: if available, and if tiles are small enough not to take minutes."""
         return self._exact is not None and view.tile_of(3 * view.divisor) <= _EXACT_SIDE
 
     @property
     def _grid(self) -> int:
-        """Sides are enlarged by multiples of this; without a unit of its own, what many divisors divide."""
+        """Sides grow by multiples of this: the network's unit, or a multiple of many divisors."""
         return self.sizes[1] if self.sizes[1] > 1 else _SIDES[0]
 
     def _side(self, least: int, unit: int) -> int:
@@ -203,7 +196,7 @@ class Prober:
 
     @cached_property
     def _narrow(self) -> int:
-        """The width of strips along one axis, which show a reach along it in a fraction of the time."""
+        """Width of strips along one axis, which show the reach along it in a fraction of the time."""
         first, unit, lost = self.sizes
         smallest = first - (first - max(lost + 1, _NARROW)) // unit * unit
         for side in (smallest, 2 * _NARROW):
@@ -213,7 +206,7 @@ class Prober:
         return first
 
     def strips(self, axis: int, length: int) -> list[tuple[np.ndarray, float, float]]:
-        """As `images`, of narrow ones along an axis, -2 or -1."""
+        """`images`, but narrow ones along an axis, -2 or -1."""
         return self.images(*((self._narrow, length) if axis == -1 else (length, self._narrow)))
 
     def _check_images(self) -> None:
@@ -225,10 +218,10 @@ class Prober:
             raise InexactError("it is random: the same image gives another output")
 
     def _rims(self, start: int, around: int | None = None) -> tuple[int, int] | None:
-        """Pixels before and after that a tile of side `start` cannot decide alone; None: it decides none.
+        """Pixels at either end that a tile of side `start` cannot decide alone; None if it decides none.
 
-        In images with `start` pixels on either side of it, or with NaN alone, which shows most, in the larger ones with
-        `around`.
+        Images have `start` pixels on either side of the tile. If `around` is given, they have as many, and the first
+        change that reaches anything, usually NaN, decides.
         """
         first = -(-(around or start) // self._grid) * self._grid
         last, crop, before, after = first + start, self.sizes[2] // 2, 0, 0
@@ -253,7 +246,7 @@ class Prober:
     def _changed(
         self, image: np.ndarray, mean: float, std: float, axis: int, first: int, last: int
     ) -> Iterator[np.ndarray]:
-        """The image with NaN, then with very large and very small values outside `first` to `last`."""
+        """Yield the image with NaN, then with very large and very small values, outside `first` to `last`."""
         yield _blanked(image, axis, first, last)
         for sign in (1, -1):
             loud = mean + sign * _LOUD * std * np.abs(self._random.standard_normal(image.shape))
@@ -261,7 +254,7 @@ class Prober:
             yield loud
 
     def _divisor(self, start: int, rim: int) -> int:
-        """The smallest shift along an axis that shifts the output, farther than `rim` from the border, as much."""
+        """The smallest shift along both axes that shifts the output, beyond `rim` from the border, by as much."""
         for most in (lcm(shift, self._grid) for shift in _SHIFTS):
             side = self._side(max(2 * rim + 64, 3 * start) + most, most)
             strips = [_Shifted(self, axis, side, most, (start, 2 * start), rim) for axis in (-2, -1)]
@@ -277,7 +270,7 @@ class Prober:
         crop = lost // 2
         if rims[0] > crop or rims[1] > lost - crop + divisor:
             raise ModelError(
-                f"crops {crop} px a side, but what it decides depends on {max(rims)} px around; let it crop as much, "
+                f"crops {crop} px a side, but its output depends on {max(rims)} px around; let it crop as much, "
                 "or nothing"
             )
         return FieldOfView(divisor, crop, lost - crop + (first - lost) % divisor, crops=True)
@@ -285,7 +278,7 @@ class Prober:
     def _keeping(self, divisor: int, start: int, rims: tuple[int, int] | None) -> FieldOfView:
         first, unit, _ = self.sizes
         aligned = -(-start // lcm(divisor, unit)) * lcm(divisor, unit)
-        if aligned != start:  # once more with the tile on the divisor's grid
+        if aligned != start:  # again, with the tile on the divisor's grid
             rims = self._rims(aligned)
         if rims is None:
             raise InexactError(f"every output pixel depends on the whole tile, or on more than {start} px around it")
@@ -327,95 +320,23 @@ class _Shifted:
         return np.moveaxis(self._prober.run(np.moveaxis(strip, 0, self._axis)), self._axis, 0)
 
 
-class TorchRun:
-    """A copy of a network on the CPU, in eval mode, called with arrays: a `Run`, in single precision.
-
-    Raises:
-        ModelError: it cannot be copied.
-    """
-
-    def __init__(self, network: nn.Module, channels: int) -> None:
-        self._channels, self._shapes_known = channels, False
-        try:
-            self._network = copy.deepcopy(network).cpu().float().eval()
-            self._exact = copy.deepcopy(self._network).double()
-            self._shapes = copy.deepcopy(self._network).to("meta")
-        except (RuntimeError, NotImplementedError, TypeError) as error:
-            raise ModelError(f"the network cannot be copied to the CPU: {_one_line(error)}") from error
-        self._growth = self._measure_growth()
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Run the network on (1, C, H, W); raises InexactError where that would take too much."""
-        area = image.shape[-2] * image.shape[-1] / _UNIT**2
-        for (linear, square), most in zip(self._growth, (_MOST_VALUES, _MOST_OPERATIONS), strict=False):
-            if square * area**2 > max(most, linear * area):
-                raise InexactError("its work grows with the square of the tile's area: it compares all positions of it")
-        with torch.inference_mode():
-            return self._run(self._network, torch.from_numpy(image.astype(np.float32))).numpy()
-
-    def exact(self, image: np.ndarray) -> np.ndarray:
-        """The same in double precision."""
-        with torch.inference_mode():
-            return self._run(self._exact, torch.from_numpy(np.ascontiguousarray(image, np.float64))).numpy()
-
-    def shape(self, height: int, width: int) -> tuple[int, int]:
-        """(h, w) of the output, from shapes alone where the network allows it."""
-        size = 1, self._channels, height, width
-        with torch.inference_mode():
-            try:
-                output = self._run(self._shapes, torch.empty(size, device="meta"))
-            except ModelError:
-                if self._shapes_known:
-                    raise
-                output = self._run(self._network, torch.zeros(size))
-            else:
-                self._shapes_known = True
-        return output.shape[-2], output.shape[-1]
-
-    def _measure_growth(self) -> list[tuple[float, float]]:
-        """Of the values held at once and of the operations: the parts that grow with the area and with its square."""
-        used = []
-        with suppress(ModelError), torch.inference_mode():
-            for side in (_UNIT, 2 * _UNIT):
-                image = torch.randn(1, self._channels, side, side)
-                with FlopCounterMode(display=False) as counter:
-                    values = peak_values(lambda image: self._run(self._network, image), image)
-                used.append((values, counter.get_total_flops()))
-        if len(used) < 2:
-            return []
-        squares = [max(large - 4 * small, 0) / 12 for small, large in zip(*used, strict=True)]
-        return [(small - square, square) for small, square in zip(used[0], squares, strict=True)]
-
-    @staticmethod
-    def _run(network: nn.Module, image: Tensor) -> Tensor:
-        try:
-            output = network(image)
-        except Exception as error:  # whatever a foreign network raises
-            height, width = image.shape[-2:]
-            raise ModelError(f"the network fails on {height} x {width} px: {_one_line(error)}") from error
-        if not isinstance(output, Tensor) or output.dim() != 4:
-            kind = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-            raise ModelError(f"the network gives {kind}; it must give one tensor (B, classes, h, w)")
-        return output
-
-
 def widened(view: FieldOfView, halo: int) -> FieldOfView:
-    """The view with another halo, pixels, rounded up to the divisor.
+    """Return the view with another halo in pixels, rounded up to the divisor.
 
     Raises:
-        ModelError: the network crops its own output, so that no other halo has a meaning.
+        ModelError: the network crops, so that its halo is fixed.
     """
     if not view.crops:
         return _keeping(view.divisor, halo, view.after - view.before)
     if halo != view.before:
         raise ModelError(
-            f"a halo of {halo} px; this network crops {view.before} px a side itself, no other is possible"
+            f"a halo of {halo} px; this network crops {view.before} px a side itself, so its halo is fixed"
         )
     return view
 
 
 def _keeping(divisor: int, rim: int, over: int) -> FieldOfView:
-    """Of a network that does not crop, and takes multiples of the divisor and `over`."""
+    """The view of a network that does not crop and takes multiples of the divisor plus `over`."""
     halo = -(-max(rim, 0) // divisor) * divisor
     return FieldOfView(divisor, halo, halo + over % divisor, crops=False)
 
@@ -428,9 +349,5 @@ def _blanked(image: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
 
 
 def _spread(values: np.ndarray) -> float:
-    """Largest less smallest; of what hardly varies, a share of its size that rounding cannot be."""
+    """Maximum minus minimum; for nearly constant values at least 1 % of their size, well above rounding."""
     return max(float(np.ptp(values)), 1e-2 * float(np.abs(values).max()), float(np.finfo(np.float32).tiny))
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

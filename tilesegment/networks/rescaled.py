@@ -1,4 +1,4 @@
-"""A network on a reduced image, as a network of its own: tiling and storage need not know."""
+"""A network on a reduced image, seen from outside as a network on the whole image."""
 
 from torch import Tensor, nn
 
@@ -11,7 +11,7 @@ class Rescaled(Network):
     """A network on means of `factor` x `factor` pixels, its logits enlarged bilinearly.
 
     Args:
-        network: decides at the lower resolution.
+        network: works at the lower resolution.
         factor: image pixels along an axis per pixel that it sees.
 
     Shapes: (B, C, H, W) with H and W `factor` times a size that `network` takes -> (B, K, h, w), or a tuple of them
@@ -26,7 +26,7 @@ class Rescaled(Network):
 
     @property
     def divisor(self) -> int:
-        """The network's, in pixels of the whole image."""
+        """That of the network, in pixels of the whole image."""
         return self.factor * self.network.divisor
 
     def reach(self, first: int, last: int) -> tuple[int, int]:
@@ -36,7 +36,7 @@ class Rescaled(Network):
 
     @property
     def field_of_view(self) -> FieldOfView:
-        """The network's, enlarged; of one that crops, `forward` cuts off one more of its pixels."""
+        """That of the network, enlarged; if it crops, `forward` cuts off one more of its pixels."""
         if not self.crops:
             return super().field_of_view
         inner = self.network.field_of_view
@@ -63,3 +63,8 @@ class Rescaled(Network):
         large, edge = enlarge(logits, self.factor), self.factor
         # the outermost pixels have a neighbour on one side only; with same padding they are part of the halo
         return large[..., edge:-edge, edge:-edge] if self.crops else large
+
+
+def unscaled(network: Network) -> Network:
+    """The network that sees the reduced images, or `network` itself where nothing is reduced."""
+    return network.network if isinstance(network, Rescaled) else network

@@ -21,7 +21,7 @@ class U2Net(Network):
     by a 3x3 convolution each, enlarged to the input's size: the sides. A 1x1 convolution of all sides gives the fused
     logits. `U2Net(3, 1)` has 44,009,869 parameters, `U2Net(3, 1, small=True)` 1,131,181.
 
-    Exact tiles need a halo of 3296 pixels a side, so that tiles are best given a smaller one of choice.
+    Exact tiles need a halo of 3296 pixels a side: better choose a smaller one.
 
     Args:
         in_channels: channels of the input.
@@ -52,7 +52,7 @@ class U2Net(Network):
         return 32
 
     def reach(self, first: int, last: int) -> tuple[int, int]:
-        """Input rows that decide output rows, not more than a pixel beyond one step: as measured."""
+        """Input rows that decide output rows, as measured."""
         return first - 3295, last + 3295
 
     @property

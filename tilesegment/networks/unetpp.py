@@ -69,7 +69,7 @@ class UNetPlusPlus(Network):
 
     @property
     def heads(self) -> tuple[nn.Conv2d, ...]:
-        """The 1x1 convolutions that give the logits; all, so that a change to their biases outlives pruning."""
+        """All 1x1 convolutions that give logits, so that a change to their biases survives pruning."""
         return tuple(head for head in self.head.values() if isinstance(head, nn.Conv2d))
 
     @property
@@ -80,7 +80,7 @@ class UNetPlusPlus(Network):
         return (3 * self.level + 4) * self.base + 2 * self.classes
 
     def pruned(self, level: int) -> "UNetPlusPlus":
-        """The part of the network that head `level` needs, with the same logits; weights and their names are shared.
+        """Return the part of the network that head `level` needs, with the same logits, weights and names.
 
         Raises:
             ModelError: the network has no such head.

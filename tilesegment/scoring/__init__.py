@@ -1,8 +1,8 @@
-"""How good a mask is: pixel counts (Dice, IoU, accuracy), and how well it tells cells apart (V_Rand, V_Info).
+"""Scores of masks: by pixels (Dice, IoU, accuracy), and by how well cells are separated (V_Rand, V_Info).
 
-`pixels` and `membranes` take arrays and return numbers; scores of single objects belong beside them. `inputs` pairs and
-opens files, `matching` counts their values and decides which means which class, `evaluation` scores whole folders,
-stacks and images larger than memory, `results` is what comes out, `figure` draws it.
+`pixels` and `membranes` take arrays and return numbers. `inputs` pairs and opens files, `matching` counts their values
+and matches them with classes, `evaluation` scores folders, stacks and images larger than memory, `results` holds the
+outcome, `figure` draws it.
 """
 
 from tilesegment.scoring.evaluation import evaluate

@@ -1,4 +1,4 @@
-"""`evaluate`: read prediction and truth once to count, once more for the cells, and draw the worst and the best."""
+"""Evaluate masks: read prediction and truth once to count pixels, once more to score cells, and draw a figure."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from tilesegment.scoring.results import CellScore, ClassScore, Evaluation, Image
 
 Report = Callable[[float, str], None]
 
-_LARGEST = 4096 * 4096  # pixels of a plane whose cells are scored at once
+_LARGEST = 4096 * 4096  # pixels of the largest plane whose cells are scored at once
 
 
 def evaluate(
@@ -38,29 +38,29 @@ def evaluate(
     figure: str | Path | None = None,
     report: Report = lambda done, name: None,
 ) -> Evaluation:
-    """Say how good masks are: pixel scores, and for two classes how well cells are told apart.
+    """Score masks: by pixels, and for two classes by how well cells are separated.
 
     Memory does not grow with the images: they are read in blocks of 2048 x 2048 pixels. Cells are scored plane by
-    plane, which takes up to 1.5 GB; planes of more than 4096 x 4096 pixels in windows of at most 2048 x 2048, as
-    sections of their own.
+    plane, which takes up to 1.5 GB; planes of more than 4096 x 4096 pixels in windows of at most 2048 x 2048, each
+    scored as a section.
 
     Args:
         prediction: class ids or grey values that stand for classes; or probabilities, float32 from 0 to 1: one channel
             is the probability of class 1, more are one per class. A file, a stack, a Zarr folder, or a folder of these.
-        truth: class ids or grey values, in the same form; folders are paired by the files' stems, without what tells
-            images and labels apart, such as `_mask`. Other files than images are left out.
-        classes: names, in the order of the values. Needed where the values alone do not tell how many there are.
+        truth: class ids or grey values, in the same form; folders are paired by the files' stems, without the marks of
+            images and labels, such as `_mask`. Files that are no images are left out.
+        classes: names, in the order of the values. Required if the values alone do not show how many there are.
         ignore: pixels of this value in the truth are not counted.
-        instances: labels are ids of single objects: compare background and object, see `labels.label.part_objects`.
-        invert: turn files that say that 0 is white (MINISWHITE), so that 0 is black.
-        cells: score cells, class 1 being their inside and class 0 the membrane; None: if there are two classes.
-        image: what both are of, for the figure alone.
-        figure: a PNG or JPEG that shows the worst images and the best.
-        report: called after every block with the part of the work that is done, 0 to 1, and the image's name.
+        instances: labels are object ids: compare background and object, see `labels.label.part_objects`.
+        invert: invert files that declare 0 as white (MINISWHITE), so that 0 is black.
+        cells: score cells, with class 1 inside them and class 0 the membrane; None: if there are two classes.
+        image: the image of both, only for the figure.
+        figure: a PNG or JPEG of the worst images and the best.
+        report: called after every block with the share of the work done, 0 to 1, and the image's name.
 
     Raises:
         TilesegmentError: a file cannot be read, has no counterpart, is of another size, or its values cannot be
-            matched; all pixels are ignored; there are no cells where `cells` is True.
+            matched; all pixels are ignored; `cells` is True and there are none.
     """
     if image is not None and figure is None:
         raise DataError("--image is only drawn in a figure; give --figure too, or leave it out")
@@ -125,7 +125,7 @@ def _count(pairs: Sequence[Pair], options: LabelOptions, report: Report) -> Coun
 
 
 def windows_of(shape: tuple[int, int]) -> list[Region]:
-    """The sections of a plane of `shape` (H, W): itself, or windows of about equal size, at most 2048 pixels a side."""
+    """Cut a plane of `shape` (H, W) into sections: itself, or about equal windows of at most 2048 pixels a side."""
     if shape[0] * shape[1] <= _LARGEST:
         return [Region.of_shape(shape)]
     (rows, columns) = (-(-side // BLOCK) for side in shape)
@@ -142,9 +142,9 @@ CellRow = tuple[float, float, float] | tuple[None, None, None]  # V_Rand, V_Info
 def _score_cells(
     planes: Sequence[Plane], matching: Matching, options: LabelOptions, report: Report
 ) -> tuple[CellScore, list[CellRow]] | None:
-    """The score of all planes, and that of each at the thresholds that are best over all; None if there are no cells.
+    """The score of all planes, and of each at the thresholds that are best over all; None if there are no cells.
 
-    What is not class 1 in the truth, ignored or not, is not scored. A plane without cells is left out.
+    Only pixels of class 1 in the truth are scored. Planes without cells are left out.
     """
     parts: list[list[np.ndarray]] = []
     done, total, count = 0, sum(plane.shape[0] * plane.shape[1] for plane in planes), 0
@@ -156,7 +156,7 @@ def _score_cells(
                 inside = matching.truth.ids(truth.read(window, plane.z), plane.pair.name) == 1
                 if inside.any():
                     codes = prediction.read(window, plane.z)
-                    if matching.by_threshold:  # a code says how many thresholds a probability exceeds
+                    if matching.by_threshold:  # a code is the number of thresholds that a probability exceeds
                         parts[-1].append(section_scores(inside, codes, range(len(THRESHOLDS))))
                     else:
                         guess = matching.predicted_ids(codes, plane.pair.name) == 1
@@ -196,7 +196,7 @@ def _evaluation(
     cells: tuple[CellScore, list[CellRow]] | None,
     notes: tuple[str, ...],
 ) -> Evaluation:
-    """All scores, of all planes together and of each."""
+    """All scores, of the planes together and of each."""
     each = [matching.confusion(plane) for plane in planes]
     confusion = np.sum(each, axis=0)
     scores, floor = pixel_scores(confusion), pixel_scores(constant_predictor(confusion))

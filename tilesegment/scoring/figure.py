@@ -22,7 +22,7 @@ def check_figure(path: Path, inputs: Sequence[str | Path]) -> None:
     """Check that a figure can be written to `path`, before hours of work.
 
     Raises:
-        MaskError: another suffix, or no such folder.
+        MaskError: the suffix is not allowed, or there is no such folder.
         DataError: it would overwrite an input.
     """
     check_picture(path)
@@ -33,13 +33,13 @@ def check_figure(path: Path, inputs: Sequence[str | Path]) -> None:
 def draw_figure(
     path: Path, planes: Sequence[Plane], found: Evaluation, matching: Matching, options: LabelOptions
 ) -> None:
-    """Draw the two worst images and the best one (all, up to three) by V_Rand, or by mIoU where cells are not scored.
+    """Draw the two worst images and the best one (all, if up to three) by V_Rand, or by mIoU if cells are not scored.
 
     Args:
         path: `.png` or `.jpg`.
-        planes: all of them.
+        planes: all planes.
         found: their scores, in the same order.
-        matching: what values mean.
+        matching: meaning of the values.
         options: how the files are opened.
 
     Raises:
@@ -54,7 +54,7 @@ def draw_figure(
 
 
 def worst_and_best(images: Sequence[ImageScore]) -> list[tuple[str, int]]:
-    """Choose the images to draw: rank in words, and index."""
+    """Choose the images to draw: return rank in words, and index."""
     scores = {n: one.miou if one.v_rand is None else one.v_rand for n, one in enumerate(images)}
     order = sorted((score, n) for n, score in scores.items() if score is not None)
     ranks = {1: [""], 2: ["worst, ", "best, "]}.get(len(order), ["worst, ", "second worst, ", "best, "])

@@ -1,4 +1,4 @@
-"""What is compared: files paired by name, opened as labels that are read by region; probabilities, too."""
+"""Pair prediction and truth by name, and open them as labels, or as probabilities, that are read by region."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,18 +32,18 @@ class Pair:
 
 @dataclass(frozen=True)
 class Prediction(Label):
-    """A label, or probabilities, of which codes are read: see `_code`."""
+    """A label, or probabilities that are read as codes: see `_code`."""
 
     channels: int = 0  # of probabilities, 0 for a label
 
 
 @contextmanager
 def open_pair(pair: Pair, options: LabelOptions) -> Iterator[tuple[Prediction, Label]]:
-    """Open prediction and truth; no pixel is read yet, but of a label with a palette.
+    """Open prediction and truth without reading pixels yet, except of labels with a palette.
 
     Raises:
         ImageError, MaskError: one of them, or the image, cannot be read, or is not finished.
-        DataError: one is a model, or they are of different sizes, or have channels where there must be one.
+        DataError: one is a model, they differ in size, or have several channels instead of one.
     """
     for path in (pair.prediction, pair.truth):
         if path.suffix in _MODELS or str(path) in bundled_models():
@@ -62,7 +62,7 @@ def open_pair(pair: Pair, options: LabelOptions) -> Iterator[tuple[Prediction, L
 
 @contextmanager
 def _open_prediction(path: Path, options: LabelOptions) -> Iterator[Prediction]:
-    """Open probabilities, of ours or floats, by their codes; else a label."""
+    """Open probabilities, ours or floats, as codes; anything else as a label."""
     if recorded_classes(path, probabilities=False) is None:
         classes = recorded_classes(path, probabilities=True)
         with open_image(path, invert=options.invert) as source:
@@ -83,9 +83,9 @@ def _open_prediction(path: Path, options: LabelOptions) -> Iterator[Prediction]:
 
 
 def _code(pixels: np.ndarray, path: Path) -> np.ndarray:
-    """Probabilities (C, h, w) in one number per pixel, (h, w) uint8.
+    """Encode probabilities (C, h, w) as one number per pixel, (h, w) uint8.
 
-    Of one channel or two, how many of THRESHOLDS the probability of class 1 exceeds; of more, the id of the largest.
+    For one or two channels, how many of THRESHOLDS the probability of class 1 exceeds; for more, the most likely id.
 
     Raises:
         DataError: they are no probabilities.
@@ -102,10 +102,10 @@ def _code(pixels: np.ndarray, path: Path) -> np.ndarray:
 
 
 def find_pairs(prediction: Path, truth: Path, image: Path | None) -> tuple[list[Pair], list[str]]:
-    """Find what belongs together: two or three files, or folders whose files are paired by their stems; and notes.
+    """Pair two or three files, or the files of folders by their stems; return the pairs and notes.
 
     Raises:
-        DataError: prediction and truth are one, or of two kinds; a folder is empty; a file has no counterpart.
+        DataError: prediction and truth are the same, or file and folder; a folder is empty; a file has no counterpart.
     """
     if prediction.resolve() == truth.resolve():
         raise DataError(f"{prediction} is given as prediction and as truth; name the two to compare")
@@ -132,7 +132,7 @@ def find_pairs(prediction: Path, truth: Path, image: Path | None) -> tuple[list[
 
 
 def _by_truth(files: dict[str, Path], truths: dict[str, Path], folder: Path, all_in: Path | None) -> dict[str, Path]:
-    """The files that belong to the truths, by the truths' stems; each must have one in the folder `all_in`, if any."""
+    """The files by the stems of their truths; every file must have one in the folder `all_in`, if given."""
     found: dict[str, Path] = {}
     lone = []
     for stem, other in match_stems(files, truths).items():

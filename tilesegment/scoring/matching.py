@@ -1,8 +1,8 @@
-"""Which value of a prediction stands for which class, and which value of the truth.
+"""Match the values in predictions and truths with classes.
 
-Files rarely agree: membranes are 0 or 1 in one, 0 and 255 in the other. Pixels are therefore counted by pairs of stored
-values first, over all images; what the values mean is decided once, from all that occur: of the truths by
-`tilesegment.labels`, of the predictions by the values of the truth here.
+Files rarely agree: 0 and 1 in one, 0 and 255 in the other. Therefore pixels are first counted by pairs of stored
+values, over all images. Then all values that occur get their meaning at once: in the truths by `tilesegment.labels`, in
+the predictions by comparison with the truth.
 """
 
 from collections import Counter
@@ -38,17 +38,17 @@ class Plane:
 
 @dataclass(frozen=True)
 class Counted:
-    """What all files hold."""
+    """The values in all files."""
 
     planes: list[Plane]
     truths: list[Scan]  # the values of each file, by the pairs' names
     predictions: list[Scan]  # none where there are probabilities
     channels: int  # of probabilities, 0 for labels
-    likely: tuple[LabelClass, ...] | None  # the classes of probabilities, if they are known
+    likely: tuple[LabelClass, ...] | None  # the classes of probabilities, if known
     notes: tuple[str, ...]  # on how files are read, one sentence each
 
     def scored(self, truth: Coding) -> list[Scan]:
-        """The predictions with the values that they hold where the truth is labelled."""
+        """Return the predictions with their values where the truth is labelled."""
         found: dict[str, set[int]] = {one.name: set() for one in self.predictions}
         for plane in self.planes if found else ():
             name = plane.pair.name
@@ -58,7 +58,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Matching:
-    """What stored values mean."""
+    """The meaning of stored values."""
 
     classes: tuple[LabelClass, ...]
     truth: Coding  # of the truths, by the pairs' names; its values are those of the classes
@@ -68,17 +68,17 @@ class Matching:
 
     @property
     def by_threshold(self) -> bool:
-        """Whether the probability of class 1 decides."""
+        """Whether a threshold on the probability of class 1 decides."""
         return self.channels in (1, 2)
 
     def predicted_ids(self, codes: np.ndarray, name: str, threshold: int = HALF) -> np.ndarray:
-        """Class ids (h, w) uint8 of what is read of the prediction of `name`; `threshold` is an index."""
+        """Return the class ids (h, w) uint8 of stored values or codes (h, w) of `name`; `threshold` is an index."""
         if self.prediction is not None:
             return self.prediction.ids(codes, name)
         return (codes > threshold).astype(np.uint8) if self.by_threshold else codes
 
     def confusion(self, plane: Plane, threshold: int = HALF) -> np.ndarray:
-        """The confusion matrix (K, K) int64 of a plane, rows the truth."""
+        """Return the confusion matrix (K, K) int64 of a plane, with the truth in rows."""
         matrix = np.zeros((len(self.classes) + 1,) * 2, np.int64)  # the last row and column are void
         true, codes = np.array([*plane.counts], np.int64).reshape(-1, 2).T
         rows = self.truth.ids(true, plane.pair.name).clip(max=len(self.classes))
@@ -87,7 +87,7 @@ class Matching:
         return matrix[:-1, :-1]
 
     def predicted_value(self, number: int) -> int | None:
-        """The value that stands for a class in the first prediction that says so."""
+        """Return the value of a class in the first prediction that has one."""
         if self.prediction is None:
             return None if self.by_threshold else number
         tables = self.prediction.tables.values()
@@ -96,7 +96,7 @@ class Matching:
 
 
 def count_pairs(truth: np.ndarray, codes: np.ndarray, ignore: int | None) -> Counts:
-    """Count the pixels of a block by what both files store, (h, w) whole numbers, but where the truth is `ignore`."""
+    """Count the pixels of a block by the values (h, w) in both files, except where the truth is `ignore`."""
     values, rows = _indices(truth)
     found, columns = _indices(codes)
     pairs = np.bincount((rows * found.size + columns).ravel(), minlength=values.size * found.size)
@@ -110,7 +110,7 @@ def count_pairs(truth: np.ndarray, codes: np.ndarray, ignore: int | None) -> Cou
 
 
 def _indices(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The values that occur, ascending, and each pixel's place among them, int64."""
+    """The values that occur, ascending, and each pixel's index among them, int64."""
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2:
         occurs = np.bincount(pixels.ravel()) > 0
         return np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[pixels]
@@ -119,14 +119,14 @@ def _indices(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def match(counted: Counted, names: Sequence[str] | None, options: LabelOptions) -> Matching:
-    """Decide what values mean, from all those that occur.
+    """Decide what values mean from all values that occur.
 
-    Values of predicted masks are class ids. Else those of the truth are grey values or colours, one per class, or ids;
-    those of the prediction are the truth's values, as many others in the same order, or ids.
+    Values of predicted masks are class ids. Else the truth has grey values or colours, one per class, or ids; the
+    prediction has the truth's values, as many others in the same order, or ids.
 
     Args:
-        counted: what the files hold.
-        names: of the classes, as the user gives them.
+        counted: the values in the files.
+        names: class names that the user gives.
         options: how the files were opened.
 
     Raises:
@@ -137,7 +137,7 @@ def match(counted: Counted, names: Sequence[str] | None, options: LabelOptions) 
         names = OBJECT_NAMES
     if names is not None and len(set(names)) != len(names):
         raise DataError(f"classes {', '.join(names)}: expected different names")
-    # the classes of the prediction say what else would be asked
+    # the classes of the prediction settle ambiguous values
     given = names or (None if likely is None else [one.name for one in likely])
     truths = [_by_colours(one, likely or ()) for one in counted.truths]
     truth = decide(truths, given, options.void)
@@ -165,9 +165,9 @@ def match(counted: Counted, names: Sequence[str] | None, options: LabelOptions) 
     told = names is not None or truth.values in own or (size == 2 and 0 in truth.values)
     if truth.coloured and not told and (counted.channels or {"mask", "grey"} & {*by_kind(predictions)}):
         raise DataError(
-            f"the truth holds the colours {listed(truth.values, True)}, the prediction none: which class is which "
-            "colour cannot be told; save the truth as class ids, or name the classes with --classes in the order of "
-            "these colours"
+            f"the truth holds the colours {listed(truth.values, True)}, the prediction none, so that it is unclear "
+            "which class has which colour; save the truth as class ids, or name the classes with --classes in the "
+            "order of these colours"
         )
     prediction = None if counted.channels else _fit(predictions, truth, classes, named=names is not None)
     turned = [
@@ -182,7 +182,7 @@ def match(counted: Counted, names: Sequence[str] | None, options: LabelOptions) 
 def _classes(
     truth: Coding, truths: Sequence[Scan], known: Sequence[LabelClass] | None, names: Sequence[str] | None
 ) -> tuple[LabelClass, ...]:
-    """Names and colours of the classes: those that the user or masks tell, else those of the truth's files."""
+    """Name and colour the classes: by the user or the masks, else by the truth's files."""
     if known is None:
         return classes_of(truth, truths, names, strict=False)
     values = zip(known, names or [one.name for one in known], truth.values, strict=True)
@@ -190,7 +190,7 @@ def _classes(
 
 
 def _by_colours(one: Scan, classes: tuple[LabelClass, ...]) -> Scan:
-    """A palette of the colours of `classes` as a mask, whose order another program has changed; else the same."""
+    """Treat a palette with the colours of `classes` as a mask that another program reordered; else change nothing."""
     used = {one.colours.get(value) for value in one.values - {one.ignore}}
     is_mask = (
         one.kind == "palette" and used <= {c.colour for c in classes} and len(used) == len(one.values - {one.ignore})
@@ -199,7 +199,7 @@ def _by_colours(one: Scan, classes: tuple[LabelClass, ...]) -> Scan:
 
 
 def _classes_in(scans: Sequence[Scan]) -> tuple[LabelClass, ...] | None:
-    """The classes of the predicted masks among labels, None if there is no mask."""
+    """The classes of the predicted masks among labels; None if there is no mask."""
     found = {one.classes: one.name for one in scans if one.classes is not None}
     if len(found) > 1:
         raise DataError(f"{' and '.join(found.values())} hold different classes; compare those of one kind at a time")
@@ -207,21 +207,21 @@ def _classes_in(scans: Sequence[Scan]) -> tuple[LabelClass, ...] | None:
 
 
 def _class_count(truth: Coding, sizes: Mapping[str, int]) -> int:
-    """How many classes there are: as many as are named, as the files say, else as the truth has values."""
+    """The number of classes: as named, else as the files say, else the number of the truth's values."""
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{count} {where}" for where, count in sizes.items())
         raise DataError(f"the numbers of classes differ: {told}; compare those of the same classes")
     size = next(iter(sizes.values()), len(truth.values))
     if size < 2:
         raise DataError(
-            f"the truth holds {listed(truth.values, truth.coloured)}; two classes are the least: name all in the order "
-            "of their values, such as --classes membrane,inside"
+            f"the truth holds {listed(truth.values, truth.coloured)}; at least two classes are needed: name all in the "
+            "order of their values, such as --classes membrane,inside"
         )
     return size
 
 
 def _scale(truth: Coding, size: int, likely: list[tuple[int, ...]], predicted: set[int]) -> tuple[int, ...]:
-    """The value of each class in the truth, where some of them may not occur."""
+    """The value of each class in the truth, even if it does not occur."""
     ids = tuple(range(size))
     scales = [*likely, ids, *[(0, 255)] * (size == 2), tuple(sorted(predicted))]
     for scale in [ids] if truth.kind == "mask" else scales:
@@ -234,10 +234,10 @@ def _scale(truth: Coding, size: int, likely: list[tuple[int, ...]], predicted: s
 
 
 def _fit(predictions: Sequence[Scan], truth: Coding, classes: Sequence[LabelClass], *, named: bool) -> Coding:
-    """What predictions store, as the values of the truth.
+    """Map the values of predictions to those of the truth.
 
     Raises:
-        DataError: it cannot be told.
+        DataError: they are ambiguous.
     """
     tables: dict[str, Mapping[int, int | None]] = {}
     notes: list[str] = []
@@ -265,7 +265,7 @@ def _fit(predictions: Sequence[Scan], truth: Coding, classes: Sequence[LabelClas
             if found is None:
                 raise DataError(
                     f"the prediction holds the values {listed(every, coloured)}, the truth "
-                    f"{listed(truth.values, truth.coloured)}, which is which cannot be told; name all "
+                    f"{listed(truth.values, truth.coloured)}, and it is unclear which is which; name all "
                     f"{max(len(every), len(classes))} classes in the order of their values, such as --classes "
                     "membrane,inside, or save class ids; if they are ids of single objects, give --instances"
                 )

@@ -1,6 +1,6 @@
-"""Scores that count pixels: confusion matrix, Dice, IoU, accuracy.
+"""Pixel scores: confusion matrix, Dice, IoU, accuracy.
 
-All scores start from a confusion matrix, which may be summed over any number of blocks or images first.
+All scores start from a confusion matrix, which may first be summed over any number of blocks or images.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from tilesegment.errors import DataError
 
 
 def confusion(truth: np.ndarray, prediction: np.ndarray, classes: int, ignore: int | None = None) -> np.ndarray:
-    """Count the pixels of each true class by the class that was predicted.
+    """Count the pixels of each true class by predicted class.
 
     Args:
         truth: class ids, integers (or bool) of any shape.
@@ -29,7 +29,7 @@ def confusion(truth: np.ndarray, prediction: np.ndarray, classes: int, ignore: i
     for name, ids in (("truth", rows), ("prediction", columns)):
         if ids.size and not 0 <= ids.min() <= ids.max() < classes:
             raise DataError(
-                f"the {name} holds class ids {ids.min()} to {ids.max()}, allowed are 0 to {classes - 1}: "
+                f"the {name} holds class ids {ids.min()} to {ids.max()}; allowed: 0 to {classes - 1}; "
                 "map its values to class ids first"
             )
     return np.bincount(rows * classes + columns, minlength=classes * classes).reshape(classes, classes)
@@ -52,9 +52,9 @@ def pixel_accuracy(confusion: np.ndarray) -> float:
 
 
 def constant_predictor(confusion: np.ndarray) -> np.ndarray:
-    """The confusion matrix of always predicting the class that is most frequent in the truth, (K, K) int64.
+    """Return the confusion matrix (K, K) int64 of always predicting the most frequent class of the truth.
 
-    Its scores are the floor: those of a mask that knows nothing of the image.
+    Its scores are the floor: those of a mask that ignores the image.
     """
     floor = np.zeros_like(confusion)
     totals = confusion.sum(1)
@@ -63,10 +63,10 @@ def constant_predictor(confusion: np.ndarray) -> np.ndarray:
 
 
 def check_shapes(truth: np.ndarray, other: np.ndarray) -> None:
-    """Check that truth and prediction are of one shape.
+    """Check that truth and prediction have the same shape.
 
     Raises:
-        DataError: they are not.
+        DataError: they do not.
     """
     if truth.shape != other.shape:
         raise DataError(f"the truth is {truth.shape} and the prediction {other.shape}: they must be of one shape")

@@ -1,4 +1,4 @@
-"""What an evaluation found, as plain numbers that `dataclasses.asdict` makes JSON of."""
+"""Results of an evaluation as plain numbers, which `dataclasses.asdict` turns into JSON."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ class ClassScore:
     """One class; Dice and IoU are None if it is in neither truth nor prediction."""
 
     name: str
-    truth_value: int  # what stands for it in the files
-    prediction_value: int | None  # None where a threshold decides, or no value stands for it
+    truth_value: int  # its value in the files
+    prediction_value: int | None  # None if a threshold decides, or no value stands for it
     share: float  # of the truth's pixels
     dice: float | None
     iou: float | None
@@ -24,16 +24,16 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class CellScore:
-    """How well cells are told apart; class 1 is the inside of cells, class 0 is membrane."""
+    """How well cells are separated; class 1 is the inside of cells, class 0 is membrane."""
 
-    v_rand: float  # largest mean over the sections, of all thresholds; ISBI 2012 protocol
+    v_rand: float  # largest mean over the sections, over all thresholds; ISBI 2012 protocol
     v_info: float
     rand_error: float  # smallest mean over the sections, without border thinning
-    threshold_rand: float | None  # where that is; None for class ids
+    threshold_rand: float | None  # that gives it; None for class ids
     threshold_info: float | None
     threshold_error: float | None
     sections: int  # planes, or windows of large ones, that were scored
-    without_cells: int  # those that have no cell in the truth and were left out
+    without_cells: int  # left out, as the truth has no cell there
     window: int | None  # largest side of a window in pixels, None if planes were scored whole
 
 
@@ -56,7 +56,7 @@ class ImageScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a prediction is. Scores are of all counted pixels together, not means of images."""
+    """Scores of a prediction, over all counted pixels together, not means over images."""
 
     prediction: str  # as given
     truth: str
@@ -66,9 +66,9 @@ class Evaluation:
     confusion: tuple[tuple[int, ...], ...]  # pixels, rows the true class, columns the predicted one
     classes: tuple[ClassScore, ...]
     accuracy: float  # share of the pixels whose class is right
-    pixel_error: float  # 1 - accuracy, of one probability the least over the thresholds 0, 0.1, ..., 1
-    threshold_pixel: float | None  # where that is, None for class ids and for more than two classes
-    miou: float  # mean over the classes that occur, as mean_dice
+    pixel_error: float  # 1 - accuracy; with one probability the least over the thresholds 0, 0.1, ..., 1
+    threshold_pixel: float | None  # that gives it; None for class ids and more than two classes
+    miou: float  # mean over the classes that occur, like mean_dice
     mean_dice: float
     floor_accuracy: float  # of always predicting the most frequent class
     floor_miou: float
@@ -84,11 +84,11 @@ class Evaluation:
 
 
 def pixel_scores(confusion: np.ndarray) -> dict[str, Any]:
-    """The scores of a confusion matrix by their names in `ImageScore`; None for NaN, which JSON lacks."""
-    per_dice, per_iou = _known(dice(confusion)), _known(iou(confusion))
+    """Return the scores of a confusion matrix by their names in `ImageScore`; None for NaN, which JSON lacks."""
+    per_dice, per_iou = known(dice(confusion)), known(iou(confusion))
     return {
         "pixels": int(confusion.sum()),
-        "accuracy": _known([pixel_accuracy(confusion)])[0],
+        "accuracy": known([pixel_accuracy(confusion)])[0],
         "miou": _mean(per_iou),
         "mean_dice": _mean(per_dice),
         "dice": per_dice,
@@ -96,10 +96,11 @@ def pixel_scores(confusion: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _known(values: Sequence[float] | np.ndarray) -> tuple[float | None, ...]:
+def known(values: Sequence[float] | np.ndarray) -> tuple[float | None, ...]:
+    """Return scores as plain numbers, None for NaN."""
     return tuple(None if np.isnan(value) else float(value) for value in values)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else None

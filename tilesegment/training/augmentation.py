@@ -1,4 +1,4 @@
-"""Augmentation: parameters are drawn once, composed into one sampling grid, and applied to image and label alike."""
+"""Augmentation: draw parameters once, combine them in one sampling grid, and apply it to image and label alike."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from tilesegment.training.data import IGNORE
 
 CELL_SHADES = 0.7  # suits cells that fill the image
 _PLACES = 10  # tries to find a place with labelled pixels
-# cells in shades of their own: share of the examples, half-range of the factor, how many are told apart
+# shaded cells: share of the examples, half-range of the factor, number of different shades
 _SHADED, _SHADE_FACTOR, _SHADES = 0.7, 0.3, 1024
 # Defects as in Funke's gunpowder (`DefectAugment`), each with the ranges of its width and strength. A fold hides a band
 # of tissue under a dark line, a missing part is a grey band, an artefact is a dark or bright spot.
@@ -33,18 +33,18 @@ class Augmentation:
 
     Attributes:
         elastic_sigma: std of the elastic displacements, pixels (10 in the U-Net paper); 0 is none.
-        elastic_grid: distance of the displacement field's control points, pixels, between which it is bicubic; None is
+        elastic_grid: distance of the displacement field's control points in pixels, interpolated bicubically; None is
             half a tile: a 3 x 3 grid, as in the paper.
-        rotation: by any angle, or none at all.
+        rotation: rotate by any angle.
         flip: mirror with probability 1/2.
-        zoom: largest factor of enlarging or shrinking.
+        zoom: largest factor of enlarging and shrinking.
         contrast, brightness: half-ranges, in std of the image.
         gamma: largest exponent; the smallest is its inverse.
         noise: largest std of additive Gaussian noise, in std of the image.
         blur: largest sigma of a Gaussian blur, pixels; one example in five is blurred.
         defects: share of the examples with a defect of serial-section electron microscopy: `Defect`.
-        shades: largest std of the brightness of cells, each of which has its own, in std of the image: `shade_cells`.
-            None is `CELL_SHADES` where the goal is V_Rand, else 0.
+        shades: largest std of the brightness between cells, in std of the image: `shade_cells`. None is `CELL_SHADES`
+            if the goal is V_Rand, else 0.
     """
 
     elastic_sigma: float = 10.0
@@ -66,7 +66,7 @@ class Defect:
     """A defect of a serial section: `fold`, `missing`, `contrast` or `artefact`.
 
     Its line or spot lies at `place`, (x, y) pixels from the example's centre; a line runs along `angle`, radians.
-    `width` is that of the line or the spot's sigma, `strength` the contrast that is left, or a grey value in std.
+    `width` is the line's width or the spot's sigma, `strength` the remaining contrast, or a grey value in std.
     """
 
     kind: str
@@ -76,14 +76,14 @@ class Defect:
     strength: float
 
     def displace(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return where pixels at (x, y) from the centre come from, each (T, T): beyond a fold, from farther away."""
+        """Return the sources of pixels at (x, y) from the centre, each (T, T): farther away beyond a fold."""
         if self.kind != "fold":
             return x, y
         shift = torch.sign(self._distance(x, y)) * self.width
         return x - math.sin(self.angle) * shift, y + math.cos(self.angle) * shift
 
     def paint(self, image: Tensor) -> Tensor:
-        """Return the normalised example (C, T, T) with the defect on it."""
+        """Draw the defect on a normalised example (C, T, T)."""
         if self.kind == "contrast":
             mean = image.mean()
             return mean + (image - mean) * self.strength
@@ -106,7 +106,7 @@ class Source(NamedTuple):
     image: Tensor  # (C, H, W) float, normalised
     label: Tensor  # (H, W) uint8 class ids, `IGNORE` where there is none
     border: Tensor | None = None  # (H, W) float weights of the pixels
-    cells: Tensor | None = None  # (H, W) int16 of `number_cells`; None where cells keep their shades
+    cells: Tensor | None = None  # (H, W) int16 of `number_cells`; None if cells keep their shades
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,8 +165,8 @@ def draw_example(
     """Draw one example from a section, at a random place with labelled pixels.
 
     Returns:
-        Input (C, tile, tile) float, bilinear, mirrored beyond the section; the label (output, output) int64 of its
-        centre, nearest; the border weights (output, output), bilinear, or None.
+        Input (C, tile, tile) float, bilinear, mirrored beyond the section; label (output, output) int64 of its centre,
+        nearest; border weights (output, output), bilinear, or None.
     """
     crop = (tile - output) // 2
     for _ in range(_PLACES):
@@ -190,7 +190,7 @@ def _sample(values: Tensor, grid: Tensor, mode: str) -> Tensor:
 
 
 def sampling_grid(shape: torch.Size | tuple[int, int], tile: int, output: int, drawn: Draw) -> Tensor:
-    """Return where each pixel of an example comes from: shift, rotation, scale, flip and displacement in one.
+    """Return the source of each pixel of an example: shift, rotation, scale, flip and displacement in one.
 
     Returns:
         (tile, tile, 2) as (x, y) in -1 .. 1 from the first to the last pixel centre of a section of `shape` (H, W).
@@ -214,20 +214,20 @@ def sampling_grid(shape: torch.Size | tuple[int, int], tile: int, output: int, d
 def _bicubic(points: int, tile: int) -> Tensor:
     """(tile, points) weights of bicubic interpolation along an axis, the first and last pixel on the outer points.
 
-    One axis after the other, as products of small matrices, is fifty times as fast as interpolating the plane.
+    Two products with small matrices are fifty times as fast as interpolating the plane.
     """
     units = torch.eye(points)[None, None]
     return functional.interpolate(units, (tile, points), mode="bicubic", align_corners=True)[0, 0]
 
 
 def _centre(size: int, output: int, place: float) -> float:
-    """A place along an axis for the middle of the output, such that it lies inside where it can."""
+    """Centre of the output along an axis, so that it lies inside if possible."""
     free = max(size - output, 0)
     return (size - 1 - free) / 2 + free * place
 
 
 def inside_cells(label: np.ndarray) -> np.ndarray:
-    """Return where a label (H, W) uint8 has any class but the first: (H, W) bool."""
+    """Return the pixels of a label (H, W) uint8 with any class but the first: (H, W) bool."""
     return (label > 0) & (label != IGNORE)
 
 
@@ -235,24 +235,24 @@ def number_cells(label: np.ndarray) -> np.ndarray:
     """Number the cells of a label (H, W) uint8, the 4-connected regions of any class but the first.
 
     Returns:
-        (H, W) int16: 1 to 1023, of which cells far from each other may share one, and 0 outside of cells.
+        (H, W) int16: 1 to 1023, which distant cells may share, and 0 outside of cells.
     """
     cells, _ = ndimage.label(inside_cells(label))
     return np.where(cells > 0, 1 + (cells - 1) % (_SHADES - 1), 0).astype(np.int16)
 
 
 def shade_cells(x: Tensor, cells: Tensor, drawn: Draw) -> Tensor:
-    """Make each cell of `x` (C, H, W), numbered in `cells` (H, W) int64, brighter or darker and of other contrast.
+    """Vary brightness and contrast of each cell in `x` (C, H, W), numbered in `cells` (H, W) int64.
 
-    Where few images are labelled, few pairs of neighbours differ in shade, and a network does not learn that a change
-    of it, such as from an axon to dark glia, may be the only sign of a membrane that was cut obliquely.
+    With few labelled images, few pairs of neighbours differ in shade, and a network does not learn that a change of
+    shade, such as from an axon to dark glia, may be the only sign of an obliquely cut membrane.
     """
-    generator = torch.Generator().manual_seed(drawn.seed + 1)  # another stream than the noise's
+    generator = torch.Generator().manual_seed(drawn.seed + 1)  # a different stream from the noise's
     added = torch.randn(_SHADES, generator=generator) * drawn.shade
     factor = 1 + _SHADE_FACTOR * (2 * torch.rand(_SHADES, generator=generator) - 1)
     added[0], factor[0] = 0, 1
     maps = torch.stack([factor, added]).index_select(1, cells.flatten()).view(2, *cells.shape)
-    # no edges sharper than those that a microscope draws; avg_pool2d would take six times as long
+    # edges no sharper than a microscope's; avg_pool2d would take six times as long
     maps = functional.pad(maps, (2, 2, 2, 2), mode="replicate")
     for axis in (-2, -1, -2, -1):
         size = maps.shape[axis] - 2

@@ -1,30 +1,30 @@
-"""How the time of a run is divided, so that all that it does fits into its budget."""
+"""Divide the time of a run so that everything fits into its budget."""
 
 from dataclasses import dataclass
 
 VIEWS = 8  # of `--tta`
-# how often the held-out sections are looked at, unless that would take more than this share of the run
+# number of looks at the held-out sections, unless they would take more than this share of the run
 _LOOKS, _LOOKING = 6, 0.25
-# largest shares for what is useful but not needed: the scores of all views, the line between two classes
+# largest shares for optional work: scoring all views, choosing the line between two classes
 _SCORING_VIEWS, _CALIBRATING = 0.15, 0.25
 _CAUTION = 1.15  # the machine may become slower than it was
 
 
 @dataclass
 class Budget:
-    """Seconds of wall clock for all that a run does."""
+    """Seconds of wall clock for each part of a run."""
 
-    total: float | None  # None where updates are counted instead
-    preparing: float = 0.0  # reading and checking the data, building the network, of every start of this run
-    predicting: float = 0.0  # of a look at the held-out sections; 0 where there are none
+    total: float | None  # None if updates are counted instead
+    preparing: float = 0.0  # reading and checking the data, building the network, summed over all starts of this run
+    predicting: float = 0.0  # of a look at the held-out sections; 0 if there are none
     scoring: float = 0.0  # of the same look
-    chooses_line: bool = False  # whether the line between two classes is to be chosen on the held-out sections
+    chooses_line: bool = False  # whether to choose the line between two classes on the held-out sections
     updating: float = 0.0  # the latest update
     drawing: float = 0.0  # the pictures at the end
 
     @property
     def looks(self) -> int:
-        """How often the held-out sections are looked at; the last look is at the end."""
+        """Number of looks at the held-out sections; the last one is at the end."""
         look = self.predicting + self.scoring
         if self.total is None or not look:
             return _LOOKS
@@ -33,12 +33,12 @@ class Budget:
 
     @property
     def calibrates(self) -> bool:
-        """Whether the line between two classes is to be chosen, and there is time for it."""
+        """Whether to choose the line between two classes, and there is time for it."""
         return self.chooses_line and self._allows(self._line, _CALIBRATING)
 
     @property
     def scores_views(self) -> bool:
-        """Whether there is time to score the model with all views, too."""
+        """Whether there is time to score the model with all views as well."""
         return self._allows(self._views, _SCORING_VIEWS)
 
     @property
@@ -55,13 +55,13 @@ class Budget:
 
     @property
     def finishing(self) -> float:
-        """Seconds that are needed from the last update on, before which there may be a look, too."""
+        """Seconds needed after the last update, including a look that may be due before."""
         look = self.predicting + self.scoring
         seconds = 2 * look * (self.looks > 0) + look + self.drawing + self.updating
         return _CAUTION * (seconds + self._line * self.calibrates + self._views * self.scores_views)
 
     def progress(self, seconds: float) -> float:
-        """Return how much of the training is done after `seconds` of updates and looks, 0 to 1."""
+        """Return the share of the training that is done after `seconds` of updates and looks, 0 to 1."""
         assert self.total is not None
         training = self.total - self.preparing - self.finishing
         return min(seconds / max(training, 1e-9), 1.0)

@@ -1,4 +1,4 @@
-"""The state of a training run in one safetensors file, from which it goes on as if it had never stopped."""
+"""The state of a training run in one safetensors file, to resume it as if it had never stopped."""
 
 import json
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ _KEY = "tilesegment.training"
 def save_checkpoint(
     path: Path, networks: Mapping[str, nn.Module], optimiser: Optimizer, state: Mapping[str, Any]
 ) -> None:
-    """Write weights, by a name for each network, the optimiser's moments and `state`, as JSON takes it, atomically.
+    """Atomically write the weights of named networks, the optimiser's moments, and `state` as JSON.
 
     Raises:
-        OSError: the file cannot be written; the checkpoint before stays.
+        OSError: the file cannot be written; the previous checkpoint stays.
     """
     tensors = {f"{name}/{key}": value for name, one in networks.items() for key, value in one.state_dict().items()}
     for number, moments in optimiser.state_dict()["state"].items():
@@ -32,7 +32,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, networks: Mapping[str, nn.Module], optimiser: Optimizer) -> dict[str, Any]:
-    """Put what `save_checkpoint` kept back into `networks` and `optimiser`; return the rest.
+    """Restore `networks` and `optimiser` as `save_checkpoint` wrote them, and return the state.
 
     Raises:
         DataError: no such file, or not a checkpoint of this run.
@@ -54,19 +54,19 @@ def load_checkpoint(path: Path, networks: Mapping[str, nn.Module], optimiser: Op
 
 
 def _under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors under `name`/, by what follows."""
+    """The tensors under `name`/, by the rest of their names."""
     return {key.split("/", 1)[1]: value for key, value in tensors.items() if key.split("/", 1)[0] == name}
 
 
 def _moments(flat: Mapping[str, Tensor], optimiser: Optimizer) -> dict[int, dict[str, Tensor]]:
-    """The state of `optimiser` by the number of the parameter."""
+    """The state of `optimiser` by parameter number."""
     parameters = dict(enumerate(parameter for group in optimiser.param_groups for parameter in group["params"]))
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in flat.items():
         number, name = key.split("/")
         parameter = parameters[int(number)]
         if value.shape == parameter.shape:
-            # as the weights lie in memory, so that the same sums are made in the same order
+            # with the memory layout of the weights, so that sums are made in the same order
             value = torch.empty_like(parameter, device=value.device).copy_(value)
         state.setdefault(int(number), {})[name] = value
     return state

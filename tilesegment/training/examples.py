@@ -1,4 +1,4 @@
-"""Examples for every update: what they are depends on the seed and the number of the update alone."""
+"""Examples for every update, which depend only on the seed and the number of the update."""
 
 from collections.abc import Iterator, Sequence
 from itertools import count
@@ -20,13 +20,13 @@ Batch = tuple[Tensor, Tensor, Tensor | None]
 
 
 class Examples(Dataset[Batch]):
-    """The batch of update `n` is element `n`, however often and in whatever process it is asked for.
+    """The batches of all updates: element `n` is that of update `n`, always the same, in any process.
 
     Args:
-        sections, scale: to draw from, and the normalisation of their grey values.
+        sections, scale: sections to draw from, and the normalisation of their grey values.
         tile, output: sides of the network's input and output, pixels.
-        batch, augmentation, seed: how many per update, how they are varied, and the seed of all draws.
-        border: w0 and sigma of the border weights; w0 = 0 is none.
+        batch, augmentation, seed: examples per update, how to vary them, and the seed of all draws.
+        border: w0 and sigma of the border weights; w0 = 0 means none.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Examples(Dataset[Batch]):
         batch: int,
         augmentation: Augmentation,
         seed: int,
-        border: tuple[float, float] = (0.0, 5.0),
+        border: tuple[float, float],
     ) -> None:
         self.tile, self.output, self.batch = tile, output, batch
         self.augmentation, self.seed = augmentation, seed
@@ -62,7 +62,7 @@ class Examples(Dataset[Batch]):
 
 
 def batches(examples: Examples, first: int, workers: int, pin: bool) -> Iterator[Batch]:
-    """Yield the batches of updates `first`, `first` + 1, ..., without end, drawn ahead by `workers` processes."""
+    """Yield the batches of updates `first`, `first` + 1, ... forever, drawn ahead by `workers` processes."""
     loader = DataLoader(
         examples,
         batch_size=None,
@@ -76,9 +76,9 @@ def batches(examples: Examples, first: int, workers: int, pin: bool) -> Iterator
 
 
 def reduce_section(section: Section, factor: int) -> Section:
-    """Reduce a section by `factor`: means of `factor` x `factor` pixels, of labels the most frequent one.
+    """Reduce a section by `factor`: the mean of `factor` x `factor` pixels, for labels the most frequent one.
 
-    What is left over at the lower and right edge is cut off.
+    The remainder at the lower and right edge is cut off.
     """
     if factor == 1:
         return section

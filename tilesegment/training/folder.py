@@ -1,4 +1,4 @@
-"""The folder of a run: its files, where it lies, and what a run begins with, `config.json`."""
+"""The folder of a run: where it lies, its files, and its configuration, `config.json`."""
 
 import hashlib
 import json
@@ -21,19 +21,19 @@ from tilesegment.training.settings import PRESETS, TrainingSettings
 from tilesegment.training.validation import Scores
 
 MODEL, CONFIG, METRICS = TRAINED, "config.json", "metrics.jsonl"
-REPORT = "report.html"  # the last file of a run: with it, it is finished
-_FREE = ("device", "workers")  # may change when a run is resumed: where it is computed, not what
+REPORT = "report.html"  # the last file of a run, which marks it as finished
+_FREE = ("device", "workers")  # may change when a run is resumed: where to compute, not what
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """What a run begins with.
+    """The configuration that a run begins with.
 
     Attributes:
         settings: of the training.
-        labels: how the labels are read: `classes`, `ignore`, `instances` and `invert` of `open_dataset`, where given.
+        labels: how to read the labels: `classes`, `ignore`, `instances` and `invert` of `open_dataset`, if given.
         data: folder of the data.
-        data_sha256: of names, pixels and labels.
+        data_sha256: SHA-256 of names, pixels and labels.
     """
 
     settings: TrainingSettings
@@ -43,10 +43,10 @@ class Configuration:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read what was written as `to_json`.
+        """Read a file that `write` wrote.
 
         Raises:
-            DataError: no such file, or not one of ours.
+            DataError: no such file, or not a configuration.
         """
         try:
             found = json.loads(path.read_text())
@@ -60,7 +60,7 @@ class Configuration:
             raise DataError(f"{path} cannot be read as the config.json of a run ({error!r:.200})") from error
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it, and the release that writes it."""
+        """Return the configuration, and the release that writes it."""
         more = {"labels": dict(self.labels), "data": self.data, "data_sha256": self.data_sha256}
         return {**more, "settings": self.settings.to_json(), "tilesegment": version("tilesegment")}
 
@@ -69,7 +69,7 @@ class Configuration:
         write_atomically(folder / CONFIG, (json.dumps(self.to_json(), indent=2) + "\n").encode())
 
     def of_data(self, path: Path, data: Dataset, folder: Path) -> Self:
-        """Return the configuration for the data in `path`; the model without a name is called as the run's `folder`."""
+        """Return the configuration for the data in `path`; a model without a name gets that of the run's `folder`."""
         digest = hashlib.sha256()
         for section in data.sections:
             digest.update(f"{section.name} {section.image.dtype} {section.image.shape}\n".encode())
@@ -86,11 +86,11 @@ def configure(
     labels: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> Configuration:
-    """Build a configuration from what is given, for the rest from a preset or the `config.json` of another run.
+    """Build a configuration from given values, and for the rest from a preset or the `config.json` of another run.
 
     Raises:
-        PlanError: preset and config are both given, no such preset or setting, or another value than in `began`, the
-            configuration of a run that goes on.
+        PlanError: preset and config are both given, no such preset or setting, or a value differs from `began`, the
+            configuration of a run to resume.
         DataError: `config` cannot be read.
     """
     labels = {key: value for key, value in labels.items() if value is not None}
@@ -103,7 +103,7 @@ def configure(
     if config is not None:
         other = Configuration.read(Path(config))
         start = other.settings.to_json()
-        del start["name"]  # a new run has a name of its own
+        del start["name"]  # a new run gets a new name
         labels, settings = {**other.labels, **labels}, {**start, **settings}
     if began is None:
         return Configuration(TrainingSettings.from_json(settings), labels)
@@ -118,11 +118,11 @@ def configure(
 
 
 def find_folder(data: Path, out: str | Path | None, overwrite: bool, resume: bool) -> Path:
-    """Return where a run goes, or lies; nothing is created yet.
+    """Return the folder of a new run, or of the run to resume, without creating it.
 
     Raises:
-        DataError: it is a file, or exists and is not to be overwritten.
-        FinishedError: its run is finished.
+        DataError: it is a file, or exists and must not be overwritten.
+        FinishedError: the run in it is finished.
     """
     folder = _last_or_next(data.resolve().name, resume) if out is None else Path(out)
     if folder.exists() and not folder.is_dir():
@@ -141,7 +141,7 @@ def find_folder(data: Path, out: str | Path | None, overwrite: bool, resume: boo
 
 
 def _last_or_next(name: str, last: bool) -> Path:
-    """The last of `runs/NAME`, `runs/NAME-2`, ... that exists, if there is one and it is wanted, or the next one."""
+    """The last existing one of `runs/NAME`, `runs/NAME-2`, ... if `last` and there is one; else the next one."""
     before = None
     for number in count(1):
         folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
@@ -152,7 +152,7 @@ def _last_or_next(name: str, last: bool) -> Path:
 
 
 def _is_finished(folder: Path) -> bool:
-    """Whether the run in `folder` came to its end, and not only the one before that it was to replace."""
+    """Whether the run in `folder` is finished, not only an earlier one that it replaces."""
     if (folder / CHECKPOINT).exists() or not (folder / MODEL).exists():
         return False
     if (folder / REPORT).exists():
@@ -164,7 +164,7 @@ def _is_finished(folder: Path) -> bool:
 
 
 def read_records(folder: Path, steps: int) -> Iterator[Record]:
-    """Yield the first `steps` records of a run that goes on."""
+    """Yield the first `steps` records of a run to resume."""
     if steps > 0 and (folder / METRICS).exists():
         for line in (folder / METRICS).read_text().splitlines()[:steps]:
             found = json.loads(line)
@@ -173,7 +173,7 @@ def read_records(folder: Path, steps: int) -> Iterator[Record]:
 
 
 def _check_types(settings: TrainingSettings | Augmentation) -> None:
-    """Raise TypeError where a value is of another type than its field: JSON holds anything anywhere."""
+    """Raise TypeError if a value from JSON does not have the type of its field."""
     for key, hint in get_type_hints(type(settings)).items():
         kinds = [get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
         value = getattr(settings, key)

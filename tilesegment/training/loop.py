@@ -22,8 +22,7 @@ from tilesegment.models.model import Model
 from tilesegment.networks import build_network
 from tilesegment.networks.any_network import MODULE
 from tilesegment.networks.field_of_view import chosen, derive
-from tilesegment.networks.network import Network
-from tilesegment.networks.rescaled import Rescaled
+from tilesegment.networks.rescaled import unscaled
 from tilesegment.prediction.devices import PRECISIONS, choose_device, choose_precision
 from tilesegment.signals import uninterrupted
 from tilesegment.training.augmentation import CELL_SHADES
@@ -40,21 +39,21 @@ from tilesegment.training.validation import Scores, choose_goal, judge, predict_
 _STATE = ("step", "seconds", "looks", "constant", "best_value", "best_step", "pending")  # attributes in a checkpoint
 _LARGEST_HALO = 1024
 _SAMPLE = 512  # side of the part of a held-out section on which the time of a look is measured
-_FREEZE = 0.3  # part of the run from which on BatchNorm computes as it will in prediction
-# a network that predicts one class for this part of the run, and so many updates, will not learn any more
+_FREEZE = 0.3  # share of the run after which BatchNorm computes as in prediction
+# a network that predicts one class for this share of the run, and so many updates, will not learn any more
 CONSTANT_SHARE, CONSTANT_UPDATES = 0.3, 100
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is known after an update: a line of `metrics.jsonl`."""
+    """What is known after an update: one line of `metrics.jsonl`."""
 
     step: int  # updates so far
-    progress: float  # part of the run that is done, 0 to 1
-    seconds: float  # of wall clock since the first update began, without the time that the run lay stopped
+    progress: float  # share of the run that is done, 0 to 1
+    seconds: float  # of wall clock since the first update began, without the time that the run was stopped
     loss: float
     rate: float  # learning rate
-    scores: Scores | None = None  # on the held-out sections, where they were looked at after this update
+    scores: Scores | None = None  # on the held-out sections, if looked at after this update
 
 
 class Trainer:
@@ -62,18 +61,18 @@ class Trainer:
 
     Args:
         data: labelled sections.
-        settings: how.
-        module: any module to train, from the weights that it has, instead of a network by name; it is copied.
+        settings: how to train.
+        module: any module to train from its present weights, instead of a network by name; it is copied.
 
     Attributes:
-        notes: what the user should know of what is taken over from `init`, a sentence each.
-        best, best_value, best_step: weights at the best look, the score they had, and after which update.
-        pending: loss and rate of the latest update, until its record is handed out.
-        signals: that came within the latest update.
-        torn: whether that update has changed weights and is not done.
+        notes: what the user should know about what is taken over from `init`, one sentence each.
+        best, best_value, best_step: weights at the best look, their score, and the update before it.
+        pending: loss and rate of the latest update, until its record is yielded.
+        signals: signals that arrived during the latest update.
+        torn: whether that update has changed weights and is not complete.
 
     Raises:
-        PlanError, ModelError, DeviceError, DataError: settings or data that cannot be.
+        PlanError, ModelError, DeviceError, DataError: invalid settings or data.
     """
 
     def __init__(self, data: Dataset, settings: TrainingSettings, module: nn.Module | None = None) -> None:
@@ -113,7 +112,7 @@ class Trainer:
         self.budget = Budget(None if counted else settings.budget or DEFAULT_BUDGET, chooses_line=line)
 
     def _make_network(self, reduced: Sequence[Section]) -> FieldOfView:
-        """Build the network, begin from `init`, and return what the network needs to see."""
+        """Build the network, begin from `init`, and return the field of view."""
         settings = self.settings
         if settings.network == MODULE:
             raise PlanError("the run trains a module of the caller's: give it again, train(..., network=module)")
@@ -123,20 +122,20 @@ class Trainer:
         header = None if self.init is None else self.init.header
         self.normalisation, self.notes = choose_normalisation(settings.init, header, reduced)
         torch.manual_seed(settings.seed)
-        # what is trained sees the reduced images; the model that is kept reduces them itself
+        # the trained network sees reduced images; the saved model reduces them itself
         arguments = {**self.arguments, "reduction": 1}
         self.network = build_network(self.name, arguments)
         self.anew: tuple[str, ...] = ()
         self.halo = settings.halo
         if self.init is not None:
-            start = (str(settings.init), self.init.header, _bare(self.init.network))
+            start = (str(settings.init), self.init.header, unscaled(self.init.network))
             self.anew, notes = begin_from(*start, self.network, arguments, self.data)
             self.notes += notes
             self.halo = self.init.header.halo if self.halo is None else self.halo
         return self._view()
 
     def _adopt(self, module: nn.Module, sections: Sequence[Section]) -> FieldOfView:
-        """Take over a module of the caller's, and return what it needs to see."""
+        """Take over the caller's module, and return its field of view."""
         settings, classes = self.settings, len(self.data.classes)
         for key in ("init", "base", "depth", "dropout", "options"):
             if getattr(settings, key):
@@ -155,10 +154,10 @@ class Trainer:
         return model.field_of_view
 
     def _view(self) -> FieldOfView:
-        """What the network that is trained needs to see; checked now, so that hours later it can be used.
+        """The field of view of the trained network, checked now, before hours of training.
 
         Raises:
-            PlanError: so much that held-out sections are hardly predicted with it.
+            PlanError: it is too large to be practical.
             ModelError: no halo is exact, and none was chosen.
         """
         if self.halo is not None:
@@ -167,37 +166,37 @@ class Trainer:
         if view.before > _LARGEST_HALO:
             raise PlanError(
                 f"tiles of {self.name} are exact with a halo of {view.before} px, which is hardly practical; "
-                "choose one with --halo, such as 384, and see what it leaves"
+                "choose one with --halo, such as 384, and check for seams"
             )
         return view
 
     def _tile(self, view: FieldOfView) -> int:
-        """Side of the network's input, pixels of the reduced image."""
+        """Side of the network's input in pixels of the reduced image."""
         reduction, wanted = self.settings.reduction, self.settings.tile
-        # beyond its border a same-padding network is trained on zeros: no halo is needed
+        # no halo: a same-padding network is trained with zeros beyond the tile
         fits = view if view.crops else FieldOfView(view.divisor, 0, 0, crops=False)
         if wanted is None:
             return fits.nearest_tile(SLOW_TILE if self.slow else TILE)
         if wanted % reduction:
             raise PlanError(f"--tile is {wanted}; at scale {self.settings.scale:g} it is a multiple of {reduction}")
-        fits.step_of(wanted // reduction)  # raises where the network cannot take such a tile
+        fits.step_of(wanted // reduction)  # raises if the network cannot take such a tile
         return wanted // reduction
 
     def estimate(self) -> None:
-        """Measure the time of a look at the held-out sections on a part of one, for the budget to allow for it."""
+        """Estimate for the budget the time of a look at the held-out sections, measured on a part of one."""
         if self.budget.total is None or not self.held_out:
             return
         first = self.held_out[0]
         part = Section(first.name, first.image[:, :_SAMPLE, :_SAMPLE], first.label[:_SAMPLE, :_SAMPLE])
-        with suppress(DataError):  # no cell lies in this part
+        with suppress(DataError):  # no cell in this part
             self._validated([part])
         more = sum(section.label.size for section in self.held_out) / part.label.size
         self.budget.predicting, self.budget.scoring = self.budget.predicting * more, self.budget.scoring * more
 
     def run(self) -> Iterator[Record]:
-        """Train, from where it is, until the budget is used up or the steps are done.
+        """Train from the present state until the budget is used up or the steps are done.
 
-        Ctrl-C ends it between two updates; `save` then keeps all that was done.
+        Ctrl-C stops it between two updates; `save` then keeps all progress.
 
         Raises:
             DataError: the loss is no longer a number, or the network predicts one class everywhere.
@@ -208,7 +207,7 @@ class Trainer:
             workers = 0 if self.device.type == "cpu" else min(4, torch.get_num_threads())
         drawn = batches(self.examples, self.step, workers, self.device.type == "cuda")
         with kept_memory():
-            # an update whose look was cut short is looked at before the next one
+            # if the look after an update was interrupted, look again first
             while self.pending is not None or self._progress() < 1:
                 if self.pending is None:
                     batch = next(drawn)
@@ -227,7 +226,7 @@ class Trainer:
                 yield Record(self.step, progress, self.seconds, loss, rate, scores)
 
     def _progress(self) -> float:
-        """Part of the run that is done, 0 to 1."""
+        """Share of the run that is done, 0 to 1."""
         steps = self.settings.steps
         if self.settings.epochs is not None:
             steps = self.settings.epochs * math.ceil(len(self.sections) / self.settings.batch)
@@ -243,7 +242,7 @@ class Trainer:
             group["lr"] = rate
         x, t, border = (None if part is None else part.to(self.device, non_blocking=True) for part in batch)
         assert x is not None and t is not None
-        # dropout too depends on the number of the update alone, so that a resumed run draws the same
+        # dropout depends only on the number of the update, so that a resumed run draws the same
         torch.manual_seed(self.settings.seed * 2**32 + self.step)
         half = self.precision in ("bf16", "fp16")
         with torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=half):
@@ -258,18 +257,18 @@ class Trainer:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.average.update_parameters(self.network)
-        if not _is_constant(t):  # where the label is of one class, the prediction may well be, too
+        if not _is_constant(t):  # a label of one class may well be predicted as one class
             ids = main.detach().max(1).indices  # not argmax: see `BlockPredictor`
             self.constant = self.constant + 1 if _is_constant(ids) else 0
         return float(loss.detach()), rate
 
     def _check_health(self, loss: float, progress: float) -> None:
-        """Whether there is still something to be learnt."""
+        """Raise DataError if the network will not learn any more."""
         if not math.isfinite(loss):
             raise DataError(f"the loss became {loss} in step {self.step}; try a lower --lr")
         if self.constant >= max(CONSTANT_UPDATES, CONSTANT_SHARE * self.step / progress):
             raise DataError(
-                f"the network has predicted one class everywhere for {self.constant:,} updates and learns nothing; "
+                f"the network has predicted one class everywhere for {self.constant:,} updates and does not learn; "
                 "check that the labels fit the images, or try --class-weights auto, a lower --lr, another --seed"
             )
 
@@ -286,7 +285,7 @@ class Trainer:
         return scores
 
     def _validated(self, sections: Sequence[Section]) -> Scores:
-        """Scores of the averaged weights on `sections`; the budget learns how long that takes."""
+        """Score the averaged weights on `sections`, and tell the budget how long it took."""
         model, start = self._model(self.average.module), time.monotonic()
         probabilities = predict_sections(model, sections, self.device, self.precision)
         self.budget.predicting = time.monotonic() - start
@@ -296,7 +295,7 @@ class Trainer:
         return scores
 
     def _follow(self, means: Sequence[Tensor], latest: Sequence[Tensor], updates: Tensor | int) -> None:
-        """Move averages towards the latest values: early on closely, later they look back over a thousand updates."""
+        """Move averages towards the latest values: quickly at first, later over about a thousand updates."""
         decay = min(self.settings.ema, (1 + int(updates)) / (10 + int(updates)))
         for mean, new in zip(means, latest, strict=True):
             if mean.is_floating_point():
@@ -305,17 +304,17 @@ class Trainer:
                 mean.copy_(new)
 
     def model(self) -> Model:
-        """Return the weights of the best look, before the first one the average so far, with the record of the run."""
+        """Return the model of the best look (before the first one, of the average), with the record of the run."""
         return self._model(self.best if self.best_step else self.average.module)
 
     @property
     def can_be_kept(self) -> bool:
-        """Whether a stopped run is worth saving, whole, and in no haste: a second signal is not made to wait."""
+        """Whether to save a stopped run: it has made progress, is consistent, and no second signal is waiting."""
         return self.step > 0 and not self.torn and len(self.signals) < 2
 
     @property
     def kept_step(self) -> int:
-        """After which update the weights of `model` were those that were trained."""
+        """The update after which the weights were those of `model`."""
         return self.best_step or self.step
 
     def _model(self, trained: nn.Module) -> Model:
@@ -331,7 +330,7 @@ class Trainer:
             training=self._provenance(),
         )
         network = copy.deepcopy(self.network).cpu() if self.name == MODULE else build_network(self.name, self.arguments)
-        _bare(network).load_state_dict({name: value.cpu() for name, value in trained.state_dict().items()})
+        unscaled(network).load_state_dict({name: value.cpu() for name, value in trained.state_dict().items()})
         return Model(header, network.requires_grad_(False).eval(), self.claimed)
 
     def _provenance(self) -> dict[str, Any]:
@@ -351,17 +350,17 @@ class Trainer:
         """Write the state of the run to `path`, atomically.
 
         Raises:
-            OSError: it cannot be written; what was there before still is.
+            OSError: it cannot be written; the previous file stays.
         """
         state = {name: getattr(self, name) for name in _STATE}
         state |= {"preparing": self.budget.preparing, "scaler": self.scaler.state_dict()}
         save_checkpoint(path, self._networks(), self.optimiser, state)
 
     def restore(self, path: Path) -> None:
-        """Take up the state that `save` wrote; `run` then goes on, bit for bit where steps are counted.
+        """Restore the state that `save` wrote; `run` then continues, bit for bit if steps are counted.
 
         Raises:
-            DataError: there is none, or it is that of another run.
+            DataError: there is none, or it belongs to another run.
         """
         state = load_checkpoint(path, self._networks(), self.optimiser)
         self.budget.preparing += state["preparing"]
@@ -371,11 +370,6 @@ class Trainer:
 
     def _networks(self) -> dict[str, nn.Module]:
         return {"network": self.network, "average": self.average, "best": self.best}
-
-
-def _bare(network: Network) -> Network:
-    """The network without what reduces its images."""
-    return network.network if isinstance(network, Rescaled) else network
 
 
 def _is_constant(ids: Tensor) -> bool:

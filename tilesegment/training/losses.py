@@ -1,7 +1,7 @@
 """Losses for pixel classes, sums of them such as `ce+dice`, and the weights of classes and pixels.
 
 All losses take logits (B, K, H, W) and class ids (B, H, W) int64, in which `IGNORE` marks pixels that do not count, and
-sum in float32 whatever the logits' precision. p is the soft-max of the logits, t the one-hot label.
+sum in float32 whatever the logits' precision. p is the softmax of the logits, t the one-hot label.
 """
 
 from collections.abc import Callable
@@ -29,11 +29,11 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean over the classes of -(t log p + (1 - t) log(1 - p)): (B, H, W) float32, 0 where the label is ignored.
 
-    p is the soft-max, by which every model here predicts, so for two classes this is `cross_entropy`; for one output z
-    with a sigmoid it is the usual binary cross-entropy of z = logit 1 - logit 0.
+    As p is the softmax, this is `cross_entropy` for two classes: the usual binary cross-entropy of a single output
+    z = logit 1 - logit 0 with a sigmoid.
     """
     log_p = torch.log_softmax(logits.float(), 1)
-    # for two classes the rest is the other one; for more, 1 - p, which float32 may round to 0
+    # the other class of two; with more classes 1 - p, which float32 may round to 0
     log_rest = log_p.flip(1) if logits.shape[1] == 2 else (-torch.expm1(log_p)).clamp_min(1e-7).log()
     t, counted = _one_hot(labels, logits.shape[1])
     return -torch.where(t, log_p, log_rest).mean(1) * counted
@@ -102,9 +102,9 @@ class Loss:
         """Return the loss, a float32 scalar; 0 if no pixel counts.
 
         Args:
-            logits: (B, K, H, W); of several outputs (deep supervision) the losses are averaged.
+            logits: (B, K, H, W); for several outputs (deep supervision) the losses are averaged.
             labels: (B, H, W) int64 class ids or `IGNORE`.
-            class_weights: (K,) float32; None is 1 for each.
+            class_weights: (K,) float32; None is 1 for all.
             border: (B, H, W) float32, added to the class weights: `border_weights`.
         """
         if isinstance(logits, tuple):
@@ -140,7 +140,7 @@ def class_weights(weights: tuple[float, ...] | str | None, data: Dataset, device
 
 
 def balanced_weights(shares: tuple[float, ...]) -> tuple[float, ...]:
-    """Return weights in proportion to 1 / share of the pixels, of mean 1; a class that is absent has 1.
+    """Return weights of mean 1 in proportion to 1 / share of the pixels; an absent class gets 1.
 
     Raises:
         PlanError: no share is positive.

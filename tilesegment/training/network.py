@@ -1,4 +1,4 @@
-"""Which network is trained, and what it takes over from the model that it starts from, `init`."""
+"""Choose the network to train, and start it from the weights of another model, `init`."""
 
 import math
 import re
@@ -18,13 +18,13 @@ from tilesegment.networks import build_network, options_of
 from tilesegment.training.data import Dataset, Section, normalisation_of
 from tilesegment.training.settings import DEFAULT_OPTIONS, SLOW_BASE, TrainingSettings
 
-_UNNAMED = re.compile(r"(value|class) \d+")  # names of labels without names of their own
-# images are far from others if their mean is so many spreads away, or their spread differs by this factor
+_UNNAMED = re.compile(r"(value|class) \d+")  # default names of classes
+# images differ much if their means are so many spreads apart, or their spreads differ by this factor
 _FAR, _OTHER_SPREAD = 3.0, 4.0
 
 
 def settle_base(settings: TrainingSettings, slow: bool) -> TrainingSettings:
-    """Return the settings with the base that suits this machine, `slow` on a CPU in fp32, to be kept on another."""
+    """Return the settings with a base for this machine (`slow`: a CPU in fp32), which stays the same on others."""
     own = DEFAULT_OPTIONS.get(settings.network or "unet", {}).get("base")
     asked = settings.base is not None or "base" in settings.options or settings.init is not None
     return settings if own is None or asked else replace(settings, base=min(own, SLOW_BASE) if slow else own)
@@ -33,10 +33,10 @@ def settle_base(settings: TrainingSettings, slow: bool) -> TrainingSettings:
 def choose_network(
     settings: TrainingSettings, channels: int, classes: int, init: Model | None
 ) -> tuple[str, dict[str, Any]]:
-    """Return name and arguments, as `networks.build_network` takes them; those of `init` where it is given.
+    """Return name and arguments for `networks.build_network`; those of `init` if it is given.
 
     Raises:
-        PlanError: `init` takes other images, or is another network than was asked for; no such option.
+        PlanError: `init` takes other images, or is not the network asked for; no such option.
         ModelError: no such network.
     """
     name = settings.network or ("unet" if init is None else init.header.network)
@@ -58,7 +58,7 @@ def choose_network(
 
 
 def _check_init(settings: TrainingSettings, init: Model, name: str, asked: dict[str, Any], channels: int) -> None:
-    """Whether the weights of `init` fit, those that tell classes apart excepted."""
+    """Raise PlanError unless the weights of `init` fit, except those that depend on the classes."""
     given, said = init.header.arguments, f"--init {settings.init}"
     if name != init.header.network:
         raise PlanError(f"{said} is a {init.header.network}, not a {name}; leave out --network, or --init")
@@ -74,10 +74,10 @@ def _check_init(settings: TrainingSettings, init: Model, name: str, asked: dict[
 def begin_from(
     init: str, header: ModelHeader, start: nn.Module, network: nn.Module, arguments: Mapping[str, Any], data: Dataset
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Give `network`, built with `arguments`, the weights of the model `init`, as far as classes are the same.
+    """Give `network`, built with `arguments`, the weights of the model `init`, as far as the classes are the same.
 
     Returns:
-        The layers that begin at random, or do so for some classes; and notes for the user.
+        The layers that start at random, at least for some classes; and notes for the user.
     """
     matches = match_classes(data.classes, header.classes)
     anew = take_over(network, start, class_axes(header.network, arguments), matches)
@@ -90,10 +90,10 @@ def begin_from(
 
 
 def match_classes(new: Sequence[LabelClass], old: Sequence[LabelClass]) -> tuple[int | None, ...]:
-    """Return for each of the `new` classes the number of the same one among the `old`, or None.
+    """Return for each of the `new` classes the number of the same class among the `old`, or None.
 
-    Classes are the same if their names are. Where no name is shared, or names only count ("value 255"), as many classes
-    are taken to be the same in their order.
+    Classes are the same if their names are. If no name is shared, or names are only numbers ("value 255"), equally many
+    classes are taken to be the same, in order.
     """
     names, known = ([one.name.strip().casefold() for one in classes] for classes in (new, old))
     shared = set(names) & set(known)
@@ -104,7 +104,7 @@ def match_classes(new: Sequence[LabelClass], old: Sequence[LabelClass]) -> tuple
 
 
 def class_axes(name: str, arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return the weights of a network (see `build_network`) that tell classes apart, and which of their axes do."""
+    """Return the weights of a network (see `build_network`) that depend on the classes, and along which axes."""
     classes = arguments["classes"]
     with torch.device("meta"):
         one = build_network(name, arguments).state_dict()
@@ -122,7 +122,7 @@ def take_over(
     """Give `network` the weights of `start`, the same network for other classes; see `class_axes`, `match_classes`.
 
     Returns:
-        The layers that begin at random, or do so for some classes.
+        The layers that start at random, at least for some classes.
     """
     weights, own = start.state_dict(), network.state_dict()
     for key, value in own.items():
@@ -132,7 +132,7 @@ def take_over(
 
 
 def _filled(value: Tensor, source: Tensor, axes: Sequence[int], matches: Sequence[int | None]) -> Tensor:
-    """`value` with those channels of `source` that are of the same classes; along `axes` they count classes."""
+    """`value` with the channels of `source` for the same classes; `axes` are those that run over classes."""
     targets, sources = [], []
     for axis, (here, there) in enumerate(zip(value.shape, source.shape, strict=True)):
         pairs = [(n, n) for n in range(here)]
@@ -150,28 +150,28 @@ def _filled(value: Tensor, source: Tensor, axes: Sequence[int], matches: Sequenc
 def class_notes(
     init: str, new: Sequence[LabelClass], old: Sequence[LabelClass], anew: Sequence[str]
 ) -> tuple[str, ...]:
-    """Say what became of the classes of the model `init`, where that is not plain."""
+    """Explain what became of the classes of the model `init`, unless they are the same."""
     matches = match_classes(new, old)
     names, known = ([one.name for one in classes] for classes in (new, old))
     if anew:
         kept = [name for name, match in zip(names, matches, strict=True) if match is not None]
         others = [name for name, match in zip(names, matches, strict=True) if match is None]
         which = f" for {', '.join(others)}; kept for {', '.join(kept)}" if kept else ""
-        return (f"{init} tells other classes apart; begun at random: {', '.join(anew)}{which}",)
+        return (f"{init} has other classes; begun at random: {', '.join(anew)}{which}",)
     if names == known:
         return ()
     pairs = [(name, known[match]) for name, match in zip(names, matches, strict=True) if match is not None]
     taken = ", ".join(name if name.casefold() == old.casefold() else f"{name} from {old}" for name, old in pairs)
-    return (f"{init} tells {', '.join(known)} apart; its head is kept for {taken}",)
+    return (f"{init} has the classes {', '.join(known)}; its head is kept for {taken}",)
 
 
 def choose_normalisation(
     init: str | None, header: ModelHeader | None, sections: Sequence[Section]
 ) -> tuple[Normalisation, tuple[str, ...]]:
-    """Choose the grey values that training sees as 0 and 1, with notes for the user.
+    """Choose the normalisation, with notes for the user.
 
-    Those of the model that it starts from are kept, unless these images are of another dtype or far from them: the
-    network has learnt from values around 0, and gets such from the mean and spread of these images.
+    That of the model `init` is kept, unless these images have another dtype or very different grey values: then their
+    own mean and spread give the network values around 0, as it has learnt from.
 
     Raises:
         DataError: a channel is constant or holds NaN.

@@ -1,4 +1,4 @@
-"""The pictures of a run: its curves, and what the network is trained on."""
+"""The pictures of a run: its curves, and its training examples."""
 
 import warnings
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ from tilesegment.training.data import IGNORE
 if TYPE_CHECKING:
     from tilesegment.training.loop import Record
 
-_POINTS = 2000  # more than the picture has columns
-_MOST_LINES = 7  # classes that are told apart by colour
+_POINTS = 2000  # more than the picture's columns
+_MOST_LINES = 7  # up to so many classes have different colours
 _MARKERS = "osv^<P*"
 _DARK = "#08519c"
 _ACROSS = 4  # examples in a row
@@ -33,17 +33,17 @@ def draw_curves(records: Sequence["Record"], path: Path, loss: str, classes: Seq
     """Draw loss, scores on the held-out images and learning rate over the steps; write a PNG.
 
     Args:
-        records: of a run, one per step; there may be none yet.
-        path: of the PNG.
+        records: one per step; may be empty.
+        path: file of the PNG.
         loss: its name, such as "ce+dice".
-        classes: names and colours for the IoU curves, which are drawn where there is no V_Rand.
+        classes: names and colours for the IoU curves, which are drawn if there is no V_Rand.
     """
     seen = [record for record in records if record.scores is not None]
     figure = Figure(figsize=(12, 5.6) if seen else (7, 5), layout="constrained")
     grid = figure.add_gridspec(2, 2 if seen else 1, height_ratios=(4, 1))
     upper = figure.add_subplot(grid[0, 0])
     lower = figure.add_subplot(grid[1, 0], sharex=upper)
-    # names are drawn as they are: without formulas, and with a box for a letter that the font lacks
+    # draw names literally: no formulas, and a box for letters that the font lacks
     with rc_context({"text.parse_math": False}), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _draw_loss(upper, records, loss)
@@ -69,7 +69,7 @@ def goal_name(goal: str, classes: Sequence[LabelClass]) -> str:
 
 
 def _draw_loss(axes: Axes, records: Sequence["Record"], loss: str) -> None:
-    """Draw the loss of each step, light, and its moving mean, dark."""
+    """Draw the loss of each step in a light colour, and its moving mean in a dark one."""
     axes.set_title("Training loss", loc="left", fontweight="bold")
     axes.set_ylabel(f"loss ({_short(loss)})")
     if not records:
@@ -82,16 +82,16 @@ def _draw_loss(axes: Axes, records: Sequence["Record"], loss: str) -> None:
     axes.plot(steps[::every], losses[::every], _marker(records), color=light, linewidth=0.7, label="each step")
     if width > 1:
         axes.plot(steps[width - 1 :][::every], smooth[::every], color=_DARK, label=f"mean of {width:,} steps")
-    # a few spikes must not flatten all the rest
+    # a few spikes must not flatten the rest
     axes.set_ylim(0, max(np.percentile(losses, 99.5), smooth.max(), 1e-6) * 1.08)
     axes.legend(frameon=False)
 
 
 def _draw_scores(axes: Axes, seen: Sequence["Record"], classes: Sequence[LabelClass]) -> None:
-    """Draw the score that the run is judged by, heavy, and V_Info or the IoU of each class.
+    """Draw the score that the run is judged by as a heavy line, and V_Info or the IoU of each class.
 
-    The axis shows the range of the scores. The score of a constant predictor, often far below, is a dotted line where
-    it falls into that range, and stands in the legend wherever it is.
+    The axis shows the range of the scores. The score of a constant predictor, often far below, is a dotted line if it
+    is in that range, and is always in the legend.
     """
     steps = [record.step for record in seen]
     scores = [record.scores for record in seen if record.scores is not None]
@@ -116,10 +116,10 @@ def _draw_scores(axes: Axes, seen: Sequence["Record"], classes: Sequence[LabelCl
     for what, floor, colour in (("pixel accuracy", first.floor, "#777777"), (name, first.floor_value, _DARK)):
         axes.axhline(floor, linestyle=":", color=colour, label=f"{what}, always the same class: {floor:.3f}")
     axes.set_title("Scores on the held-out images", loc="left", fontweight="bold")
-    # a little room below, and above for the markers of what is nearly 1
+    # a little room below, and above for markers of scores near 1
     room = 0.05 * max(1 - lowest, 0.01)
     axes.set(xlabel="step", ylim=(lowest - room, 1 + room))
-    # below, where it covers no curve
+    # below the axes, where it covers no curve
     axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1))
 
 
@@ -128,7 +128,7 @@ def _every(count: int) -> int:
 
 
 def _marker(records: Sequence["Record"]) -> str:
-    return "o" if len(records) == 1 else "-"  # a single point is no line
+    return "o" if len(records) == 1 else "-"  # a single point makes no line
 
 
 def _ink(one: LabelClass) -> str:
@@ -145,15 +145,15 @@ def _short(name: str, length: int = 28) -> str:
 def draw_examples(
     examples: Sequence[tuple[np.ndarray, np.ndarray]], scale: Normalisation, classes: Sequence[LabelClass], path: Path
 ) -> None:
-    """Draw inputs of the network, a white frame where its output lies, and the labels' outlines; write a PNG.
+    """Draw inputs of the network, with a white frame around its output and the outlines of labels; write a PNG.
 
-    All share one contrast, so that variations of brightness, contrast and colour show.
+    All share one contrast, to show variations of brightness, contrast and colour.
 
     Args:
         examples: one or more: input (C, T, T) float, and label (t, t) class ids, t <= T, at the input's centre.
-        scale: normalisation of the inputs; it is undone.
+        scale: normalisation of the inputs, to undo.
         classes: names and colours.
-        path: of the PNG.
+        path: file of the PNG.
     """
     side, output = examples[0][0].shape[-1], examples[0][1].shape[-1]
     joined = np.concatenate([image for image, _ in examples], axis=1)
@@ -172,7 +172,7 @@ def draw_examples(
 
 
 def _grey_values(inputs: np.ndarray, scale: Normalisation) -> np.ndarray:
-    """Undo the normalisation of inputs (C, H, W), in the type of the images."""
+    """Undo the normalisation of inputs (C, H, W), in the dtype of the images."""
     mean, std = (np.array(values)[:, None, None] for values in (scale.mean, scale.std))
     values, dtype = inputs * std + mean, np.dtype(scale.dtype)
     if dtype.kind != "f":
@@ -189,7 +189,7 @@ def _panel(picture: np.ndarray, label: np.ndarray, classes: Sequence[LabelClass]
     top = (len(picture) - len(label)) // 2 // factor
     inner = panel[top : top + len(ids), top : top + len(ids)]
     inner[:] = overlay(paint(inner, ids == IGNORE, UNLABELLED, 0.6), ids, classes, 0)
-    if top >= 2:  # white within black shows on any image
+    if top >= 2:  # white inside black is visible on any image
         for width, grey in ((2, 0), (1, 255)):
             first, last = top - width, top + len(ids) + width - 1
             panel[[first, last], first : last + 1] = grey

@@ -1,4 +1,4 @@
-"""The report of a training run, one HTML file that holds everything; and its curves for TensorBoard."""
+"""The report of a training run, one self-contained HTML file; and its curves for TensorBoard."""
 
 import base64
 import io
@@ -42,16 +42,16 @@ def write_report(
     line: Line | None = None,
     command: str,
 ) -> Path:
-    """Write `report.html`, one file without scripts or links, and return its path; replaced only when complete.
+    """Write `report.html`, one file without scripts or links, atomically; return its path.
 
     Args:
-        folder: of the run; `curves.png`, `samples.png` and `augmentation.png` in it are included.
+        folder: of the run; its `curves.png`, `samples.png` and `augmentation.png` are included if they exist.
         title, classes: of the model.
         summary, settings, records, scores, tta, line: of the run, see `run.TrainingRun`.
         command: line that uses the model.
 
     Raises:
-        OSError: a picture cannot be read, or the report not be written.
+        OSError: a picture cannot be read, or the report cannot be written.
     """
     html = _template().render(
         title=title,
@@ -71,12 +71,12 @@ def write_report(
         settings=_flat(settings),
     )
     path = folder / "report.html"
-    write_atomically(path, html.encode("utf-8", "replace"))  # a file's name may hold what is no UTF-8
+    write_atomically(path, html.encode("utf-8", "replace"))  # file names may not be valid UTF-8
     return path
 
 
 def line_words(line: Line) -> str:
-    """Say where the line between two classes is, which score it serves, and the scores that belong to it."""
+    """Describe the line between two classes: where it is, which score it serves, and the scores there."""
     name = GOAL_NAMES[line.goal]
     here = f"{name} {line.value:.3f}, accuracy {line.accuracy:.3f}"
     if line.threshold == 0.5:
@@ -90,7 +90,7 @@ def line_words(line: Line) -> str:
 
 @contextmanager
 def event_writer(folder: str | Path | None) -> Iterator[Callable[[Record], None]]:
-    """Yield what writes a record for TensorBoard; it does nothing where `folder` is None.
+    """Yield a function that writes a record for TensorBoard, or does nothing if `folder` is None.
 
     Raises:
         PlanError: TensorBoard is not installed.
@@ -144,7 +144,7 @@ def _length(records: Sequence[Record]) -> str:
 
 
 def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Name and value of every setting as text; names of nested ones are joined by dots."""
+    """Yield name and value of every setting as text; nested names are joined by dots."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{above}{name}.")
@@ -155,7 +155,7 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, s
 
 
 def _figure(path: Path, heading: str, caption: str) -> dict[str, Any]:
-    """A picture as the template takes it."""
+    """A picture for the template."""
     data, kind = path.read_bytes(), "png"
     with Image.open(io.BytesIO(data)) as picture:
         width, height = picture.size

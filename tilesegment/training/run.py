@@ -1,4 +1,4 @@
-"""A training run: a data set in, a folder with the model and what is known of it out."""
+"""A training run: from a data set to a folder with the model and its report."""
 
 import json
 import shlex
@@ -34,26 +34,26 @@ from tilesegment.training.report import event_writer, write_report
 from tilesegment.training.settings import GOAL_NAMES
 from tilesegment.training.validation import Line, Scores, Validation, choose_line, predict_sections, recentred, validate
 
-_EVERY_WRITES = 50  # least time between two checkpoints, in units of the time that the last one took
+_EVERY_WRITES = 50  # least time between two checkpoints, in units of the duration of the last one
 _SHEET = 12  # examples on the contact sheet
-# what pictures and report at the end take, in units of that sheet, and where it is not drawn, in seconds
+# time of pictures and report at the end: in units of that sheet's, or in seconds if it is not drawn
 _PICTURE_SETS, _PICTURES = 2.0, 5.0
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What a run made.
+    """The result of a run.
 
     Attributes:
         folder: holds `model.safetensors`, `report.html`, `metrics.jsonl`, `config.json` and the pictures.
         model: the model's file.
-        steps, seconds: how long it trained, with the looks at the held-out sections.
-        wall_seconds: what the call took as a whole.
+        steps, seconds: length of the training, including looks at the held-out sections.
+        wall_seconds: duration of the whole call.
         kept_step: the update whose weights the model has: the best on the held-out sections, or the last.
-        scores: of the stored model on the held-out sections; None where none were held out.
-        tta: the same, averaged over the 8 symmetries of the square; None, too, where a budget left no time for it.
-        line: between two classes, where the held-out sections have chosen it, with its scores.
-        left_out: what a budget left no time for, in words.
+        scores: of the stored model on the held-out sections; None if none were held out.
+        tta: the same, averaged over the 8 symmetries of the square; also None if the budget left no time.
+        line: the line between two classes with its scores, if chosen on the held-out sections.
+        left_out: what the budget left no time for, in words.
     """
 
     folder: str
@@ -94,20 +94,20 @@ def train(
         data: folder of labelled images, in one of the layouts of `training.data`.
         out: folder of the run; None is a new one, `runs/NAME`, `runs/NAME-2`, ..., with `resume` the last of them.
         network: a name in `networks.NETWORKS`, or any module (B, C, H, W) -> (B, K, h, w): see `models.any_module`. Its
-            model is loaded by `Model.load(path, network=module)`, and a run goes on where it is given again.
-        classes, ignore, instances, invert: how the labels are read, see `open_dataset`.
-        preset: a name in `settings.PRESETS`, the start of the settings.
-        config: the `config.json` of another run, the start of the settings instead.
+            model is loaded by `Model.load(path, network=module)`; give the module again to resume a run.
+        classes, ignore, instances, invert: how to read the labels, see `open_dataset`.
+        preset: a name in `settings.PRESETS`, to start from its settings.
+        config: the `config.json` of another run, to start from its settings instead.
         overwrite: replace the files of an earlier run in `out`; its model stays until there is a new one.
-        resume: go on with the run in `out` from its last checkpoint; where nothing was begun, begin.
+        resume: continue the run in `out` from its last checkpoint; if there is none, begin.
         tensorboard: folder for TensorBoard's event files.
-        since: reading of `time.monotonic()` from which on a budget counts; None is the time of the call.
-        checkpoint_every: seconds between checkpoints, or more where they take long; 0 is after every update.
+        since: value of `time.monotonic()` from which the budget counts; None is the time of the call.
+        checkpoint_every: seconds between checkpoints, or more if they take long; 0 is after every update.
         begin, report: called once the data are read and checked, and after every update.
         settings: the fields of `TrainingSettings` and of its `Augmentation`: budget, steps, base, elastic_sigma, ...
 
     Raises:
-        TilesegmentError: data, settings or folder that cannot be; an earlier run is not touched.
+        TilesegmentError: invalid data, settings or folder; an earlier run is not touched.
     """
     start = time.monotonic() if since is None else since
     if resume and overwrite:
@@ -142,17 +142,17 @@ class _Run:
         dataset = open_dataset(data, **chosen.labels)
         chosen = chosen.of_data(data, dataset, folder)
         self.folder, self.start, self.trainer = folder, start, Trainer(dataset, chosen.settings, module)
-        # with what was chosen for this machine, so that the run is the same on another
+        # with the choices made for this machine, so that the run is the same on another
         self.chosen = replace(chosen, settings=self.trainer.settings)
         self.records: list[Record] = []
         self.line: Line | None = None
 
     def prepare(self, *, resume: bool) -> None:
-        """Go on from the checkpoint, or write what is known before the first update."""
+        """Restore the checkpoint, or write the files that precede the first update."""
         folder, trainer = self.folder, self.trainer
         folder.mkdir(parents=True, exist_ok=True)
         trainer.estimate()
-        if resume and (folder / CHECKPOINT).exists():  # stopped before its first checkpoint, a run begins anew
+        if resume and (folder / CHECKPOINT).exists():  # a run stopped before its first checkpoint starts again
             trainer.budget.drawing = _PICTURES
             trainer.restore(folder / CHECKPOINT)
         else:  # an earlier run's model stays until there is a new one
@@ -167,11 +167,11 @@ class _Run:
         self.records = list(read_records(folder, trainer.step))
 
     def go(self, reports: Sequence[Callable[[Record], None]], every: float) -> TrainingRun:
-        """Train to the end, with a checkpoint after `every` seconds; call each of `reports` with every record."""
+        """Train to the end, with a checkpoint every `every` seconds; call each of `reports` with every record."""
         try:
             self._train(reports, every)
         except KeyboardInterrupt:
-            if self.trainer.can_be_kept:  # else the checkpoint before stays
+            if self.trainer.can_be_kept:  # else the previous checkpoint stays
                 self.trainer.save(self.folder / CHECKPOINT)
                 self.trainer.model().save(self.folder / MODEL, half=True)
                 self._draw_curves()
@@ -179,7 +179,7 @@ class _Run:
         return self._finish()
 
     def _train(self, reports: Sequence[Callable[[Record], None]], every: float) -> None:
-        # what was written after the checkpoint is trained once more
+        # drop records after the checkpoint: these updates are trained again
         with (self.folder / METRICS).open("w", buffering=1) as metrics:
             metrics.writelines(json.dumps(asdict(record)) + "\n" for record in self.records)
             last, took = time.monotonic(), 0.0
@@ -243,7 +243,7 @@ class _Run:
         )
 
     def _calibrated(self, model: Model) -> Model:
-        """The model, of two classes, with its threshold put into it."""
+        """The model, if of two classes, with its threshold applied to its last layer."""
         trainer, threshold = self.trainer, self.trainer.settings.threshold
         if len(trainer.data.classes) != 2:
             return model

@@ -1,4 +1,4 @@
-"""How a model is trained: every choice, its default and its bounds."""
+"""All settings of a training, with defaults and bounds."""
 
 import math
 from collections.abc import Mapping
@@ -49,33 +49,33 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a model is trained. The defaults suit some thirty images and twenty minutes on a laptop.
+    """Settings of a training. The defaults suit about thirty images and twenty minutes on a laptop.
 
     Attributes:
-        budget: seconds of wall clock; 20 minutes where `steps` and `epochs` are None, too.
+        budget: seconds of wall clock; 20 minutes if `steps` and `epochs` are None, too.
         steps: number of updates, instead of a budget; makes the run reproducible.
-        epochs: instead, how many times as many examples are drawn as there are sections.
+        epochs: instead, number of examples drawn, divided by the number of sections.
         network: name in `networks.NETWORKS`; None is the network of `init`, or `unet`.
         options: of the network, see `networks.options_of`; the rest are those of `init`, `DEFAULT_OPTIONS`, or its own.
         base, depth, dropout: options that many networks have; 64, 4 and 0.5 in the paper. See `network.settle_base`.
-        halo: context of a tile, pixels, where the exact one is too large or there is none; kept in the model.
+        halo: context of a tile in pixels, if the exact one is too large or there is none; kept in the model.
         tile: side of the network's input; None is about 572, or 444 on a CPU in fp32.
         batch: examples per update.
-        optimiser: `muon`, which learns from fewer updates, `adamw`, or `sgd` with momentum 0.99 as in the paper.
+        optimiser: `muon`, which needs fewer updates, `adamw`, or `sgd` with momentum 0.99 as in the paper.
         rate: highest learning rate; None is that of `OPTIMISERS`.
-        ema: decay of the exponential moving average of the weights, which the model gets; 0 is the weights themselves.
+        ema: decay of the exponential moving average of the weights, which is what is kept; 0 means no average.
         loss: names of losses joined by `+`: see `losses.Loss`.
-        class_weights: per class, or `auto` for the inverse of their shares of the pixels.
+        class_weights: one per class, or `auto` for the inverse of their shares of the pixels.
         border_weight, border_sigma: w0 and sigma (pixels) of `losses.border_weights`; 10 and 5 in the paper, 0 is none.
-        init: model, file or bundled name, to start from; layers for other classes than the data's start at random.
+        init: model to start from, file or bundled name; layers for classes that it lacks start at random.
         scale: 1, 1/2, 1/3, ...: train, and later predict, on images reduced to this.
-        validation: share of the sections that is held out, the last ones, or their names.
-        goal: what the model is judged by: `v_rand` (cells), `dice` (of class 1), `miou`; `auto` looks at the labels.
-        threshold: of two classes, the probability of class 1 that becomes 1/2; None is the best on held-out sections.
+        validation: share of the sections to hold out, the last ones, or their names.
+        goal: score that judges the model: `v_rand` (cells), `dice` (of class 1), `miou`; `auto` looks at the labels.
+        threshold: for two classes, the probability of class 1 that becomes 1/2; None is the best on held-out sections.
         seed: of weights, examples and dropout.
         device, precision: as for prediction.
         workers: processes that draw examples; None is 0 on a CPU, else up to 4.
-        augmentation: how examples are varied.
+        augmentation: how to vary examples.
         name, licence: recorded in the model.
     """
 
@@ -114,7 +114,7 @@ class TrainingSettings:
         """Check the values.
 
         Raises:
-            PlanError: one is not allowed, or two exclude each other.
+            PlanError: a value is not allowed, or two exclude each other.
         """
         lengths = [key for key in ("budget", "steps", "epochs") if getattr(self, key) is not None]
         if len(lengths) > 1:
@@ -134,7 +134,7 @@ class TrainingSettings:
 
     @property
     def reduction(self) -> int:
-        """Pixels of an image, along an axis, per pixel that the network sees: 1 / scale."""
+        """Image pixels, along an axis, per pixel that the network sees: 1 / scale."""
         factor = round(1 / self.scale) if 0 < self.scale <= 1 else 0
         if not (1 <= factor <= 16 and math.isclose(self.scale * factor, 1, rel_tol=0.01)):
             raise PlanError(f"--scale is {self.scale}; allowed: 1, 0.5, 0.333, 0.25, ... 1/16")
@@ -142,24 +142,24 @@ class TrainingSettings:
 
     @property
     def highest_rate(self) -> float:
-        """The learning rate at its highest."""
+        """The highest learning rate."""
         return OPTIMISERS[self.optimiser] if self.rate is None else self.rate
 
     def to_json(self) -> dict[str, Any]:
-        """Return all values as `from_json` takes them."""
+        """Return all values, for `from_json`."""
         return asdict(self)
 
     def flat(self) -> dict[str, Any]:
-        """Return all values, those of the augmentation among them by their own names."""
+        """Return all values, with those of the augmentation on the same level."""
         given = self.to_json()
         return {**given.pop("augmentation"), **given}
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Self:
-        """Return the settings of `to_json` or `flat`, or defaults with some of them.
+        """Build settings from `to_json` or `flat`, or from some of the values and defaults for the rest.
 
         Raises:
-            PlanError: there is no such setting.
+            PlanError: no such setting.
         """
         own, inner = ({one.name for one in fields(kind)} for kind in (cls, Augmentation))
         check_names(given, sorted(own | inner))
@@ -172,19 +172,19 @@ class TrainingSettings:
         return cls(**plain, augmentation=varied)
 
 
-# Where updates are slow, their number counts for more than the width of the network: with a quarter of the weights and
+# If updates are slow, their number matters more than the width of the network: with a quarter of the weights and
 # smaller tiles there are five times as many in the same time.
 SLOW_BASE = 16
 TILE, SLOW_TILE = 572, 444
 
-# of networks that start at random, where a laptop is better served than by the networks' own
+# options for training from random weights that suit a laptop better than the networks' defaults
 DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
     "unet": {"base": 32, "dropout": 0.1},
     "unet-same": {"base": 32},
     "unet-strided": {"base": 32},
 }
 
-# the recipe of the U-Net paper (arXiv:1505.04597); it names no learning rate, its release had 0.001 with a summed loss
+# the recipe of the U-Net paper (arXiv:1505.04597); without a learning rate there: its code had 0.001, a summed loss
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "base": 64,

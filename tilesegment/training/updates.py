@@ -1,4 +1,4 @@
-"""What an update is made with: Muon and its rivals, the learning rate, layout and use of memory."""
+"""Parts of an update: optimisers, learning rate, memory layout and memory use."""
 
 import ctypes
 import math
@@ -14,27 +14,27 @@ from torch.optim import Optimizer
 from tilesegment.networks.network import Network
 from tilesegment.training.settings import TrainingSettings
 
-# of the iteration x -> a x + b x^3 + c x^5 on singular values; Jordan chose them so that small ones grow fast
+# coefficients of x -> a x + b x^3 + c x^5 on singular values, chosen by Jordan so that small ones grow fast
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _ITERATIONS = 5
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8  # of Adam
 _DECAY = 1e-4
+_WARM_UP = 0.04  # part of the run
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
-_FEWEST = 8  # channels on either side of a hidden layer: the first one has those of the image on one
+_FEWEST = 8  # channels on either side of a hidden layer; the first layer has the image's on one side
 
 
 class Muon(Optimizer):
-    """Momentum whose every step is made orthogonal, for the weights of hidden layers, and AdamW for all others.
+    """Momentum with orthogonalised steps for the weights of hidden layers, and AdamW for all others.
 
-    A gradient has few large singular values, so that plain steps turn a layer's weights in few directions; here all
+    A gradient has few large singular values, so that plain steps change a layer's weights in few directions; here all
     directions move alike. Jordan 2024 (kellerjordan.github.io/posts/muon), with a kernel (O, I, h, w) taken as the
     matrix (O, I h w); steps are as large as AdamW's, by the factor 0.2 sqrt(longer side) of Liu et al. 2025
     (arXiv:2502.16982, section 2.2), so that one learning rate suits both. Steps do not shrink with the gradient:
     without a strong decay weights grow for as long as training lasts, and ReLUs die, those of the deepest layer first.
 
     `torch.optim.Muon` iterates in bfloat16, which takes 30 times as long on a CPU without bf16 instructions: four times
-    a whole update. It also takes 2-D parameters only, and turns what is left of the mean into a whole step where there
-    is no gradient.
+    a whole update. It also takes only 2-D parameters, and makes a full step of the remaining mean without a gradient.
 
     Args:
         hidden: weights of hidden layers, of two dimensions or more.
@@ -85,13 +85,13 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """Return about the nearest matrix (m, n) whose singular values are all 1: they come to lie between 0.6 and 1.3.
+    """Return approximately the nearest matrix (m, n) with singular values of 1: they end up between 0.6 and 1.3.
 
-    Values below a thousandth or so of the matrix's norm stay smaller. Newton and Schulz's iteration in float32; a
-    polynomial of X X^T times X is a polynomial of X X^T, times X once, so that only small squares are multiplied.
+    Values below about a thousandth of the matrix's norm stay smaller. This is the Newton-Schulz iteration in float32;
+    the polynomial of X X^T is computed first and multiplied by X once, so that only small squares are multiplied.
     """
     x = matrix.float()
-    # in two steps: the squares of values below 1e-20 are 0 in float32, and their norm with them
+    # in two steps: squares of values below 1e-20 are 0 in float32, and so is their norm
     x = x / x.abs().amax().clamp_min(1e-30)
     x = x / x.norm().clamp_min(1e-30)
     tall = len(x) > len(x[0])
@@ -121,27 +121,27 @@ def make_optimiser(network: Network, settings: TrainingSettings) -> Optimizer:
     return Muon(hidden, others, rate)
 
 
-def schedule(progress: float, warm_up: float = 0.04) -> float:
-    """Return the learning rate in parts of the highest: linear warm-up, then half a cosine down to 1 %."""
-    if progress < warm_up:
-        return 0.05 + 0.95 * progress / warm_up
-    return 0.01 + 0.99 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up))) / 2
+def schedule(progress: float) -> float:
+    """Return the learning rate as a share of the highest: linear warm-up, then half a cosine down to 1 %."""
+    if progress < _WARM_UP:
+        return 0.05 + 0.95 * progress / _WARM_UP
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP))) / 2
 
 
 def choose_layout(device: torch.device, precision: str) -> torch.memory_format:
-    """Return how pixels lie in memory while training.
+    """Return the memory layout of images and weights in training.
 
-    Half precision and GPUs are made for `channels_last`. In fp32 on a CPU oneDNN's gradients of the weights take 2.6
-    times as long with it (measured with AVX2), a whole update 1.4 times.
+    Half precision and GPUs prefer `channels_last`. In fp32 on a CPU it makes oneDNN's gradients of the weights take 2.6
+    times as long (measured with AVX2), and a whole update 1.4 times.
     """
     return torch.contiguous_format if (device.type, precision) == ("cpu", "fp32") else torch.channels_last
 
 
 def freeze_statistics(network: nn.Module) -> None:
-    """Let BatchNorm go on with the mean and variance that it has seen so far, as it does in prediction.
+    """Let BatchNorm keep the mean and variance that it has seen so far, as in prediction.
 
-    With few tiles per update a network learns to rely on each tile's own statistics, which no other tile and no
-    prediction has: Wu and Johnson 2021, arXiv:2105.07576, section 4.
+    With few tiles per update a network learns to rely on the statistics of each tile, which prediction does not have:
+    Wu and Johnson 2021, arXiv:2105.07576, section 4.
     """
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -150,11 +150,11 @@ def freeze_statistics(network: nn.Module) -> None:
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    """Let memory that is freed within it stay with the process, for the next update to use.
+    """Keep freed memory in the process, for the next update to use; give it back at the end.
 
-    An update on a CPU allocates and frees all its activations. By default glibc gives such large pieces back to the
-    system, which has to clear and map each page anew for the next update: a tenth of the time of an update. Afterwards
-    all is given back. Without glibc (macOS, musl) nothing is changed.
+    An update on a CPU allocates and frees all its activations. By default glibc returns such large pieces to the
+    system, which must clear and map each page again for the next update: a tenth of the time of an update. Without
+    glibc (macOS, musl) nothing changes.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if libc is None or not hasattr(libc, "gnu_get_libc_version"):
@@ -165,7 +165,7 @@ def kept_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        # where glibc's own adaptation of these limits ends; it does not adapt any more
+        # the upper ends of glibc's dynamic adjustment, which setting them has switched off
         libc.mallopt(_MMAP_MAX, 65536)
         libc.mallopt(_MMAP_THRESHOLD, 32 * 2**20)
         libc.mallopt(_TRIM_THRESHOLD, 64 * 2**20)

@@ -1,4 +1,4 @@
-"""Scores of a model on whole held-out sections, predicted as any image is, and the threshold that they suggest."""
+"""Score a model on whole held-out sections, predicted like any image, and choose its threshold."""
 
 import copy
 import math
@@ -17,36 +17,38 @@ from tilesegment.scoring import THRESHOLDS as OFFICIAL
 from tilesegment.scoring import (
     MembraneScores,
     confusion,
+    constant_predictor,
     dice,
     foreground_scores,
     iou,
     membrane_scores,
     pixel_accuracy,
 )
+from tilesegment.scoring.results import known
 from tilesegment.training.data import IGNORE, Section
 
-_LARGEST_STEP = 1024  # a section is predicted in one tile up to this step: less is computed twice, for some 100 MB
-_CELLS = 8  # mean number of cells in a section from which on a task is one of cells and membranes
+_LARGEST_STEP = 1024  # up to this step a section is predicted in one tile: less is computed twice, for about 100 MB
+_CELLS = 8  # with so many cells per section or more, on average, the task is cells and membranes
 # candidates in even steps of the logit: near 0 and 1 probabilities lie close together
 THRESHOLDS = tuple(1 / (1 + math.exp(-k / 2)) for k in range(-10, 11))
 _HALF = len(THRESHOLDS) // 2
 _EQUAL = 1e-9  # scores that differ by rounding alone
-# score that a threshold has to gain; more of a single section, of which nothing says how much it varies
+# score that a threshold must gain; more with a single section, whose variation is unknown
 _LEAST_GAIN, _LEAST_GAIN_OF_ONE = 0.005, 0.02
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How good a model is on sections that it was not trained on.
+    """Scores of a model on held-out sections.
 
     Attributes:
-        goal: what the model is judged by: `v_rand`, `dice` (of class 1) or `miou`.
+        goal: the score that judges the model: `v_rand`, `dice` (of class 1) or `miou`.
         value: that score.
-        floor_value: that of a constant predictor, which always says the most frequent class (for `v_rand`: inside).
+        floor_value: that of a constant predictor of the most frequent class (for `v_rand`: of the inside).
         accuracy: share of the pixels whose class is right.
         floor: the accuracy of a constant predictor.
-        dice, iou: per class, None for a class that is in neither truth nor prediction.
-        miou: mean of `iou` over the classes that there are.
+        dice, iou: per class, None for a class in neither truth nor prediction.
+        miou: mean of `iou` over the classes that occur.
         v_rand, v_info: of the cells, class 1, by the ISBI 2012 protocol, at its best threshold; None for other tasks.
         sections: name and the goal's score of each section, in their order.
     """
@@ -65,7 +67,7 @@ class Scores:
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Self:
-        """Return the scores whose tuples JSON has made lists of."""
+        """Build scores from JSON, which turned tuples into lists."""
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
         plain["sections"] = tuple((name, value) for name, value in given["sections"])
         return cls(**plain)
@@ -73,7 +75,7 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Validation:
-    """Scores over all sections, and the masks (H, W) uint8 of class ids that they are of."""
+    """Scores over all sections, and their masks (H, W) uint8 of class ids."""
 
     scores: Scores
     masks: tuple[np.ndarray, ...]
@@ -81,10 +83,10 @@ class Validation:
 
 @dataclass(frozen=True)
 class Line:
-    """The threshold between two classes, and what it is worth on the held-out sections.
+    """The threshold between two classes, and its scores on the held-out sections.
 
     Attributes:
-        threshold: probability of class 1 above which a pixel is of it.
+        threshold: probability of class 1 above which a pixel is class 1.
         goal: the score that it serves, `v_rand`, or `dice` of class 1.
         value, accuracy: that score and the share of right pixels, at the threshold.
         value_half, accuracy_half: the same at 1/2.
@@ -99,10 +101,10 @@ class Line:
 
 
 def choose_goal(wanted: str, sections: Sequence[Section], classes: int) -> str:
-    """Return what a model is judged by: `wanted`, or for `auto` what fits the labels.
+    """Return the score that judges a model: `wanted`, or for `auto` what suits the labels.
 
     Two classes of which the second fills most of the image in many separate regions are membranes and cells: `v_rand`.
-    For other pairs of classes it is `dice`, of class 1, for more classes always `miou`.
+    For other pairs of classes it is `dice` of class 1, for more classes always `miou`.
     """
     if wanted != "auto" or classes > 2:
         return "miou" if classes > 2 else wanted
@@ -115,12 +117,12 @@ def choose_goal(wanted: str, sections: Sequence[Section], classes: int) -> str:
 def validate(
     model: Model, sections: Sequence[Section], device: torch.device, precision: str, goal: str, *, tta: bool = False
 ) -> Validation:
-    """Predict each section whole and compare it with its label, at the model's threshold; `tta`: in all 8 views."""
+    """Predict each section whole, with `tta` in all 8 views, and compare it with its label at the model's threshold."""
     return judge(model, sections, predict_sections(model, sections, device, precision, tta=tta), goal)
 
 
 def judge(model: Model, sections: Sequence[Section], probabilities: Sequence[np.ndarray], goal: str) -> Validation:
-    """Compare the class probabilities (K, H, W) of each section with its label; pixels without one do not count."""
+    """Compare the class probabilities (K, H, W) of each section with its label; unlabelled pixels do not count."""
     truths = [section.label for section in sections]
     cells = score_cells(truths, probabilities) if goal == "v_rand" else None
     masks = tuple(_decide(p, model.header.threshold) for p in probabilities)
@@ -138,8 +140,8 @@ def judge(model: Model, sections: Sequence[Section], probabilities: Sequence[np.
         floor_value=floor,
         accuracy=pixel_accuracy(total),
         floor=float(total.sum(1).max() / total.sum()),
-        dice=_known(dice(total)),
-        iou=_known(iou(total)),
+        dice=known(dice(total)),
+        iou=known(iou(total)),
         miou=float(np.nanmean(iou(total))),
         v_rand=None if cells is None else cells.v_rand,
         v_info=None if cells is None else cells.v_info,
@@ -164,7 +166,7 @@ def predict_sections(
 def score_cells(
     truths: Sequence[np.ndarray], probabilities: Sequence[np.ndarray], thresholds: Sequence[float] = OFFICIAL
 ) -> MembraneScores:
-    """Score the cells, class 1, by the ISBI 2012 protocol; what is not labelled is outside of them."""
+    """Score the cells, class 1, by the ISBI 2012 protocol; unlabelled pixels are outside of cells."""
     inside = [np.where(truth == IGNORE, 0.0, p[1]) for truth, p in zip(truths, probabilities, strict=True)]
     return membrane_scores([truth == 1 for truth in truths], inside, thresholds)
 
@@ -184,27 +186,21 @@ def _pixel_goal(goal: str, counts: Sequence[np.ndarray]) -> tuple[list[float], f
         return float(np.nanmean(values)) if np.isfinite(values).any() else 0.0
 
     total = np.sum(counts, axis=0)
-    constant = np.zeros_like(total)
-    constant[:, total.sum(1).argmax()] = total.sum(1)
-    return [score(matrix) for matrix in counts], score(total), score(constant)
+    return [score(matrix) for matrix in counts], score(total), score(constant_predictor(total))
 
 
 def _floor_of_cells(truth: np.ndarray) -> float:
-    """V_Rand of saying `inside` everywhere: one cell as large as the section."""
+    """V_Rand of a single cell as large as the section."""
     cells, _ = ndimage.label(truth == 1)
     return foreground_scores(cells, np.ones_like(cells))[0]
-
-
-def _known(values: np.ndarray) -> tuple[float | None, ...]:
-    return tuple(None if np.isnan(value) else float(value) for value in values)
 
 
 def choose_line(truths: Sequence[np.ndarray], probabilities: Sequence[np.ndarray], goal: str) -> Line:
     """Choose the threshold between two classes that serves `goal` best.
 
-    A single closed gap can decide V_Rand, so each candidate counts with half of either neighbour, and 1/2 stays unless
-    another one is better by more than the sections differ in that. Among equally good ones, the one with most pixels
-    right is taken, and among those the one nearest to 1/2.
+    A single closed gap can decide V_Rand. Therefore scores are smoothed over neighbouring candidates, and 1/2 stays
+    unless another one is better by more than the sections vary. Among equally good ones the one with most pixels right
+    wins, and among those the one nearest to 1/2.
 
     Args:
         truths, probabilities: of each section, (H, W) uint8 class ids and (2, H, W) float.
@@ -220,7 +216,7 @@ def choose_line(truths: Sequence[np.ndarray], probabilities: Sequence[np.ndarray
 
 
 def _best_by_dice(dices: np.ndarray, accuracy: np.ndarray, truths: Sequence[np.ndarray]) -> int:
-    """Which threshold to take by Dice (T,): `_HALF` unless another beats it, and a mask that is class 1 throughout."""
+    """The best threshold by Dice (T,): `_HALF` unless another beats it, and also a mask of class 1 everywhere."""
     smooth = _smoothed(dices)
     at = _most_right(np.flatnonzero(smooth >= smooth.max() - _EQUAL), accuracy)
     inside = np.concatenate([(truth == 1)[truth != IGNORE] for truth in truths]).mean()
@@ -229,7 +225,7 @@ def _best_by_dice(dices: np.ndarray, accuracy: np.ndarray, truths: Sequence[np.n
 
 
 def _best_by_sections(scores: np.ndarray, accuracy: np.ndarray) -> int:
-    """Which threshold to take by the scores (T, S) of S sections: `_HALF` unless another is really better."""
+    """The best threshold by the scores (T, S) of S sections: `_HALF` unless another is significantly better."""
     smooth = np.stack([_smoothed(column) for column in scores.T], axis=1)
     behind = smooth[smooth.mean(1).argmax()] - smooth  # (T, S)
     count = behind.shape[1]
@@ -264,16 +260,15 @@ def _pixel_scores(truths: Sequence[np.ndarray], probabilities: Sequence[np.ndarr
             into += counts[::-1].cumsum()[::-1][1:]
     positives = sum(int((truth == 1).sum()) for truth in truths)
     labelled = sum(int((truth != IGNORE).sum()) for truth in truths)
-    # right are the true ones, and the negatives that are not above
+    # true positives and true negatives
     right = true + (labelled - positives) - (above - true)
     return 2 * true / np.maximum(above + positives, 1), right / max(labelled, 1)
 
 
 def recentred(model: Model, threshold: float) -> Model:
-    """Return the model with another bias of its last layer, so that what was `threshold` is now 1/2.
+    """Return the model with the bias of its last layer changed, so that a probability of `threshold` becomes 1/2.
 
-    Its probabilities then say how far a pixel is from the line, on either side, as other tools, averages over views and
-    a glance at a probability map take them.
+    Other tools, averages over views and readers of probability maps all take 1/2 for the line between the classes.
     """
     network = copy.deepcopy(model.network)
     for head in network.heads:

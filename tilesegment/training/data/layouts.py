@@ -1,4 +1,4 @@
-"""Which image belongs to which label: the ways in which people keep labelled images, found in a folder."""
+"""Pair images with labels: find the layout of a folder of labelled images."""
 
 import json
 import re
@@ -40,7 +40,7 @@ _EXPECTED = (
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its label, each a file or the folder of a Zarr image; of nnU-Net's cases a file per channel."""
+    """An image and its label, each a file or a Zarr folder; nnU-Net's cases have one image file per channel."""
 
     name: str  # stem of the image's file, or of the case; `val/stem` in a folder val/
     images: tuple[Path, ...]
@@ -49,14 +49,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set is kept."""
+    """The layout of a data set."""
 
     words: str  # for the user
     pairs: tuple[Pair, ...]  # sorted by name
     held_out: tuple[Pair, ...] = ()  # those in a folder val/
     voc: bool = False  # as in Pascal VOC: palette indices are the classes, 255 means not labelled
-    names: Mapping[int, str] = field(default_factory=dict)  # of the classes by value, where a file tells them
-    ignore: int | None = None  # the value that means "not labelled", where a file tells it
+    names: Mapping[int, str] = field(default_factory=dict)  # of the classes by value, if a file has them
+    ignore: int | None = None  # the value that means "not labelled", if a file has it
     warnings: tuple[str, ...] = ()  # what was left out or decided, one sentence each
 
 
@@ -66,7 +66,7 @@ def find_layout(path: Path) -> Layout:
     Those in a folder val/, valid/ or validation/ beside them are held out.
 
     Raises:
-        DataError: no known layout, an image without its label or the other way round.
+        DataError: no known layout, an image without a label, or a label without an image.
         ImageError: a Zarr store with damaged metadata.
     """
     if not path.is_dir():
@@ -82,7 +82,7 @@ def find_layout(path: Path) -> Layout:
 
 
 def _found(path: Path, name: str) -> Layout | None:
-    """The labelled images in the folder of `path` with this name, or in images/NAME/; "" is `path` itself."""
+    """The labelled images in the folder NAME/ of `path`, or in images/NAME/; "" is `path` itself."""
     if not name:
         return _folders(path) or _one_folder(path) or _zarr(path)
     layout = _part(path, name)
@@ -93,7 +93,7 @@ def _found(path: Path, name: str) -> Layout | None:
 
 
 def _with_validation(path: Path, layout: Layout) -> Layout:
-    """The same with the images of val/, which are held out; test/ is named, which no training may use."""
+    """Add the held-out images of val/ to the layout, and a note on test/, which training never uses."""
     unused = [f"{folder.name}/ is not used" for folder in _named(path, _TEST)]
     layout = replace(layout, words="; ".join([layout.words, *unused]))
     for name in _VALIDATION:
@@ -112,10 +112,10 @@ def _with_validation(path: Path, layout: Layout) -> Layout:
 
 
 def _named(path: Path, names: Sequence[str]) -> list[Path]:
-    """The folders in `path`, but no Zarr stores, that have one of these names, in their order.
+    """The folders in `path`, except Zarr stores, with one of these names, in the order of the names.
 
     Raises:
-        DataError: two names differ in case alone.
+        DataError: two names differ only in case.
     """
     folders = [one for one in sorted(path.iterdir()) if one.name.lower() in names and is_folder_of_files(one)]
     for one, other in pairwise(folders):
@@ -148,7 +148,7 @@ def _folders(folder: Path) -> Layout | None:
 
 
 def _layout(folder: Path, images: Path, labels: Path, *, voc: bool = False) -> Layout:
-    """The pairs in two folders; of Pascal VOC images may lack a label."""
+    """The pairs in two folders; in Pascal VOC images may lack a label."""
     listings = list_images(images), list_images(labels)
     pairs, alone = _paired(*listings)
     if alone and not voc:
@@ -186,7 +186,7 @@ def _paired(images: Listing, labels: Listing) -> tuple[tuple[Pair, ...], list[Pa
 
 
 def _with_channels(images: Mapping[str, Path], labels: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
-    """The images, those of nnU-Net's cases of several channels (case_0000, case_0001, label case) as one each."""
+    """The images, with the channels of an nnU-Net case (case_0000, case_0001, label case) joined."""
     cases: dict[str, list[str]] = {}
     for stem in sorted(images):
         found = _CHANNEL.match(stem)
@@ -208,7 +208,7 @@ def _with_channels(images: Mapping[str, Path], labels: Mapping[str, Path]) -> di
 
 
 def _one_folder(folder: Path) -> Layout | None:
-    """Images and labels in one folder, told by what is added to their names: Cellpose's NAME_masks, mask_NAME, ..."""
+    """Images and labels in one folder, distinguished by their names: Cellpose's NAME_masks, mask_NAME, ..."""
     listing = list_images(folder)
     files = {stem: path for stem, path in listing.images.items() if not _RESULTS.search(stem) and path.is_file()}
     parts = [{s: path for s, path in files.items() if is_label_name(s) == is_label} for is_label in (False, True)]

@@ -1,4 +1,4 @@
-"""Read the labelled images of a data set into sections; of large ones only the parts that are labelled."""
+"""Read labelled images into sections; of large images only the labelled parts."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ from tilesegment.training.data.sections import Dataset, Section
 from tilesegment.training.data.summary import label_warnings
 
 _WHOLE = 4096 * 4096  # pixels of the largest image that is kept whole
-_GRID = 256  # side of the squares in which labelled parts are looked for, and the context around them; divides BLOCK
+_GRID = 256  # side of the squares in which labelled parts are found, and of the context around them; divides BLOCK
 
 
 def open_dataset(
@@ -34,21 +34,21 @@ def open_dataset(
 ) -> Dataset:
     """Read the labelled images in the folder `path`.
 
-    Labels are read twice: for their values, which all files share, and then into sections. Of an image of more than
+    Labels are read twice: to collect the values of all files, and then into sections. Of images of more than
     4096 x 4096 pixels only labelled parts are kept, with 256 px of context, so that memory follows the labelled area.
 
     Args:
         path: a folder in one of the layouts of `layouts`, or an OME-Zarr image with a label. A file may be a stack;
             its planes are sections, (z, y, x) in both image and label.
-        classes: names of the classes, in the order of their values, all of which are needed.
-        ignore: the value that means "not labelled"; by default what `labels.decide` finds.
-        instances: labels are ids of objects, read as background and object, see `labels.label.part_objects`.
-        invert: turn the values of files that say that 0 is white (MINISWHITE), so that 0 is black.
+        classes: names of all classes, in the order of their values.
+        ignore: the value that means "not labelled"; by default as `labels.coding.decide` finds it.
+        instances: labels are object ids, read as background and object, see `labels.label.part_objects`.
+        invert: invert files that declare 0 as white (MINISWHITE), so that 0 is black.
 
     Raises:
-        DataError: an unknown layout, an image without its label or the other way round, sizes that differ, labels that
-            hold no classes, or of which it cannot be told which, images of several kinds.
-        ImageError: a file that cannot be read.
+        DataError: an unknown layout, an image without a label or a label without an image, different sizes, labels
+            without classes or with ambiguous ones, images of several kinds.
+        ImageError: a file cannot be read.
     """
     try:
         layout = find_layout(Path(path))
@@ -78,7 +78,7 @@ def open_dataset(
 
 
 def _labels(layout: Layout, options: LabelOptions) -> Iterator[Label]:
-    """All labels as they are stored, one at a time."""
+    """Yield all labels as stored, one open at a time."""
     for pair in layout.pairs + layout.held_out:
         with open_label(pair.label, options) as label:
             yield label
@@ -92,7 +92,7 @@ def _open(pair: Pair, options: LabelOptions) -> Iterator[tuple[ImageSource, Labe
 
 
 def _scanned(layout: Layout, options: LabelOptions) -> tuple[list[Scan], set[PixelSize | None], tuple[str, ...]]:
-    """What labels hold, pixel sizes of the images, and notes; check that the images are of one kind and fit."""
+    """Scan the labels; return scans, pixel sizes and notes. Check that images are of one kind and fit their labels."""
     scans: list[Scan] = []
     notes: list[str] = []
     sizes: set[PixelSize | None] = set()
@@ -113,7 +113,7 @@ def _scanned(layout: Layout, options: LabelOptions) -> tuple[list[Scan], set[Pix
 
 
 def _sections(pair: Pair, options: LabelOptions, coding: Coding) -> Iterator[Section]:
-    """The sections of an image: its planes, or the labelled parts of them if it is large."""
+    """Yield the sections of an image: its planes, or their labelled parts if it is large."""
     with _open(pair, options) as (source, label):
         whole = Region.of_shape(label.shape)
 
@@ -127,10 +127,10 @@ def _sections(pair: Pair, options: LabelOptions, coding: Coding) -> Iterator[Sec
                 continue
             parts = _labelled_parts(label.shape, ids)
             count = int(parts.max())
-            if count == 0:  # told as an image that is not labelled anywhere
+            if count == 0:  # reported as an image without labels
                 yield Section(name, np.zeros((1, 1, 1), source.dtype), np.full((1, 1), IGNORE, np.uint8))
             for number, (rows, columns) in enumerate(ndimage.find_objects(parts), 1):
-                # one more square on each side is context
+                # with one more square on each side as context
                 y0, y1, x0, x1 = (
                     n * _GRID for n in (rows.start - 1, rows.stop + 1, columns.start - 1, columns.stop + 1)
                 )
@@ -149,7 +149,7 @@ def _pixels(name: str, source: ImageSource, region: Region, z: int) -> np.ndarra
 
 
 def _labelled_parts(shape: tuple[int, int], ids: Callable[[Region], np.ndarray]) -> np.ndarray:
-    """The connected labelled parts of a plane, numbered from 1, on a grid of squares of _GRID pixels; 0 elsewhere."""
+    """Connected labelled parts of a plane, numbered from 1, on a grid of squares of _GRID pixels; 0 elsewhere."""
     grid = np.zeros([-(-side // _GRID) for side in shape], bool)
     for region in Region.of_shape(shape).squares(BLOCK):
         labelled = ids(region) != IGNORE

@@ -1,4 +1,4 @@
-"""What training sees of a data set, however it was stored."""
+"""A data set as training sees it, however it is stored."""
 
 import re
 import unicodedata
@@ -18,13 +18,13 @@ from tilesegment.models.header import Normalisation
 class Section:
     """One labelled image."""
 
-    name: str  # stem of its file; `stem[3]` is plane 3 of a stack, `stem@512,0` a part whose first pixel is (512, 0)
+    name: str  # stem of its file; `stem[3]` is plane 3 of a stack, `stem@512,0` a part that begins at (512, 0)
     image: np.ndarray  # (C, H, W) in the file's dtype
-    label: np.ndarray  # (H, W) uint8 class ids, IGNORE where there is no label
+    label: np.ndarray  # (H, W) uint8 class ids, IGNORE where not labelled
 
     @property
     def stem(self) -> str:
-        """The name of its file, without plane and part."""
+        """The name without plane and part."""
         return re.sub(r"(\[\d+\])?(@\d+,\d+)?$", "", self.name)
 
 
@@ -34,23 +34,23 @@ class Dataset:
 
     sections: tuple[Section, ...]  # in the order of their names
     classes: tuple[LabelClass, ...]  # in the order of their values in the label files; see `labels.Coding` for colours
-    pixel_size: PixelSize | None  # of the images, where all agree
-    layout: str = ""  # how the files are kept, in words
+    pixel_size: PixelSize | None  # of the images, if all agree
+    layout: str = ""  # of the files, in words
     warnings: tuple[str, ...] = ()  # what the user should know, one sentence each
     ignore: int | None = None  # the value in the label files that means "not labelled"
     held_out: tuple[str, ...] = ()  # names of the sections in a folder val/
     notes: tuple[str, ...] = ()  # on how the labels are read, one sentence each
 
     def split(self, validation: float | Sequence[str]) -> tuple[tuple[Section, ...], tuple[Section, ...]]:
-        """Split into sections to train on, and those held out.
+        """Split into sections to train on and sections to hold out.
 
         Args:
-            validation: names of sections, or of files with all their planes and parts; or the share that is held out:
-                one contiguous range, the last, since neighbours in a stack are nearly the same image. Where a folder
-                val/ exists, any share but 0 holds out its images alone.
+            validation: names of sections, or of files with all their planes and parts; or the share to hold out, from
+                the end, since neighbours in a stack are nearly the same image. If there is a folder val/, any share but
+                0 holds out exactly its images.
 
         Raises:
-            DataError: a name that no section has, or nothing left to train on.
+            DataError: no section has such a name, or nothing is left to train on.
         """
         if isinstance(validation, int | float) and validation > 0 and self.held_out:
             validation = self.held_out
@@ -72,7 +72,7 @@ class Dataset:
         return sides[0], sides[1]
 
     def shares(self) -> tuple[float, ...]:
-        """Share of each class in the labelled pixels."""
+        """Return the share of each class in the labelled pixels."""
         counts = total_counts(self.sections)[: len(self.classes)]
         return tuple(float(count) for count in counts / counts.sum())
 
@@ -83,12 +83,12 @@ def class_counts(label: np.ndarray) -> np.ndarray:
 
 
 def total_counts(sections: Iterable[Section]) -> np.ndarray:
-    """The same of all sections together."""
+    """Count the pixels of all sections by id, as `class_counts`."""
     return sum((class_counts(section.label) for section in sections), np.zeros(IGNORE + 1, np.int64))
 
 
 def normalisation_of(sections: Sequence[Section]) -> Normalisation:
-    """Mean and standard deviation of each channel over all pixels of `sections`.
+    """Return mean and standard deviation of each channel over all pixels of `sections`.
 
     Raises:
         DataError: a channel is constant or holds NaN.

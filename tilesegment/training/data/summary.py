@@ -1,4 +1,4 @@
-"""A data set before training starts: what makes training or its scores worthless, and all of it in a table."""
+"""Describe a data set before training: a table of it, and warnings of what makes training or scores worthless."""
 
 import textwrap
 from collections import Counter
@@ -11,10 +11,10 @@ from tilesegment.labels.coding import IGNORE
 from tilesegment.labels.files import some_of
 from tilesegment.training.data.sections import Dataset, Section, class_counts, total_counts
 
-_RARE = 0.001  # share of the labelled pixels below which a class is hardly learnt
+_RARE = 0.001  # below this share of the labelled pixels a class is hardly learnt
 # Correlations of images reduced to 32 x 32, and of the detail that 128 x 128 adds. Neighbours in the stacks of ISBI
 # 2012 and of a ventral nerve cord (50 nm apart) reach 0.77 and 0.44, a JPEG or brighter copy of one 0.999 and 0.99.
-# The detail tells copies from images that share no more than their shading.
+# The detail distinguishes copies from images that only share their shading.
 _SIDES = (32, 128)
 _ALIKE, _DETAIL_ALIKE = 0.99, 0.9
 _WIDTH = 100
@@ -23,7 +23,7 @@ _LONGEST_NAME = 40
 
 
 def label_warnings(data: Dataset, unlabelled: Sequence[str]) -> tuple[str, ...]:
-    """What is unusual about the labels; `unlabelled` names images without a labelled pixel, which `data` lacks."""
+    """Warn of unusual labels; `unlabelled` names images without a labelled pixel, which `data` lacks."""
     found = []
     if unlabelled:
         found.append(f"{some_of(unlabelled)}: no pixel is labelled, left out")
@@ -39,7 +39,7 @@ def label_warnings(data: Dataset, unlabelled: Sequence[str]) -> tuple[str, ...]:
 
 
 def split_warnings(train: Sequence[Section], held_out: Sequence[Section]) -> tuple[str, ...]:
-    """Held-out images that are trained on, or nearly so, and classes that are never trained, one sentence each."""
+    """Warn of held-out images that are nearly trained on, and of classes that are never trained, one sentence each."""
     found = []
     pairs = [f"{train[i].name} and {held_out[j].name}" for i, j in np.argwhere(_nearly_same(train, held_out))]
     if pairs:
@@ -53,7 +53,7 @@ def split_warnings(train: Sequence[Section], held_out: Sequence[Section]) -> tup
 
 
 def _nearly_same(train: Sequence[Section], held_out: Sequence[Section]) -> np.ndarray:
-    """Which images differ by no more than compression, smoothing or brightness: bool, (trained on, held out)."""
+    """Which images differ only by compression, smoothing or brightness: bool, (trained on, held out)."""
     alike = np.ones((len(train), len(held_out)), bool)
     if alike.size:
         views = [[_reduced(s) for s in side] for side in (train, held_out)]
@@ -78,11 +78,11 @@ def _unit(values: np.ndarray) -> np.ndarray:
 
 
 def summary(data: Dataset, held_out: Sequence[Section]) -> str:
-    """What the data are, what is held out, and what is unusual about them: lines of at most 100 columns.
+    """Describe the data, what is held out, and what is unusual, in lines of at most 100 columns.
 
     Args:
-        data: as read.
-        held_out: of its sections; the others are trained on.
+        data: the data set.
+        held_out: its held-out sections; the others are trained on.
     """
     sections = data.sections
     files = len({section.stem for section in sections})
@@ -114,7 +114,7 @@ def _row(label: str, text: str) -> list[str]:
 
 
 def _classes(data: Dataset) -> list[str]:
-    """One line per class, and one for what is not labelled."""
+    """One line per class, and one for unlabelled pixels."""
     coloured = all(one.value == int(one.colour[1:], 16) for one in data.classes)
     rows = [("id", "class", "colour" if coloured else "value", "share")]
     for id_, (one, share) in enumerate(zip(data.classes, data.shares(), strict=True)):
