@@ -161,10 +161,7 @@ def _measure(image: str, settings: Settings, folder: Path, report: Callable[[flo
             "channels": job.source.channels,
             "model": job.model.header.name,
             "threads": torch.get_num_threads(),
-            **{
-                name: getattr(plan, name)
-                for name in ("device", "precision", "runtime", "tile", "step", "batch", "block")
-            },
+            **{name: getattr(plan, name) for name in _PLANNED},
             **{f"{name}_mpx_per_s": rate for name, rate in rates.items()},
             "predictor_tflops": None if operations is None else operations / medians["tile"] / 1e12,
             "matmul_tflops": product,

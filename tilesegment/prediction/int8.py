@@ -65,7 +65,7 @@ def int8_predictor(
         raise DeviceError(
             f"precision int8 does not support {model.header.name}, whose network runs as it is; give --precision fp32"
         )
-    normalised = BlockPredictor(model, torch.device("cpu"), "", torch.float32, options).normalised
+    normalised = BlockPredictor(model, torch.device("cpu"), torch.float32, options).normalised
     calibration = [normalised(pixels).numpy() for number, (pixels, _) in enumerate(samples) if number % 3 != 1]
     network, cached = quantised(model, calibration, folder)
     predictor = OpenVinoPredictor(model, tile, quantised=network, **options)

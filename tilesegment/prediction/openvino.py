@@ -45,10 +45,7 @@ class OpenVinoPredictor(BlockPredictor):
         quantised: "openvino.Model | None" = None,
         **options: Unpack[Options],
     ) -> None:
-        import openvino
-
-        runtime = f"OpenVINO {openvino.get_version().split('-')[0]}"
-        super().__init__(model, torch.device("cpu"), runtime, torch.float32, {**options, "batch": 1})
+        super().__init__(model, torch.device("cpu"), torch.float32, {**options, "batch": 1})
         self._model, self._precision, self._quantised = model, precision, quantised
         self._compiled: dict[tuple[int, ...], openvino.CompiledModel] = {}
         self.compiled((1, model.header.channels, tile, tile))

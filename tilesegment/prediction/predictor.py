@@ -49,7 +49,6 @@ class BlockPredictor:
     Args:
         model, options: the network with its header; see `Options`.
         device: where the block is cut and put together.
-        runtime: what runs the network, with its version.
         exact: dtype of normalised values and probabilities.
 
     Attributes:
@@ -58,8 +57,8 @@ class BlockPredictor:
         disagreement: int8 only: share of the pixels to which the same network in fp32 gives another class.
     """
 
-    def __init__(self, model: Model, device: torch.device, runtime: str, exact: torch.dtype, options: Options) -> None:
-        self.view, self.device, self.runtime = model.field_of_view, device, runtime
+    def __init__(self, model: Model, device: torch.device, exact: torch.dtype, options: Options) -> None:
+        self.view, self.device = model.field_of_view, device
         self.batch, self.lacked_memory = options.get("batch", 1), False
         self.symmetries = _SYMMETRIES if options.get("tta") else _SYMMETRIES[:1]
         threshold = options.get("threshold")
@@ -211,7 +210,7 @@ class TorchPredictor(BlockPredictor):
 
     def __init__(self, model: Model, device: torch.device, precision: str = "fp32", **options: Unpack[Options]) -> None:
         exact = torch.float64 if precision == "fp64" else torch.float32
-        super().__init__(model, device, f"PyTorch {torch.__version__}", exact, options)
+        super().__init__(model, device, exact, options)
         self._dtype = PRECISIONS[precision]
         network = copy.deepcopy(model.network)
         # double precision serves to prove equality: the plain layout sums in an order that depends less on the shape

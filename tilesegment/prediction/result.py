@@ -87,14 +87,6 @@ class Result:
         return len(self.errors) > _MOST_FAILED or any(not isinstance(error, ImageError) for error in self.errors)
 
     @property
-    def tile(self) -> int:
-        return self.decided.tile
-
-    @property
-    def step(self) -> int:
-        return self.decided.step
-
-    @property
     def halo(self) -> int:
         return self.decided.view.before
 
