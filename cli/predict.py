@@ -205,7 +205,7 @@ def _carry_out(
 
 
 def _conclude(results: list["Result"], out_dir: str | None, as_json: bool, quiet: bool, *, many: bool) -> None:
-    """Print results on stdout, errors on stderr, and exit with the code that says it."""
+    """Print results on stdout and errors on stderr; exit with the code of the worst outcome."""
     failed = [one for one in results if one.state == "failed"]
     if failed and not many:
         (one,) = failed
@@ -228,7 +228,7 @@ def _conclude(results: list["Result"], out_dir: str | None, as_json: bool, quiet
 
 
 def _facts(results: list["Result"], many: bool) -> dict[str, Any]:
-    """Return what became of one image, or of each of many, as JSON values."""
+    """Return the result of one image, or of each of many, as JSON values."""
     done = [one.as_json() for one in results if one.finished and not one.errors]
     if done and not many:
         return done[0]

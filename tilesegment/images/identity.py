@@ -1,4 +1,4 @@
-"""Whether an image is still the one that it was, without reading all of a large one."""
+"""Recognise an image and changes of it, without reading all of a large one."""
 
 import hashlib
 import json
@@ -37,8 +37,7 @@ def identity(
 
     The digest stays when the image is copied or touched, whatever times the copies have, and when labels are added to
     it. It changes with the name, number or size of its files, and with any byte of a small image. Of larger ones
-    samples are read, evenly spread over all that is stored: the cost is that of a listing. Masks record the digest with
-    the default sizes.
+    evenly spread samples are read, at about the cost of a listing. Masks record the digest with the default sizes.
 
     Args:
         path: of the image.
@@ -97,7 +96,7 @@ def _files(path: str, prefix: str, entered: set[str]) -> Iterator[_File]:
         elif not entry.name.startswith(".") and not entry.name.endswith(".partial"):
             try:
                 state = entry.stat()
-            except FileNotFoundError:  # a link to nothing is as good as no file
+            except FileNotFoundError:  # a broken link counts as no file
                 continue
             yield _File(name, entry.path, state.st_size, state.st_mtime_ns)
 

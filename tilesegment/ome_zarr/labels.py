@@ -39,7 +39,7 @@ class HostImage:
 
 
 def host_image(path: Path, node: Node) -> HostImage:
-    """Read what a mask needs to know of the image in folder `path`.
+    """Describe the image in folder `path`, to which a mask is added.
 
     Labels of 0.1 to 0.3, whose metadata does not give the pixel size, are written as 0.4, in the same Zarr.
 
@@ -66,7 +66,7 @@ def host_image(path: Path, node: Node) -> HostImage:
 
 
 def _is_floor(planes: list[tuple[int, int]], halvings: tuple[int, ...]) -> bool:
-    """Return whether the sizes of the levels are rounded down, and could not as well be rounded up."""
+    """Return whether the sizes of the levels can only have been rounded down."""
 
     def fits(floor: bool) -> bool:
         return all(

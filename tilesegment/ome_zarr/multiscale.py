@@ -35,7 +35,7 @@ class Multiscale:
         paths: of the arrays, relative to the group, the finest first.
         scales: of each level, one number per axis, before the transformations of the whole image; None if unknown.
         first: scale and origin of level 0 along each axis, in its unit; None if unknown.
-        notes: what of the metadata is not read, or is doubtful.
+        notes: on metadata that is not read, or is doubtful.
     """
 
     path: str
@@ -151,7 +151,7 @@ def _read(path: str, version: str, image: Mapping[str, Any]) -> Multiscale:
     if not all(is_printable(name) for name in (version, *names, *paths, *filter(None, units))):
         raise ValueError("a name is too long, or cannot be printed")
     plane, whole = (names.index("y"), names.index("x")), image.get("coordinateTransformations") or []
-    if any("output" in one for one in whole):  # each leads to a system of coordinates of its own
+    if any("output" in one for one in whole):  # each leads to another system of coordinates
         whole = whole[:1]
     doubts: dict[str, None] = {}
     levels = [dataset.get("coordinateTransformations") or [] for dataset in datasets]

@@ -45,7 +45,7 @@ class Node:
 
     @property
     def ome(self) -> Mapping[str, Any]:
-        """The attributes of OME-Zarr, which 0.5 keeps in one of their own."""
+        """The attributes of OME-Zarr, which 0.5 keeps under `ome`."""
         ome = self.attributes.get("ome", self.attributes)
         return ome if isinstance(ome, Mapping) else {}
 
@@ -59,7 +59,7 @@ def read_node(folder: Path, error: type[TilesegmentError] = ImageError) -> Node 
     """Read the metadata of the array or group in `folder`, of Zarr 2 or 3; None if there is none.
 
     Raises:
-        TilesegmentError: it is damaged; `error` says of which kind.
+        TilesegmentError: it is damaged; raised as `error`.
     """
     if (document := read_json(folder / "zarr.json", error)) is not None:
         attributes = document.get("attributes") or {}

@@ -1,4 +1,4 @@
-"""Which images are predicted, and where each goes: lists, folders of images, one folder of masks."""
+"""Images to predict and the places of their masks: from lists and folders."""
 
 import csv
 import io
@@ -19,13 +19,13 @@ _DOUBLE = (".ome.tiff", ".ome.tif", ".ome.zarr")  # suffixes of two parts
 
 
 def read_list(path: str | Path) -> list[tuple[str, str | None]]:
-    """Read a list of images and, where it says so, of their masks, relative to the working folder.
+    """Read a list of images, and of their masks if it names them; paths are relative to the working folder.
 
-    A CSV file has a column `image` and may have a column `out`; any other file names one image per line, except for
-    empty lines and those that begin with #.
+    A CSV file has a column `image` and may have a column `out`; any other file names one image per line;
+    empty lines and lines that begin with # are skipped.
 
     Raises:
-        PlanError: there is no such list, it is not text or has other columns, or it names no image.
+        PlanError: the list is missing, is not text, has other columns or names no image.
     """
     expected = "give a text file, one image per line, or a CSV"
     try:
@@ -64,7 +64,7 @@ def _rows(path: str | Path, text: str) -> list[tuple[str, str | None]]:
 
 
 class Found(NamedTuple):
-    """The images of a folder by path, sorted, and the names of what else is in it, without hidden files."""
+    """Images of a folder (sorted paths), and the names of its other entries, hidden ones excepted."""
 
     images: tuple[str, ...]
     left_out: tuple[str, ...]
@@ -89,7 +89,7 @@ def images_in(folder: str) -> Found:
 
 
 def shortened(names: Sequence[str]) -> str:
-    """Some of the names, and how many more there are."""
+    """Return some of the names, and how many more there are."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
@@ -110,7 +110,7 @@ def place_masks(
     Args:
         folder: of the masks; None where each image comes with the name of its mask.
         images: path, and the name of its mask, in the folder or with it, or None.
-        file_format: of `FORMATS`, for masks without a name of their own.
+        file_format: of `FORMATS`, for masks without a given name.
         shared: what else is asked for; its `mask` is replaced.
 
     Raises:

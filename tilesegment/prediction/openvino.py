@@ -16,19 +16,19 @@ from tilesegment.prediction.predictor import BlockPredictor, Options
 if TYPE_CHECKING:
     import openvino
 
-# OpenVINO and NNCF send usage reports from their import on, unless this package is missing; who has imported it knows
+# OpenVINO and NNCF send usage reports from their import on, unless this package is missing
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 class OpenVinoPredictor(BlockPredictor):
     """Run the network with OpenVINO, converted for tiles of one shape.
 
-    Tiles are run one after another, whatever the batch: larger batches bring nothing on a CPU, and so no result
-    depends on them. Nor does one depend on the number of threads, which is that of PyTorch.
+    Tiles run one by one, whatever the batch: larger batches gain nothing on a CPU, and no result depends on them. Nor
+    does one depend on the number of threads, which is PyTorch's.
 
     Args:
         model, options: the network with its header; see `Options`.
-        tile: side of the tiles in pixels; for tiles of another shape the network is converted when they come.
+        tile: side of the tiles in pixels; the network is converted again for tiles of another shape.
         precision: fp32, or bf16 where the CPU has it; in a quantised network, of what is not in int8.
         quantised: the network in int8, see `int8.quantised`.
 

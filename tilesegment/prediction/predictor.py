@@ -295,7 +295,7 @@ def make_predictor(
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device ran out of memory; CPU and MPS have no class of their own for it."""
+    """Whether a device ran out of memory; CPU and MPS raise a plain RuntimeError."""
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
 
