@@ -51,7 +51,7 @@ def evaluate(prediction: str, truth: str, as_json: bool, quiet: bool, **given: A
         for note in found.notes:
             progress.line(f"Note: {note}")
     if not quiet:
-        # the tables are the result, unless JSON is: then they are for people only
+        # on stdout as the result, or beside JSON on stderr
         click.echo("\n".join(_lines(found)), err=as_json)
     if as_json:
         click.echo(json.dumps(asdict(found)))

@@ -93,7 +93,7 @@ def _brief(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _class_table(facts: dict[str, Any], most: int | None) -> list[str]:
-    """Name, share and area of each class; of many, of the `most` frequent ones."""
+    """Return name, share and area of each class; of many, of the `most` frequent ones."""
     names, shares, areas = facts["classes"], facts["shares"], facts["areas_um2"]
     order = list(shares)
     if most is not None and len(order) > most:

@@ -205,7 +205,7 @@ def _carry_out(
 
 
 def _conclude(results: list["Result"], out_dir: str | None, as_json: bool, quiet: bool, *, many: bool) -> None:
-    """Print results on stdout and errors on stderr; exit with the code of the worst outcome."""
+    """Print results on stdout and errors on stderr; exit with the matching code."""
     failed = [one for one in results if one.state == "failed"]
     if failed and not many:
         (one,) = failed

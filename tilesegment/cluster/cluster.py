@@ -61,7 +61,7 @@ class Cluster:
 
     @classmethod
     def start(cls, workers: int, *, dashboard: bool = False, wait: float = WAIT) -> Self:
-        """Start `workers` processes on this machine, reachable from this machine alone.
+        """Start `workers` processes on this machine, reachable only from here.
 
         They share the cores that this process may use; none has more threads than OMP_NUM_THREADS allows. One that ends
         is restarted. A script that calls this needs `if __name__ == "__main__":`, as the processes import it.
@@ -114,7 +114,7 @@ class Cluster:
         if any(path is not None for path in pem):
             for path in pem:
                 if path is None or not Path(path).is_file():
-                    raise ClusterError(f"TLS needs three PEM files, --tls-ca, --tls-cert and --tls-key; {path} is none")
+                    raise ClusterError(f"TLS needs PEM files for --tls-ca, --tls-cert and --tls-key; {path} is not one")
             names = ("tls_ca_file", "tls_client_cert", "tls_client_key")
             security = Security(**dict(zip(names, pem, strict=True)), require_encryption=True)
         is_file = "://" not in scheduler
@@ -129,7 +129,7 @@ class Cluster:
         except Exception as error:
             if is_file and isinstance(error, AssertionError | LookupError | TypeError | ValueError):
                 raise ClusterError(
-                    f"{scheduler} is no scheduler file: give one that dask scheduler --scheduler-file wrote"
+                    f"{scheduler} is not a scheduler file: give one that dask scheduler --scheduler-file wrote"
                 ) from error
             reason = one_line(error, 200)
             if isinstance(error, MemoryError):  # the first bytes of an answer are taken for a length
@@ -184,7 +184,7 @@ class Cluster:
         return self._machines[asked]
 
     def _ask_all(self, device: str, precision: str) -> list[Machine]:
-        """Ask each worker for its machine; one that just ended is left out."""
+        """Ask each worker to describe its machine; one that just ended is left out."""
         longest: dict[str, Any] = {"callback_timeout": max(self.crew.wait, _ANSWER)}
         try:
             has_package = self.client.run(eval, _HAS_PACKAGE, on_error="ignore", **longest)
@@ -194,14 +194,14 @@ class Cluster:
         except TilesegmentError:
             raise
         except Exception as error:  # dask has a different error for each way in which a worker ends
-            raise ClusterError(f"the workers do not answer ({error!r}); see to them, then run it again") from error
+            raise ClusterError(f"the workers do not answer ({error!r}); check them, then run it again") from error
         for answer in answers:
             if isinstance(answer, TilesegmentError):
                 raise answer
         machines = [answer for answer in answers if isinstance(answer, Machine)]
         if not machines:
             why = next(map(repr, answers), "there are none")
-            raise ClusterError(f"the workers do not answer ({why}); see to them, then run it again")
+            raise ClusterError(f"the workers do not answer ({why}); check them, then run it again")
         return machines
 
     def _check_scheduler(self) -> None:

@@ -96,7 +96,7 @@ class Window:
         return _PER_WORKER * max(len(self._workers), 1)
 
     def _next_task(self) -> Task | None:
-        """Return a task: first blocks that failed once, last, each alone, those suspected of ending their worker."""
+        """Return the next task: retries come first; blocks suspected of ending their worker last, each alone."""
         if self.stop():
             return None
         if self._again:
@@ -135,7 +135,7 @@ class Window:
         future.add_done_callback(self._finished.put)
 
     def _wait(self) -> Future | None:
-        """Wait for a task to end, well or not; None if none is in flight any more."""
+        """Wait for a task to end or fail; None if none is in flight any more."""
         while self._in_flight:
             try:
                 future = self._finished.get(timeout=1.0)
@@ -168,7 +168,7 @@ class Window:
         if time.monotonic() - self._moved < longest:
             return
         if self._stalled:
-            raise ClusterError("the workers do not answer any more; see to them, then run it again to go on")
+            raise ClusterError("the workers do not answer any more; check them, then run it again to go on")
         self._stalled, self._moved = True, time.monotonic()
         self.crew.note(f"nothing came back for {longest:.0f} s: sending the blocks again")
         waiting, self._in_flight = list(self._in_flight.values()), {}

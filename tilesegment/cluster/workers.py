@@ -53,7 +53,7 @@ class Crew:
         self._why = ""  # workers could not be started
 
     def begin(self) -> None:
-        """Count the time without workers, and without a scheduler, from now on."""
+        """Start counting the time without workers or scheduler."""
         self._none_since = self._unreachable_since = None
 
     def look(self, every: float = _LOOK) -> list[str]:
@@ -118,7 +118,7 @@ class Crew:
         else:
             text = f"no worker has come within {longest}"
         why = f" ({self._why})" if self._why else ""
-        raise ClusterError(f"{text}{why}: see to them, or --wait longer, then run it again to go on")
+        raise ClusterError(f"{text}{why}: check them, or --wait longer, then run it again to go on")
 
     def _start_anew(self) -> None:
         """Restart our workers that ended, in the background."""

@@ -56,7 +56,7 @@ def identity(
             digest.update(content)
     except OSError as error:
         raise ImageError(
-            f"{error.filename or path} cannot be read ({error.strerror}): see to its permissions"
+            f"{error.filename or path} cannot be read ({error.strerror}): check its permissions"
         ) from error
     written = datetime.fromtimestamp(max((file.time for file in files), default=0) / 1e9, UTC).isoformat()
     return Identity(digest.hexdigest(), exact, written)

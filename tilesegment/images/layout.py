@@ -113,7 +113,7 @@ def _check_axes(path: str, axes: Sequence[str], shape: tuple[int, ...]) -> None:
 
 
 def chosen_series(path: str, series: int | None, contents: Sequence[str], default: int = 0) -> tuple[int, list[str]]:
-    """Return the number of the image to open, and a note on the others if it was not chosen.
+    """Return the number of the image to open, and a note on the others if the user chose none.
 
     Args:
         path: of the file.

@@ -1,4 +1,4 @@
-"""From pixels as a file stores them to pixels of an image: their type and their orientation."""
+"""Conversion of stored pixels to those of an image: type and orientation."""
 
 from dataclasses import dataclass
 

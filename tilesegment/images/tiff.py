@@ -129,7 +129,7 @@ def open_tiff(path: str, choices: Choices) -> TiffSource:
 
 
 class _Listener(logging.Handler):
-    """Keeps what is logged in the thread that made it."""
+    """Keeps warnings logged in the thread that created it."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -137,7 +137,7 @@ class _Listener(logging.Handler):
         self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one line of it."""
+        """Keep one line of the message."""
         if record.thread == self._thread:
             self.said.append(one_line(record.getMessage(), 200))
 
@@ -172,7 +172,7 @@ def _images_of(path: str, tiff: TiffFile, said: list[str]) -> list[TiffPageSerie
             raise
         raise ImageError(
             f"{path} describes its pages as one stack, but they are not alike ({one_line(error, 200)}): "
-            "export its images to files of their own"
+            "export its images to separate files"
         ) from error
     if not series:
         raise ImageError(f"{path} holds no image: it is damaged")
@@ -196,7 +196,7 @@ def _white(path: str, page: TiffPage, invert: bool, notes: list[str]) -> int | N
         return None
     kind = np.dtype(page.dtype).kind
     if kind == "f":
-        raise ImageError(f"{path} holds floats of which 0 is white: there is no largest to invert them by: convert it")
+        raise ImageError(f"{path} holds floats of which 0 is white, with no largest to invert them by: convert it")
     notes.append(f"{path} says that 0 is white (MINISWHITE): its values are inverted")
     return -1 if kind == "i" else 255 if page.bitspersample == 1 else (1 << page.bitspersample) - 1
 

@@ -1,4 +1,4 @@
-"""The stored planes of a TIFF, read region by region: row by row where they lie raw, else by strips or tiles."""
+"""The stored planes of a TIFF, read region by region: row by row if they are raw, else by strips or tiles."""
 
 import math
 import os
@@ -180,7 +180,7 @@ def _kind(page: TiffPage) -> str:
 
 
 def _check_page(path: str, key: TiffPage, page: TiffPage | TiffFrame, size: int) -> None:
-    """Compare what `page` claims with the `size` of the file in bytes, and with the page that stands for all."""
+    """Compare what `page` claims with the `size` of the file in bytes, and with the key page of the series."""
     expected = segment_count(key)
     if min(len(page.dataoffsets), len(page.databytecounts)) < expected:
         raise ImageError(
@@ -198,7 +198,7 @@ def _check_page(path: str, key: TiffPage, page: TiffPage | TiffFrame, size: int)
         if facts(key) != facts(whole):
             raise ImageError(
                 f"{path} has pages of one stack that differ in their {name} ({facts(key)} and {facts(whole)}): export "
-                "its images to files of their own"
+                "its images to separate files"
             )
 
 

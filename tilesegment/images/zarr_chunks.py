@@ -1,4 +1,4 @@
-"""A Zarr array read by index, its stored objects (chunks or shards) looked at before zarr reads them.
+"""A Zarr array read by index; its stored objects (chunks or shards) are checked before zarr reads them.
 
 An empty file, a folder or a broken link in place of a chunk is damage; zarr would take it for a missing chunk, that is
 for background.

@@ -128,12 +128,12 @@ def _find(path: Path) -> tuple[Path, dict[str, Any]]:
     records = [(place, record) for place, record in found if record is not None]
     if not records:
         raise MaskError(f"{path} is no mask written by tilesegment, and none of that name is in progress; name one")
-    # one under its final name may have been about to become a mask in progress again
+    # one under its final name may have been on its way back to a mask in progress
     return records[0] if records[0][1].get("state") != "partial" else records[-1]
 
 
 def _is_whole(target: Target, spec: MaskSpec, record: dict[str, Any]) -> bool:
-    """Return whether the folder under its final name has all levels, and these all blocks."""
+    """Return whether the folder under its final name has all levels with all blocks."""
     if record.get("state") != "complete":
         return False
     try:
@@ -152,7 +152,7 @@ def _reopen(target: Target, spec: MaskSpec, record: dict[str, Any]) -> None:
     if lock_file(path) is None:
         create_array(path / "0", target.grid(spec))
     with claim(path, wait=True) as is_there:
-        # another process may have done it; and one in progress is gone on with only under --overwrite
+        # another process may have done it; and one in progress only goes on under --overwrite
         if not is_there or target.partial.exists():
             return
         write_group(path, Node(target.grid(spec).format, {MARK: record | {"state": "partial"}}))

@@ -46,7 +46,7 @@ def reporting(deed: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise MaskError(f"cannot {deed} {path}: {reason}; see to space and permissions, then run it again") from error
+        raise MaskError(f"cannot {deed} {path}: {reason}; check space and permissions, then run it again") from error
 
 
 def gone(folder: Path) -> MaskError:

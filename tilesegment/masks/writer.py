@@ -97,7 +97,7 @@ class MaskWriter:
         return self.base.survey()
 
     def mark_unreadable(self) -> None:
-        """Record that part of the image could not be read, so that the mask goes on once the image is repaired."""
+        """Record that part of the image could not be read, so that the mask can go on once it is repaired."""
         with reporting("write to", self.target.partial):
             group = read_node(self.target.partial, MaskError)
             if group is not None:
@@ -306,7 +306,7 @@ def claim(folder: Path, *, shared: bool = False, wait: bool = False) -> Iterator
                 f"another run is writing {folder}; wait for it, or stop it; parts of one job need --part, all of them"
             ) from None
         except OSError as error:
-            raise MaskError(f"cannot lock {folder}: {error.strerror}; see to its permissions") from error
+            raise MaskError(f"cannot lock {folder}: {error.strerror}; check its permissions") from error
         yield is_there
 
 

@@ -1,4 +1,4 @@
-"""OME-Zarr metadata as written, 0.4 and 0.5: of masks and probabilities, and of the labels of an image."""
+"""OME-Zarr metadata to write, 0.4 and 0.5: of masks, probabilities and the labels of an image."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from tilesegment.ome_zarr.node import METADATA, Node, group_file, read_json, rea
 
 ZARR_FORMAT = {"0.4": 2, "0.5": 3}
 MAX_HALVINGS = 64  # no image has a side of 2^64 pixels
-_DARK, _GREY = 80, "808080"  # a colour whose largest part is less hardly shows on black: grey is drawn in its place
+_DARK, _GREY = 80, "808080"  # colours whose largest part is less hardly show on black: they become grey
 _WITHOUT_SCALES = ("0.1", "0.2", "0.3")
 _OWN_ZARR = "write the mask to a .zarr of its own"
 _DEEPEST = 8  # groups within groups

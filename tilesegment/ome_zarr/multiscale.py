@@ -167,7 +167,7 @@ def _read(path: str, version: str, image: Mapping[str, Any]) -> Multiscale:
 def _compose(
     transformations: Sequence[Any], axes: tuple[str, ...], doubts: dict[str, None]
 ) -> tuple[_Numbers, _Numbers] | None:
-    """Return the scale and origin along each axis; None if they are not given, or not in a way that is read.
+    """Return the scale and origin along each axis; None if they are missing or cannot be read.
 
     Transformations are applied in their order; what is not read is added to `doubts`.
     """
@@ -199,7 +199,7 @@ def _flat(transformations: Sequence[Any], depth: int = 0) -> list[Mapping[str, A
 
 
 def _numbers(transformation: Mapping[str, Any], axes: tuple[str, ...]) -> tuple[_Numbers | None, str]:
-    """Return the numbers of a scale or translation, one per axis, or None if they are not read; and what is doubtful.
+    """Return the numbers of a scale or translation, one per axis, or None if they are not read; and a doubt, or "".
 
     Where there are fewer or more numbers than axes, they belong to as many axes: those of space, of the plane, or all
     five of OME-Zarr 0.1.

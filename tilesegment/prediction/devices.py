@@ -59,7 +59,7 @@ def choose_precision(device: torch.device, name: str = "auto") -> str:
 
 
 def has_openvino(device: torch.device, precision: str) -> bool:
-    """Whether OpenVINO is installed and computes in `precision`: on a CPU without it, it silently takes another."""
+    """Whether OpenVINO is installed and computes in `precision`: on a CPU without it, OpenVINO silently uses another."""
     native = precision in ("fp32", "int8") or (precision == "bf16" and _cpu_has_bf16())
     return device.type == "cpu" and native and find_spec("openvino") is not None
 
@@ -83,7 +83,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def this_machine(device: str = "auto", precision: str = "auto") -> Machine:
-    """Describe this machine for a plan, for a device and a precision as the user names them.
+    """Describe this machine for a plan, for the device and precision that the user named.
 
     Raises:
         DeviceError: they are not available here.

@@ -45,7 +45,7 @@ def read_list(path: str | Path) -> list[tuple[str, str | None]]:
 
 
 def _rows(path: str | Path, text: str) -> list[tuple[str, str | None]]:
-    """Images and masks in the columns `image` and `out` of a CSV, in any case."""
+    """Return the images and masks in the columns `image` and `out` of a CSV, in any case."""
     head, *rows = list(csv.reader(io.StringIO(text))) or [[]]
     columns = [name.strip().lower() for name in head]
     if columns.count("image") != 1 or columns.count("out") > 1:
@@ -71,7 +71,7 @@ class Found(NamedTuple):
 
 
 def images_in(folder: str) -> Found:
-    """Find the images in a folder, not in those below; masks and pictures that we wrote are no images.
+    """Find the images in a folder, not in those below; masks and pictures that we wrote do not count.
 
     Raises:
         PlanError: there are none, or the folder cannot be read.
@@ -79,7 +79,7 @@ def images_in(folder: str) -> Found:
     try:
         entries = sorted(entry for entry in os.listdir(folder) if not entry.startswith("."))
     except OSError as error:
-        raise PlanError(f"the folder {folder} cannot be read ({error.strerror}): see to its permissions") from error
+        raise PlanError(f"the folder {folder} cannot be read ({error.strerror}): check its permissions") from error
     images = tuple(name for name in entries if _is_to_predict(Path(folder, name)))
     left_out = tuple(name for name in entries if name not in images)
     if not images:
@@ -140,7 +140,7 @@ def _place(folder: str | Path | None, image: str, name: str | None, file_format:
 
 
 def _stem(image: str) -> str:
-    """The name of an image without its format, `a` of `a.ome.tif`; of a part of a Zarr `a_0`, of `a.zarr/0`."""
+    """Return the name of an image without its format, `a` of `a.ome.tif`; of a part of a Zarr `a_0`, of `a.zarr/0`."""
     path, parts = Path(os.path.abspath(image)), list[str]()
     while path.parent.suffix == ".zarr" or is_zarr(path.parent):
         parts.insert(0, path.name)

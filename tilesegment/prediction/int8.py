@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Samples = list[tuple[np.ndarray, Block]]
 
-# tiles of an image: every third is for measuring, the others calibrate; of large tiles fewer are enough
+# tiles of an image: every third measures, the others calibrate; fewer large ones are enough
 _LEAST_SAMPLES, _MOST_SAMPLES, _SAMPLED = 3, 12, 4_000_000  # tiles, pixels
 _RECIPE = 3  # version of the way a network is quantised; networks cached by another one are ignored
 
@@ -170,7 +170,7 @@ def _network_key(model: Model, inputs: list[np.ndarray]) -> str:
 
 def _measurement_key(predictor: BlockPredictor, samples: Samples) -> str:
     """Hash what the disagreement depends on, apart from the quantised network."""
-    # CPUs without instructions for int8 add up in fewer bits
+    # CPUs without int8 instructions accumulate in fewer bits
     cpu = [str(core().get_property("CPU", name)) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
     facts = [cpu, predictor.threshold, len(predictor.symmetries), [str(block) for _, block in samples]]
     digest = hashlib.sha256(json.dumps(facts).encode())
@@ -196,7 +196,7 @@ def _quantise(network: "openvino.Model", inputs: list[np.ndarray]) -> "openvino.
 
 
 def crop_by_strides(network: "openvino.Model") -> None:
-    """Replace every crop by fixed bounds by its older operation, through which NNCF lets integers pass.
+    """Replace each crop by fixed bounds with the older operation, through which NNCF lets integers pass.
 
     Otherwise a skip is computed and cropped in fp32 and then rounded: a tenth of the time of a U-Net in int8. Bounds at
     the end are counted from there: a skip is cropped by as much in any tile, so the network can be reshaped.

@@ -54,8 +54,8 @@ def _measure(source: ImageSource, plan: "Plan", otherwise: str) -> Normalisation
     if np.any(std <= 1e-6 * np.abs(mean)):
         if source.stored_dtype != source.dtype:
             raise ImageError(
-                f"{source.path} holds {source.stored_dtype} of which a channel is constant, or spans too little for so "
-                "large values to differ in float32: subtract the smallest value and save it as uint16 or float32"
+                f"{source.path} holds {source.stored_dtype} of which a channel is constant, or spans too little to be "
+                "resolved in float32: subtract the smallest value and save it as uint16 or float32"
             )
         raise ImageError(f"{source.path} is constant in a channel and has no spread to scale by; {advice}{otherwise}")
     return Normalisation(tuple(map(float, mean)), tuple(map(float, std)), str(source.dtype))

@@ -73,7 +73,7 @@ class OpenVinoPredictor(BlockPredictor):
 def _converted(
     network: nn.Module, weights: str, name: str, shape: tuple[int, ...], precision: str, threads: int
 ) -> "openvino.CompiledModel":
-    """Convert and compile once per network and `weights` (their hash), as many images mostly take one model."""
+    """Convert and compile once per network and `weights` (their hash), as many images mostly share one model."""
     return _compile(convert(network, name, shape), precision, threads)
 
 

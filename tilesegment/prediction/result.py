@@ -83,7 +83,7 @@ class Result:
 
     @property
     def given_up(self) -> bool:
-        """Whether to leave out its other blocks: more is wrong than a few places of the image."""
+        """Whether its other blocks are left out, as more fails than a few places of the image."""
         return len(self.errors) > _MOST_FAILED or any(not isinstance(error, ImageError) for error in self.errors)
 
     @property

@@ -101,7 +101,7 @@ def verify(
     from tilesegment.prediction.job import Job  # which measures with `mismatch`
 
     if precision not in _TOLERANCE:
-        raise PlanError(f"precision {precision!r} has rounding of its own; allowed for verify: {', '.join(_TOLERANCE)}")
+        raise PlanError(f"precision {precision!r} rounds too much; allowed for verify: {', '.join(_TOLERANCE)}")
     chosen = Settings.of({"model": model, "device": device, "precision": precision, **settings})
     with Job.prepare(image, chosen) as job:
         crops = []
@@ -145,7 +145,7 @@ def crops_of(shape: tuple[int, int], step: int, divisor: int) -> list[Region]:
 
 
 def _compare(job: "Job", predictor: BlockPredictor, region: Region) -> Crop:
-    """Compare one crop by tiles of the plan with the same in one pass."""
+    """Compare a crop predicted by the tiles of the plan with the same in one pass."""
     plan, plane = job.plan, job.plan.planes.start
     view, whole = plan.view, plan.region
     probabilities, ids = np.empty((plan.classes, *region.shape)), np.empty(region.shape, np.uint8)

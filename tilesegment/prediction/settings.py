@@ -101,7 +101,7 @@ class Settings:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
-        """Settings from keyword arguments. A torch.nn.Module as model becomes a `Model`, see `model_of`.
+        """Make settings from keyword arguments. A torch.nn.Module as model becomes a `Model`, see `model_of`.
 
         The grey values that a module takes are unknown: they are normalised by the image unless `normalise` is given.
 

@@ -29,9 +29,9 @@ CONSTANT, TISSUE = "constant", "tissue"
 _SIDE = 2048  # pixels of an overview, at most: on a slide of 100,000 pixels one of its pixels is 12 micrometres
 _GROWN = 128  # tissue grows by this fraction of an overview's side: pale edges and stray cells lie beside what is dark
 # share of the variance that Otsu's threshold explains: 0.64 of a normal distribution, 0.75 of a uniform one, so no more
-# than that is one kind of area cut in two
+# than that is a single kind of area
 _SEPARATE = 0.75
-# of white: tissue this colourful is tissue for certain. Ink and pens are more so, and must not raise the threshold
+# of white: more colour than this is clipped, as ink and pens would raise the threshold
 _COLOURFUL = 0.25
 _GLASS = 0.1  # of white: the mean saturation of glass is less, whatever the scanner; pale tissue has more
 
@@ -266,12 +266,12 @@ def _outside(mask: _Outline, plan: "Plan") -> np.ndarray:
         PlanError: it is not a mask of this image.
     """
     (height, width), (rows, columns) = plan.shape, mask.shape
-    # sides are whole numbers: the aspect may be off by what rounding a side makes
+    # sides are whole numbers: the aspect ratio may be off by their rounding
     if abs(rows * width - columns * height) > max(height, width) or mask.depth not in (1, plan.depth):
         given, wanted = (f" x {n} planes" if n else "" for n in (mask.depth if mask.depth > 1 else None, plan.depth))
         raise PlanError(
             f"the mask {mask.path} is {rows} x {columns} pixels{given}, the image {height} x {width}{wanted}: give one "
-            "of the same aspect, of any size, of one plane or of as many"
+            "of the same aspect ratio, of any size, with one plane or as many"
         )
     scale = (height / rows, width / columns)
 

@@ -79,7 +79,7 @@ class Sides:
         wanted = BLOCK if wanted is None else wanted
         chunk = _chunk(step, min(_CHUNK, wanted // 2))
         if step > _MOST_STEP or chunk > _MOST_CHUNK:
-            raise PlanError(f"a tile that keeps {step} pixels is much too large; a few thousand pixels are as good")
+            raise PlanError(f"a tile that keeps {step} pixels is much too large; keep at most a few thousand")
         unit = max(step, chunk)
         return cls(step, unit * min(max(round(wanted / unit), 1), -(-max(shape) // unit)), chunk)
 
