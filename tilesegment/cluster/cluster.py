@@ -160,7 +160,7 @@ class Cluster:
             text += "; it has no authentication: anyone who reaches it can run code on its workers, use tls://"
         return text
 
-    def ask(self, device: str, precision: str, stop: Callable[[], bool] = lambda: False) -> Machine:
+    def ask(self, device: str, precision: str, stop: Callable[[], bool]) -> Machine:
         """Describe the workers for a plan, once there are any.
 
         Raises:

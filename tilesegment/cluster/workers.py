@@ -39,9 +39,7 @@ class Crew:
         out_of_reach: seconds that the scheduler may not answer.
     """
 
-    def __init__(
-        self, client: Client, owned: SpecCluster | None, wait: float, note: Callable[[str], None] = lambda text: None
-    ) -> None:
+    def __init__(self, client: Client, owned: SpecCluster | None, wait: float, note: Callable[[str], None]) -> None:
         self.client, self.wait, self.note, self.out_of_reach = client, wait, note, 30.0
         self._owned = owned
         self._addresses: list[str] = []

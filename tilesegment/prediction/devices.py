@@ -59,7 +59,7 @@ def choose_precision(device: torch.device, name: str = "auto") -> str:
 
 
 def has_openvino(device: torch.device, precision: str) -> bool:
-    """Whether OpenVINO is installed and computes in `precision`: on a CPU without it, OpenVINO silently uses another."""
+    """Whether OpenVINO is installed and computes in `precision`: on a CPU without it, it silently uses another."""
     native = precision in ("fp32", "int8") or (precision == "bf16" and _cpu_has_bf16())
     return device.type == "cpu" and native and find_spec("openvino") is not None
 

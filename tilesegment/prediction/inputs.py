@@ -14,7 +14,6 @@ from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr
 from tilesegment.masks import read_record
 from tilesegment.prediction.settings import Outputs
 
-FORMATS = ("zarr", "tif", "png")
 _DOUBLE = (".ome.tiff", ".ome.tif", ".ome.zarr")  # suffixes of two parts
 
 
@@ -110,7 +109,7 @@ def place_masks(
     Args:
         folder: of the masks; None where each image comes with the name of its mask.
         images: path, and the name of its mask, in the folder or with it, or None.
-        file_format: of `FORMATS`, for masks without a given name.
+        file_format: zarr, tif or png, for masks without a given name.
         shared: what else is asked for; its `mask` is replaced.
 
     Raises:

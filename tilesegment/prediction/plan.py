@@ -23,7 +23,6 @@ from tilesegment.prediction.tiling import Machine, Sides, choose_runtime, defaul
 
 _PROCESS_BYTES = 350 * 10**6  # measured: Python with torch, zarr and tifffile loaded
 _SAMPLE_STEP = 512  # pixels, at most: calibrating int8 holds many more values, and in fp32
-ONNX = "onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -270,8 +269,8 @@ def _runtime(model: Model, settings: Settings, machine: Machine, pixels: int) ->
     if not isinstance(model.network, OnnxNetwork):
         return choose_runtime(settings.runtime, machine, pixels)
     if settings.runtime != "auto":
-        raise PlanError(f"--runtime is {settings.runtime}, but the model runs by {ONNX}; leave it out")
-    return ONNX
+        raise PlanError(f"--runtime is {settings.runtime}, but the model runs by onnxruntime; leave it out")
+    return "onnxruntime"
 
 
 def _planes(source: ImageSource, z: tuple[int, int] | None) -> range:

@@ -83,7 +83,7 @@ class BlockPredictor:
         return ids, found
 
     def begin(self, pixels: np.ndarray, block: Block, *, probabilities: bool = False) -> Pending:
-        """Begin `predict` or `predict_probabilities`; the returned function, called in any thread, waits for the result.
+        """Begin `predict` or `predict_probabilities`; the returned function waits for the result, in any thread.
 
         A GPU works in the background: the next block can be begun before the result of this one has arrived.
 

@@ -93,7 +93,7 @@ class ThisProcess:
     ) -> None:
         self._finisher.shutdown(cancel_futures=True)
 
-    def ask(self, device: str, precision: str, stop: Stop = lambda: False) -> Machine:
+    def ask(self, device: str, precision: str, stop: Stop) -> Machine:
         return this_machine(device, precision)
 
     def check(self, job: Job) -> None:
