@@ -15,7 +15,7 @@ from tilesegment.metadata import UNKNOWN_FRAME, Frame, Spacing, frame_of_size, m
 
 Element: TypeAlias = ElementTree.Element
 
-# micrometres a pixel for which resolution tags are believed: 72 to 2400 dots per inch are for printers
+# micrometres per pixel for which resolution tags are believed: 72 to 2400 dots per inch are for printers
 _PLAUSIBLE = (1e-3, 10.0)
 _MAX_PLANES = 1 << 20  # of an OME-TIFF
 
@@ -123,7 +123,7 @@ def tiff_frame(tiff: TiffFile, ome: Element | None, series: TiffPageSeries) -> F
     """Return where pixels and planes of level 0 of `series` lie, if the file says so.
 
     From OME-XML, else Aperio's MPP, else ImageJ's unit and spacing, else the resolution tags: these only in centimetres
-    or inches, and only if they give 0.001 to 10 micrometres a pixel. Coarser ones are the meaningless 72 or 300 dots
+    or inches, and only if they give 0.001 to 10 micrometres per pixel. Coarser ones are the meaningless 72 or 300 dots
     per inch that programs write.
     """
     page = series.keyframe

@@ -29,7 +29,7 @@ from tilesegment.metadata import MARK, part_of_frame
 
 KINDS = {".tif": "tiff", ".tiff": "tiff", ".png": "png"}
 _CLASSES = f"{MARK}/classes"  # namespace of the annotation with the names of the classes by id
-_TILE = 512  # side of a TIFF's tiles in pixels
+_TILE = 512  # side of a TIFF's tiles, pixels
 _BAND = 8192  # pixels along x that are read at once, whole tiles
 _CLASSIC_LIMIT = 1 << 31  # bytes before compression from which a TIFF gets 64-bit offsets; few readers lack them
 _TEXT_LIMIT = 1 << 24  # bytes; a thousand times what a record takes

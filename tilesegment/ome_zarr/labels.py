@@ -17,7 +17,7 @@ ZARR_FORMAT = {"0.4": 2, "0.5": 3}
 MAX_HALVINGS = 64  # no image has a side of 2^64 pixels
 _DARK, _GREY = 80, "808080"  # colours whose largest part is less hardly show on black: they become grey
 _WITHOUT_SCALES = ("0.1", "0.2", "0.3")
-_OWN_ZARR = "write the mask to a .zarr of its own"
+_OWN_ZARR = "write the mask to a separate .zarr"
 _DEEPEST = 8  # groups within groups
 
 
