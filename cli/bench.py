@@ -54,14 +54,14 @@ def bench(image: str | None, as_json: bool, quiet: bool, **given: Any) -> None:
     with sigterm_stops(), ProgressReport(quiet) as progress:
         found = measure(image, report=lambda done, w: progress.show(done, w, time.monotonic() - start), **given)
     if not quiet:
-        # the result itself, unless JSON is: then it is for people only
+        # on stdout as the result, or beside JSON on stderr
         click.echo("\n".join(_lines(found)), err=as_json)
     if as_json:
         click.echo(json.dumps(asdict(found)))
 
 
 def _lines(found: "Bench") -> list[str]:
-    """What was measured, and the speeds."""
+    """Describe what was measured, and the speeds."""
     y0, x0, y1, x1 = found.region
     product = f"product of {found.matmul_side}^2 matrices"
     ratio = f"   {100 * found.end_to_end_ratio:.1f} % of the predictor, {found.start_seconds:.2f} s to start"

@@ -51,7 +51,7 @@ def evaluate(prediction: str, truth: str, as_json: bool, quiet: bool, **given: A
         for note in found.notes:
             progress.line(f"Note: {note}")
     if not quiet:
-        # the tables are the result, unless JSON is: then they are for people only
+        # on stdout as the result, or beside JSON on stderr
         click.echo("\n".join(_lines(found)), err=as_json)
     if as_json:
         click.echo(json.dumps(asdict(found)))
@@ -67,7 +67,7 @@ def _lines(found: "Evaluation") -> list[str]:
 
 
 def _class_table(found: "Evaluation") -> list[str]:
-    """One row per class: its values, its scores, and what its pixels were taken for."""
+    """Return a row per class: its values, its scores, and what its pixels were taken for."""
     rows = [["class", "in truth", "in prediction", "share", "Dice", "IoU", *(f"as {c.name}" for c in found.classes)]]
     coloured = max(one.truth_value for one in found.classes) > _LARGEST_GREY
 
@@ -85,7 +85,7 @@ def _class_table(found: "Evaluation") -> list[str]:
 
 
 def _scores(found: "Evaluation") -> list[str]:
-    """The scores of all images together, beside those of a constant predictor."""
+    """Return the scores of all images together, beside those of a constant predictor."""
     constant = "always the most frequent class"
     rows = [
         ["pixel accuracy", _number(found.accuracy), f"{constant}: {_number(found.floor_accuracy)}"],
@@ -110,7 +110,7 @@ def _scores(found: "Evaluation") -> list[str]:
 
 
 def _image_table(found: "Evaluation") -> list[str]:
-    """One row per image; of many, the worst."""
+    """Return a row per image; of many, the worst."""
     images = list(found.images)
     if len(images) > _MOST_ROWS:
         images = sorted(images, key=lambda one: 2.0 if one.miou is None else one.miou)[:_MOST_ROWS]

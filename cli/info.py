@@ -83,7 +83,7 @@ def networks(as_json: bool) -> None:
 
 
 def _brief(facts: dict[str, Any]) -> dict[str, Any]:
-    """Keep what fits on a screen: no settings, and of a mask image, model and time."""
+    """Keep what fits on a screen: no settings; for a mask its image, model and time."""
     brief = {key: value for key, value in facts.items() if key not in _LONG}
     provenance = facts.get("provenance") or {}
     model = provenance.get("model")
@@ -93,7 +93,7 @@ def _brief(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _class_table(facts: dict[str, Any], most: int | None) -> list[str]:
-    """Name, share and area of each class; of many, of the `most` frequent ones."""
+    """Return name, share and area of each class; of many, of the `most` frequent ones."""
     names, shares, areas = facts["classes"], facts["shares"], facts["areas_um2"]
     order = list(shares)
     if most is not None and len(order) > most:
@@ -108,7 +108,7 @@ def _class_table(facts: dict[str, Any], most: int | None) -> list[str]:
 
 
 def _percent(share: float) -> str:
-    """A class that is there is not 0.00 %."""
+    """Format a share; a small one is not 0.00 %."""
     return "< 0.01 %" if 0 < share < 5e-5 else f"{100 * share:.2f} %"
 
 

@@ -42,10 +42,10 @@ for command in (*_COMMANDS, import_weights, export):
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 usage, 3 some failed, 75 asked to stop, 130 Ctrl-C."""
     debug = "--debug" in sys.argv
-    # the flag may stand anywhere: it is often added at the end of a line that failed
+    # the flag may stand anywhere: it is often appended to a command that failed
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if not debug:
-        # what libraries log about a damaged file is said once, by our own message
+        # libraries log about damaged files too; our message is enough
         logging.disable()
         warnings.simplefilter("ignore")
     try:

@@ -67,7 +67,7 @@ def together(*options: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """Who predicts: `workers` processes of this machine, the workers of a `scheduler`, or, without, this process."""
+    """What predicts: `workers` local processes, the workers of a `scheduler`, or, with neither, this process."""
 
     workers_: int | None
     scheduler: str | None
@@ -79,7 +79,7 @@ class ClusterOptions:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether there is to be one."""
+        """Whether a cluster is asked for."""
         return self.workers_ is not None or self.scheduler is not None
 
     def check(self) -> None:
@@ -111,7 +111,7 @@ class ClusterOptions:
 
 
 _CLUSTER = together(
-    click.option("--workers", "workers_", type=click.IntRange(1, 1024), help="Predict by so many local processes."),
+    click.option("--workers", "workers_", type=click.IntRange(1, 1024), help="Predict by this many local processes."),
     click.option("--scheduler", type=read_path, metavar="tcp://...|FILE", help="Predict on a running Dask cluster."),
     click.option("--tls-ca", type=read_path, metavar="PEM", help="For tls://: who signed the scheduler's certificate."),
     click.option("--tls-cert", type=read_path, metavar="PEM", help="Certificate of this client."),

@@ -13,7 +13,6 @@ from tilesegment_cli.exit_codes import SOME_FAILED, STOPPED
 from tilesegment_cli.types import PART, RANGE, REGION
 
 if TYPE_CHECKING:
-    from tilesegment.prediction.job import Job
     from tilesegment.prediction.result import Result
     from tilesegment.prediction.settings import Outputs, Settings
 
@@ -100,7 +99,8 @@ def predict(
         settings = Settings.of(given)
         placed = _placed(_named(images, listed, quiet), listed, out, out_dir, file_format, shared, dry_run)
         if dry_run:
-            _print_plans(placed, settings, as_json)
+            for image, _ in placed:
+                _print_plan(image, settings, as_json)
             return
         many = out_dir is not None or len(placed) > 1
         results = _carry_out(placed, settings, cluster, out_dir, quiet, verbose, stop, many=many)
@@ -205,7 +205,7 @@ def _carry_out(
 
 
 def _conclude(results: list["Result"], out_dir: str | None, as_json: bool, quiet: bool, *, many: bool) -> None:
-    """Print results on stdout, errors on stderr, and exit with the code that says it."""
+    """Print results on stdout and errors on stderr; exit with the matching code."""
     failed = [one for one in results if one.state == "failed"]
     if failed and not many:
         (one,) = failed
@@ -228,7 +228,7 @@ def _conclude(results: list["Result"], out_dir: str | None, as_json: bool, quiet
 
 
 def _facts(results: list["Result"], many: bool) -> dict[str, Any]:
-    """Return what became of one image, or of each of many, as JSON values."""
+    """Return the result of one image, or of each of many, as JSON values."""
     done = [one.as_json() for one in results if one.finished and not one.errors]
     if done and not many:
         return done[0]
@@ -248,18 +248,13 @@ def _facts(results: list["Result"], many: bool) -> dict[str, Any]:
     return {"images": done, "failed": failed, "failures": failures, "stopped": stopped}
 
 
-def _print_plans(placed: "Placed", settings: "Settings", as_json: bool) -> None:
+def _print_plan(image: str, settings: "Settings", as_json: bool) -> None:
+    """Print the plan with its expected time, measured on one tile."""
     from tilesegment.prediction.job import Job
 
-    for image, _ in placed:
-        with Job.prepare(image, settings) as job:
-            _print_plan(job, as_json)
-
-
-def _print_plan(job: "Job", as_json: bool) -> None:
-    """Print the plan with its expected time, measured on one tile."""
-    plan, skipping = job.plan, job.plan.skipping
-    seconds = job.seconds_per_tile() * plan.tiles * (1 - skipping.share)
+    with Job.prepare(image, settings) as job:
+        plan, skipping = job.plan, job.plan.skipping
+        seconds = job.seconds_per_tile() * plan.tiles * (1 - skipping.share)
     if as_json:
         names = ("pixels", "blocks", "tiles", "tile", "step", "block", "batch", "device", "precision", "runtime")
         known = {name: getattr(plan, name) for name in (*names, "memory_bytes", "disk_bytes")}

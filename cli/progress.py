@@ -33,7 +33,7 @@ class ProgressReport:
             self._bar.stop()
 
     def show(self, done: float, text: str, seconds: float) -> None:
-        """Show that part `done` of the run, 0 to 1, is done after `seconds`, as `text` says in words."""
+        """Show the share `done` of the run, 0 to 1, after `seconds`, with `text`."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, description=text)
         elif not self.quiet and time.monotonic() - self._said >= _EVERY:

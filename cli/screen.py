@@ -1,4 +1,4 @@
-"""What a prediction shows while it runs: one bar for all images, and a line for each that has ended."""
+"""Progress of a prediction: one bar for all images, and a line for each that has ended."""
 
 import click
 
@@ -14,7 +14,7 @@ class Screen(ProgressReport, Listener):
     Args:
         quiet: show nothing but errors.
         verbose: show each plan before it is carried out.
-        many: whether there are many images, of which each one's end is shown, errors among them.
+        many: whether there are many images, whose errors are shown as they end.
     """
 
     def __init__(self, quiet: bool, verbose: bool, many: bool) -> None:
@@ -23,11 +23,11 @@ class Screen(ProgressReport, Listener):
         self._noted: set[str] = set()
 
     def note(self, text: str) -> None:
-        """Say something about the run as a whole."""
+        """Print a note on the run as a whole."""
         self.line(f"Note: {text}")
 
     def begun(self, result: Result) -> None:
-        """Show the plan, if wanted, the notes, and what was found of an earlier run."""
+        """Show the plan if wanted, the notes, and damaged blocks of an earlier run."""
         for name, value in result.decided.lines() if self.verbose else ():
             self.line(f"{name:<10}{value}")
         for note in (one for one in result.notes if one not in self._noted):
@@ -49,9 +49,9 @@ class Screen(ProgressReport, Listener):
             self.line(f"{error}; going on with the other blocks")
 
     def ended(self, result: Result) -> None:
-        """Say in a line or two what became of an image."""
+        """Report the end of an image."""
         if result.errors and self.many:
-            # errors are printed even where all else is quiet
+            # printed even if quiet
             click.echo(f"Error: {result.image}: {one_line(result.errors[0])}", err=True)
         if result.errors or not result.finished:
             return

@@ -43,7 +43,7 @@ def finish(mask: str, quiet: bool) -> None:
 
     try:
         writer = open_partial(mask)
-    except FinishedError as error:  # as in a last job that always does this
+    except FinishedError as error:  # as in a final job that always runs this
         if not quiet:
             click.echo(f"Note: {error}", err=True)
         return

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
-    """Lines of a table with columns two spaces apart, aligned to the right except for those in `left`."""
+    """Return the lines of a table with columns two spaces apart, aligned to the right except for those in `left`."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -130,7 +130,7 @@ def train(data: str, as_json: bool, quiet: bool, **given: Any) -> None:
 
 
 def _say_what_is_kept(data: str, begun: "list[tuple[Trainer, Path]]") -> None:
-    """Say how far a stopped run came, and how to go on."""
+    """Print how far a stopped run came, and how to go on."""
     if not begun:
         click.echo("Stopped before the first update: nothing is kept; begin again.", err=True)
     for trainer, folder in begun:
@@ -141,7 +141,7 @@ def _say_what_is_kept(data: str, begun: "list[tuple[Trainer, Path]]") -> None:
 
 
 def _introduce(progress: ProgressReport, trainer: "Trainer", folder: Path) -> None:
-    """Say what the data are and what will be done with them."""
+    """Print a summary of the data and of what is done with them."""
     from tilesegment.training.data import summary
     from tilesegment.training.settings import GOAL_NAMES
 
@@ -156,7 +156,7 @@ def _introduce(progress: ProgressReport, trainer: "Trainer", folder: Path) -> No
 
 
 def _conclude(run: "TrainingRun") -> None:
-    """Say what came out, and how to use it."""
+    """Print the result, and how to use it."""
     lines = []
     if run.scores is not None:
         lines.append(f"Held out: {_words(run.scores)}")

@@ -12,19 +12,19 @@ from tilesegment import Region
 
 
 class Parsed(click.ParamType):
-    """A value written in a form of its own.
+    """An option value with its own syntax.
 
     Args:
-        name: the form, as --help shows it.
-        parse: raises ValueError for a text that is not of this form.
-        form: the form in words, with an example.
+        name: the syntax, as --help shows it.
+        parse: raises ValueError for another syntax.
+        form: the syntax in words, with an example.
     """
 
     def __init__(self, name: str, parse: Callable[[str], Any], form: str) -> None:
         self.name, self.parse, self.form = name, parse, form
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse a text; a default that is no text passes."""
+        """Parse a text; other values are defaults, and returned as they are."""
         if not isinstance(value, str):
             return value
         try:
@@ -117,7 +117,7 @@ WEIGHTS = Parsed(
 class PathType(click.ParamType):
     """The path of a file or folder; a name or address passes as it is.
 
-    The library says what is missing or of the wrong kind. Refused here is what no system call gets to, or may read.
+    The library reports what is missing or of the wrong kind. Paths that cannot be reached or read are refused here.
 
     Args:
         read: it is read, not written.

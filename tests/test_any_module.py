@@ -37,7 +37,7 @@ def test_a_module_predicts_without_seams(image: Path, tmp_path: Path) -> None:
     """The mask is that of one pass over the mirrored image, normalised by its own mean and spread."""
     module = network()
     done = tilesegment.predict(image, tmp_path / "mask.png", module, tile=32, precision="fp32", runtime="pytorch")
-    assert (done.halo, done.step) == (8, 16)
+    assert (done.halo, done.decided.step) == (8, 16)
     pixels = np.asarray(Image.open(image)).astype(np.float32)
     whole = torch.from_numpy(np.pad((pixels - pixels.mean()) / pixels.std(), 16, mode="reflect"))
     expected = module.eval()(whole[None, None])[0].argmax(0)[16:-16, 16:-16]

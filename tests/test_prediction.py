@@ -46,7 +46,7 @@ def test_every_format_gives_the_untiled_mask(write: Write, tmp_path: Path) -> No
     done = tilesegment.predict(write(tmp_path, pixels), tmp_path / "mask.zarr", saved(model, tmp_path), **EXACT)
     np.testing.assert_array_equal(mask_of(tmp_path / "mask.zarr"), one_pass(model, pixels)[0])
     assert (done.pixels, done.blocks, done.blocks_resumed) == (131 * 205, 6, 0)
-    assert (done.tile, done.step, done.state) == (88, 48, "complete")
+    assert (done.decided.tile, done.decided.step, done.state) == (88, 48, "complete")
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])

@@ -105,7 +105,7 @@ def test_a_chosen_halo_is_measured_and_kept_in_the_file(tmp_path: Path) -> None:
     assert (exact.halo, exact.mismatch) == (24, None)
     assert tilesegment.verify(image, path).seamless
     done = tilesegment.predict(image, tmp_path / "mask.png", path, halo=5, tile=32, precision="fp32")
-    assert (done.halo, done.step) == (8, 16)
+    assert (done.halo, done.decided.step) == (8, 16)
     assert done.mismatch is not None and 0 < done.mismatch < 0.5
     assert not tilesegment.verify(image, path, tile=32, halo=5).seamless
     model.with_halo(5).save(path)

@@ -102,5 +102,5 @@ def test_grey_values_scaled_tile_by_tile_are_seen(image: Path, toy: Path, monkey
 
 
 def test_precisions_with_rounding_of_their_own_are_refused(image: Path, toy: Path) -> None:
-    with pytest.raises(PlanError, match="precision 'bf16' has rounding of its own; allowed for verify: fp64, fp32"):
+    with pytest.raises(PlanError, match="precision 'bf16' rounds too much; allowed for verify: fp64, fp32"):
         tilesegment.verify(image, toy, precision="bf16")

@@ -1,7 +1,7 @@
 """Files replaced whole or not at all, temporary names, syncing and locks.
 
-Everything in the project that replaces a file does so here: whatever fails or is killed, a reader finds the old file or
-the new one. Failures are left as OSError for the caller to explain.
+All files are replaced through here: whatever fails or is killed, a reader finds the old file or the new one.
+Failures are left as OSError for the caller to explain.
 """
 
 import errno
@@ -43,7 +43,7 @@ def replacing(*paths: Path) -> Iterator[tuple[Path, ...]]:
             os.replace(temporary, path)
     except BaseException:
         for temporary in temporaries:
-            with suppress(OSError):  # it was never made, or its name is too long
+            with suppress(OSError):  # never created, or its name is too long
                 temporary.unlink()
         raise
     for folder in {path.parent for path in paths}:
@@ -91,14 +91,14 @@ def make_folder(path: Path, root: Path) -> None:
 
 
 def sweep(path: Path) -> None:
-    """Delete what killed processes have left under temporary names of `path`."""
+    """Delete what killed processes left under temporary names of `path`."""
     left = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.partial")
     for found in [entry for entry in path.parent.iterdir() if left.fullmatch(entry.name)]:
         _delete(found)
 
 
 def sweep_inside(folder: Path) -> None:
-    """Delete what killed processes have left under temporary names in `folder`, however deep."""
+    """Delete what killed processes left under temporary names in `folder`, at any depth."""
     for found in list(folder.rglob("*.partial")):
         _delete(found)
 
@@ -115,7 +115,7 @@ def delete_folder(folder: Path, path: Path) -> None:
 
 
 def _delete(path: Path) -> None:
-    # nobody knows a temporary name: what cannot be deleted now is in nobody's way, and left to the next run
+    # a temporary name is in no one's way: what cannot be deleted is left to the next run
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

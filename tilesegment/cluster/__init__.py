@@ -1,4 +1,4 @@
-"""The same blocks on the workers of a Dask cluster. Only this package imports dask."""
+"""Prediction on the workers of a Dask cluster. Only this package imports dask."""
 
 from tilesegment.cluster.cluster import Cluster
 from tilesegment.cluster.workers import WAIT

@@ -1,4 +1,4 @@
-"""Workers of a Dask cluster: started on this machine, or joined where they run."""
+"""A Dask cluster that predicts: started on this machine, or joined where it runs."""
 
 import asyncio
 import importlib.util
@@ -29,7 +29,7 @@ from tilesegment.prediction.queue import Settled, Work
 from tilesegment.prediction.result import Result
 from tilesegment.prediction.tiling import Machine
 
-_ANSWER = 120.0  # seconds for workers to say what they are, PyTorch's import among them
+_ANSWER = 120.0  # seconds for workers to describe themselves, PyTorch's import included
 # as text, for a scheduler that may lack this package
 _HAS_PACKAGE = "__import__('importlib.util').util.find_spec('tilesegment') is not None"
 
@@ -37,16 +37,16 @@ _HAS_PACKAGE = "__import__('importlib.util').util.find_spec('tilesegment') is no
 class Cluster:
     """Predicts on the workers of a Dask cluster, which all see the same files under the same paths.
 
-    Results are a few bytes: workers read the image and write the mask themselves. One task at a time runs in a worker
-    process, so a machine needs a worker for each GPU, or for each few cores.
+    Results are a few bytes: workers read the image and write the mask themselves. A worker process runs one task at a
+    time, so a machine needs one worker per GPU, or per few cores.
 
     Args:
-        client: of the cluster. Closed with the cluster, and so is `owned`, the cluster that it was made of; workers of
-            that are started anew where they end for good.
-        wait: seconds that there may be no worker at all before a run ends in an error.
+        client: of the cluster; closed with it.
+        owned: the cluster, if we started it: closed too, and its workers are restarted when they end.
+        wait: seconds without any worker after which a run fails.
 
     Attributes:
-        note: called with one line where the cluster does what a user should know of.
+        note: called with one line for the user.
     """
 
     def __init__(self, client: Client, owned: SpecCluster | None = None, *, wait: float = WAIT) -> None:
@@ -61,14 +61,13 @@ class Cluster:
 
     @classmethod
     def start(cls, workers: int, *, dashboard: bool = False, wait: float = WAIT) -> Self:
-        """Start `workers` processes on this machine, reachable from this machine alone.
+        """Start `workers` processes on this machine, reachable only from here.
 
         They share the cores that this process may use; none has more threads than OMP_NUM_THREADS allows. One that ends
-        is started anew. A script that calls this needs `if __name__ == "__main__":` around what it does, as the
-        processes import it.
+        is restarted. A script that calls this needs `if __name__ == "__main__":`, as the processes import it.
 
         Raises:
-            ClusterError: they cannot be started, or there is no dashboard to serve.
+            ClusterError: they cannot be started, or bokeh is missing for the dashboard.
         """
         if dashboard and importlib.util.find_spec("bokeh") is None:
             raise ClusterError("the dashboard needs bokeh; install it, or leave out --dashboard")
@@ -79,13 +78,13 @@ class Cluster:
             stack.close()
             if not isinstance(error, Exception):
                 raise
-            # dask has several ways to say that
+            # dask has several errors for that
             is_late = time.monotonic() - begun >= wait
             reason = f"not within {in_words(wait)} (--wait)" if is_late else one_line(error, 200)
             raise ClusterError(f"{workers} workers could not be started: {reason}") from error
         cluster = cls(Client(local), local, wait=wait)
         cluster._stack, cluster.dashboard = stack, str(local.dashboard_link) if dashboard else ""
-        cluster.crew.look()  # they are there
+        cluster.crew.look()  # they have started
         return cluster
 
     @classmethod
@@ -105,17 +104,17 @@ class Cluster:
             scheduler: its address, `tcp://host:8786` or `tls://host:8786`, or the file that `dask scheduler
                 --scheduler-file` writes.
             tls_ca, tls_cert, tls_key: PEM files, for `tls://`.
-            wait: seconds that there may be no worker at all before a run ends in an error.
+            wait: seconds without any worker after which a run fails.
             timeout: seconds to reach the scheduler.
 
         Raises:
-            ClusterError: there is no such scheduler, or it does not let us in.
+            ClusterError: the scheduler cannot be reached, or refuses us.
         """
         pem, security = (tls_ca, tls_cert, tls_key), None
         if any(path is not None for path in pem):
             for path in pem:
                 if path is None or not Path(path).is_file():
-                    raise ClusterError(f"TLS needs three PEM files, --tls-ca, --tls-cert and --tls-key; {path} is none")
+                    raise ClusterError(f"TLS needs PEM files for --tls-ca, --tls-cert and --tls-key; {path} is not one")
             names = ("tls_ca_file", "tls_client_cert", "tls_client_key")
             security = Security(**dict(zip(names, pem, strict=True)), require_encryption=True)
         is_file = "://" not in scheduler
@@ -130,7 +129,7 @@ class Cluster:
         except Exception as error:
             if is_file and isinstance(error, AssertionError | LookupError | TypeError | ValueError):
                 raise ClusterError(
-                    f"{scheduler} is no scheduler file: give one that dask scheduler --scheduler-file wrote"
+                    f"{scheduler} is not a scheduler file: give one that dask scheduler --scheduler-file wrote"
                 ) from error
             reason = one_line(error, 200)
             if isinstance(error, MemoryError):  # the first bytes of an answer are taken for a length
@@ -153,20 +152,20 @@ class Cluster:
                     self.owned.close(timeout=CLOSING)
 
     def describe(self) -> str:
-        """Where it is and how large, with a warning if anybody may use it."""
+        """Describe its address and size, with a warning if it is open to others."""
         address, count = self._address, len(self.client.nthreads())
         text = f"{count or 'no'} {'worker' if count == 1 else 'workers'} of {address}"
         text += f", dashboard {self.dashboard}" if self.dashboard else ""
         if reachable_by_others(address):
-            text += "; it has no authentication: whoever reaches it can run code on its workers, use tls://"
+            text += "; it has no authentication: anyone who reaches it can run code on its workers, use tls://"
         return text
 
-    def ask(self, device: str, precision: str, stop: Callable[[], bool] = lambda: False) -> Machine:
-        """What a plan needs to know of the workers, once there are any.
+    def ask(self, device: str, precision: str, stop: Callable[[], bool]) -> Machine:
+        """Describe the workers for a plan, once there are any.
 
         Raises:
-            ClusterError: none comes, none answers, or the scheduler or a worker lacks this package.
-            StoppedError: `stop` says so while there are none.
+            ClusterError: no worker comes or answers, or the scheduler or a worker lacks this package.
+            StoppedError: asked to stop while there are none.
             DeviceError: one lacks the device or the precision.
             PlanError: they would compute in different precisions.
         """
@@ -185,7 +184,7 @@ class Cluster:
         return self._machines[asked]
 
     def _ask_all(self, device: str, precision: str) -> list[Machine]:
-        """What each worker that answers says of its machine; one that just ended costs nothing."""
+        """Ask each worker to describe its machine; one that just ended is left out."""
         longest: dict[str, Any] = {"callback_timeout": max(self.crew.wait, _ANSWER)}
         try:
             has_package = self.client.run(eval, _HAS_PACKAGE, on_error="ignore", **longest)
@@ -194,23 +193,23 @@ class Cluster:
             answers = self.client.run(this_machine, device, precision, on_error="return", **longest).values()
         except TilesegmentError:
             raise
-        except Exception as error:  # dask has errors of its own for each way in which a worker ends
-            raise ClusterError(f"the workers do not answer ({error!r}); see to them, then run it again") from error
+        except Exception as error:  # dask has a different error for each way in which a worker ends
+            raise ClusterError(f"the workers do not answer ({error!r}); check them, then run it again") from error
         for answer in answers:
             if isinstance(answer, TilesegmentError):
                 raise answer
         machines = [answer for answer in answers if isinstance(answer, Machine)]
         if not machines:
             why = next(map(repr, answers), "there are none")
-            raise ClusterError(f"the workers do not answer ({why}); see to them, then run it again")
+            raise ClusterError(f"the workers do not answer ({why}); check them, then run it again")
         return machines
 
     def _check_scheduler(self) -> None:
-        """Refuse a scheduler without this package: it unpacks the tasks, and says little where it cannot."""
+        """Refuse a scheduler without this package: it unpickles the tasks, and fails without a clear message."""
         if not self._has_package:
             try:
                 self._has_package = bool(self.client.run_on_scheduler(eval, _HAS_PACKAGE))
-            except Exception:  # one that forbids to be asked is believed to have it
+            except Exception:  # it may not be asked: assume yes
                 self._has_package = True
         if not self._has_package:
             raise _lacks_package(f"scheduler {self._address}")
@@ -224,7 +223,7 @@ class Cluster:
         """Yield every block once it is stored, or with its error, in the order in which workers are done.
 
         Raises:
-            ClusterError: the scheduler is gone, there are no workers, or nothing moves any more.
+            ClusterError: the scheduler is gone, there are no workers, or nothing comes back.
         """
         self._stop = stop
         return Window(self.crew, predict_blocks, self._sent, work, stop).results()
@@ -235,11 +234,11 @@ class Cluster:
         return Finishing(future, self.crew, self._stop)
 
     def drop(self, job: Job) -> None:
-        """Forget a job that is over or left."""
+        """Forget a job that is over or abandoned."""
         self._orders.pop(job, None)
 
     def _sent(self, job: Job) -> Sent:
-        """The job as it is sent, once its outputs are begun."""
+        """Return the job as it is sent, once its outputs are begun."""
         if job not in self._orders:
             self._orders[job] = Sent(uuid.uuid4().hex, job.plan, job.stores)
         return self._orders[job]
@@ -252,12 +251,12 @@ class Cluster:
 def _lacks_package(who: str) -> ClusterError:
     return ClusterError(
         f"the {who} runs in a Python without tilesegment: the scheduler and all workers need it; "
-        "install it there, then start it anew"
+        "install it there, then restart it"
     )
 
 
 def reachable_by_others(address: str) -> bool:
-    """Whether other machines reach it, unencrypted and unasked."""
+    """Whether other machines reach the address, without encryption or authentication."""
     parts = urlsplit(address)
     try:
         loopback = ipaddress.ip_address(parts.hostname or "").is_loopback
@@ -267,11 +266,11 @@ def reachable_by_others(address: str) -> bool:
 
 
 def _reach(address: str, security: Security | None, timeout: float) -> None:
-    """Connect to a scheduler and leave again; a client waits without end for what takes connections and says nothing.
+    """Connect to a scheduler once; a client would wait forever for one that accepts connections and stays silent.
 
     Raises:
-        TimeoutError: nothing is said.
-        OSError: there is nobody.
+        TimeoutError: it does not answer.
+        OSError: it cannot be reached.
     """
     arguments = {} if security is None else security.get_connection_args("client")
 
@@ -287,6 +286,6 @@ def _reach(address: str, security: Security | None, timeout: float) -> None:
         except BaseException as error:
             answer.set_exception(error)
 
-    # in a thread that nobody waits for: the caller may be interrupted, or have a loop of its own
+    # in a daemon thread: the caller may be interrupted, or run an event loop
     threading.Thread(target=run, daemon=True).start()
     answer.result()

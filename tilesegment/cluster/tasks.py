@@ -1,4 +1,4 @@
-"""What runs on a worker: blocks of a plan, or its end. A worker opens image, stores and model itself, once."""
+"""Tasks of a worker: predict blocks, finish an image. A worker opens image, stores and model itself, once."""
 
 import platform
 import threading
@@ -17,7 +17,7 @@ from tilesegment.prediction.plan import Plan
 from tilesegment.prediction.queue import Work, stream_blocks
 from tilesegment.prediction.result import Result
 
-# open jobs of a worker: the image under way, and the one before, of which a block may be tried again
+# open jobs of a worker: the current image, and the one before, whose blocks may be tried again
 _MOST_OPEN = 2
 
 _jobs: OrderedDict[str, Job] = OrderedDict()
@@ -27,7 +27,7 @@ _turn = threading.Lock()
 
 @dataclass(frozen=True)
 class Sent:
-    """A job as it is sent: plain data, and a token by which workers know it again."""
+    """A job as it is sent: plain data, and a token that identifies it."""
 
     token: str
     plan: Plan
@@ -36,13 +36,13 @@ class Sent:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a task.
+    """Outcome of a task.
 
     Attributes:
-        errors: of those of its blocks that failed, by their number in the task.
-        seconds: that it took, without opening image and model.
+        errors: of the blocks that failed, by their number in the task.
+        seconds: its duration, without opening image and model.
         worker: address of the worker.
-        empty: those of its blocks that were empty, by their number in the task.
+        empty: numbers of the blocks that were empty.
     """
 
     errors: Mapping[int, TilesegmentError]
@@ -74,7 +74,7 @@ def finish_image(sent: Sent, result: Result) -> Result:
 
 
 def _job(sent: Sent) -> Job:
-    """The job, opened when it is first needed here."""
+    """Return the job, opened on first use."""
     name = get_worker().name
     if isinstance(name, int):  # workers that we started are numbered; others see the GPUs that they were given
         use_gpu(name)
@@ -88,7 +88,7 @@ def _job(sent: Sent) -> Job:
 
 
 def _portable(error: Exception) -> TilesegmentError:
-    """An error that any process can unpickle, saying where it happened."""
+    """Return the error as one that any process can unpickle and that names this machine."""
     kind = type(error) if isinstance(error, TilesegmentError) else ClusterError
     text = str(error) if isinstance(error, TilesegmentError) else f"{type(error).__name__}: {error}"
     return kind(f"{text} (on {platform.node()})")

@@ -1,7 +1,7 @@
-"""A bounded window of tasks over any number of blocks: a million blocks never are a million tasks.
+"""A bounded window of tasks over any number of blocks: a million blocks are never a million tasks.
 
 The invariant: every block that is drawn from the work is handed back exactly once, stored or with an error, whatever
-becomes of the workers; what is in memory here and on the scheduler depends on the number of workers alone.
+becomes of the workers; memory use here and on the scheduler depends only on the number of workers.
 """
 
 import threading
@@ -22,16 +22,16 @@ from tilesegment.prediction.job import Job
 from tilesegment.prediction.queue import Settled, Work
 from tilesegment.prediction.result import Result
 
-_TASK_SECONDS = 5.0  # that a task should take: overheads of milliseconds are nothing then, a lost one costs little
+_TASK_SECONDS = 5.0  # target duration of a task: overheads of milliseconds do not count, and a lost task costs little
 MOST_BLOCKS = 256  # of a task
 _PER_WORKER = 2  # tasks in flight: one at work, one waiting
 _TRIES = 3  # of a block, each on another worker where there is one
-_EVERY = 0.5  # seconds between two looks at who is there to finish an image
-_STALL = 600.0  # seconds without any end after which tasks are sent again, once
+_EVERY = 0.5  # seconds between checks for workers while an image is finished
+_STALL = 600.0  # seconds without a finished task after which tasks are sent again, once
 
 
 class Task(NamedTuple):
-    """Blocks of one job, not for workers to `avoid`. While one is `alone`, nothing else is in flight."""
+    """Blocks of one job, kept from the workers to `avoid`. While one is `alone`, nothing else is in flight."""
 
     work: tuple[Work, ...]
     avoid: frozenset[str] = frozenset()
@@ -72,7 +72,7 @@ class Window:
         """Yield every block once it is stored, or with its error.
 
         Raises:
-            ClusterError: the scheduler is gone, there are no workers for too long, or nothing moves any more.
+            ClusterError: the scheduler is gone, there are no workers for too long, or nothing comes back.
         """
         self._moved = time.monotonic()
         self.crew.begin()
@@ -89,14 +89,14 @@ class Window:
             self.client.cancel([future for future, _ in self._in_flight.values()])
 
     def _room(self) -> int:
-        """How many tasks may be in flight."""
+        """Return how many tasks may be in flight."""
         if any(task.alone for _, task in self._in_flight.values()):
             return 0
         self._workers = self.crew.look()
         return _PER_WORKER * max(len(self._workers), 1)
 
     def _next_task(self) -> Task | None:
-        """Blocks that failed once go first, those suspected of ending their worker last, each alone."""
+        """Return the next task: retries come first; blocks suspected of ending their worker last, each alone."""
         if self.stop():
             return None
         if self._again:
@@ -106,7 +106,7 @@ class Window:
         return self._suspects.popleft() if self._suspects and not self._in_flight else None
 
     def _draw(self) -> tuple[Work, ...]:
-        """Blocks of one job for some seconds; no more than a small part of what is done so far, for an even end."""
+        """Draw blocks of one job for some seconds; no more than a small part of those done, for an even end."""
         most = _TASK_SECONDS / max(self._seconds_per_block, 1e-6) if self._done else 1
         most = max(1, min(most, MOST_BLOCKS, 1 + self._done // (4 * max(len(self._workers), 1))))
         blocks: list[Work] = []
@@ -135,7 +135,7 @@ class Window:
         future.add_done_callback(self._finished.put)
 
     def _wait(self) -> Future | None:
-        """Wait for a task to end, well or not; None if none is in flight any more."""
+        """Wait for a task to end or fail; None if none is in flight any more."""
         while self._in_flight:
             try:
                 future = self._finished.get(timeout=1.0)
@@ -151,7 +151,7 @@ class Window:
         return None
 
     def _drop_waiting(self) -> None:
-        """Drop the tasks that no worker has begun: a worker is at the first of those that it was given."""
+        """Drop the tasks that no worker has begun: a worker is busy with the first of its tasks."""
         begun: set[Any] = set()
         if self.client.status == "running":  # else nothing is known to be begun
             begun = {next(iter(keys)) for keys in self.client.processing().values() if keys}
@@ -161,14 +161,14 @@ class Window:
             del self._in_flight[key]
 
     def _watch(self) -> None:
-        """Send tasks again where nothing has come back for far longer than any task took, though there are workers."""
+        """Send tasks again if nothing has come back for far longer than any task took, though there are workers."""
         longest = max(_STALL, 20 * self._longest)
         if not self._workers:
             self._moved = time.monotonic()
         if time.monotonic() - self._moved < longest:
             return
         if self._stalled:
-            raise ClusterError("the workers do not answer any more; see to them, then run it again to go on")
+            raise ClusterError("the workers do not answer any more; check them, then run it again to go on")
         self._stalled, self._moved = True, time.monotonic()
         self.crew.note(f"nothing came back for {longest:.0f} s: sending the blocks again")
         waiting, self._in_flight = list(self._in_flight.values()), {}
@@ -177,7 +177,7 @@ class Window:
             self._send(task)
 
     def _settle(self, task: Task, future: Future) -> Iterator[tuple[Work, bool | Exception]]:
-        """What became of a task's blocks; those that are to be tried again are kept."""
+        """Yield the outcome of a task's blocks; keep those to be tried again."""
         if future.status in ("cancelled", "lost"):
             if self.client.status != "running":
                 raise self.crew.gone()
@@ -218,12 +218,12 @@ class Window:
 
 
 class Finishing:
-    """An image that a worker finishes, waited for as long as there are workers; `stop` is asked while there are none.
+    """An image that a worker is finishing.
 
     Args:
         future: its result.
         crew: the workers.
-        stop: asked while there are none.
+        stop: asked while there are no workers.
     """
 
     def __init__(self, future: Future, crew: Crew, stop: Callable[[], bool]) -> None:
@@ -239,8 +239,9 @@ class Finishing:
         """Wait for the result.
 
         Raises:
-            TilesegmentError: the mask cannot be written; `ClusterError`, its workers end, or there are none;
-                `StoppedError`, asked to stop while there were none.
+            TilesegmentError: the mask cannot be written.
+            ClusterError: the workers end, or there are none.
+            StoppedError: asked to stop while there were none.
         """
         try:
             while not self._over.wait(_EVERY):

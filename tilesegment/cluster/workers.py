@@ -1,4 +1,4 @@
-"""The workers of a cluster: started, started anew where they end for good, waited for where there are none.
+"""The workers of a cluster: start, restart and wait for them.
 
 The invariant: nothing waits longer than `wait` seconds for a cluster that has no workers, nor much longer than
 `out_of_reach` for one whose scheduler does not answer.
@@ -20,7 +20,7 @@ from tilesegment.threads import threads_each
 
 WAIT = 300.0  # seconds that a cluster may be without workers
 CLOSING = 30  # seconds for workers to end
-_LOOK = 5.0  # seconds between two looks at who works
+_LOOK = 5.0  # seconds between checks for workers
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # a batch system and a terminal signal all processes of a run; the first one decides how to end
 _LEAVE_SIGNALS = "import signal; [signal.signal(one, signal.SIG_IGN) for one in (signal.SIGINT, signal.SIGTERM)]"
@@ -31,17 +31,15 @@ class Crew:
 
     Args:
         client: of the cluster.
-        owned: the cluster, if it is ours: its workers are started anew where they ended for good.
-        wait: seconds that there may be no worker at all.
-        note: called with what a user should know of.
+        owned: the cluster, if we started it: its workers are restarted when they end.
+        wait: seconds without any worker after which a run fails.
+        note: called with one line for the user.
 
     Attributes:
         out_of_reach: seconds that the scheduler may not answer.
     """
 
-    def __init__(
-        self, client: Client, owned: SpecCluster | None, wait: float, note: Callable[[str], None] = lambda text: None
-    ) -> None:
+    def __init__(self, client: Client, owned: SpecCluster | None, wait: float, note: Callable[[str], None]) -> None:
         self.client, self.wait, self.note, self.out_of_reach = client, wait, note, 30.0
         self._owned = owned
         self._addresses: list[str] = []
@@ -50,14 +48,14 @@ class Crew:
         self._none_since: float | None = None
         self._unreachable_since: float | None = None
         self._starting: Future[None] | None = None
-        self._why = ""  # they could not be started
+        self._why = ""  # workers could not be started
 
     def begin(self) -> None:
-        """Count the time without workers, and without a scheduler, from now on."""
+        """Start counting the time without workers or scheduler."""
         self._none_since = self._unreachable_since = None
 
     def look(self, every: float = _LOOK) -> list[str]:
-        """The addresses of the workers, asked for every so many seconds.
+        """Return the addresses of the workers, updated when `every` seconds have passed.
 
         Raises:
             ClusterError: the scheduler is gone, or there have been no workers for too long.
@@ -80,7 +78,7 @@ class Crew:
 
         Raises:
             ClusterError: the scheduler is gone, or no worker comes.
-            StoppedError: `stop` says so.
+            StoppedError: asked to stop.
         """
         self.begin()
         while not self.look(every=0.5):
@@ -89,7 +87,7 @@ class Crew:
             time.sleep(0.1)
 
     def gone(self) -> ClusterError:
-        """The error of a scheduler that is no more."""
+        """Return the error for a scheduler that is gone."""
         return ClusterError("the scheduler is gone; what is stored is kept: start it, then run it again to go on")
 
     def _check_scheduler(self, now: float) -> None:
@@ -103,7 +101,7 @@ class Crew:
             raise self.gone()
 
     def _count_the_time(self, now: float) -> None:
-        """Say that there are no workers, and after a while that none is expected any more."""
+        """Note that there are no workers; after `wait` seconds, give up."""
         longest = in_words(self.wait)
         if self._none_since is None:
             self._none_since = now
@@ -118,10 +116,10 @@ class Crew:
         else:
             text = f"no worker has come within {longest}"
         why = f" ({self._why})" if self._why else ""
-        raise ClusterError(f"{text}{why}: see to them, or --wait longer, then run it again to go on")
+        raise ClusterError(f"{text}{why}: check them, or --wait longer, then run it again to go on")
 
     def _start_anew(self) -> None:
-        """Replace workers of our own that ended for good, while others go on."""
+        """Restart our workers that ended, in the background."""
         if self._owned is None:
             return
         if self._starting is not None:
@@ -143,16 +141,16 @@ def start_workers(count: int, dashboard: bool, wait: float, until_closed: ExitSt
         count: of processes.
         dashboard: whether to serve dask's.
         wait: seconds for one to start.
-        until_closed: gets what is set of dask while there are workers.
+        until_closed: receives dask's settings, to be undone once the workers have ended.
 
     Raises:
-        Exception: they cannot be started; none is left.
+        Exception: they cannot be started; none is left running.
     """
     until_closed.enter_context(dask.config.set(_settings()))
     cluster = LocalCluster(
         n_workers=0,
         threads_per_worker=1,
-        # the plan bounds what a worker takes; a limit of dask's would stop workers that are within it
+        # the plan bounds a worker's memory; dask's own limit would stop workers within that bound
         memory_limit=0,
         scheduler_kwargs={"dashboard": dashboard, "dashboard_address": "127.0.0.1:0"},
         silence_logs=logging.CRITICAL,
@@ -165,7 +163,7 @@ def start_workers(count: int, dashboard: bool, wait: float, until_closed: ExitSt
         started = _start_lacking(cluster)
         assert started is not None
         started.result()
-    except BaseException:  # Ctrl-C, too: no process is left behind
+    except BaseException:  # Ctrl-C too: leave no process behind
         with suppress(Exception):
             cluster.close(timeout=CLOSING)
         raise
@@ -173,7 +171,7 @@ def start_workers(count: int, dashboard: bool, wait: float, until_closed: ExitSt
 
 
 def _start_lacking(cluster: SpecCluster, ended: Iterable[int | str] = ()) -> "Future[None] | None":
-    """Begin to start the workers that a cluster of ours lacks, the `ended` ones too; None if it is closed."""
+    """Begin to start the missing and the `ended` workers of our cluster; None if it is closed."""
 
     async def start() -> None:
         for name in ended:
@@ -186,11 +184,10 @@ def _start_lacking(cluster: SpecCluster, ended: Iterable[int | str] = ()) -> "Fu
 
 
 def _settings() -> dict[str, Any]:
-    """What is set of dask while there are workers of our own.
+    """Return dask's settings while workers of ours run.
 
-    Dask closes a worker's nanny, for good, if that is not there 15 s after the worker was lost, which ends one that was
-    lost again meanwhile, or takes longer to start on a busy machine. And it sets numbers of threads in the environment
-    of this process; those of a worker are set in its own.
+    Dask closes a nanny for good if its worker is not back 15 s after it was lost, which ends workers that are lost
+    again or start slowly. It also sets thread counts in this process's environment; workers get theirs in their own.
     """
     kept: dict[str, Any] = dask.config.get("distributed.nanny.pre-spawn-environ", {})
     return {

@@ -1,4 +1,4 @@
-"""Drawn images, to measure with where there are none."""
+"""Synthetic images for benchmarks."""
 
 from collections.abc import Sequence
 from pathlib import Path

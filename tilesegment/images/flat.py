@@ -69,7 +69,7 @@ def open_flat(path: str, choices: Choices) -> FlatSource:
         limit = f"{(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
         raise ImageError(f"{path} has more than the {limit} that are decoded at once: {_CONVERT}") from None
     try:
-        count = getattr(image, "n_frames", 1)  # of animated PNGs, and of the JPEGs of some cameras
+        count = getattr(image, "n_frames", 1)  # animated PNGs, and JPEGs of some cameras
         contents = [f"frame {number}" for number in range(count)] if count > 1 else []
         number, notes = chosen_series(path, choices.series, contents)
         image.seek(number)
@@ -85,7 +85,7 @@ def open_flat(path: str, choices: Choices) -> FlatSource:
 
 
 def _orientation(path: str, image: Image.Image) -> int:
-    """Return what EXIF says; in a PNG it may stand behind the pixels, and is read without decoding these."""
+    """Return EXIF's orientation; in a PNG it may follow the pixels, and is read without decoding them."""
     if image.format == "PNG" and "exif" not in image.info:
         with open(path, "rb") as file:
             file.seek(8)

@@ -1,4 +1,4 @@
-"""The formats that are read, and how a file is told to be of one.
+"""The image formats, and how the format of a file is recognised.
 
 To add a format, write a module with a function that takes a path and `Choices` and returns an `ImageSource`, and add a
 line to `FORMATS`.
@@ -47,7 +47,7 @@ IMAGE_SUFFIXES = tuple(suffix for one in FORMATS if one.magic for suffix in one.
 
 
 def begins_as_image(path: str | Path) -> bool:
-    """Return whether the file `path` begins like one of a format that is read; False if it cannot be read."""
+    """Return whether the file `path` begins like a supported image; False if it cannot be read."""
     try:
         return os.path.isfile(path) and _format_of(path) is not None  # a pipe would block
     except OSError:

@@ -1,4 +1,4 @@
-"""Whether an image is still the one that it was, without reading all of a large one."""
+"""Recognise an image and changes of it, without reading all of a large one."""
 
 import hashlib
 import json
@@ -37,8 +37,7 @@ def identity(
 
     The digest stays when the image is copied or touched, whatever times the copies have, and when labels are added to
     it. It changes with the name, number or size of its files, and with any byte of a small image. Of larger ones
-    samples are read, evenly spread over all that is stored: the cost is that of a listing. Masks record the digest with
-    the default sizes.
+    evenly spread samples are read, at about the cost of a listing. Masks record the digest with the default sizes.
 
     Args:
         path: of the image.
@@ -57,7 +56,7 @@ def identity(
             digest.update(content)
     except OSError as error:
         raise ImageError(
-            f"{error.filename or path} cannot be read ({error.strerror}): see to its permissions"
+            f"{error.filename or path} cannot be read ({error.strerror}): check its permissions"
         ) from error
     written = datetime.fromtimestamp(max((file.time for file in files), default=0) / 1e9, UTC).isoformat()
     return Identity(digest.hexdigest(), exact, written)
@@ -97,7 +96,7 @@ def _files(path: str, prefix: str, entered: set[str]) -> Iterator[_File]:
         elif not entry.name.startswith(".") and not entry.name.endswith(".partial"):
             try:
                 state = entry.stat()
-            except FileNotFoundError:  # a link to nothing is as good as no file
+            except FileNotFoundError:  # a broken link counts as no file
                 continue
             yield _File(name, entry.path, state.st_size, state.st_mtime_ns)
 

@@ -1,4 +1,4 @@
-"""What of a file is read: which of its images, and how the dimensions of an array become planes (C, H, W)."""
+"""Choice of an image in a file, and of the dimensions of an array that make its planes (C, H, W)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ MAX_SIDE = 10_000_000  # sides beyond this are taken for a damaged or hostile he
 MAX_CHANNELS = 64
 _KINDS = {"t": "time points", "c": "channels", "z": "planes"}
 _LISTED = 4  # other images that a note names
-# what slides hold besides the slide, as tifffile names it: nobody means to segment it
+# other images in slide files, as tifffile names them: never meant to be segmented
 _ASSOCIATED = ("thumbnail", "label", "macro", "overview", "map")
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What the user chose of a file: the arguments of `open_image`."""
+    """The user's choices for a file: the arguments of `open_image`."""
 
     axes: str | None
     select: Mapping[str, int]
@@ -28,12 +28,12 @@ class Choices:
 
 @dataclass(frozen=True)
 class Layout:
-    """What each dimension of an array stands for.
+    """Meaning of each dimension of an array.
 
     Attributes:
         axes: name of each dimension: y, x, maybe z, c or s (samples of a pixel), others.
         shape: length of each dimension.
-        fixed: index of each dimension of which one position is used; the others are y, x, z and `channel`.
+        fixed: index in each dimension of which one position is used; the others are y, x, z and `channel`.
         channel: the dimension that holds the channels, None if there is one channel.
     """
 
@@ -113,7 +113,7 @@ def _check_axes(path: str, axes: Sequence[str], shape: tuple[int, ...]) -> None:
 
 
 def chosen_series(path: str, series: int | None, contents: Sequence[str], default: int = 0) -> tuple[int, list[str]]:
-    """Return the number of the image to open, and a note on the others if it was not chosen.
+    """Return the number of the image to open, and a note on the others if the user chose none.
 
     Args:
         path: of the file.
@@ -142,5 +142,5 @@ def chosen_series(path: str, series: int | None, contents: Sequence[str], defaul
 
 
 def note_on_inversion(path: str, invert: bool) -> list[str]:
-    """Return a note if a file that counts from black is to be inverted."""
+    """Return a note if --invert is given for a file in which 0 is black."""
     return [f"{path} does not say that 0 is white: --invert changes nothing"] if invert else []

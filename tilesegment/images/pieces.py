@@ -14,7 +14,7 @@ import numpy as np
 from tilesegment.geometry import Region
 
 MOST_KEPT = 1 << 29  # bytes of decoded pieces
-_OVERLAP = 4  # a fourth of a read, on either side, is taken for what other reads need too
+_OVERLAP = 4  # a fourth of a read, on either side, is assumed to be needed by other reads
 
 Take = Callable[[Region, np.ndarray], None]
 
@@ -74,14 +74,14 @@ class PieceReader:
                     take(own, piece)
             if needed:
                 decode(needed, take)
-            # threads finish in any order; what is dropped first must not depend on it
+            # threads finish in any order; the order of dropping must not depend on it
             for own, piece in sorted(later, key=lambda each: (each[0].y0, each[0].x0)):
                 self._kept[name, own] = piece
                 self.kept_bytes += piece.nbytes
             self._drop(name, region, shape)
 
     def _drop(self, name: Hashable, region: Region, shape: tuple[int, int]) -> None:
-        """Drop what reads after that of `region` do not need, and then the oldest of what is too much."""
+        """Drop pieces that reads after `region` do not need, then the oldest ones beyond the limit."""
         passed = [key for key in self._kept if key[0] == name and not _is_needed_again(key[1], region, shape)]
         for key in passed:
             self.kept_bytes -= self._kept.pop(key).nbytes

@@ -1,4 +1,4 @@
-"""From pixels as a file stores them to pixels of an image: their type and their orientation."""
+"""Conversion of stored pixels to those of an image: type and orientation."""
 
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ def to_stored_type(pixels: np.ndarray, stored: np.dtype) -> np.ndarray:
 
 
 def to_image_type(path: str, pixels: np.ndarray) -> np.ndarray:
-    """Convert pixels of a stored type to that of images; large integers and float64 are rounded to float32."""
+    """Convert pixels of a stored type to the type of images; large integers and float64 are rounded to float32."""
     with np.errstate(over="ignore"):
         converted = pixels.astype(image_type(pixels.dtype), copy=False)
     if pixels.dtype == np.float64 and np.isinf(converted).any() and not np.isinf(pixels).any():
@@ -45,7 +45,7 @@ def to_image_type(path: str, pixels: np.ndarray) -> np.ndarray:
 class Turn:
     """How stored pixels are turned upright: transposed, if at all, and then mirrored."""
 
-    words: str = ""  # what is done; empty if nothing is
+    words: str = ""  # a description; empty if nothing is done
     transposes: bool = False
     mirrors_y: bool = False
     mirrors_x: bool = False

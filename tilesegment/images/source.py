@@ -30,11 +30,11 @@ class Level:
 
 @dataclass(frozen=True)
 class Shown:
-    """How the pixels that a file stores become the image, and what a user should know of the file.
+    """How the stored pixels become the image, and notes on the file.
 
     Attributes:
-        orientation: of TIFF's tag and EXIF's, 1 to 8: how the pixels are turned and mirrored.
-        white: each value is subtracted from it, where the file counts from white and is to be inverted.
+        orientation: TIFF's or EXIF's, 1 to 8: how the pixels are turned and mirrored.
+        white: values are subtracted from it if they count from white and are to be inverted.
         notes: what was decided for the user, one sentence each.
         contents: the images of the file, in the order of `series`; empty where there is one.
     """
@@ -60,9 +60,9 @@ class ImageSource(ABC):
         stored_dtype: what `read_stored` returns, exactly what the file stores, in native byte order; uint8 for 1-bit.
         pixel_size: of level 0, None if the file does not say.
         frame: where pixels and planes of level 0 lie; in micrometres along each axis whose unit is known.
-        notes: what a user should know of how the file is read, one sentence each.
-        stored_notes: those of them that apply to `read_stored`, too.
-        orientation: of TIFF's tag and EXIF's, 1 to 8, by which what is stored was turned.
+        notes: for the user, on how the file is read, one sentence each.
+        stored_notes: the ones that also apply to `read_stored`.
+        orientation: TIFF's or EXIF's, 1 to 8, by which the stored pixels are turned.
         contents: the images of the file, in the order of `series`; empty where there is one.
     """
 
@@ -144,7 +144,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def _read(self, region: Region, level: int, z: int) -> np.ndarray:
-        """Read what is stored of an existing region, level and plane, (C, h, w); may raise anything on damaged data."""
+        """Read stored pixels (C, h, w) of an existing region, level and plane; may raise anything on damaged data."""
 
     @abstractmethod
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """TIFF in its many kinds: tiled, striped, compressed, BigTIFF, stacks, pyramids, OME-TIFF, ImageJ, SVS, other slides.
 
-tifffile reads the directory and decodes single strips and tiles; which of them are read is decided here, so that a
-tiled image is never read whole, and a claim of the header is compared with the file before it is believed.
+tifffile reads the directory and decodes single strips and tiles; this module decides which of them are read, so
+that a tiled image is never read whole, and compares claims of the header with the file before it believes them.
 """
 
 import logging
@@ -104,7 +104,7 @@ class TiffSource(ImageSource):
 def open_tiff(path: str, choices: Choices) -> TiffSource:
     """Open a TIFF."""
     with _warnings_of_tifffile() as said:
-        # _multifile: the XML may name files anywhere on this machine, which are not for us to open
+        # _multifile: the XML may name files anywhere on this machine, which must not be opened
         tiff = TiffFile(path, _multifile=False)
         try:
             ome = read_ome(path, tiff)
@@ -116,7 +116,7 @@ def open_tiff(path: str, choices: Choices) -> TiffSource:
             chosen, notes, segments = images[number], notes + others, Segments(tiff)
             levels = _levels(path, chosen, segments, choices, notes)
             white = _white(path, chosen.keyframe, choices.invert, notes)
-            # the orientation is judged by ourselves
+            # the orientation has its own note
             different = [text for text in dict.fromkeys(said) if "ORIENTATION" not in text]
             more = f" (and {len(different) - _MOST_SAID} more)" if len(different) > _MOST_SAID else ""
             if different:
@@ -129,7 +129,7 @@ def open_tiff(path: str, choices: Choices) -> TiffSource:
 
 
 class _Listener(logging.Handler):
-    """Keeps what is logged in the thread that made it."""
+    """Keeps warnings logged in the thread that created it."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -137,7 +137,7 @@ class _Listener(logging.Handler):
         self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one line of it."""
+        """Keep one line of the message."""
         if record.thread == self._thread:
             self.said.append(one_line(record.getMessage(), 200))
 
@@ -172,7 +172,7 @@ def _images_of(path: str, tiff: TiffFile, said: list[str]) -> list[TiffPageSerie
             raise
         raise ImageError(
             f"{path} describes its pages as one stack, but they are not alike ({one_line(error, 200)}): "
-            "export its images to files of their own"
+            "export its images to separate files"
         ) from error
     if not series:
         raise ImageError(f"{path} holds no image: it is damaged")
@@ -187,7 +187,7 @@ def _in_words(series: TiffPageSeries) -> str:
 
 
 def _white(path: str, page: TiffPage, invert: bool, notes: list[str]) -> int | None:
-    """Return the value that a page's are subtracted from, if it counts from white and is to be inverted."""
+    """Return the value from which to subtract a page's values, if they count from white and are to be inverted."""
     if int(page.photometric) != 0:
         notes += note_on_inversion(path, invert)
         return None
@@ -196,7 +196,7 @@ def _white(path: str, page: TiffPage, invert: bool, notes: list[str]) -> int | N
         return None
     kind = np.dtype(page.dtype).kind
     if kind == "f":
-        raise ImageError(f"{path} holds floats of which 0 is white: there is no largest to invert them by: convert it")
+        raise ImageError(f"{path} holds floats of which 0 is white, with no largest to invert them by: convert it")
     notes.append(f"{path} says that 0 is white (MINISWHITE): its values are inverted")
     return -1 if kind == "i" else 255 if page.bitspersample == 1 else (1 << page.bitspersample) - 1
 
@@ -241,7 +241,7 @@ def _check_kind(path: str, page: TiffPage) -> None:
     if page.compression != 1 and page.compression not in tifffile.TIFF.DECOMPRESSORS:
         raise ImageError(f"{path} uses TIFF compression {int(page.compression)}, which cannot be decoded: convert it")
     photometric = int(page.photometric)
-    # the palette of our own masks shows class ids, which are what is read
+    # in our own masks the values under the palette are class ids
     if photometric == 3 and f'<M K="{MARK}">' not in (page.parent.ome_metadata or ""):
         raise ImageError(f"{path} has a colour map (palette), which is not applied: {_CONVERT}")
     if photometric not in (0, 1, 2, 3) and not (photometric == 6 and page.compression in _JPEG):
@@ -252,7 +252,7 @@ def _check_kind(path: str, page: TiffPage) -> None:
 
 
 def _is_stored(path: str, series: TiffPageSeries, level: int, notes: list[str]) -> bool:
-    """Return whether any of a level is stored; add to `notes` what is not."""
+    """Return whether any of a level is stored; note what is missing."""
     key, expected = series.keyframe, segment_count(series.keyframe)
     kind, is_raw = "tiles" if key.is_tiled else "strips", contiguous_start(series) is not None
     stored = [expected] if is_raw else [stored_segments(page) for page in pages_of(series)]

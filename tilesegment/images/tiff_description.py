@@ -1,4 +1,4 @@
-"""What the description of a TIFF says of its pages, compared with what is there: OME-XML, ImageJ, Aperio, tags."""
+"""The description of a TIFF (OME-XML, ImageJ, Aperio, tags), compared with its pages."""
 
 import math
 import re
@@ -15,13 +15,13 @@ from tilesegment.metadata import UNKNOWN_FRAME, Frame, Spacing, frame_of_size, m
 
 Element: TypeAlias = ElementTree.Element
 
-# micrometres a pixel for which resolution tags are believed: 72 to 2400 dots per inch are for printers
+# micrometres per pixel for which resolution tags are believed: 72 to 2400 dots per inch are for printers
 _PLAUSIBLE = (1e-3, 10.0)
 _MAX_PLANES = 1 << 20  # of an OME-TIFF
 
 
 def read_ome(path: str, tiff: TiffFile) -> Element | None:
-    """Parse a file's OME-XML, before tifffile makes anything of it; None if there is none, or it cannot be parsed."""
+    """Parse a file's OME-XML before tifffile interprets it; None if there is none, or it cannot be parsed."""
     description = tiff.pages.first.description
     if "<!DOCTYPE" in description or "<!ENTITY" in description:
         raise ImageError(f"{path} has XML with a document type in its description, which is not accepted: remove it")
@@ -46,7 +46,7 @@ def read_ome(path: str, tiff: TiffFile) -> Element | None:
 
 
 def check_claims(path: str, tiff: TiffFile, ome: Element | None, series: Sequence[TiffPageSeries]) -> list[str]:
-    """Compare the description with what the file holds; return notes on other files and on what is not believed."""
+    """Compare the description with the pages; return notes on other files and on what is not believed."""
     claimed, held, notes = 0, len(tiff.pages), []
     if tiff.is_ome:
         if ome is None:
@@ -58,7 +58,7 @@ def check_claims(path: str, tiff: TiffFile, ome: Element | None, series: Sequenc
                 f"they lie in the file; the rest is in {', '.join(others[:2])}{', ...' if len(others) > 2 else ''}: "
                 "export them as one file to have all"
             ]
-        # what tifffile takes for one image holds all its planes, or says which are missing
+        # an OME series of tifffile holds all its planes, or None for missing ones
         claimed = 0 if any(one.kind == "ome" and None not in [*one] for one in series) else planes
         for pixels, one in zip(_pixels(ome), series, strict=False):
             size, shape = _size(pixels), (one.keyframe.imagelength, one.keyframe.imagewidth)
@@ -120,11 +120,11 @@ def _other_files(ome: Element, tiff: TiffFile) -> list[str]:
 
 
 def tiff_frame(tiff: TiffFile, ome: Element | None, series: TiffPageSeries) -> Frame:
-    """Return where pixels and planes of level 0 of `series` lie, as far as the file says.
+    """Return where pixels and planes of level 0 of `series` lie, if the file says so.
 
     From OME-XML, else Aperio's MPP, else ImageJ's unit and spacing, else the resolution tags: these only in centimetres
-    or inches, and only if they give 0.001 to 10 micrometres a pixel. Coarser ones are the 72 or 300 dots per inch that
-    programs write without meaning anything.
+    or inches, and only if they give 0.001 to 10 micrometres per pixel. Coarser ones are the meaningless 72 or 300 dots
+    per inch that programs write.
     """
     page = series.keyframe
     if tiff.is_ome:
@@ -157,7 +157,7 @@ def _ome_frame(pixels: Element) -> Frame:
         name = f"PhysicalSize{axis.upper()}"
         size = _length(pixels.get(name), pixels.get(f"{name}Unit", "um"))
         if plane is not None and size.unit is not None:
-            # a position without a unit is in a frame of reference that nobody else knows
+            # a position without a unit is in an unknown frame of reference
             name = f"Position{axis.upper()}"
             place = _length(plane.get(name), plane.get(f"{name}Unit"), signed=True)
             if place.unit is not None:

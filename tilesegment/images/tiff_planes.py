@@ -1,4 +1,4 @@
-"""The stored planes of a TIFF, read region by region: row by row where they lie raw, else by strips or tiles."""
+"""The stored planes of a TIFF, read region by region: row by row if they are raw, else by strips or tiles."""
 
 import math
 import os
@@ -21,10 +21,10 @@ _ORIENTATION = 274  # tag
 
 @dataclass(frozen=True)
 class RawPlane:
-    """A plane that lies in the file as it would in memory, its rows read one by one, in the file's byte order.
+    """A plane that is stored as it would lie in memory; its rows are read one by one, in the file's byte order.
 
-    Not memory-mapped: what was read once would count as resident memory, which then grows with the image, and a file
-    that is cut short while it is read would end the process.
+    Not memory-mapped: pages that were read would count as resident memory, which would grow with the image, and a file
+    that is truncated while it is read would kill the process.
     """
 
     key: TiffPage  # says how the plane is stored
@@ -93,7 +93,7 @@ class SegmentedPlane:
         tables = {"jpegtables": self.page.jpegtables, "jpegheader": self.key.jpegheader}
         try:
             decoded, _, _ = self.key.decode(data, index, **tables)
-        except Exception as error:  # each codec has its own; `ImageSource.read` makes it ours
+        except Exception as error:  # each codec has its own errors; `ImageSource.read` wraps them
             raise ValueError(f"{'tile' if self.key.is_tiled else 'strip'} {index}: {error}") from error
         assert decoded is not None  # only for segments without data
         return np.moveaxis(decoded[0], -1, 0)
@@ -121,18 +121,18 @@ def segment_count(page: TiffPage) -> int:
 
 
 def stored_segments(page: TiffPage | TiffFrame) -> int:
-    """Return how many strips or tiles of a page are there."""
+    """Return how many strips or tiles of a page are stored."""
     return int(np.count_nonzero(np.asarray(page.dataoffsets, bool) & np.asarray(page.databytecounts, bool)))
 
 
 def orientation_of(page: TiffPage) -> int:
-    """Return how a page's pixels are to be turned, 1 to 8."""
+    """Return the orientation of a page, 1 to 8."""
     tag = page.tags.get(_ORIENTATION)
     return int(tag.value) if tag is not None and isinstance(tag.value, int) else 1
 
 
 def pages_of(series: TiffPageSeries) -> list[TiffPage | TiffFrame]:
-    """Return the pages of a series that are there; no more than its shape asks for."""
+    """Return the pages of a series that exist; no more than its shape asks for."""
     return [page for page in series if page is not None][: planes_of(series)]
 
 
@@ -142,7 +142,7 @@ def planes_of(series: TiffPageSeries) -> int:
 
 
 def contiguous_start(series: TiffPageSeries) -> int | None:
-    """Return where the planes of a series begin that lie raw, one after the other; None if they don't."""
+    """Return the offset of the planes of a series if they are stored raw, one after the other; else None."""
     start = series.dataoffset
     return start if start and all(series.keyframe.databytecounts) else None
 
@@ -180,7 +180,7 @@ def _kind(page: TiffPage) -> str:
 
 
 def _check_page(path: str, key: TiffPage, page: TiffPage | TiffFrame, size: int) -> None:
-    """Compare what `page` claims with the `size` of the file in bytes, and with the page that stands for all."""
+    """Compare what `page` claims with the `size` of the file in bytes, and with the key page of the series."""
     expected = segment_count(key)
     if min(len(page.dataoffsets), len(page.databytecounts)) < expected:
         raise ImageError(
@@ -198,7 +198,7 @@ def _check_page(path: str, key: TiffPage, page: TiffPage | TiffFrame, size: int)
         if facts(key) != facts(whole):
             raise ImageError(
                 f"{path} has pages of one stack that differ in their {name} ({facts(key)} and {facts(whole)}): export "
-                "its images to files of their own"
+                "its images to separate files"
             )
 
 

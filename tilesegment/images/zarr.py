@@ -133,7 +133,7 @@ def _open_multiscale(
 def _axes(
     path: str, shape: tuple[int, ...], names: tuple[str, ...] | None, axes: str | None, notes: list[str]
 ) -> Sequence[str]:
-    """Return what the dimensions of an array are: as chosen, as it says itself, or as its shape suggests."""
+    """Return the axes of an array: as chosen, as its metadata says, or as its shape suggests."""
     if axes is not None:
         return axes
     if names is not None and {"y", "x"} <= set(names):

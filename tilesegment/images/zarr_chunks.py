@@ -1,7 +1,7 @@
-"""A Zarr array read by index, its stored objects (chunks or shards) looked at before zarr reads them.
+"""A Zarr array read by index; its stored objects (chunks or shards) are checked before zarr reads them.
 
-What lies in place of a chunk and is none (an empty file, a folder, a link to nothing) is damage; zarr would take it for
-a missing chunk, that is for background.
+An empty file, a folder or a broken link in place of a chunk is damage; zarr would take it for a missing chunk, that is
+for background.
 """
 
 import gc
@@ -43,16 +43,16 @@ class Chunks:
         array = self._fast if self._fast is not None and whole else self._array
         try:
             pixels = np.asarray(array[spans])
-            # zarr takes for background what vanishes in the meantime, too
+            # zarr takes chunks that vanish meanwhile for background, too
             for key in stored:
                 if not self._is_stored(key):
                     raise ValueError(f"{key} vanished while it was read")
             return pixels[tuple(0 if isinstance(at, int) else slice(None) for at in index)]
         except MemoryError:
             raise
-        except Exception as error:  # each codec has its own, which does not say where
+        except Exception as error:  # each codec has its own errors, which do not name the chunk
             reason = str(error)
-        # outside the handler, which holds on to all that was decoded; so do the tasks of zarr, in reference cycles
+        # outside the handler, which keeps decoded data alive, as do reference cycles of zarr's tasks
         gc.collect()
         raise ValueError(self._damage(places) or reason)
 
@@ -72,7 +72,7 @@ class Chunks:
         return touched * math.prod(self._array.chunks) * self.dtype.itemsize
 
     def _is_stored(self, key: str) -> bool:
-        """Return whether `key` is a file; if not, it is missing, and only that."""
+        """Return whether `key` is a file, False if it is missing; anything else is an error."""
         try:
             found = os.stat(f"{self._folder}/{key}")
         except (FileNotFoundError, NotADirectoryError):

@@ -13,7 +13,6 @@ from tilesegment.masks.spec import JSON, MaskSpec
 if TYPE_CHECKING:
     from tilesegment.masks.completion import MaskStatus, is_complete, open_partial, status
     from tilesegment.masks.reader import Mask, find_mask, open_mask, read_record
-    from tilesegment.masks.store import Survey
     from tilesegment.masks.writer import MaskWriter, create_mask, create_probabilities
 
 # imported on first use: they import zarr, which takes half a second
@@ -21,7 +20,6 @@ _WHERE = {
     **dict.fromkeys(("Mask", "find_mask", "open_mask", "read_record"), "reader"),
     **dict.fromkeys(("MaskStatus", "is_complete", "open_partial", "status"), "completion"),
     **dict.fromkeys(("MaskWriter", "create_mask", "create_probabilities"), "writer"),
-    "Survey": "store",
 }
 
 __all__ = [
@@ -30,7 +28,6 @@ __all__ = [
     "MaskSpec",
     "MaskStatus",
     "MaskWriter",
-    "Survey",
     "create_mask",
     "create_probabilities",
     "find_mask",

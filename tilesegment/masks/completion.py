@@ -1,4 +1,4 @@
-"""How far a mask is, by its final name: whether anything is left to do, and how to go on with it without its job.
+"""State of a mask by its final name: whether it is complete, and how to go on with it without its job.
 
 A complete mask that was damaged since becomes one in progress again, so that only what is missing is computed.
 """
@@ -35,12 +35,12 @@ from tilesegment.ome_zarr.node import Node, write_group
 
 @dataclass(frozen=True)
 class MaskStatus:
-    """How far a mask, or the probabilities of its classes, is.
+    """Progress of a mask, or of the probabilities of its classes.
 
     Attributes:
         path: its final name.
         state: `complete` or `partial`.
-        blocks, done: how many there are, and how many of them are stored whole.
+        blocks, done: number of all blocks, and of those stored whole.
         damaged: stored objects that are not whole; of a complete mask also missing ones, and those of smaller levels.
         spec: what it is.
     """
@@ -54,10 +54,10 @@ class MaskStatus:
 
 
 def status(path: str | Path) -> MaskStatus:
-    """Return how far the mask with the final name `path` is; a complete one is looked through too.
+    """Return the progress of the mask with the final name `path`; the blocks of a complete one are checked too.
 
     Raises:
-        MaskError: there is none, or it is damaged beyond that.
+        MaskError: there is none, or its metadata is damaged.
     """
     path = Path(os.path.abspath(path))
     with reporting("read", path):
@@ -76,7 +76,7 @@ def status(path: str | Path) -> MaskStatus:
 
 
 def open_partial(path: str | Path) -> MaskWriter:
-    """Open the mask in progress with the final name `path`, of which nothing else need be known.
+    """Open the mask in progress with the final name `path`.
 
     Raises:
         MaskError: there is none, or it is damaged.
@@ -104,7 +104,7 @@ def is_complete(
 
     Args:
         path, spec, ngff: as for `create_mask`.
-        probabilities, values: whether it is one of `create_probabilities`, and the dtype of its values.
+        probabilities, values: whether `create_probabilities` wrote it, and the dtype of its values.
 
     Raises:
         MaskError: no format has such a name, or what is there cannot be read, or not be mended.
@@ -128,17 +128,17 @@ def _find(path: Path) -> tuple[Path, dict[str, Any]]:
     records = [(place, record) for place, record in found if record is not None]
     if not records:
         raise MaskError(f"{path} is no mask written by tilesegment, and none of that name is in progress; name one")
-    # one under its final name may have been about to become a mask in progress again
+    # one under its final name may have been on its way back to a mask in progress
     return records[0] if records[0][1].get("state") != "partial" else records[-1]
 
 
 def _is_whole(target: Target, spec: MaskSpec, record: dict[str, Any]) -> bool:
-    """Return whether the folder under its final name has all levels, and these all blocks."""
+    """Return whether the folder under its final name has all levels with all blocks."""
     if record.get("state") != "complete":
         return False
     try:
         levels = open_levels(target, spec)
-    except MaskError:  # of a level: it is built again
+    except MaskError:  # a level is damaged: it is built again
         return False
     return all(level.survey().done.all() for level in levels)
 
@@ -152,7 +152,7 @@ def _reopen(target: Target, spec: MaskSpec, record: dict[str, Any]) -> None:
     if lock_file(path) is None:
         create_array(path / "0", target.grid(spec))
     with claim(path, wait=True) as is_there:
-        # another process may have done it; and one in progress is gone on with only under --overwrite
+        # another process may have done it; and one in progress only goes on under --overwrite
         if not is_there or target.partial.exists():
             return
         write_group(path, Node(target.grid(spec).format, {MARK: record | {"state": "partial"}}))
@@ -164,7 +164,7 @@ def _reopen(target: Target, spec: MaskSpec, record: dict[str, Any]) -> None:
 
 
 def _tidy(target: Target, record: dict[str, Any]) -> None:
-    """Delete what a run that was killed at its very end has left beside its complete output."""
+    """Delete what a run killed at its very end has left beside its complete output."""
     partial = target.partial
     if not target.is_folder and not differing(read_record(partial) or {}, record):
         with suppress(MaskError), claim(partial):  # another run is replacing the output: it is its folder

@@ -1,6 +1,6 @@
 """A mask as one file: a pyramidal OME-TIFF or a PNG, whose pixels are the class ids and whose palette colours them.
 
-The mask's record goes along, as JSON in the OME-XML or in a text chunk, so that the file can be read back as a mask.
+The mask's record is kept as JSON in the OME-XML or in a text chunk, so that the file can be read back as a mask.
 """
 
 import json
@@ -29,7 +29,7 @@ from tilesegment.metadata import MARK, part_of_frame
 
 KINDS = {".tif": "tiff", ".tiff": "tiff", ".png": "png"}
 _CLASSES = f"{MARK}/classes"  # namespace of the annotation with the names of the classes by id
-_TILE = 512  # pixels a side of a TIFF's tiles
+_TILE = 512  # side of a TIFF's tiles, pixels
 _BAND = 8192  # pixels along x that are read at once, whole tiles
 _CLASSIC_LIMIT = 1 << 31  # bytes before compression from which a TIFF gets 64-bit offsets; few readers lack them
 _TEXT_LIMIT = 1 << 24  # bytes; a thousand times what a record takes
@@ -163,7 +163,7 @@ class Exported:
     Attributes:
         record: of the mask.
         planes: pages of the file.
-        levels: from the largest to the smallest; none where the pixels are not class ids: the mask was saved anew.
+        levels: from the largest to the smallest; none if the pixels are no class ids, as when another program saved it.
     """
 
     record: dict[str, Any]
@@ -178,7 +178,7 @@ class Exported:
 
 
 def read_exported(path: Path) -> Exported | None:
-    """Return what is known of the mask in the file `path`; None if it is not ours, or is truncated."""
+    """Read the record of the mask in the file `path`; None if it is not ours, or is truncated."""
     kind = KINDS.get(path.suffix.lower())
     try:
         found = None if kind is None else _read_png(path) if kind == "png" else _read_tiff(path)
@@ -208,7 +208,7 @@ def _read_tiff(path: Path) -> Exported | None:
         if description is None or description.count > _TEXT_LIMIT:
             return None
         xml = str(description.value)
-        # entities can blow up to any size; looking for what is missing goes through every page of a stack
+        # entities can expand to any size; looking for missing tiles goes through every page of a stack
         if MARK not in xml or "<!DOCTYPE" in xml or "<!ENTITY" in xml or not _holds_all(tiff):
             return None
         text = next((m.text for m in ElementTree.fromstring(xml).iterfind(".//{*}M") if m.get("K") == MARK), None)

@@ -1,4 +1,4 @@
-"""Smaller levels: every pixel is the majority class of the pixels it covers, or of probabilities their mean."""
+"""Smaller levels: each pixel is the majority class, or the mean probability, of the pixels it covers."""
 
 import threading
 from collections.abc import Callable, Sequence

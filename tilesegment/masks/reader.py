@@ -19,7 +19,7 @@ from tilesegment.ome_zarr.node import read_node
 
 CLASS_PIXELS = "class_pixels"
 """Key of a finished mask's record: how many pixels of level 0 each class has, in all planes."""
-_MOST_COUNTED = 1 << 26  # pixels, for a mask whose record has no count
+_MOST_COUNTED = 1 << 26  # pixels to count in a mask without a count in its record
 _UNFINISHED = "is not finished; run it again with the same settings to go on"
 
 
@@ -31,7 +31,7 @@ class Mask:
         path: its folder or file.
         spec: its size, classes, pixel size, fingerprint and provenance.
         levels: its arrays, level 0 first.
-        record: what it says of itself.
+        record: as stored in it.
     """
 
     path: Path
@@ -74,7 +74,7 @@ class Mask:
 def find_mask(path: str | Path) -> Mask | None:
     """Open the mask at `path`: an OME-Zarr folder, a TIFF or a PNG; None if it is something else.
 
-    Probabilities are images. So is a TIFF or PNG of a mask that was saved anew as something else, in colours.
+    Probabilities count as images, and so does a mask that another program saved in colours.
 
     Raises:
         MaskError: it is a mask that is not finished, or damaged.

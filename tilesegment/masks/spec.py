@@ -1,4 +1,4 @@
-"""What a mask is before a pixel is written, how its array is cut, and the record that every format keeps of it."""
+"""Description of a mask, how its array is cut, and the record that every format keeps of it."""
 
 import hashlib
 import json
@@ -48,7 +48,7 @@ class MaskSpec:
         first_plane: plane of the image that is plane 0 of the mask.
         frame: where pixels and planes of the image's level 0 lie, in micrometres where known.
         fingerprint: what decides the pixels; a mask in progress only goes on under the same fingerprint.
-        provenance: whatever else is recorded.
+        provenance: what else is recorded.
     """
 
     shape: tuple[int, int]
@@ -86,7 +86,7 @@ class MaskSpec:
             "scale": [float(factor) for factor in self.scale],
             "first_plane": self.first_plane,
         }
-        # left out where it says no more than the pixel size
+        # left out if it holds no more than the pixel size
         is_plain = self.frame in (UNKNOWN_FRAME, frame_of_size(size_of(self.frame)))
         return layout if is_plain else layout | {_FRAME: asdict(self.frame)}
 
@@ -120,7 +120,7 @@ def spec_from_record(record: Mapping[str, Any]) -> MaskSpec:
 
 
 def digest(record: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of what decides whether two masks are the same, for a file that cannot hold a record."""
+    """Return a SHA-256 that is equal for equal masks, for a file that cannot hold a record."""
     layout = {key: value for key, value in record["layout"].items() if key != _FRAME}
     fingerprint = {key: value for key, value in record["fingerprint"].items() if key != _SAMPLED}
     same = {"layout": layout, "fingerprint": fingerprint}

@@ -1,9 +1,9 @@
 """One level of a mask on disk: an array that is written block by block, each block once, and read by region.
 
 The invariant: a block is stored (as one shard, or in Zarr 2 as whole chunks) if and only if it is done. Each object is
-written whole; blocks of background are stored too, so nothing that is missing is taken for background. What another
-kind of store has to do is here: put (`BlockArray._store`), put if absent (`create_array`), get (`BlockArray.read`,
-`_is_whole`) and list (`_objects`); only `writer` renames and deletes whole folders.
+written whole; blocks of background are stored too, so nothing that is missing is taken for background. Another
+kind of store would replace: put (`BlockArray._store`), put if absent (`create_array`), get (`BlockArray.read`,
+`_is_whole`) and list (`_objects`). Only `writer` renames and deletes whole folders.
 
 A shard is its chunks, each compressed and with a checksum, one after the other, and at the end an index: offset and
 length of every chunk in row-major order, both 2^64 - 1 for one outside the array, and the index's own checksum, as in
@@ -41,25 +41,25 @@ _MOST_OBJECTS = 10**8  # one byte each in a survey
 
 @contextmanager
 def reporting(deed: str, path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into a MaskError: `cannot <deed> <path>: <reason>`."""
+    """Turn an OSError into a MaskError: `cannot <deed> <path>: <reason>`."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise MaskError(f"cannot {deed} {path}: {reason}; see to space and permissions, then run it again") from error
+        raise MaskError(f"cannot {deed} {path}: {reason}; check space and permissions, then run it again") from error
 
 
 def gone(folder: Path) -> MaskError:
-    """Return the error for going on with the mask in `folder` when it is not there any more."""
+    """Return the error for a mask in progress that is no longer in `folder`."""
     return MaskError(f"{folder} is gone: the mask was finished or removed by another run; run it again to see which")
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What is stored of an array.
+    """State of the stored objects of an array.
 
     Attributes:
-        done: bool (planes, rows, columns) of blocks: all that holds the block is stored and whole.
+        done: bool (planes, rows, columns): whether each block is stored and whole.
         damaged: stored objects that are not whole, in order. Their blocks are not done; writing these replaces them.
     """
 
@@ -90,7 +90,7 @@ class BlockArray:
         return self.grid.objects(self.path, region, z)
 
     def survey(self) -> Survey:
-        """Find which blocks are done, and what is damaged; see `survey`."""
+        """Find the blocks that are done, and what is damaged; see `survey`."""
         return survey(self.path, self.grid)
 
     def write(self, region: Region, pixels: np.ndarray, z: int) -> None:
@@ -113,7 +113,7 @@ class BlockArray:
                 raise MaskError(f"{file} is missing or empty; {advice}")
         try:
             return np.asarray(self.array[self._index(region, z)]).reshape(*self._lead, *region.shape)
-        except Exception as error:  # each codec has errors of its own
+        except Exception as error:  # each codec has its own errors
             names = ", ".join(str(path) for path in self.objects(region, z)[:4])
             raise MaskError(f"cannot read {names}: {one_line(error, 200)}; {advice}") from error
 
@@ -187,7 +187,7 @@ def _metadata(path: Path, grid: Grid) -> Path:
 
 
 def _made(path: Path, grid: Grid) -> tuple[int, int] | None:
-    """Return what tells the array from one that was made anew in its place; None if there is none."""
+    """Return what distinguishes the array from a later one in its place; None if there is none."""
     try:
         found = os.stat(_metadata(path, grid))
     except FileNotFoundError:
@@ -226,7 +226,7 @@ def _checksum(data: bytes) -> bytes:
 
 
 def survey(path: Path, grid: Grid) -> Survey:
-    """Find what is stored of the array in folder `path`, without decoding: 100,000 blocks take seconds."""
+    """Survey the array in folder `path` without decoding it: 100,000 blocks take seconds."""
     planes, *plane = grid.count(grid.stored)
     counts = grid.sizes(1, planes, *plane)
     if math.prod(counts) > _MOST_OBJECTS:
@@ -238,7 +238,7 @@ def survey(path: Path, grid: Grid) -> Survey:
             _refuse_link(folder, folder.is_symlink())
         for place, entry in _objects(root, counts):
             try:
-                # anything but a file would not open, or would block whoever opens it
+                # anything but a file would fail or block when opened
                 whole[place] = entry.is_file() and _is_whole(entry.path, grid)
             except FileNotFoundError:  # another process has just finished or removed the mask
                 continue
@@ -251,7 +251,7 @@ def survey(path: Path, grid: Grid) -> Survey:
 
 
 def _objects(folder: str | Path, counts: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], os.DirEntry[str]]]:
-    """Yield place and entry of whatever has the name of a stored object below `folder`."""
+    """Yield place and entry of everything below `folder` that is named as a stored object."""
     try:
         entries = os.scandir(folder)
     except FileNotFoundError:
@@ -275,7 +275,7 @@ def _refuse_link(path: str | Path, is_link: bool) -> None:
 
 
 def _is_whole(path: str, grid: Grid) -> bool:
-    """Return whether a stored object is as long as it says itself; its chunks are not looked at."""
+    """Return whether a stored object has the length that it states; its chunks are not read."""
     with open(path, "rb", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         if grid.format == 2:

@@ -1,4 +1,4 @@
-"""What the name of an output asks for, what is there already, and whether it may be written."""
+"""Outputs by name: the kind of output, what exists there, and whether it may be written."""
 
 import json
 import os
@@ -56,7 +56,7 @@ class Target:
         return Grid(*cut, ZARR_FORMAT[self.version], self.values, self.floor)
 
     def record(self, spec: MaskSpec, state: str) -> dict[str, Any]:
-        """Return what is kept of a mask under our own attribute, as JSON; `state` is `partial` or `complete`."""
+        """Return the record of a mask under our attribute, as JSON; `state` is `partial` or `complete`."""
         layout = {"kind": self.kind, "ngff": self.version, "halvings": self.halvings} | spec.layout()
         if self.values != "float32":
             layout["values"] = self.values
@@ -68,7 +68,7 @@ class Target:
 
 
 def mask_target(path: Path, spec: MaskSpec, ngff: str) -> Target:
-    """Return what the name `path` asks for; refuse a name that no format has, or whose format cannot hold the mask."""
+    """Return the target of the name `path`; refuse unknown suffixes and formats that cannot hold the mask."""
     if ngff not in ZARR_FORMAT:
         raise MaskError(f"OME-Zarr version {ngff!r} is not written; allowed are {' and '.join(ZARR_FORMAT)}")
     path = Path(os.path.abspath(path))
@@ -114,7 +114,7 @@ def recorded_target(path: Path, partial: Path, record: Mapping[str, Any]) -> Tar
 
 
 def check_free(target: Target, spec: MaskSpec, overwrite: bool) -> None:
-    """Check that the output may get its final name: its folder is there, and nothing that may not be replaced."""
+    """Check that the output can get its final name: its folder exists, and nothing there must be kept."""
     path = target.path
     folder = path.parent.parent if target.kind == "labels" else path.parent
     if not folder.is_dir():
@@ -164,7 +164,7 @@ def is_ours(path: Path) -> bool:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """Return the record of the mask or probabilities at `path`, finished or not; None if that is nothing of ours."""
+    """Return the record of the mask or probabilities at `path`, finished or not; None if it is not ours."""
     if os.path.islink(path):
         return None
     if os.path.isfile(path):

@@ -1,4 +1,4 @@
-"""The life of a mask: its folder in progress begins whole, blocks go into it, and it appears under its final name."""
+"""Write a mask: begin its folder in progress, store blocks in it, publish it under its final name."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ def create_mask(path: str | Path, spec: MaskSpec, *, ngff: str = "0.5", overwrit
     """Create a mask to be written block by block, or go on with one that was begun with the same settings.
 
     Args:
-        path: its form says what is written:
+        path: its form decides what is written:
             `NAME.zarr`, an OME-Zarr label image on its own;
             `IMAGE.zarr/labels/NAME`, the same added to an OME-Zarr image, in the image's version and number of levels;
             `NAME.tif`, `NAME.tiff`, a tiled, pyramidal OME-TIFF;
@@ -38,7 +38,7 @@ def create_mask(path: str | Path, spec: MaskSpec, *, ngff: str = "0.5", overwrit
         overwrite: replace an older mask, once this one is complete, and one in progress with other settings at once.
 
     Raises:
-        MaskError: it cannot be written there. Nothing has been computed or changed then.
+        MaskError: it cannot be written there; nothing has been changed.
     """
     with reporting("create", Path(path)):
         return _create(mask_target(Path(path), spec, ngff), spec, overwrite)
@@ -49,7 +49,7 @@ def create_probabilities(
 ) -> "MaskWriter":
     """Create class probabilities to be written block by block: an OME-Zarr 0.5 image (K, H, W) or (K, D, H, W).
 
-    Chunks hold one class, shards all of them. Pixels of smaller levels are means of those that they cover.
+    Chunks hold one class, shards all of them. Pixels of smaller levels are the means of the pixels they cover.
 
     Args:
         path, spec, overwrite: as for `create_mask`.
@@ -91,13 +91,13 @@ class MaskWriter:
         self.base.write(region, pixels, z)
 
     def survey(self) -> Survey:
-        """Find which blocks are done, and which stored objects are damaged; writing a damaged block replaces it."""
+        """Find the blocks that are done and the damaged stored objects; rewriting a block replaces its objects."""
         if lock_file(self.target.partial) is None:
             raise gone(self.target.partial)
         return self.base.survey()
 
     def mark_unreadable(self) -> None:
-        """Record that part of the image could not be read, so that the mask goes on once the image is repaired."""
+        """Record that part of the image could not be read, so that the mask can go on once it is repaired."""
         with reporting("write to", self.target.partial):
             group = read_node(self.target.partial, MaskError)
             if group is not None:
@@ -117,11 +117,11 @@ class MaskWriter:
 
     @contextmanager
     def claimed_to_finish(self) -> Iterator[bool]:
-        """Claim the mask for its end, and yield whether this process is to finish it.
+        """Claim the mask and yield whether this process has to finish it.
 
-        For the parts of one job, after each has stored its blocks and let go of its own claim. Whoever stores the last
-        block finds all of them done. All who find that wait for each other here, so the first of them finishes it and
-        the others find it finished. Where blocks are missing nobody waits: whoever stores them will come here too.
+        For the parts of one job, once they have stored their blocks and released their own claims. The part that stores
+        the last block finds all of them done. Parts that do so wait for each other here: the first finishes the mask,
+        the others find it finished. If blocks are missing, no part waits: the one that stores them comes here too.
         """
         if lock_file(self.target.partial) is None or not self.base.survey().done.all():
             yield False
@@ -131,18 +131,18 @@ class MaskWriter:
 
     def is_finished(self) -> bool:
         """Return whether the mask has its final name: another process may have finished it."""
-        # one of the same settings may have stood there before, and be about to be replaced
+        # an older mask of the same settings may be there, about to be replaced
         there = None if lock_file(self.target.partial) is not None else read_record(self.path)
         return there is not None and not differing(there, self.target.record(self.spec, "complete"))
 
     def finish(self, provenance: Mapping[str, JSON] | None = None) -> None:
         """Add smaller levels and metadata and give the mask its final name; `provenance` is recorded too.
 
-        What is replaced stays whole until the new mask is complete. If it fails, it can be called again, by a later
-        run too. Nobody else may write or finish the mask meanwhile: call it under a claim that is not shared.
+        What is replaced stays whole until the new mask is complete. After an error it can be called again, by a later
+        run too. No other process may write or finish the mask meanwhile: call it under a claim that is not shared.
 
         Raises:
-            MaskError: blocks are missing or damaged, or the disk refuses.
+            MaskError: blocks are missing or damaged, or writing fails.
         """
         done = self.survey().done
         missing = [region for (region, _), is_done in zip(self.base.blocks(), done.flat, strict=True) if not is_done]
@@ -269,7 +269,7 @@ def _is_used(partial: Path) -> bool:
 
 
 def _discard(target: Target, record: Mapping[str, Any], overwrite: bool) -> None:
-    """Delete the folder in progress, which was begun for another mask, unless somebody is writing it."""
+    """Delete the folder in progress of another mask, unless a process is writing it."""
     with claim(target.partial):
         # it may have been replaced since it was read
         if is_ours(target.partial) and _is_other(target.partial, record, overwrite):
@@ -292,10 +292,10 @@ def lock_file(folder: Path) -> Path | None:
 
 @contextmanager
 def claim(folder: Path, *, shared: bool = False, wait: bool = False) -> Iterator[bool]:
-    """Hold the mask in `folder`; yield whether it is still there: another process may have just renamed it.
+    """Lock the mask in `folder`; yield whether it is still there: another process may have just renamed it.
 
-    Others may hold it too, if all share it; `wait` waits until whoever holds it lets go of it. Where the file system
-    has no locks, masks are written without: whoever writes a block writes the same bytes.
+    Several processes may hold a `shared` lock; `wait` waits until the others release theirs. On file systems without
+    locks masks are written unlocked, which is safe: every process writes the same bytes for a block.
     """
     file = lock_file(folder)
     with ExitStack() as stack:
@@ -306,7 +306,7 @@ def claim(folder: Path, *, shared: bool = False, wait: bool = False) -> Iterator
                 f"another run is writing {folder}; wait for it, or stop it; parts of one job need --part, all of them"
             ) from None
         except OSError as error:
-            raise MaskError(f"cannot lock {folder}: {error.strerror}; see to its permissions") from error
+            raise MaskError(f"cannot lock {folder}: {error.strerror}; check its permissions") from error
         yield is_there
 
 

@@ -1,7 +1,7 @@
-"""Zarr arrays opened for reading: their chunks under the names they are stored under, by the faster codec pipeline.
+"""Zarr arrays opened for reading: chunks are found by their actual names and read by the faster codec pipeline.
 
 A missing chunk is the fill value to Zarr, so an array whose metadata lost the separator of its chunks' names is all 0
-to a library, without an error. Here the names that are stored decide.
+to a library, without an error. Here the names of the stored files decide.
 
 The faster pipeline is zarrs, where it is installed and reads the array: it decodes the chunks of a read in threads of
 its own. It is never used for writing: it writes in place, so that a process that is killed leaves half a chunk.
@@ -39,7 +39,7 @@ def open_for_reading(folder: Path, **options: Any) -> zarr.Array:
 
 
 def open_stored(folder: Path, **options: Any) -> tuple[zarr.Array, str]:
-    """Open the array in `folder` with zarr's own pipeline; also return what a user should know of its chunks."""
+    """Open the array in `folder` with zarr's own pipeline; also return a note on its chunks, or ""."""
     array = zarr.open_array(LocalStore(folder, read_only=True), mode="r", **options)
     if not array.shape:
         return array, ""
@@ -103,13 +103,13 @@ def with_zarrs(array: zarr.Array) -> zarr.Array | None:
         return None
     metadata: Any = array.metadata
     copy = zarr.Array(zarr.AsyncArray(metadata, array.store_path, config=array.async_array.config))
-    # the pipeline keeps what it is told here; the configuration is that of all threads, so nothing others depend on
+    # the pipeline keeps these settings; the configuration is global, so they are ones that no other thread uses
     told = {"codec_pipeline.strict": True, "codec_pipeline.chunk_concurrent_minimum": 1}
     with _CONFIGURING, zarr.config.set({**told, "threading.max_workers": thread_count()}):
         try:
             pipeline = ZarrsCodecPipeline.from_array_metadata_and_store(metadata, array.store)
         except UnsupportedMetadataError:
             return None
-    # as zarr itself does it; it would choose by its configuration, by which other threads open what they write
+    # as zarr does it; its own choice goes by the configuration, by which other threads open arrays to write
     object.__setattr__(copy.async_array, "codec_pipeline", pipeline)
     return copy if copy.dtype.isnative and copy.order == "C" else None

@@ -1,4 +1,4 @@
-"""OME-Zarr metadata as written, 0.4 and 0.5: of masks and probabilities, and of the labels of an image."""
+"""OME-Zarr metadata to write, 0.4 and 0.5: of masks, probabilities and the labels of an image."""
 
 import math
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from tilesegment.ome_zarr.node import METADATA, Node, group_file, read_json, rea
 
 ZARR_FORMAT = {"0.4": 2, "0.5": 3}
 MAX_HALVINGS = 64  # no image has a side of 2^64 pixels
-_DARK, _GREY = 80, "808080"  # a colour whose largest part is less hardly shows on black: grey is drawn in its place
+_DARK, _GREY = 80, "808080"  # colours whose largest part is less hardly show on black: they become grey
 _WITHOUT_SCALES = ("0.1", "0.2", "0.3")
-_OWN_ZARR = "write the mask to a .zarr of its own"
+_OWN_ZARR = "write the mask to a separate .zarr"
 _DEEPEST = 8  # groups within groups
 
 
@@ -39,7 +39,7 @@ class HostImage:
 
 
 def host_image(path: Path, node: Node) -> HostImage:
-    """Read what a mask needs to know of the image in folder `path`.
+    """Describe the image in folder `path`, to which a mask is added.
 
     Labels of 0.1 to 0.3, whose metadata does not give the pixel size, are written as 0.4, in the same Zarr.
 
@@ -66,7 +66,7 @@ def host_image(path: Path, node: Node) -> HostImage:
 
 
 def _is_floor(planes: list[tuple[int, int]], halvings: tuple[int, ...]) -> bool:
-    """Return whether the sizes of the levels are rounded down, and could not as well be rounded up."""
+    """Return whether the sizes of the levels can only have been rounded down."""
 
     def fits(floor: bool) -> bool:
         return all(

@@ -35,7 +35,7 @@ class Multiscale:
         paths: of the arrays, relative to the group, the finest first.
         scales: of each level, one number per axis, before the transformations of the whole image; None if unknown.
         first: scale and origin of level 0 along each axis, in its unit; None if unknown.
-        notes: what of the metadata is not read, or is doubtful.
+        notes: on metadata that is not read, or is doubtful.
     """
 
     path: str
@@ -151,7 +151,7 @@ def _read(path: str, version: str, image: Mapping[str, Any]) -> Multiscale:
     if not all(is_printable(name) for name in (version, *names, *paths, *filter(None, units))):
         raise ValueError("a name is too long, or cannot be printed")
     plane, whole = (names.index("y"), names.index("x")), image.get("coordinateTransformations") or []
-    if any("output" in one for one in whole):  # each leads to a system of coordinates of its own
+    if any("output" in one for one in whole):  # each leads to another system of coordinates
         whole = whole[:1]
     doubts: dict[str, None] = {}
     levels = [dataset.get("coordinateTransformations") or [] for dataset in datasets]
@@ -167,7 +167,7 @@ def _read(path: str, version: str, image: Mapping[str, Any]) -> Multiscale:
 def _compose(
     transformations: Sequence[Any], axes: tuple[str, ...], doubts: dict[str, None]
 ) -> tuple[_Numbers, _Numbers] | None:
-    """Return the scale and origin along each axis; None if they are not given, or not in a way that is read.
+    """Return the scale and origin along each axis; None if they are missing or cannot be read.
 
     Transformations are applied in their order; what is not read is added to `doubts`.
     """
@@ -199,7 +199,7 @@ def _flat(transformations: Sequence[Any], depth: int = 0) -> list[Mapping[str, A
 
 
 def _numbers(transformation: Mapping[str, Any], axes: tuple[str, ...]) -> tuple[_Numbers | None, str]:
-    """Return the numbers of a scale or translation, one per axis, or None if they are not read; and what is doubtful.
+    """Return the numbers of a scale or translation, one per axis, or None if they are not read; and a doubt, or "".
 
     Where there are fewer or more numbers than axes, they belong to as many axes: those of space, of the plane, or all
     five of OME-Zarr 0.1.

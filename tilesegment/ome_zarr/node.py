@@ -1,4 +1,4 @@
-"""The metadata of Zarr arrays and groups as plain JSON, checked before a library believes it.
+"""Metadata of Zarr arrays and groups as plain JSON, checked before a library reads it.
 
 Anybody can write such a file: a shape of 1e15, a chunk larger than memory, a codec that runs code.
 """
@@ -45,7 +45,7 @@ class Node:
 
     @property
     def ome(self) -> Mapping[str, Any]:
-        """The attributes of OME-Zarr, which 0.5 keeps in one of their own."""
+        """The attributes of OME-Zarr, which 0.5 keeps under `ome`."""
         ome = self.attributes.get("ome", self.attributes)
         return ome if isinstance(ome, Mapping) else {}
 
@@ -59,7 +59,7 @@ def read_node(folder: Path, error: type[TilesegmentError] = ImageError) -> Node 
     """Read the metadata of the array or group in `folder`, of Zarr 2 or 3; None if there is none.
 
     Raises:
-        TilesegmentError: it is damaged; `error` says of which kind.
+        TilesegmentError: it is damaged; raised as `error`.
     """
     if (document := read_json(folder / "zarr.json", error)) is not None:
         attributes = document.get("attributes") or {}
@@ -80,7 +80,7 @@ def read_json(file: Path, error: type[TilesegmentError] = ImageError) -> dict[st
     except FileNotFoundError:
         return None
     except OSError as failure:
-        raise error(f"cannot read {file}: {failure.strerror}; see to its permissions") from failure
+        raise error(f"cannot read {file}: {failure.strerror}; check its permissions") from failure
     try:
         document = json.loads(content) if len(content) <= _MAX_JSON else None
     except (ValueError, RecursionError):
@@ -137,7 +137,7 @@ def check_array(path: str, node: Node) -> tuple[tuple[int, ...], tuple[str, ...]
 
 
 def _check_chunks(path: str, shape: tuple[int, ...], chunks: list[tuple[int, ...]], itemsize: int) -> None:
-    """Check the chunks: of a sharded array the shard, and then what it is divided into."""
+    """Check the chunks: of a sharded array the shards, then their chunks."""
     if len(shape) > _MAX_DIMENSIONS or any(len(chunk) != len(shape) or min(chunk, default=1) < 1 for chunk in chunks):
         raise ImageError(f"{path} has damaged Zarr metadata: chunks {chunks[0]} do not fit the shape {shape}")
     if (size := math.prod(chunks[-1]) * itemsize) > _MAX_CHUNK:
@@ -176,7 +176,7 @@ def _version_3(meta: Mapping[str, Any]) -> tuple[Any, list[Any], list[Any]]:
 
 
 def is_printable(text: str) -> bool:
-    """Return whether a name from a file can stand in a message."""
+    """Return whether a name from a file can be shown in a message."""
     return text.isprintable() and len(text) <= _MAX_NAME
 
 

@@ -1,1 +1,1 @@
-"""Predicting: from what the user chose to what became of each image."""
+"""Prediction of images: settings, plan, job, queue, results."""

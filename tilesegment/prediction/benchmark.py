@@ -28,17 +28,17 @@ from tilesegment.prediction.job import Job
 from tilesegment.prediction.predict import predict_many
 from tilesegment.prediction.settings import Outputs, Settings
 
-_ROUNDS = 3  # everything is measured so many times, in turns; medians count
-_PROBE = 1024  # side of the drawn image that shows how large a part there is time for, pixels
-_LARGEST = 1 << 28  # pixels of a drawn image, at most
-_PREDICTING = 0.6  # of the time that is granted
+_ROUNDS = 3  # measurements of each kind, in turns; their median counts
+_PROBE = 1024  # pixels: side of the drawn image from which the speed is estimated
+_LARGEST = 1 << 28  # pixels of the largest drawn image
+_PREDICTING = 0.6  # share of the granted time
 _PLANNED = ("device", "precision", "runtime", "tile", "step", "batch", "block")
 _SIZES, _SECONDS = (64, 65_536), (1, 86_400)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What was measured, all in one process with the same threads.
+    """Measurements, all from one process with the same threads.
 
     Mpx/s are millions of pixels of the mask per second; one TFLOP/s is 10^12 operations, 2 for a multiply-add.
 
@@ -56,8 +56,8 @@ class Bench:
         write_mpx_per_s: blocks of class ids until they are safe, with pyramid and final name.
         end_to_end_mpx_per_s: `tilesegment.predict`, from opening the image to the finished mask.
         end_to_end_ratio: end to end relative to the predictor alone.
-        start_seconds: from nothing to an open image and a predictor, once everything is loaded.
-        seconds: that all of it took.
+        start_seconds: to open the image and make a predictor, libraries already imported.
+        seconds: total duration.
     """
 
     image: str | None
@@ -95,15 +95,15 @@ def bench(
     report: Callable[[float, str], None] = lambda done, words: None,
     **settings: Any,
 ) -> Bench:
-    """Measure the middle of `image`, or of one that is drawn, as large a part as there is time for.
+    """Measure the middle of `image` or of a drawn one, as large a part as time allows.
 
     Args:
         image: path; of a stack, the middle plane is taken.
         model: path or bundled name, as for `predict`.
         size: side of the drawn image, pixels.
         seconds: about how long it may take.
-        folder: where masks are written, and removed again; by default the system's temporary folder.
-        report: called with the part that is done, 0 to 1, and words.
+        folder: for masks, which are deleted afterwards; by default the system's temporary folder.
+        report: called with the share done, 0 to 1, and a text.
         settings: fields of `Settings`.
 
     Raises:
@@ -111,7 +111,7 @@ def bench(
     """
     start = time.perf_counter()
     if size is not None and image is not None:
-        raise PlanError("--size is of a drawn image; leave it out, or the image")
+        raise PlanError("--size is for a drawn image; leave out --size or the image")
     if size is not None and not _SIZES[0] <= size <= _SIZES[1]:
         raise PlanError(f"size is {size}; allowed: {_SIZES[0]} to {_SIZES[1]} pixels")
     if not _SECONDS[0] <= seconds <= _SECONDS[1]:
@@ -135,7 +135,7 @@ def bench(
 
 
 def _measure(image: str, settings: Settings, folder: Path, report: Callable[[float, str], None]) -> dict[str, Any]:
-    """All figures of `Bench` that are measured or planned."""
+    """Measure and return the fields of `Bench`, except `image` and `seconds`."""
     start = time.perf_counter()
     with Job.prepare(image, settings) as job:
         plan, predictor = job.plan, job.predictor
@@ -161,10 +161,7 @@ def _measure(image: str, settings: Settings, folder: Path, report: Callable[[flo
             "channels": job.source.channels,
             "model": job.model.header.name,
             "threads": torch.get_num_threads(),
-            **{
-                name: getattr(plan, name)
-                for name in ("device", "precision", "runtime", "tile", "step", "batch", "block")
-            },
+            **{name: getattr(plan, name) for name in _PLANNED},
             **{f"{name}_mpx_per_s": rate for name, rate in rates.items()},
             "predictor_tflops": None if operations is None else operations / medians["tile"] / 1e12,
             "matmul_tflops": product,
@@ -175,7 +172,7 @@ def _measure(image: str, settings: Settings, folder: Path, report: Callable[[flo
 
 
 def seconds_per_tile(job: Job) -> float:
-    """Seconds that the predictor takes for a tile, its pixels in memory: the block in the middle, once."""
+    """Return the predictor's seconds per tile, pixels in memory, from one pass over the middle block."""
     rows, columns = job.plan.grid.shape
     block, predictor = job.plan.grid.at((rows - 1) // 2, (columns - 1) // 2), job.predictor
     pixels = job.read(job.plan.planes.start, block)
@@ -184,7 +181,7 @@ def seconds_per_tile(job: Job) -> float:
 
 
 def measure_product(device: str, precision: str, seconds: float = 0.5) -> tuple[int, float]:
-    """Side of square matrices, and the median TFLOP/s of their product; fp32 stands for int8."""
+    """Return the side of square matrices and the median TFLOP/s of their product; int8 is measured as fp32."""
     place, side = torch.device(device), 2048 if device == "cpu" else 8192
     a, b = (torch.rand(side, side, device=place).to(PRECISIONS.get(precision, torch.float32)) for _ in range(2))
     times: list[float] = []
@@ -195,7 +192,7 @@ def measure_product(device: str, precision: str, seconds: float = 0.5) -> tuple[
 
 
 def _time_writing(job: Job, folder: Path) -> float:
-    """Seconds to store all blocks and finish the mask."""
+    """Return the seconds to store all blocks and finish the mask."""
     plan = job.plan
     ids = np.random.default_rng(0).integers(0, plan.classes, (plan.block, plan.block), np.uint8)
 
@@ -212,7 +209,7 @@ def _time_writing(job: Job, folder: Path) -> float:
 
 
 def _time_all(image: str, settings: Settings, folder: Path) -> float:
-    """Seconds from opening the image to the finished mask."""
+    """Return the seconds from opening the image to the finished mask."""
     with TemporaryDirectory(dir=folder) as place:
         start = time.perf_counter()
         for result in predict_many([(image, Outputs(Path(place) / "mask.zarr"))], settings):
@@ -228,14 +225,14 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def _affordable(image: str, settings: Settings, seconds: float) -> int:
-    """Pixels that there is time to predict, from what a tile takes here."""
+    """Return how many pixels can be predicted in time, judging by one tile."""
     with Job.prepare(image, settings) as job:
         job.seconds_per_tile()
         return int(seconds * _PREDICTING / _ROUNDS * job.plan.step**2 / job.seconds_per_tile())
 
 
 def _part(image: str, settings: Settings, pixels: int) -> Region:
-    """The middle of the image, of about so many pixels, in whole blocks or else whole tiles; all of it, if smaller."""
+    """Return the middle of the image, about `pixels` large, in whole blocks or tiles; all of a smaller image."""
     with Job.prepare(image, settings) as job:
         region, plan = job.plan.region, job.plan
     if region.area <= pixels:
@@ -254,7 +251,7 @@ def _middle(image: str, settings: Settings) -> tuple[int, int] | None:
 
 
 def _own_copy(model: str | Path, folder: Path) -> str:
-    """A copy of a model file: what int8 needs is kept beside it, and is not to stay. Others are left where they are."""
+    """Copy a model file to `folder`, as int8 writes a cache beside it; return the path of any other model."""
     path = find_model(model)
     if path.is_dir() or path.suffix != ".safetensors":
         return str(path)
@@ -265,12 +262,12 @@ def _own_copy(model: str | Path, folder: Path) -> str:
 
 
 def _draw(path: Path, settings: Settings, side: int) -> str:
-    """A drawn image (C, side, side) in grey values that the model knows."""
+    """Draw an image (C, side, side) in the model's range of grey values."""
     header = Model.load(str(settings.model)).header
     scale = header.normalisation
     channels = header.channels if settings.channels is None else max(settings.channels, default=0) + 1
     mean, std = [scale.mean[0]] * channels, [scale.std[0]] * channels
-    if scale.dtype != "float32" and std[0] < 2:  # a model that was not told its grey values
+    if scale.dtype != "float32" and std[0] < 2:  # a model without known grey values
         most = 255 if scale.dtype == "uint8" else 65_535
         mean, std = [most / 2] * channels, [most / 6] * channels
     return draw_zarr(path, (side, side), mean, std, scale.dtype)
@@ -278,11 +275,7 @@ def _draw(path: Path, settings: Settings, side: int) -> str:
 
 @contextmanager
 def _temporary(folder: str | Path | None) -> Iterator[Path]:
-    """A folder of our own in `folder`, removed with all that is in it.
-
-    Raises:
-        PlanError: it cannot be made there.
-    """
+    """Make a temporary folder in `folder`; PlanError if that fails."""
     try:
         made = TemporaryDirectory(prefix="tileseg-bench-", dir=folder and os.path.abspath(folder))
     except OSError as error:

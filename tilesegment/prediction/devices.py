@@ -1,4 +1,4 @@
-"""Which device and which precision a run uses."""
+"""Choice of device and precision."""
 
 from functools import cache
 from importlib.util import find_spec
@@ -25,13 +25,13 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
     there = ["cpu", *["cuda"] * cuda, *(f"cuda:{n}" for n in range(torch.cuda.device_count())), *["mps"] * mps]
     if name not in there:
-        raise DeviceError(f"device {name!r} is not here; allowed: auto, {', '.join(there)}")
+        raise DeviceError(f"device {name!r} is not available; allowed: auto, {', '.join(there)}")
     return torch.device(name)
 
 
 @cache
 def _limit_threads() -> None:
-    """Let PyTorch use no more threads than this process may: it does not see the limits of a cgroup."""
+    """Limit PyTorch to the threads that this process may use: it ignores cgroup limits."""
     if torch.get_num_threads() > thread_count():
         torch.set_num_threads(thread_count())
 
@@ -59,7 +59,7 @@ def choose_precision(device: torch.device, name: str = "auto") -> str:
 
 
 def has_openvino(device: torch.device, precision: str) -> bool:
-    """Whether OpenVINO is installed and computes in `precision`: on a CPU without it, it silently takes another."""
+    """Whether OpenVINO is installed and computes in `precision`: on a CPU without it, it silently uses another."""
     native = precision in ("fp32", "int8") or (precision == "bf16" and _cpu_has_bf16())
     return device.type == "cpu" and native and find_spec("openvino") is not None
 
@@ -78,12 +78,12 @@ def why_onnx_on_cpu(device: torch.device) -> str:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that a batch may take on a CUDA device, half of what is free; None elsewhere: that memory is shared."""
+    """Return the bytes for a batch on a CUDA device, half of what is free; None elsewhere, where memory is shared."""
     return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else None
 
 
 def this_machine(device: str = "auto", precision: str = "auto") -> Machine:
-    """Describe this machine for a plan, for a device and a precision as the user names them.
+    """Describe this machine for a plan, for the device and precision that the user named.
 
     Raises:
         DeviceError: they are not available here.
@@ -94,6 +94,6 @@ def this_machine(device: str = "auto", precision: str = "auto") -> Machine:
 
 
 def use_gpu(number: int) -> None:
-    """Of several GPUs, let `cuda` mean number `number` (modulo their count) in this thread from now on."""
+    """Make GPU `number` (modulo their count) the `cuda` device of this thread."""
     if torch.cuda.device_count() > 1:
         torch.cuda.set_device(number % torch.cuda.device_count())

@@ -1,4 +1,4 @@
-"""Streaming: read ahead | predict | write behind. Knows neither torch nor dask; it is handed what does the work."""
+"""Streaming: read ahead | predict | write behind. Independent of torch and dask."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -30,9 +30,9 @@ def stream(
     write: Callable[[Item, Found], Stored],
     stop: Callable[[], bool] = lambda: False,
 ) -> Generator[tuple[Item, Stored | Exception], None, None]:
-    """Take every item of `work` through `read`, `predict` and `write`, the three at the same time.
+    """Pass every item of `work` through `read`, `predict` and `write`, which run concurrently.
 
-    `read` and `write` each run in a thread of their own, in the order of `work`; `predict` runs in the caller's. At
+    `read` and `write` each run in their own thread, in the order of `work`; `predict` runs in the caller's. At
     most two items wait on either side, so memory does not depend on how many there are.
 
     Args:
@@ -43,8 +43,8 @@ def stream(
         stop: asked before an item is predicted; if true, the items before are written and the rest is left.
 
     Yields:
-        Each item, in order, with what `write` returned or with the error that it failed with; one that fails does not
-        keep the others from being done. To end early, close the generator.
+        Each item, in order, with what `write` returned or with its error; the others go on. To end early, close the
+        generator.
     """
     waiting = iter(work)
     ahead: deque[tuple[Item, Future[Pixels]]] = deque()
@@ -69,19 +69,19 @@ def stream(
             for done, written in behind:
                 yield done, _settled(written)
         finally:
-            # after an error or Ctrl-C: nothing new is begun, what is being written is written to its end
+            # after an error or Ctrl-C: begin nothing new, end the write in progress
             reader.shutdown(cancel_futures=True)
             writer.shutdown(cancel_futures=True)
 
 
 def _settled(stored: Future[Any]) -> Any:
-    """Wait for what it returned or the error that it failed with; Ctrl-C and the like are raised."""
+    """Wait for the result, or return the error; raise Ctrl-C and the like."""
     error = stored.exception()
     return error if isinstance(error, Exception) else stored.result()
 
 
 def predict_array(predictor: "BlockPredictor", image: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Class ids (H, W) uint8 and probabilities (K, H, W) of an image (C, H, W) in memory, tile by tile.
+    """Return class ids (H, W) uint8 and probabilities (K, H, W) of an image (C, H, W) in memory, tile by tile.
 
     With `step` at least the image's sides (rounded up to the divisor) this is the single pass over the whole
     mirror-padded image, the reference that every tiling must equal.

@@ -1,4 +1,4 @@
-"""What a file is: an image, a mask or a model, in a few facts."""
+"""Facts about a file: an image, a mask or a model."""
 
 import math
 import os
@@ -11,7 +11,7 @@ from tilesegment.masks import Mask, find_mask
 from tilesegment.models import PACKAGED, TRAINED, bundled_models
 from tilesegment.models.header import ModelHeader, read_header
 
-# others' suffixes too: that such files are not opened is said better as of a model than as of an image
+# also suffixes that are not read: the error of the model reader fits such files better than that of an image
 _MODELS = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl")
 _FOREIGN = (".onnx", ".zip")
 
@@ -23,7 +23,7 @@ def describe(
     select: Mapping[str, int] | None = None,
     series: int | None = None,
 ) -> dict[str, Any]:
-    """Facts about an image, a mask or a model, as plain JSON values; `kind` says which of them it is.
+    """Return facts about an image, a mask or a model as JSON values; `kind` says which of them it is.
 
     Args:
         path: a file, a Zarr folder, or the name of a bundled model.

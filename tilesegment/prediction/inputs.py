@@ -1,4 +1,4 @@
-"""Which images are predicted, and where each goes: lists, folders of images, one folder of masks."""
+"""Images to predict and the places of their masks: from lists and folders."""
 
 import csv
 import io
@@ -14,18 +14,17 @@ from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr
 from tilesegment.masks import read_record
 from tilesegment.prediction.settings import Outputs
 
-FORMATS = ("zarr", "tif", "png")
 _DOUBLE = (".ome.tiff", ".ome.tif", ".ome.zarr")  # suffixes of two parts
 
 
 def read_list(path: str | Path) -> list[tuple[str, str | None]]:
-    """Read a list of images and, where it says so, of their masks, relative to the working folder.
+    """Read a list of images, and of their masks if it names them; paths are relative to the working folder.
 
-    A CSV file has a column `image` and may have a column `out`; any other file names one image per line, except for
-    empty lines and those that begin with #.
+    A CSV file has a column `image` and may have a column `out`; any other file names one image per line;
+    empty lines and lines that begin with # are skipped.
 
     Raises:
-        PlanError: there is no such list, it is not text or has other columns, or it names no image.
+        PlanError: the list is missing, is not text, has other columns or names no image.
     """
     expected = "give a text file, one image per line, or a CSV"
     try:
@@ -45,7 +44,7 @@ def read_list(path: str | Path) -> list[tuple[str, str | None]]:
 
 
 def _rows(path: str | Path, text: str) -> list[tuple[str, str | None]]:
-    """Images and masks in the columns `image` and `out` of a CSV, in any case."""
+    """Return the images and masks in the columns `image` and `out` of a CSV, in any case."""
     head, *rows = list(csv.reader(io.StringIO(text))) or [[]]
     columns = [name.strip().lower() for name in head]
     if columns.count("image") != 1 or columns.count("out") > 1:
@@ -64,14 +63,14 @@ def _rows(path: str | Path, text: str) -> list[tuple[str, str | None]]:
 
 
 class Found(NamedTuple):
-    """The images of a folder by path, sorted, and the names of what else is in it, without hidden files."""
+    """Images of a folder (sorted paths), and the names of its other entries, hidden ones excepted."""
 
     images: tuple[str, ...]
     left_out: tuple[str, ...]
 
 
 def images_in(folder: str) -> Found:
-    """Find the images in a folder, not in those below; masks and pictures that we wrote are no images.
+    """Find the images in a folder, not in those below; masks and pictures that we wrote do not count.
 
     Raises:
         PlanError: there are none, or the folder cannot be read.
@@ -79,7 +78,7 @@ def images_in(folder: str) -> Found:
     try:
         entries = sorted(entry for entry in os.listdir(folder) if not entry.startswith("."))
     except OSError as error:
-        raise PlanError(f"the folder {folder} cannot be read ({error.strerror}): see to its permissions") from error
+        raise PlanError(f"the folder {folder} cannot be read ({error.strerror}): check its permissions") from error
     images = tuple(name for name in entries if _is_to_predict(Path(folder, name)))
     left_out = tuple(name for name in entries if name not in images)
     if not images:
@@ -89,7 +88,7 @@ def images_in(folder: str) -> Found:
 
 
 def shortened(names: Sequence[str]) -> str:
-    """Some of the names, and how many more there are."""
+    """Return some of the names, and how many more there are."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
@@ -110,7 +109,7 @@ def place_masks(
     Args:
         folder: of the masks; None where each image comes with the name of its mask.
         images: path, and the name of its mask, in the folder or with it, or None.
-        file_format: of `FORMATS`, for masks without a name of their own.
+        file_format: zarr, tif or png, for masks without a given name.
         shared: what else is asked for; its `mask` is replaced.
 
     Raises:
@@ -140,7 +139,7 @@ def _place(folder: str | Path | None, image: str, name: str | None, file_format:
 
 
 def _stem(image: str) -> str:
-    """The name of an image without its format, `a` of `a.ome.tif`; of a part of a Zarr `a_0`, of `a.zarr/0`."""
+    """Return the name of an image without its format, `a` of `a.ome.tif`; of a part of a Zarr `a_0`, of `a.zarr/0`."""
     path, parts = Path(os.path.abspath(image)), list[str]()
     while path.parent.suffix == ".zarr" or is_zarr(path.parent):
         parts.insert(0, path.name)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Samples = list[tuple[np.ndarray, Block]]
 
-# tiles of an image: every third is for measuring, the others calibrate; of large tiles fewer are enough
+# tiles of an image: every third measures, the others calibrate; fewer large ones are enough
 _LEAST_SAMPLES, _MOST_SAMPLES, _SAMPLED = 3, 12, 4_000_000  # tiles, pixels
 _RECIPE = 3  # version of the way a network is quantised; networks cached by another one are ignored
 
@@ -38,7 +38,7 @@ def sample_blocks(plan: Plan) -> list[tuple[int, Block]]:
     view, step = plan.view, plan.sample_step
     grid = TileGrid(plan.region, step, step, view)
     count, columns = len(grid) * len(plan.planes), grid.shape[1]
-    # one at random out of each of so many equal ranges
+    # a random one from each of `wanted` equal ranges
     wanted = min(max(round(_SAMPLED / view.tile_of(step) ** 2), _LEAST_SAMPLES), _MOST_SAMPLES)
     edges = np.linspace(0, count, min(count, wanted) + 1).astype(int)
     chosen = np.random.default_rng(0).integers(edges[:-1], edges[1:]).tolist()
@@ -58,14 +58,14 @@ def int8_predictor(
         folder: cache of quantised networks and measurements.
 
     Raises:
-        DeviceError: the network has no weights of its own; ONNX files run as they are.
+        DeviceError: the network has no parameters, as that of an ONNX file, which runs as it is.
         ModelError: see `quantised`.
     """
     if not any(True for _ in model.network.parameters()):
         raise DeviceError(
             f"precision int8 does not support {model.header.name}, whose network runs as it is; give --precision fp32"
         )
-    normalised = BlockPredictor(model, torch.device("cpu"), "", torch.float32, options).normalised
+    normalised = BlockPredictor(model, torch.device("cpu"), torch.float32, options).normalised
     calibration = [normalised(pixels).numpy() for number, (pixels, _) in enumerate(samples) if number % 3 != 1]
     network, cached = quantised(model, calibration, folder)
     predictor = OpenVinoPredictor(model, tile, quantised=network, **options)
@@ -103,7 +103,7 @@ def folder_for(model: str | Path) -> Path:
     private = Path(gettempdir()) / f"tilesegment-{os.getuid()}"
     with suppress(OSError):
         private.mkdir(mode=0o700)
-    # networks are run from it: it must not belong to somebody else
+    # networks are run from it: no other user may own it or write to it
     found = private.lstat() if os.path.lexists(private) else None
     if found is None or not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         private = Path(mkdtemp(prefix="tilesegment-"))
@@ -127,18 +127,18 @@ def quantised(model: Model, inputs: list[np.ndarray], folder: Path) -> tuple["op
         ModelError: the network cannot be converted, written or read again.
     """
     cached, shape = folder / _network_key(model, inputs), (1, *inputs[0].shape)
-    runtime = core()  # before NNCF makes and frees cores of its own
+    runtime = core()  # before NNCF makes and frees other cores
     if not cached.exists():
         network = convert(model.network, model.header.name, shape)
         _save(_quantise(network, [each[None] for each in inputs]), cached)
     try:
         return runtime.read_model(cached / "network.xml"), cached
     except RuntimeError as error:
-        raise ModelError(f"{cached} cannot be read; delete it, and it is made anew") from error
+        raise ModelError(f"{cached} cannot be read; delete it to have it made again") from error
 
 
 def _save(network: "openvino.Model", folder: Path) -> None:
-    """Write the network whole or not at all; of two processes that do so at once the first wins."""
+    """Write the network whole or not at all; if two processes do so at once, the first wins."""
     import openvino
 
     try:
@@ -157,7 +157,7 @@ def _save(network: "openvino.Model", folder: Path) -> None:
 
 
 def _network_key(model: Model, inputs: list[np.ndarray]) -> str:
-    """Hash of these weights, these tiles and the versions of the tools."""
+    """Hash the weights, the tiles and the versions of the tools."""
     header = model.header
     tools = [_RECIPE, *(version(name) for name in ("openvino", "nncf"))]
     weights = header.weights_sha256 or weights_hash(model.network.state_dict())
@@ -169,8 +169,8 @@ def _network_key(model: Model, inputs: list[np.ndarray]) -> str:
 
 
 def _measurement_key(predictor: BlockPredictor, samples: Samples) -> str:
-    """Hash of what the disagreement depends on, apart from the quantised network."""
-    # CPUs without instructions for int8 add up in fewer bits
+    """Hash what the disagreement depends on, apart from the quantised network."""
+    # CPUs without int8 instructions accumulate in fewer bits
     cpu = [str(core().get_property("CPU", name)) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
     facts = [cpu, predictor.threshold, len(predictor.symmetries), [str(block) for _, block in samples]]
     digest = hashlib.sha256(json.dumps(facts).encode())
@@ -185,7 +185,7 @@ def _quantise(network: "openvino.Model", inputs: list[np.ndarray]) -> "openvino.
         Path.home()
     except RuntimeError:
         os.environ["HOME"] = gettempdir()  # nncf needs one to be imported
-    # it draws its progress on the standard output
+    # it prints its progress on stdout
     with redirect_stdout(io.StringIO()):
         import nncf
 
@@ -196,7 +196,7 @@ def _quantise(network: "openvino.Model", inputs: list[np.ndarray]) -> "openvino.
 
 
 def crop_by_strides(network: "openvino.Model") -> None:
-    """Replace every crop by fixed bounds by its older operation, through which NNCF lets integers pass.
+    """Replace each crop by fixed bounds with the older operation, through which NNCF lets integers pass.
 
     Otherwise a skip is computed and cropped in fp32 and then rounded: a tenth of the time of a U-Net in int8. Bounds at
     the end are counted from there: a skip is cropped by as much in any tile, so the network can be reshaped.

@@ -1,4 +1,4 @@
-"""A plan whose image, model and outputs are open. A block's way, from its pixels to its stored object, is here."""
+"""A prediction with its image, model and outputs open: load, predict and store blocks, then finish."""
 
 import os
 import platform
@@ -39,7 +39,7 @@ AskMachine = Callable[[str, str], Machine]
 
 
 class Job:
-    """A plan whose image and model are open, and, once begun, its outputs. Closes the image when left."""
+    """A plan with its image and model open, and, once begun, its outputs. As a context manager it closes the image."""
 
     def __init__(self, plan: Plan, source: ImageSource, model: Model, stores: Stores | None = None) -> None:
         self.plan, self.source, self.model = plan, source, model
@@ -53,7 +53,7 @@ class Job:
         Args:
             image: its path.
             settings: what the user chose.
-            ask: tells, for a device and a precision, of the machine that will predict.
+            ask: describes the machine that will predict, for a device and a precision.
 
         Raises:
             ImageError, ModelError, PlanError, DeviceError: one of them is unavailable, or they are incompatible.
@@ -61,8 +61,8 @@ class Job:
         settings = Settings() if settings is None else settings
         source = open_image(image, **settings.reading)
         try:
-            machine = ask(settings.device, settings.precision)  # may be waited for, an unreadable image need not
-            if not os.path.samefile(image, source.path):  # one of several images in what was named
+            machine = ask(settings.device, settings.precision)  # may wait for workers, so only once the image is open
+            if not os.path.samefile(image, source.path):  # an image inside the given path
                 settings = replace(settings, series=None)
             model, path, notes = open_model(source, settings)
             if isinstance(model.network, OnnxNetwork):
@@ -70,7 +70,7 @@ class Job:
                 if on_cpu:
                     settings = replace(settings, device="cpu")
                     machine = ask("cpu", settings.precision)
-                if settings.precision == "auto":  # that of the file
+                if settings.precision == "auto":  # the file's own
                     machine = replace(machine, precision="fp32")
                 notes += tuple(note for note in (on_cpu, model.assumed) if note)
             plan = make_plan(source, model, settings, machine, path)
@@ -81,7 +81,7 @@ class Job:
 
     @classmethod
     def open(cls, plan: Plan, stores: Stores | None = None) -> Self:
-        """Open what another process has planned.
+        """Open a plan of another process.
 
         Raises:
             ImageError, ModelError, PlanError: image or model are unavailable here, or are not the same.
@@ -101,10 +101,10 @@ class Job:
             raise
 
     def begin(self, outputs: Outputs) -> None:
-        """Begin the outputs, or find what an earlier run stored.
+        """Create the outputs, or reopen those that an earlier run began.
 
         Raises:
-            PlanError, MaskError: they cannot be written there. Nothing has been changed then.
+            PlanError, MaskError: they cannot be written; nothing has been changed.
         """
         self.stores = begin_outputs(self.plan, self.spec(), outputs)
 
@@ -116,10 +116,10 @@ class Job:
     ) -> None:
         self.source.close()
 
-    # a block's way: load, predict, store
+    # the steps of a block: load, predict, store
 
     def load(self, z: int, block: Block) -> np.ndarray | None:
-        """The pixels (C, H, W) of `block.read` in plane `z`; None if the block is empty. Only this decides it.
+        """Read the pixels (C, H, W) of `block.read` in plane `z`; None if the block is empty: decided only here.
 
         Raises:
             ImageError: as `read`.
@@ -131,12 +131,12 @@ class Job:
         return None if skipping.finds_empty(pixels) else pixels
 
     def read(self, z: int, block: Block, needed: Region | None = None) -> np.ndarray:
-        """The pixels (C, H, W) of `block.read` in plane `z`, mirrored beyond the image.
+        """Read the pixels (C, H, W) of `block.read` in plane `z`, mirrored beyond the image.
 
         Args:
             z, block: what is read.
             needed: the part of `block.read` that decides `block.write`; None takes it from the field of view. The last
-                tiles may reach further: what is not finite there becomes 0, and decides nothing.
+                tiles may reach further: values there that are not finite become 0, without effect.
 
         Raises:
             ImageError: they cannot be read, or hold NaN or infinity where they are needed.
@@ -156,7 +156,7 @@ class Job:
         return np.nan_to_num(pixels, nan=0, posinf=0, neginf=0)
 
     def _needed(self, block: Block) -> Region:
-        """The pixels that decide `block.write`: its last pooling cells whole, and the margin behind them."""
+        """Return the pixels that decide `block.write`: its last pooling cells whole, and the margin behind them."""
         view, write, read = self.plan.view, block.write, block.read
         y1, x1 = (-(-end // view.divisor) * view.divisor + view.after for end in (write.y1, write.x1))
         return Region(read.y0, read.x0, y1, x1).intersect(read)
@@ -171,7 +171,7 @@ class Job:
         """Wait for what `predict` began, store it durably, and return whether the block was empty.
 
         Raises:
-            MaskError: the disk refuses; what is stored stays.
+            MaskError: it cannot be written; stored blocks are kept.
         """
         stores, region, plane = self.stores, block.write.within(self.plan.region), z - self.plan.planes.start
         ids, *more = self._class_0(block.write.shape) if pending is None else pending()
@@ -185,18 +185,18 @@ class Job:
         return pending is None
 
     def _class_0(self, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids (h, w) and probabilities (K, h, w) of an empty block: class 0, for certain."""
+        """Return ids (h, w) and probabilities (K, h, w) of an empty block: class 0."""
         likely = np.zeros((self.plan.classes, 1, 1), np.float32)
         likely[0] = 1
         return np.zeros(shape, np.uint8), np.broadcast_to(likely, (self.plan.classes, *shape))
 
     def finish(self, result: Result) -> Result:
-        """End an image whose blocks are stored: pyramids, final names, pictures. Fills in and returns `result`.
+        """Finish an image whose blocks are stored: pyramids, final names, pictures. Fills in and returns `result`.
 
-        Of several parts, the one that stored the last block does this; it must not hold its own claim any more.
+        Of several parts, the one that stored the last block does this, after releasing its own claim.
 
         Raises:
-            MaskError: blocks are missing or damaged, or the disk refuses; it can be called again.
+            MaskError: blocks are missing or damaged, or writing fails; it can be called again.
         """
         result.read_amplification = self.source.decoded_bytes / self._wanted_bytes if self._wanted_bytes else None
         if "predictor" in self.__dict__:
@@ -219,9 +219,9 @@ class Job:
         return result
 
     def _record(self, result: Result, measured: bool) -> dict[str, Any]:
-        """What is recorded in the outputs of how the run went."""
+        """Return what the outputs record of the run."""
         known: dict[str, Any] = {"seconds": round(result.seconds, 3), "mpx_per_s": round(result.mpx_per_s, 4)}
-        if self.plan.skipping.blocks is None:  # found only when they were read, by this run
+        if self.plan.skipping.blocks is None:  # known only of the blocks that this run read
             share = result.pixels_skipped / max(result.pixels + result.pixels_skipped, 1)
             found = {"blocks": result.blocks_skipped, "of_blocks": result.blocks, "share": round(share, 6)}
             known["skipped"] = self.plan.skipping.record | found
@@ -250,7 +250,7 @@ class Job:
         )
 
     def seconds_per_tile(self) -> float:
-        """What a tile takes here, measured on one batch after another that warms up."""
+        """Measure the seconds per tile on a batch, after one that warms up."""
         plan = self.plan
         row = Region(0, 0, plan.step, plan.step * plan.batch)
         block = TileGrid(row, plan.step, plan.step * plan.batch, plan.view).at(0, 0)
@@ -261,7 +261,7 @@ class Job:
         return (time.monotonic() - start) / plan.batch
 
     def spec(self) -> MaskSpec:
-        """The mask that this job writes."""
+        """Describe the mask that this job writes."""
         plan, size, (sy, sx) = self.plan, self.source.pixel_size, self.plan.scale
         return MaskSpec(
             shape=plan.region.shape,

@@ -1,4 +1,4 @@
-"""Which grey values the network sees: those it was trained on, or those of this image. Never those of a tile."""
+"""Normalisation of grey values: by the training images or by this image, never per tile."""
 
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ def choose_normalisation(trained: Normalisation, source: ImageSource, plan: "Pla
     Raises:
         PlanError: the image is of another dtype than the model was trained on, or stores integers that are read as
             float32, whose range no model knows.
-        ImageError: the image's own is to be measured, and it is constant or holds NaN.
+        ImageError: the image is to be scaled by itself, and is constant or holds NaN.
     """
     is_foreign = trained.dtype != str(source.dtype) or (source.dtype.kind == "f" and source.stored_dtype.kind != "f")
     if plan.settings.normalise == "image":
@@ -35,7 +35,7 @@ def choose_normalisation(trained: Normalisation, source: ImageSource, plan: "Pla
 
 
 def _measure(source: ImageSource, plan: "Plan", otherwise: str) -> Normalisation:
-    """Mean and std of each channel over at most 64 windows of 512 px, spread evenly over what is predicted."""
+    """Measure mean and std of each channel over at most 64 windows of 512 px, spread evenly over the prediction."""
     # windows are the tiles of a network that needs no context
     grid = TileGrid(plan.region, _SAMPLE_SIDE, _SAMPLE_SIDE, FieldOfView(1, 0, 0, True))
     count = len(plan.planes) * len(grid)
@@ -54,8 +54,8 @@ def _measure(source: ImageSource, plan: "Plan", otherwise: str) -> Normalisation
     if np.any(std <= 1e-6 * np.abs(mean)):
         if source.stored_dtype != source.dtype:
             raise ImageError(
-                f"{source.path} holds {source.stored_dtype} of which a channel is constant, or spans too little for so "
-                "large values to differ in float32: subtract the smallest value and save it as uint16 or float32"
+                f"{source.path} holds {source.stored_dtype} of which a channel is constant, or spans too little to be "
+                "resolved in float32: subtract the smallest value and save it as uint16 or float32"
             )
         raise ImageError(f"{source.path} is constant in a channel and has no spread to scale by; {advice}{otherwise}")
     return Normalisation(tuple(map(float, mean)), tuple(map(float, std)), str(source.dtype))

@@ -1,4 +1,4 @@
-"""The model that an image is predicted with: found, loaded once, pruned and given the halo that was chosen."""
+"""Find and load the model for an image, with the chosen pruning and halo."""
 
 import os
 from dataclasses import replace
@@ -13,10 +13,10 @@ from tilesegment.prediction.settings import Settings
 
 
 def open_model(source: ImageSource, settings: Settings) -> tuple[Model, str, tuple[str, ...]]:
-    """The model for an image, where every process finds it ("" if it was given as an object), and notes.
+    """Return the model for an image, its path for other processes ("" if given as an object), and notes.
 
     Raises:
-        ModelError: there is none, it does not take such images, or it cannot be pruned or have that halo.
+        ModelError: no model is found, or it does not fit the image, the pruning or the halo.
     """
     given, notes = settings.model, tuple[str, ...]()
     if given is None:
@@ -29,17 +29,17 @@ def open_model(source: ImageSource, settings: Settings) -> tuple[Model, str, tup
             )
         given, notes = DEFAULT, (f"no model was named: using the bundled {DEFAULT}",)
     if isinstance(given, Model):
-        if not isinstance(given.network, OnnxNetwork):  # whatever was done to them since they were loaded
+        if not isinstance(given.network, OnnxNetwork):  # they may have changed since they were loaded
             digest = weights_hash({name: value.cpu() for name, value in given.network.state_dict().items()})
             given = replace(given, header=replace(given.header, weights_sha256=digest))
         return _adapted(given, settings.prune, settings.halo), "", notes
-    # each process has the bundled models in a place of its own
+    # the path of a bundled model differs between installations
     path = str(given) if str(given) in bundled_models() else os.path.abspath(find_model(str(given)))
     return load(path, settings), path, notes
 
 
 def load(path: str, settings: Settings) -> Model:
-    """The model in a file, pruned and with the halo that was chosen; kept, as many images mostly take one model."""
+    """Load a model file with the chosen pruning and halo; cached, as many images mostly share one model."""
     state = os.stat(path) if os.path.exists(path) else None
     return _loaded(path, state and (state.st_mtime_ns, state.st_size), settings.prune, settings.halo)
 

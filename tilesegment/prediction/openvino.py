@@ -16,19 +16,19 @@ from tilesegment.prediction.predictor import BlockPredictor, Options
 if TYPE_CHECKING:
     import openvino
 
-# OpenVINO and NNCF send usage reports from their import on, unless this package is missing; who has imported it knows
+# OpenVINO and NNCF send usage reports from their import on, unless this package is missing
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 class OpenVinoPredictor(BlockPredictor):
     """Run the network with OpenVINO, converted for tiles of one shape.
 
-    Tiles are run one after another, whatever the batch: larger batches bring nothing on a CPU, and so no result
-    depends on them. Nor does one depend on the number of threads, which is that of PyTorch.
+    Tiles run one by one, whatever the batch: larger batches gain nothing on a CPU, and no result depends on them. Nor
+    does one depend on the number of threads, which is PyTorch's.
 
     Args:
         model, options: the network with its header; see `Options`.
-        tile: side of the tiles in pixels; for tiles of another shape the network is converted when they come.
+        tile: side of the tiles in pixels; the network is converted again for tiles of another shape.
         precision: fp32, or bf16 where the CPU has it; in a quantised network, of what is not in int8.
         quantised: the network in int8, see `int8.quantised`.
 
@@ -45,10 +45,7 @@ class OpenVinoPredictor(BlockPredictor):
         quantised: "openvino.Model | None" = None,
         **options: Unpack[Options],
     ) -> None:
-        import openvino
-
-        runtime = f"OpenVINO {openvino.get_version().split('-')[0]}"
-        super().__init__(model, torch.device("cpu"), runtime, torch.float32, {**options, "batch": 1})
+        super().__init__(model, torch.device("cpu"), torch.float32, {**options, "batch": 1})
         self._model, self._precision, self._quantised = model, precision, quantised
         self._compiled: dict[tuple[int, ...], openvino.CompiledModel] = {}
         self.compiled((1, model.header.channels, tile, tile))
@@ -76,7 +73,7 @@ class OpenVinoPredictor(BlockPredictor):
 def _converted(
     network: nn.Module, weights: str, name: str, shape: tuple[int, ...], precision: str, threads: int
 ) -> "openvino.CompiledModel":
-    """Convert and compile once per network and `weights` (their hash), as many images mostly take one model."""
+    """Convert and compile once per network and `weights` (their hash), as many images mostly share one model."""
     return _compile(convert(network, name, shape), precision, threads)
 
 

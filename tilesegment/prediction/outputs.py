@@ -1,4 +1,4 @@
-"""The outputs of a prediction, begun: checked before hours of work, found again after an interruption."""
+"""Outputs of a prediction: checked before hours of work, found again after an interruption."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,13 +19,13 @@ from tilesegment.preview import Heatmap, class_to_show, draw_preview, mask_diges
 
 @dataclass(frozen=True)
 class Stores:
-    """Where a prediction goes: plain data, so that any process can store any block.
+    """Open outputs of a prediction: plain data, so that any process can store any block.
 
     Attributes:
-        mask, likely: the mask and the probabilities, as far as they are wanted and not complete yet.
-        path: where the mask is or will be.
+        mask, likely: writers of the mask and the probabilities; None if not wanted or already complete.
+        path: of the mask.
         preview, heatmap: pictures to draw when the others are finished.
-        notes: what a user should know of an earlier run that began the outputs.
+        notes: for the user, on the earlier run that began the outputs.
     """
 
     mask: MaskWriter | None = None
@@ -40,7 +40,7 @@ class Stores:
         return [writer for writer in (self.likely, self.mask) if writer is not None]
 
     def survey(self, plan: Plan) -> tuple[np.ndarray, int]:
-        """Whether each block is stored, bool (planes, rows, columns), and how many stored objects are damaged."""
+        """Return whether each block is stored, bool (planes, rows, columns), and the number of damaged objects."""
         done, damaged = np.ones((len(plan.planes), *plan.grid.shape), bool), 0
         for writer in self.writers:
             found = writer.survey()
@@ -63,7 +63,7 @@ class Stores:
             yield
 
     def draw(self, image: str, finished: Sequence[MaskWriter]) -> None:
-        """Draw the pictures of the outputs that were just `finished`, and those that are missing."""
+        """Draw the pictures of the outputs just `finished`, and missing ones."""
         missing = self.mask is None and self.preview is not None and not self.preview.exists()
         if self.preview is not None and (missing or self.mask in finished):
             draw_preview(image, self.path, self.preview)
@@ -72,10 +72,10 @@ class Stores:
 
 
 def begin_outputs(plan: Plan, spec: MaskSpec, outputs: Outputs) -> Stores:
-    """Create the folders in which the outputs grow, or find them with the blocks that an earlier run stored.
+    """Create the outputs, or reopen those that an earlier run began.
 
     Raises:
-        PlanError, MaskError: they cannot be written there. Nothing has been changed then.
+        PlanError, MaskError: they cannot be written; nothing has been changed.
     """
     heatmap, mask, likely = _heatmap(spec, outputs), None, None
     _check(plan.image, outputs, mask_digest(spec))
@@ -91,7 +91,7 @@ def begin_outputs(plan: Plan, spec: MaskSpec, outputs: Outputs) -> Stores:
 
 
 def _doubts(plan: Plan, record: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Notes where the image may have changed since the mask of this record was begun."""
+    """Return a note if the image may have changed since the mask of this record was begun."""
     if record is None or "fingerprint" not in record:
         return ()
     advice = "if pixels have changed since then, use --overwrite"
@@ -108,7 +108,7 @@ def _doubts(plan: Plan, record: Mapping[str, Any] | None) -> tuple[str, ...]:
 
 
 def _heatmap(spec: MaskSpec, outputs: Outputs) -> Heatmap | None:
-    """The heat map to draw; a PlanError if there are no probabilities to draw it from, or no such class."""
+    """Return the heat map to draw; PlanError without probabilities or such a class."""
     if outputs.heatmap is None:
         return None
     if outputs.probabilities is None:
@@ -118,14 +118,14 @@ def _heatmap(spec: MaskSpec, outputs: Outputs) -> Heatmap | None:
 
 
 def _check(image: str, outputs: Outputs, made_of: str) -> None:
-    """Check that outputs keep clear of the image and of each other.
+    """Check that no output overlaps the image or another output.
 
     Args:
         image, outputs: what is read, what is written.
-        made_of: digest of the mask: a preview that exists may be one of the same mask.
+        made_of: digest of the mask: an existing preview may show the same mask.
 
     Raises:
-        PlanError: two of them are one, or an output lies in the image elsewhere than among its labels.
+        PlanError: two of them are the same, or an output lies in the image but not among its labels.
         MaskError: the preview or the heat map cannot be written under its name.
     """
     source = Path(image).resolve()
@@ -138,7 +138,7 @@ def _check(image: str, outputs: Outputs, made_of: str) -> None:
         if source in path.parents and (name != "out" or path.parent != source / "labels"):
             raise PlanError(f"{name} {given[name]} lies in the image; choose another place, or {image}/labels/NAME")
     if len(set(paths.values())) < len(paths):
-        raise PlanError(f"{', '.join(paths)} name one file twice; give each a name of its own")
+        raise PlanError(f"{', '.join(paths)} name one file twice; give each its own name")
     if outputs.preview is not None:
         check_picture(Path(outputs.preview), overwrite=outputs.overwrite, same=f"{PREVIEW}{made_of}")
     if outputs.heatmap is not None:

@@ -1,4 +1,4 @@
-"""Every choice that is made before a pixel moves: plain data, the same for every process of a run."""
+"""The plan of a prediction: all choices, as plain data, the same for every process of a run."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -23,12 +23,11 @@ from tilesegment.prediction.tiling import Machine, Sides, choose_runtime, defaul
 
 _PROCESS_BYTES = 350 * 10**6  # measured: Python with torch, zarr and tifffile loaded
 _SAMPLE_STEP = 512  # pixels, at most: calibrating int8 holds many more values, and in fp32
-ONNX = "onnxruntime"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A prediction, decided.
+    """All choices of a prediction.
 
     Attributes:
         image, model: absolute paths, so that every process finds them, or the name of a bundled model; `model` is ""
@@ -42,12 +41,12 @@ class Plan:
         batch: tiles at a time.
         device, precision, runtime: where, how exactly, and what runs the network: pytorch, openvino or onnxruntime.
         normalisation: of the grey values.
-        content: tells the image from what it was before a change.
+        content: identity of the image, which changes with its content.
         raw_bytes, cache_bytes: of a pixel as read, and of the pixels that the source keeps decoded.
         weights_bytes, pixel_bytes: of the network's weights, and of a forward pass in fp32 per input pixel.
         skipping: which blocks are empty and are not predicted.
-        decides: the fingerprint, what decides the pixels: two runs of one fingerprint write the same mask.
-        notes: what a user should know of how image and model are taken, and of what is skipped.
+        decides: the fingerprint: runs with the same one write the same mask.
+        notes: for the user, on image, model and skipping.
     """
 
     image: str
@@ -86,7 +85,7 @@ class Plan:
 
     @property
     def blocks(self) -> int:
-        """How many blocks there are, over all planes; so for `tiles` and `pixels`."""
+        """Number of blocks in all planes; `tiles` and `pixels` likewise."""
         return len(self.grid) * len(self.planes)
 
     @property
@@ -99,19 +98,19 @@ class Plan:
 
     @property
     def areas(self) -> np.ndarray:
-        """How many pixels each block decides, int (planes, rows, columns)."""
+        """Pixels of each block, int (planes, rows, columns)."""
         sides = ((self.region.height, self.block), (self.region.width, self.block))
         heights, widths = (np.diff([*range(0, size, block), size]) for size, block in sides)
         return np.broadcast_to(np.outer(heights, widths), (len(self.planes), len(heights), len(widths)))
 
     @property
     def part(self) -> slice:
-        """The blocks of this run's part, in the order of `work`: parts are disjoint, contiguous and equal but for 1."""
+        """The blocks of this part, in the order of `work`. Parts are contiguous and differ by at most one block."""
         k, n = self.settings.part or (1, 1)
         return slice(self.blocks * (k - 1) // n, self.blocks * k // n)
 
     def work(self, done: np.ndarray | None = None) -> Iterator[tuple[int, Block]]:
-        """Plane and block of this part, in order, without those that are `done`, bool (planes, rows, columns)."""
+        """Yield plane and block of this part, in order, except those `done`, bool (planes, rows, columns)."""
         grid, shape = self.grid, (len(self.planes), *self.grid.shape)
         left = np.ones(self.blocks, bool) if done is None else ~done.ravel()
         for index in np.flatnonzero(left[self.part]) + self.part.start:
@@ -134,7 +133,7 @@ class Plan:
         blocks = side * side * (3 * self.raw_bytes + 4 * len(self.channels) + 2 + 2)
         activations = self.batch * self.tile**2 * forward_bytes(self.pixel_bytes, self.classes, self.precision)
         if self.precision == "int8":
-            # to calibrate, measured: a library of its own, and twice as much as a forward pass in fp32
+            # measured while calibrating: a further library, and twice a forward pass in fp32
             sample = self.view.tile_of(self.sample_step)
             activations = max(activations, 10**8 + 2 * sample**2 * self.pixel_bytes)
         held = activations if self.device == "cpu" else 0
@@ -142,11 +141,11 @@ class Plan:
 
     @property
     def disk_bytes(self) -> int:
-        """Room that the mask and its pyramid take without compression; compressed, membranes take a tenth of it."""
+        """Bytes of the mask and its pyramid without compression; compressed membranes take a tenth."""
         return self.pixels * 4 // 3
 
     def lines(self) -> list[tuple[str, str]]:
-        """What and how much, for people."""
+        """Describe the plan in lines of label and text."""
         height, width = self.region.shape
         planes = f" x {len(self.planes)} planes" if self.depth is not None else ""
         return [
@@ -162,17 +161,17 @@ class Plan:
 
 
 def make_plan(source: ImageSource, model: Model, settings: Settings, machine: Machine, model_path: str = "") -> Plan:
-    """Decide what `settings` leave open.
+    """Plan the prediction of an image.
 
     Args:
         source, model: the image, and the model with the halo and the pruning of the settings.
         settings: what the user chose.
-        machine: that will predict.
+        machine: the one that will predict.
         model_path: where other processes find the model.
 
     Raises:
         PlanError: a setting that does not fit the image, the model or the machine.
-        ImageError: grey values or tissue are to be measured, and the image cannot be read.
+        ImageError: the image cannot be read to measure grey values or tissue.
     """
     header, view, classes = model.header, model.field_of_view, len(model.header.classes)
     if not 0 <= settings.level < len(source.levels):
@@ -221,7 +220,7 @@ def make_plan(source: ImageSource, model: Model, settings: Settings, machine: Ma
 
 
 def found_in_files(plan: Plan, content: Identity, source: ImageSource, model: Model) -> dict[str, Any]:
-    """The part of the fingerprint that is found in the image and the model themselves."""
+    """Return the part of the fingerprint that the files of image and model determine."""
     header, threshold = model.header, plan.settings.threshold
     return {
         STORED: content.digest,
@@ -234,7 +233,7 @@ def found_in_files(plan: Plan, content: Identity, source: ImageSource, model: Mo
 
 
 def _fingerprint(plan: Plan, source: ImageSource, model: Model) -> dict[str, Any]:
-    """What decides the pixels. Batch and device are left out: a run may be resumed elsewhere."""
+    """Return what determines the pixels. Batch and device are left out: a run may be resumed elsewhere."""
     chosen, region = plan.settings, plan.region
     decides: dict[str, Any] = {
         "image": source.path.rstrip("/").rsplit("/", 1)[-1],
@@ -258,7 +257,7 @@ def _fingerprint(plan: Plan, source: ImageSource, model: Model) -> dict[str, Any
 
 
 def _network_bytes(model: Model) -> tuple[int, int]:
-    """Bytes of the weights, and of a forward pass in fp32 per input pixel."""
+    """Return the bytes of the weights, and of a forward pass in fp32 per input pixel."""
     network, activations = model.network, 4 * model.network.values_per_pixel
     if isinstance(network, OnnxNetwork):
         return network.file.size, activations
@@ -266,12 +265,12 @@ def _network_bytes(model: Model) -> tuple[int, int]:
 
 
 def _runtime(model: Model, settings: Settings, machine: Machine, pixels: int) -> str:
-    """What runs the network on tiles of `pixels` in all."""
+    """Choose what runs the network on tiles of `pixels` in all."""
     if not isinstance(model.network, OnnxNetwork):
         return choose_runtime(settings.runtime, machine, pixels)
     if settings.runtime != "auto":
-        raise PlanError(f"--runtime is {settings.runtime}, but the model runs by {ONNX}; leave it out")
-    return ONNX
+        raise PlanError(f"--runtime is {settings.runtime}, but the model runs by onnxruntime; leave it out")
+    return "onnxruntime"
 
 
 def _planes(source: ImageSource, z: tuple[int, int] | None) -> range:
@@ -286,7 +285,7 @@ def _planes(source: ImageSource, z: tuple[int, int] | None) -> range:
 
 
 def _channels(source: ImageSource, wanted: int, chosen: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The channels to read; of RGBA the alpha is left out where the model takes three."""
+    """Return the channels to read, without the alpha of RGBA if the model takes three."""
     if chosen is None and (source.channels == wanted or (source.channels, wanted) == (4, 3)):
         return tuple(range(wanted))
     if chosen is None or len(chosen) != wanted:

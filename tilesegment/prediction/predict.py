@@ -1,4 +1,4 @@
-"""From image files to mask files: the top of the library."""
+"""Predict masks of image files: the library's main functions."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -36,16 +36,16 @@ def predict(
             is continued; a finished one is left as it is.
         model: file, name of a bundled model, a `Model`, or any torch.nn.Module that gives one output pixel for each
             input pixel (see `model_of`); None takes `em-membrane` for one-channel images.
-        workers: who predicts, a `Cluster`; None is this process.
-        listeners: hear how it goes.
+        workers: a `Cluster`; None predicts in this process.
+        listeners: receive the events of the run.
         stop: asked between blocks; if true, the run ends there.
         options: the other fields of `Settings` (tile, halo, prune, batch, block, device, precision, runtime, roi,
             level, z, channels, threshold, tta, normalise, skip_empty, axes, select, series, invert, part) and of
             `Outputs` (probabilities, probabilities_dtype, preview, heatmap, heatmap_class, ngff, overwrite).
 
     Raises:
-        TilesegmentError: the image, the model, the settings or the output cannot be used; nothing that existed is
-            lost. `StoppedError`, as asked: the same call goes on from there.
+        TilesegmentError: the image, the model, the settings or the output cannot be used; existing files are kept.
+            `StoppedError`: `stop` was true; the same call goes on from there.
     """
     names = {one.name for one in fields(Outputs)}
     outputs = Outputs(out, **{name: options.pop(name) for name in names & options.keys()})
@@ -66,7 +66,7 @@ def predict_many(
     listeners: Sequence[Listener] = (),
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Result]:
-    """Segment many images, one queue over all their blocks; yield what becomes of each, as they end.
+    """Segment many images, in one queue over all their blocks; yield each result as the image ends.
 
     An image that fails does not stop the others: its errors are in its result. Arguments as in `Queue`.
     """

@@ -1,4 +1,4 @@
-"""A block's way through the device: upload, normalise, cut into tiles, run in batches, decide, lay down."""
+"""Prediction of a block on a device: upload, normalise, cut into tiles, run in batches, decide, assemble."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -49,7 +49,6 @@ class BlockPredictor:
     Args:
         model, options: the network with its header; see `Options`.
         device: where the block is cut and put together.
-        runtime: what runs the network, with its version.
         exact: dtype of normalised values and probabilities.
 
     Attributes:
@@ -58,8 +57,8 @@ class BlockPredictor:
         disagreement: int8 only: share of the pixels to which the same network in fp32 gives another class.
     """
 
-    def __init__(self, model: Model, device: torch.device, runtime: str, exact: torch.dtype, options: Options) -> None:
-        self.view, self.device, self.runtime = model.field_of_view, device, runtime
+    def __init__(self, model: Model, device: torch.device, exact: torch.dtype, options: Options) -> None:
+        self.view, self.device = model.field_of_view, device
         self.batch, self.lacked_memory = options.get("batch", 1), False
         self.symmetries = _SYMMETRIES if options.get("tta") else _SYMMETRIES[:1]
         threshold = options.get("threshold")
@@ -84,7 +83,7 @@ class BlockPredictor:
         return ids, found
 
     def begin(self, pixels: np.ndarray, block: Block, *, probabilities: bool = False) -> Pending:
-        """Begin `predict` or `predict_probabilities`; call what is returned to wait for the result, in any thread.
+        """Begin `predict` or `predict_probabilities`; the returned function waits for the result, in any thread.
 
         A GPU works in the background: the next block can be begun before the result of this one has arrived.
 
@@ -102,7 +101,7 @@ class BlockPredictor:
         return self._download(self._decide(found), found)
 
     def normalised(self, pixels: np.ndarray) -> Tensor:
-        """Return what the network sees of pixels (C, H, W): the same shape, on the device."""
+        """Return the network's input for pixels (C, H, W): the same shape, on the device."""
         return (self._upload(pixels).to(self._exact) - self._mean) / self._std
 
     def _logits(self, tiles: Tensor) -> Tensor:
@@ -131,7 +130,7 @@ class BlockPredictor:
             start += len(tiles)
 
     def _batch(self, image: Tensor, regions: list[Region]) -> Tensor | None:
-        """Class probabilities (B, K, h, w) of `regions` of an image (C, H, W); None if the memory does not suffice."""
+        """Class probabilities (B, K, h, w) of `regions` of an image (C, H, W); None if memory is short."""
         # a batch is always full: another shape may be computed by another kernel, with other rounding
         regions = [*regions, *regions[-1:] * (self.batch - len(regions))]
         try:
@@ -169,7 +168,7 @@ class BlockPredictor:
         return total / len(self.symmetries)
 
     def _upload(self, array: np.ndarray) -> Tensor:
-        """The array on the device, in its own dtype, ready for what the calling thread computes next."""
+        """Upload an array in its own dtype, ready for what the calling thread computes next."""
         # torch shares the array's memory and wants it writable, which a view of a file is not
         here = torch.from_numpy(np.require(array, requirements=["C", "W"]))
         if self._streams is None:
@@ -211,7 +210,7 @@ class TorchPredictor(BlockPredictor):
 
     def __init__(self, model: Model, device: torch.device, precision: str = "fp32", **options: Unpack[Options]) -> None:
         exact = torch.float64 if precision == "fp64" else torch.float32
-        super().__init__(model, device, f"PyTorch {torch.__version__}", exact, options)
+        super().__init__(model, device, exact, options)
         self._dtype = PRECISIONS[precision]
         network = copy.deepcopy(model.network)
         # double precision serves to prove equality: the plain layout sums in an order that depends less on the shape
@@ -231,13 +230,13 @@ class TorchPredictor(BlockPredictor):
         return super()._probabilities(inputs) if self._recording is None else self._recording[1](inputs)
 
     def _record(self, inputs: Tensor) -> tuple[torch.Size, Callable[[Tensor], Tensor]] | None:
-        """A CUDA graph for inputs of this shape; None if the network does what cannot be recorded.
+        """Record a CUDA graph for inputs of this shape; None if the network cannot be recorded.
 
-        A graph starts all kernels together; Python, starting each by itself, would keep a fast GPU waiting. It reads
-        and writes its own tensors: outputs must be used before the next call.
+        A graph starts all kernels together; started one by one from Python they would keep a fast GPU waiting.
+        It reads and writes its own tensors: outputs must be used before the next call.
         """
         compute = super()._probabilities
-        compute(inputs)  # raises what has nothing to do with the recording; libraries choose their kernels now
+        compute(inputs)  # raises errors that recording does not cause; libraries choose their kernels now
         held, graph = inputs.clone(), torch.cuda.CUDAGraph()
         # PyTorch's default stream for this belongs to the first GPU that was recorded on
         stream = torch.cuda.Stream(inputs.device)
@@ -286,7 +285,7 @@ def make_predictor(
             f"the plan needs OpenVINO in {plan.precision}, which is not available on this machine; "
             "pip install 'tilesegment[cpu]'"
         )
-    # here: a file that needs neither does not import them
+    # imported only if needed
     from tilesegment.prediction.int8 import int8_predictor
     from tilesegment.prediction.openvino import OpenVinoPredictor
 
@@ -296,7 +295,7 @@ def make_predictor(
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device ran out of memory; CPU and MPS have no class of their own for it."""
+    """Whether a device ran out of memory; CPU and MPS raise a plain RuntimeError."""
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
 

@@ -1,4 +1,4 @@
-"""Many images: one queue over all their blocks, so that nobody idles where one ends; one that fails stops no other."""
+"""One queue over the blocks of many images: no worker idles between images, and a failed image stops no other."""
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -32,30 +32,30 @@ class Work(NamedTuple):
     block: Block
 
 
-# blocks that came back: whether each was empty, or its error; closing it ends what is under way
+# settled blocks, each with whether it was empty or its error; closing it ends work in progress
 Settled: TypeAlias = Generator[tuple[Work, bool | Exception], None, None]
 
 
 class Finishing(Protocol):
-    """An image that is being finished; `result` waits for what became of it."""
+    """An image that is being finished; `result` waits for its outcome."""
 
     def done(self) -> bool: ...
     def result(self) -> Result: ...
 
 
 class Workers(Protocol):
-    """Those who predict blocks: this process, or a cluster."""
+    """What predicts blocks: this process, or a cluster."""
 
     def ask(self, device: str, precision: str, stop: Stop) -> Machine:
-        """What a plan needs to know of them.
+        """Describe the machines for a plan.
 
         Raises:
-            ClusterError: there is none.
-            StoppedError: `stop` says so while they are waited for.
+            ClusterError: there are no workers.
+            StoppedError: asked to stop while waiting for them.
         """
 
     def check(self, job: Job) -> None:
-        """Raise a PlanError for a job that they cannot do, before its outputs are begun."""
+        """Raise a PlanError for an unsuitable job, before its outputs are begun."""
 
     def stream(self, work: Iterable[Work], stop: Stop) -> Settled:
         """Yield every block once it is stored, or with its error; in any order."""
@@ -64,11 +64,11 @@ class Workers(Protocol):
         """Begin to finish a job whose blocks are all stored; see `Job.finish`."""
 
     def drop(self, job: Job) -> None:
-        """Forget a job that is over or left: nothing is done for it any more when this returns."""
+        """Forget a job that is over or abandoned; no work on it goes on after this returns."""
 
 
 def stream_blocks(work: Iterable[Work], stop: Stop = lambda: False) -> Settled:
-    """Take blocks of open jobs through their way; yield each with whether it was empty, or with its error."""
+    """Load, predict and store blocks of open jobs; yield each with whether it was empty, or its error."""
     return stream(
         work,
         lambda item: item.job.load(item.z, item.block),
@@ -79,7 +79,7 @@ def stream_blocks(work: Iterable[Work], stop: Stop = lambda: False) -> Settled:
 
 
 class ThisProcess:
-    """Predicts here. Finishes an image in a thread of its own while the next one is predicted."""
+    """Predict in this process, and finish an image in a thread while the next one is predicted."""
 
     def __init__(self) -> None:
         self._finishing: dict[Job, Future[Result]] = {}
@@ -93,7 +93,7 @@ class ThisProcess:
     ) -> None:
         self._finisher.shutdown(cancel_futures=True)
 
-    def ask(self, device: str, precision: str, stop: Stop = lambda: False) -> Machine:
+    def ask(self, device: str, precision: str, stop: Stop) -> Machine:
         return this_machine(device, precision)
 
     def check(self, job: Job) -> None:
@@ -114,7 +114,7 @@ class ThisProcess:
 
 @dataclass
 class _UnderWay:
-    """An image that is begun: what it holds open, its blocks handed out so far, whether these are all."""
+    """An image in progress: what it holds open, its blocks handed out so far, whether these are all."""
 
     result: Result
     started: float = field(default_factory=time.monotonic)
@@ -131,8 +131,8 @@ class Queue:
     Args:
         images: paths, and where each one goes.
         settings: the same for all of them.
-        workers: who predicts.
-        listeners: hear how it goes.
+        workers: what predicts.
+        listeners: receive the events of the run.
         stop: asked between blocks; if true, the run ends after those under way.
     """
 
@@ -152,10 +152,10 @@ class Queue:
         self._start = time.monotonic()
 
     def results(self) -> Iterator[Result]:
-        """What becomes of each image, as they end; the errors of an image are in its result.
+        """Yield the result of each image as it ends, with its errors.
 
         Raises:
-            ClusterError: nobody is there to predict; that is no fault of a single image.
+            ClusterError: there are no workers, which concerns all images.
         """
         try:
             with closing(self.workers.stream(self._work(), self.stop)) as settled:
@@ -170,7 +170,7 @@ class Queue:
                 self._close(job)
 
     def _work(self) -> Iterator[Work]:
-        """Block after block, image after image. What fails here fails its image alone."""
+        """Yield the blocks, image by image. An error here fails only its image."""
         for image, outputs in self.images:
             if self.stop():
                 return
@@ -196,7 +196,7 @@ class Queue:
             self._finish_when_settled(job)
 
     def _begin(self, one: _UnderWay) -> tuple[Job, Iterator[tuple[int, Block]]]:
-        """Open an image, and its outputs for this process alone, and find the blocks that are left."""
+        """Open an image, claim its outputs, and find the blocks left to do."""
         result = one.result
         job = Job.prepare(result.image, self.settings, ask=partial(self.workers.ask, stop=self.stop))
         one.opened.enter_context(job)
@@ -224,7 +224,7 @@ class Queue:
         one.claims.enter_context(job.stores.claimed(shared=self.settings.part is not None))
 
     def _settle(self, item: Work, found: bool | Exception) -> None:
-        """Count a block that came back."""
+        """Count a settled block."""
         result = self._under_way[item.job].result
         if isinstance(found, Exception):
             if isinstance(found, ImageError) and not result.errors:
@@ -252,7 +252,7 @@ class Queue:
             self._total -= area  # it was counted as one to predict
 
     def _finish_when_settled(self, job: Job) -> None:
-        """Have an image finished whose blocks are all back."""
+        """Finish an image once all its blocks are settled."""
         one = self._under_way[job]
         result = one.result
         if not one.all_out or result.blocks + len(result.errors) < one.handed_out:
@@ -267,7 +267,7 @@ class Queue:
         one.finishing = self.workers.finish(job, result)
 
     def _ended(self, wait: bool) -> Iterator[Result]:
-        """The images that are over; if it is to `wait`, all that were begun."""
+        """Yield the images that are over; with `wait`, all that were begun."""
         for job, one in list(self._under_way.items()):
             result = one.result
             if one.finishing is not None and (wait or one.finishing.done()):

@@ -1,4 +1,4 @@
-"""What is kept of a run of many images, in the folder of the masks: a log of each image, and a summary of all."""
+"""Records of a run of many images in the folder of the masks: one log per image, and a summary."""
 
 import csv
 import errno
@@ -21,7 +21,7 @@ _EVERY = 60.0  # seconds between two lines of progress in a log
 
 @contextmanager
 def _naming(file: Path) -> Iterator[None]:
-    """Say which file cannot be written. One whose name is too long has no mask either, and that is said already."""
+    """Name the file that cannot be written. A name that is too long is reported for its mask already."""
     try:
         yield
     except OSError as error:
@@ -30,12 +30,12 @@ def _naming(file: Path) -> Iterator[None]:
 
 
 class Records(Listener):
-    """Keeps a log of each image and the summary of all, in the folder of the masks.
+    """Write one log per image, and a summary, to the folder of the masks.
 
     Args:
-        folder: made if it is not there.
-        part: of a job in parts, whose summary has a name of its own.
-        images: with their outputs; folders that their masks lie in are made below `folder`.
+        folder: created if missing.
+        part: of a job in parts, each of which writes its own summary.
+        images: with their outputs; the folders of their masks are created if they lie in `folder`.
 
     Raises:
         PlanError: the folder cannot be made.
@@ -59,7 +59,7 @@ class Records(Listener):
             ) from error
 
     def begun(self, result: Result) -> None:
-        """The plan goes into the log."""
+        """Log the plan."""
         plan = "; ".join(f"{name}: {value}" for name, value in result.decided.lines())
         self._log(result, f"begun with {result.model}; {plan}")
         for note in result.notes:
@@ -70,17 +70,17 @@ class Records(Listener):
             )
 
     def progressed(self, result: Result, progress: Progress) -> None:
-        """A line in the log, now and then."""
+        """Log the progress now and then."""
         if progress.seconds - self._said >= _EVERY:
             self._said = progress.seconds
             self._log(result, f"{result.blocks} blocks, {result.pixels / 1e6:,.1f} Mpx stored")
 
     def failed(self, result: Result, block: Block, error: Exception) -> None:
-        """The error goes into the log."""
+        """Log the error."""
         self._log(result, f"block at {block.write} failed: {error}")
 
     def ended(self, result: Result) -> None:
-        """The end goes into the log and the summary, which is complete as far as it goes at any time."""
+        """Log the end, and rewrite the summary of all images so far."""
         error = one_line(result.errors[0]) if result.errors else ""
         self._log(result, f"{result.state} after {result.seconds:,.1f} s" + (f": {error}" if error else ""))
         blocks = (result.blocks, result.blocks_resumed, result.blocks_skipped)
@@ -100,7 +100,7 @@ class Records(Listener):
                 log.write(f"{now} {text}\n")
 
     def _log_of(self, mask: Path) -> Path:
-        """Below logs/ as the mask below the folder; of one elsewhere, as below the root."""
+        """Return the log of a mask: logs/ mirrors the folder, or the root for a mask elsewhere."""
         folder, mask = Path(os.path.abspath(self.folder)), Path(os.path.abspath(mask))
         inside = mask.relative_to(folder if folder in mask.parents else mask.anchor)
         return self.folder / "logs" / inside.with_name(f"{inside.name}.log")

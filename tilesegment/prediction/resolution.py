@@ -1,11 +1,11 @@
-"""Whether an image has pixels of the size that a model was trained on."""
+"""Compare the pixel size of an image with that in training."""
 
 from tilesegment.images.source import ImageSource
 from tilesegment.metadata import TOLERATED, PixelSize, size_difference
 
 
 def resolution_notes(source: ImageSource, trained: PixelSize | None, level: int) -> tuple[str, ...]:
-    """A note where the pixels of `level` differ from those that the model was `trained` on, and what to do.
+    """Return a note with advice if the pixels of `level` differ in size from those in training.
 
     Empty where either size is unknown. A model trained at a lower `--scale` reduces images itself: `trained` is the
     size of what it is given.

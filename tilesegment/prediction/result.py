@@ -1,4 +1,4 @@
-"""What became of an image, how far a run is, and who hears of it."""
+"""Results of images, progress of a run, and listeners."""
 
 import re
 import resource
@@ -12,19 +12,19 @@ from tilesegment.geometry import Block
 from tilesegment.prediction.plan import Plan
 from tilesegment.prediction.settings import Outputs
 
-_MOST_FAILED = 8  # blocks of an image that may be unreadable before it is given up
+_MOST_FAILED = 8  # unreadable blocks up to which the others of an image are still predicted
 
 
 @dataclass
 class Result:
-    """What became of an image.
+    """Outcome of an image.
 
     Attributes:
         image, outputs: as given.
-        plan: what was decided; None if the image could not be opened.
+        plan: None if the image could not be opened.
         model: its name.
-        finished, complete: whether this run did all its part, and whether the mask has its final name: not, while
-            other parts are still to be done.
+        finished, complete: whether this run did all its part, and whether the mask has its final name, which it gets
+            when all parts are done.
         blocks: stored in this run; `blocks_resumed` were there already, `blocks_repaired` of the others were damaged,
             `blocks_skipped` were empty.
         pixels, pixels_skipped: predicted and stored in this run, and those of the empty blocks.
@@ -35,9 +35,9 @@ class Result:
         disagreement: for int8: share of the pixels of some tiles whose class is another in fp32.
         read_amplification: bytes decoded per byte of the blocks that were read, without margins, by the process that
             finished the mask; None if it read none.
-        notes: what a user should know of how the image is read and predicted, and of an earlier run.
-        errors: of its blocks, or the one that kept the image from being begun or finished.
-        stopped: whether it was left because the run was asked to stop.
+        notes: for the user, on reading, prediction and an earlier run.
+        errors: of its blocks, or the one that prevented its start or finish.
+        stopped: whether the run was asked to stop before the image ended.
     """
 
     image: str | Path
@@ -83,16 +83,8 @@ class Result:
 
     @property
     def given_up(self) -> bool:
-        """Whether its other blocks are not worth trying: more fails than single places of the image."""
+        """Whether its other blocks are left out, as more fails than a few places of the image."""
         return len(self.errors) > _MOST_FAILED or any(not isinstance(error, ImageError) for error in self.errors)
-
-    @property
-    def tile(self) -> int:
-        return self.decided.tile
-
-    @property
-    def step(self) -> int:
-        return self.decided.step
 
     @property
     def halo(self) -> int:
@@ -104,7 +96,7 @@ class Result:
         return self.pixels / 1e6 / max(self.seconds, 1e-9)
 
     def as_json(self) -> dict[str, Any]:
-        """The result of an image that came to its end, as JSON values."""
+        """Return the result of a finished image as JSON values."""
         plan = self.decided
         counts = ("complete", "pixels", "blocks", "blocks_resumed", "blocks_repaired", "blocks_skipped", "seconds")
         measured = ("batch", "mismatch", "disagreement", "read_amplification", "model")
@@ -116,13 +108,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
-        pixels, blocks: stored so far, of the pixels only predicted ones.
-        total: pixels to predict of the images begun so far, as far as is known.
-        images, begun, ended: how many images there are, and how many of them are begun and at an end.
-        seconds: since the first.
+        pixels, blocks: stored so far; pixels are only predicted ones.
+        total: pixels to predict of the images begun so far, without blocks known to be empty.
+        images, begun, ended: number of images, of those begun and of those ended.
+        seconds: since the start of the run.
     """
 
     pixels: int
@@ -135,15 +127,15 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """Of the whole, 0 to 1; all images count the same."""
+        """Share done, 0 to 1; all images count equally."""
         return self.begun / self.images * self.pixels / max(self.total, 1)
 
 
 class Listener:
-    """Hears how a run goes; this one does nothing."""
+    """Receives the events of a run; this one ignores them."""
 
     def begun(self, result: Result) -> None:
-        """An image was opened; `result.plan` says what was decided."""
+        """An image was opened; `result.plan` is set."""
 
     def progressed(self, result: Result, progress: Progress) -> None:
         """A block of an image is stored."""
@@ -152,13 +144,13 @@ class Listener:
         """A block failed."""
 
     def ended(self, result: Result) -> None:
-        """An image is over, well or not."""
+        """An image ended, successfully or not."""
 
 
 def peak_memory() -> int:
-    """Largest resident memory of this process so far, in bytes."""
+    """Return the largest resident memory of this process so far, in bytes."""
     status = Path("/proc/self/status")
-    # Linux: getrusage's figure begins with that of the process that started this one
+    # on Linux, getrusage starts from the peak of the parent process
     found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
     if found is not None:
         return int(found[1]) * 1024

@@ -1,4 +1,4 @@
-"""Proof of seamlessness on a user's own image: tiled against untiled, where seams would show."""
+"""Compare tiled with untiled predictions of a user's image, where seams would show."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 # side of a crop: some lines of the coarsest pooling grid on either side of a tile line
 _SIDE = 96
-# a chosen halo is judged by one larger by so many pixels
+# pixels by which a chosen halo is enlarged to judge it
 _MORE = 192
-# probabilities that differ by no more are equal: rounding, where another tile shape sums in another order
+# largest difference of probabilities that is rounding: another tile shape sums in another order
 _TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4}
 
 
 @dataclass(frozen=True)
 class Crop:
-    """What was found on one crop.
+    """Result of one crop.
 
     Attributes:
         region: in pixels of the level.
         difference: largest difference of a class probability.
-        pixels: how many pixels have another class.
+        pixels: number of pixels whose class differs.
     """
 
     region: Region
@@ -44,11 +44,11 @@ class Crop:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found on an image.
+    """Result of an image.
 
     Attributes:
         tile, step, precision: as verified.
-        crops: one after another.
+        crops: their results, in order.
         tolerance: largest difference that counts as rounding.
     """
 
@@ -91,7 +91,7 @@ def verify(
 
     Args:
         image, model: as in `predict`.
-        device, precision: fp64 (on the CPU) leaves no rounding to argue about; fp32 verifies what a GPU does.
+        device, precision: fp64 (on the CPU) rules out rounding; fp32 verifies what a GPU does.
         report: called after each crop.
         settings: other fields of `Settings`, as in `predict`: tile, halo, prune, runtime, level, axes, select, ...
 
@@ -101,7 +101,7 @@ def verify(
     from tilesegment.prediction.job import Job  # which measures with `mismatch`
 
     if precision not in _TOLERANCE:
-        raise PlanError(f"precision {precision!r} has rounding of its own; allowed for verify: {', '.join(_TOLERANCE)}")
+        raise PlanError(f"precision {precision!r} rounds too much; allowed for verify: {', '.join(_TOLERANCE)}")
     chosen = Settings.of({"model": model, "device": device, "precision": precision, **settings})
     with Job.prepare(image, chosen) as job:
         crops = []
@@ -112,31 +112,31 @@ def verify(
 
 
 def mismatch(job: "Job") -> float | None:
-    """Share of the pixels near tile lines and borders of the region whose class a larger halo would change.
+    """Return the share of pixels near tile lines and borders whose class a larger halo would change.
 
-    Exact tiles have 0. None if it cannot be measured: the larger halo reaches what cannot be read, such as NaN that a
-    region of interest leaves out.
+    It is 0 for exact tiles, and None if the larger halo reaches pixels that cannot be read, such as NaN outside a
+    region of interest.
     """
     crops = list(_compared(job, leave_out_unreadable=True))
     return sum(crop.pixels for crop in crops) / sum(crop.region.area for crop in crops) if crops else None
 
 
 def _compared(job: "Job", *, leave_out_unreadable: bool = False) -> Iterator[Crop]:
-    """Compare crops of what is predicted, in pixels of the level."""
+    """Yield the comparison of each crop, its region in pixels of the level."""
     plan, predictor = job.plan, copy.copy(job.predictor)
     predictor.batch = 1  # batches are always full, and single tiles are compared, some of them large
     for crop in crops_of(plan.region.shape, plan.step, plan.view.divisor):
         try:
             yield _compare(job, predictor, crop.shift(plan.region.y0, plan.region.x0))
-        except ImageError:  # beyond the pixels that are predicted, all of which were read before
+        except ImageError:  # outside the predicted region, all of which was read before
             if not leave_out_unreadable:
                 raise
 
 
 def crops_of(shape: tuple[int, int], step: int, divisor: int) -> list[Region]:
-    """Crops of an image of `shape` (H, W) around its corners, the ends of tile lines and their last crossing."""
+    """Return crops of an image of `shape` (H, W) around its corners, the ends of tile lines and their last crossing."""
     half = -(-_SIDE // (2 * divisor)) * divisor
-    # an image within one tile has no tile lines; then its borders are all there is
+    # an image within one tile has no tile lines, only borders
     first_y, first_x = (step if step < size else 0 for size in shape)
     last_y, last_x = ((size - 1) // step * step for size in shape)
     centres = [(0, 0), (0, first_x), (first_y, 0), (last_y, last_x), shape]
@@ -145,7 +145,7 @@ def crops_of(shape: tuple[int, int], step: int, divisor: int) -> list[Region]:
 
 
 def _compare(job: "Job", predictor: BlockPredictor, region: Region) -> Crop:
-    """Compare one crop by tiles of the plan with the same in one pass."""
+    """Compare a crop predicted by the tiles of the plan with the same in one pass."""
     plan, plane = job.plan, job.plan.planes.start
     view, whole = plan.view, plan.region
     probabilities, ids = np.empty((plan.classes, *region.shape)), np.empty(region.shape, np.uint8)

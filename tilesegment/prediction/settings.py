@@ -23,7 +23,7 @@ def _between(low: int, high: int, unit: str = "") -> Check:
     return lambda value: isinstance(value, Integral) and low <= int(value) <= high, f"{low} to {high}{unit}"
 
 
-# for each setting what it may be, in code and in words; None, where it is the default, always may
+# allowed values of settings, as a check and in words; None is always allowed where it is the default
 _ALLOWED: dict[str, Check] = {
     "batch": _between(1, 1024),
     "block": _between(1, 1 << 19, " pixels"),
@@ -46,7 +46,7 @@ class Settings:
         axes, select: how to read the image's dimensions, see `open_image`.
         series: number of the image in a file that holds several, from 0; by default the largest.
         invert: where a file says that 0 is white (MINISWHITE), invert its values so that 0 is black.
-        tile: side of the network's input, pixels; by default the one that computes least.
+        tile: side of the network's input, pixels; by default the one that computes the fewest pixels.
         batch: tiles at a time.
         block: side of a block in pixels, about: the unit of reading, resuming and cluster tasks.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -101,10 +101,9 @@ class Settings:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
-        """Settings from keyword arguments. A torch.nn.Module as model becomes a `Model`, see `model_of`.
+        """Make settings from keyword arguments. A torch.nn.Module as model becomes a `Model`, see `model_of`.
 
-        Of a module it is not known which grey values it takes: they are normalised by the image unless `normalise` is
-        given.
+        The grey values that a module takes are unknown: they are normalised by the image unless `normalise` is given.
 
         Raises:
             PlanError: there is no such setting, or its value is not allowed.
@@ -162,7 +161,7 @@ def check_names(given: Iterable[str], known: Iterable[str]) -> None:
     """Check that every setting that was given exists.
 
     Raises:
-        PlanError: one does not; lists those that do.
+        PlanError: one does not; the message lists those that do.
     """
     known = list(known)
     for name in given:

@@ -1,7 +1,7 @@
-"""Which blocks are empty and are not predicted: those of one value, without tissue, or outside a mask of the user's.
+"""Blocks that are skipped as empty: of one value, without tissue, or outside a mask of the user.
 
-The invariant: a block is predicted whole, from the pixels that it would always be predicted from, or not at all. So
-what is predicted never depends on what is skipped.
+The invariant: a block is predicted whole, from the same pixels as ever, or not at all, so what is predicted never
+depends on what is skipped.
 """
 
 import hashlib
@@ -29,16 +29,16 @@ CONSTANT, TISSUE = "constant", "tissue"
 _SIDE = 2048  # pixels of an overview, at most: on a slide of 100,000 pixels one of its pixels is 12 micrometres
 _GROWN = 128  # tissue grows by this fraction of an overview's side: pale edges and stray cells lie beside what is dark
 # share of the variance that Otsu's threshold explains: 0.64 of a normal distribution, 0.75 of a uniform one, so no more
-# than that is one kind of area cut in two
+# than that is a single kind of area
 _SEPARATE = 0.75
-# of white: tissue this colourful is tissue for certain. Ink and pens are more so, and must not raise the threshold
+# of white: more colour than this is clipped, as ink and pens would raise the threshold
 _COLOURFUL = 0.25
 _GLASS = 0.1  # of white: the mean saturation of glass is less, whatever the scanner; pale tissue has more
 
 
 @dataclass(frozen=True)
 class Skipping:
-    """Which blocks of a prediction are skipped, as far as that is known before they are read: small, plain data.
+    """The blocks known to be empty before they are read: small, plain data.
 
     Attributes:
         mode: constant, tissue or mask; None skips nothing.
@@ -46,7 +46,7 @@ class Skipping:
         bits: for each block, in order, whether it is known to be empty, packed as by `numpy.packbits`; b"" if none is.
         share: of the pixels, those in blocks that are known to be empty.
         thresholds: for tissue, one per plane; None where tissue could not be told from glass.
-        said: what a user should know of how a mask was read.
+        said: notes on how a mask was read.
     """
 
     mode: str | None = None
@@ -82,20 +82,20 @@ class Skipping:
 
     @property
     def decides(self) -> dict[str, str | None]:
-        """What decides which blocks are skipped, for the fingerprint."""
+        """The choice of blocks, for the fingerprint."""
         bits = self.bits or bytes(-(-prod(self.shape) // 8))
         return {"mode": self.mode, "digest": hashlib.sha256(f"{self.shape}".encode() + bits).hexdigest()}
 
     @property
     def record(self) -> dict[str, Any]:
-        """What is recorded with the mask."""
+        """The choice of blocks, for the record of the mask."""
         if self.blocks is None:
             return {"mode": self.mode}
         known = {"mode": self.mode, "blocks": self.blocks, "share": round(self.share, 6)}
         return known | ({"thresholds": list(self.thresholds)} if self.thresholds else {})
 
     def lines(self) -> list[tuple[str, str]]:
-        """How much is skipped, for people."""
+        """Describe how much is skipped in lines of label and text."""
         if self.mode is None:
             return []
         if self.blocks is None:
@@ -104,7 +104,7 @@ class Skipping:
         return [("empty", f"{found}, are skipped ({self.mode})")]
 
     def notes(self, path: str) -> tuple[str, ...]:
-        """What a user should know of it, for the image at `path`."""
+        """Return notes for the user on the image at `path`."""
         blind = self.thresholds.count(None)
         if blind:
             where = "" if len(self.thresholds) == 1 else f" in {blind} of {len(self.thresholds)} planes"
@@ -115,10 +115,10 @@ class Skipping:
 
 
 def choose_skipping(source: ImageSource, plan: "Plan") -> Skipping:
-    """What is skipped of an image.
+    """Choose the blocks of an image to skip.
 
     Raises:
-        PlanError: `skip_empty` is neither a mode nor a file, or that mask is not of this image.
+        PlanError: `skip_empty` is neither a mode nor a file, or the mask does not fit the image.
         ImageError: the image or the mask cannot be read.
     """
     chosen, shape = plan.settings.skip_empty, (len(plan.planes), *plan.grid.shape)
@@ -143,7 +143,7 @@ def _skipping(mode: str, plan: "Plan", empty: np.ndarray, thresholds: tuple[floa
 
 
 def _without_tissue(source: ImageSource, plan: "Plan", z: int) -> tuple[np.ndarray, float | None]:
-    """Whether each block of a plane is without tissue, bool (rows, columns), and the threshold of `find_tissue`."""
+    """Return whether each block of a plane lacks tissue, bool (rows, columns), and the threshold of `find_tissue`."""
     overview, (sy, sx) = _overview(source, z)
     tissue, threshold = find_tissue(overview[list(plan.channels)], _white(source))
     if threshold is None:
@@ -154,14 +154,14 @@ def _without_tissue(source: ImageSource, plan: "Plan", z: int) -> tuple[np.ndarr
 
 
 def find_tissue(pixels: np.ndarray, white: float) -> tuple[np.ndarray, float | None]:
-    """Where there may be tissue in an overview, grown generously, and the threshold that found it, after Otsu.
+    """Find what may be tissue in an overview, generously dilated; also return the threshold, after Otsu.
 
-    Colours on white glass are told by their saturation (not HSV's ratio, which is large in noisy black), anything else
-    by its distance from the commonest value.
+    Coloured tissue on white glass is told by saturation (not HSV's ratio, which is large in noisy black), other tissue
+    by its distance from the most frequent value.
 
     Args:
         pixels: (C, h, w) float32.
-        white: the largest value that they can have.
+        white: their largest possible value.
 
     Returns:
         bool (h, w), all of it where the threshold is None: there are not two kinds of area, or neither is glass. NaN
@@ -183,12 +183,12 @@ def find_tissue(pixels: np.ndarray, white: float) -> tuple[np.ndarray, float | N
         return everything, None
     # pale tissue lies below the middle: what is halfway to glass is in doubt, and kept
     threshold = (middle + float(glass.mean())) / 2
-    # so written, NaN is tissue: its block is read, and the error told
+    # written so that NaN counts as tissue: its block is read, which reports the error
     return ndimage.maximum_filter(~(signal <= threshold), 2 * max(2, max(signal.shape) // _GROWN) + 1), threshold
 
 
 def _distance(pixels: np.ndarray) -> np.ndarray:
-    """How far each pixel of (C, h, w) is from the commonest value of its channel; the farthest channel counts."""
+    """Return the distance of each pixel of (C, h, w) from the most frequent value; the farthest channel counts."""
     distances = []
     for channel in pixels:
         counts, edges = np.histogram(channel[np.isfinite(channel)], 256)
@@ -198,14 +198,14 @@ def _distance(pixels: np.ndarray) -> np.ndarray:
 
 
 def _white(source: ImageSource) -> float:
-    """The largest value that a pixel can have; floats are taken to go to 1."""
+    """Return the largest possible value of a pixel; floats are taken to go to 1."""
     return 1.0 if source.stored_dtype.kind == "f" else float(np.iinfo(source.stored_dtype).max)
 
 
 def _overview(source: ImageSource, z: int) -> tuple[np.ndarray, tuple[float, float]]:
-    """A plane on one screen, (C, h, w) float32 of means, and (y, x) pixels of level 0 that a pixel of it spans.
+    """Return an overview of a plane, (C, h, w) float32 of means, and the (y, x) pixels of level 0 that its pixels span.
 
-    It is made of the smallest level that is large enough, block by block.
+    It is made from the smallest level that is large enough, part by part.
     """
     number = max((n for n, level in enumerate(source.levels) if max(level.shape) >= _SIDE // 2), default=0)
     level = source.levels[number]
@@ -238,12 +238,12 @@ class _Outline(NamedTuple):
 
 @contextmanager
 def _opened(path: str, invert: bool) -> Iterator[_Outline]:
-    """A mask that we wrote by its class ids, whatever the colours of its classes; any other image by its values."""
+    """Open a mask that we wrote by its class ids, any other image by its values."""
     mask = find_mask(path)
     if mask is not None:
         region, shape = (mask.spec.fingerprint.get(name) for name in ("region", "shape"))
         if isinstance(region, list) and isinstance(shape, list) and region != [0, 0, *shape]:
-            # one of a part would be taken for one of a smaller level
+            # a mask of a part would be taken for one of a smaller level
             part = f"{region[0]}:{region[2]},{region[1]}:{region[3]}"
             raise PlanError(
                 f"the mask {path} covers {part} of its image, {shape[0]} x {shape[1]}; give one of the whole image"
@@ -260,18 +260,18 @@ def _opened(path: str, invert: bool) -> Iterator[_Outline]:
 
 
 def _outside(mask: _Outline, plan: "Plan") -> np.ndarray:
-    """Whether a mask is zero in all of a block, bool (planes, rows, columns).
+    """Return whether a mask is zero in all of each block, bool (planes, rows, columns).
 
     Raises:
         PlanError: it is not a mask of this image.
     """
     (height, width), (rows, columns) = plan.shape, mask.shape
-    # sides are whole numbers: the aspect may be off by what rounding a side makes
+    # sides are whole numbers: the aspect ratio may be off by their rounding
     if abs(rows * width - columns * height) > max(height, width) or mask.depth not in (1, plan.depth):
         given, wanted = (f" x {n} planes" if n else "" for n in (mask.depth if mask.depth > 1 else None, plan.depth))
         raise PlanError(
             f"the mask {mask.path} is {rows} x {columns} pixels{given}, the image {height} x {width}{wanted}: give one "
-            "of the same aspect, of any size, of one plane or of as many"
+            "of the same aspect ratio, of any size, with one plane or as many"
         )
     scale = (height / rows, width / columns)
 
@@ -284,14 +284,14 @@ def _outside(mask: _Outline, plan: "Plan") -> np.ndarray:
 
 
 def _by_block(plan: "Plan", is_empty: Callable[[Region], bool]) -> np.ndarray:
-    """What `is_empty` says of the `write` region of each block of a plane, bool (rows, columns)."""
+    """Return `is_empty` of the `write` region of each block of a plane, bool (rows, columns)."""
     found = [is_empty(region) for region in plan.region.squares(plan.block)]
     return np.array(found, bool).reshape(plan.grid.shape)
 
 
 def _covering(region: Region, scale: tuple[float, float], shape: tuple[int, int]) -> Region:
-    """The pixels of a smaller image of `shape` that touch `region`, where one spans `scale` (y, x) pixels."""
+    """Return the pixels of a smaller image of `shape` that touch `region`, where one spans `scale` (y, x) pixels."""
     (sy, sx), (height, width) = scale, shape
-    # sides of levels are rounded: the last pixels of the image may have none of their own
+    # sides of levels are rounded: the last pixels of the image may lie beyond them
     y0, x0 = min(floor(region.y0 / sy), height - 1), min(floor(region.x0 / sx), width - 1)
     return Region(y0, x0, min(max(ceil(region.y1 / sy), y0 + 1), height), min(max(ceil(region.x1 / sx), x0 + 1), width))

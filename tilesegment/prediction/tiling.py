@@ -1,4 +1,4 @@
-"""How an image is cut: sides of tiles, blocks and chunks, tiles at a time, what runs them. Numbers only."""
+"""Choice of the sides of tiles, blocks and chunks, of batch and runtime: arithmetic only."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -20,10 +20,10 @@ _MOST_CHUNK = 1 << 14  # pixels; a reader has to decode a chunk whole
 
 @dataclass(frozen=True)
 class Machine:
-    """What a plan needs to know of the machine that predicts.
+    """The machine that predicts, as far as a plan depends on it.
 
     Attributes:
-        device, precision: where, and how exactly.
+        device, precision: as chosen.
         free_bytes: memory on the device that a batch may take; None if it is shared with everything else.
         openvino: whether OpenVINO is installed and computes in that precision.
     """
@@ -35,12 +35,12 @@ class Machine:
 
 
 def forward_bytes(pixel_bytes: int, classes: int, precision: str) -> int:
-    """Memory of a forward pass per input pixel; `pixel_bytes` in fp32. Logits and their soft-max are always fp32."""
+    """Return the bytes of a forward pass per input pixel; `pixel_bytes` for fp32. Logits and soft-max stay fp32."""
     return max(pixel_bytes * _VALUE_BYTES[precision] // 4, 8 * classes)
 
 
 def default_tile(view: FieldOfView, shape: tuple[int, int], pixel_bytes: int, free_bytes: int | None) -> int:
-    """Side of the tile that computes the fewest pixels of `shape` (H, W), among those whose activations fit.
+    """Return the side of the tile that computes the fewest pixels for `shape` (H, W), if its activations fit.
 
     Context is computed once per tile, so large tiles compute less, except for what lies beyond the region. This is
     calculated, not timed, so that all machines with enough memory, and all parts of a run, choose the same.
@@ -71,7 +71,7 @@ class Sides:
 
     @classmethod
     def of(cls, step: int, shape: tuple[int, int], wanted: int | None = None) -> "Sides":
-        """Whole tiles and whole chunks for a block of about `wanted` pixels, no larger than a region of `shape`.
+        """Choose whole tiles and whole chunks for a block of about `wanted` pixels, no larger than a region of `shape`.
 
         Raises:
             PlanError: the step is far too large.
@@ -79,7 +79,7 @@ class Sides:
         wanted = BLOCK if wanted is None else wanted
         chunk = _chunk(step, min(_CHUNK, wanted // 2))
         if step > _MOST_STEP or chunk > _MOST_CHUNK:
-            raise PlanError(f"a tile that keeps {step} pixels is much too large; a few thousand pixels are as good")
+            raise PlanError(f"a tile that keeps {step} pixels is much too large; keep at most a few thousand")
         unit = max(step, chunk)
         return cls(step, unit * min(max(round(wanted / unit), 1), -(-max(shape) // unit)), chunk)
 
@@ -94,7 +94,7 @@ def _chunk(step: int, goal: int) -> int:
 
 
 def default_batch(tiles: int, tile: int, pixel_bytes: int, free_bytes: int | None) -> int:
-    """The largest batch that divides a block's `tiles` and pays.
+    """Return the largest worthwhile batch that divides a block's `tiles`.
 
     Where memory is shared, as many pixels as one tile of the U-Net paper; more only where memory is free, as on a GPU.
     """
@@ -103,7 +103,7 @@ def default_batch(tiles: int, tile: int, pixel_bytes: int, free_bytes: int | Non
 
 
 def choose_runtime(wanted: str, machine: Machine, pixels: int) -> str:
-    """`pytorch` or `openvino` for tiles of `pixels` in all; OpenVINO is faster on a CPU, once it has converted.
+    """Choose `pytorch` or `openvino` for tiles of `pixels` in all; OpenVINO is faster on a CPU, once it has converted.
 
     Raises:
         PlanError: the `wanted` runtime cannot be used on this machine.
