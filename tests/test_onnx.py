@@ -178,8 +178,8 @@ def test_images_of_another_kind_are_refused(shape: tuple[int | str, ...], named:
     ("kind", "gives", "attributes", "named"),
     [
         ("Frobnicate", TensorProto.FLOAT, {"domain": "of.others"}, "Frobnicate"),
-        ("GlobalAveragePool", TensorProto.FLOAT, {}, "one for each"),
-        ("DepthToSpace", TensorProto.FLOAT, {"blocksize": 2}, "one for each"),
+        ("GlobalAveragePool", TensorProto.FLOAT, {}, "px a side"),
+        ("DepthToSpace", TensorProto.FLOAT, {"blocksize": 2}, "px a side"),
         ("ArgMax", TensorProto.INT64, {"axis": 1}, "int64"),
         pytest.param(
             *("ReduceMax", TensorProto.FLOAT, {"keepdims": 0}, "batch, 1 to 256 classes, height, width"),
