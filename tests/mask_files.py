@@ -2,13 +2,19 @@
 
 import json
 import multiprocessing
+import os
 import random
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 import zarr
 
+from tilesegment.geometry import Region
 from tilesegment.masks import JSON, MaskSpec, MaskWriter, create_mask
 from tilesegment.metadata import LabelClass, default_colours
 
@@ -110,3 +116,47 @@ def rewrite(path: Path, *keys: str, value: Any) -> None:
         inner = inner[key]
     inner[keys[-1]] = value
     path.write_text(json.dumps(document))
+
+
+SPEC = spec_of((100, 600), 64, 32)  # two levels, 2 x 10 and 1 x 5 blocks
+OTHER = replace(SPEC, fingerprint={"model": "b", "tile": (64, 64)})
+FILES = ["mask.zarr", "mask.tif", "mask.png"]
+HIDDEN = "image.zarr/labels/nuclei"
+FIRST, ONES = Region(0, 0, 64, 64), np.ones((64, 64), np.uint8)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def dying(real: Callable[..., Any], calls: list[None], last: int) -> Callable[..., Any]:
+    """Return `real`, whose `last` call, counted in `calls`, is the process's end."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        calls.append(None)
+        if len(calls) >= last:
+            raise Killed
+        return real(*arguments, **options)
+
+    return call
+
+
+def kill_at(patch: pytest.MonkeyPatch, step: int, *calls: str) -> None:
+    made: list[None] = []
+    for name in calls:
+        patch.setattr(os, name, dying(getattr(os, name), made, step))
+
+
+def prepare(folder: Path, name: str) -> Path:
+    if name == HIDDEN:
+        make_image(folder / "image.zarr", "0.5", (1, 2))
+    return folder / name
+
+
+def make(folder: Path, name: str, spec: MaskSpec = SPEC, **options: Any) -> Path:
+    finished(prepare(folder, name), spec, **options)
+    return folder / name
+
+
+def remove(path: Path) -> None:
+    path.unlink() if path.is_file() else shutil.rmtree(path)
