@@ -9,12 +9,13 @@ from conftest import noise
 from hypothesis import given
 from hypothesis import strategies as st
 from image_files import make_pixels, ome_zarr, tiff
+from torch import nn
 
 import tilesegment
 from tilesegment.errors import PlanError
 from tilesegment.geometry import Block, Region
+from tilesegment.models.any_module import model_of
 from tilesegment.prediction.job import Job
-from tilesegment.prediction.predictor import BlockPredictor
 from tilesegment.prediction.seams import Crop, crops_of
 
 
@@ -91,14 +92,12 @@ def test_a_margin_that_is_one_pixel_too_small_is_seen(image: Path, toy: Path, mo
     assert not tilesegment.verify(image, toy, tile=88, precision="fp32").seamless
 
 
-def test_grey_values_scaled_tile_by_tile_are_seen(image: Path, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    logits = BlockPredictor._probabilities
-
-    def scaled(predictor: BlockPredictor, inputs: torch.Tensor) -> torch.Tensor:
-        return logits(predictor, inputs - inputs.mean((2, 3), keepdim=True))
-
-    monkeypatch.setattr(BlockPredictor, "_probabilities", scaled)
-    assert not tilesegment.verify(image, toy, tile=88, precision="fp32").seamless
+def test_grey_values_scaled_tile_by_tile_are_seen(image: Path) -> None:
+    """A module that normalises each tile by itself, taken with a chosen halo."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.InstanceNorm2d(1), nn.Conv2d(1, 2, 3, padding=1))
+    model = model_of(module, halo=32)
+    assert not tilesegment.verify(image, model, tile=128, precision="fp32", normalise="image").seamless
 
 
 def test_precisions_with_rounding_of_their_own_are_refused(image: Path, toy: Path) -> None:

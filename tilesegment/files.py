@@ -43,8 +43,9 @@ def replacing(*paths: Path) -> Iterator[tuple[Path, ...]]:
             os.replace(temporary, path)
     except BaseException:
         for temporary in temporaries:
-            with suppress(OSError):  # never created, or its name is too long
-                temporary.unlink()
+            if os.path.lexists(temporary):
+                with suppress(OSError):  # the error that is under way says more
+                    temporary.unlink()
         raise
     for folder in {path.parent for path in paths}:
         sync(folder)
