@@ -20,13 +20,7 @@ if TYPE_CHECKING:
 @options.model
 @click.option("--size", type=int, metavar="PX", help="Side of the drawn image.  [default: what there is time for]")
 @click.option("--seconds", type=float, default=60.0, show_default=True, help="About how long it may take.")
-@click.option(
-    "--dir",
-    "folder",
-    type=options.written_path,
-    metavar="FOLDER",
-    help="Write there; the disk counts.  [default: a temporary folder]",
-)
+@click.option("--dir", "folder", type=options.written_path, metavar="FOLDER", help="Where to write; the disk counts.")
 @options.tile
 @options.halo
 @options.prune

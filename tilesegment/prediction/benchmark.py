@@ -1,7 +1,6 @@
 """How fast this machine segments: the network alone, reading, writing, and all of it together."""
 
 import os
-import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -15,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from tilesegment.errors import ModelError, PlanError
+from tilesegment.errors import PlanError
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
 from tilesegment.images.drawing import draw_zarr
 from tilesegment.masks import create_mask
-from tilesegment.models import DEFAULT, find_model
+from tilesegment.models import DEFAULT
 from tilesegment.models.model import Model
 from tilesegment.networks.counting import floating_point_operations
 from tilesegment.prediction.devices import PRECISIONS
@@ -41,27 +40,10 @@ class Bench:
     """Measurements, all from one process with the same threads.
 
     Mpx/s are millions of pixels of the mask per second; one TFLOP/s is 10^12 operations, 2 for a multiply-add.
-
-    Attributes:
-        image: path; None if it was drawn.
-        region: [y0, x0, y1, x1] that was predicted, pixels.
-        dtype, channels: of the image.
-        model: its name.
-        device, precision, runtime, threads: what computed.
-        tile, step, batch, block: as planned.
-        predictor_mpx_per_s: the predictor alone, its pixels in memory.
-        predictor_tflops: the same in operations of the network, context included; None where a runtime hides them.
-        matmul_tflops: a product of square matrices of `matmul_side`, in the same precision (fp32 for int8).
-        read_mpx_per_s: blocks with their margins, mirrored at borders.
-        write_mpx_per_s: blocks of class ids until they are safe, with pyramid and final name.
-        end_to_end_mpx_per_s: `tilesegment.predict`, from opening the image to the finished mask.
-        end_to_end_ratio: end to end relative to the predictor alone.
-        start_seconds: to open the image and make a predictor, libraries already imported.
-        seconds: total duration.
     """
 
-    image: str | None
-    region: list[int]
+    image: str | None  # path; None if it was drawn
+    region: list[int]  # [y0, x0, y1, x1] that was predicted, pixels
     dtype: str
     channels: int
     model: str
@@ -73,16 +55,16 @@ class Bench:
     step: int
     batch: int
     block: int
-    predictor_mpx_per_s: float
-    predictor_tflops: float | None
-    matmul_tflops: float
+    predictor_mpx_per_s: float  # the predictor alone, its pixels in memory
+    predictor_tflops: float | None  # the same in operations of the network; None where a runtime hides them
+    matmul_tflops: float  # a product of square matrices of `matmul_side`, in the same precision (fp32 for int8)
     matmul_side: int
-    read_mpx_per_s: float
-    write_mpx_per_s: float
-    end_to_end_mpx_per_s: float
-    end_to_end_ratio: float
-    start_seconds: float
-    seconds: float
+    read_mpx_per_s: float  # blocks with their margins
+    write_mpx_per_s: float  # class ids until they are safe, with pyramid and final name
+    end_to_end_mpx_per_s: float  # `tilesegment.predict`, from opening the image to the finished mask
+    end_to_end_ratio: float  # relative to the predictor alone
+    start_seconds: float  # to open the image and make a predictor, libraries already imported
+    seconds: float  # total duration
 
 
 def bench(
@@ -120,14 +102,16 @@ def bench(
     with _temporary(folder) as place:
         report(0.0, "starting")
         if image is None:
-            chosen = replace(chosen, model=_own_copy(DEFAULT if model is None else model, place))
+            chosen = replace(chosen, model=DEFAULT if model is None else model)
             path = _draw(place / "drawn.zarr", chosen, size or _PROBE)
             if size is None:
                 side = isqrt(min(_affordable(path, chosen, seconds), _LARGEST))
                 path = _draw(place / "image.zarr", chosen, max(side, _SIZES[0]))
         else:
             path = str(image)
-            chosen = replace(chosen, model=None if model is None else _own_copy(model, place), z=_middle(path, chosen))
+            with open_image(path, **chosen.reading) as source:
+                middle = None if source.depth is None else (source.depth // 2, source.depth // 2 + 1)
+            chosen = replace(chosen, model=model, z=middle)
         if image is not None or size is not None:
             chosen = replace(chosen, roi=_part(path, chosen, _affordable(path, chosen, seconds)))
         found = _measure(path, chosen, place, report)
@@ -243,22 +227,6 @@ def _part(image: str, settings: Settings, pixels: int) -> Region:
     y = region.y0 + (region.height - height) // 2 // unit * unit
     x = region.x0 + (region.width - width) // 2 // unit * unit
     return Region(y, x, y + height, x + width)
-
-
-def _middle(image: str, settings: Settings) -> tuple[int, int] | None:
-    with open_image(image, **settings.reading) as source:
-        return None if source.depth is None else (source.depth // 2, source.depth // 2 + 1)
-
-
-def _own_copy(model: str | Path, folder: Path) -> str:
-    """Copy a model file to `folder`, as int8 writes a cache beside it; return the path of any other model."""
-    path = find_model(model)
-    if path.is_dir() or path.suffix != ".safetensors":
-        return str(path)
-    try:
-        return str(shutil.copy(path, folder / path.name))
-    except OSError as error:
-        raise ModelError(f"{path} cannot be copied to {folder} ({error.strerror}); choose another folder") from error
 
 
 def _draw(path: Path, settings: Settings, side: int) -> str:
