@@ -123,7 +123,8 @@ class TrainingSettings:
         for key, (low, high) in BOUNDS.items():
             value = values[key]
             if value is not None and not isinstance(value, tuple) and not low <= value <= high:
-                raise PlanError(f"{option(key)} is {value}; allowed: {low:g} to {high:g}")
+                limits = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
+                raise PlanError(f"{option(key)} is {value}; allowed: {limits}")
         for key, allowed in CHOICES.items():
             if values[key] not in allowed:
                 raise PlanError(f"{option(key)} is {values[key]!r}; allowed: {', '.join(allowed)}")
