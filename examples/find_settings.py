@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tilesegment import TilesegmentError
-from tilesegment.prediction.benchmark import seconds_per_tile
+from tilesegment.prediction.benchmark import middle_block, seconds_per_tile
 from tilesegment.prediction.job import Job
 from tilesegment.prediction.settings import Settings
 
@@ -35,8 +35,7 @@ def trial(image: str, settings: Settings) -> Trial | None:
     try:
         with Job.prepare(image, settings) as job:
             plan = job.plan
-            rows, columns = plan.grid.shape
-            block = plan.grid.at((rows - 1) // 2, (columns - 1) // 2)
+            block = middle_block(plan)
             ids = job.predictor.predict(job.read(plan.planes.start, block), block)  # warms up, too
             rate = plan.step**2 / 1e6 / seconds_per_tile(job)
             fixed = replace(settings, tile=plan.tile, batch=plan.batch, precision=plan.precision, runtime=plan.runtime)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from tilesegment.errors import PlanError
-from tilesegment.geometry import Region
+from tilesegment.geometry import Block, Region
 from tilesegment.images import open_image
 from tilesegment.images.drawing import draw_zarr
 from tilesegment.masks import create_mask
@@ -24,6 +24,7 @@ from tilesegment.models.model import Model
 from tilesegment.networks.counting import floating_point_operations
 from tilesegment.prediction.devices import PRECISIONS
 from tilesegment.prediction.job import Job
+from tilesegment.prediction.plan import Plan
 from tilesegment.prediction.predict import predict_many
 from tilesegment.prediction.settings import Outputs, Settings
 
@@ -104,16 +105,17 @@ def bench(
         if image is None:
             chosen = replace(chosen, model=DEFAULT if model is None else model)
             path = _draw(place / "drawn.zarr", chosen, size or _PROBE)
-            if size is None:
-                side = isqrt(min(_affordable(path, chosen, seconds), _LARGEST))
-                path = _draw(place / "image.zarr", chosen, max(side, _SIZES[0]))
         else:
             path = str(image)
             with open_image(path, **chosen.reading) as source:
                 middle = None if source.depth is None else (source.depth // 2, source.depth // 2 + 1)
             chosen = replace(chosen, model=model, z=middle)
-        if image is not None or size is not None:
-            chosen = replace(chosen, roi=_part(path, chosen, _affordable(path, chosen, seconds)))
+        with Job.prepare(path, chosen) as job:
+            plan, pixels = job.plan, int(seconds * _PREDICTING / _ROUNDS * job.plan.step**2 / job.seconds_per_tile())
+        if image is None and size is None:
+            path = _draw(place / "image.zarr", chosen, max(isqrt(min(pixels, _LARGEST)), _SIZES[0]))
+        else:
+            chosen = replace(chosen, roi=_part(plan, pixels))
         found = _measure(path, chosen, place, report)
         return Bench(image=None if image is None else path, **found, seconds=time.perf_counter() - start)
 
@@ -124,7 +126,7 @@ def _measure(image: str, settings: Settings, folder: Path, report: Callable[[flo
     with Job.prepare(image, settings) as job:
         plan, predictor = job.plan, job.predictor
         start_seconds = time.perf_counter() - start
-        tiles = sum(-(-len(block.tiles) // predictor.batch) * predictor.batch for _, block in plan.work())
+        tiles = sum(_tiles_computed(block, predictor.batch) for _, block in plan.work())
         seconds: dict[str, list[float]] = {"tile": [], "read": [], "write": [], "end_to_end": []}
         for number in range(_ROUNDS):
             report(number / _ROUNDS, f"reading and writing, round {number + 1} of {_ROUNDS}")
@@ -155,13 +157,22 @@ def _measure(image: str, settings: Settings, folder: Path, report: Callable[[flo
         }
 
 
+def middle_block(plan: Plan) -> Block:
+    """Return a block in the middle of what is planned."""
+    rows, columns = plan.grid.shape
+    return plan.grid.at((rows - 1) // 2, (columns - 1) // 2)
+
+
 def seconds_per_tile(job: Job) -> float:
     """Return the predictor's seconds per tile, pixels in memory, from one pass over the middle block."""
-    rows, columns = job.plan.grid.shape
-    block, predictor = job.plan.grid.at((rows - 1) // 2, (columns - 1) // 2), job.predictor
+    block, predictor = middle_block(job.plan), job.predictor
     pixels = job.read(job.plan.planes.start, block)
-    tiles = -(-len(block.tiles) // predictor.batch) * predictor.batch
-    return _timed(lambda: predictor.predict(pixels, block)) / tiles
+    return _timed(lambda: predictor.predict(pixels, block)) / _tiles_computed(block, predictor.batch)
+
+
+def _tiles_computed(block: Block, batch: int) -> int:
+    """Return how many tiles the network sees for a block: batches are always full."""
+    return -(-len(block.tiles) // batch) * batch
 
 
 def measure_product(device: str, precision: str, seconds: float = 0.5) -> tuple[int, float]:
@@ -208,17 +219,9 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _affordable(image: str, settings: Settings, seconds: float) -> int:
-    """Return how many pixels can be predicted in time, judging by one tile."""
-    with Job.prepare(image, settings) as job:
-        job.seconds_per_tile()
-        return int(seconds * _PREDICTING / _ROUNDS * job.plan.step**2 / job.seconds_per_tile())
-
-
-def _part(image: str, settings: Settings, pixels: int) -> Region:
-    """Return the middle of the image, about `pixels` large, in whole blocks or tiles; all of a smaller image."""
-    with Job.prepare(image, settings) as job:
-        region, plan = job.plan.region, job.plan
+def _part(plan: Plan, pixels: int) -> Region:
+    """Return the middle of what is planned, about `pixels` large, in whole blocks or tiles; all of a smaller image."""
+    region = plan.region
     if region.area <= pixels:
         return region
     unit = plan.block if plan.block**2 <= pixels else plan.step
