@@ -7,6 +7,7 @@ from tilesegment.errors import ModelError
 
 DEFAULT = "em-membrane"
 TRAINED, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"  # in the folder of a training run
+WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl")  # suffixes of models and of weights to import
 PACKAGED = ("rdf.yaml", "bioimageio.yaml")  # in the folder of a bioimage.io package
 
 

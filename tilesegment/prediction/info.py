@@ -8,11 +8,9 @@ from typing import Any
 
 from tilesegment.images import open_image
 from tilesegment.masks import Mask, find_mask
-from tilesegment.models import PACKAGED, TRAINED, bundled_models
+from tilesegment.models import PACKAGED, TRAINED, WEIGHTS, bundled_models
 from tilesegment.models.header import ModelHeader, read_header
 
-# also suffixes that are not read: the error of the model reader fits such files better than that of an image
-_MODELS = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl")
 _FOREIGN = (".onnx", ".zip")
 
 
@@ -40,7 +38,8 @@ def describe(
 
 
 def _is_model(path: Path) -> bool:
-    is_ours = str(path) in bundled_models() or os.path.isfile(path / TRAINED) or path.suffix in _MODELS
+    # weights that only `import` takes count too: the error of the model reader fits them better than that of an image
+    is_ours = str(path) in bundled_models() or os.path.isfile(path / TRAINED) or path.suffix in WEIGHTS
     return is_ours or _is_foreign(path)
 
 

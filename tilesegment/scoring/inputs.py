@@ -13,11 +13,10 @@ from tilesegment.images import open_image
 from tilesegment.labels.files import core_of, is_folder_of_files, labels_among, list_images, match_stems, stem_of
 from tilesegment.labels.label import Label, LabelOptions, check_same_size
 from tilesegment.masks.reader import recorded_classes
-from tilesegment.models import bundled_models
+from tilesegment.models import WEIGHTS, bundled_models
 from tilesegment.scoring.membranes import THRESHOLDS
 
 _SUM_TOLERANCE = 0.05  # of class probabilities that were rounded to 8 bits or half precision
-_MODELS = (".safetensors", ".onnx", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def open_pair(pair: Pair, options: LabelOptions) -> Iterator[tuple[Prediction, L
         DataError: one is a model, they differ in size, or have several channels instead of one.
     """
     for path in (pair.prediction, pair.truth):
-        if path.suffix in _MODELS or str(path) in bundled_models():
+        if path.suffix in (*WEIGHTS, ".onnx") or str(path) in bundled_models():
             raise DataError(f"{path} is a model; expected a mask, a label image or a probability map")
     with (
         _open_prediction(pair.prediction, options) as prediction,
