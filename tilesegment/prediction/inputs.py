@@ -79,8 +79,9 @@ def images_in(folder: str) -> Found:
         entries = sorted(entry for entry in os.listdir(folder) if not entry.startswith("."))
     except OSError as error:
         raise PlanError(f"the folder {folder} cannot be read ({error.strerror}): check its permissions") from error
-    images = tuple(name for name in entries if _is_to_predict(Path(folder, name)))
-    left_out = tuple(name for name in entries if name not in images)
+    taken = {name: _is_to_predict(Path(folder, name)) for name in entries}
+    images = tuple(name for name in entries if taken[name])
+    left_out = tuple(name for name in entries if not taken[name])
     if not images:
         there = shortened(left_out) or "nothing"
         raise PlanError(f"{folder} holds no image that can be read, but {there}; name images, or their folder")
