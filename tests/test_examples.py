@@ -140,7 +140,7 @@ def test_a_step_is_measured(tmp_path):
     done = subprocess.run([*command, "--steps", "4"], check=True, capture_output=True, text=True)
     found = json.loads(done.stdout)
     assert found["ratio"] == pytest.approx(found["end_to_end"] / found["bare"])
-    assert 0 < found["example"] < found["end_to_end"]
+    assert min(found.values()) > 0
 
 
 def test_settings_are_tried_and_the_fastest_is_named(folder):

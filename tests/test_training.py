@@ -295,7 +295,7 @@ class TestLoop:
 REFUSED: list[tuple[dict[str, Any], type, str]] = [
     ({"tile": 71}, PlanError, "tile 71 .* 68 and 72"),
     ({"budget": 9.0, "steps": 9}, PlanError, "--budget and --steps"),
-    ({"steps": 0}, PlanError, "--steps is 0; allowed: 1 to"),
+    ({"steps": 0}, PlanError, "--steps is 0; allowed: 1 or more"),
     ({"steps": None, "budget": float("nan")}, PlanError, "--budget is nan"),
     ({"rate": -1.0}, PlanError, "--rate is -1"),
     ({"validation": 1.0}, PlanError, "--validation is 1.0; allowed: 0 to 0.9"),
