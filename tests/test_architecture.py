@@ -23,6 +23,7 @@ LAYERS = (
     ("draw", "ome_zarr", "networks"),
     ("images", "masks"),
     ("preview", "labels", "models"),
+    ("objects",),
     ("scoring", "prediction"),
     ("cluster", "training"),
     ("__init__",),
@@ -44,6 +45,8 @@ ONLY = {
     "zarr": {"images", "masks", "ome_zarr"},
     "numcodecs": {"images", "masks"},
     "matplotlib": {"training", "draw"},
+    "shapely": {"objects", "labels"},
+    "pyarrow": {"objects"},
 }
 
 
