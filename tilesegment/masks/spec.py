@@ -34,7 +34,7 @@ _FRAME = "frame"
 
 @dataclass(frozen=True)
 class MaskSpec:
-    """A mask of class ids (uint8).
+    """A mask of class ids (uint8), or what has the same form: probabilities, ids of objects (uint32).
 
     Attributes:
         shape: (height, width) in pixels.
@@ -157,10 +157,10 @@ class Grid:
     Attributes:
         shape: (height, width).
         depth: planes along z; None without this axis.
-        channels: of probabilities; None for class ids (uint8).
+        channels: of probabilities; None for ids of classes and objects.
         block, chunk: sides in pixels.
         format: of Zarr, 3 (a block is one shard) or 2 (a block is chunks).
-        values: dtype of probabilities, `float32`, or `uint8` for 0 to 255.
+        values: dtype: `uint8` of class ids, `uint32` of objects, `float32` or `uint8` (0 to 255) of probabilities.
         floor: the sides of smaller levels are rounded down, not up: a last odd row or column has no pixel there.
     """
 
@@ -170,7 +170,7 @@ class Grid:
     block: int
     chunk: int
     format: int
-    values: str = "float32"
+    values: str = "uint8"
     floor: bool = False
 
     @property
@@ -180,7 +180,7 @@ class Grid:
 
     @property
     def dtype(self) -> np.dtype:
-        return np.dtype(np.uint8 if self.channels is None else self.values)
+        return np.dtype(self.values)
 
     @property
     def stored(self) -> int:

@@ -80,7 +80,8 @@ class Pieces:
         shape = (int(found["shape"][0]), int(found["shape"][1]))
         runs = Runs(shape, found["start"], found["stop"], found["values"])
         top, bottom, left, right = (found[name] for name in EDGES)
-        return cls(runs, *(found[name] for name in ("piece", "value", "first", "corners")), (top, bottom, left, right))
+        piece, value, first, corners = (found[name] for name in ("piece", "value", "first", "corners"))
+        return cls(runs, piece, value, first, corners, (top, bottom, left, right))
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
