@@ -3,7 +3,9 @@
 from itertools import groupby
 
 import numpy as np
-from scipy.ndimage import maximum_filter1d
+from scipy.ndimage import distance_transform_edt, maximum_filter1d
+
+from tilesegment.objects.labelling import MOST
 
 
 def grow(ids: np.ndarray, allowed: np.ndarray, radius: float) -> np.ndarray:
@@ -29,29 +31,32 @@ def grow(ids: np.ndarray, allowed: np.ndarray, radius: float) -> np.ndarray:
         near = maximum_filter1d(near, 2 * int(radius) + 1, axis=axis, mode="constant")
     wanted = allowed & (grown == 0) & (near[margin : margin + height, margin : margin + width] > 0)
     y, x = np.nonzero(wanted)
-    flat, all_ids = np.ascontiguousarray(ids).ravel(), ids.shape[1]
-    at = (y + margin) * all_ids + x + margin
-    left = np.arange(len(at))
-    found = np.zeros(len(at), np.uint32)
-    for shifts in _rings(radius):
-        if not len(left):
-            break
-        nearest = np.zeros(len(left), np.uint32)
-        for dy, dx in shifts:
-            there = flat[at[left] + dy * all_ids + dx]
-            nearest = np.where((there > 0) & ((nearest == 0) | (there < nearest)), there, nearest)
-        found[left] = nearest
-        left = left[nearest == 0]
-    grown[y, x] = found
+    if not len(y):
+        return grown
+    nearest = distance_transform_edt(ids == 0, return_distances=False, return_indices=True)
+    dy, dx = (nearest[axis][y + margin, x + margin] - at - margin for axis, at in enumerate((y, x)))
+    squares = dy * dy + dx * dx
+    order = np.argsort(squares)
+    flat, wide = np.ascontiguousarray(ids).ravel(), ids.shape[1]
+    at = ((y + margin) * wide + x + margin)[order]
+    found = np.zeros(len(order), np.uint32)
+    for square, shifts in _rings(radius):
+        first, last = np.searchsorted(squares, (square, square + 1), sorter=order)
+        # 0 becomes the largest number
+        least = np.full(last - first, np.uint32(MOST))
+        for down, right in shifts:
+            np.minimum(least, flat[at[first:last] + down * wide + right] - np.uint32(1), out=least)
+        found[first:last] = least + np.uint32(1)
+    grown[y[order], x[order]] = found
     return grown
 
 
-def _rings(radius: float) -> list[list[tuple[int, int]]]:
-    """Return the shifts (y, x) of length up to `radius`, grouped by length, the shortest first."""
+def _rings(radius: float) -> list[tuple[int, list[tuple[int, int]]]]:
+    """Return the shifts (y, x) of each squared length up to the square of `radius`, the shortest first."""
     most = int(radius)
     shifts = [(y, x) for y in range(-most, most + 1) for x in range(-most, most + 1)]
     by_length = sorted((y * y + x * x, y, x) for y, x in shifts if 0 < y * y + x * x <= radius * radius)
-    return [[(y, x) for _, y, x in group] for _, group in groupby(by_length, key=lambda shift: shift[0])]
+    return [(square, [(y, x) for _, y, x in group]) for square, group in groupby(by_length, key=lambda one: one[0])]
 
 
 def neighbours(gaps: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
