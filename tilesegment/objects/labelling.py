@@ -18,7 +18,7 @@ import numpy as np
 from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
 from tilesegment.objects.cut import Cut, Place
-from tilesegment.objects.pieces import Pieces, load_arrays, save_arrays
+from tilesegment.objects.block_pieces import BlockPieces, load_arrays, save_arrays
 from tilesegment.objects.runs import join
 
 MOST = 2**32 - 1  # ids of objects are uint32
@@ -78,20 +78,20 @@ class Labelling:
 
     def __init__(self, folder: Path, cut: Cut) -> None:
         self.folder, self.cut = folder, cut
-        self._cache: OrderedDict[Place, Pieces] = OrderedDict()
+        self._cache: OrderedDict[Place, BlockPieces] = OrderedDict()
         self._lock = threading.Lock()
 
     def path(self, place: Place) -> Path:
         """Return the file of a block."""
         return self.folder / f"{place}.npz"
 
-    def load(self, place: Place) -> Pieces:
+    def load(self, place: Place) -> BlockPieces:
         """Return the pieces of a block that is stored; the ones used last are kept in memory."""
         with self._lock:
             if place in self._cache:
                 self._cache.move_to_end(place)
                 return self._cache[place]
-        found = Pieces.load(self.path(place))
+        found = BlockPieces.load(self.path(place))
         with self._lock:
             self._cache[place] = found
             while len(self._cache) > 1 and sum(one.nbytes for one in self._cache.values()) > _CACHE_BYTES:
@@ -163,7 +163,7 @@ class Labelling:
         named = {"offset": offset, "piece_of": piece_of, "object_of": _with_none(object_of), "value": _with_none(value)}
         save_arrays(self.folder / _JOINED, named)
 
-    def _first_pixels(self, place: Place, pieces: Pieces) -> np.ndarray:
+    def _first_pixels(self, place: Place, pieces: BlockPieces) -> np.ndarray:
         """Return the first pixel (p,) int64 of each piece of a block, in the flattened stack."""
         region, (height, width) = self.cut.region(place), self.cut.shape
         y, x = np.divmod(pieces.first.astype(np.int64), region.width)
