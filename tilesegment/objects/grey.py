@@ -141,45 +141,47 @@ def pivot_of(n: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return pivot, (total - n * pivot).astype(np.float64)
 
 
-def measure_grey(image: np.ndarray, inside: np.ndarray, runs: np.ndarray, reduce: _Reduce) -> Grey:
-    """Measure the grey values of the objects of a block.
+def grey_of_runs(image: np.ndarray, inside: np.ndarray, starts: np.ndarray) -> Grey:
+    """Measure the grey values of runs: neighbouring pixels of one object in a row.
 
     Args:
         image: (C, h, w) uint8, uint16 or float32.
-        inside: (h, w) bool: the pixels of objects.
-        runs: (r,) where runs (neighbouring pixels of one object in a row) start among the pixels inside.
-        reduce: `reduce(operation, rows)` reduces the rows of runs to those of objects.
+        inside: (h, w) bool: the pixels of objects; there are some.
+        starts: (r,) where runs start among the pixels inside, in raster order.
+
+    Returns:
+        One row per run.
     """
     assert image.dtype in (np.uint8, np.uint16, np.float32), image.dtype
-    channels = [channel[inside] for channel in image]
-    low, high = (
-        np.stack([reduce(f, f.reduceat(values, runs)) for values in channels], axis=1) for f in (np.minimum, np.maximum)
-    )
     totals: list[Digits] = []
     squares: list[Digits] = []
-    for values in channels:
-        for sums, power in ((totals, 1), (squares, 2)):
-            digits, place = _digits_of(values, power, runs)
-            sums.append(Digits(np.stack([reduce(np.add, digit) for digit in digits], axis=1)[:, None], place))
+    edges: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for channel in image:
+        values = channel[inside]
+        for found, nearest in zip(edges, (np.minimum, np.maximum), strict=True):
+            found.append(nearest.reduceat(values, starts))
+        totals.append(_digits_of(values, 1, starts))
+        squares.append(_digits_of(values, 2, starts))
+    low, high = (np.stack(found, axis=1) for found in edges)
     return Grey(Digits.join(totals, 1), Digits.join(squares, 1), low, high)
 
 
-def _digits_of(values: np.ndarray, power: int, runs: np.ndarray) -> tuple[list[np.ndarray], int]:
-    """Return the digits of the sums of the values (power 1) or squares (power 2) of runs, and the place of the first.
+def _digits_of(values: np.ndarray, power: int, starts: np.ndarray) -> Digits:
+    """Return the sums of the values (power 1) or squares (power 2) of runs, in one channel.
 
-    Each digit is (r,) int64. Floats are cut at multiples of 28 bits, which loses nothing: the square of a float32 is
-    a float64, and so is a run's sum of numbers of 28 bits.
+    Floats are cut at multiples of 28 bits, which loses nothing: the square of a float32 is a float64, and so is a
+    run's sum of numbers of 28 bits.
     """
     if values.dtype.kind == "u":
-        exact = values.astype(np.uint32 if power == 2 else values.dtype)
-        return [np.add.reduceat(exact**power, runs, dtype=np.int64)], 0
+        exact = values.astype(np.uint32 if power == 2 else values.dtype, copy=False)
+        return Digits(np.add.reduceat(exact**power, starts, dtype=np.int64)[:, None, None])
     rest = np.where(np.isfinite(values), values, 0).astype(np.float64) ** power
     place = -(-int(np.frexp(np.abs(rest).max())[1]) // BITS) - 1
     digits = []
     while True:
         cut = np.trunc(np.ldexp(rest, -BITS * place))
-        digits.append(np.add.reduceat(cut, runs).astype(np.int64))
+        digits.append(np.add.reduceat(cut, starts).astype(np.int64))
         rest -= np.ldexp(cut, BITS * place)
         if not rest.any():
-            return digits[::-1], place
+            return Digits(np.stack(digits[::-1], axis=1)[:, None], place)
         place -= 1

@@ -3,18 +3,20 @@
 The pixels of an object in a row are runs, and sums over a run are closed formulas, so the work grows with the runs.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from tilesegment.geometry import Region
 from tilesegment.objects.convexity import convex_areas
-from tilesegment.objects.grey import Grey, measure_grey
+from tilesegment.objects.grey import Grey, grey_of_runs
 from tilesegment.objects.pieces import Pieces, group, starts_of
 
 MARGIN = 2
 """Pixels around a block that its perimeters depend on."""
 
+_STRIP = 1 << 18  # pixels that are looked at together
 # scikit-image's perimeter: 1 + 2 * (border pixels beside) + 10 * (border pixels at the corners), to a weight's index
 _WEIGHTS = ((5, 7, 15, 17, 25, 27), (21, 33), (13, 23))
 _KIND = np.full(50, len(_WEIGHTS), np.uint8)
@@ -94,17 +96,27 @@ def measure_block(
     )
 
 
+def _strips(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """Cut a block into strips of rows y0:y1 that fit into a processor's cache."""
+    rows = max(1, _STRIP // width)
+    for y in range(0, height, rows):
+        yield y, min(y + rows, height)
+
+
 def _runs_of(core: np.ndarray) -> _Runs:
     """Find the runs of all objects in (h, w) ids."""
     height, width = core.shape
-    new = np.ones((height, width), bool)
-    np.not_equal(core[:, 1:], core[:, :-1], out=new[:, 1:])
-    cuts = np.flatnonzero(new)
-    values = core[new]
-    objects = values != 0
-    start = cuts[objects]
-    length = np.diff(cuts, append=core.size)[objects]
-    order, starts, ids = group(values[objects])
+    found = []
+    for y0, y1 in _strips(height, width):
+        strip = core[y0:y1]
+        new = np.ones(strip.shape, bool)
+        np.not_equal(strip[:, 1:], strip[:, :-1], out=new[:, 1:])
+        cuts = np.flatnonzero(new)
+        values = strip[new]
+        objects = values != 0
+        found.append((values[objects], cuts[objects] + y0 * width, np.diff(cuts, append=strip.size)[objects]))
+    values, start, length = (np.concatenate(columns) for columns in zip(*found, strict=True))
+    order, starts, ids = group(values)
     start, length = start[order], length[order]
     y = start // width
     start -= y * width
@@ -159,28 +171,38 @@ def _convex(row_ids: np.ndarray, rows: np.ndarray, ids: np.ndarray) -> np.ndarra
 
 
 def _borders(ids: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    """Count the border pixels by their weight in scikit-image's perimeter, (n, 3), of `ids` with the margin.
+    """Count the border pixels by their weight in scikit-image's perimeter, (n, 3), of `ids` with the margin."""
+    counts = np.zeros(3 * len(objects), np.int64)
+    for y0, y1 in _strips(ids.shape[0] - 2 * MARGIN, ids.shape[1] - 2 * MARGIN):
+        owner, kind = _border_pixels(ids[y0 : y1 + 2 * MARGIN])
+        counts += np.bincount(_index_of(owner, objects) * 3 + kind, minlength=len(counts))
+    return counts.reshape(-1, 3)
 
-    A pixel is on the border of its object if a pixel above, below, left or right of it is not of that object. Its
+
+def _border_pixels(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the border pixels inside the margin that have a weight: their object and the index of the weight.
+
+    A pixel is on the border of its object if the one above, below, left or right of it is not of that object. Its
     weight depends on which of its eight neighbours are border pixels of the same object.
     """
-    width = ids.shape[1] - 2
     across, down = ids[1:-1, 1:] != ids[1:-1, :-1], ids[1:, 1:-1] != ids[:-1, 1:-1]
-    border = across[:, 1:] | across[:, :-1] | down[1:] | down[:-1]
-    inner = ids[1:-1, 1:-1]
-    edge = np.where(border, inner, 0)  # the object that a border pixel is on the border of
-    at = np.flatnonzero(edge[1:-1, 1:-1])
-    at += (at // (width - 2)) * 2 + width + 1
-    flat = edge.ravel()
-    owner = flat[at]
-    code = np.ones(len(at), np.uint8)
-    for offset, weight in ((1, 2), (width, 2), (width - 1, 10), (width + 1, 10)):
-        for step in (offset, -offset):
-            code += (flat[at + step] == owner) * np.uint8(weight)
+    border = across[:, 1:] | across[:, :-1]
+    border |= down[1:]
+    border |= down[:-1]
+    width = ids.shape[1] - 2
+    edge = (ids[1:-1, 1:-1] * border).ravel()  # the object that a pixel is on the border of, or 0
+    corner = np.flatnonzero(border[1:-1, 1:-1])
+    corner += corner // (width - 2) * 2  # the index in `edge` of the upper left neighbour
+    owner = edge[width + 1 :].take(corner)
+    corner, owner = corner[owner != 0], owner[owner != 0]
+    code = np.ones(len(corner), np.uint8)
+    for y, x in np.ndindex(3, 3):
+        if (y, x) != (1, 1):
+            same = edge[y * width + x :].take(corner) == owner
+            code += same * np.uint8(2 if 1 in (y, x) else 10)
     kind = _KIND[code]
-    counted = kind < 3
-    cell = _index_of(owner[counted], objects) * 3 + kind[counted]
-    return np.bincount(cell, minlength=3 * len(objects)).reshape(-1, 3)
+    weighed = kind < len(_WEIGHTS)
+    return owner[weighed], kind[weighed]
 
 
 def _index_of(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -197,8 +219,14 @@ def _grey(image: np.ndarray, core: np.ndarray, runs: _Runs) -> Grey:
     """Measure the grey values of the objects in the block."""
     length = np.empty(len(runs.raster), np.int64)
     length[runs.raster] = runs.stop - runs.start
-
-    def reduce(operation: np.ufunc, of_runs: np.ndarray) -> np.ndarray:
-        return operation.reduceat(of_runs[runs.raster], runs.starts)
-
-    return measure_grey(image, core != 0, np.cumsum(length) - length, reduce)
+    stops = np.cumsum(length)
+    parts, pixels, first = [], 0, 0
+    for y0, y1 in _strips(*core.shape):
+        inside = core[y0:y1] != 0
+        before, pixels = pixels, pixels + np.count_nonzero(inside)
+        if pixels > before:
+            last = int(np.searchsorted(stops, pixels)) + 1
+            starts = (stops - length)[first:last] - before
+            parts.append(grey_of_runs(image[:, y0:y1], inside, starts))
+            first = last
+    return Grey.merge(parts, lambda operation, rows: operation.reduceat(rows[runs.raster], runs.starts, axis=0))
