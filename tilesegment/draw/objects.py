@@ -58,13 +58,20 @@ def object_colours(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         The ids that occur, (N,), ascending, and their colours, (N, 3) uint8.
     """
-    known = _distinct(ids[ids > 0])
+    known = distinct_ids(ids)
     ranks = np.where(ids > 0, np.searchsorted(known, ids) + 1, 0)
     wide = np.sqrt(np.count_nonzero(ranks) / max(known.size, 1))
     touching = _pairs(ranks, known.size, _TOUCHING)
     near = _pairs(ranks, known.size, [(y, x) for y, x in _NEAR if max(y, abs(x)) <= wide])
     mixed = _mixed(known)
     return known, _PALETTE[_choose((mixed % _COUNT).astype(np.int64), mixed, touching, near)]
+
+
+def distinct_ids(ids: np.ndarray) -> np.ndarray:
+    """Return the ids above 0 that occur in (h, w), ascending."""
+    first = ids > 0  # of each run of a row
+    first[:, 1:] &= ids[:, 1:] != ids[:, :-1]
+    return _distinct(ids[first])
 
 
 def _outermost(ids: np.ndarray) -> np.ndarray:
