@@ -167,7 +167,7 @@ def _objects(plain: np.ndarray, shown: Shown, part: Region, factor: int) -> _Pan
             "many. Draw a part of at most "
             f"{_MOST_APART:,} px with --roi, or the ids that `tileseg objects` writes",
         )
-    elif count == 1 and not shown.apart:
+    elif count == 1 and not shown.apart and part.shape == shown.shape:
         notes = (f"{shown.path} holds one id: give --objects to draw each connected region as an object",)
     # small parts are enlarged, so that outlines are finer than a pixel of the image
     times = max(_LARGEST // max(ids.shape), 1)
