@@ -114,6 +114,12 @@ class Stages:
         with reporting("write to", self.folder):
             getattr(self, stage)(place)
 
+    @property
+    def class_of(self) -> np.ndarray:
+        """(objects + 1,) uint32: the class id of each object, or the id that a label image gives it."""
+        values = self.labelled.joined.value
+        return values if self.plan.taken is None else values - np.uint32(1)
+
     # the stages
 
     def label(self, place: Place) -> None:
