@@ -17,8 +17,8 @@ import numpy as np
 
 from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
-from tilesegment.objects.cut import Cut, Place
 from tilesegment.objects.block_pieces import BlockPieces, load_arrays, save_arrays
+from tilesegment.objects.cut import Cut, Place
 from tilesegment.objects.runs import join
 
 MOST = 2**32 - 1  # ids of objects are uint32
