@@ -72,6 +72,10 @@ class Polygons:
         total = np.concatenate([[0], np.cumsum(twice_areas(self.vertices, self.rings))])
         return np.diff(total[self.polygons[self.objects]]) / 2
 
+    def ends(self) -> np.ndarray:
+        """Return how many vertices all objects before each row have, (n + 1,) int64."""
+        return self.rings[self.polygons[self.objects]]
+
     def closed(self) -> tuple[np.ndarray, np.ndarray]:
         """Return indices of the vertices of closed rings, whose first is repeated as last, and the rings' offsets."""
         counts = np.diff(self.rings)
