@@ -15,8 +15,16 @@ from tilesegment.scoring.membranes import (
     segment_cells,
     summarise,
 )
+from tilesegment.scoring.objects import object_scores
 from tilesegment.scoring.pixels import confusion, constant_predictor, dice, iou, pixel_accuracy
-from tilesegment.scoring.results import CellScore, ClassScore, Evaluation, ImageScore
+from tilesegment.scoring.results import (
+    CellScore,
+    ClassScore,
+    Evaluation,
+    ImageScore,
+    MatchScore,
+    ObjectScore,
+)
 
 __all__ = [
     "THRESHOLDS",
@@ -24,7 +32,9 @@ __all__ = [
     "ClassScore",
     "Evaluation",
     "ImageScore",
+    "MatchScore",
     "MembraneScores",
+    "ObjectScore",
     "confusion",
     "constant_predictor",
     "dice",
@@ -32,6 +42,7 @@ __all__ = [
     "foreground_scores",
     "iou",
     "membrane_scores",
+    "object_scores",
     "pixel_accuracy",
     "section_scores",
     "segment_cells",
