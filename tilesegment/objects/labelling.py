@@ -1,0 +1,236 @@
+"""The pieces of all blocks joined: the same numbers as if the whole mask were labelled at once.
+
+The invariant: pieces are the 4-connected regions of one value in one plane, numbered 1, 2, ... by their first pixel in
+raster order. Objects are made of pieces: one each, or those that also meet at corners or in neighbouring planes, or
+those of one id; they are numbered by their first pixel, too, or by their ids in ascending order. None of it depends on
+how the mask is cut. Memory grows with the number of pieces and with the pixels along the lines between blocks.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from tilesegment.errors import MaskError
+from tilesegment.geometry import Region
+from tilesegment.objects.cut import Cut, Place
+from tilesegment.objects.pieces import Pieces, load_arrays, save_arrays
+from tilesegment.objects.runs import join
+
+MOST = 2**32 - 1  # ids of objects are uint32
+_CACHE_BYTES = 96 << 20  # of the blocks last used; each is used by its eight neighbours too
+_JOINED = "joined.npz"
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Numbers of pieces and objects.
+
+    Attributes:
+        offset: (blocks + 1,) int64, how many pieces of blocks lie before each block.
+        piece_of: (t,) uint32, the piece, 1, 2, ..., that each piece of a block belongs to.
+        object_of: (pieces + 1,) uint32, the object, 1, 2, ..., of each piece; 0 of piece 0, which is no piece.
+        value: (objects + 1,) uint32, the class or id of each object; 0 of object 0.
+    """
+
+    offset: np.ndarray
+    piece_of: np.ndarray
+    object_of: np.ndarray
+    value: np.ndarray
+
+    @property
+    def pieces(self) -> int:
+        """Number of pieces."""
+        return len(self.object_of) - 1
+
+    @property
+    def objects(self) -> int:
+        """Number of objects."""
+        return len(self.value) - 1
+
+    @cached_property
+    def is_whole_piece(self) -> np.ndarray:
+        """(pieces + 1,) bool: whether all pixels of a piece lie in one block."""
+        return np.bincount(self.piece_of, minlength=self.pieces + 1) == 1
+
+    @cached_property
+    def is_whole_object(self) -> np.ndarray:
+        """(objects + 1,) bool: whether all pixels of an object lie in one block."""
+        block = np.repeat(np.arange(len(self.offset) - 1), np.diff(self.offset))
+        found = self.object_of[self.piece_of]
+        low, high = np.full(self.objects + 1, len(self.offset)), np.full(self.objects + 1, -1)
+        np.minimum.at(low, found, block)
+        np.maximum.at(high, found, block)
+        return low == high
+
+
+class Labelling:
+    """A labelled mask: a folder with the pieces of every block and, once joined, their numbers. Thread-safe.
+
+    Args:
+        folder: where it is kept.
+        cut: how the mask is cut.
+    """
+
+    def __init__(self, folder: Path, cut: Cut) -> None:
+        self.folder, self.cut = folder, cut
+        self._cache: OrderedDict[Place, Pieces] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def path(self, place: Place) -> Path:
+        """Return the file of a block."""
+        return self.folder / f"{place}.npz"
+
+    def load(self, place: Place) -> Pieces:
+        """Return the pieces of a block that is stored; the ones used last are kept in memory."""
+        with self._lock:
+            if place in self._cache:
+                self._cache.move_to_end(place)
+                return self._cache[place]
+        found = Pieces.load(self.path(place))
+        with self._lock:
+            self._cache[place] = found
+            while len(self._cache) > 1 and sum(one.nbytes for one in self._cache.values()) > _CACHE_BYTES:
+                self._cache.popitem(last=False)
+        return found
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether `join` has been done."""
+        return (self.folder / _JOINED).is_file()
+
+    @cached_property
+    def joined(self) -> Joined:
+        """The numbers of pieces and objects."""
+        found = load_arrays(self.folder / _JOINED)
+        return Joined(*(found[name] for name in ("offset", "piece_of", "object_of", "value")))
+
+    def paint(self, z: int, region: Region, table: np.ndarray) -> np.ndarray:
+        """Return (h, w) of what `table` (pieces + 1,) holds for the pieces in `region` of plane `z`.
+
+        `region` may reach beyond the mask. There, and where there is no piece, it is 0.
+        """
+        painted = np.zeros(region.shape, table.dtype)
+        for place in self.cut.touched(z, region):
+            block, pieces, offset = self.cut.region(place), self.load(place), self.joined.offset
+            part, number = block.intersect(region), self.cut.number(place)
+            window, local = part.within(block), self.joined.piece_of[offset[number] : offset[number + 1]]
+            found = pieces.paint(window.y0, window.x0, window.y1, window.x1, table[local])
+            painted[part.within(region).slices] = found
+        return painted
+
+    def join(self, *, corners: bool = False, ids: bool = False, planes: np.ndarray | None = None) -> None:
+        """Number the pieces and objects of all blocks, which must be stored, and keep that in the folder.
+
+        Args:
+            corners: pieces of one value that meet at a corner are one object.
+            ids: pieces of one value are one object.
+            planes: (m, 2) int64 pairs of pieces of neighbouring planes that are one object, each counted over all
+                blocks in raster order from 0.
+
+        Raises:
+            MaskError: there are more objects than ids.
+        """
+        # a list comprehension would keep the runs of all blocks
+        counts, firsts, values = [], [], []
+        for place in self.cut:
+            pieces = self.load(place)
+            counts.append(len(pieces.value))
+            firsts.append(self._first_pixels(place, pieces))
+            values.append(pieces.value)
+        offset = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        first, value = np.concatenate(firsts), np.concatenate(values)
+        if len(value) > MOST:
+            raise MaskError(f"the mask holds {len(value):,} regions in its blocks; at most {MOST:,} are numbered")
+        straight = _pairs(self._seams(offset, corners=False), value)
+        piece_of, first, value = _numbered(first, value, *straight)
+        if ids:
+            kept, group = np.unique(value, return_inverse=True)
+            object_of, value = group.astype(np.uint32) + np.uint32(1), kept
+        else:
+            meeting = [np.zeros((0, 2), np.int64)]
+            if corners:
+                meeting += [*self._seams(offset, corners=True), *self._inner_corners(offset)]
+            if planes is not None:
+                meeting.append(planes)
+            pairs = piece_of[np.concatenate(meeting)] - 1
+            pairs = pairs[value[pairs[:, 0]] == value[pairs[:, 1]]]
+            object_of, first, value = _numbered(first, value, pairs[:, 0], pairs[:, 1])
+        named = {"offset": offset, "piece_of": piece_of, "object_of": _with_none(object_of), "value": _with_none(value)}
+        save_arrays(self.folder / _JOINED, named)
+
+    def _first_pixels(self, place: Place, pieces: Pieces) -> np.ndarray:
+        """Return the first pixel (p,) int64 of each piece of a block, in the flattened stack."""
+        region, (height, width) = self.cut.region(place), self.cut.shape
+        y, x = np.divmod(pieces.first.astype(np.int64), region.width)
+        return (place.z * height + region.y0 + y) * width + region.x0 + x
+
+    def _seams(self, offset: np.ndarray, *, corners: bool) -> Iterator[np.ndarray]:
+        """Yield pairs (m, 2) int64 of pieces, counted over all blocks, that touch across a line between blocks."""
+        for z in range(self.cut.depth):
+            for upright in (False, True):
+                lines, along = (self.cut.columns, self.cut.rows) if upright else (self.cut.rows, self.cut.columns)
+                for line in range(1, lines):
+                    before, after = (
+                        np.concatenate([self._edge(z, at, n, offset, upright, last) for n in range(along)])
+                        for at, last in ((line - 1, True), (line, False))
+                    )
+                    shifts = ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None)))
+                    for one, other in shifts if corners else ((slice(None), slice(None)),):
+                        yield _changes(before[one], after[other])
+
+    def _edge(self, z: int, line: int, n: int, offset: np.ndarray, upright: bool, last: bool) -> np.ndarray:
+        """Return the pieces along one edge of a block, counted over all blocks from 1, int64; 0 is none."""
+        place = Place(z, n, line) if upright else Place(z, line, n)
+        edge = self.load(place).edges[2 * upright + last].astype(np.int64)
+        return np.where(edge > 0, edge + offset[self.cut.number(place)], 0)
+
+    def _inner_corners(self, offset: np.ndarray) -> Iterator[np.ndarray]:
+        for place in self.cut:
+            yield self.load(place).corners.astype(np.int64) + offset[self.cut.number(place)]
+
+
+def _changes(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the different pairs (m, 2) int64, from 0, of pieces that face each other along a line; 0 is none."""
+    facing = np.stack([one, other], axis=-1)[(one > 0) & (other > 0)] - 1
+    if not len(facing):
+        return facing
+    return facing[np.append(True, np.any(facing[1:] != facing[:-1], axis=1))]
+
+
+def _pairs(found: Iterator[np.ndarray], value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs of pieces of one value."""
+    pairs = np.concatenate([np.zeros((0, 2), np.int64), *found])
+    pairs = pairs[value[pairs[:, 0]] == value[pairs[:, 1]]]
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _numbered(
+    first: np.ndarray, value: np.ndarray, one: np.ndarray, other: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Join parts by pairs and number the groups by their first pixel.
+
+    Args:
+        first, value: (n,) of each part.
+        one, other: (m,) pairs of parts of one value.
+
+    Returns:
+        The number (n,) uint32 of each part's group, from 1; and first pixel and value of each group.
+    """
+    count, group = join(len(first), one, other)
+    lowest = np.full(count, np.iinfo(np.int64).max)
+    np.minimum.at(lowest, group, first)
+    order = np.argsort(lowest)
+    number = np.empty(count, np.uint32)
+    number[order] = np.arange(1, count + 1, dtype=np.uint32)
+    values = np.empty(count, value.dtype)
+    values[group] = value
+    return number[group], lowest[order], values[order]
+
+
+def _with_none(array: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros(1, np.uint32), array.astype(np.uint32)])

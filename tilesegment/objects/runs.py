@@ -1,0 +1,91 @@
+"""Runs of equal values along the rows of a block, and their connected pieces.
+
+A run is a half-open range of the block's flattened pixels that ends with its row at the latest. An image of cells has
+one run per 50 to 100 pixels, so what is done to runs costs little: labelling takes half of `scipy.ndimage.label`'s time.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of a block, in raster order; pixels in none have the value 0.
+
+    Attributes:
+        shape: (h, w) of the block, at most 2^31 pixels.
+        start, stop: (n,) int32, of each run, in flattened pixels.
+        value: (n,) uint32, not 0.
+    """
+
+    shape: tuple[int, int]
+    start: np.ndarray
+    stop: np.ndarray
+    value: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Runs":
+        """Return the runs of `values` (h, w), of any unsigned integer type up to 32 bits."""
+        height, width = values.shape
+        change = np.empty((height, width), bool)
+        change[:, 0] = True
+        np.not_equal(values[:, 1:], values[:, :-1], out=change[:, 1:])
+        start = np.flatnonzero(change).astype(np.int32)
+        stop = np.append(start[1:], np.int32(height * width))
+        value = np.ascontiguousarray(values).ravel()[start]
+        kept = value != 0
+        return cls((height, width), start[kept], stop[kept], value[kept].astype(np.uint32))
+
+    def paint(self, values: np.ndarray) -> np.ndarray:
+        """Return the block (h, w) with `values` (n,), one per run, and 0 elsewhere; of their dtype."""
+        size = self.shape[0] * self.shape[1]
+        # gap, run, gap, run, ..., gap
+        ends = np.empty(2 * len(self.start) + 2, np.int64)
+        ends[0], ends[-1] = 0, size
+        ends[1:-1:2], ends[2:-1:2] = self.start, self.stop
+        filled = np.zeros(2 * len(self.start) + 1, values.dtype)
+        filled[1::2] = values
+        return np.repeat(filled, np.diff(ends)).reshape(self.shape)
+
+    def crop(self, y0: int, x0: int, y1: int, x1: int) -> tuple["Runs", np.ndarray]:
+        """Return the runs of the window y0:y1, x0:x1 of the block, and the number (n,) of each in this block."""
+        width = self.shape[1]
+        first, last = np.searchsorted(self.start, (y0 * width, y1 * width))
+        row, left = np.divmod(self.start[first:last], width)
+        right = np.minimum(self.stop[first:last] - row * width, x1) - x0
+        left = np.maximum(left, x0) - x0
+        kept = np.flatnonzero(left < right)
+        base = (row[kept] - y0) * (x1 - x0)
+        numbers = kept + first
+        cropped = Runs((y1 - y0, x1 - x0), base + left[kept], base + right[kept], self.value[numbers])
+        return cropped, numbers
+
+    def pairs(self, reach: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Return the pairs of runs of one value that touch across two rows: (m,) upper and (m,) lower run.
+
+        Args:
+            reach: 0 for runs that share a column, 1 also for those that only meet at a corner.
+        """
+        width = self.shape[1]
+        # the same columns one row below, which no other row reaches into
+        row = self.start // width + 1
+        left = np.maximum(self.start + width - reach, row * width)
+        right = np.minimum(self.stop + width + reach, (row + 1) * width)
+        first, last = np.searchsorted(self.stop, left, "right"), np.searchsorted(self.start, right, "left")
+        count = np.maximum(last - first, 0)
+        upper = np.repeat(np.arange(len(count)), count)
+        lower = np.arange(len(upper)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)
+        same = self.value[upper] == self.value[lower]
+        return upper[same], lower[same]
+
+
+def join(count: int, one: np.ndarray, other: np.ndarray) -> tuple[int, np.ndarray]:
+    """Join `count` things by pairs of them; return how many groups there are, and the group (count,) int32 of each."""
+    if not count:
+        return 0, np.zeros(0, np.int32)
+    graph = csr_array((np.ones(len(one), np.int8), (one, other)), shape=(count, count))
+    groups, labels = connected_components(graph, directed=False)
+    return int(groups), labels
