@@ -57,7 +57,9 @@ def read_features(path: Path) -> Iterator[Feature]:
                 try:
                     yield _feature(document)
                 except (TypeError, ValueError, AttributeError, LookupError) as error:
-                    raise DataError(f"{path}: feature {number} is damaged ({one_line(error, 80)}); export it again") from error
+                    raise DataError(
+                        f"{path}: feature {number} is damaged ({one_line(error, 80)}); export it again"
+                    ) from error
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, RecursionError) as error:

@@ -80,9 +80,9 @@ class ImageScore:
     mean_dice: float | None
     dice: tuple[float | None, ...]  # one per class, None for one that is in neither truth nor prediction
     iou: tuple[float | None, ...]
-    v_rand: float | None  # at the thresholds that are best over all images; None if cells were not scored
-    v_info: float | None
-    rand_error: float | None
+    v_rand: float | None = None  # at the thresholds that are best over all images; None if cells were not scored
+    v_info: float | None = None
+    rand_error: float | None = None
     objects: ObjectScore | None = None  # None if objects were not scored
 
 
