@@ -98,13 +98,15 @@ def _polygons(geometry: dict[str, Any]) -> Iterator[Polygon]:
 
 def _ring(coordinates: list[list[float]]) -> np.ndarray:
     """A ring [[x, y], ...] as (n, 2) float64 of (y, x), not closed."""
+    if not coordinates:
+        return np.zeros((0, 2))
     points = np.array(coordinates, np.float64).reshape(len(coordinates), -1)
-    if len(points) and points.shape[1] < 2:
+    if points.shape[1] < 2:
         raise ValueError("a point has fewer than two coordinates")
     if not np.isfinite(points).all():
         raise ValueError("coordinates are NaN or infinite")
     closed = len(coordinates) > 1 and coordinates[0] == coordinates[-1]
-    return points[: len(points) - closed, 1::-1] if len(points) else np.zeros((0, 2))
+    return points[: len(points) - closed, 1::-1]
 
 
 class _Reader:

@@ -3,6 +3,7 @@
 All scores start from a table of overlaps. Tallies of planes are pooled; a score that has nothing to score is None.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,7 +75,7 @@ def tally(table: Overlaps) -> Tally:
         merged=int(merging_predictions(table).sum()),
         found=np.array([matches(table, threshold).size for threshold in IOU_THRESHOLDS], np.int64),
         above=int(above.sum()),
-        above_iou=float(table.iou[above].sum()),
+        above_iou=math.fsum(table.iou[above].tolist()),  # whatever the order of the ids
         aji=aggregated_jaccard(table),
         dice=_ratio(2 * int(table.pixels.sum()), int(table.truth_area.sum() + table.prediction_area.sum())),
     )
@@ -86,7 +87,7 @@ def pooled(tallies: Sequence[Tally]) -> ObjectScore:
     found = np.sum([one.found for one in tallies], axis=0).tolist()
     at = [_match_score(t, n, truth, prediction) for t, n in zip(IOU_THRESHOLDS, found, strict=True)]
     above = sum(one.above for one in tallies)
-    sq, rq = _ratio(sum(one.above_iou for one in tallies), above), _ratio(2 * above, truth + prediction)
+    sq, rq = _ratio(math.fsum(one.above_iou for one in tallies), above), _ratio(2 * above, truth + prediction)
     return ObjectScore(
         truth=truth,
         prediction=prediction,
