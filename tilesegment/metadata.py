@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from itertools import cycle, islice
+from typing import Any
 
 MARK = "tilesegment"
 """Attribute, annotation or text chunk that marks our own files."""
@@ -24,6 +25,7 @@ _MICROMETRES = {
     **dict.fromkeys(("foot", "ft"), 304800.0),
     **dict.fromkeys(("yard", "yd"), 914400.0),
 }
+ROLES = ("object", "border")  # of classes in objects
 # Okabe and Ito's palette (2008), distinguishable by colour-blind readers; background is black
 _PALETTE = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 
@@ -147,11 +149,19 @@ class LabelClass:
         name: what it is called.
         colour: how it is drawn, `#rrggbb`.
         value: its grey value in the training labels, None if unknown.
+        role: of its pixels in objects: `object` makes them, `border` separates them and is given back to them; empty if
+            unknown.
     """
 
     name: str
     colour: str
     value: int | None = None
+    role: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for JSON; a role that is unknown is left out, as earlier releases know none."""
+        known = {"name": self.name, "colour": self.colour, "value": self.value}
+        return known | {"role": self.role} if self.role else known
 
     @property
     def rgb(self) -> tuple[int, int, int]:

@@ -13,13 +13,13 @@ from tilesegment.masks.spec import JSON, MaskSpec
 if TYPE_CHECKING:
     from tilesegment.masks.completion import MaskStatus, is_complete, open_partial, status
     from tilesegment.masks.reader import Mask, find_mask, open_mask, read_record
-    from tilesegment.masks.writer import MaskWriter, create_mask, create_probabilities
+    from tilesegment.masks.writer import MaskWriter, create_mask, create_objects, create_probabilities
 
 # imported on first use: they import zarr, which takes half a second
 _WHERE = {
     **dict.fromkeys(("Mask", "find_mask", "open_mask", "read_record"), "reader"),
     **dict.fromkeys(("MaskStatus", "is_complete", "open_partial", "status"), "completion"),
-    **dict.fromkeys(("MaskWriter", "create_mask", "create_probabilities"), "writer"),
+    **dict.fromkeys(("MaskWriter", "create_mask", "create_objects", "create_probabilities"), "writer"),
 }
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "MaskStatus",
     "MaskWriter",
     "create_mask",
+    "create_objects",
     "create_probabilities",
     "find_mask",
     "is_complete",

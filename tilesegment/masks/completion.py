@@ -22,6 +22,7 @@ from tilesegment.masks.target import (
     Target,
     find_host,
     mask_target,
+    objects_target,
     partial_name,
     probabilities_target,
     read_record,
@@ -96,7 +97,13 @@ def open_partial(path: str | Path) -> MaskWriter:
 
 
 def is_complete(
-    path: str | Path, spec: MaskSpec, *, ngff: str = "0.5", probabilities: bool = False, values: str = "float32"
+    path: str | Path,
+    spec: MaskSpec,
+    *,
+    ngff: str = "0.5",
+    probabilities: bool = False,
+    objects: bool = False,
+    values: str = "float32",
 ) -> bool:
     """Return whether the output `path` exists, was made with the same layout and fingerprint, and is whole.
 
@@ -105,11 +112,15 @@ def is_complete(
     Args:
         path, spec, ngff: as for `create_mask`.
         probabilities, values: whether `create_probabilities` wrote it, and the dtype of its values.
+        objects: whether `create_objects` wrote it.
 
     Raises:
         MaskError: no format has such a name, or what is there cannot be read, or not be mended.
     """
-    target = probabilities_target(Path(path), spec, values) if probabilities else mask_target(Path(path), spec, ngff)
+    if probabilities:
+        target = probabilities_target(Path(path), spec, values)
+    else:
+        target = (objects_target if objects else mask_target)(Path(path), spec, ngff)
     record = target.record(spec, "complete")
     with reporting("read", target.path):
         there = read_record(target.path)

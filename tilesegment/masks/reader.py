@@ -13,7 +13,7 @@ from tilesegment.masks.export import KINDS, PngLevel, TiffLevel, read_exported
 from tilesegment.masks.pyramid import Tally
 from tilesegment.masks.spec import MaskSpec, spec_from_record
 from tilesegment.masks.store import BlockArray, open_array, reporting
-from tilesegment.masks.target import Target, partial_name, read_record, recorded_target
+from tilesegment.masks.target import OBJECTS, Target, partial_name, read_record, recorded_target
 from tilesegment.metadata import MARK, LabelClass
 from tilesegment.ome_zarr.node import read_node
 
@@ -74,7 +74,7 @@ class Mask:
 def find_mask(path: str | Path) -> Mask | None:
     """Open the mask at `path`: an OME-Zarr folder, a TIFF or a PNG; None if it is something else.
 
-    Probabilities count as images, and so does a mask that another program saved in colours.
+    Probabilities and ids of objects count as images, and so does a mask that another program saved in colours.
 
     Raises:
         MaskError: it is a mask that is not finished, or damaged.
@@ -86,7 +86,8 @@ def find_mask(path: str | Path) -> Mask | None:
             ids = None if exported is None else exported.ids()
             return None if exported is None or ids is None else Mask(path, *ids, exported.record)
         found = _open_folder(path)
-        return None if found is None or found[0].kind == "probabilities" else Mask(path, *found[1:])
+        is_mask = found is not None and found[0].kind != "probabilities" and found[0].values != OBJECTS
+        return Mask(path, *found[1:]) if found is not None and is_mask else None
 
 
 def open_mask(path: str | Path) -> Mask:
@@ -139,9 +140,14 @@ def open_levels(target: Target, spec: MaskSpec) -> tuple[BlockArray, ...]:
 
 
 def recorded_classes(path: Path, *, probabilities: bool) -> tuple[LabelClass, ...] | None:
-    """Return the classes of a mask, or of probabilities, from the record in it; None for any other file."""
+    """Return the classes of a mask, or of probabilities, from the record in it; None for any other file.
+
+    Ids of objects are such an other file.
+    """
     record = read_record(path)
     layout = None if record is None else record.get("layout")
     if record is None or not isinstance(layout, dict) or (layout.get("kind") == "probabilities") != probabilities:
+        return None
+    if layout.get("values") == OBJECTS:
         return None
     return spec_from_record(record).classes

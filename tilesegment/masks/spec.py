@@ -34,7 +34,7 @@ _FRAME = "frame"
 
 @dataclass(frozen=True)
 class MaskSpec:
-    """A mask of class ids (uint8).
+    """A mask of class ids (uint8), or what has the same form: probabilities, ids of objects (uint32).
 
     Attributes:
         shape: (height, width) in pixels.
@@ -80,7 +80,7 @@ class MaskSpec:
             "depth": self.depth,
             "block": self.block,
             "chunk": self.chunk,
-            "classes": [{"name": c.name, "colour": c.colour, "value": c.value} for c in self.classes],
+            "classes": [one.as_json() for one in self.classes],
             "pixel_size": None if size is None else [float(size.y), float(size.x)],
             "offset": [float(pixels) for pixels in self.offset],
             "scale": [float(factor) for factor in self.scale],
@@ -106,7 +106,7 @@ def spec_from_record(record: Mapping[str, Any]) -> MaskSpec:
             depth=None if layout["depth"] is None else int(layout["depth"]),
             block=int(layout["block"]),
             chunk=int(layout["chunk"]),
-            classes=tuple(LabelClass(c["name"], c["colour"], c["value"]) for c in layout["classes"]),
+            classes=tuple(LabelClass(**one) for one in layout["classes"]),
             pixel_size=None if size is None else PixelSize(float(size[0]), float(size[1])),
             offset=(float(layout["offset"][0]), float(layout["offset"][1])),
             scale=(float(layout["scale"][0]), float(layout["scale"][1])),
@@ -157,10 +157,10 @@ class Grid:
     Attributes:
         shape: (height, width).
         depth: planes along z; None without this axis.
-        channels: of probabilities; None for class ids (uint8).
+        channels: of probabilities; None for ids of classes and objects.
         block, chunk: sides in pixels.
         format: of Zarr, 3 (a block is one shard) or 2 (a block is chunks).
-        values: dtype of probabilities, `float32`, or `uint8` for 0 to 255.
+        values: dtype: `uint8` of class ids, `uint32` of objects, `float32` or `uint8` (0 to 255) of probabilities.
         floor: the sides of smaller levels are rounded down, not up: a last odd row or column has no pixel there.
     """
 
@@ -170,7 +170,7 @@ class Grid:
     block: int
     chunk: int
     format: int
-    values: str = "float32"
+    values: str = "uint8"
     floor: bool = False
 
     @property
@@ -180,7 +180,7 @@ class Grid:
 
     @property
     def dtype(self) -> np.dtype:
-        return np.dtype(np.uint8 if self.channels is None else self.values)
+        return np.dtype(self.values)
 
     @property
     def stored(self) -> int:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tilesegment.ome_zarr.labels import MAX_HALVINGS, ZARR_FORMAT, HostImage, ho
 from tilesegment.ome_zarr.node import Node, read_node
 
 PROBABILITY_TYPES = ("float32", "uint8")
+OBJECTS = "uint32"  # dtype of the ids of objects
 _PNG_LIMIT = 64_000_000  # pixels, which are held in memory
 _SMALLEST_LEVEL = 512  # pixels of the larger side at which a pyramid ends
 _FOLDERS = ("zarr", "labels", "probabilities")
@@ -31,7 +32,7 @@ class Target:
         version: of the OME-Zarr metadata in `partial`.
         halvings: how often each level is halved from level 0.
         host: the image that the mask is added to.
-        values: dtype of probabilities, `float32` or `uint8`.
+        values: dtype: `uint8` of class ids, `uint32` of objects, `float32` or `uint8` of probabilities.
         floor: the sides of smaller levels are rounded down, as those of `host` are.
     """
 
@@ -41,7 +42,7 @@ class Target:
     version: str
     halvings: tuple[int, ...]
     host: HostImage | None = None
-    values: str = "float32"
+    values: str = "uint8"
     floor: bool = False
 
     @property
@@ -58,7 +59,7 @@ class Target:
     def record(self, spec: MaskSpec, state: str) -> dict[str, Any]:
         """Return the record of a mask under our attribute, as JSON; `state` is `partial` or `complete`."""
         layout = {"kind": self.kind, "ngff": self.version, "halvings": self.halvings} | spec.layout()
-        if self.values != "float32":
+        if self.values != _usual_values(self.kind):
             layout["values"] = self.values
         if self.floor:
             layout["floor"] = True
@@ -98,15 +99,29 @@ def probabilities_target(path: Path, spec: MaskSpec, values: str = "float32") ->
     return Target(path, partial_name(path), "probabilities", "0.5", _halvings(spec.shape), values=values)
 
 
+def objects_target(path: Path, spec: MaskSpec, ngff: str) -> Target:
+    """Return the target of ids of objects: `path`, which ends in `.zarr` or lies among the labels of an image."""
+    target = mask_target(path, spec, ngff)
+    if not target.is_folder:
+        raise MaskError(f"ids of objects cannot be written to {path}; allowed are NAME.zarr and IMAGE.zarr/labels/NAME")
+    return replace(target, values=OBJECTS)
+
+
+def _usual_values(kind: str) -> str:
+    """Return the dtype that the record of such an output leaves out."""
+    return "float32" if kind == "probabilities" else "uint8"
+
+
 def recorded_target(path: Path, partial: Path, record: Mapping[str, Any]) -> Target:
     """Return the target that `record` was made from, without the image that it belongs to."""
     layout: dict[str, Any] = record["layout"] if isinstance(record.get("layout"), dict) else {}
     kind, version = str(layout.get("kind")), str(layout.get("ngff"))
     halvings = layout.get("halvings")
-    values = layout.get("values", "float32")
+    values = layout.get("values", _usual_values(kind))
     counts = halvings if isinstance(halvings, list) and all(type(count) is int for count in halvings) else []
     is_pyramid = counts and counts == sorted(counts) and counts[0] >= 0 and counts[-1] < MAX_HALVINGS
-    is_known = kind in (*_FOLDERS, *KINDS.values()) and version in ZARR_FORMAT and values in PROBABILITY_TYPES
+    allowed = PROBABILITY_TYPES if kind == "probabilities" else ("uint8", OBJECTS)
+    is_known = kind in (*_FOLDERS, *KINDS.values()) and version in ZARR_FORMAT and values in allowed
     if not is_pyramid or not is_known:
         what = f"{kind!r}, OME-Zarr {version!r}, halvings {halvings!r}, values {values!r}"
         raise MaskError(f"the mask's record is damaged ({what:.200}); compute the mask again")

@@ -18,7 +18,16 @@ from tilesegment.masks.pyramid import Tally, build_levels
 from tilesegment.masks.reader import CLASS_PIXELS
 from tilesegment.masks.spec import JSON, UNREADABLE, MaskSpec, differing
 from tilesegment.masks.store import BlockArray, Survey, create_array, gone, reporting
-from tilesegment.masks.target import Target, check_free, is_ours, mask_target, probabilities_target, read_record
+from tilesegment.masks.target import (
+    OBJECTS,
+    Target,
+    check_free,
+    is_ours,
+    mask_target,
+    objects_target,
+    probabilities_target,
+    read_record,
+)
 from tilesegment.metadata import MARK, part_of_frame
 from tilesegment.ome_zarr import labels as documents
 from tilesegment.ome_zarr.node import Node, group_file, read_node, write_group
@@ -62,9 +71,25 @@ def create_probabilities(
         return _create(probabilities_target(Path(path), spec, values), spec, overwrite)
 
 
+def create_objects(path: str | Path, spec: MaskSpec, *, ngff: str = "0.5", overwrite: bool = False) -> "MaskWriter":
+    """Create an OME-Zarr label image of ids of objects, uint32, to be written block by block.
+
+    Pixels of smaller levels are the first of the pixels they cover.
+
+    Args:
+        path: `NAME.zarr` or `IMAGE.zarr/labels/NAME`.
+        spec, ngff, overwrite: as for `create_mask`; the classes are those of the objects.
+
+    Raises:
+        MaskError: it cannot be written there; nothing has been changed.
+    """
+    with reporting("create", Path(path)):
+        return _create(objects_target(Path(path), spec, ngff), spec, overwrite)
+
+
 @dataclass(frozen=True)
 class MaskWriter:
-    """A mask, or the probabilities of its classes, in progress.
+    """A mask, the probabilities of its classes, or ids of objects, in progress.
 
     Threads and processes may write different blocks at a time; a writer can be pickled. Until `finish`, the next run
     goes on with whatever is stored.
@@ -85,7 +110,8 @@ class MaskWriter:
 
         Args:
             region: the block in pixels of the mask, clipped at the mask's edge.
-            pixels: its class ids, (h, w) uint8; probabilities are (K, h, w) of the chosen dtype.
+            pixels: its class ids, (h, w) uint8, or ids of objects, uint32; probabilities are (K, h, w) of the chosen
+                dtype.
             z: its plane.
         """
         self.base.write(region, pixels, z)
@@ -154,7 +180,8 @@ class MaskWriter:
         spec = replace(self.spec, provenance={**self.spec.provenance, **(provenance or {})})
         record = self.target.record(spec, "complete")
         with reporting("finish", self.path):
-            tally = None if self.target.kind == "probabilities" else Tally(len(spec.classes))
+            has_classes = self.target.kind != "probabilities" and self.target.values != OBJECTS
+            tally = Tally(len(spec.classes)) if has_classes else None
             levels = self._levels(tally)
             if tally is not None:
                 record[CLASS_PIXELS] = tally.pixels.tolist()
@@ -214,7 +241,8 @@ class MaskWriter:
             extra = {"omero": documents.channels_document(spec.classes, most)}
         else:
             source = "../../" if target.kind == "labels" else None
-            extra = {"image-label": documents.label_document(spec.classes, target.version, source)}
+            classes = () if target.values == OBJECTS else spec.classes
+            extra = {"image-label": documents.label_document(classes, target.version, source)}
         return documents.attributes(target.version, multiscale, extra) | {MARK: record}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from tilesegment.errors import ModelError
-from tilesegment.metadata import LabelClass, PixelSize
+from tilesegment.metadata import ROLES, LabelClass, PixelSize
 
 KEY = "tilesegment"
 VERSION = 1
@@ -70,7 +70,8 @@ class ModelHeader:
 
     def to_json(self) -> str:
         """Return the header as one JSON object."""
-        return json.dumps({"version": VERSION, **asdict(self)}, sort_keys=True)
+        classes = [one.as_json() for one in self.classes]
+        return json.dumps({"version": VERSION, **asdict(self), "classes": classes}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "ModelHeader":
@@ -115,6 +116,8 @@ class ModelHeader:
         for one in self.classes:
             if not isinstance(one.name, str) or re.fullmatch("#[0-9a-fA-F]{6}", one.colour) is None:
                 raise ModelError(f"its class {one.name!r} needs a name and a colour of the form #rrggbb")
+            if one.role not in ("", *ROLES):
+                raise ModelError(f"the role of its class {one.name!r} is {one.role!r}; allowed: {', '.join(ROLES)}")
 
 
 def read_header(path: Path) -> ModelHeader:

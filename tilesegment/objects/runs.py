@@ -1,7 +1,8 @@
 """Runs of equal values along the rows of a block, and their connected pieces.
 
 A run is a half-open range of the block's flattened pixels that ends with its row at the latest. An image of cells has
-one run per 50 to 100 pixels, so what is done to runs costs little: labelling takes half of `scipy.ndimage.label`'s time.
+one run per 50 to 100 pixels, so what is done to runs costs little: labelling takes half the time of
+`scipy.ndimage.label`.
 """
 
 from dataclasses import dataclass

@@ -123,11 +123,12 @@ def multiscales(name: str, axes: str, frame: Frame, halvings: tuple[int, ...]) -
 def label_document(classes: Sequence[LabelClass], version: str, image: str | None) -> dict[str, Any]:
     """Return the `image-label` object: names and colours of the ids; `image` is the path to the image it belongs to.
 
-    Class 0 is background by the field's custom, and drawn transparent.
+    Class 0 is background by the field's custom, and drawn transparent. Without `classes` viewers choose the colours.
     """
-    colours = [{"label-value": i, "rgba": [*c.rgb, 255 if i else 0]} for i, c in enumerate(classes)]
-    names = [{"label-value": i, "name": c.name} for i, c in enumerate(classes)]
-    document: dict[str, Any] = {"version": version, "colors": colours, "properties": names}
+    document: dict[str, Any] = {"version": version}
+    if classes:
+        document["colors"] = [{"label-value": i, "rgba": [*c.rgb, 255 if i else 0]} for i, c in enumerate(classes)]
+        document["properties"] = [{"label-value": i, "name": c.name} for i, c in enumerate(classes)]
     return document if image is None else document | {"source": {"image": image}}
 
 

@@ -13,7 +13,7 @@ EDGES = ("top", "bottom", "left", "right")
 
 
 @dataclass(frozen=True)
-class Pieces:
+class BlockPieces:
     """The pieces of a block: 4-connected pixels of one value that is not 0.
 
     Attributes:
@@ -33,7 +33,7 @@ class Pieces:
     edges: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
     @classmethod
-    def of(cls, values: np.ndarray, *, corners: bool = False) -> "Pieces":
+    def of(cls, values: np.ndarray, *, corners: bool = False) -> "BlockPieces":
         """Label `values` (h, w), of any unsigned integer type up to 32 bits; 0 is in no piece."""
         runs = Runs.of(values)
         count, piece = join(len(runs.start), *runs.pairs())
@@ -74,13 +74,14 @@ class Pieces:
         save_arrays(path, self._arrays())
 
     @classmethod
-    def load(cls, path: Path) -> "Pieces":
+    def load(cls, path: Path) -> "BlockPieces":
         """Read what `save` wrote."""
         found = load_arrays(path)
         shape = (int(found["shape"][0]), int(found["shape"][1]))
         runs = Runs(shape, found["start"], found["stop"], found["values"])
         top, bottom, left, right = (found[name] for name in EDGES)
-        return cls(runs, *(found[name] for name in ("piece", "value", "first", "corners")), (top, bottom, left, right))
+        piece, value, first, corners = (found[name] for name in ("piece", "value", "first", "corners"))
+        return cls(runs, piece, value, first, corners, (top, bottom, left, right))
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
