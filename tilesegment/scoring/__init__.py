@@ -1,9 +1,9 @@
 """Scores of masks: by pixels (Dice, IoU, accuracy), by how well cells are separated (V_Rand, V_Info), and of objects.
 
-`pixels`, `membranes` and `objects` take arrays and return numbers. `inputs` pairs and opens files, `matching` counts their values
-and matches them with classes, `evaluation` scores folders, stacks and images larger than memory, `results` holds the
-outcome, `figure` draws it. For objects `instances` opens files, `overlaps` counts, `object_evaluation` and
-`object_figure` do the rest.
+`pixels`, `membranes` and `objects` take arrays and return numbers. `inputs` pairs and opens files, `matching` counts
+their values and matches them with classes, `evaluation` scores folders, stacks and images larger than memory, `results`
+holds the outcome, `figure` draws it. For objects `instances` opens files, `overlaps` counts, `object_evaluation` scores
+and `object_figure` draws.
 """
 
 from tilesegment.scoring.evaluation import evaluate
