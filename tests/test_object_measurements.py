@@ -13,9 +13,10 @@ from skimage.measure import regionprops_table
 
 from tilesegment.geometry import Region
 from tilesegment.metadata import PixelSize
+from tilesegment.objects.batches import Placement
 from tilesegment.objects.measuring import MARGIN, measure_block
 from tilesegment.objects.sums import Sums, merge
-from tilesegment.objects.table import Placement, measurement_table
+from tilesegment.objects.table import measurement_table
 
 VOLUME = (
     *("label", "area", "centroid", "bbox"),

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -110,8 +110,8 @@ class ObjectsWriter(ABC):
             self._abandon()
 
     def _abandon(self) -> None:
-        """Close the file as it is."""
-        with self._reporting():
+        """Close the file as it is, without a word: it is complete, or an error is on its way."""
+        with suppress(OSError):
             self._file.close()
 
     @contextmanager
@@ -131,7 +131,7 @@ def is_number(column: np.ndarray) -> bool:
 
 
 def coded(column: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Return the different texts of a column, in the order in which they occur, and which of them each row has."""
-    texts = [str(value) for value in column.tolist()]
+    """Return the different texts of a column in the order in which they occur, and which each row has; None is ""."""
+    texts = ["" if value is None else str(value) for value in column.tolist()]
     places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
     return list(places), np.fromiter((places[text] for text in texts), np.intp, len(texts))

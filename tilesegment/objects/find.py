@@ -273,9 +273,10 @@ class _Run:
 
     def _write_files(self, rows: Rows) -> None:
         stages = self.stages
-        with writing(
-            self.outputs, stages.folder, stages.plan, self.source.spec, regions=self.settings.regions
-        ) as (plain, outlined):
+        with writing(self.outputs, stages.folder, stages.plan, self.source.spec, regions=self.settings.regions) as (
+            plain,
+            outlined,
+        ):
             for batches, writes in ((rows.tables, plain), (rows.outlined, outlined)):
                 done = 0
                 for batch in batches() if writes else ():

@@ -25,7 +25,7 @@ DIGITS = 9  # of measurements: enough to tell any two float32 apart, which is wh
 DECIMALS = 3  # of coordinates, where the mask's pixels are not those of level 0
 _ROWS, _VERTICES = 2048, 1 << 18  # formatted at once: a few megabytes
 _MEMBER = 1 << 22  # bytes of text in a member of a .gz file
-_LEVEL = 1  # of 12: the next that is smaller by a tenth takes twice as long
+_LEVEL = 1  # of 12: level 5 makes it a fifth smaller and takes twice as long
 _HEX = np.array([f"{byte:02x}" for byte in range(256)], "S2").view(np.uint16)
 # before a vertex: the first of an object; another; the first of another ring, of another polygon
 _FIRST, _NEXT, _RING, _POLYGON = ("[[", "],[", "]],[[", "]]],[[[")
@@ -192,13 +192,13 @@ def _vertices(polygons: Polygons, placement: Placement) -> tuple[np.ndarray, np.
     ends = rings[polygons.polygons[polygons.objects]]
     before[ends[:-1]] = _word(_FIRST)
     y, x = (
-        _coordinates(polygons.vertices[:, axis], offset, scale, after)
+        _coordinates(polygons.vertices[:, axis], indices, offset, scale, after)
         for axis, (offset, scale, after) in enumerate(zip(placement.offset, placement.scale, ("", ","), strict=True))
     )
     words = np.empty((len(indices), 1 + x.shape[1] + y.shape[1]), np.uint64)
     words[:, 0] = before
-    words[:, 1 : 1 + x.shape[1]] = x[indices]
-    words[:, 1 + x.shape[1] :] = y[indices]
+    words[:, 1 : 1 + x.shape[1]] = x
+    words[:, 1 + x.shape[1] :] = y
     return words.view(np.uint8), ends
 
 
@@ -206,8 +206,11 @@ def _word(brackets: str) -> np.uint64:
     return np.frombuffer(brackets.encode().ljust(8, text.NUL), np.uint64)[0]
 
 
-def _coordinates(values: np.ndarray, offset: float, scale: float, after: str) -> np.ndarray:
-    """Return the texts of `offset + scale * values` and `after`, (n, width / 8) uint64; each value is written once."""
+def _coordinates(values: np.ndarray, indices: np.ndarray, offset: float, scale: float, after: str) -> np.ndarray:
+    """Return the texts of `offset + scale * values[indices]` and `after`, (n, width / 8) uint64, NULs at the end.
+
+    Each value is written only once, however many vertices have it.
+    """
     least, most = int(values.min(initial=0)), int(values.max(initial=0))
     if most - least < 4 * len(values):
         different, which = np.arange(least, most + 1), values - least
@@ -218,4 +221,4 @@ def _coordinates(values: np.ndarray, offset: float, scale: float, after: str) ->
     fields = [written, text.constant(after, len(different))]
     width = sum(field.shape[1] for field in fields)
     fields.append(np.zeros((len(different), -width % 8), np.uint8))
-    return text.join(fields).view(np.uint64)[which]
+    return text.join(fields).view(np.uint64)[which[indices]]

@@ -1,9 +1,10 @@
 """Outputs of objects by name: label images, tables and outlines; checked before the work, written whole."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from tilesegment.errors import MaskError, PlanError
@@ -12,9 +13,12 @@ from tilesegment.masks import MaskSpec, MaskWriter, create_objects, is_complete
 from tilesegment.masks.store import reporting
 from tilesegment.objects.batches import Batch, Placement
 from tilesegment.objects.plan import ObjectPlan, first_pixel
-from tilesegment.objects.tables import objects_writer, outlined, suffix_of
+from tilesegment.objects.tables import SUFFIXES, objects_writer, suffix_of
 from tilesegment.objects.work import record_names, written_before
 
+Write = Callable[[Batch], None]
+
+ALLOWED = ("NAME.zarr", "IMAGE.zarr/labels/NAME", *(f"NAME{suffix}" for suffix in SUFFIXES))
 _CHUNK = 512  # side in pixels of the chunks of a label image
 
 
@@ -59,7 +63,7 @@ class ObjectOutputs:
     @property
     def outlined(self) -> bool:
         """Whether any holds outlines."""
-        return any(map(outlined, self.files))
+        return any(map(_is_outlined, self.files))
 
     def check(self, reads: Sequence[str], folder: Path) -> None:
         """Check that the outputs may be written.
@@ -108,13 +112,24 @@ def placement_of(spec: MaskSpec) -> Placement:
     return Placement(first_pixel(spec), spec.scale)
 
 
+def _is_outlined(path: Path) -> bool:
+    return suffix_of(path) != ".csv"
+
+
 def check_file(path: Path, *, overwrite: bool) -> None:
     """Check that a table or outlines can be written to `path`.
 
     Raises:
-        MaskError: as `objects_writer`, or it exists and may not be replaced.
+        MaskError: the name does not say what to write, there is no such folder, pyarrow is missing, or it exists and
+            may not be replaced.
     """
-    suffix_of(path)
+    suffix = suffix_of(path)
+    if suffix is None:
+        raise MaskError(f"cannot tell from the name {path} what to write; allowed are {', '.join(ALLOWED)}")
+    if not path.parent.is_dir():
+        raise MaskError(f"cannot write {path}: there is no folder {path.parent}; create it first")
+    if suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise MaskError(f"cannot write {path} without pyarrow; pip install 'tilesegment[parquet]', or name a .csv")
     if path.is_symlink():
         raise MaskError(f"{path} is a symbolic link and is not written through; name the file that it points to")
     if path.is_dir():
@@ -128,7 +143,7 @@ def check_file(path: Path, *, overwrite: bool) -> None:
 @contextmanager
 def writing(
     outputs: ObjectOutputs, folder: Path, plan: ObjectPlan, spec: MaskSpec, *, regions: bool
-) -> Iterator[tuple[list["Write"], list["Write"]]]:
+) -> Iterator[tuple[list[Write], list[Write]]]:
     """Open the files; yield what writes a batch to those without outlines, and to those with them.
 
     All get their final names once all are whole.
@@ -151,12 +166,6 @@ def writing(
                     colours=colours,
                     placement=placement_of(spec),
                 )
-                (with_outlines if outlined(path) else plain).append(stack.enter_context(writer).write)
+                (with_outlines if _is_outlined(path) else plain).append(stack.enter_context(writer).write)
             yield plain, with_outlines
         record_names(folder, dict(zip(temporaries, outputs.files, strict=True)))
-
-
-class Write:
-    """Writes a batch."""
-
-    def __call__(self, batch: Batch) -> None: ...

@@ -172,9 +172,10 @@ class Stages:
         gap, thing = neighbours(gaps, before.paint(place.z, around, before.joined.object_of))
         height, width = self.plan.shape
         inner = gaps[1:-1, 1:-1]
-        edges = ((region.y0 == 0, inner[0]), (region.y1 == height, inner[-1]))
-        edges += ((region.x0 == 0, inner[:, 0]), (region.x1 == width, inner[:, -1]))
-        outer = np.unique(np.concatenate([np.zeros(0, np.uint32), *(line for at_edge, line in edges if at_edge)]))
+        is_edge = (region.y0 == 0, region.y1 == height, region.x0 == 0, region.x1 == width)
+        lines = (inner[0], inner[-1], inner[:, 0], inner[:, -1])
+        at_edge = [line for line, is_one in zip(lines, is_edge, strict=True) if is_one]
+        outer = np.unique(np.concatenate([np.zeros(0, np.uint32), *at_edge]))
         save_arrays(self.file("touch", place), {"gap": gap, "object": thing, "outer": outer})
 
     def fill(self, place: Place) -> None:

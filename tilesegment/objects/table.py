@@ -8,24 +8,16 @@ are as long (squares, single pixels), scikit-image's orientation depends on roun
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from tilesegment.metadata import PixelSize
+from tilesegment.objects.batches import Placement
 from tilesegment.objects.grey import central_moment, pivot_of
 from tilesegment.objects.sums import Sums
 
 _BORDER_WEIGHTS = np.array([1.0, math.sqrt(2), (1 + math.sqrt(2)) / 2])
 _SQUARE = 1e-3  # relative difference of the sides of a pixel that is called square
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where the pixels of a mask lie in an image: pixel corner p is at `offset` + p * `scale`, both (y, x)."""
-
-    offset: tuple[float, float] = (0.0, 0.0)
-    scale: tuple[float, float] = (1.0, 1.0)
 
 
 def measurement_table(

@@ -115,13 +115,13 @@ class ParquetWriter(ObjectsWriter):
     def _add(self, batch: Batch) -> None:
         import pyarrow as pa
 
-        arrays = {
-            name: pa.array(column if is_number(column) else column.tolist()) for name, column in batch.columns.items()
-        }
+        arrays = {name: _parquet_column(column) for name, column in batch.columns.items()}
         polygons = batch.polygons
         if polygons is not None:
             shapes = polygons.shapes(self._placement.offset, self._placement.scale)
-            self._kinds |= {("Polygon", "MultiPolygon")[kind] for kind in np.unique(np.diff(polygons.objects) > 1)}
+            is_multi = np.diff(polygons.objects) > 1
+            self._kinds |= {"MultiPolygon"} if is_multi.any() else set()
+            self._kinds |= set() if is_multi.all() else {"Polygon"}
             self._has_geometry = True
             arrays[GEOMETRY] = pa.array(shapely.to_wkb(shapes, flavor="iso").tolist(), pa.binary())
         self._waiting.append(pa.table(arrays))
@@ -140,16 +140,24 @@ class ParquetWriter(ObjectsWriter):
         with self._reporting():
             group = pa.concat_tables(self._waiting)
             if self._writer is None:
-                self._writer = parquet.ParquetWriter(self._file, group.schema, compression="zstd")
+                # readers take `geo`, which is known only at the end, for lost where the file holds a copy of the schema
+                settings = {"compression": "zstd", "store_schema": False}
+                self._writer = parquet.ParquetWriter(self._file, group.schema, **settings)
             if self._rows:
                 self._writer.write_table(group, row_group_size=self._rows)
         self._waiting, self._rows, self._vertices = [], 0, 0
 
     def _abandon(self) -> None:
         if self._writer is not None and not self._file.closed:
-            with suppress(OSError, MaskError):  # what is left of an unfinished file, which is deleted
+            with suppress(OSError):
                 self._writer.close()
         super()._abandon()
+
+
+def _parquet_column(column: np.ndarray) -> "pa.Array":
+    import pyarrow as pa
+
+    return pa.array(column) if is_number(column) else pa.array(column.tolist(), pa.string())
 
 
 def _geo(kinds: set[str]) -> dict[str, Any]:

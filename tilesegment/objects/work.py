@@ -69,7 +69,7 @@ def claimed(folder: Path, *, shared: bool, wait: bool = False) -> Iterator[bool]
             is_there = stack.enter_context(locked(folder / PLAN, shared=shared, wait=wait))
         except BlockingIOError:
             raise MaskError(
-                f"another run is working in {folder}; wait for it, or stop it; parts of one job need --part, all of them"
+                f"another run works in {folder}; wait for it, or stop it; parts of one job need --part, all of them"
             ) from None
         yield is_there
 
