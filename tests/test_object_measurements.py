@@ -13,9 +13,10 @@ from skimage.measure import regionprops_table
 
 from tilesegment.geometry import Region
 from tilesegment.metadata import PixelSize
+from tilesegment.objects.batches import Placement
 from tilesegment.objects.measuring import MARGIN, measure_block
-from tilesegment.objects.pieces import Pieces, merge
-from tilesegment.objects.table import Placement, measurement_table
+from tilesegment.objects.sums import Sums, merge
+from tilesegment.objects.table import measurement_table
 
 VOLUME = (
     *("label", "area", "centroid", "bbox"),
@@ -67,7 +68,7 @@ def cut(
     seed: int = 0,
     volume: bool = False,
     corner: tuple[int, int] = (0, 0),
-) -> list[Pieces]:
+) -> list[Sums]:
     """Measure the blocks of a stack (z, y, x), or of one plane, whose first pixel is `corner`, in a random order."""
     stack = labels if labels.ndim == 3 else labels[None]
     # (c, z, y, x)
@@ -256,7 +257,7 @@ def test_pieces_are_saved_merged_again_and_taken_in_parts(image: str | None) -> 
     file = io.BytesIO()
     np.savez(file, **merge(pieces[3:]).to_arrays())
     file.seek(0)
-    merged = merge([*pieces[:3], Pieces.from_arrays(np.load(file))])
+    merged = merge([*pieces[:3], Sums.from_arrays(np.load(file))])
     assert_identical(measurement_table(merged), whole)
     assert len(merged) > 4
     parts = [measurement_table(merged.take(slice(a, b))) for a, b in ((0, 0), (0, 3), (3, 4), (4, len(merged)))]

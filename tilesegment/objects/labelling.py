@@ -2,14 +2,14 @@
 
 The invariant: pieces are the 4-connected regions of one value in one plane, numbered 1, 2, ... by their first pixel in
 raster order. Objects are made of pieces: one each, or those that also meet at corners or in neighbouring planes, or
-those of one id; they are numbered by their first pixel, too, or by their ids in ascending order. None of it depends on
-how the mask is cut. Memory grows with the number of pieces and with the pixels along the lines between blocks.
+those of one id; they are numbered by their first pixel, too. None of it depends on how the mask is cut. Memory
+grows with the number of pieces and with the pixels along the lines between blocks.
 """
 
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -34,13 +34,15 @@ class Joined:
         offset: (blocks + 1,) int64, how many pieces of blocks lie before each block.
         piece_of: (t,) uint32, the piece, 1, 2, ..., that each piece of a block belongs to.
         object_of: (pieces + 1,) uint32, the object, 1, 2, ..., of each piece; 0 of piece 0, which is no piece.
-        value: (objects + 1,) uint32, the class or id of each object; 0 of object 0.
+        value: (objects + 1,) uint32, the value of the pixels of each object; 0 of object 0.
+        first: (pieces + 1,) int64, the first pixel of each piece in the flattened stack; -1 of piece 0.
     """
 
     offset: np.ndarray
     piece_of: np.ndarray
     object_of: np.ndarray
     value: np.ndarray
+    first: np.ndarray
 
     @property
     def pieces(self) -> int:
@@ -107,7 +109,7 @@ class Labelling:
     def joined(self) -> Joined:
         """The numbers of pieces and objects."""
         found = load_arrays(self.folder / _JOINED)
-        return Joined(*(found[name] for name in ("offset", "piece_of", "object_of", "value")))
+        return Joined(**found)
 
     def paint(self, z: int, region: Region, table: np.ndarray) -> np.ndarray:
         """Return (h, w) of what `table` (pieces + 1,) holds for the pieces in `region` of plane `z`.
@@ -123,19 +125,17 @@ class Labelling:
             painted[part.within(region).slices] = found
         return painted
 
-    def join(self, *, corners: bool = False, ids: bool = False, planes: np.ndarray | None = None) -> None:
+    def join(self, *, corners: bool = False, ids: bool = False, numbered: bool = False) -> None:
         """Number the pieces and objects of all blocks, which must be stored, and keep that in the folder.
 
         Args:
             corners: pieces of one value that meet at a corner are one object.
-            ids: pieces of one value are one object.
-            planes: (m, 2) int64 pairs of pieces of neighbouring planes that are one object, each counted over all
-                blocks in raster order from 0.
+            ids: pieces of one value and plane are one object.
+            numbered: values are numbers of objects, 1, 2, ..., which they keep.
 
         Raises:
             MaskError: there are more objects than ids.
         """
-        # a list comprehension would keep the runs of all blocks
         counts, firsts, values = [], [], []
         for place in self.cut:
             pieces = self.load(place)
@@ -148,20 +148,40 @@ class Labelling:
             raise MaskError(f"the mask holds {len(value):,} regions in its blocks; at most {MOST:,} are numbered")
         straight = _pairs(self._seams(offset, corners=False), value)
         piece_of, first, value = _numbered(first, value, *straight)
-        if ids:
-            kept, group = np.unique(value, return_inverse=True)
-            object_of, value = group.astype(np.uint32) + np.uint32(1), kept
+        if numbered:
+            object_of, of_objects = value, np.arange(1, value.max(initial=0) + 1)
         else:
-            meeting = [np.zeros((0, 2), np.int64)]
-            if corners:
-                meeting += [*self._seams(offset, corners=True), *self._inner_corners(offset)]
-            if planes is not None:
-                meeting.append(planes)
-            pairs = piece_of[np.concatenate(meeting)] - 1
-            pairs = pairs[value[pairs[:, 0]] == value[pairs[:, 1]]]
-            object_of, first, value = _numbered(first, value, pairs[:, 0], pairs[:, 1])
-        named = {"offset": offset, "piece_of": piece_of, "object_of": _with_none(object_of), "value": _with_none(value)}
-        save_arrays(self.folder / _JOINED, named)
+            pairs = np.zeros((0, 2), np.int64)
+            if ids:
+                plane = first // (self.cut.shape[0] * self.cut.shape[1])
+                pairs = _chain(plane << 32 | value)
+            elif corners:
+                found = [pairs, *self._seams(offset, corners=True), *self._inner_corners(offset)]
+                pairs = piece_of[np.concatenate(found)] - 1
+                pairs = pairs[value[pairs[:, 0]] == value[pairs[:, 1]]]
+            object_of, _, of_objects = _numbered(first, value, pairs[:, 0], pairs[:, 1])
+        first = np.concatenate([[-1], first])
+        self._keep(Joined(offset, piece_of, _with_none(object_of), _with_none(of_objects), first))
+
+    def link(self, pairs: np.ndarray | None) -> None:
+        """Join objects of several planes and number them anew; doing so again changes nothing.
+
+        Args:
+            pairs: (m, 2) of pieces of one value that meet in neighbouring planes; None joins those of one value.
+        """
+        joined = self.joined
+        if pairs is None:
+            pairs = _chain(joined.value[1:].astype(np.int64))
+        else:
+            pairs = joined.object_of[pairs].astype(np.int64)
+            pairs = pairs[joined.value[pairs[:, 0]] == joined.value[pairs[:, 1]]] - 1
+        # objects are in the order of their first pixels
+        group, _, value = _numbered(np.arange(joined.objects), joined.value[1:], pairs[:, 0], pairs[:, 1])
+        self._keep(replace(joined, object_of=_with_none(group)[joined.object_of], value=_with_none(value)))
+        del self.joined
+
+    def _keep(self, joined: Joined) -> None:
+        save_arrays(self.folder / _JOINED, {one.name: getattr(joined, one.name) for one in fields(joined)})
 
     def _first_pixels(self, place: Place, pieces: BlockPieces) -> np.ndarray:
         """Return the first pixel (p,) int64 of each piece of a block, in the flattened stack."""
@@ -207,6 +227,13 @@ def _pairs(found: Iterator[np.ndarray], value: np.ndarray) -> tuple[np.ndarray, 
     pairs = np.concatenate([np.zeros((0, 2), np.int64), *found])
     pairs = pairs[value[pairs[:, 0]] == value[pairs[:, 1]]]
     return pairs[:, 0], pairs[:, 1]
+
+
+def _chain(value: np.ndarray) -> np.ndarray:
+    """Return pairs (m, 2) that join all things of equal values (n,)."""
+    order = np.argsort(value, kind="stable")
+    same = value[order[1:]] == value[order[:-1]]
+    return np.stack([order[:-1][same], order[1:][same]], axis=-1)
 
 
 def _numbered(

@@ -11,7 +11,7 @@ import numpy as np
 from tilesegment.geometry import Region
 from tilesegment.objects.convexity import convex_areas
 from tilesegment.objects.grey import Grey, grey_of_runs
-from tilesegment.objects.pieces import Pieces, group, starts_of
+from tilesegment.objects.sums import Sums, group, starts_of
 
 MARGIN = 2
 """Pixels around a block that its perimeters depend on."""
@@ -53,7 +53,7 @@ def measure_block(
     image: np.ndarray | None = None,
     *,
     volume: bool = False,
-) -> Pieces:
+) -> Sums:
     """Measure the objects in a block of a label image.
 
     Args:
@@ -67,21 +67,21 @@ def measure_block(
         volume: whether objects extend over planes: then they get neither perimeters nor convex hulls.
 
     Returns:
-        Pieces of the objects in `region`.
+        Sums of the objects in `region`.
     """
     assert ids.dtype == np.uint32 and ids.shape == (region.height + 2 * MARGIN, region.width + 2 * MARGIN)
     assert image is None or image.shape[1:] == region.shape
     core = ids[MARGIN:-MARGIN, MARGIN:-MARGIN]
     runs = _runs_of(core)
     if not len(runs.ids):
-        return Pieces.empty() if image is None else Pieces.empty(len(image), image.dtype)
+        return Sums.empty() if image is None else Sums.empty(len(image), image.dtype)
     area, sums, products = _moments(runs, region, z)
     first, box = _places(runs, region, z)
     none = np.zeros(len(runs.ids), np.int64)
     flat = not volume
     row_ids, rows = _rows(runs, region, z) if flat else (runs.ids[:0], np.zeros((0, 4), np.int32))
     kept = np.ones(len(row_ids), bool) if whole is None else ~whole[row_ids]
-    return Pieces(
+    return Sums(
         ids=runs.ids,
         area=area,
         first=first,
@@ -124,7 +124,7 @@ def _runs_of(core: np.ndarray) -> _Runs:
 
 
 def _moments(runs: _Runs, region: Region, z: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return area (n,), sums (n, 3) and products (n, 6) as `Pieces` defines them."""
+    """Return area (n,), sums (n, 3) and products (n, 6) as `Sums` defines them."""
     a, b, y = runs.start, runs.stop, runs.y
     n = b - a
     x = n * (a + b - 1) // 2
@@ -141,7 +141,7 @@ def _moments(runs: _Runs, region: Region, z: int) -> tuple[np.ndarray, np.ndarra
 
 
 def _places(runs: _Runs, region: Region, z: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return first pixels (n, 3) and boxes (n, 6) as `Pieces` defines them."""
+    """Return first pixels (n, 3) and boxes (n, 6) as `Sums` defines them."""
     last = np.append(runs.starts[1:], len(runs.y)) - 1
     y0, x0 = runs.y[runs.starts] + region.y0, runs.start[runs.starts] + region.x0
     y1 = runs.y[last] + 1 + region.y0
@@ -153,7 +153,7 @@ def _places(runs: _Runs, region: Region, z: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _rows(runs: _Runs, region: Region, z: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of all objects as `Pieces` defines them: ids (m,) and z, y, first x, last x (m, 4)."""
+    """Return the rows of all objects as `Sums` defines them: ids (m,) and z, y, first x, last x (m, 4)."""
     owners = np.repeat(runs.ids, np.diff(runs.starts, append=len(runs.y)))
     starts = starts_of(owners, runs.y)
     last = np.append(starts[1:], len(owners)) - 1

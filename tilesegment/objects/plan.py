@@ -51,7 +51,7 @@ class ObjectPlan:
         block: side of a block in pixels.
         taken: the values whose regions are objects; None if values are ids of objects.
         border, radius: the value that is given back, and by how many pixels objects grow.
-        fill_holes, connectivity, volume: as in `ObjectSettings`.
+        fill_holes, connectivity, volume, min_area, touching_border: as in `ObjectSettings`.
         grey: the image whose grey values are measured.
         fingerprint: what decides the objects, as a SHA-256.
     """
@@ -66,6 +66,8 @@ class ObjectPlan:
     fill_holes: bool
     connectivity: int
     volume: bool
+    min_area: int
+    touching_border: str
     grey: Grey | None
     fingerprint: str = ""
 
@@ -113,6 +115,8 @@ def make_plan(source: ObjectSource, settings: ObjectSettings) -> ObjectPlan:
         fill_holes=settings.fill_holes,
         connectivity=settings.connectivity,
         volume=settings.volume,
+        min_area=settings.min_area,
+        touching_border=settings.touching_border,
         grey=grey,
     )
     decides: dict[str, Any] = asdict(plan) | {"stored": identity(source.path).digest}

@@ -7,7 +7,7 @@
     touch      which objects the gaps of a block touch                  touched/
     fill       objects with their holes -> pieces                       filled/
     measure    sums of the objects in a block                           measured/
-    outline    corners of the outlines in a block                       outlined/
+    outline    outlines that end in a block, corners of the others      outlined/
     paint      ids of the objects, stored in the label images
 
 Between stages the pieces of all blocks are joined: see `labelling`. A stage reads what the one before stored, so any
@@ -33,8 +33,10 @@ from tilesegment.objects.cut import Place
 from tilesegment.objects.growing import grow, neighbours
 from tilesegment.objects.labelling import Labelling
 from tilesegment.objects.measuring import measure_block
-from tilesegment.objects.outlines import corners_of_block
+from tilesegment.objects.outlines import corners_of_block, trace
 from tilesegment.objects.plan import ObjectPlan
+from tilesegment.objects.polygons import polygons_of
+from tilesegment.objects.sections import Sections, sections_of
 from tilesegment.objects.source import ObjectSource, open_source
 
 PLAN = "plan.json"
@@ -112,6 +114,12 @@ class Stages:
         with reporting("write to", self.folder):
             getattr(self, stage)(place)
 
+    @property
+    def class_of(self) -> np.ndarray:
+        """(objects + 1,) uint32: the class id of each object, or the id that a label image gives it."""
+        values = self.labelled.joined.value
+        return values if self.plan.taken is None else values - np.uint32(1)
+
     # the stages
 
     def label(self, place: Place) -> None:
@@ -164,9 +172,10 @@ class Stages:
         gap, thing = neighbours(gaps, before.paint(place.z, around, before.joined.object_of))
         height, width = self.plan.shape
         inner = gaps[1:-1, 1:-1]
-        edges = ((region.y0 == 0, inner[0]), (region.y1 == height, inner[-1]))
-        edges += ((region.x0 == 0, inner[:, 0]), (region.x1 == width, inner[:, -1]))
-        outer = np.unique(np.concatenate([np.zeros(0, np.uint32), *(line for at_edge, line in edges if at_edge)]))
+        is_edge = (region.y0 == 0, region.y1 == height, region.x0 == 0, region.x1 == width)
+        lines = (inner[0], inner[-1], inner[:, 0], inner[:, -1])
+        at_edge = [line for line, is_one in zip(lines, is_edge, strict=True) if is_one]
+        outer = np.unique(np.concatenate([np.zeros(0, np.uint32), *at_edge]))
         save_arrays(self.file("touch", place), {"gap": gap, "object": thing, "outer": outer})
 
     def fill(self, place: Place) -> None:
@@ -207,18 +216,19 @@ class Stages:
         return self.final.joined.is_whole_object
 
     def outline(self, place: Place) -> None:
-        """Find the corners of the outlines of the objects that are kept."""
-        region, final = self.cut.region(place), self.final
+        """Trace the outlines that end in the block, and find the corners of the others."""
+        region, sections = self.cut.region(place), self.sections
         around = Region(region.y0 - 1, region.x0 - 1, region.y1 + 1, region.x1 + 1)
-        pieces = final.paint(place.z, around, self.kept_pieces)
-        save_arrays(self.file("outline", place), corners_of_block(pieces, region, self.plan.shape).to_arrays())
+        numbers = np.where(sections.of_piece > 0, np.arange(len(sections.of_piece), dtype=np.uint32), np.uint32(0))
+        corners = corners_of_block(self.final.paint(place.z, around, numbers), region, self.plan.shape)
+        ends_here = sections.is_whole[sections.of_piece[corners.piece]]
+        whole = polygons_of(trace(corners[ends_here]), sections.of_piece)
+        save_arrays(self.file("outline", place), corners[~ends_here].to_arrays() | vars(whole))
 
     @cached_property
-    def kept_pieces(self) -> np.ndarray:
-        """(pieces + 1,) uint32: the number of each piece, 0 for those of objects that are left out."""
-        joined = self.final.joined
-        numbers = np.arange(joined.pieces + 1, dtype=np.uint32)
-        return np.where(self.number_of[joined.object_of] > 0, numbers, np.uint32(0))
+    def sections(self) -> Sections:
+        """What the objects that are kept have of outlines."""
+        return sections_of(self.final.joined, self.number_of, self.plan.shape[0] * self.plan.shape[1])
 
     def paint(self, place: Place) -> None:
         """Store the ids of a block in the label images."""

@@ -9,28 +9,20 @@ pixel) is pi/4 or -pi/4, and one along x is pi/2. Grey values of float32 are add
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from tilesegment.metadata import PixelSize
+from tilesegment.objects.batches import Placement
 from tilesegment.objects.grey import central_moment, pivot_of
-from tilesegment.objects.pieces import Pieces
+from tilesegment.objects.sums import Sums
 
 _BORDER_WEIGHTS = np.array([1.0, math.sqrt(2), (1 + math.sqrt(2)) / 2])
 _SQUARE = 1e-3  # relative difference of the sides of a pixel that is called square
 
 
-@dataclass(frozen=True)
-class Placement:
-    """Where the pixels of a mask lie in an image: pixel corner p is at `offset` + p * `scale`, both (y, x)."""
-
-    offset: tuple[float, float] = (0.0, 0.0)
-    scale: tuple[float, float] = (1.0, 1.0)
-
-
 def measurement_table(
-    pieces: Pieces,
+    pieces: Sums,
     *,
     classes: np.ndarray | None = None,
     size: PixelSize | None = None,
@@ -45,7 +37,7 @@ def measurement_table(
     `px` are pixels of the mask, except in centroids and boxes with `place`; `vx` are voxels.
 
     Args:
-        pieces: all of each object; of many objects, pass a part at a time (`Pieces.take`).
+        pieces: all of each object; of many objects, pass a part at a time (`Sums.take`).
         classes: (n,) names or ids, for the column `class`.
         size: size of the mask's pixels; adds areas in um2 and, if pixels are square, lengths in um.
         depth: distance of planes in micrometres; with `volume` and `size` adds volumes in um3, and lengths in um if
@@ -84,7 +76,7 @@ def _side(size: PixelSize | None, depth: float | None, volume: bool) -> float | 
     return mean if max(sides) - min(sides) <= _SQUARE * mean else None
 
 
-def _areas(pieces: Pieces, size: PixelSize | None, depth: float | None, volume: bool) -> dict[str, np.ndarray]:
+def _areas(pieces: Sums, size: PixelSize | None, depth: float | None, volume: bool) -> dict[str, np.ndarray]:
     """Return areas or volumes, in pixels or voxels and in micrometres."""
     columns = {"area_vx" if volume else "area_px": pieces.area}
     if size is not None and not volume:
@@ -94,7 +86,7 @@ def _areas(pieces: Pieces, size: PixelSize | None, depth: float | None, volume: 
     return columns
 
 
-def _positions(pieces: Pieces, volume: bool, place: Placement | None) -> dict[str, np.ndarray]:
+def _positions(pieces: Sums, volume: bool, place: Placement | None) -> dict[str, np.ndarray]:
     """Return centroids and boxes, (y, x), or (z, y, x) of volumes."""
     axes = slice(0 if volume else 1, 3)
     centroids = [total / pieces.area for total in pieces.sums.T[axes]]
@@ -109,7 +101,7 @@ def _positions(pieces: Pieces, volume: bool, place: Placement | None) -> dict[st
     return columns | {f"bbox-{edge}_px": values for edge, values in enumerate(low + high)}
 
 
-def _moments(pieces: Pieces) -> np.ndarray:
+def _moments(pieces: Sums) -> np.ndarray:
     """Return the variances zz, yy, xx and covariances zy, zx, yx of the pixels of each object, (6, n) float64.
 
     From integers, so that they do not depend on where the object lies; NaN where these may not fit.
@@ -127,7 +119,7 @@ def _moments(pieces: Pieces) -> np.ndarray:
     return np.stack(moments) / n
 
 
-def _shapes(pieces: Pieces) -> dict[str, tuple[np.ndarray, str]]:
+def _shapes(pieces: Sums) -> dict[str, tuple[np.ndarray, str]]:
     """Return what describes the shape of flat objects, by name: values and unit."""
     _, a, c, _, _, b = _moments(pieces)  # variances of y and x, covariance
     major = (a + c) / 2 + np.hypot((a - c) / 2, b)
@@ -148,7 +140,7 @@ def _shapes(pieces: Pieces) -> dict[str, tuple[np.ndarray, str]]:
     }
 
 
-def _volumes(pieces: Pieces) -> dict[str, tuple[np.ndarray, str]]:
+def _volumes(pieces: Sums) -> dict[str, tuple[np.ndarray, str]]:
     """Return what describes the shape of objects that extend over planes, by name: values and unit."""
     zz, yy, xx, zy, zx, yx = _moments(pieces)
     # scikit-image's tensor of inertia
@@ -166,7 +158,7 @@ def _volumes(pieces: Pieces) -> dict[str, tuple[np.ndarray, str]]:
     }
 
 
-def _intensities(pieces: Pieces, channels: Sequence[str] | None) -> dict[str, np.ndarray]:
+def _intensities(pieces: Sums, channels: Sequence[str] | None) -> dict[str, np.ndarray]:
     """Return mean, standard deviation, minimum and maximum of the grey values per channel."""
     grey = pieces.grey
     names = [str(index) for index in range(grey.low.shape[1])] if channels is None else channels

@@ -16,7 +16,7 @@ _ADDED = ("area", "sums", "products", "borders", "convex")
 
 
 @dataclass
-class Pieces:
+class Sums:
     """Measurements of the pixels of n objects, sorted by id: of whole objects, or of their parts in a block.
 
     Coordinates are those of the image or stack; axis order (z, y, x).
@@ -51,7 +51,7 @@ class Pieces:
         return len(self.ids)
 
     @classmethod
-    def empty(cls, channels: int = 0, dtype: np.dtype | type = np.uint8) -> "Pieces":
+    def empty(cls, channels: int = 0, dtype: np.dtype | type = np.uint8) -> "Sums":
         """No objects, in an image of `channels` and `dtype`."""
         ids, none = np.zeros(0, np.uint32), np.zeros(0, np.int64)
         threes, sixes = np.zeros((0, 3), np.int64), np.zeros((0, 6), np.int64)
@@ -64,12 +64,12 @@ class Pieces:
         return {name: value for name, value in vars(self).items() if name != "grey"} | self.grey.to_arrays()
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Pieces":
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Sums":
         """Return what `to_arrays` gave."""
         own = {field.name: arrays[field.name] for field in fields(cls) if field.name != "grey"}
         return cls(**own, grey=Grey.from_arrays(arrays))
 
-    def take(self, chosen: slice) -> "Pieces":
+    def take(self, chosen: slice) -> "Sums":
         """The objects in `chosen`, a slice of step 1: a table of many objects is made in batches."""
         own = {name: value[chosen] for name, value in vars(self).items() if name not in ("row_ids", "rows", "grey")}
         ids = own["ids"]
@@ -78,7 +78,7 @@ class Pieces:
             if len(ids)
             else (0, 0)
         )
-        return Pieces(**own, row_ids=self.row_ids[start:end], rows=self.rows[start:end], grey=self.grey.take(chosen))
+        return Sums(**own, row_ids=self.row_ids[start:end], rows=self.rows[start:end], grey=self.grey.take(chosen))
 
     def convex_areas(self) -> np.ndarray:
         """Return (n,) int64, pixels in the convex hull of each object; all its pieces must have been merged."""
@@ -90,7 +90,7 @@ class Pieces:
         return areas
 
 
-def merge(pieces: Iterable[Pieces]) -> Pieces:
+def merge(pieces: Iterable[Sums]) -> Sums:
     """Add up the pieces of each object; the order of the pieces makes no difference.
 
     Args:
@@ -100,7 +100,7 @@ def merge(pieces: Iterable[Pieces]) -> Pieces:
     """
     parts = list(pieces)
     if not parts:
-        return Pieces.empty()
+        return Sums.empty()
     parts = [part for part in parts if len(part)] or parts[:1]
 
     def column(name: str) -> np.ndarray:
@@ -114,7 +114,7 @@ def merge(pieces: Iterable[Pieces]) -> Pieces:
         return operation.reduceat(rows[order], starts, axis=0)
 
     box = column("box")
-    return Pieces(
+    return Sums(
         ids=ids,
         first=_earliest(column("first")[order], starts),
         box=np.concatenate([add(np.minimum, box[:, :3]), add(np.maximum, box[:, 3:])], axis=1),

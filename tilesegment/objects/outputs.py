@@ -1,0 +1,171 @@
+"""Outputs of objects by name: label images, tables and outlines; checked before the work, written whole."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from tilesegment.errors import MaskError, PlanError
+from tilesegment.files import replacing
+from tilesegment.masks import MaskSpec, MaskWriter, create_objects, is_complete
+from tilesegment.masks.store import reporting
+from tilesegment.objects.batches import Batch, Placement
+from tilesegment.objects.plan import ObjectPlan, first_pixel
+from tilesegment.objects.tables import SUFFIXES, objects_writer, suffix_of
+from tilesegment.objects.work import record_names, written_before
+
+Write = Callable[[Batch], None]
+
+ALLOWED = ("NAME.zarr", "IMAGE.zarr/labels/NAME", *(f"NAME{suffix}" for suffix in SUFFIXES))
+_CHUNK = 512  # side in pixels of the chunks of a label image
+
+
+@dataclass(frozen=True)
+class ObjectOutputs:
+    """Where objects are written.
+
+    Attributes:
+        labels: OME-Zarr label images.
+        files: tables and outlines.
+        overwrite: replace what is there, once the new is complete.
+        ngff: OME-Zarr version of a label image on its own.
+    """
+
+    labels: tuple[Path, ...] = ()
+    files: tuple[Path, ...] = ()
+    overwrite: bool = False
+    ngff: str = "0.5"
+
+    @classmethod
+    def of(cls, paths: Iterable[str | Path], *, overwrite: bool = False, ngff: str = "0.5") -> "ObjectOutputs":
+        """Sort outputs by their names.
+
+        Raises:
+            PlanError: two have one name.
+            MaskError: a name does not say what to write, its folder does not exist, or a library is missing for it.
+        """
+        named = [Path(os.path.abspath(path)) for path in paths]
+        if len(set(named)) < len(named):
+            raise PlanError(f"{', '.join(map(str, paths))}: one file is named twice; give each output its own name")
+        labels = tuple(path for path in named if path.suffix.lower() == ".zarr" or path.parent.name == "labels")
+        files = tuple(path for path in named if path not in labels)
+        for path in files:
+            check_file(path, overwrite=True)
+        return cls(labels, files, overwrite, ngff)
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """All of them."""
+        return self.labels + self.files
+
+    @property
+    def outlined(self) -> bool:
+        """Whether any holds outlines."""
+        return any(map(_is_outlined, self.files))
+
+    def check(self, reads: Sequence[str], folder: Path) -> None:
+        """Check that the outputs may be written.
+
+        Args:
+            reads: paths of mask and image.
+            folder: the work folder, in which an earlier run may have recorded that it wrote them.
+
+        Raises:
+            PlanError: an output is what is read.
+            MaskError: it exists and may not be replaced.
+        """
+        for path in self.all:
+            for read in reads:
+                real = Path(os.path.realpath(read))
+                if Path(os.path.realpath(path)) in (real, *real.parents):
+                    raise PlanError(f"{path} is what is read, or holds it; name another output")
+        before = written_before(folder, self.files)
+        for path in self.files:
+            check_file(path, overwrite=self.overwrite or path in before)
+
+    def begin(self, plan: ObjectPlan, spec: MaskSpec) -> tuple[MaskWriter, ...]:
+        """Create the label images that are not complete yet."""
+        made = labels_spec(plan, spec)
+        return tuple(
+            create_objects(path, made, ngff=self.ngff, overwrite=self.overwrite)
+            for path in self.labels
+            if self.overwrite or not is_complete(path, made, ngff=self.ngff, objects=True)
+        )
+
+
+def labels_spec(plan: ObjectPlan, spec: MaskSpec) -> MaskSpec:
+    """Return the spec of a label image of the objects of a mask."""
+    block = plan.block
+    chunk = _CHUNK if block % _CHUNK == 0 else block
+    provenance = {"mask": plan.mask, "image": spec.provenance.get("image")}
+    fingerprint = {"objects": plan.fingerprint}
+    for name in ("image", "shape", "level", "planes", "region", "axes", "select", "series", "invert"):
+        if name in spec.fingerprint:  # where it lies in which image
+            fingerprint[name] = spec.fingerprint[name]  # type: ignore[assignment]
+    return replace(spec, block=block, chunk=chunk, fingerprint=fingerprint, provenance=provenance)
+
+
+def placement_of(spec: MaskSpec) -> Placement:
+    """Return where the mask lies in level 0 of the image."""
+    return Placement(first_pixel(spec), spec.scale)
+
+
+def _is_outlined(path: Path) -> bool:
+    return suffix_of(path) != ".csv"
+
+
+def check_file(path: Path, *, overwrite: bool) -> None:
+    """Check that a table or outlines can be written to `path`.
+
+    Raises:
+        MaskError: the name does not say what to write, there is no such folder, pyarrow is missing, or it exists and
+            may not be replaced.
+    """
+    suffix = suffix_of(path)
+    if suffix is None:
+        raise MaskError(f"cannot tell from the name {path} what to write; allowed are {', '.join(ALLOWED)}")
+    if not path.parent.is_dir():
+        raise MaskError(f"cannot write {path}: there is no folder {path.parent}; create it first")
+    if suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise MaskError(f"cannot write {path} without pyarrow; pip install 'tilesegment[parquet]', or name a .csv")
+    if path.is_symlink():
+        raise MaskError(f"{path} is a symbolic link and is not written through; name the file that it points to")
+    if path.is_dir():
+        raise MaskError(f"{path} is a folder and is not replaced; name another output")
+    if path.exists() and not overwrite:
+        raise MaskError(f"{path} exists; name another output, or use --overwrite to replace it")
+    if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=True):
+        raise MaskError(f"cannot write {path}: its folder cannot be written to; name another")
+
+
+@contextmanager
+def writing(
+    outputs: ObjectOutputs, folder: Path, plan: ObjectPlan, spec: MaskSpec, *, regions: bool
+) -> Iterator[tuple[list[Write], list[Write]]]:
+    """Open the files; yield what writes a batch to those without outlines, and to those with them.
+
+    All get their final names once all are whole.
+
+    Raises:
+        MaskError: one cannot be written.
+    """
+    colours = {one.name: one.rgb for one in spec.classes}
+    with reporting("write", outputs.files[0].parent), ExitStack() as names:
+        temporaries = names.enter_context(replacing(*outputs.files))
+        plain: list[Write] = []
+        with_outlines: list[Write] = []
+        with ExitStack() as stack:
+            for path, temporary in zip(outputs.files, temporaries, strict=True):
+                writer = objects_writer(
+                    path,
+                    temporary,
+                    fingerprint=plan.fingerprint,
+                    object_type="annotation" if regions else "detection",
+                    colours=colours,
+                    placement=placement_of(spec),
+                )
+                (with_outlines if _is_outlined(path) else plain).append(stack.enter_context(writer).write)
+            yield plain, with_outlines
+        record_names(folder, dict(zip(temporaries, outputs.files, strict=True)))
