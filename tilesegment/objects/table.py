@@ -96,9 +96,14 @@ def _positions(pieces: Sums, volume: bool, place: Placement | None) -> dict[str,
         pairs = [(0.0, 1.0)] * volume + list(zip(place.offset, place.scale, strict=True))
         # the centre of a pixel lies half a pixel after its corner, in the mask and in the image
         centroids = [(c + 0.5) * scale + offset - 0.5 for c, (offset, scale) in zip(centroids, pairs, strict=True)]
-        low, high = ([e * scale + offset for e, (offset, scale) in zip(b, pairs, strict=True)] for b in (low, high))
+        low, high = ([_moved(e, *pair) for e, pair in zip(b, pairs, strict=True)] for b in (low, high))
     columns = {f"centroid-{axis}_px": values for axis, values in enumerate(centroids)}
     return columns | {f"bbox-{edge}_px": values for edge, values in enumerate(low + high)}
+
+
+def _moved(edges: np.ndarray, offset: float, scale: float) -> np.ndarray:
+    moved = edges * scale + offset
+    return moved.astype(np.int64) if float(offset).is_integer() and float(scale).is_integer() else moved
 
 
 def _moments(pieces: Sums) -> np.ndarray:
