@@ -14,6 +14,7 @@ from tilesegment_cli.types import NAMES
 
 if TYPE_CHECKING:
     from tilesegment import Evaluation
+    from tilesegment.scoring import ObjectScore
 
 _LARGEST_GREY = 65_535  # a larger value of a class is a colour
 _MOST_ROWS = 30  # images that are listed one by one
@@ -28,6 +29,11 @@ _MOST_ROWS = 30  # images that are listed one by one
 @options.invert
 @click.option("--cells/--no-cells", default=None, help="Score cells (class 1).  [default: if there are two classes]")
 @click.option(
+    "--objects/--no-objects",
+    default=None,
+    help="Score objects: ids, outlines in GeoJSON, or connected regions of classes.  [default: if both hold ids]",
+)
+@click.option(
     "--figure", type=options.written_path, metavar="PNG", help="Draw the worst images and the best, .png or .jpg."
 )
 @click.option(
@@ -39,7 +45,8 @@ def evaluate(prediction: str, truth: str, as_json: bool, quiet: bool, **given: A
     """Score PREDICTION against TRUTH.
 
     Both are files, stacks, Zarr stores, or folders of files of the same names; other files than images are ignored.
-    PREDICTION holds class ids, grey values or colours that stand for classes, ids of objects, or probabilities.
+    PREDICTION holds class ids, grey values or colours that stand for classes, ids of objects, or probabilities. For
+    objects both may be GeoJSON, too.
     """
     from tilesegment.scoring import evaluate as compare
 
@@ -60,9 +67,12 @@ def evaluate(prediction: str, truth: str, as_json: bool, quiet: bool, **given: A
 def _lines(found: "Evaluation") -> list[str]:
     ignored = f", {found.ignored:,} ignored" if found.ignored else ""
     lines = [f"{len(found.images)} image(s), {found.pixels:,} pixels{ignored}; the prediction holds {found.kind}", ""]
-    lines += [*_class_table(found), "", *_scores(found)]
+    if found.objects is not None:
+        lines += [*_match_table(found.objects), "", *_object_scores(found.objects)]
+    else:
+        lines += [*_class_table(found), "", *_scores(found)]
     if len(found.images) > 1:
-        lines += ["", *_image_table(found)]
+        lines += ["", *(_image_table(found) if found.objects is None else _object_image_table(found))]
     return lines if found.figure is None else [*lines, "", f"figure: {found.figure}"]
 
 
@@ -109,6 +119,42 @@ def _scores(found: "Evaluation") -> list[str]:
     return aligned(rows, left=(0, 2))
 
 
+def _match_table(objects: "ObjectScore") -> list[str]:
+    """Return the matches at several thresholds, one column each."""
+    counts = {"found": "found", "missed": "missed", "made up": "made_up"}
+    scores = {"precision": "precision", "recall": "recall", "F1": "f1", "AP": "ap"}
+    rows = [[f"{objects.truth:,} true, {objects.prediction:,} predicted", *(f"IoU {m.threshold}" for m in objects.at)]]
+    rows += [[word, *(f"{getattr(one, name):,}" for one in objects.at)] for word, name in counts.items()]
+    rows += [[word, *(_number(getattr(one, name)) for one in objects.at)] for word, name in scores.items()]
+    return aligned(rows)
+
+
+def _object_scores(objects: "ObjectScore") -> list[str]:
+    """Return the scores of all objects together."""
+    rows = [
+        ["mean AP", _number(objects.mean_ap), "IoU 0.5, 0.55, ..., 0.95"],
+        ["PQ", _number(objects.pq), f"SQ {_number(objects.sq)} x RQ {_number(objects.rq)}"],
+        ["AJI", _number(objects.aji), "mean of the images"],
+        ["Dice", _number(objects.dice), "of the pixels in objects, mean of the images"],
+        ["split", f"{objects.split:,}", "true objects covered by several predicted ones"],
+        ["merged", f"{objects.merged:,}", "predicted objects that cover several true ones"],
+    ]
+    return aligned(rows, left=(0, 2))
+
+
+def _object_image_table(found: "Evaluation") -> list[str]:
+    """Return a row per image with scores of its objects; of many, the worst."""
+    scored = [(one.name, one.objects) for one in found.images if one.objects is not None]
+    if len(scored) > _MOST_ROWS:
+        scored = sorted(scored, key=lambda one: 2.0 if one[1].pq is None else one[1].pq)[:_MOST_ROWS]
+    rows = [["image", "true", "predicted", "F1@0.5", "AP@0.5", "mean AP", "PQ", "AJI", "Dice", "split", "merged"]]
+    for name, one in scored:
+        half = one.at[0]
+        scores = map(_number, (half.f1, half.ap, one.mean_ap, one.pq, one.aji, one.dice))
+        rows.append([name, f"{one.truth:,}", f"{one.prediction:,}", *scores, f"{one.split:,}", f"{one.merged:,}"])
+    return aligned(rows) + _left_out(found, len(scored), "PQ")
+
+
 def _image_table(found: "Evaluation") -> list[str]:
     """Return a row per image; of many, the worst."""
     images = list(found.images)
@@ -119,9 +165,13 @@ def _image_table(found: "Evaluation") -> list[str]:
     for one in images:
         scores = [one.accuracy, one.miou, one.mean_dice, one.v_rand, one.v_info, one.rand_error]
         rows.append([one.name, *map(_number, scores[: 3 + len(cells)])])
-    left = len(found.images) - len(images)
-    more = f"the {len(images)} of lowest mIoU of {len(found.images)}; --json lists all"
-    return aligned(rows) + [more] * bool(left)
+    return aligned(rows) + _left_out(found, len(images), "mIoU")
+
+
+def _left_out(found: "Evaluation", listed: int, score: str) -> list[str]:
+    """Say that only the worst images are listed, if that is so."""
+    more = f"the {listed} of lowest {score} of {len(found.images)}; --json lists all"
+    return [more] * (listed < len(found.images))
 
 
 def _number(value: float | None) -> str:

@@ -15,6 +15,7 @@ from tilesegment_cli.exit_codes import STOPPED
 from tilesegment_cli.export import export
 from tilesegment_cli.import_weights import import_weights
 from tilesegment_cli.info import info, models, networks
+from tilesegment_cli.objects import objects
 from tilesegment_cli.predict import predict
 from tilesegment_cli.preview import preview
 from tilesegment_cli.status import finish, status
@@ -34,7 +35,7 @@ def tileseg(debug: bool) -> None:
     """  # noqa: D301 - click looks for the backspace itself
 
 
-_COMMANDS = (predict, status, finish, train, evaluate, verify, bench, preview, info, models, networks)
+_COMMANDS = (predict, objects, status, finish, train, evaluate, verify, bench, preview, info, models, networks)
 for command in (*_COMMANDS, import_weights, export):
     tileseg.add_command(command)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tilesegment_cli.types import BATCH, DURATION, INTEGERS, PRUNE, SELECT, PathType
+from tilesegment_cli.types import BATCH, DURATION, INTEGERS, NAMES, PRUNE, SELECT, PathType
 
 if TYPE_CHECKING:
     from tilesegment.cluster import Cluster
@@ -63,6 +63,36 @@ quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 def together(*options: Callable[..., Any]) -> Callable[..., Any]:
     """Join options into one decorator, in the order in which --help lists them."""
     return lambda command: functools.reduce(lambda done, option: option(done), reversed(options), command)
+
+
+# how objects are made of a mask: the settings of `tilesegment.objects`
+objects = together(
+    click.option("--classes", type=NAMES, help="Classes whose regions are objects.  [default: all but class 0]"),
+    click.option("--border", metavar="CLASS", help="Class that separates objects and is given back to them."),
+    click.option(
+        "--grow", type=float, metavar="PX", help="Grow objects so far; with --border only over it.  [default there: 8]"
+    ),
+    click.option("--fill-holes", is_flag=True, help="Fill what a single object encloses."),
+    click.option("--min-area", type=int, default=0, metavar="PX", help="Leave out objects of fewer pixels."),
+    click.option(
+        "--touching-border",
+        type=click.Choice(["keep", "drop"]),
+        default="keep",
+        help="Objects that touch an edge of the mask.",
+    ),
+    click.option(
+        "--connectivity",
+        type=click.Choice(["4", "8"]),
+        default="4",
+        callback=lambda context, parameter, value: int(value),
+        help="8: pixels that meet at a corner are one object; with --3d 6 and 26.",
+    ),
+    click.option("--3d", "volume", is_flag=True, help="Objects go through the planes of a stack.  [default: by plane]"),
+    click.option("--regions", is_flag=True, help="Objects are whole areas, such as tumour: annotations in QuPath."),
+    click.option(
+        "--simplify", type=float, default=0.0, metavar="PX", help="Outlines with fewer points, off by so much at most."
+    ),
+)
 
 
 @dataclass(frozen=True)

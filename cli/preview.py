@@ -12,10 +12,15 @@ from tilesegment_cli.types import REGION
 @click.argument("mask", type=options.read_path)
 @click.option("--out", "-o", type=options.written_path, required=True, metavar="PNG", help="The picture, .png or .jpg.")
 @click.option("--roi", type=REGION, help="Only these pixels of the image, of level 0.")
-def preview(image: str, mask: str, out: str, roi: Region | None) -> None:
-    """Draw IMAGE beside IMAGE with MASK over it, on one screen. MASK is a .zarr, .tif or .png that predict wrote."""
+@click.option("--objects", is_flag=True, help="Draw each connected region of MASK as an object in a colour of its own.")
+def preview(image: str, mask: str, out: str, roi: Region | None, objects: bool) -> None:
+    """Draw IMAGE beside IMAGE with MASK over it, on one screen.
+
+    MASK is a .zarr, .tif or .png that predict wrote, or holds ids of objects: the labels that `tileseg objects`,
+    Cellpose or StarDist wrote, as Zarr, TIFF or PNG, whose objects are drawn in colours of their own.
+    """
     from tilesegment.preview import draw_preview
 
-    for note in draw_preview(image, mask, out, roi=roi):
+    for note in draw_preview(image, mask, out, roi=roi, objects=objects):
         click.echo(f"Note: {note}", err=True)
     click.echo(out)

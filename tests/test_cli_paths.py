@@ -22,6 +22,7 @@ NO_PATHS = {
     "train": {"preset", "network", "optimiser", "loss", "goal", "device", "precision", "name", "licence"},
     "verify": {"device", "runtime", "axes"},
     "bench": {"device", "precision", "runtime", "axes"},
+    "objects": {"border"},
     "import": {"network", "dtype", "name", "licence"},
 }
 

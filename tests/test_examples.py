@@ -16,19 +16,32 @@ from data_sets import write_pairs
 from scipy import ndimage
 
 import tilesegment
+from tilesegment.geometry import Region
+from tilesegment.masks import open_mask
+from tilesegment.metadata import PixelSize
 from tilesegment.prediction.job import Job
 from tilesegment.prediction.settings import Settings
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-@pytest.fixture(scope="module")
-def slides() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_slide", EXAMPLES / "make_slide.py")
+def load(name: str) -> ModuleType:
+    """An example as a module."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules["make_slide"] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def slides() -> ModuleType:
+    return load("make_slide")
+
+
+@pytest.fixture(scope="module")
+def cells() -> ModuleType:
+    return load("make_cells")
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +179,39 @@ def test_blocks_are_timed_without_a_network(folder):
     with Job.prepare("slide.tif", settings) as job:
         np.testing.assert_array_equal(ids, program["random_ids"](job.plan.block)[:130, :150], "nothing is predicted")
     assert found["ratio"] == found["idle_mpx_per_s"] / found["copy_mpx_per_s"] > 0
+
+
+def test_cells_are_written_and_counted(cells, tmp_path):
+    command = [sys.executable, EXAMPLES / "make_cells.py", tmp_path / "m.zarr", "--size", "2100", "--seed", "3"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    mask = open_mask(tmp_path / "m.zarr")
+    assert (mask.spec.shape, mask.spec.block, mask.spec.chunk) == ((2100, 2100), 2048, 512)
+    assert mask.spec.pixel_size == PixelSize(0.5, 0.5)
+    assert [one.name for one in mask.spec.classes] == ["background", "cell"]
+    whole = Region.of_shape((2100, 2100))
+    ids = mask.read(whole)
+    np.testing.assert_array_equal(ids, cells.draw(3, whole))
+    assert np.mean(ids != cells.draw(4, whole)) > 0.2
+    # about a million in 32768 x 32768
+    assert 0.9e6 < int(done.stdout) * (32768 / 2100) ** 2 < 1.3e6
+
+
+@pytest.mark.parametrize("side", [100, 333])
+def test_any_part_of_the_cells_is_drawn_on_its_own(cells, side):
+    whole = cells.draw(0, Region(0, 0, 700, 900))
+    for part in Region(0, 0, 700, 900).squares(side):
+        np.testing.assert_array_equal(cells.draw(0, part), whole[part.slices])
+    counts = [cells.centres_within(0, part) for part in Region(0, 0, 700, 900).squares(side)]
+    assert sum(counts) == cells.centres_within(0, Region(0, 0, 700, 900))
+
+
+def test_cells_touch_and_have_holes_and_the_size_of_nuclei(cells):
+    ids = cells.draw(1, Region(0, 0, 2000, 2000))
+    labels, objects = ndimage.label(ids)
+    ellipses = cells.centres_within(1, Region(0, 0, 2000, 2000))
+    assert 0.7 * ellipses < objects < 0.9 * ellipses, "some touch"
+    areas = np.bincount(labels.ravel())[1:]
+    assert np.pi * 6**2 * 0.9 < np.median(areas) < np.pi * 18**2
+    assert np.count_nonzero(areas > 2 * np.pi * 18**2) > 5, "clusters"
+    _, holes = ndimage.label(ndimage.binary_fill_holes(ids) & (ids == 0))
+    assert holes > 20

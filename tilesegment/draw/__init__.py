@@ -2,6 +2,7 @@
 
 from tilesegment.draw.colours import Legend, heat, legend_of, overlay, paint, stretch
 from tilesegment.draw.comparison import UNLABELLED, Sample, compare
+from tilesegment.draw.objects import distinct_ids, object_colours, overlay_objects
 from tilesegment.draw.picture_files import (
     HEATMAP,
     PREVIEW,
@@ -22,11 +23,14 @@ __all__ = [
     "check_picture",
     "comment_of",
     "compare",
+    "distinct_ids",
     "enlarged",
     "heat",
     "is_picture_of_ours",
     "legend_of",
+    "object_colours",
     "overlay",
+    "overlay_objects",
     "paint",
     "reduce",
     "save",

@@ -73,7 +73,7 @@ def decide(
     used = set().union(*(one.values for one in base))
     settled = voc or (names is not None and len(names) in (len(used), len(used) - 1))
     if not settled and look_like_objects(base):
-        name_all = f"; or, if they are classes, name all {len(used)} with --classes"
+        name_all = f"{base[0].otherwise}; or, if they are classes, name all {len(used)} with --classes"
         raise objects_error("the labels hold", len(used), name_all)
     _check_count(len(used) - 1)  # one of them may mean "not labelled"
     tables, notes = {one.name: own_values(one, kind) for one in base}, list[str]()

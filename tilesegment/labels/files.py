@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tilesegment.errors import DataError, one_line
 from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr
+from tilesegment.labels.geojson import is_geojson
 
 # suffixes and prefixes of labels, predictions and images; nnU-Net's first channel is _0000
 _LABEL_SUFFIXES = (
@@ -56,7 +57,8 @@ def is_folder_of_files(path: Path) -> bool:
 
 def stem_of(path: Path) -> str:
     """Return the name of an image without its suffix, in Unicode form NFC, as macOS stores names in another."""
-    return unicodedata.normalize("NFC", path.stem.removesuffix(".ome"))
+    name = path.name[:-3] if is_geojson(path) and path.suffix.lower() == ".gz" else path.name
+    return unicodedata.normalize("NFC", Path(name).stem.removesuffix(".ome"))
 
 
 def core_of(stem: str) -> str:
@@ -88,20 +90,20 @@ def _without(stem: str, suffixes: Sequence[str], prefixes: Sequence[str] = ()) -
     return stem
 
 
-def list_images(folder: Path) -> Listing:
-    """List the images in `folder`.
+def list_images(folder: Path, *, outlines: bool = False) -> Listing:
+    """List the images in `folder`; where there are none, with `outlines`, its GeoJSON files.
 
     Raises:
         DataError: two of them have one stem.
     """
     images: dict[str, Path] = {}
     folders, skipped = [], []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
+    paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    wanted = is_geojson if outlines and not any(map(_is_image, paths)) else _is_image
+    for path in paths:
         if is_folder_of_files(path):
             folders += [path] if any(map(_is_image, path.iterdir())) else []
-        elif not _is_image(path):
+        elif not wanted(path):
             skipped += [] if path.suffix.lower().strip() in _SUNDRY else [path.name]
         elif (other := images.setdefault(stem_of(path), path)) != path:
             both = f"{stem_of(path)}: {other.name} and {path.name}"

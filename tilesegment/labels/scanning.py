@@ -17,7 +17,7 @@ LARGEST = 65_535  # of uint16; larger values are no classes
 _BLOCKS = 16  # blocks of a file in which pieces are counted
 _LEAST_PIXELS = 4  # smaller pieces, on average, are noise
 _PIECES = 1.5  # up to so many connected pieces, on average, a value is an object id
-_PIECES_OF_CLASS = 3.0  # beyond so many, it is a class
+PIECES_OF_CLASS = 3.0  # beyond so many, it is a class
 _LEAST_OBJECTS = 4  # with fewer values besides background, pieces tell nothing
 _MANY_OBJECTS = 8  # with as many values besides background, one piece of each is enough
 _DENSE = 0.35  # share of the numbers from 1 to the largest that ids of few objects use
@@ -56,11 +56,13 @@ class Scan:
     jpeg: bool = False
     what: str = ""  # in messages, such as "label 01"
     blocks: list[Pieces] = field(default_factory=list)
+    otherwise: str = ""  # what else the user can do with ids of objects, for the error that refuses them
 
     @classmethod
-    def of(cls, what: str, name: str, label: Label, ignore: int | None = None) -> "Scan":
+    def of(cls, what: str, name: str, label: Label, ignore: int | None = None, otherwise: str = "") -> "Scan":
         """Begin a scan of `label`."""
-        return cls(name, label.kind, set(), label.colours, label.names, label.classes, ignore, label.jpeg, what)
+        told = (label.colours, label.names, label.classes, ignore, label.jpeg, what)
+        return cls(name, label.kind, set(), *told, otherwise=otherwise)
 
     def add(self, pixels: np.ndarray) -> None:
         """Add the values of a block (h, w).
@@ -87,7 +89,7 @@ class Scan:
         outside = [] if colour else [value for value in values if value < 0 or value > LARGEST]
         # one large value may mean "not labelled"
         if (many or len(outside) > 1) and whole and Pieces.of(self.blocks).are_objects:
-            raise objects_error(f"{self.what} holds", count)
+            raise objects_error(f"{self.what} holds", count, self.otherwise)
         if many or not whole or outside or (self.jpeg and count > 2) or (not colour and _smeared(values)):
             listed = ", ".join(f"#{value:06x}" if colour else f"{value:g}" for value in [*values[:4], *values[4:][-1:]])
             void = "".join(f"; if {one:.0f} means not labelled, give --ignore {one:.0f}" for one in outside[:1])
@@ -170,7 +172,7 @@ def check_objects(labels: Iterable[Label]) -> tuple[str, ...]:
     total = Pieces.of(blocks)
     if max((one.values for one in blocks), default=0) <= 1:
         return ("the labels hold one value besides background, so that touching objects are taken for one",)
-    if total.number > _PIECES_OF_CLASS * total.values:
+    if total.number > PIECES_OF_CLASS * total.values:
         raise DataError(
             f"the values of the labels lie in {total.number / total.values:.0f} connected pieces each: classes, "
             "not ids of single objects; leave out --instances"

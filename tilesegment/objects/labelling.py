@@ -36,6 +36,7 @@ class Joined:
         object_of: (pieces + 1,) uint32, the object, 1, 2, ..., of each piece; 0 of piece 0, which is no piece.
         value: (objects + 1,) uint32, the value of the pixels of each object; 0 of object 0.
         first: (pieces + 1,) int64, the first pixel of each piece in the flattened stack; -1 of piece 0.
+        at_line: (pieces + 1,) bool, whether a piece touches a line between blocks from above or from the left.
     """
 
     offset: np.ndarray
@@ -43,6 +44,7 @@ class Joined:
     object_of: np.ndarray
     value: np.ndarray
     first: np.ndarray
+    at_line: np.ndarray
 
     @property
     def pieces(self) -> int:
@@ -146,22 +148,26 @@ class Labelling:
         first, value = np.concatenate(firsts), np.concatenate(values)
         if len(value) > MOST:
             raise MaskError(f"the mask holds {len(value):,} regions in its blocks; at most {MOST:,} are numbered")
-        straight = _pairs(self._seams(offset, corners=False), value)
-        piece_of, first, value = _numbered(first, value, *straight)
+        touching, pairs = np.zeros(len(value), bool), [np.zeros((0, 2), np.int64)]
+        for before, after in self._lines(offset):
+            pairs.append(_changes(before, after))
+            touching[before[before > 0] - 1] = True
+        piece_of, first, value = _numbered(first, value, *_alike(np.concatenate(pairs), value).T)
+        at_line = np.zeros(len(first) + 1, bool)
+        at_line[piece_of[touching]] = True
         if numbered:
             object_of, of_objects = value, np.arange(1, value.max(initial=0) + 1)
         else:
-            pairs = np.zeros((0, 2), np.int64)
+            meeting = np.zeros((0, 2), np.int64)
             if ids:
                 plane = first // (self.cut.shape[0] * self.cut.shape[1])
-                pairs = _chain(plane << 32 | value)
+                meeting = _chain(plane << 32 | value)
             elif corners:
-                found = [pairs, *self._seams(offset, corners=True), *self._inner_corners(offset)]
-                pairs = piece_of[np.concatenate(found)] - 1
-                pairs = pairs[value[pairs[:, 0]] == value[pairs[:, 1]]]
-            object_of, _, of_objects = _numbered(first, value, pairs[:, 0], pairs[:, 1])
+                found = np.concatenate([meeting, *self._corners(offset)])
+                meeting = _alike(piece_of[found].astype(np.int64) - 1, value)
+            object_of, _, of_objects = _numbered(first, value, *meeting.T)
         first = np.concatenate([[-1], first])
-        self._keep(Joined(offset, piece_of, _with_none(object_of), _with_none(of_objects), first))
+        self._keep(Joined(offset, piece_of, _with_none(object_of), _with_none(of_objects), first, at_line))
 
     def link(self, pairs: np.ndarray | None) -> None:
         """Join objects of several planes and number them anew; doing so again changes nothing.
@@ -173,10 +179,9 @@ class Labelling:
         if pairs is None:
             pairs = _chain(joined.value[1:].astype(np.int64))
         else:
-            pairs = joined.object_of[pairs].astype(np.int64)
-            pairs = pairs[joined.value[pairs[:, 0]] == joined.value[pairs[:, 1]]] - 1
+            pairs = _alike(joined.object_of[pairs].astype(np.int64), joined.value) - 1
         # objects are in the order of their first pixels
-        group, _, value = _numbered(np.arange(joined.objects), joined.value[1:], pairs[:, 0], pairs[:, 1])
+        group, _, value = _numbered(np.arange(joined.objects), joined.value[1:], *pairs.T)
         self._keep(replace(joined, object_of=_with_none(group)[joined.object_of], value=_with_none(value)))
         del self.joined
 
@@ -189,8 +194,8 @@ class Labelling:
         y, x = np.divmod(pieces.first.astype(np.int64), region.width)
         return (place.z * height + region.y0 + y) * width + region.x0 + x
 
-    def _seams(self, offset: np.ndarray, *, corners: bool) -> Iterator[np.ndarray]:
-        """Yield pairs (m, 2) int64 of pieces, counted over all blocks, that touch across a line between blocks."""
+    def _lines(self, offset: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the pieces (n,) int64 on both sides of each line between blocks, counted over all blocks from 1."""
         for z in range(self.cut.depth):
             for upright in (False, True):
                 lines, along = (self.cut.columns, self.cut.rows) if upright else (self.cut.rows, self.cut.columns)
@@ -199,19 +204,21 @@ class Labelling:
                         np.concatenate([self._edge(z, at, n, offset, upright, last) for n in range(along)])
                         for at, last in ((line - 1, True), (line, False))
                     )
-                    shifts = ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None)))
-                    for one, other in shifts if corners else ((slice(None), slice(None)),):
-                        yield _changes(before[one], after[other])
+                    yield before, after
+
+    def _corners(self, offset: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield pairs (m, 2) int64 of pieces that meet at a corner, counted over all blocks from 0."""
+        for before, after in self._lines(offset):
+            yield _changes(before[1:], after[:-1])
+            yield _changes(before[:-1], after[1:])
+        for place in self.cut:
+            yield self.load(place).corners.astype(np.int64) + offset[self.cut.number(place)]
 
     def _edge(self, z: int, line: int, n: int, offset: np.ndarray, upright: bool, last: bool) -> np.ndarray:
         """Return the pieces along one edge of a block, counted over all blocks from 1, int64; 0 is none."""
         place = Place(z, n, line) if upright else Place(z, line, n)
         edge = self.load(place).edges[2 * upright + last].astype(np.int64)
         return np.where(edge > 0, edge + offset[self.cut.number(place)], 0)
-
-    def _inner_corners(self, offset: np.ndarray) -> Iterator[np.ndarray]:
-        for place in self.cut:
-            yield self.load(place).corners.astype(np.int64) + offset[self.cut.number(place)]
 
 
 def _changes(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -222,11 +229,9 @@ def _changes(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return facing[np.append(True, np.any(facing[1:] != facing[:-1], axis=1))]
 
 
-def _pairs(found: Iterator[np.ndarray], value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pairs of pieces of one value."""
-    pairs = np.concatenate([np.zeros((0, 2), np.int64), *found])
-    pairs = pairs[value[pairs[:, 0]] == value[pairs[:, 1]]]
-    return pairs[:, 0], pairs[:, 1]
+def _alike(pairs: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Return the pairs (m, 2) of parts of one value."""
+    return pairs[value[pairs[:, 0]] == value[pairs[:, 1]]]
 
 
 def _chain(value: np.ndarray) -> np.ndarray:

@@ -223,7 +223,7 @@ def _grey(image: np.ndarray, core: np.ndarray, runs: _Runs) -> Grey:
     parts, pixels, first = [], 0, 0
     for y0, y1 in _strips(*core.shape):
         inside = core[y0:y1] != 0
-        before, pixels = pixels, pixels + np.count_nonzero(inside)
+        before, pixels = pixels, pixels + int(np.count_nonzero(inside))
         if pixels > before:
             last = int(np.searchsorted(stops, pixels)) + 1
             starts = (stops - length)[first:last] - before

@@ -107,9 +107,10 @@ def labels_spec(plan: ObjectPlan, spec: MaskSpec) -> MaskSpec:
     return replace(spec, block=block, chunk=chunk, fingerprint=fingerprint, provenance=provenance)
 
 
-def placement_of(spec: MaskSpec) -> Placement:
-    """Return where the mask lies in level 0 of the image."""
-    return Placement(first_pixel(spec), spec.scale)
+def placement_of(spec: MaskSpec) -> Placement | None:
+    """Return where the mask lies in level 0 of the image; None if its pixels are those of level 0."""
+    placement = Placement(first_pixel(spec), spec.scale)
+    return None if placement == Placement() else placement
 
 
 def _is_outlined(path: Path) -> bool:

@@ -27,14 +27,14 @@ class Described:
         classes: of the mask; None if its values are ids of objects.
         size: of its pixels; None if unknown.
         plane_distance: in micrometres; None if unknown.
-        placement: where it lies in the image.
+        placement: where it lies in level 0 of the image, if elsewhere than at its first pixel.
         simplify: by how many pixels outlines may deviate.
     """
 
     classes: Sequence[LabelClass] | None
     size: PixelSize | None
     plane_distance: float | None
-    placement: Placement
+    placement: Placement | None
     simplify: float = 0.0
 
 

@@ -16,7 +16,7 @@ class Sections:
         object: (sections + 1,) uint32, the object of each section.
         plane: (sections + 1,) int64.
         first: (sections + 1,) int64, first pixel in the flattened stack.
-        is_whole: (sections + 1,) bool, whether all pixels of a section lie in one block.
+        is_whole: (sections + 1,) bool, whether one block holds all corners of the outline of a section.
     """
 
     of_piece: np.ndarray
@@ -56,5 +56,5 @@ def sections_of(joined: Joined, number_of: np.ndarray, plane_pixels: int) -> Sec
         np.concatenate([none, objects[heads]]).astype(np.uint32),
         np.concatenate([none, plane[heads]]),
         np.concatenate([none - 1, joined.first[kept][heads]]),
-        low == high,
+        (low == high) & (np.bincount(of_piece, joined.at_line, minlength=len(heads) + 1) == 0),
     )

@@ -1,9 +1,10 @@
 """Tables of objects: measurements named as scikit-image names them, with their unit appended.
 
 All equal those of `skimage.measure.regionprops_table` of the whole label image, in its conventions: centroids are
-positions of pixel centres, the first of which is 0; boxes are half-open; the orientation is the angle between the y
-axis and the longer axis of the ellipse with the same second moments, between -pi/2 and pi/2. Where several directions
-are as long (squares, single pixels), scikit-image's orientation depends on rounding, ours on none.
+positions of pixel centres, of which the first is 0; boxes are half-open; the orientation is the angle between the y
+axis and the longer axis of the ellipse of the same second moments, from -pi/2 to pi/2. Where rounding decides in
+scikit-image, it does not here: a line's minor axis is 0, the orientation of what has no longer axis (a square, a
+pixel) is pi/4 or -pi/4, and one along x is pi/2. Grey values of float32 are added exactly, not in float32.
 """
 
 import math
@@ -95,9 +96,14 @@ def _positions(pieces: Sums, volume: bool, place: Placement | None) -> dict[str,
         pairs = [(0.0, 1.0)] * volume + list(zip(place.offset, place.scale, strict=True))
         # the centre of a pixel lies half a pixel after its corner, in the mask and in the image
         centroids = [(c + 0.5) * scale + offset - 0.5 for c, (offset, scale) in zip(centroids, pairs, strict=True)]
-        low, high = ([e * scale + offset for e, (offset, scale) in zip(b, pairs, strict=True)] for b in (low, high))
+        low, high = ([_moved(e, *pair) for e, pair in zip(b, pairs, strict=True)] for b in (low, high))
     columns = {f"centroid-{axis}_px": values for axis, values in enumerate(centroids)}
     return columns | {f"bbox-{edge}_px": values for edge, values in enumerate(low + high)}
+
+
+def _moved(edges: np.ndarray, offset: float, scale: float) -> np.ndarray:
+    moved = edges * scale + offset
+    return moved.astype(np.int64) if float(offset).is_integer() and float(scale).is_integer() else moved
 
 
 def _moments(pieces: Sums) -> np.ndarray:

@@ -4,19 +4,24 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from tilesegment.errors import DataError
 from tilesegment.geometry import Region
 from tilesegment.labels.files import first_notes
+from tilesegment.labels.geojson import is_geojson
 from tilesegment.labels.label import BLOCK, OBJECTS_NOTE, LabelOptions
 from tilesegment.labels.scanning import Scan
 from tilesegment.metadata import LabelClass
 from tilesegment.scoring.figure import check_figure, draw_figure
 from tilesegment.scoring.inputs import Pair, find_pairs, open_pair
+from tilesegment.scoring.instances import Readings
 from tilesegment.scoring.matching import Counted, Counts, Matching, Plane, count_pairs, match
 from tilesegment.scoring.membranes import THRESHOLDS, section_scores, summarise
+from tilesegment.scoring.object_evaluation import evaluate_objects, readings_of
+from tilesegment.scoring.object_figure import draw_objects
 from tilesegment.scoring.pixels import constant_predictor, pixel_accuracy
 from tilesegment.scoring.results import CellScore, ClassScore, Evaluation, ImageScore, pixel_scores
 
@@ -34,15 +39,16 @@ def evaluate(
     instances: bool = False,
     invert: bool = False,
     cells: bool | None = None,
+    objects: bool | None = None,
     image: str | Path | None = None,
     figure: str | Path | None = None,
     report: Report = lambda done, name: None,
 ) -> Evaluation:
-    """Score masks: by pixels, and for two classes by how well cells are separated.
+    """Score masks: by pixels, and for two classes by how well cells are separated; or score objects.
 
     Memory does not grow with the images: they are read in blocks of 2048 x 2048 pixels. Cells are scored plane by
     plane, which takes up to 1.5 GB; planes of more than 4096 x 4096 pixels in windows of at most 2048 x 2048, each
-    scored as a section.
+    scored as a section. Objects are counted exactly in planes of any size, with memory that grows with their number.
 
     Args:
         prediction: class ids or grey values that stand for classes; or probabilities, float32 from 0 to 1: one channel
@@ -54,13 +60,15 @@ def evaluate(
         instances: labels are object ids: compare background and object, see `labels.label.part_objects`.
         invert: invert files that declare 0 as white (MINISWHITE), so that 0 is black.
         cells: score cells, with class 1 inside them and class 0 the membrane; None: if there are two classes.
+        objects: score objects, see `scoring.objects.object_scores`: ids of objects in label images, or outlines in
+            GeoJSON; of classes, the 4-connected regions. None: if prediction and truth both hold ids or outlines.
         image: the image of both, only for the figure.
         figure: a PNG or JPEG of the worst images and the best.
         report: called after every block with the share of the work done, 0 to 1, and the image's name.
 
     Raises:
         TilesegmentError: a file cannot be read, has no counterpart, is of another size, or its values cannot be
-            matched; all pixels are ignored; `cells` is True and there are none.
+            matched; all pixels are ignored; `cells` is True and there are none; `objects` contradicts the rest.
     """
     if image is not None and figure is None:
         raise DataError("--image is only drawn in a figure; give --figure too, or leave it out")
@@ -68,6 +76,49 @@ def evaluate(
     if figure is not None:
         check_figure(Path(figure), [path for path in (prediction, truth, image) if path is not None])
     options = LabelOptions(ignore, instances, invert, strict=True)
+    names = str(prediction), str(truth)
+    with TemporaryDirectory(prefix="evaluate-") as folder:
+        readings = _read_as_objects(pairs, options, objects, classes, cells, Path(folder))
+        if readings is not None:
+            found, drawn = evaluate_objects(names, pairs, readings, options, report)
+            if figure is not None:
+                draw_objects(Path(figure), drawn, found, readings, options)
+        else:
+            found, matching, planes = _evaluate_classes(names, pairs, options, classes, cells, report)
+            if figure is not None:
+                draw_figure(Path(figure), planes, found, matching, options)
+    return replace(found, notes=(*notes, *found.notes), figure=None if figure is None else str(figure))
+
+
+def _read_as_objects(
+    pairs: Sequence[Pair],
+    options: LabelOptions,
+    objects: bool | None,
+    classes: Sequence[str] | None,
+    cells: bool | None,
+    folder: Path,
+) -> Readings | None:
+    """How files are read as objects; None if objects are not scored."""
+    others = {"--classes": classes is not None, "--instances": options.instances, "--cells": bool(cells)}
+    other = next((name for name, given in others.items() if given), None)
+    if other and objects:
+        raise DataError(f"{other} scores classes, --objects objects: leave out one of the two")
+    if other and not any(is_geojson(path) for path in (pairs[0].prediction, pairs[0].truth)):
+        return None
+    if other:
+        raise DataError(f"{other} scores classes, and GeoJSON holds objects: leave out {other}, or give label images")
+    return readings_of(pairs, options, objects, folder)
+
+
+def _evaluate_classes(
+    names: tuple[str, str],
+    pairs: Sequence[Pair],
+    options: LabelOptions,
+    classes: Sequence[str] | None,
+    cells: bool | None,
+    report: Report,
+) -> tuple[Evaluation, Matching, list[Plane]]:
+    """Score classes, and cells if there are any; return what a figure needs, too."""
     # where cells may be scored, they are half of the work
     share = 1.0 if cells is False else 0.5
     counted = _count(pairs, options, lambda done, name: report(share * done, name))
@@ -79,12 +130,8 @@ def evaluate(
         scored = _score_cells(counted.planes, matching, options, lambda done, name: report(0.5 + done / 2, name))
     if cells and scored is None:
         raise DataError("the truth has no pixel inside a cell (class 1): use --no-cells")
-    notes += (*counted.notes, *matching.notes, *(OBJECTS_NOTE,) * instances)
-    found = _evaluation(str(prediction), str(truth), counted.planes, matching, scored, tuple(notes))
-    if figure is not None:
-        draw_figure(Path(figure), counted.planes, found, matching, options)
-        found = replace(found, figure=str(figure))
-    return found
+    notes = (*counted.notes, *matching.notes, *(OBJECTS_NOTE,) * options.instances)
+    return _evaluation(*names, counted.planes, matching, scored, notes), matching, counted.planes
 
 
 def _count(pairs: Sequence[Pair], options: LabelOptions, report: Report) -> Counted:
@@ -102,8 +149,9 @@ def _count(pairs: Sequence[Pair], options: LabelOptions, report: Report) -> Coun
                     f"{pair.prediction} and {pairs[0].prediction} are of different kinds or classes; compare those of "
                     "one kind at a time"
                 )
-            true = Scan.of(f"truth {pair.truth}", pair.name, truth, options.void)
-            guess = Scan.of(f"prediction {pair.prediction}", pair.name, prediction)
+            score_them = "; or score the objects themselves with --objects"
+            true = Scan.of(f"truth {pair.truth}", pair.name, truth, options.void, score_them)
+            guess = Scan.of(f"prediction {pair.prediction}", pair.name, prediction, otherwise=score_them)
             counts: list[Counts] = [Counter() for _ in range(truth.planes)]
             read, area = 0, truth.planes * truth.shape[0] * truth.shape[1]
             for z, region in truth.blocks():

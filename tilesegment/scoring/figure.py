@@ -54,11 +54,19 @@ def draw_figure(
 
 
 def worst_and_best(images: Sequence[ImageScore]) -> list[tuple[str, int]]:
-    """Choose the images to draw: return rank in words, and index."""
-    scores = {n: one.miou if one.v_rand is None else one.v_rand for n, one in enumerate(images)}
-    order = sorted((score, n) for n, score in scores.items() if score is not None)
+    """Choose the images to draw: return rank in words, and index; none if no image has a score."""
+    order = sorted((score, n) for n, one in enumerate(images) if (score := _score(one)) is not None)
+    if not order:
+        return []
     ranks = {1: [""], 2: ["worst, ", "best, "]}.get(len(order), ["worst, ", "second worst, ", "best, "])
     return [(rank, n) for rank, (_, n) in zip(ranks, [*order[: len(ranks) - 1], order[-1]], strict=True)]
+
+
+def _score(image: ImageScore) -> float | None:
+    """The score that ranks images: PQ of objects, V_Rand of cells, else mIoU."""
+    if image.objects is not None:
+        return image.objects.pq
+    return image.miou if image.v_rand is None else image.v_rand
 
 
 def _words(score: ImageScore) -> str:

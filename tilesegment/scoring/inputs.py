@@ -42,11 +42,8 @@ def open_pair(pair: Pair, options: LabelOptions) -> Iterator[tuple[Prediction, L
 
     Raises:
         ImageError, MaskError: one of them, or the image, cannot be read, or is not finished.
-        DataError: one is a model, they differ in size, or have several channels instead of one.
+        DataError: they differ in size, or have several channels instead of one.
     """
-    for path in (pair.prediction, pair.truth):
-        if path.suffix in (*WEIGHTS, ".onnx") or str(path) in bundled_models():
-            raise DataError(f"{path} is a model; expected a mask, a label image or a probability map")
     with (
         _open_prediction(pair.prediction, options) as prediction,
         options.open(pair.truth, f"truth {pair.truth}") as truth,
@@ -104,8 +101,12 @@ def find_pairs(prediction: Path, truth: Path, image: Path | None) -> tuple[list[
     """Pair two or three files, or the files of folders by their stems; return the pairs and notes.
 
     Raises:
-        DataError: prediction and truth are the same, or file and folder; a folder is empty; a file has no counterpart.
+        DataError: prediction and truth are the same, or file and folder; one is a model; a folder is empty; a file has
+            no counterpart.
     """
+    for path in (prediction, truth):
+        if path.suffix in (*WEIGHTS, ".onnx") or str(path) in bundled_models():
+            raise DataError(f"{path} is a model; expected a mask, a label image or a probability map")
     if prediction.resolve() == truth.resolve():
         raise DataError(f"{prediction} is given as prediction and as truth; name the two to compare")
     paths = [path for path in (prediction, truth, image) if path is not None]
@@ -115,7 +116,7 @@ def find_pairs(prediction: Path, truth: Path, image: Path | None) -> tuple[list[
     if len(folders) < len(paths):
         file = next(path for path in paths if path not in folders)
         raise DataError(f"{file} is one image, {folders[0]} a folder; give files or folders")
-    listings = [list_images(path) for path in paths]
+    listings = [list_images(path, outlines=path != image) for path in paths]
     for listing in listings:
         if not listing.images:
             inner = f" (but the folder {listing.folders[0].name}/)" if listing.folders else ""

@@ -38,6 +38,37 @@ class CellScore:
 
 
 @dataclass(frozen=True)
+class MatchScore:
+    """Objects that match at one threshold of the IoU; the formulas are in `scoring.objects.object_scores`."""
+
+    threshold: float
+    found: int  # TP
+    made_up: int  # FP, predicted objects without a true one
+    missed: int  # FN, true objects without a predicted one
+    precision: float | None  # None without predicted objects
+    recall: float | None  # None without true objects
+    f1: float | None  # None, as all below, if there are no objects at all
+    ap: float | None
+
+
+@dataclass(frozen=True)
+class ObjectScore:
+    """How well objects are found; of several planes, sums of their counts, but AJI and Dice are means over planes."""
+
+    truth: int  # objects
+    prediction: int
+    split: int  # true objects of which several predictions cover a part each
+    merged: int  # predictions that cover several true objects
+    at: tuple[MatchScore, ...]  # at 0.5, 0.75 and 0.9
+    mean_ap: float | None  # over 0.5, 0.55, ..., 0.95
+    pq: float | None
+    sq: float | None  # None without matches
+    rq: float | None
+    aji: float | None
+    dice: float | None  # of the pixels in objects
+
+
+@dataclass(frozen=True)
 class ImageScore:
     """One plane."""
 
@@ -49,9 +80,10 @@ class ImageScore:
     mean_dice: float | None
     dice: tuple[float | None, ...]  # one per class, None for one that is in neither truth nor prediction
     iou: tuple[float | None, ...]
-    v_rand: float | None  # at the thresholds that are best over all images; None if cells were not scored
-    v_info: float | None
-    rand_error: float | None
+    v_rand: float | None = None  # at the thresholds that are best over all images; None if cells were not scored
+    v_info: float | None = None
+    rand_error: float | None = None
+    objects: ObjectScore | None = None  # None if objects were not scored
 
 
 @dataclass(frozen=True)
@@ -60,7 +92,8 @@ class Evaluation:
 
     prediction: str  # as given
     truth: str
-    kind: str  # `classes` or `probabilities`; of the latter, classes are the arg-max, of two those at 0.5
+    # `classes`, `objects`, or `probabilities`: classes are the arg-max of these, of two those at 0.5
+    kind: str
     pixels: int  # how many were counted
     ignored: int  # how many were not
     confusion: tuple[tuple[int, ...], ...]  # pixels, rows the true class, columns the predicted one
@@ -75,6 +108,7 @@ class Evaluation:
     cells: CellScore | None  # of two classes only, None if not scored
     images: tuple[ImageScore, ...]  # one per plane
     figure: str | None = None  # where it was drawn
+    objects: ObjectScore | None = None  # None if objects were not scored; else classes are background and object
     notes: tuple[str, ...] = ()  # what was left out, and how files are read, one sentence each
 
     @property
