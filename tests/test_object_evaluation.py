@@ -14,11 +14,14 @@ from compared_files import CLASSES, array, noisy, save, store
 from conftest import data_folder
 from data_sets import write_files, write_palette
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 
 from tilesegment import evaluate
 from tilesegment.errors import TilesegmentError
+from tilesegment.masks.reader import recorded_classes
 from tilesegment.metadata import LabelClass
+from tilesegment.objects.find import find_objects
 from tilesegment.scoring import ObjectScore, object_scores
 from tilesegment.scoring import instances as reading
 from tilesegment.scoring.object_figure import FOUND, MADE_UP, MERGED, MISSED, SPLIT, fates
@@ -159,11 +162,63 @@ def test_regions_of_classes_are_the_objects_of_a_mask(tmp_path: Path) -> None:
     assert evaluate(two, save(tmp_path / "three.tif", (TRUTH > 0).astype(np.uint8))).kind == "classes"
 
 
-def test_regions_of_large_masks_are_left_to_another_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["ours", "a PNG", "a TIFF with a void"])
+def test_regions_of_large_masks_are_numbered_on_the_disk(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, truth = (TRUTH % 3).astype(np.uint8), save(tmp_path / "t.png", TRUTH)
+    classes = (*CLASSES, LabelClass("other", "#56b4e9", 2))
+    if kind == "a TIFF with a void":
+        ids[:9] = 255
+        mask, options = save(tmp_path / "m.tif", ids), {"ignore": 255}
+        pair = truth, mask
+    else:
+        mask, options = store(tmp_path / "m.zarr", ids, classes), dict[str, int]()
+        pair = (mask if kind == "ours" else save(tmp_path / "m.png", ids)), truth
+    found = evaluate(*pair, objects=True, **options)  # type: ignore[arg-type]
     monkeypatch.setattr(reading, "_LARGEST", TRUTH.size - 1)
-    mask = store(tmp_path / "m.zarr", (TRUTH > 0).astype(np.uint8))
-    with pytest.raises(TilesegmentError, match=r"70 x 90 pixels.* run tileseg objects .*m.zarr --out"):
-        evaluate(mask, save(tmp_path / "t.png", TRUTH), objects=True)
+    large = evaluate(*pair, objects=True, **options, figure=tmp_path / "f.png")  # type: ignore[arg-type]
+    assert large.objects == found.objects and large.notes == found.notes
+
+
+def test_the_roles_of_classes_decide_as_in_the_command_objects(tmp_path: Path) -> None:
+    cores = ndimage.binary_erosion(TRUTH > 0)
+    mask = np.where(cores, 1, np.where(TRUTH > 0, 2, 0)).astype(np.uint8)
+    classes = (
+        LabelClass("background", "#000000", 0),
+        LabelClass("core", "#e69f00", 1, role="object"),
+        LabelClass("rim", "#56b4e9", 2, role="border"),
+    )
+    path = store(tmp_path / "m.zarr", mask, classes)
+    find_objects(path, tmp_path / "ids.zarr")
+    truth = save(tmp_path / "t.png", TRUTH)
+    found = evaluate(path, truth, objects=True)
+    by_itself = evaluate(tmp_path / "ids.zarr", truth)
+    assert found.objects == by_itself.objects and found.objects is not None
+    assert found.notes == (
+        "the prediction holds classes: its objects are the 4-connected regions of core, and rim is given back to them",
+    )
+    assert found.confusion[1][1] > 0.9 * np.count_nonzero(TRUTH)
+
+
+def test_a_mask_that_another_program_recoloured(tmp_path: Path) -> None:
+    mask = store(tmp_path / "m.png", (TRUTH > 0).astype(np.uint8))
+    wanted = object_scores(TRUTH, ndimage.label(TRUTH > 0)[0])
+    truth = save(tmp_path / "t.png", TRUTH)
+    assert evaluate(mask, truth, objects=True).objects == wanted
+    with Image.open(mask) as picture:
+        info = PngInfo()
+        for key, text in picture.text.items():  # type: ignore[attr-defined]
+            info.add_text(key, text)
+        picture.convert("RGB").save(tmp_path / "rgb.png", pnginfo=info)
+        palette = picture.getpalette()
+        assert palette is not None
+        turned = Image.fromarray(1 - np.asarray(picture))
+        turned.putpalette([*palette[3:6], *palette[:3]])
+        turned.save(tmp_path / "turned.png", pnginfo=info)
+    for name in ("rgb", "turned"):
+        assert recorded_classes(tmp_path / f"{name}.png", probabilities=False) == CLASSES
+        assert evaluate(tmp_path / f"{name}.png", truth, objects=True).objects == wanted
 
 
 def test_few_ids_are_read_as_ids_with_a_note(tmp_path: Path) -> None:
@@ -380,3 +435,16 @@ def test_real_nuclei(tmp_path: Path) -> None:
     assert isinstance(found.objects, ObjectScore)
     assert (found.objects.mean_ap, found.objects.pq, found.objects.aji, found.objects.dice) == (1, 1, 1, 1)
     assert found.objects.truth > 100
+
+
+@pytest.mark.parametrize("suffix", ["geojson", "geojson.gz"])
+def test_what_the_command_objects_writes_is_read_back_exactly(suffix: str, tmp_path: Path) -> None:
+    stack = np.stack([TRUTH, 0 * TRUTH, GUESS]).astype(np.uint32)
+    stack[0, 20:40, 20:40][stack[0, 20:40, 20:40] == 0] = 2000  # with holes
+    path = save(tmp_path / "ids.tif", stack)
+    find_objects(path, tmp_path / f"cells.{suffix}", tmp_path / "cells.zarr")
+    for other in (path, tmp_path / "cells.zarr"):
+        found = evaluate(tmp_path / f"cells.{suffix}", other)
+        assert found.objects is not None and found.objects.at[2].found == found.objects.truth > 60
+        assert (found.objects.pq, found.objects.mean_ap, found.accuracy) == (1, 1, 1)
+        assert not any("outlines" in note for note in found.notes)

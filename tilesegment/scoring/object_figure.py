@@ -14,8 +14,8 @@ from tilesegment.geometry import Region
 from tilesegment.images import open_image
 from tilesegment.labels.label import LabelOptions
 from tilesegment.scoring.figure import worst_and_best
-from tilesegment.scoring.instances import open_objects
-from tilesegment.scoring.object_evaluation import ObjectPlane, Readings
+from tilesegment.scoring.instances import Readings, open_objects
+from tilesegment.scoring.object_evaluation import ObjectPlane
 from tilesegment.scoring.objects import matches, merging_predictions, split_objects, swallowed
 from tilesegment.scoring.overlaps import Overlaps
 from tilesegment.scoring.results import Evaluation, ImageScore
@@ -91,7 +91,7 @@ def _words(score: ImageScore) -> str:
 def _panels(plane: ObjectPlane, readings: Readings, options: LabelOptions) -> list[np.ndarray]:
     """The image if there is one, and the outlines of the truth and the prediction over it, (h, w, 3) uint8 each."""
     table = plane.overlaps
-    with open_objects(plane.pair, readings.prediction, readings.truth, options) as (guesses, trues):
+    with open_objects(plane.pair, readings, options) as (guesses, trues):
 
         def fates_in(window: Region) -> list[np.ndarray]:
             ids = trues.read(window, plane.z), guesses.read(window, plane.z)
