@@ -153,6 +153,11 @@ def test_planes_of_a_stack_have_objects_of_their_own(tmp_path: Path) -> None:
     found = find_objects(write_mask(tmp_path / "mask.zarr", mask), block=4)
     assert found.table is not None
     assert [found.table[name].tolist() for name in ("label", "plane", "area_px")] == [[1, 2], [0, 1], [9, 9]]
+    later = write_mask(tmp_path / "later.zarr", mask, CLASSES, first_plane=7)
+    table = find_objects(later, block=4).table
+    assert table is not None and table["plane"].tolist() == [7, 8]
+    (volume,) = [one for one in [find_objects(later, block=4, volume=True).table] if one is not None]
+    assert [volume[name].tolist() for name in ("centroid-0_px", "bbox-0_px", "bbox-3_px")] == [[7.5], [7], [9]]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.int32, np.int64])
