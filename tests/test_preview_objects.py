@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from command_line import Run
+from command_line import Outcome, Run
 from conftest import data_folder, noise
 from PIL import Image
 from scipy import ndimage
@@ -14,8 +14,10 @@ from scipy import ndimage
 import tilesegment
 from tilesegment.draw import enlarged, is_picture_of_ours, overlay_objects, stretch
 from tilesegment.geometry import Region
+from tilesegment.images import open_image
 from tilesegment.masks import MaskSpec, create_mask, create_objects
 from tilesegment.metadata import LabelClass
+from tilesegment.objects.find import find_objects
 from tilesegment.preview import draw_preview
 
 GAP = 12  # between and around the panels
@@ -146,6 +148,21 @@ def test_ids_of_a_whole_image_need_no_place(folder: Path) -> None:
     write_objects(folder / "objects.zarr", ids, {})
     draw_preview("slide.tif", "objects.zarr", "p.png")
     np.testing.assert_array_equal(panels(folder / "p.png", ids)[1], expected(noise((130, 150)), ids))
+
+
+def test_ids_that_were_found_in_a_mask_are_drawn(folder: Path, run: Run) -> None:
+    """From the image to the picture: a mask of a region, its objects, and the preview of these."""
+    tilesegment.predict("slide.tif", "mask.zarr", "toy.safetensors", roi=Region(20, 30, 90, 130), precision="fp32")
+    found = find_objects("mask.zarr", "objects.zarr")
+    assert run("preview slide.tif objects.zarr --out p.png") == Outcome(0, "p.png\n", "")
+    with open_image("objects.zarr") as source:
+        ids = source.read_stored(Region.of_shape(source.shape))[0]
+    assert ids.dtype == np.uint32 and ids.max() == found.count > 5
+    np.testing.assert_array_equal(panels(folder / "p.png", ids)[1], expected(noise((130, 150))[20:90, 30:130], ids))
+    # in the colours that the regions of the mask have
+    assert run("preview slide.tif mask.zarr --out q.png --objects").code == 0
+    for one, other in zip(panels(folder / "p.png", ids), panels(folder / "q.png", ids), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def write_mask(path: Path, ids: np.ndarray, classes: tuple[LabelClass, ...] = CLASSES) -> None:

@@ -26,10 +26,11 @@ def temporary_name(path: Path) -> Path:
 
 
 @contextmanager
-def replacing(*paths: Path) -> Iterator[tuple[Path, ...]]:
+def replacing(*paths: Path, durable: bool = True) -> Iterator[tuple[Path, ...]]:
     """Yield a temporary name for each of `paths`, to be written there; then sync them and rename them into place.
 
-    If the body or a write fails, the temporary files are deleted and what stood at `paths` stays.
+    If the body or a write fails, the temporary files are deleted and what stood at `paths` stays. Without `durable`
+    they are not synced: a loss of power may leave a damaged file, but no killed process does.
 
     Raises:
         OSError: a file cannot be written.
@@ -37,7 +38,7 @@ def replacing(*paths: Path) -> Iterator[tuple[Path, ...]]:
     temporaries = tuple(temporary_name(path) for path in paths)
     try:
         yield temporaries
-        for temporary in temporaries:
+        for temporary in temporaries if durable else ():
             sync(temporary)
         for temporary, path in zip(temporaries, paths, strict=True):
             os.replace(temporary, path)
@@ -47,17 +48,18 @@ def replacing(*paths: Path) -> Iterator[tuple[Path, ...]]:
                 with suppress(OSError):  # the error that is under way says more
                     temporary.unlink()
         raise
-    for folder in {path.parent for path in paths}:
+    for folder in {path.parent for path in paths} if durable else ():
         sync(folder)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file durably, whole or not at all.
+def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write a file whole or not at all; `durable` as in `replacing`.
 
     Raises:
         OSError: it cannot be written; an existing file is left as it is.
     """
-    write_files({path: content})
+    with replacing(path, durable=durable) as (temporary,):
+        temporary.write_bytes(content)
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:

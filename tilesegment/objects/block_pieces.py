@@ -85,7 +85,7 @@ class BlockPieces:
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays as one .npz, whole or not at all; missing folders are made.
+    """Write arrays as one .npz, whole or not at all unless power is lost; missing folders are made.
 
     Raises:
         OSError: it cannot be written.
@@ -93,7 +93,8 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     content = io.BytesIO()
     np.savez(content, **arrays)  # type: ignore[arg-type]
     make_folder(path.parent, path.parent.parent)
-    write_atomically(path, content.getvalue())
+    # to sync a file takes as long as to label a block
+    write_atomically(path, content.getvalue(), durable=False)
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ straight between rows). The right edge is the same for the last pixels, mirrored
 
 import numpy as np
 
-_ROWS = 1 << 20  # rows of objects that are held at a time: an object in two far pieces has many
+_ROWS = 1 << 14  # rows of objects that are looked at together: they fit into a processor's cache
 _NONE = np.iinfo(np.int64).max
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -16,9 +17,10 @@ from tilesegment.labels.scanning import Scan
 from tilesegment.metadata import LabelClass
 from tilesegment.scoring.figure import check_figure, draw_figure
 from tilesegment.scoring.inputs import Pair, find_pairs, open_pair
+from tilesegment.scoring.instances import Readings
 from tilesegment.scoring.matching import Counted, Counts, Matching, Plane, count_pairs, match
 from tilesegment.scoring.membranes import THRESHOLDS, section_scores, summarise
-from tilesegment.scoring.object_evaluation import Readings, evaluate_objects, readings_of
+from tilesegment.scoring.object_evaluation import evaluate_objects, readings_of
 from tilesegment.scoring.object_figure import draw_objects
 from tilesegment.scoring.pixels import constant_predictor, pixel_accuracy
 from tilesegment.scoring.results import CellScore, ClassScore, Evaluation, ImageScore, pixel_scores
@@ -75,20 +77,17 @@ def evaluate(
         check_figure(Path(figure), [path for path in (prediction, truth, image) if path is not None])
     options = LabelOptions(ignore, instances, invert, strict=True)
     names = str(prediction), str(truth)
-    readings = _read_as_objects(pairs, options, objects, classes, cells)
-    if readings is not None:
-        found, drawn = evaluate_objects(names, pairs, readings, options, report)
-        found = replace(found, notes=(*notes, *found.notes))
-        if figure is not None:
-            draw_objects(Path(figure), drawn, found, readings, options)
-    else:
-        found, matching, planes = _evaluate_classes(
-            (str(prediction), str(truth)), pairs, options, classes, cells, report
-        )
-        found = replace(found, notes=(*notes, *found.notes))
-        if figure is not None:
-            draw_figure(Path(figure), planes, found, matching, options)
-    return found if figure is None else replace(found, figure=str(figure))
+    with TemporaryDirectory(prefix="evaluate-") as folder:
+        readings = _read_as_objects(pairs, options, objects, classes, cells, Path(folder))
+        if readings is not None:
+            found, drawn = evaluate_objects(names, pairs, readings, options, report)
+            if figure is not None:
+                draw_objects(Path(figure), drawn, found, readings, options)
+        else:
+            found, matching, planes = _evaluate_classes(names, pairs, options, classes, cells, report)
+            if figure is not None:
+                draw_figure(Path(figure), planes, found, matching, options)
+    return replace(found, notes=(*notes, *found.notes), figure=None if figure is None else str(figure))
 
 
 def _read_as_objects(
@@ -97,6 +96,7 @@ def _read_as_objects(
     objects: bool | None,
     classes: Sequence[str] | None,
     cells: bool | None,
+    folder: Path,
 ) -> Readings | None:
     """How files are read as objects; None if objects are not scored."""
     others = {"--classes": classes is not None, "--instances": options.instances, "--cells": bool(cells)}
@@ -107,7 +107,7 @@ def _read_as_objects(
         return None
     if other:
         raise DataError(f"{other} scores classes, and GeoJSON holds objects: leave out {other}, or give label images")
-    return readings_of(pairs, options, objects)
+    return readings_of(pairs, options, objects, folder)
 
 
 def _evaluate_classes(

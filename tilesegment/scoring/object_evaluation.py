@@ -12,22 +12,13 @@ from tilesegment.labels.geojson import is_geojson
 from tilesegment.labels.label import LabelOptions
 from tilesegment.labels.outlines import OutlineLabel
 from tilesegment.scoring.inputs import Pair
-from tilesegment.scoring.instances import VOID, Reading, open_objects, read_as
+from tilesegment.scoring.instances import VOID, Reading, Readings, open_objects, read_as
 from tilesegment.scoring.objects import pooled, tally
 from tilesegment.scoring.overlaps import Overlaps, add_up, count_overlaps
 from tilesegment.scoring.pixels import constant_predictor
 from tilesegment.scoring.results import ClassScore, Evaluation, ImageScore, pixel_scores
 
 _NAMES = ("background", "object")
-
-
-@dataclass(frozen=True)
-class Readings:
-    """What the files hold, and what the user should know of that, one sentence each."""
-
-    prediction: Reading
-    truth: Reading
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -41,13 +32,14 @@ class ObjectPlane:
     overlaps: Overlaps
 
 
-def readings_of(pairs: Sequence[Pair], options: LabelOptions, objects: bool | None) -> Readings | None:
+def readings_of(pairs: Sequence[Pair], options: LabelOptions, objects: bool | None, folder: Path) -> Readings | None:
     """Decide how files are read as objects; None if they are not.
 
     Args:
         pairs: the files.
         options: how they are opened.
-        objects: whether objects are scored; None: if both sides certainly hold objects, or one is GeoJSON.
+        objects: whether objects are scored; None: if both sides hold ids, or one is GeoJSON.
+        folder: for files that are needed for a while.
 
     Raises:
         ImageError, MaskError: a file cannot be read.
@@ -59,23 +51,27 @@ def readings_of(pairs: Sequence[Pair], options: LabelOptions, objects: bool | No
         raise DataError(
             f"{outlines} holds outlines of objects, which only objects are scored of: leave out --no-objects"
         )
+    if options.ignore is not None and is_geojson(true[0]):
+        raise DataError(f"{true[0]} holds outlines, which have no value {options.ignore}: leave out --ignore")
     if objects is None and outlines is None:
-        truth, prediction = _if_ids("truth", true, options), _if_ids("prediction", guess, options)
-        # a truth of ids cannot be scored as classes
-        if truth is None or prediction is None or not truth.certain:
+        # a truth that certainly holds ids cannot be scored as classes
+        truth = _if_ids("truth", true, options)
+        prediction = _if_ids("prediction", guess, options) if truth is not None and truth.certain else None
+        if truth is None or prediction is None:
             return None
-        notes = ("both hold ids of objects, which are scored; if they are classes, name them with --classes",)
-        return Readings(prediction, truth, notes)
+        note = "both hold ids of objects, which are scored; if they are classes, name them with --classes"
+        return Readings(prediction, truth, (note,), folder)
     if not objects and outlines is None:
         return None
     prediction, truth = read_as("prediction", guess, options), read_as("truth", true, options)
-    return Readings(prediction, truth, tuple(one.note for one in (prediction, truth) if one.note is not None))
+    told = [one.note for one in (prediction, truth) if one.note is not None]
+    return Readings(prediction, truth, tuple(told), folder)
 
 
 def _if_ids(what: str, paths: Sequence[Path], options: LabelOptions) -> Reading | None:
     """How files are read if they hold ids of objects, else None."""
     try:
-        reading = read_as(what, paths, options)
+        reading = read_as(what, paths, options, at_a_glance=True)
     except DataError:  # scoring them as classes or probabilities says what is wrong
         return None
     return reading if reading.kind == "ids" else None
@@ -146,7 +142,7 @@ def _count(
     notes: list[str] = []
     ignore = None if options.ignore is None else VOID
     for n, pair in enumerate(pairs):
-        with open_objects(pair, readings.prediction, readings.truth, options) as (prediction, truth):
+        with open_objects(pair, readings, options) as (prediction, truth):
             tables: list[list[np.ndarray]] = [[] for _ in range(truth.planes)]
             read, area = 0, truth.planes * truth.shape[0] * truth.shape[1]
             for z, region in truth.blocks():
