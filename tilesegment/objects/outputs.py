@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tilesegment.errors import MaskError, PlanError
-from tilesegment.files import replacing
+from tilesegment.files import replacing, sweep
 from tilesegment.masks import MaskSpec, MaskWriter, create_objects, is_complete
 from tilesegment.masks.store import reporting
 from tilesegment.objects.batches import Batch, Placement
@@ -159,6 +159,8 @@ def writing(
     """
     colours = {one.name: one.rgb for one in spec.classes}
     with reporting("write", outputs.files[0].parent), ExitStack() as names:
+        for path in outputs.files:  # what a killed run has left
+            sweep(path)
         temporaries = names.enter_context(replacing(*outputs.files))
         plain: list[Write] = []
         with_outlines: list[Write] = []

@@ -86,7 +86,7 @@ class Stages:
     @cached_property
     def writers(self) -> list[MaskWriter]:
         """The label images that are being written."""
-        return [open_partial(path) for path in self.labels]
+        return [open_partial(path, replaces=True) for path in self.labels]
 
     @property
     def final(self) -> Labelling:

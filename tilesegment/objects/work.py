@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tilesegment.errors import MaskError
-from tilesegment.files import delete_folder, locked, sync, temporary_name, write_atomically
+from tilesegment.files import delete_folder, locked, sweep, sync, temporary_name, write_atomically
 from tilesegment.masks.store import reporting
 from tilesegment.objects.plan import ObjectPlan
 from tilesegment.objects.stages import PLAN
@@ -75,9 +75,10 @@ def claimed(folder: Path, *, shared: bool, wait: bool = False) -> Iterator[bool]
 
 
 def end_work(folder: Path) -> None:
-    """Delete the work folder."""
+    """Delete the work folder, and what killed runs have left of it."""
     with reporting("delete", folder):
         delete_folder(folder, folder)
+        sweep(folder)
 
 
 def record_names(folder: Path, renamed: dict[Path, Path]) -> None:

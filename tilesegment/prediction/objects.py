@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from tilesegment.errors import MaskError, PlanError
-from tilesegment.files import write_atomically
+from tilesegment.files import sweep, write_atomically
 from tilesegment.geometry import Region
 from tilesegment.masks import MaskSpec, find_mask, is_complete, read_record
 from tilesegment.masks.store import reporting
@@ -88,6 +88,9 @@ class WantedObjects:
             settings = replace(settings, image=plan.image)
         decide(ObjectSource(f"the mask of {plan.image}", spec, True, True, _unread), settings)
         mask, in_parts = Path(outputs.mask).absolute(), plan.settings.part is not None
+        if not in_parts:  # else another part may be making what would be swept away
+            for left in (work_folder(files.all[0]), mask):
+                sweep(left)
         named = tuple(map(str, outputs.objects))
         wanted = cls(mask, named, files, settings, outputs.keep_mask, outputs.object_record, in_parts)
         if complete and not outputs.overwrite:
