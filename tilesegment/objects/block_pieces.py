@@ -1,15 +1,26 @@
 """The 4-connected pieces of one block: runs that touch, labelled by themselves; see `labelling` for whole masks."""
 
 import io
+import struct
+import zipfile
+import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from tilesegment.errors import MaskError
 from tilesegment.files import make_folder, write_atomically
 from tilesegment.objects.runs import Runs, join
 
 EDGES = ("top", "bottom", "left", "right")
+# what numpy and zipfile raise about a file that is cut off or overwritten
+_DAMAGED = (ValueError, KeyError, EOFError, NotImplementedError, struct.error, zipfile.BadZipFile, zlib.error)
+
+
+class DamagedError(MaskError):
+    """A result in a work folder was damaged or is missing; now it is missing, and can be made again."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,18 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read what `save_arrays` wrote; its checksums are verified."""
-    with np.load(path, allow_pickle=False) as found:
-        return {name: found[name] for name in found.files}
+    """Read what `save_arrays` wrote; its checksums are verified.
+
+    Raises:
+        DamagedError: it is not there, or was not whole; then it is deleted, so that it is made again.
+        OSError: it cannot be read.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return {name: found[name] for name in found.files}
+    except FileNotFoundError as error:
+        raise DamagedError(f"{path} is missing") from error
+    except _DAMAGED as error:
+        with suppress(FileNotFoundError):  # another thread was faster
+            path.unlink()
+        raise DamagedError(f"{path} was damaged") from error

@@ -41,6 +41,9 @@ class Described:
 class Rows:
     """The objects that are kept, with their measurements.
 
+    Attributes:
+        by_class: number of objects of each class whose regions are objects; empty for ids of objects.
+
     Args:
         stages: whose blocks are all measured and, where outlines are wanted, outlined.
         sums: of all objects.
@@ -50,9 +53,17 @@ class Rows:
     def __init__(self, stages: Stages, sums: Sums, described: Described) -> None:
         self._stages, self._sums, self._described = stages, sums, described
         self._kept = stages.number_of[sums.ids] > 0
+        self.by_class = self._count()
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self._kept))
+
+    def _count(self) -> dict[str, int]:
+        stages, taken = self._stages, self._stages.plan.taken
+        if taken is None:
+            return {}
+        counts = np.bincount(stages.class_of[self._sums.ids[self._kept]], minlength=max(taken) + 1)
+        return {str(self._class_names[value]): int(counts[value]) for value in taken}
 
     def tables(self) -> Iterator[Batch]:
         """Yield the table; at least one batch, which may be empty."""

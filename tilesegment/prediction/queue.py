@@ -31,6 +31,16 @@ class Work(NamedTuple):
     z: int
     block: Block
 
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Plane, row and column of the block."""
+        return self.z, self.block.row, self.block.column
+
+    @property
+    def where(self) -> str:
+        """The block in a message."""
+        return f"{self.block.write}, plane {self.z}"
+
 
 # settled blocks, each with whether it was empty or its error; closing it ends work in progress
 Settled: TypeAlias = Generator[tuple[Work, bool | Exception], None, None]
