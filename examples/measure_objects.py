@@ -24,6 +24,7 @@ PROPERTIES = (
     *("eccentricity", "orientation", "perimeter", "solidity"),
 )
 TILESEG = (sys.executable, "-c", "from tilesegment_cli.main import main; main()")
+MASK = "mask.zarr"
 MAKE_CELLS = Path(__file__).resolve().with_name("make_cells.py")
 
 
@@ -56,35 +57,30 @@ def report(name: str, size: int, measured: dict[str, float], objects: int) -> No
     print(json.dumps({"run": name, "size": size, "objects": objects, **measured, **rates}), flush=True)
 
 
-def measure_ours(mask: str, size: int, folder: Path) -> None:
-    """Measure `tileseg objects` of a mask."""
-    command = (*TILESEG, "objects", mask, "--overwrite")
+def measure_ours(size: int, folder: Path) -> None:
+    """Measure `tileseg objects` of the mask in a folder, of `size` x `size` pixels."""
+    command = (*TILESEG, "objects", MASK)
     measured = run((*command, "--out", "labels.zarr", "--out", "table.csv"), folder)
     objects = rows_of(folder / "table.csv")
     report("tileseg objects: labels and table", size, measured, objects)
     report("tileseg objects: outlines", size, run((*command, "--out", "cells.geojson.gz"), folder), objects)
 
 
-def measure_today(mask: str, size: int, folder: Path) -> None:
+def measure_today(size: int, folder: Path) -> None:
     """Measure the same with scikit-image."""
     for what, name in (("table", "labels and table"), ("outlines", "outlines")):
-        measured = run((sys.executable, Path(__file__).resolve(), "--today", what, mask), folder)
+        measured = run((sys.executable, Path(__file__).resolve(), "--today", what), folder)
         if what == "table":
             objects = rows_of(folder / "today.csv")
         report(f"scikit-image: {name}", size, measured, objects)
 
 
-def today(what: str, mask: str) -> None:
-    """Do what a user would do with scikit-image: write a label image and a table, or outlines.
-
-    Args:
-        what: `table` or `outlines`.
-        mask: OME-Zarr, of which everything but 0 is in objects.
-    """
+def today(what: str) -> None:
+    """Do what a user would do with scikit-image: write a label image and a `table`, or `outlines`."""
     import zarr
     from skimage.measure import label
 
-    labels = label(zarr.open_group(mask, mode="r")["0"][:] > 0, connectivity=1)
+    labels = label(zarr.open_group(MASK, mode="r")["0"][:] > 0, connectivity=1)
     if what == "table":
         write_table(labels)
     else:
@@ -97,7 +93,7 @@ def write_table(labels: Any) -> None:
     import zarr
     from skimage.measure import regionprops_table
 
-    zarr.create_array("today.zarr", data=labels.astype(np.uint32), chunks=(512, 512), overwrite=True)
+    zarr.create_array("today.zarr", data=labels.astype(np.uint32), chunks=(512, 512))
     table = regionprops_table(labels, properties=PROPERTIES)
     columns = np.column_stack(list(table.values()))
     np.savetxt("today.csv", columns, fmt="%.10g", delimiter=",", header=",".join(table), comments="")
@@ -129,17 +125,18 @@ def main() -> None:
     parser.add_argument("--small", type=int, default=8192, help="of the one for the comparison")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path(), help="where masks and results are written, and deleted")
-    parser.add_argument("--today", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--today", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.today:
-        today(*given.today)
+        today(given.today)
         return
-    with tempfile.TemporaryDirectory(dir=given.folder) as name:
-        folder = Path(name).resolve()
-        for mask, size in (("large.zarr", given.size), ("small.zarr", given.small)):
-            run((sys.executable, MAKE_CELLS, mask, "--size", str(size), "--seed", str(given.seed)), folder)
-            measure_ours(mask, size, folder)
-        measure_today("small.zarr", given.small, folder)
+    for size, beside in ((given.size, False), (given.small, True)):
+        with tempfile.TemporaryDirectory(dir=given.folder) as name:
+            folder = Path(name).resolve()
+            run((sys.executable, MAKE_CELLS, MASK, "--size", str(size), "--seed", str(given.seed)), folder)
+            measure_ours(size, folder)
+            if beside:
+                measure_today(size, folder)
 
 
 if __name__ == "__main__":

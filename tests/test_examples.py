@@ -215,3 +215,22 @@ def test_cells_touch_and_have_holes_and_the_size_of_nuclei(cells):
     assert np.count_nonzero(areas > 2 * np.pi * 18**2) > 5, "clusters"
     _, holes = ndimage.label(ndimage.binary_fill_holes(ids) & (ids == 0))
     assert holes > 20
+
+
+@pytest.mark.slow
+def test_making_objects_is_measured_beside_what_users_do_today(tmp_path):
+    command = [sys.executable, EXAMPLES / "measure_objects.py", "--size", "600", "--small", "300", "--folder", tmp_path]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    ours, today = "tileseg objects", "scikit-image"
+    assert [(line["run"], line["size"]) for line in lines] == [
+        (f"{tool}: {what}", size)
+        for tool, size in ((ours, 600), (ours, 300), (today, 300))
+        for what in ("labels and table", "outlines")
+    ]
+    large, small = {line["objects"] for line in lines[:2]}, {line["objects"] for line in lines[2:]}
+    assert len(large) == len(small) == 1 and min(large) > 2 * min(small) > 0, "all find the same number"
+    for line in lines:
+        assert line["mpx_per_s"] == pytest.approx(line["size"] ** 2 / 1e6 / line["seconds"], rel=0.1, abs=0.01)
+        assert line["peak_mb"] > 50
+    assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from shapely.geometry import MultiPolygon, Polygon
 from tilesegment.geometry import Region
 from tilesegment.objects import outlines
 from tilesegment.objects.outlines import Corners, Rings, corners_of_block, trace
-from tilesegment.objects.polygons import Polygons, polygons_of, simplify
+from tilesegment.objects.polygons import Polygons, is_intact, polygons_of, simplify
 
 
 def pieces_of(mask: np.ndarray) -> np.ndarray:
@@ -177,19 +177,18 @@ def test_touching_holes_stay_apart() -> None:
     assert rings.is_hole.sum() == 6 and set(rings.areas()[rings.is_hole]) == {-1}
 
 
-def test_a_pixel_far_away() -> None:
-    """Keys that do not fit into one number are sorted another way, with the same result."""
-    far = 2**31 - 10
-    near = Corners.concatenate([corners(pieces_of(SHAPES[name]), 4) for name in ("diagonal holes",)])
-    shifts = [(2**32 - 2, far), (1, 0)]
-    moved = [
-        Corners(np.full_like(near.piece, piece), near.y + shift, near.x + shift, near.kind)
-        for piece, shift in ((p, np.int32(s)) for p, s in shifts)
-    ]
-    rings, alone = trace(Corners.concatenate(moved)), trace(near)
+@pytest.mark.parametrize(
+    ("pieces", "shift"), [((1, 2**32 - 2), (2**31 - 10, 2**31 - 10)), ((5, 5), (2**30, 2**31 - 10))]
+)
+def test_far_away(pieces: tuple[int, int], shift: tuple[int, int]) -> None:
+    """Keys that do not fit into one number, of rows or of columns, are sorted another way with the same result."""
+    near = corners(pieces_of(SHAPES["diagonal holes"]), 4)
+    here, there = (np.full_like(near.piece, piece) for piece in pieces)
+    far = Corners(there, near.y + np.int32(shift[0]), near.x + np.int32(shift[1]), near.kind)
+    rings, alone = trace(Corners.concatenate([far, Corners(here, near.y, near.x, near.kind)])), trace(near)
     half = len(alone.vertices)
     assert np.array_equal(rings.vertices[:half], alone.vertices)
-    assert np.array_equal(rings.vertices[half:].astype(np.int64) - far, alone.vertices)
+    assert np.array_equal(rings.vertices[half:].astype(np.int64) - shift, alone.vertices)
     assert np.array_equal(rings.areas(), np.tile(alone.areas(), 2))
 
 
@@ -237,6 +236,9 @@ def test_objects_are_their_pieces_sorted(mask: np.ndarray, modulus: int, seed: i
     """Objects of scattered pieces, as 8-connected ones or those of others."""
     ids = pieces_of(mask) % modulus * 7
     pieces = pieces_of(ids)
+    # numbered in any order
+    numbers = np.random.default_rng(seed).permutation(int(pieces.max())).astype(np.uint32) + 1
+    pieces = np.append(0, numbers)[pieces].astype(np.uint32)
     object_of = np.zeros(int(pieces.max()) + 1, np.uint32)
     object_of[pieces] = ids
     polygons = polygons_of(trace(corners(pieces, 5, seed)), object_of)
@@ -268,6 +270,14 @@ def test_simpler_outlines_are_valid_and_nobody_vanishes(mask: np.ndarray, tolera
     assert (simple.areas() > 0).all() and np.array_equal(simple.areas(), shapely.area(shapes))
     assert (shapely.hausdorff_distance(shapes, exact) <= 2 * tolerance + 1e-9).all()
     assert len(simple.vertices) <= len(polygons.vertices)
+
+
+def test_what_is_broken_is_noticed() -> None:
+    square, away = shapely.box(0, 0, 2, 2), shapely.box(5, 5, 6, 6)
+    two = MultiPolygon([square, away])
+    bow = Polygon([(0, 0), (2, 2), (2, 0), (0, 2)])
+    simple = [square, Polygon([(0, 0), (2, 0), (2, 2)]), Polygon(), bow, square, MultiPolygon([square])]
+    assert is_intact(np.array(simple), np.array([square] * 4 + [two] * 2)).tolist() == [True] * 2 + [False] * 4
 
 
 def test_a_disc_becomes_simple() -> None:

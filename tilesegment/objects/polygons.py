@@ -131,9 +131,13 @@ def simplify(polygons: Polygons, tolerance: float) -> Polygons:
         return polygons
     exact = polygons.shapes()
     simple = shapely.simplify(exact, tolerance, preserve_topology=True)
-    is_fine = shapely.is_valid(simple) & (shapely.area(simple) > 0)
-    is_fine &= shapely.get_num_geometries(simple) == shapely.get_num_geometries(exact)
-    return _from_shapes(polygons.ids, shapely.orient_polygons(np.where(is_fine, simple, exact)))
+    return _from_shapes(polygons.ids, shapely.orient_polygons(np.where(is_intact(simple, exact), simple, exact)))
+
+
+def is_intact(simple: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """Return for each shape whether it is valid, has an area, and has as many parts as the exact one."""
+    has_all = shapely.get_num_geometries(simple) == shapely.get_num_geometries(exact)
+    return shapely.is_valid(simple) & (shapely.area(simple) > 0) & has_all
 
 
 def _from_shapes(ids: np.ndarray, shapes: np.ndarray) -> Polygons:

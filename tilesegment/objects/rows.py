@@ -27,6 +27,7 @@ class Described:
         classes: of the mask; None if its values are ids of objects.
         size: of its pixels; None if unknown.
         plane_distance: in micrometres; None if unknown.
+        first_plane: plane of the image under its first one.
         placement: where it lies in level 0 of the image, if elsewhere than at its first pixel.
         simplify: by how many pixels outlines may deviate.
     """
@@ -34,6 +35,7 @@ class Described:
     classes: Sequence[LabelClass] | None
     size: PixelSize | None
     plane_distance: float | None
+    first_plane: int
     placement: Placement | None
     simplify: float = 0.0
 
@@ -94,7 +96,8 @@ class Rows:
         within = np.cumsum(self._kept[start:stop])[rows - start] - 1
         columns = {name: column[within] for name, column in table.items()}
         if self._stages.plan.volume:
-            columns = {LABEL: columns.pop(LABEL), PLANE: sections.plane[outlines.ids], **columns}
+            plane = sections.plane[outlines.ids] + self._described.first_plane
+            columns = {LABEL: columns.pop(LABEL), PLANE: plane, **columns}
         return Batch(columns, replace(outlines, ids=columns[LABEL].astype(np.uint32)))
 
     def _table(self, start: int, stop: int) -> dict[str, np.ndarray]:
@@ -111,6 +114,8 @@ class Rows:
             place=described.placement,
         )
         columns = {name: column[kept] for name, column in columns.items()}
+        for name in ("centroid-0_px", "bbox-0_px", "bbox-3_px") if stages.plan.volume else (PLANE,) * is_stack:
+            columns[name] = columns[name] + described.first_plane
         columns[LABEL] = stages.number_of[sums.ids[kept]].astype(np.int64)
         if stages.plan.taken is None:
             return columns

@@ -261,6 +261,7 @@ class Run:
             classes=spec.classes if self.source.has_classes else None,
             size=spec.pixel_size,
             plane_distance=None if per is None else spec.frame.z.scale * per,
+            first_plane=spec.first_plane,
             placement=placement_of(spec),
             simplify=self.settings.simplify,
         )
