@@ -3,8 +3,9 @@
 >>> import tilesegment
 >>> tilesegment.predict("slide.tif", "mask.zarr", tile=572)  # doctest: +SKIP
 
-What the command line does is one call each: `predict`, `find_objects`, `train`, `evaluate`, `verify`, `describe`. The names below are
-the public ones; they are imported when they are first used, so that importing the package takes no time.
+What the command line does is one call each: `predict`, `find_objects`, `train`, `evaluate`, `verify`, `describe`. The
+names below are the public ones; they are imported when they are first used, so that importing the package takes no
+time.
 """
 
 from importlib import import_module
