@@ -256,7 +256,7 @@ class Cluster:
             self.crew.wait_for_one(stop)
             self._check_workers()
             self._is_met = True
-        sent = SentStage(uuid.uuid4().hex, stages.folder, stages.plan, tuple(stages.labels), stage)
+        sent = SentStage(uuid.uuid4().hex, stages.folder, stages.plan, tuple(stages.writers), stage)
         blocks = (StageBlock(stage, place) for place in places)
         with closing(Window(self.crew, do_blocks, lambda _: sent, blocks, stop).results()) as results:
             for block, found in results:

@@ -12,6 +12,7 @@ from distributed import get_worker
 
 from tilesegment.cluster.tasks import Report, portable
 from tilesegment.errors import MaskError, TilesegmentError
+from tilesegment.masks import MaskWriter
 from tilesegment.objects.cut import Place
 from tilesegment.objects.plan import ObjectPlan
 from tilesegment.objects.stages import Stages
@@ -39,14 +40,14 @@ class SentStage:
         token: identifies this run of the stage: workers read the results of the stages before anew.
         folder: the work folder.
         plan: for which it was made.
-        labels: final names of the label images that are being written.
+        writers: the label images in progress.
         stage: name of the stage.
     """
 
     token: str
     folder: Path
     plan: ObjectPlan
-    labels: tuple[Path, ...]
+    writers: tuple[MaskWriter, ...]
     stage: str
 
 
@@ -74,7 +75,7 @@ class _Opened:
                 raise MaskError(f"{sent.folder} belongs to another run by now; run it again to see which")
             self.stages, self.token = stages, ""
         if self.token != sent.token:
-            stages.refresh(sent.labels)
+            stages.refresh(sent.writers)
             self.token = sent.token
         return stages
 

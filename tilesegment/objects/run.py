@@ -140,7 +140,7 @@ class Run:
             for writer in self.writers:
                 stack.enter_context(writer.claimed(shared=False))
             for left in reversed(range(_TRIES)):
-                stages.refresh([writer.path for writer in self.writers])
+                stages.refresh(self.writers)
                 vars(self).pop("_sums", None)
                 try:
                     for stage in self._order:
@@ -261,6 +261,7 @@ class Run:
             classes=spec.classes if self.source.has_classes else None,
             size=spec.pixel_size,
             plane_distance=None if per is None else spec.frame.z.scale * per,
+            first_plane=spec.first_plane,
             first_plane=spec.first_plane,
             placement=placement_of(spec),
             simplify=self.settings.simplify,

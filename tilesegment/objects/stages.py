@@ -27,7 +27,7 @@ import numpy as np
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
 from tilesegment.images.source import ImageSource
-from tilesegment.masks import MaskWriter, open_partial
+from tilesegment.masks import MaskWriter
 from tilesegment.masks.store import reporting
 from tilesegment.objects.block_pieces import BlockPieces, load_arrays, save_arrays
 from tilesegment.objects.cut import Place
@@ -42,7 +42,7 @@ from tilesegment.objects.source import ObjectSource, open_source
 
 PLAN = "plan.json"
 # what is read from the work folder, and changes while other processes work there
-_READ = ("filling", "is_whole", "sections", "number_of", "writers")
+_READ = ("filling", "is_whole", "sections", "number_of")
 _GAP = 1  # value of the pixels in no object
 
 
@@ -55,11 +55,11 @@ class Stages:
     Args:
         folder: the work folder.
         plan: what is decided.
-        labels: final names of the label images that are being written.
+        writers: the label images in progress.
     """
 
-    def __init__(self, folder: Path, plan: ObjectPlan, labels: Sequence[Path] = ()) -> None:
-        self.folder, self.plan, self.cut, self.labels = folder, plan, plan.cut, labels
+    def __init__(self, folder: Path, plan: ObjectPlan, writers: Sequence[MaskWriter] = ()) -> None:
+        self.folder, self.plan, self.cut, self.writers = folder, plan, plan.cut, writers
         self.results = results_folder(folder, plan)
         self.labelled, self.grown, self.gaps, self.filled = (
             Labelling(self.results / name, self.cut) for name in ("labelled", "grown", "gaps", "filled")
@@ -68,24 +68,24 @@ class Stages:
         self._lock = threading.RLock()
 
     @classmethod
-    def open(cls, folder: Path, labels: Sequence[Path] = ()) -> Self:
+    def open(cls, folder: Path) -> Self:
         """Open the work folder that another process made."""
         with reporting("read", folder):
-            return cls(folder, ObjectPlan.from_json((folder / PLAN).read_text()), labels)
+            return cls(folder, ObjectPlan.from_json((folder / PLAN).read_text()))
 
     def close(self) -> None:
         """Close mask and image."""
         self._open.close()
 
-    def refresh(self, labels: Sequence[Path]) -> None:
+    def refresh(self, writers: Sequence[MaskWriter]) -> None:
         """Forget what was read of results that other processes have made anew; no thread may be at work meanwhile.
 
         The pieces of blocks stay: for one plan they are always the same.
 
         Args:
-            labels: as in the constructor.
+            writers: the label images in progress.
         """
-        self.labels = labels
+        self.writers = tuple(writers)
         for name in _READ:
             vars(self).pop(name, None)
         for labelling in (self.labelled, self.grown, self.gaps, self.filled):
@@ -103,11 +103,6 @@ class Stages:
         assert self.plan.grey is not None
         with self._lock:
             return self._open.enter_context(open_image(self.plan.grey.path))
-
-    @cached_property
-    def writers(self) -> list[MaskWriter]:
-        """The label images that are being written."""
-        return [open_partial(path) for path in self.labels]
 
     @property
     def final(self) -> Labelling:
