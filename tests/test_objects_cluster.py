@@ -1,26 +1,16 @@
 """Objects on the workers of a cluster, and by the parts of a job: the same files as by one process."""
 
-import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
-import zarr
-from dask_processes import Processes, until
-from distributed import get_worker
+from dask_processes import Processes
 
 from tilesegment.cluster import Cluster
-from tilesegment.cluster.object_tasks import _Opened
 from tilesegment.errors import ClusterError, MaskError, StoppedError
-from tilesegment.objects.cut import Place
 from tilesegment.objects.find import Objects, find_objects
-from tilesegment.objects.stages import Stages
 
 pytestmark = [
     pytest.mark.slow,

@@ -262,7 +262,6 @@ class Run:
             size=spec.pixel_size,
             plane_distance=None if per is None else spec.frame.z.scale * per,
             first_plane=spec.first_plane,
-            first_plane=spec.first_plane,
             placement=placement_of(spec),
             simplify=self.settings.simplify,
         )
