@@ -102,7 +102,7 @@ class TestWorkers:
     ) -> None:
         stopped_before(mask, tmp_path / "two", "measure")
         (results,) = (tmp_path / "two" / ".cells.zarr.objects").glob("*/")
-        for path in (results / "labelled" / "0-1-1.npz", results / "grown" / "joined.npz"):
+        for path in (results / "filled" / "0-1-1.npz", results / "filled" / "joined.npz"):
             path.write_bytes(path.read_bytes()[:-30])
         done = find(mask, tmp_path / "two", workers=cluster)
         assert any("made again" in note for note in done.notes)
