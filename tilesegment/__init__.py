@@ -3,8 +3,9 @@
 >>> import tilesegment
 >>> tilesegment.predict("slide.tif", "mask.zarr", tile=572)  # doctest: +SKIP
 
-What the command line does is one call each: `predict`, `train`, `evaluate`, `verify`, `describe`. The names below are
-the public ones; they are imported when they are first used, so that importing the package takes no time.
+What the command line does is one call each: `predict`, `find_objects`, `train`, `evaluate`, `verify`, `describe`. The
+names below are the public ones; they are imported when they are first used, so that importing the package takes no
+time.
 """
 
 from importlib import import_module
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from tilesegment.masks import open_mask
     from tilesegment.models.any_module import model_of
     from tilesegment.models.model import Model
+    from tilesegment.objects.find import Objects, find_objects
     from tilesegment.prediction.info import describe
     from tilesegment.prediction.job import Job
     from tilesegment.prediction.plan import Plan
@@ -45,11 +47,13 @@ _WHERE = {
     "Evaluation": "scoring",
     "Job": "prediction.job",
     "Model": "models.model",
+    "Objects": "objects.find",
     "Plan": "prediction.plan",
     "Result": "prediction.result",
     "Settings": "prediction.settings",
     "describe": "prediction.info",
     "evaluate": "scoring",
+    "find_objects": "objects.find",
     "model_of": "models.any_module",
     "open_image": "images",
     "open_mask": "masks",
@@ -71,6 +75,7 @@ __all__ = [
     "MaskError",
     "Model",
     "ModelError",
+    "Objects",
     "PixelSize",
     "Plan",
     "PlanError",
@@ -81,6 +86,7 @@ __all__ = [
     "TilesegmentError",
     "describe",
     "evaluate",
+    "find_objects",
     "model_of",
     "open_image",
     "open_mask",

@@ -76,6 +76,7 @@ class Objects:
         outputs: what was written.
         finished: False if other parts still have blocks to do; then there is no count.
         count: number of objects.
+        by_class: number of each class whose regions are objects; empty for a label image of ids.
         pixels: of the mask, in all planes.
         seconds: that it took.
         table: columns by name, if no output was named.
@@ -90,6 +91,7 @@ class Objects:
     seconds: float
     table: dict[str, np.ndarray] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
+    by_class: dict[str, int] = field(default_factory=dict)
 
 
 def find_objects(
@@ -141,10 +143,11 @@ def find_objects(
         stack.callback(stages.close)
         run = _Run(stages, source, chosen, outputs, writers, workers or Threads(), report, stop)
         found = run.carry_out(part)
-    count, table = (0, None) if found is None else found
+    rows, table = (None, None) if found is None else found
+    count, by_class = (0, {}) if rows is None else (len(rows), rows.by_class)
     pixels = plan.depth * plan.shape[0] * plan.shape[1]
-    seconds = time.monotonic() - start
-    return Objects(str(mask), tuple(map(str, out)), found is not None, count, pixels, seconds, table, run.notes)
+    seconds, written = time.monotonic() - start, tuple(map(str, out))
+    return Objects(str(mask), written, rows is not None, count, pixels, seconds, table, run.notes, by_class)
 
 
 class _Run:
@@ -167,8 +170,8 @@ class _Run:
         self._order = stages_of(stages.plan, labels=bool(writers), outlines=outputs.outlined)
         self._total = sum(_COST[stage] for stage in self._order) + _WRITING
 
-    def carry_out(self, part: tuple[int, int] | None) -> tuple[int, dict[str, np.ndarray] | None] | None:
-        """Do all stages and write the outputs; return how many objects there are, and their table.
+    def carry_out(self, part: tuple[int, int] | None) -> tuple[Rows, dict[str, np.ndarray] | None] | None:
+        """Do all stages and write the outputs; return the objects, and, without outputs, their table.
 
         None if other parts still have blocks to label.
         """
@@ -257,19 +260,19 @@ class _Run:
             numbers[sums.ids[kept]] = np.arange(1, np.count_nonzero(kept) + 1)
         return numbers
 
-    def _write(self) -> tuple[int, dict[str, np.ndarray] | None]:
+    def _write(self) -> tuple[Rows, dict[str, np.ndarray] | None]:
         """Write tables and outlines and finish the label images."""
         rows = Rows(self.stages, self._sums, self._described())
         for writer in self.writers:
             with writer.claimed(shared=False):
-                writer.finish({"objects": len(rows)})
+                writer.finish({"objects": len(rows), "objects_by_class": rows.by_class})
         table = None
         if not self.outputs.all:
             batches = [batch.columns for batch in rows.tables()]
             table = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
         if self.outputs.files:
             self._write_files(rows)
-        return len(rows), table
+        return rows, table
 
     def _write_files(self, rows: Rows) -> None:
         stages = self.stages
@@ -295,6 +298,7 @@ class _Run:
             classes=spec.classes if self.source.has_classes else None,
             size=spec.pixel_size,
             plane_distance=None if per is None else spec.frame.z.scale * per,
+            first_plane=spec.first_plane,
             placement=placement_of(spec),
             simplify=self.settings.simplify,
         )

@@ -19,7 +19,7 @@ from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
 from tilesegment.objects.block_pieces import BlockPieces, load_arrays, save_arrays
 from tilesegment.objects.cut import Cut, Place
-from tilesegment.objects.runs import join
+from tilesegment.objects.runs import Runs, join
 
 MOST = 2**32 - 1  # ids of objects are uint32
 _CACHE_BYTES = 96 << 20  # of the blocks last used; each is used by its eight neighbours too
@@ -126,6 +126,12 @@ class Labelling:
             found = pieces.paint(window.y0, window.x0, window.y1, window.x1, table[local])
             painted[part.within(region).slices] = found
         return painted
+
+    def runs(self, place: Place, table: np.ndarray) -> Runs:
+        """Return the runs of a block with what `table` (pieces + 1,) of uint32 holds for their pieces as values."""
+        pieces, number = self.load(place), self.cut.number(place)
+        value = table[self.joined.piece_of[self.joined.offset[number] + pieces.piece]]
+        return replace(pieces.runs, value=value)
 
     def join(self, *, corners: bool = False, ids: bool = False, numbered: bool = False) -> None:
         """Number the pieces and objects of all blocks, which must be stored, and keep that in the folder.

@@ -11,6 +11,7 @@ import numpy as np
 from tilesegment.geometry import Region
 from tilesegment.objects.convexity import convex_areas
 from tilesegment.objects.grey import Grey, grey_of_runs
+from tilesegment.objects.runs import Runs
 from tilesegment.objects.sums import Sums, group, starts_of
 
 MARGIN = 2
@@ -53,6 +54,7 @@ def measure_block(
     image: np.ndarray | None = None,
     *,
     volume: bool = False,
+    runs: Runs | None = None,
 ) -> Sums:
     """Measure the objects in a block of a label image.
 
@@ -65,6 +67,7 @@ def measure_block(
             are kept for their convex hulls; None keeps the rows of all.
         image: (C, h, w) grey values of `region`, uint8, uint16 or float32; None if there is no image.
         volume: whether objects extend over planes: then they get neither perimeters nor convex hulls.
+        runs: those of `region` in `ids`, if they are known already.
 
     Returns:
         Sums of the objects in `region`.
@@ -72,27 +75,27 @@ def measure_block(
     assert ids.dtype == np.uint32 and ids.shape == (region.height + 2 * MARGIN, region.width + 2 * MARGIN)
     assert image is None or image.shape[1:] == region.shape
     core = ids[MARGIN:-MARGIN, MARGIN:-MARGIN]
-    runs = _runs_of(core)
-    if not len(runs.ids):
+    by_object = _by_object(Runs.of(core) if runs is None else runs)
+    if not len(by_object.ids):
         return Sums.empty() if image is None else Sums.empty(len(image), image.dtype)
-    area, sums, products = _moments(runs, region, z)
-    first, box = _places(runs, region, z)
-    none = np.zeros(len(runs.ids), np.int64)
+    area, sums, products = _moments(by_object, region, z)
+    first, box = _places(by_object, region, z)
+    none = np.zeros(len(by_object.ids), np.int64)
     flat = not volume
-    row_ids, rows = _rows(runs, region, z) if flat else (runs.ids[:0], np.zeros((0, 4), np.int32))
+    row_ids, rows = _rows(by_object, region, z) if flat else (by_object.ids[:0], np.zeros((0, 4), np.int32))
     kept = np.ones(len(row_ids), bool) if whole is None else ~whole[row_ids]
     return Sums(
-        ids=runs.ids,
+        ids=by_object.ids,
         area=area,
         first=first,
         box=box,
         sums=sums,
         products=products,
-        borders=_borders(ids, runs.ids) if flat else np.zeros((len(runs.ids), 3), np.int64),
-        convex=_convex(row_ids[~kept], rows[~kept], runs.ids) if flat else none,
+        borders=_borders(ids, by_object.ids) if flat else np.zeros((len(by_object.ids), 3), np.int64),
+        convex=_convex(row_ids[~kept], rows[~kept], by_object.ids) if flat else none,
         row_ids=row_ids[kept],
         rows=rows[kept],
-        grey=Grey.empty(len(runs.ids), 0, np.uint8) if image is None else _grey(image, core, runs),
+        grey=Grey.empty(len(by_object.ids), 0, np.uint8) if image is None else _grey(image, core, by_object),
     )
 
 
@@ -103,24 +106,12 @@ def _strips(height: int, width: int) -> Iterator[tuple[int, int]]:
         yield y, min(y + rows, height)
 
 
-def _runs_of(core: np.ndarray) -> _Runs:
-    """Find the runs of all objects in (h, w) ids."""
-    height, width = core.shape
-    found = []
-    for y0, y1 in _strips(height, width):
-        strip = core[y0:y1]
-        new = np.ones(strip.shape, bool)
-        np.not_equal(strip[:, 1:], strip[:, :-1], out=new[:, 1:])
-        cuts = np.flatnonzero(new)
-        values = strip[new]
-        objects = values != 0
-        found.append((values[objects], cuts[objects] + y0 * width, np.diff(cuts, append=strip.size)[objects]))
-    values, start, length = (np.concatenate(columns) for columns in zip(*found, strict=True))
-    order, starts, ids = group(values)
-    start, length = start[order], length[order]
-    y = start // width
-    start -= y * width
-    return _Runs(order, y, start, start + length, starts, ids)
+def _by_object(runs: Runs) -> _Runs:
+    """Sort the runs by their objects."""
+    order, starts, ids = group(runs.value)
+    start, stop = (ends[order].astype(np.int64) for ends in (runs.start, runs.stop))
+    y = start // runs.shape[1]
+    return _Runs(order, y, start - y * runs.shape[1], stop - y * runs.shape[1], starts, ids)
 
 
 def _moments(runs: _Runs, region: Region, z: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

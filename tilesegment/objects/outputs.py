@@ -49,7 +49,8 @@ class ObjectOutputs:
         named = [Path(os.path.abspath(path)) for path in paths]
         if len(set(named)) < len(named):
             raise PlanError(f"{', '.join(map(str, paths))}: one file is named twice; give each output its own name")
-        labels = tuple(path for path in named if path.suffix.lower() == ".zarr" or path.parent.name == "labels")
+        # a folder of any files may be called `labels`, too
+        labels = tuple(path for path in named if path.suffix.lower() == ".zarr" or _is_label_of_image(path))
         files = tuple(path for path in named if path not in labels)
         for path in files:
             check_file(path, overwrite=True)
@@ -111,6 +112,10 @@ def placement_of(spec: MaskSpec) -> Placement | None:
     """Return where the mask lies in level 0 of the image; None if its pixels are those of level 0."""
     placement = Placement(first_pixel(spec), spec.scale)
     return None if placement == Placement() else placement
+
+
+def _is_label_of_image(path: Path) -> bool:
+    return path.parent.name == "labels" and suffix_of(path) is None
 
 
 def _is_outlined(path: Path) -> bool:

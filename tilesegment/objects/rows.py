@@ -27,6 +27,7 @@ class Described:
         classes: of the mask; None if its values are ids of objects.
         size: of its pixels; None if unknown.
         plane_distance: in micrometres; None if unknown.
+        first_plane: plane of the image under its first one.
         placement: where it lies in level 0 of the image, if elsewhere than at its first pixel.
         simplify: by how many pixels outlines may deviate.
     """
@@ -34,12 +35,16 @@ class Described:
     classes: Sequence[LabelClass] | None
     size: PixelSize | None
     plane_distance: float | None
+    first_plane: int
     placement: Placement | None
     simplify: float = 0.0
 
 
 class Rows:
     """The objects that are kept, with their measurements.
+
+    Attributes:
+        by_class: number of objects of each class whose regions are objects; empty for ids of objects.
 
     Args:
         stages: whose blocks are all measured and, where outlines are wanted, outlined.
@@ -50,9 +55,17 @@ class Rows:
     def __init__(self, stages: Stages, sums: Sums, described: Described) -> None:
         self._stages, self._sums, self._described = stages, sums, described
         self._kept = stages.number_of[sums.ids] > 0
+        self.by_class = self._count()
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self._kept))
+
+    def _count(self) -> dict[str, int]:
+        stages, taken = self._stages, self._stages.plan.taken
+        if taken is None:
+            return {}
+        counts = np.bincount(stages.class_of[self._sums.ids[self._kept]], minlength=max(taken) + 1)
+        return {str(self._class_names[value]): int(counts[value]) for value in taken}
 
     def tables(self) -> Iterator[Batch]:
         """Yield the table; at least one batch, which may be empty."""
@@ -83,7 +96,8 @@ class Rows:
         within = np.cumsum(self._kept[start:stop])[rows - start] - 1
         columns = {name: column[within] for name, column in table.items()}
         if self._stages.plan.volume:
-            columns = {LABEL: columns.pop(LABEL), PLANE: sections.plane[outlines.ids], **columns}
+            plane = sections.plane[outlines.ids] + self._described.first_plane
+            columns = {LABEL: columns.pop(LABEL), PLANE: plane, **columns}
         return Batch(columns, replace(outlines, ids=columns[LABEL].astype(np.uint32)))
 
     def _table(self, start: int, stop: int) -> dict[str, np.ndarray]:
@@ -100,6 +114,8 @@ class Rows:
             place=described.placement,
         )
         columns = {name: column[kept] for name, column in columns.items()}
+        for name in ("centroid-0_px", "bbox-0_px", "bbox-3_px") if stages.plan.volume else (PLANE,) * is_stack:
+            columns[name] = columns[name] + described.first_plane
         columns[LABEL] = stages.number_of[sums.ids[kept]].astype(np.int64)
         if stages.plan.taken is None:
             return columns

@@ -11,6 +11,8 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
+_STRIP = 1 << 17  # pixels looked at at once: they stay in the processor's cache
+
 
 @dataclass(frozen=True)
 class Runs:
@@ -31,12 +33,16 @@ class Runs:
     def of(cls, values: np.ndarray) -> "Runs":
         """Return the runs of `values` (h, w), of any unsigned integer type up to 32 bits."""
         height, width = values.shape
-        change = np.empty((height, width), bool)
-        change[:, 0] = True
-        np.not_equal(values[:, 1:], values[:, :-1], out=change[:, 1:])
-        start = np.flatnonzero(change).astype(np.int32)
+        starts, found = [np.zeros(0, np.int64)], [np.zeros(0, values.dtype)]
+        rows = max(1, _STRIP // width)
+        for y in range(0, height, rows):
+            strip = values[y : y + rows]
+            change = np.ones(strip.shape, bool)
+            np.not_equal(strip[:, 1:], strip[:, :-1], out=change[:, 1:])
+            starts.append(np.flatnonzero(change) + y * width)
+            found.append(strip[change])
+        start, value = np.concatenate(starts).astype(np.int32), np.concatenate(found)
         stop = np.append(start[1:], np.int32(height * width))
-        value = np.ascontiguousarray(values).ravel()[start]
         kept = value != 0
         return cls((height, width), start[kept], stop[kept], value[kept].astype(np.uint32))
 

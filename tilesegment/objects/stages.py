@@ -207,7 +207,8 @@ class Stages:
         image = None
         if grey is not None:
             image = self.image.read(region.shift(*grey.shift), grey.level, place.z + grey.plane)
-        sums = measure_block(ids, region, place.z, self.is_whole, image, volume=self.plan.volume)
+        runs = final.runs(place, final.joined.object_of)
+        sums = measure_block(ids, region, place.z, self.is_whole, image, volume=self.plan.volume, runs=runs)
         save_arrays(self.file("measure", place), sums.to_arrays())
 
     @cached_property
@@ -255,8 +256,9 @@ class Stages:
 def chosen(values: np.ndarray, taken: Sequence[int]) -> np.ndarray:
     """Return `values` (h, w) with 0 for those that are not `taken`, and value + 1 for those that are."""
     if values.dtype.itemsize <= 2:
-        table = np.zeros(np.iinfo(values.dtype).max + 1, np.uint32)
-        known = [one for one in taken if one < len(table)]
-        table[known] = np.array(known, np.uint32) + 1
+        size = np.iinfo(values.dtype).max + 1
+        known = [one for one in taken if one < size]
+        table = np.zeros(size, np.min_scalar_type(max(known, default=0) + 1))
+        table[known] = np.array(known) + 1
         return table[values]
     return np.where(np.isin(values, taken), values.astype(np.uint32) + np.uint32(1), np.uint32(0))

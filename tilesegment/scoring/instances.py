@@ -38,6 +38,7 @@ from tilesegment.scoring.inputs import Pair
 VOID = -1  # replaces the ignored value of the truth
 _LARGEST = 4096 * 4096  # pixels of the largest plane whose regions are numbered in memory
 _SIDE = 1024  # of the blocks that are looked at
+_GLANCE = 64  # blocks of a file, at most, where nobody has asked for objects
 _SAMPLES = 16  # files that are looked at, and blocks with objects, of prediction and truth each
 
 _T = TypeVar("_T")
@@ -68,8 +69,14 @@ class Readings:
     folder: Path
 
 
-def read_as(what: str, paths: Sequence[Path], options: LabelOptions) -> Reading:
-    """Look at some blocks of files, and decide what their values stand for; `what` is "prediction" or "truth".
+def read_as(what: str, paths: Sequence[Path], options: LabelOptions, *, at_a_glance: bool = False) -> Reading:
+    """Look at some blocks of files, and decide what their values stand for.
+
+    Args:
+        what: "prediction" or "truth".
+        paths: the files.
+        options: how they are opened.
+        at_a_glance: look at few blocks even if all of them are empty.
 
     Raises:
         ImageError, MaskError: a file cannot be read.
@@ -85,7 +92,7 @@ def read_as(what: str, paths: Sequence[Path], options: LabelOptions) -> Reading:
             return Reading("ids", True, None)
         if recorded_classes(path, probabilities=True) is not None:
             raise _no_ids(path)
-    scans = list(_sample(what, _spread(paths, _SAMPLES)[:_SAMPLES], options))
+    scans = list(_sample(what, _spread(paths, _SAMPLES)[:_SAMPLES], options, _GLANCE if at_a_glance else None))
     values = {value for one in scans for value in one.values if value != 0}
     pieces = Pieces.of(block for one in scans for block in one.blocks)
     if look_like_objects(scans):
@@ -122,14 +129,14 @@ def _holds_ids(path: Path) -> bool:
     return isinstance(layout, dict) and layout.get("values") == OBJECTS
 
 
-def _sample(what: str, paths: Sequence[Path], options: LabelOptions) -> Iterator[Scan]:
+def _sample(what: str, paths: Sequence[Path], options: LabelOptions, most_blocks: int | None) -> Iterator[Scan]:
     """Scan some blocks that are not empty, of each file, for their values and connected pieces."""
     for path in paths:
         with open_label(path, options) as label:
             found = Scan.of(f"{what} {path}", path.name, label)
             blocks = [(z, r) for z in range(label.planes) for r in Region.of_shape(label.shape).squares(_SIDE)]
             filled, most = 0, -(-_SAMPLES // len(paths))
-            for z, region in _spread(blocks, most):
+            for z, region in _spread(blocks, most)[:most_blocks]:
                 pixels = label.read(region, z)
                 if what == "truth" and options.ignore is not None:
                     pixels = np.where(pixels == options.ignore, 0, pixels)

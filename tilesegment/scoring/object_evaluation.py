@@ -38,7 +38,7 @@ def readings_of(pairs: Sequence[Pair], options: LabelOptions, objects: bool | No
     Args:
         pairs: the files.
         options: how they are opened.
-        objects: whether objects are scored; None: if both sides certainly hold objects, or one is GeoJSON.
+        objects: whether objects are scored; None: if both sides hold ids, or one is GeoJSON.
         folder: for files that are needed for a while.
 
     Raises:
@@ -51,10 +51,13 @@ def readings_of(pairs: Sequence[Pair], options: LabelOptions, objects: bool | No
         raise DataError(
             f"{outlines} holds outlines of objects, which only objects are scored of: leave out --no-objects"
         )
+    if options.ignore is not None and is_geojson(true[0]):
+        raise DataError(f"{true[0]} holds outlines, which have no value {options.ignore}: leave out --ignore")
     if objects is None and outlines is None:
-        truth, prediction = _if_ids("truth", true, options), _if_ids("prediction", guess, options)
-        # a truth of ids cannot be scored as classes
-        if truth is None or prediction is None or not truth.certain:
+        # a truth that certainly holds ids cannot be scored as classes
+        truth = _if_ids("truth", true, options)
+        prediction = _if_ids("prediction", guess, options) if truth is not None and truth.certain else None
+        if truth is None or prediction is None:
             return None
         note = "both hold ids of objects, which are scored; if they are classes, name them with --classes"
         return Readings(prediction, truth, (note,), folder)
@@ -68,7 +71,7 @@ def readings_of(pairs: Sequence[Pair], options: LabelOptions, objects: bool | No
 def _if_ids(what: str, paths: Sequence[Path], options: LabelOptions) -> Reading | None:
     """How files are read if they hold ids of objects, else None."""
     try:
-        reading = read_as(what, paths, options)
+        reading = read_as(what, paths, options, at_a_glance=True)
     except DataError:  # scoring them as classes or probabilities says what is wrong
         return None
     return reading if reading.kind == "ids" else None

@@ -26,7 +26,7 @@ _COLOURS = ("#009e73", "#d55e00", "#56b4e9", "#f0e442", "#cc79a7")
 _WORDS = ("found", "missed", "made up", "split, and its pieces", "merged")
 _PANEL = 700  # most pixels a side; of larger images a part is drawn
 _ENLARGED = 560  # small ones are enlarged up to this
-_MOST_WINDOWS = 256  # that are looked at for the worst one
+_MOST_WINDOWS = 64  # that are looked at for the worst one
 _BARE, _DIM = 70, 0.7  # grey without an image, and what is left of an image's brightness below outlines
 _FILL, _LINE = 0.3, 0.95  # opacities
 _NAME = 40  # most letters of a name
@@ -90,12 +90,12 @@ def _words(score: ImageScore) -> str:
 
 def _panels(plane: ObjectPlane, readings: Readings, options: LabelOptions) -> list[np.ndarray]:
     """The image if there is one, and the outlines of the truth and the prediction over it, (h, w, 3) uint8 each."""
-    table = plane.overlaps
+    table, known_fates = plane.overlaps, fates(plane.overlaps)
     with open_objects(plane.pair, readings, options) as (guesses, trues):
 
         def fates_in(window: Region) -> list[np.ndarray]:
             ids = trues.read(window, plane.z), guesses.read(window, plane.z)
-            pairs = zip(ids, (table.truth, table.prediction), fates(table), strict=True)
+            pairs = zip(ids, (table.truth, table.prediction), known_fates, strict=True)
             return [np.stack([one, _fate_of(one, known, fate)]) for one, known, fate in pairs]
 
         window = _worst_window(plane.shape, fates_in)
