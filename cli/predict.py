@@ -2,10 +2,12 @@
 
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from tilesegment.signals import Stop, sigterm_stops
 from tilesegment_cli import options
@@ -64,6 +66,17 @@ option, written = click.option, options.written_path
 @option("--heatmap", type=written, metavar="PNG", help="With --probabilities: also draw how probable a class is.")
 @option("--heatmap-class", metavar="NAME|N", help="That class.  [default: foreground, all but class 0]")
 @option("--preview", type=written, metavar="PNG", help="Also draw image and mask side by side.")
+@option(
+    "--objects",
+    "objects_",
+    type=written,
+    multiple=True,
+    metavar="PATH",
+    help="Objects of the mask: cells.geojson[.gz], .csv, .parquet, labels.zarr or image.zarr/labels/NAME; several "
+    "times for several; of many images the suffix alone. Without --out the mask is not kept.",
+)
+@option("--measure-image", is_flag=True, help="Measure the grey values of the objects in IMAGE, too.")
+@options.objects
 @option("--part", type=PART, help="Only the K-th of N parts, for a job array; the last one finishes.")
 @options.cluster
 @options.overwrite
@@ -95,7 +108,8 @@ def predict(
 
         names = ("probabilities", "preview", "ngff", "overwrite", "heatmap", "heatmap_class")
         dtype = given.pop("probabilities_dtype") or "float32"
-        shared = Outputs("", probabilities_dtype=dtype, **{name: given.pop(name) for name in names})
+        more = _objects(given) | {name: given.pop(name) for name in names}
+        shared = Outputs("", probabilities_dtype=dtype, **more)
         settings = Settings.of(given)
         placed = _placed(_named(images, listed, quiet), listed, out, out_dir, file_format, shared, dry_run)
         if dry_run:
@@ -118,6 +132,21 @@ def _check(given: dict[str, Any], cluster: options.ClusterOptions) -> None:
             )
     if given["heatmap"] is None and given["heatmap_class"] is not None:
         raise click.UsageError("--heatmap-class says what --heatmap shows: give --heatmap PNG, too")
+
+
+def _objects(given: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of objects out of `given`; return what `Outputs` has of them."""
+    from tilesegment.objects.settings import ObjectSettings
+
+    context = click.get_current_context()
+    names = [one.name for one in fields(ObjectSettings) if one.name in given]
+    chosen = {name: given.pop(name) for name in names}
+    files, measured = given.pop("objects_"), given.pop("measure_image")
+    for name in (*names, "measure_image") if not files else ():
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            (spelt,) = (one.opts[0] for one in context.command.params if one.name == name)
+            raise click.UsageError(f"{spelt} is about objects: give --objects PATH, too")
+    return {"objects": files, "object_settings": ObjectSettings.of(chosen), "measure_image": measured}
 
 
 def _named(images: tuple[str, ...], listed: str | None, quiet: bool) -> list[tuple[str, str | None]]:
@@ -156,7 +185,7 @@ def _placed(
     """Decide where the mask of each image goes."""
     from dataclasses import replace
 
-    from tilesegment.prediction.inputs import place_masks
+    from tilesegment.prediction.inputs import OBJECT_ENDINGS, place_masks
 
     masks_are_listed = any(mask is not None for _, mask in named)
     if out_dir is not None and out is not None:
@@ -172,6 +201,13 @@ def _placed(
         raise click.UsageError("--format is for --out-dir; with --out the name of the mask says it")
     if not dry_run and many:
         raise click.UsageError(f"{len(named)} images were given: name a folder for their masks with --out-dir")
+    for path in shared.objects:
+        if Path(path).name in OBJECT_ENDINGS:
+            raise click.UsageError(f"--objects {path} is a suffix, for many images; name a file, such as cells{path}")
+    if not many and out is None and shared.objects:
+        from tilesegment.prediction.objects import hidden_mask
+
+        return [(image, replace(shared, mask=hidden_mask(shared.objects), keep_mask=False)) for image, _ in named]
     if not dry_run and out is None:
         raise click.UsageError("Missing option '--out': where the mask goes, such as --out mask.zarr")
     return [(image, replace(shared, mask=out or "")) for image, _ in named]
@@ -210,7 +246,7 @@ def _conclude(results: list["Result"], out_dir: str | None, as_json: bool, quiet
     if failed and not many:
         (one,) = failed
         stored = one.blocks + one.blocks_resumed
-        if one.given_up or not stored:
+        if one.given_up or one.finished or not stored:
             raise one.errors[0]
         failing = f"{len(one.errors)} blocks failed, the other {stored} are stored"
         click.echo(f"Error: {one.errors[0]} ({failing})", err=True)

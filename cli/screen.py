@@ -1,10 +1,12 @@
 """Progress of a prediction: one bar for all images, and a line for each that has ended."""
 
+import time
+
 import click
 
 from tilesegment.errors import one_line
 from tilesegment.geometry import Block
-from tilesegment.prediction.result import Listener, Progress, Result, peak_memory
+from tilesegment.prediction.result import FoundObjects, Listener, Progress, Result, peak_memory
 from tilesegment_cli.progress import ProgressReport
 
 
@@ -21,6 +23,7 @@ class Screen(ProgressReport, Listener):
         super().__init__(quiet)
         self.verbose, self.many = verbose, many
         self._noted: set[str] = set()
+        self._found_from = 0.0
 
     def note(self, text: str) -> None:
         """Print a note on the run as a whole."""
@@ -43,6 +46,12 @@ class Screen(ProgressReport, Listener):
         speed = megapixels / max(progress.seconds, 1e-9)
         self.show(progress.share, f"{images}{megapixels:,.1f} Mpx, {speed:.2f} Mpx/s", progress.seconds)
 
+    def finding(self, result: Result, share: float, what: str) -> None:
+        """Move the bar on, over the objects of a single image; of many, others are still predicted."""
+        if not self.many:
+            self._found_from = self._found_from or time.monotonic()
+            self.show(share, f"objects: {what}", time.monotonic() - self._found_from)
+
     def failed(self, result: Result, block: Block, error: Exception) -> None:
         """Name a block that failed while the others go on."""
         if not result.given_up and result.decided.blocks > 1:
@@ -64,6 +73,8 @@ class Screen(ProgressReport, Listener):
         if result.blocks_skipped:
             facts.append(f"{result.blocks_skipped} of {result.blocks} blocks were empty and skipped")
         self.line(", ".join(facts) + ("" if result.complete else "; other parts are still to be done"))
+        if result.objects is not None:
+            self.line(objects_line(result.objects))
         if result.batch < result.decided.batch:
             self.line(
                 f"{result.decided.device} lacks the memory for {result.decided.batch} tiles at a time: {result.batch}"
@@ -77,3 +88,15 @@ class Screen(ProgressReport, Listener):
         if result.disagreement is not None:
             share = f"{100 * result.disagreement:.3f} %"
             self.line(f"int8: {share} of the pixels of some tiles are of another class than in fp32")
+
+
+def objects_line(found: FoundObjects) -> str:
+    """Say how many objects were found, and of which class, where there are several."""
+    where = ", ".join(found.out)
+    if found.count is None:
+        return f"{where}: written by an earlier run"
+    count = "1 object" if found.count == 1 else f"{found.count:,} objects"
+    if len(found.by_class) > 1:
+        count += f" ({', '.join(f'{number:,} {name}' for name, number in found.by_class.items())})"
+    when = f"in {found.seconds:,.1f} s" if found.seconds else "by an earlier run"
+    return f"{where}: {count} {when}"

@@ -17,12 +17,13 @@ from tilesegment_cli.types import PathType
 
 # what takes text that is no path; a new option has to be put here or to be given a type of `PathType`
 NO_PATHS = {
-    "predict": {"device", "precision", "runtime", "axes", "heatmap_class"},
+    "predict": {"device", "precision", "runtime", "axes", "heatmap_class", "border"},
     "info": {"axes"},
     "train": {"preset", "network", "optimiser", "loss", "goal", "device", "precision", "name", "licence"},
     "verify": {"device", "runtime", "axes"},
     "bench": {"device", "precision", "runtime", "axes"},
     "objects": {"border"},
+    "summary": {"border"},
     "import": {"network", "dtype", "name", "licence"},
 }
 
@@ -36,6 +37,8 @@ def use(line: str, *fine: str) -> tuple[str, frozenset[str]]:
 _NEW = ("missing",)
 _PREDICT = "predict slide.tif --model toy.safetensors --tile 88 --out m.zarr"
 _TLS = _PREDICT + " --scheduler tls://127.0.0.1:1"
+_OBJECTS = "objects mask.zarr --out c.csv"
+_OBJECTS_TLS = _OBJECTS + " --scheduler tls://127.0.0.1:1"
 _TRAIN = "train data --steps 1 --base 2 --depth 1 --tile 60 --validation 0"
 USES = {
     "predict images": use("predict {} --model toy.safetensors --tile 88 --out m.zarr"),
@@ -48,10 +51,20 @@ USES = {
     "predict probabilities": use(_PREDICT + " --probabilities {}", *_NEW),
     "predict preview": use(_PREDICT + " --preview {}", *_NEW),
     "predict heatmap": use(_PREDICT + " --probabilities p.zarr --heatmap {}", *_NEW),
+    "predict objects_": use(_PREDICT + " --objects {}", *_NEW),
     "predict scheduler": use(_PREDICT + " --scheduler {}"),
     "predict tls_ca": use(_TLS + " --tls-ca {} --tls-cert note --tls-key note", "file"),
     "predict tls_cert": use(_TLS + " --tls-ca note --tls-cert {} --tls-key note", "file"),
     "predict tls_key": use(_TLS + " --tls-ca note --tls-cert note --tls-key {}", "file"),
+    "objects mask": use("objects {} --out c.csv"),
+    "objects out": use("objects mask.zarr --out {}", *_NEW),
+    "objects image": use("objects mask.zarr --out c.csv --image {}"),
+    "objects scheduler": use(_OBJECTS + " --scheduler {}"),
+    "objects tls_ca": use(_OBJECTS_TLS + " --tls-ca {} --tls-cert note --tls-key note", "file"),
+    "objects tls_cert": use(_OBJECTS_TLS + " --tls-ca note --tls-cert {} --tls-key note", "file"),
+    "objects tls_key": use(_OBJECTS_TLS + " --tls-ca note --tls-cert note --tls-key {}", "file"),
+    "summary masks": use("summary {}"),
+    "summary out": use("summary mask.zarr --out {}", *_NEW),
     "status masks": use("status {}"),
     "finish mask": use("finish {}"),
     "train data": use("train {} --steps 1 --base 2 --depth 1 --tile 60 --out run"),
@@ -83,6 +96,9 @@ ENDINGS = {
     "predict probabilities": ".zarr",
     "predict preview": ".png",
     "predict heatmap": ".png",
+    "predict objects_": ".csv",
+    "objects out": ".csv",
+    "summary out": ".csv",
     "evaluate figure": ".png",
     "preview out": ".png",
     "import out": ".safetensors",

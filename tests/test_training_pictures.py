@@ -125,11 +125,22 @@ def test_errors_are_where_they_are_and_ignored_pixels_are_none() -> None:
     assert parts[2].mean() > parts[3].mean(), "what is not labelled is veiled in grey"
 
 
-def test_two_classes_are_outlined_and_more_are_filled() -> None:
-    ids = blobs(400, 2, 0)
-    labels = [drawn_rows([row(ids, ids)], count)[:, 424:824].astype(int) for count in (2, 3)]
-    outlined, filled = (float((np.ptp(one, axis=-1) > 40).mean()) for one in labels)
-    assert 0.01 < outlined < 0.15 < 0.3 < filled
+def test_regions_of_one_class_have_colours_of_their_own() -> None:
+    """Two cells that the prediction merges have two colours in the labels and one in the prediction."""
+    truth = np.ones((400, 400), np.uint8)
+    truth[:, 195:205] = 0
+    image = Sample("s", np.full((1, 400, 400), 128, np.uint8), truth, np.ones_like(truth))
+
+    def hues(count: int) -> list[set[tuple[int, int, int]]]:
+        """The colours inside the left and the right half of the labels and of the prediction."""
+        sheet = np.asarray(compare([image], classes(count), ""))
+        row = sheet[-200]
+        return [{tuple(map(int, row[12 + 412 * panel + x])) for x in (100, 300)} for panel in (1, 2)]
+
+    labels, prediction = hues(2)
+    assert (len(labels), len(prediction)) == (2, 1)
+    labels, prediction = hues(3)
+    assert (len(labels), len(prediction)) == (1, 1)
 
 
 @pytest.mark.parametrize(("shape", "panel"), [((1500, 900), (500, 300)), ((3, 2100), (1, 700)), ((1, 1), (320, 320))])

@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import label
 
-from tilesegment.draw.colours import legend_of, overlay, paint, stretch
+from tilesegment.draw.colours import Legend, legend_of, overlay, paint, stretch
+from tilesegment.draw.objects import overlay_objects
 from tilesegment.draw.reduction import enlarged
 from tilesegment.draw.sheet import sheet
 from tilesegment.metadata import LabelClass
@@ -35,8 +37,9 @@ class Sample:
 def compare(samples: Sequence[Sample], classes: Sequence[LabelClass], title: str) -> Image.Image:
     """Draw one row per sample: image, labels, prediction and errors, at most 700 pixels a side.
 
-    Over an image, two classes are drawn as outlines of class 1, so that the image stays visible, and more classes in
-    half-transparent colours. Either all samples have an image or none; without one, two classes are black and white.
+    Over an image, the connected regions of class 1 of two are drawn as objects in colours of their own, which shows
+    which are merged and which are split, and more classes in half-transparent colours. Either all samples have an image
+    or none; without one, two classes are black and white.
     """
     first, pictured = classes[0].name, samples[0].image is not None
     if not pictured and len(classes) == 2:
@@ -46,13 +49,15 @@ def compare(samples: Sequence[Sample], classes: Sequence[LabelClass], title: str
         errors.append(("another class than in the labels", _CONFUSED))
     if any(np.any(sample.truth >= len(classes)) for sample in samples):
         errors.append(("not labelled", UNLABELLED))
-    drawn = "outlines" if pictured and len(classes) == 2 else "classes"
+    legends: dict[str, Legend] = {"classes": legend_of(classes), "errors": errors}
+    if pictured and len(classes) == 2:
+        del legends["classes"]
     return sheet(
         [_row(sample, classes) for sample in samples],
         title=title,
         headings=("image", "labels", "prediction", "errors")[not pictured :],
         captions=[sample.caption for sample in samples],
-        legends={drawn: legend_of(classes), "errors": errors},
+        legends=legends,
     )
 
 
@@ -65,10 +70,16 @@ def _row(sample: Sample, classes: Sequence[LabelClass]) -> list[np.ndarray]:
         dim = np.repeat(np.uint8(60) * (known & (truth > 0))[..., None], 3, -1)
     else:
         base = np.asarray(Image.fromarray(stretch(sample.image)).reduce(factor))
-        dim, opacity = (base * 0.55).astype(np.uint8), 0.0 if len(classes) == 2 else 0.5
-    labels = paint(overlay(base, truth, classes, opacity), ~known, UNLABELLED, 0.6)
+        dim, opacity = (base * 0.55).astype(np.uint8), 0.5
+    if sample.image is not None and len(classes) == 2:
+        drawn = [
+            overlay_objects(base, label(ids == 1)[0][::factor, ::factor]) for ids in (sample.truth, sample.prediction)
+        ]
+    else:
+        drawn = [overlay(base, ids, classes, opacity) for ids in (truth, prediction)]
+    labels = paint(drawn[0], ~known, UNLABELLED, 0.6)
     errors, wrong = paint(dim, ~known, UNLABELLED, 0.6), known & (truth != prediction)
     for part, colour in ((prediction == 0, _MISSED), (truth == 0, _FALSE), ((prediction > 0) & (truth > 0), _CONFUSED)):
         errors = paint(errors, wrong & part, colour, 0.9)
-    panels = [base, labels, overlay(base, prediction, classes, opacity), errors]
+    panels = [base, labels, drawn[1], errors]
     return [enlarged(panel, _SMALLEST) for panel in panels[sample.image is None :]]

@@ -52,16 +52,21 @@ class Mask:
         """
         return self.levels[level].read(region, z)
 
+    @property
+    def class_pixels(self) -> tuple[int, ...] | None:
+        """Pixels of each class in all planes, if they were counted when the mask was finished."""
+        known, whole = self.record.get(CLASS_PIXELS), (self.spec.depth or 1) * self.spec.shape[0] * self.spec.shape[1]
+        counts = known if isinstance(known, list) and all(type(n) is int and n >= 0 for n in known) else []
+        return tuple(counts) if len(counts) == len(self.spec.classes) and sum(counts) == whole else None
+
     def class_shares(self) -> tuple[int, tuple[float, ...]]:
         """Return a level, and the share of each class in its pixels, 0 to 1, in all planes.
 
         That is level 0 if its pixels were counted when the mask was finished, else the finest level of at most 64 Mpx.
         """
-        depth, known = self.spec.depth or 1, self.record.get(CLASS_PIXELS)
-        whole = depth * self.spec.shape[0] * self.spec.shape[1]
-        counts = known if isinstance(known, list) and all(type(n) is int and n >= 0 for n in known) else []
-        if len(counts) == len(self.spec.classes) and sum(counts) == whole:
-            return 0, tuple(count / whole for count in counts)
+        depth = self.spec.depth or 1
+        if self.class_pixels is not None:
+            return 0, tuple(count / sum(self.class_pixels) for count in self.class_pixels)
         sizes = [depth * level.shape[0] * level.shape[1] for level in self.levels]
         chosen = next((n for n, size in enumerate(sizes) if size <= _MOST_COUNTED), len(sizes) - 1)
         tally = Tally(len(self.spec.classes))

@@ -15,7 +15,7 @@ from tilesegment.images.source import ImageSource
 from tilesegment.masks import MaskSpec
 from tilesegment.metadata import PixelSize, part_of_frame, size_difference
 from tilesegment.objects.cut import Cut
-from tilesegment.objects.settings import ObjectSettings, roles_of
+from tilesegment.objects.settings import ObjectSettings, Roles, roles_of
 from tilesegment.objects.source import ObjectSource
 
 _SAME_SIZE = 0.01  # relative difference of pixel sizes that are one
@@ -91,8 +91,8 @@ class ObjectPlan:
         return cls(**known)
 
 
-def make_plan(source: ObjectSource, settings: ObjectSettings) -> ObjectPlan:
-    """Decide how the objects of a mask are made.
+def decide(source: ObjectSource, settings: ObjectSettings) -> tuple[Roles, Grey | None]:
+    """Decide what can be decided of a mask before it exists: from its spec, not from its pixels.
 
     Raises:
         PlanError: the settings do not fit the mask, or the image does not lie under it.
@@ -103,7 +103,12 @@ def make_plan(source: ObjectSource, settings: ObjectSettings) -> ObjectPlan:
     roles = roles_of(settings, source.spec.classes if source.has_classes else None, source.path)
     if roles.taken is None and roles.border is not None:
         raise PlanError(f"{source.path} holds ids of objects, no classes: leave out --border, or name --classes, too")
-    grey = None if settings.image is None else find_grey(source, settings.image)
+    return roles, None if settings.image is None else find_grey(source, settings.image)
+
+
+def make_plan(source: ObjectSource, settings: ObjectSettings) -> ObjectPlan:
+    """Decide how the objects of a mask are made; errors as in `decide`."""
+    roles, grey = decide(source, settings)
     plan = ObjectPlan(
         mask=source.path,
         depth=source.depth,

@@ -111,11 +111,11 @@ def roles_of(settings: ObjectSettings, classes: Sequence[LabelClass] | None, pat
         marked = tuple(n for n, one in enumerate(classes) if one.role == "object")
         taken = marked or tuple(range(1, len(classes)))
         if settings.classes is not None:
-            taken = tuple(_class(one, classes, path) for one in settings.classes)
+            taken = tuple(class_number(one, classes, path) for one in settings.classes)
         known = [n for n, one in enumerate(classes) if one.role == "border" and n not in taken]
         border = known[0] if known else None
         if settings.border is not None:
-            border = _class(settings.border, classes, path)
+            border = class_number(settings.border, classes, path)
         if settings.classes is None:
             taken = tuple(n for n in taken if n != border)
     if border is not None and taken is not None and border in taken:
@@ -126,7 +126,7 @@ def roles_of(settings: ObjectSettings, classes: Sequence[LabelClass] | None, pat
     return Roles(None if taken is None else tuple(sorted(set(taken))), border, float(radius))
 
 
-def _class(given: str, classes: Sequence[LabelClass], path: str) -> int:
+def class_number(given: str, classes: Sequence[LabelClass], path: str) -> int:
     names = [one.name for one in classes]
     if given in names:
         return names.index(given)

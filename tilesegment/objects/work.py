@@ -173,6 +173,15 @@ def ending_of(folder: Path, settled: str) -> Ending | None:
     return None
 
 
+def written_before(folder: Path, files: Sequence[Path]) -> set[Path]:
+    """Return those of `files` that the run which ended last has written, whatever its settings were."""
+    try:
+        before = Ending(0, {}, dict(json.loads(record_file(folder).read_text())["files"]))
+        return set(filter(before.wrote, files))
+    except (OSError, ValueError, LookupError, TypeError):
+        return set()
+
+
 def _identity(path: Path) -> list[int]:
     found = os.stat(path)
     return [found.st_ino, found.st_size]

@@ -14,6 +14,9 @@ from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr
 from tilesegment.masks import read_record
 from tilesegment.prediction.settings import Outputs
 
+SUMMARY = "summary.csv"
+# what objects are written to beside the masks of many images, by the suffix that is given
+OBJECT_ENDINGS = {one: one for one in (".geojson", ".geojson.gz", ".csv", ".parquet")} | {".zarr": "-objects.zarr"}
 _DOUBLE = (".ome.tiff", ".ome.tif", ".ome.zarr")  # suffixes of two parts
 
 
@@ -111,10 +114,10 @@ def place_masks(
         folder: of the masks; None where each image comes with the name of its mask.
         images: path, and the name of its mask, in the folder or with it, or None.
         file_format: zarr, tif or png, for masks without a given name.
-        shared: what else is asked for; its `mask` is replaced.
+        shared: what else is asked for; its `mask` is replaced, and its `objects`, of which only the suffixes are given.
 
     Raises:
-        PlanError: two images would be written to one file, or a mask has no name.
+        PlanError: two images would be written to one file, a mask has no name, or objects are no suffixes.
     """
     placed: dict[str, tuple[str, Outputs]] = {}
     for image, name in images:
@@ -125,7 +128,51 @@ def place_masks(
                 f"{other} and {image} would both be written to {out}; give a list with the columns image and out"
             )
         placed[os.path.abspath(out)] = (image, replace(shared, mask=out))
-    return list(placed.values())
+    if not shared.objects:
+        return list(placed.values())
+    return _place_objects(folder, list(placed.values()))
+
+
+def _place_objects(folder: str | Path | None, placed: list[tuple[str, Outputs]]) -> list[tuple[str, Outputs]]:
+    """Replace the suffixes of the objects by files beside the masks, under their stems.
+
+    Raises:
+        PlanError: something else than suffixes was given, or two files would have one name.
+    """
+    taken = {os.path.abspath(outputs.mask): image for image, outputs in placed}
+    if folder is not None:
+        taken[os.path.abspath(Path(folder) / SUMMARY)] = "the summary"
+    found = []
+    for image, outputs in placed:
+        mask = Path(outputs.mask)
+        files = [mask.with_name(_stem(str(mask)) + _ending(given)) for given in outputs.objects]
+        for file in map(os.path.abspath, files):
+            if file in taken:
+                raise PlanError(
+                    f"objects of {image} would be written to {file}, and so would those of, or the mask of, "
+                    f"{taken[file]}; give a list with the columns image and out, or another suffix to --objects"
+                )
+            taken[file] = image
+        record = mask.with_name(f".{mask.name}.objects.json")
+        if folder is not None:
+            record = log_of(folder, mask).with_suffix(".objects.json")
+        found.append((image, replace(outputs, objects=tuple(files), object_record=record)))
+    return found
+
+
+def _ending(given: str | Path) -> str:
+    if str(given) not in OBJECT_ENDINGS:
+        raise PlanError(
+            f"--objects is {given}; of many images it takes what their names end in: {', '.join(OBJECT_ENDINGS)}"
+        )
+    return OBJECT_ENDINGS[str(given)]
+
+
+def log_of(folder: str | Path, mask: Path) -> Path:
+    """Return the log of a mask: logs/ mirrors the folder of the masks, or the root for a mask elsewhere."""
+    root, mask = Path(os.path.abspath(folder)), Path(os.path.abspath(mask))
+    inside = mask.relative_to(root if root in mask.parents else mask.anchor)
+    return Path(folder) / "logs" / inside.with_name(f"{inside.name}.log")
 
 
 def _place(folder: str | Path | None, image: str, name: str | None, file_format: str) -> Path:

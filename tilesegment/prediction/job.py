@@ -216,6 +216,7 @@ class Job:
         self.stores.draw(self.plan.image, finished)
         result.unmeasured = measured and result.mismatch is None
         result.finished, result.complete = True, complete
+        result.is_finisher = self.stores.mask is None or self.stores.mask in finished
         return result
 
     def _record(self, result: Result, measured: bool) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from tilesegment.draw import HEATMAP, PREVIEW, check_picture
 from tilesegment.errors import MaskError, PlanError
 from tilesegment.masks import MaskSpec, MaskWriter, create_mask, create_probabilities, is_complete, read_record
 from tilesegment.masks.spec import STORED
+from tilesegment.prediction.objects import WantedObjects
 from tilesegment.prediction.plan import Plan
 from tilesegment.prediction.settings import Outputs
 from tilesegment.preview import Heatmap, class_to_show, draw_preview, mask_digest
@@ -26,6 +27,7 @@ class Stores:
         path: of the mask.
         preview, heatmap: pictures to draw when the others are finished.
         notes: for the user, on the earlier run that began the outputs.
+        objects: to find in the finished mask.
     """
 
     mask: MaskWriter | None = None
@@ -34,6 +36,7 @@ class Stores:
     preview: Path | None = None
     heatmap: Heatmap | None = None
     notes: tuple[str, ...] = ()
+    objects: WantedObjects | None = None
 
     @property
     def writers(self) -> list[MaskWriter]:
@@ -80,14 +83,17 @@ def begin_outputs(plan: Plan, spec: MaskSpec, outputs: Outputs) -> Stores:
     heatmap, mask, likely = _heatmap(spec, outputs), None, None
     _check(plan.image, outputs, mask_digest(spec))
     anew, values, path = outputs.overwrite, outputs.probabilities_dtype, Path(outputs.mask).absolute()
+    # a mask that is not kept is no output that would be replaced
+    complete = (not anew or not outputs.keep_mask) and is_complete(outputs.mask, spec, ngff=outputs.ngff)
+    objects = WantedObjects.of(plan, spec, outputs, complete=complete)
     wanted = outputs.probabilities
     if wanted is not None and (anew or not is_complete(wanted, spec, probabilities=True, values=values)):
         likely = create_probabilities(wanted, spec, overwrite=anew, values=values)
-    if anew or not is_complete(outputs.mask, spec, ngff=outputs.ngff):
+    if not complete:
         mask = create_mask(outputs.mask, spec, ngff=outputs.ngff, overwrite=anew)
     preview = None if outputs.preview is None else Path(outputs.preview).absolute()
     notes = _doubts(plan, read_record(path if mask is None else mask.target.partial))
-    return Stores(mask, likely, path, preview, heatmap, notes)
+    return Stores(mask, likely, path, preview, heatmap, notes, objects)
 
 
 def _doubts(plan: Plan, record: Mapping[str, Any] | None) -> tuple[str, ...]:
@@ -129,16 +135,20 @@ def _check(image: str, outputs: Outputs, made_of: str) -> None:
         MaskError: the preview or the heat map cannot be written under its name.
     """
     source = Path(image).resolve()
-    named = {"out": outputs.mask, "probabilities": outputs.probabilities, "preview": outputs.preview}
-    given = {name: path for name, path in {**named, "heatmap": outputs.heatmap}.items() if path is not None}
-    paths = {name: Path(path).resolve() for name, path in given.items()}
-    for name, path in paths.items():
-        if path == source or path in source.parents:
-            raise PlanError(f"{name} {given[name]} is the image that is read, or holds it; choose another name")
-        if source in path.parents and (name != "out" or path.parent != source / "labels"):
-            raise PlanError(f"{name} {given[name]} lies in the image; choose another place, or {image}/labels/NAME")
-    if len(set(paths.values())) < len(paths):
-        raise PlanError(f"{', '.join(paths)} name one file twice; give each its own name")
+    named = [("out", outputs.mask), ("probabilities", outputs.probabilities), ("preview", outputs.preview)]
+    named += [("heatmap", outputs.heatmap), *(("objects", path) for path in outputs.objects)]
+    given = [(name, path, Path(path).resolve()) for name, path in named if path is not None]
+    mask = given[0][2]
+    for name, path, real in given:
+        if real == source or real in source.parents:
+            raise PlanError(f"{name} {path} is the image that is read, or holds it; choose another name")
+        is_label = name in ("out", "objects") and real.parent == source / "labels"
+        if source in real.parents and not is_label:
+            raise PlanError(f"{name} {path} lies in the image; choose another place, or {image}/labels/NAME")
+        if mask in real.parents:
+            raise PlanError(f"{name} {path} lies in the mask; choose another place")
+    if len({real for _, _, real in given}) < len(given):
+        raise PlanError(f"{', '.join(name for name, _, _ in given)} name one file twice; give each its own name")
     if outputs.preview is not None:
         check_picture(Path(outputs.preview), overwrite=outputs.overwrite, same=f"{PREVIEW}{made_of}")
     if outputs.heatmap is not None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def predict(
     image: str | Path,
-    out: str | Path,
+    out: str | Path | None = None,
     model: "str | Path | Model | nn.Module | None" = None,
     *,
     workers: Workers | None = None,
@@ -33,7 +33,7 @@ def predict(
         image: TIFF, OME-TIFF, Zarr, OME-Zarr, PNG or JPEG; uint8, uint16 or float32, other integers and floats with
             normalise="image".
         out: `mask.zarr`, `image.zarr/labels/NAME`, `mask.tif` or `mask.png`. An unfinished run with the same settings
-            is continued; a finished one is left as it is.
+            is continued; a finished one is left as it is. None keeps no mask, only the `objects`.
         model: file, name of a bundled model, a `Model`, or any torch.nn.Module that gives one output pixel for each
             input pixel (see `model_of`); None takes `em-membrane` for one-channel images.
         workers: a `Cluster`; None predicts in this process.
@@ -41,20 +41,21 @@ def predict(
         stop: asked between blocks; if true, the run ends there.
         options: the other fields of `Settings` (tile, halo, prune, batch, block, device, precision, runtime, roi,
             level, z, channels, threshold, tta, normalise, skip_empty, axes, select, series, invert, part) and of
-            `Outputs` (probabilities, probabilities_dtype, preview, heatmap, heatmap_class, ngff, overwrite).
+            `Outputs` (probabilities, probabilities_dtype, preview, heatmap, heatmap_class, ngff, overwrite; objects,
+            the files for these; object_settings, as a mapping, see `ObjectSettings`; measure_image).
 
     Raises:
         TilesegmentError: the image, the model, the settings or the output cannot be used; existing files are kept.
             `StoppedError`: `stop` was true; the same call goes on from there.
     """
     names = {one.name for one in fields(Outputs)}
-    outputs = Outputs(out, **{name: options.pop(name) for name in names & options.keys()})
+    outputs = Outputs.of(out, {name: options.pop(name) for name in names & options.keys()})
     settings = Settings.of({"model": model, **options})
     (result,) = predict_many([(image, outputs)], settings, workers, listeners=listeners, stop=stop)
     if result.errors:
         raise result.errors[0]
     if result.stopped:
-        raise StoppedError(f"{out} is not complete; the same command goes on from there")
+        raise StoppedError(f"{result.out} is not complete; the same command goes on from there")
     return result
 
 

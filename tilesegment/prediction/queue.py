@@ -124,7 +124,7 @@ class ThisProcess:
 
 @dataclass
 class _UnderWay:
-    """An image in progress: what it holds open, its blocks handed out so far, whether these are all."""
+    """An image in progress: what it holds open, its blocks handed out so far, whether that is all."""
 
     result: Result
     started: float = field(default_factory=time.monotonic)
@@ -133,6 +133,7 @@ class _UnderWay:
     handed_out: int = 0
     all_out: bool = False
     finishing: Finishing | None = None
+    masked: float = 0.0  # seconds after which its mask was finished, if objects are found then
 
 
 class Queue:
@@ -160,6 +161,7 @@ class Queue:
         self._over: list[Result] = []
         self._pixels = self._blocks = self._total = self._begun = 0
         self._start = time.monotonic()
+        self._finder, self._abandoned = ThreadPoolExecutor(1, "objects"), False
 
     def results(self) -> Iterator[Result]:
         """Yield the result of each image as it ends, with its errors.
@@ -176,6 +178,8 @@ class Queue:
             self._over += [Result(*image, stopped=True) for image in self.images[self._begun :]]
             yield from self._ended(wait=True)
         finally:
+            self._abandoned = True
+            self._finder.shutdown(cancel_futures=True)
             for job in list(self._under_way):
                 self._close(job)
 
@@ -279,29 +283,54 @@ class Queue:
     def _ended(self, wait: bool) -> Iterator[Result]:
         """Yield the images that are over; with `wait`, all that were begun."""
         for job, one in list(self._under_way.items()):
-            result = one.result
-            if one.finishing is not None and (wait or one.finishing.done()):
-                try:
-                    vars(result).update(vars(one.finishing.result()))  # a cluster gives back another object
-                except StoppedError:
-                    result.stopped = True
-                except Exception as error:
-                    result.errors.append(error)
-            elif wait:
-                result.stopped = not result.errors
-            else:
-                continue
-            self._over.append(result)
-            self._close(job)
+            if self._is_over(job, one, wait):
+                self._over.append(one.result)
+                self._close(job)
         while self._over:
             result = self._over.pop(0)
             for listener in self.listeners:
                 listener.ended(result)
             yield result
 
+    def _is_over(self, job: Job, one: _UnderWay, wait: bool) -> bool:
+        """Take what has come of an image so far; return whether that is all, with `wait` once it is."""
+        result = one.result
+        if one.finishing is None:
+            result.stopped = wait and not result.errors
+            return wait
+        try:
+            while one.finishing is not None:
+                if not wait and not one.finishing.done():
+                    return False
+                vars(result).update(vars(one.finishing.result()))  # a cluster gives back another object
+                one.finishing = self._find_objects(job, one)
+        except StoppedError:
+            result.stopped = True
+        except Exception as error:
+            result.errors.append(error)
+        return True
+
+    def _find_objects(self, job: Job, one: _UnderWay) -> Finishing | None:
+        """Begin to find the objects of a finished mask; None if none are wanted, or they are found."""
+        wanted, result = job.stores.objects, one.result
+        if wanted is None or result.objects is not None or not (result.complete and result.is_finisher):
+            return None
+        one.masked = time.monotonic() - one.started
+
+        def report(share: float, what: str) -> None:
+            for listener in self.listeners:
+                listener.finding(result, share, what)
+
+        def find() -> Result:
+            # a cluster that can do the blocks of objects would be given here: threads of this process do them
+            result.objects = wanted.find(None, report, lambda: self._abandoned or self.stop())
+            return result
+
+        return self._finder.submit(find)
+
     def _close(self, job: Job) -> None:
         one = self._under_way.pop(job)
         self.workers.drop(job)
         one.claims.close()
         one.opened.close()
-        one.result.seconds = time.monotonic() - one.started
+        one.result.seconds = one.masked or time.monotonic() - one.started

@@ -4,7 +4,7 @@ import csv
 import errno
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 from tilesegment.errors import MaskError, PlanError, one_line
 from tilesegment.files import write_atomically
 from tilesegment.geometry import Block
+from tilesegment.prediction.inputs import SUMMARY, log_of
 from tilesegment.prediction.result import Listener, Progress, Result
 from tilesegment.prediction.settings import Outputs
 
@@ -29,6 +30,16 @@ def _naming(file: Path) -> Iterator[None]:
             raise MaskError(f"{file} cannot be written ({error.strerror}): check the folder and its space") from error
 
 
+def _objects_of(result: Result) -> dict[str, object]:
+    """Return what the summary says of objects: how many, of which class, and their density in the tissue."""
+    found = result.objects
+    if found is None:
+        return {}
+    known: dict[str, object] = {"objects": found.count}
+    known |= {f"objects {name}": count for name, count in found.by_class.items()}
+    return known | {f"per mm2 {name}": round(density, 4) for name, density in found.per_mm2.items()}
+
+
 class Records(Listener):
     """Write one log per image, and a summary, to the folder of the masks.
 
@@ -44,9 +55,10 @@ class Records(Listener):
     def __init__(
         self, folder: str | Path, part: tuple[int, int] | None = None, images: Iterable[tuple[str | Path, Outputs]] = ()
     ) -> None:
-        self.folder, name = Path(folder), "summary.csv" if part is None else f"summary-{part[0]}-of-{part[1]}.csv"
+        self.folder, name = Path(folder), SUMMARY if part is None else f"summary-{part[0]}-of-{part[1]}.csv"
         self.summary = self.folder / name
-        self._rows: list[Sequence[object]] = []
+        self._rows: list[dict[str, object]] = []
+        self._has_objects = any(outputs.objects for _, outputs in images)
         self._said = 0.0
         try:
             (self.folder / "logs").mkdir(parents=True, exist_ok=True)
@@ -85,22 +97,22 @@ class Records(Listener):
         self._log(result, f"{result.state} after {result.seconds:,.1f} s" + (f": {error}" if error else ""))
         blocks = (result.blocks, result.blocks_resumed, result.blocks_skipped)
         counts = (*blocks, round(result.pixels / 1e6, 3), round(result.seconds, 2))
-        self._rows.append((result.image, result.outputs.mask, result.state, *counts, result.mismatch, error))
+        row = (result.image, result.outputs.mask, result.state, *counts, result.mismatch, error)
+        self._rows.append(dict(zip(_COLUMNS, row, strict=True)) | _objects_of(result))
+        # the classes, and with them the columns of objects, are known once an image is done
+        columns = [*_COLUMNS, *(["objects"] if self._has_objects else [])]
+        columns = list(dict.fromkeys([*columns, *(name for one in self._rows for name in one)]))
         text = io.StringIO()
-        csv.writer(text).writerows([_COLUMNS, *self._rows])
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(self._rows)
         with _naming(self.summary):
             write_atomically(self.summary, text.getvalue().encode())
 
     def _log(self, result: Result, text: str) -> None:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
-        file = self._log_of(Path(result.outputs.mask))
+        file = log_of(self.folder, Path(result.outputs.mask))
         with _naming(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("a", encoding="utf-8") as log:
                 log.write(f"{now} {text}\n")
-
-    def _log_of(self, mask: Path) -> Path:
-        """Return the log of a mask: logs/ mirrors the folder, or the root for a mask elsewhere."""
-        folder, mask = Path(os.path.abspath(self.folder)), Path(os.path.abspath(mask))
-        inside = mask.relative_to(folder if folder in mask.parents else mask.anchor)
-        return self.folder / "logs" / inside.with_name(f"{inside.name}.log")

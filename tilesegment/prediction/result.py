@@ -3,7 +3,7 @@
 import re
 import resource
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,25 @@ from tilesegment.prediction.plan import Plan
 from tilesegment.prediction.settings import Outputs
 
 _MOST_FAILED = 8  # unreadable blocks up to which the others of an image are still predicted
+
+
+@dataclass(frozen=True)
+class FoundObjects:
+    """Objects that were found in a mask.
+
+    Attributes:
+        out: the files.
+        count: how many there are; None if an earlier run wrote them and left no count.
+        by_class: of them, by the name of the class.
+        per_mm2: density of each class in the tissue, see `tilesegment.objects.summary`; empty without a pixel size.
+        seconds: that it took; 0 if they were there already.
+    """
+
+    out: tuple[str, ...]
+    count: int | None
+    by_class: dict[str, int]
+    per_mm2: dict[str, float]
+    seconds: float = 0.0
 
 
 @dataclass
@@ -29,6 +48,8 @@ class Result:
             `blocks_skipped` were empty.
         pixels, pixels_skipped: predicted and stored in this run, and those of the empty blocks.
         seconds: from the image's opening to the finished mask.
+        is_finisher: whether this run gave the mask its final name, or found it so: then the objects are left to it.
+        objects: that were found in the finished mask, if they are wanted.
         batch: tiles at a time; fewer than planned where the device lacked the memory.
         mismatch: for a chosen halo: share of the pixels near tile lines and image borders whose class a larger one
             changes; None where tiles are exact, or (`unmeasured`) where it cannot be measured.
@@ -46,6 +67,8 @@ class Result:
     model: str = ""
     finished: bool = False
     complete: bool = False
+    is_finisher: bool = False
+    objects: FoundObjects | None = None
     blocks: int = 0
     blocks_resumed: int = 0
     blocks_repaired: int = 0
@@ -64,7 +87,8 @@ class Result:
 
     @property
     def out(self) -> str:
-        return str(self.outputs.mask)
+        """What is written: the mask, or the objects where it is not kept."""
+        return str(self.outputs.mask) if self.outputs.keep_mask else ", ".join(map(str, self.outputs.objects))
 
     @property
     def decided(self) -> Plan:
@@ -100,9 +124,11 @@ class Result:
         plan = self.decided
         counts = ("complete", "pixels", "blocks", "blocks_resumed", "blocks_repaired", "blocks_skipped", "seconds")
         measured = ("batch", "mismatch", "disagreement", "read_amplification", "model")
-        known: dict[str, Any] = {"image": str(self.image), "out": self.out, "mpx_per_s": self.mpx_per_s}
+        out = self.out if self.outputs.keep_mask else None
+        known: dict[str, Any] = {"image": str(self.image), "out": out, "mpx_per_s": self.mpx_per_s}
         known |= {name: getattr(plan, name) for name in ("tile", "step", "device", "precision")}
         known |= {name: getattr(self, name) for name in ("halo", *counts, *measured)}
+        known |= {} if self.objects is None else {"objects": asdict(self.objects)}
         return known | {"peak_rss_bytes": peak_memory()}
 
 
@@ -139,6 +165,9 @@ class Listener:
 
     def progressed(self, result: Result, progress: Progress) -> None:
         """A block of an image is stored."""
+
+    def finding(self, result: Result, share: float, what: str) -> None:
+        """Of the work on the objects of a finished mask, a share is done. Called in a thread of its own."""
 
     def failed(self, result: Result, block: Block, error: Exception) -> None:
         """A block failed."""

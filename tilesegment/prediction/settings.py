@@ -1,13 +1,14 @@
 """What the user chose: how to predict (`Settings`), and where to write (`Outputs`)."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tilesegment.errors import PlanError
 from tilesegment.geometry import Region
+from tilesegment.objects.settings import ObjectSettings
 
 if TYPE_CHECKING:
     from tilesegment.models.model import Model
@@ -145,6 +146,11 @@ class Outputs:
         probabilities_dtype: of the probabilities, `float32`, or `uint8` for 0 to 255.
         heatmap: a PNG of how probable a class is, drawn from the probabilities.
         heatmap_class: name or number of that class; None is every class but 0.
+        objects: files for the objects of the mask, as `find_objects` writes them.
+        object_settings: how they are made.
+        measure_image: whether their grey values in the image are measured.
+        keep_mask: False deletes the mask once the objects are written.
+        object_record: a file that says of which mask and with which settings the objects were made, for the next run.
     """
 
     mask: str | Path
@@ -155,6 +161,34 @@ class Outputs:
     probabilities_dtype: str = "float32"
     heatmap: str | Path | None = None
     heatmap_class: str | None = None
+    objects: tuple[str | Path, ...] = ()
+    object_settings: ObjectSettings = field(default_factory=ObjectSettings)
+    measure_image: bool = False
+    keep_mask: bool = True
+    object_record: Path | None = None
+
+    @classmethod
+    def of(cls, mask: str | Path | None, given: Mapping[str, Any]) -> Self:
+        """Make outputs from keyword arguments; without a mask it is worked out beside the objects, and deleted.
+
+        `objects` may be one path, and `object_settings` a mapping.
+
+        Raises:
+            PlanError: there is no such setting of objects, its value is not allowed, or nothing is to be written.
+        """
+        chosen = dict(given)
+        if isinstance(chosen.get("objects"), str | Path):
+            chosen["objects"] = (chosen["objects"],)
+        chosen["objects"] = tuple(chosen.get("objects") or ())
+        if isinstance(chosen.get("object_settings"), Mapping):
+            chosen["object_settings"] = ObjectSettings.of(chosen["object_settings"])
+        if mask is None:
+            if not chosen["objects"]:
+                raise PlanError("nothing is to be written: name a mask with --out, or files for --objects")
+            from tilesegment.prediction.objects import hidden_mask
+
+            return cls(hidden_mask(chosen["objects"]), **chosen, keep_mask=False)
+        return cls(mask, **chosen)
 
 
 def check_names(given: Iterable[str], known: Iterable[str]) -> None:
