@@ -1,4 +1,4 @@
-"""A Dask cluster that predicts: started on this machine, or joined where it runs."""
+"""A Dask cluster that predicts and finds objects: started on this machine, or joined where it runs."""
 
 import asyncio
 import importlib.util
@@ -7,22 +7,25 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from distributed import Client, SpecCluster
 from distributed.comm import connect
 from distributed.security import Security
 
+from tilesegment.cluster.object_tasks import SentStage, StageBlock, do_blocks
 from tilesegment.cluster.tasks import Sent, finish_image, predict_blocks
 from tilesegment.cluster.window import Finishing, Window
 from tilesegment.cluster.workers import CLOSING, WAIT, Crew, in_words, start_workers
 from tilesegment.errors import ClusterError, PlanError, TilesegmentError, one_line
+from tilesegment.objects.cut import Place
+from tilesegment.objects.stages import Stages
 from tilesegment.prediction.devices import this_machine
 from tilesegment.prediction.job import Job
 from tilesegment.prediction.queue import Settled, Work
@@ -35,7 +38,7 @@ _HAS_PACKAGE = "__import__('importlib.util').util.find_spec('tilesegment') is no
 
 
 class Cluster:
-    """Predicts on the workers of a Dask cluster, which all see the same files under the same paths.
+    """Predicts and finds objects on the workers of a Dask cluster, which all see the same files under the same paths.
 
     Results are a few bytes: workers read the image and write the mask themselves. A worker process runs one task at a
     time, so a machine needs one worker per GPU, or per few cores.
@@ -54,6 +57,7 @@ class Cluster:
         self.note: Callable[[str], None] = lambda text: None
         self.crew = Crew(client, owned, wait, lambda text: self.note(text))
         self._has_package = owned is not None
+        self._is_met = owned is not None  # scheduler and workers have this package
         self._stack = ExitStack()
         self._stop: Callable[[], bool] = lambda: False
         self._orders: dict[Job, Sent] = {}
@@ -185,16 +189,8 @@ class Cluster:
 
     def _ask_all(self, device: str, precision: str) -> list[Machine]:
         """Ask each worker to describe its machine; one that just ended is left out."""
-        longest: dict[str, Any] = {"callback_timeout": max(self.crew.wait, _ANSWER)}
-        try:
-            has_package = self.client.run(eval, _HAS_PACKAGE, on_error="ignore", **longest)
-            for worker in (worker for worker, has in has_package.items() if not has):
-                raise _lacks_package(f"worker {worker}")
-            answers = self.client.run(this_machine, device, precision, on_error="return", **longest).values()
-        except TilesegmentError:
-            raise
-        except Exception as error:  # dask has a different error for each way in which a worker ends
-            raise ClusterError(f"the workers do not answer ({error!r}); check them, then run it again") from error
+        self._check_workers()
+        answers = self._run_on_all(this_machine, device, precision, on_error="return").values()
         for answer in answers:
             if isinstance(answer, TilesegmentError):
                 raise answer
@@ -203,6 +199,23 @@ class Cluster:
             why = next(map(repr, answers), "there are none")
             raise ClusterError(f"the workers do not answer ({why}); check them, then run it again")
         return machines
+
+    def _check_workers(self) -> None:
+        """Refuse workers without this package."""
+        for worker, has_package in self._run_on_all(eval, _HAS_PACKAGE, on_error="ignore").items():
+            if not has_package:
+                raise _lacks_package(f"worker {worker}")
+
+    def _run_on_all(
+        self, function: Callable[..., Any], *arguments: str, on_error: Literal["return", "ignore"]
+    ) -> dict[str, Any]:
+        """Run a function on each worker; return the results by their addresses."""
+        longest = max(self.crew.wait, _ANSWER)
+        try:
+            found: dict[str, Any] = self.client.run(function, *arguments, on_error=on_error, callback_timeout=longest)
+        except Exception as error:  # dask has a different error for each way in which a worker ends
+            raise ClusterError(f"the workers do not answer ({error!r}); check them, then run it again") from error
+        return found
 
     def _check_scheduler(self) -> None:
         """Refuse a scheduler without this package: it unpickles the tasks, and fails without a clear message."""
@@ -227,6 +240,29 @@ class Cluster:
         """
         self._stop = stop
         return Window(self.crew, predict_blocks, self._sent, work, stop).results()
+
+    def each(self, stages: Stages, stage: str, places: Sequence[Place], stop: Callable[[], bool]) -> Iterator[Place]:
+        """Do blocks of a stage of objects and yield each once its result is kept: see `ObjectWorkers`.
+
+        Raises:
+            TilesegmentError: what a block failed with on three workers.
+            ClusterError: there are no workers, the scheduler is gone, or it or a worker lacks this package.
+            StoppedError: asked to stop while there are no workers.
+        """
+        if not places:
+            return
+        if not self._is_met:
+            self._check_scheduler()
+            self.crew.wait_for_one(stop)
+            self._check_workers()
+            self._is_met = True
+        sent = SentStage(uuid.uuid4().hex, stages.folder, stages.plan, tuple(stages.writers), stage)
+        blocks = (StageBlock(stage, place) for place in places)
+        with closing(Window(self.crew, do_blocks, lambda _: sent, blocks, stop).results()) as results:
+            for block, found in results:
+                if isinstance(found, Exception):
+                    raise found
+                yield block.place
 
     def finish(self, job: Job, result: Result) -> Finishing:
         """Begin to finish a job whose blocks are all stored, on a worker."""

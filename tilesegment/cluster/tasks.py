@@ -58,11 +58,11 @@ def predict_blocks(sent: Sent, places: list[tuple[int, int, int]]) -> Report:
         try:
             job = _job(sent)
         except Exception as error:
-            return Report(dict.fromkeys(range(len(places)), _portable(error)), 0.0, worker)
+            return Report(dict.fromkeys(range(len(places)), portable(error)), 0.0, worker)
         start, grid = time.monotonic(), sent.plan.grid
         work = (Work(job, z, grid.at(row, column)) for z, row, column in places)
         found = [one for _, one in stream_blocks(work)]
-        errors = {number: _portable(one) for number, one in enumerate(found) if isinstance(one, Exception)}
+        errors = {number: portable(one) for number, one in enumerate(found) if isinstance(one, Exception)}
         empty = frozenset(number for number, one in enumerate(found) if one is True)
         return Report(errors, time.monotonic() - start, worker, empty)
 
@@ -87,7 +87,7 @@ def _job(sent: Sent) -> Job:
     return _jobs[sent.token]
 
 
-def _portable(error: Exception) -> TilesegmentError:
+def portable(error: Exception) -> TilesegmentError:
     """Return the error as one that any process can unpickle and that names this machine."""
     kind = type(error) if isinstance(error, TilesegmentError) else ClusterError
     text = str(error) if isinstance(error, TilesegmentError) else f"{type(error).__name__}: {error}"

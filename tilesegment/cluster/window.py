@@ -8,18 +8,16 @@ import threading
 import time
 import uuid
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from distributed import Future
 from distributed.scheduler import KilledWorker
 
-from tilesegment.cluster.tasks import Report, Sent
+from tilesegment.cluster.tasks import Report
 from tilesegment.cluster.workers import Crew
 from tilesegment.errors import ClusterError, StoppedError, TilesegmentError
-from tilesegment.prediction.job import Job
-from tilesegment.prediction.queue import Settled, Work
 from tilesegment.prediction.result import Result
 
 _TASK_SECONDS = 5.0  # target duration of a task: overheads of milliseconds do not count, and a lost task costs little
@@ -30,21 +28,41 @@ _EVERY = 0.5  # seconds between checks for workers while an image is finished
 _STALL = 600.0  # seconds without a finished task after which tasks are sent again, once
 
 
-class Task(NamedTuple):
+class Item(Protocol):
+    """A block, hashable.
+
+    Attributes:
+        job: what it is a block of; only blocks of the same one share a task.
+        place: its plane, row and column.
+        where: how a message calls it, after "the block at".
+    """
+
+    @property
+    def job(self) -> Any: ...
+    @property
+    def place(self) -> tuple[int, int, int]: ...
+    @property
+    def where(self) -> str: ...
+
+
+T = TypeVar("T", bound=Item)
+
+
+class Task(NamedTuple, Generic[T]):
     """Blocks of one job, kept from the workers to `avoid`. While one is `alone`, nothing else is in flight."""
 
-    work: tuple[Work, ...]
+    work: tuple[T, ...]
     avoid: frozenset[str] = frozenset()
     alone: bool = False
 
 
-class Window:
+class Window(Generic[T]):
     """Sends blocks to workers and hands them back as they come.
 
     Args:
         crew: the workers.
-        task: what a worker does with a job and places (plane, row, column): `predict_blocks`.
-        sent: a job as it is sent.
+        task: what a worker does with a job and places (plane, row, column), such as `predict_blocks`.
+        sent: a job as it is sent, the first argument of `task`.
         work: the blocks.
         stop: asked before a task is sent; if true, those in flight are the last.
     """
@@ -52,24 +70,24 @@ class Window:
     def __init__(
         self,
         crew: Crew,
-        task: Callable[[Sent, list[tuple[int, int, int]]], Report],
-        sent: Callable[[Job], Sent],
-        work: Iterable[Work],
+        task: Callable[[Any, list[tuple[int, int, int]]], Report],
+        sent: Callable[[Any], Any],
+        work: Iterable[T],
         stop: Callable[[], bool],
     ) -> None:
         self.crew, self.client, self.task, self.sent, self.stop = crew, crew.client, task, sent, stop
         self._work = iter(work)
-        self._next: Work | None = None  # drawn, but of another job than the task before
-        self._again, self._suspects = deque[Task](), deque[Task]()
-        self._in_flight: dict[Any, tuple[Future, Task]] = {}
+        self._next: T | None = None  # drawn, but of another job than the task before
+        self._again, self._suspects = deque[Task[T]](), deque[Task[T]]()
+        self._in_flight: dict[Any, tuple[Future, Task[T]]] = {}
         self._finished: SimpleQueue[Future] = SimpleQueue()
-        self._failed_on: defaultdict[Work, list[str]] = defaultdict(list)
+        self._failed_on: defaultdict[T, list[str]] = defaultdict(list)
         self._workers: list[str] = []
         self._done, self._seconds_per_block, self._longest = 0, 0.0, 0.0
         self._moved, self._stalled = time.monotonic(), False
 
-    def results(self) -> Settled:
-        """Yield every block once it is stored, or with its error.
+    def results(self) -> Generator[tuple[T, bool | Exception], None, None]:
+        """Yield every block once it is stored, with whether it was empty, or with its error.
 
         Raises:
             ClusterError: the scheduler is gone, there are no workers for too long, or nothing comes back.
@@ -95,7 +113,7 @@ class Window:
         self._workers = self.crew.look()
         return _PER_WORKER * max(len(self._workers), 1)
 
-    def _next_task(self) -> Task | None:
+    def _next_task(self) -> Task[T] | None:
         """Return the next task: retries come first; blocks suspected of ending their worker last, each alone."""
         if self.stop():
             return None
@@ -105,11 +123,11 @@ class Window:
             return Task(blocks)
         return self._suspects.popleft() if self._suspects and not self._in_flight else None
 
-    def _draw(self) -> tuple[Work, ...]:
+    def _draw(self) -> tuple[T, ...]:
         """Draw blocks of one job for some seconds; no more than a small part of those done, for an even end."""
         most = _TASK_SECONDS / max(self._seconds_per_block, 1e-6) if self._done else 1
         most = max(1, min(most, MOST_BLOCKS, 1 + self._done // (4 * max(len(self._workers), 1))))
-        blocks: list[Work] = []
+        blocks: list[T] = []
         while len(blocks) < int(most):
             item, self._next = self._next or next(self._work, None), None
             if item is None:
@@ -120,12 +138,12 @@ class Window:
             blocks.append(item)
         return tuple(blocks)
 
-    def _send(self, task: Task) -> None:
+    def _send(self, task: Task[T]) -> None:
         others = [worker for worker in self._workers if worker not in task.avoid] if task.avoid else []
         future = self.client.submit(
             self.task,
             self.sent(task.work[0].job),
-            [(item.z, item.block.row, item.block.column) for item in task.work],
+            [item.place for item in task.work],
             key=f"blocks-{uuid.uuid4().hex}",
             pure=False,
             workers=others or None,
@@ -176,7 +194,7 @@ class Window:
         for _, task in waiting:
             self._send(task)
 
-    def _settle(self, task: Task, future: Future) -> Iterator[tuple[Work, bool | Exception]]:
+    def _settle(self, task: Task[T], future: Future) -> Iterator[tuple[T, bool | Exception]]:
         """Yield the outcome of a task's blocks; keep those to be tried again."""
         if future.status in ("cancelled", "lost"):
             if self.client.status != "running":
@@ -207,14 +225,13 @@ class Window:
             self._done += 1
             yield item, number in report.empty if found is None else found
 
-    def _suspect(self, task: Task) -> Iterator[tuple[Work, Exception]]:
+    def _suspect(self, task: Task[T]) -> Iterator[tuple[T, Exception]]:
         """The workers of a task died one after another: its blocks are tried alone before one is called bad."""
         if not task.alone:
             self._suspects.extend(Task((item,), alone=True) for item in task.work)
             return
         (item,) = task.work
-        where = f"{item.block.write}, plane {item.z},"
-        yield item, ClusterError(f"the block at {where} ends every worker that predicts it; is there memory enough?")
+        yield item, ClusterError(f"the block at {item.where}, ends every worker that does it; is there memory enough?")
 
 
 class Finishing:

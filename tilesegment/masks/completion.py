@@ -76,12 +76,8 @@ def status(path: str | Path) -> MaskStatus:
     return MaskStatus(path, state, done.size, int(np.count_nonzero(done)), int(damaged), spec)
 
 
-def open_partial(path: str | Path, *, replaces: bool = False) -> MaskWriter:
+def open_partial(path: str | Path) -> MaskWriter:
     """Open the mask in progress with the final name `path`.
-
-    Args:
-        path: its final name.
-        replaces: it may be there to replace a finished one of that name, which does not count then.
 
     Raises:
         MaskError: there is none, or it is damaged.
@@ -89,8 +85,7 @@ def open_partial(path: str | Path, *, replaces: bool = False) -> MaskWriter:
     """
     path = Path(os.path.abspath(path))
     with reporting("open", path):
-        begun = read_record(partial_name(path)) if replaces else None
-        folder, record = _find(path) if begun is None else (partial_name(path), begun)
+        folder, record = _find(path)
         if folder == path and record.get("state") != "partial":
             raise FinishedError(f"{path} is finished; nothing is left to do")
         spec, target = spec_from_record(record), recorded_target(path, partial_name(path), record)

@@ -1,20 +1,24 @@
 """Outputs of objects by name: label images, tables and outlines; checked before the work, written whole."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from tilesegment.errors import MaskError, PlanError
-from tilesegment.files import replacing, sweep
+from tilesegment.files import replacing
 from tilesegment.masks import MaskSpec, MaskWriter, create_objects, is_complete
+from tilesegment.masks.spec import differing
 from tilesegment.masks.store import reporting
+from tilesegment.masks.target import OBJECTS, check_free, objects_target, read_record
 from tilesegment.objects.batches import Batch, Placement
 from tilesegment.objects.plan import ObjectPlan, first_pixel
+from tilesegment.objects.rows import Rows
+from tilesegment.objects.settings import ObjectSettings
 from tilesegment.objects.tables import SUFFIXES, objects_writer, suffix_of
-from tilesegment.objects.work import record_names, written_before
+from tilesegment.objects.work import Ending, record_ending
 
 Write = Callable[[Batch], None]
 
@@ -66,34 +70,77 @@ class ObjectOutputs:
         """Whether any holds outlines."""
         return any(map(_is_outlined, self.files))
 
-    def check(self, reads: Sequence[str], folder: Path) -> None:
-        """Check that the outputs may be written.
-
-        Args:
-            reads: paths of mask and image.
-            folder: the work folder, in which an earlier run may have recorded that it wrote them.
+    def check(self, mask: str, image: str | None) -> None:
+        """Refuse outputs that are what is read, hold it or lie in it; labels of the image may.
 
         Raises:
-            PlanError: an output is what is read.
-            MaskError: it exists and may not be replaced.
+            PlanError: one does.
         """
         for path in self.all:
-            for read in reads:
-                real = Path(os.path.realpath(read))
-                if Path(os.path.realpath(path)) in (real, *real.parents):
+            real = Path(os.path.realpath(path))
+            for read in (mask, image):
+                if read is None:
+                    continue
+                source = Path(os.path.realpath(read))
+                if real == source or real in source.parents:
                     raise PlanError(f"{path} is what is read, or holds it; name another output")
-        before = written_before(folder, self.files)
-        for path in self.files:
-            check_file(path, overwrite=self.overwrite or path in before)
+                is_its_label = read == image and path in self.labels and real.parent.parent == source
+                if source in real.parents and not is_its_label:
+                    raise PlanError(f"{path} lies in {read}, which is read; name an output elsewhere")
 
-    def begin(self, plan: ObjectPlan, spec: MaskSpec) -> tuple[MaskWriter, ...]:
-        """Create the label images that are not complete yet."""
+    def check_free(self, plan: ObjectPlan, spec: MaskSpec, before: Ending | None) -> None:
+        """Check that the outputs may be written, those excepted that an earlier run for the plan has written.
+
+        Args:
+            plan, spec: what is written, and about which mask.
+            before: how the earlier run ended.
+
+        Raises:
+            MaskError: one exists and may not be replaced, or cannot be written.
+        """
         made = labels_spec(plan, spec)
-        return tuple(
-            create_objects(path, made, ngff=self.ngff, overwrite=self.overwrite)
+        for path in self.labels:
+            target = objects_target(path, made, self.ngff)
+            with reporting("read", path):
+                there = read_record(path)
+            if there is None or differing(there, target.record(made, "complete")):
+                check_free(target, made, self.overwrite)
+        for path in self.files:
+            check_file(path, overwrite=self.overwrite or (before is not None and before.wrote(path)))
+
+    def found(self, plan: ObjectPlan, spec: MaskSpec, before: Ending | None) -> Ending | None:
+        """Return what the outputs hold, if an earlier run for the plan has completed all of them; else None."""
+        if not self.all or (self.files and (before is None or not all(map(before.wrote, self.files)))):
+            return None
+        made = labels_spec(plan, spec)
+        for path in self.labels:
+            if not is_complete(path, made, ngff=self.ngff, objects=True):
+                return None
+            told = (read_record(path) or {}).get("provenance", {})
+            before = before or Ending(int(told.get("objects", 0)), dict(told.get("objects_by_class", {})), {})
+        return before
+
+    def begin(self, plan: ObjectPlan, spec: MaskSpec) -> list[MaskWriter]:
+        """Create the label images that are not complete yet, or go on with them."""
+        made = labels_spec(plan, spec)
+        return [
+            self._create(path, made)
             for path in self.labels
             if self.overwrite or not is_complete(path, made, ngff=self.ngff, objects=True)
-        )
+        ]
+
+    def _create(self, path: Path, made: MaskSpec) -> MaskWriter:
+        """Create one label image; ids of other objects that are in progress there are replaced, as work folders are."""
+        begun = read_record(objects_target(path, made, self.ngff).partial) or {}
+        layout = begun.get("layout")
+        is_of_objects = isinstance(layout, dict) and layout.get("values") == OBJECTS
+        discard = self.overwrite or (is_of_objects and not path.exists())
+        return replace(create_objects(path, made, ngff=self.ngff, overwrite=discard), overwrite=self.overwrite)
+
+
+def settled_by(plan: ObjectPlan, settings: ObjectSettings) -> str:
+    """Return all that decides the outputs."""
+    return f"{plan.to_json()} regions {settings.regions} simplify {settings.simplify!r}"
 
 
 def labels_spec(plan: ObjectPlan, spec: MaskSpec) -> MaskSpec:
@@ -148,19 +195,17 @@ def check_file(path: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def writing(
-    outputs: ObjectOutputs, folder: Path, plan: ObjectPlan, spec: MaskSpec, *, regions: bool
+    outputs: ObjectOutputs, folder: Path, plan: ObjectPlan, spec: MaskSpec, rows: Rows, settings: ObjectSettings
 ) -> Iterator[tuple[list[Write], list[Write]]]:
     """Open the files; yield what writes a batch to those without outlines, and to those with them.
 
-    All get their final names once all are whole.
+    All get their final names once all are whole; before, it is recorded beside the work `folder` that they do.
 
     Raises:
         MaskError: one cannot be written.
     """
     colours = {one.name: one.rgb for one in spec.classes}
     with reporting("write", outputs.files[0].parent), ExitStack() as names:
-        for path in outputs.files:  # what a killed run has left
-            sweep(path)
         temporaries = names.enter_context(replacing(*outputs.files))
         plain: list[Write] = []
         with_outlines: list[Write] = []
@@ -170,10 +215,11 @@ def writing(
                     path,
                     temporary,
                     fingerprint=plan.fingerprint,
-                    object_type="annotation" if regions else "detection",
+                    object_type="annotation" if settings.regions else "detection",
                     colours=colours,
                     placement=placement_of(spec),
                 )
                 (with_outlines if _is_outlined(path) else plain).append(stack.enter_context(writer).write)
             yield plain, with_outlines
-        record_names(folder, dict(zip(temporaries, outputs.files, strict=True)))
+        settled = settled_by(plan, settings)
+        record_ending(folder, settled, len(rows), rows.by_class, dict(zip(temporaries, outputs.files, strict=True)))

@@ -14,6 +14,7 @@ Between stages the pieces of all blocks are joined: see `labelling`. A stage rea
 process may do any block of it, and repeating a block is harmless.
 """
 
+import hashlib
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -26,7 +27,7 @@ import numpy as np
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
 from tilesegment.images.source import ImageSource
-from tilesegment.masks import MaskWriter, open_partial
+from tilesegment.masks import MaskWriter
 from tilesegment.masks.store import reporting
 from tilesegment.objects.block_pieces import BlockPieces, load_arrays, save_arrays
 from tilesegment.objects.cut import Place
@@ -40,35 +41,55 @@ from tilesegment.objects.sections import Sections, sections_of
 from tilesegment.objects.source import ObjectSource, open_source
 
 PLAN = "plan.json"
+# what is read from the work folder, and changes while other processes work there
+_READ = ("filling", "is_whole", "sections", "number_of")
 _GAP = 1  # value of the pixels in no object
 
 
 class Stages:
     """The open work folder of a plan. Thread-safe.
 
+    Results are kept in a folder in it that is named by the plan: a worker that is late and still follows another plan
+    does not find it.
+
     Args:
-        folder: where results are kept.
+        folder: the work folder.
         plan: what is decided.
-        labels: final names of the label images that are being written.
+        writers: the label images in progress.
     """
 
-    def __init__(self, folder: Path, plan: ObjectPlan, labels: Sequence[Path] = ()) -> None:
-        self.folder, self.plan, self.cut, self.labels = folder, plan, plan.cut, labels
+    def __init__(self, folder: Path, plan: ObjectPlan, writers: Sequence[MaskWriter] = ()) -> None:
+        self.folder, self.plan, self.cut, self.writers = folder, plan, plan.cut, writers
+        self.results = results_folder(folder, plan)
         self.labelled, self.grown, self.gaps, self.filled = (
-            Labelling(folder / name, self.cut) for name in ("labelled", "grown", "gaps", "filled")
+            Labelling(self.results / name, self.cut) for name in ("labelled", "grown", "gaps", "filled")
         )
         self._open = ExitStack()
         self._lock = threading.RLock()
 
     @classmethod
-    def open(cls, folder: Path, labels: Sequence[Path] = ()) -> Self:
+    def open(cls, folder: Path) -> Self:
         """Open the work folder that another process made."""
         with reporting("read", folder):
-            return cls(folder, ObjectPlan.from_json((folder / PLAN).read_text()), labels)
+            return cls(folder, ObjectPlan.from_json((folder / PLAN).read_text()))
 
     def close(self) -> None:
         """Close mask and image."""
         self._open.close()
+
+    def refresh(self, writers: Sequence[MaskWriter]) -> None:
+        """Forget what was read of results that other processes have made anew; no thread may be at work meanwhile.
+
+        The pieces of blocks stay: for one plan they are always the same.
+
+        Args:
+            writers: the label images in progress.
+        """
+        self.writers = tuple(writers)
+        for name in _READ:
+            vars(self).pop(name, None)
+        for labelling in (self.labelled, self.grown, self.gaps, self.filled):
+            vars(labelling).pop("joined", None)
 
     @cached_property
     def source(self) -> ObjectSource:
@@ -82,11 +103,6 @@ class Stages:
         assert self.plan.grey is not None
         with self._lock:
             return self._open.enter_context(open_image(self.plan.grey.path))
-
-    @cached_property
-    def writers(self) -> list[MaskWriter]:
-        """The label images that are being written."""
-        return [open_partial(path, replaces=True) for path in self.labels]
 
     @property
     def final(self) -> Labelling:
@@ -103,13 +119,14 @@ class Stages:
         """Return the file in which a stage keeps a block."""
         names = {"label": "labelled", "link": "linked", "grow": "grown", "part": "gaps", "touch": "touched"}
         names |= {"fill": "filled", "measure": "measured", "outline": "outlined"}
-        return self.folder / names[stage] / f"{place}.npz"
+        return self.results / names[stage] / f"{place}.npz"
 
     def do(self, stage: str, place: Place) -> None:
         """Do one block of a stage and keep its result.
 
         Raises:
             ImageError, MaskError: the mask or the image cannot be read, or the result cannot be written.
+            DamagedError: a result of an earlier stage has to be made again.
         """
         with reporting("write to", self.folder):
             getattr(self, stage)(place)
@@ -241,7 +258,7 @@ class Stages:
     @property
     def numbers(self) -> Path:
         """The file of `number_of`."""
-        return self.folder / "numbers.npz"
+        return self.results / "numbers.npz"
 
     @cached_property
     def number_of(self) -> np.ndarray:
@@ -251,6 +268,11 @@ class Stages:
     @property
     def _meets_at_corners(self) -> bool:
         return self.plan.connectivity == 8
+
+
+def results_folder(folder: Path, plan: ObjectPlan) -> Path:
+    """Return where in a work folder the results for a plan are kept."""
+    return folder / hashlib.sha256(plan.to_json().encode()).hexdigest()[:16]
 
 
 def chosen(values: np.ndarray, taken: Sequence[int]) -> np.ndarray:

@@ -163,9 +163,8 @@ def _objects(plain: np.ndarray, shown: Shown, part: Region, factor: int) -> _Pan
     notes: tuple[str, ...] = ()
     if count is None:
         notes = (
-            f"objects are told apart in the reduced picture, where close ones run together: {part.area:,} px are too "
-            "many. Draw a part of at most "
-            f"{_MOST_APART:,} px with --roi, or the ids that `tileseg objects` writes",
+            f"objects are told apart in the reduced picture, where close ones run together: {part.area:,} px are more "
+            f"than {_MOST_APART:,}. Draw a part with --roi, or the ids that `tileseg objects` writes",
         )
     elif count == 1 and not shown.apart and part.shape == shown.shape:
         notes = (f"{shown.path} holds one id: give --objects to draw each connected region as an object",)

@@ -89,7 +89,7 @@ def open_shown(path: str | Path, *, objects: bool = False) -> Iterator[Shown]:
         mask = open_mask(path)  # says what is wrong
     if mask is not None:
         level = mask.levels[0]
-        yield shown_mask(str(mask.path), lambda region: level.read(region, 0), mask.spec, objects=objects)
+        yield shown_mask(str(path), lambda region: level.read(region, 0), mask.spec, objects=objects)
         return
     with open_image(path) as source:
         yield _label_image(source, str(path), objects)

@@ -1,0 +1,281 @@
+"""One call of `find_objects`: stages in order, what is joined between them, outputs; alone, resumed, or as a part."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from functools import cached_property
+from itertools import islice
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from tilesegment.errors import MaskError, StoppedError
+from tilesegment.masks import MaskWriter
+from tilesegment.metadata import micrometres
+from tilesegment.objects.block_pieces import DamagedError, load_arrays, save_arrays
+from tilesegment.objects.cut import Place
+from tilesegment.objects.outputs import ObjectOutputs, placement_of, settled_by, writing
+from tilesegment.objects.plan import ObjectPlan
+from tilesegment.objects.rows import Described, Rows
+from tilesegment.objects.settings import ObjectSettings
+from tilesegment.objects.source import ObjectSource
+from tilesegment.objects.stages import Stages
+from tilesegment.objects.sums import Sums, merge
+from tilesegment.objects.work import Ending, begin_work, claimed, end_work, ending_of, sweep_work
+from tilesegment.threads import thread_count
+
+Stop = Callable[[], bool]
+Report = Callable[[float, str], None]
+
+# about how long a stage takes per pixel, for the progress
+_COST = {"label": 3, "link": 2, "grow": 8, "part": 3, "touch": 3, "fill": 2, "measure": 6, "outline": 8, "paint": 3}
+_WRITING = 8
+_TRIES = 3  # of a run that finds results of its own damaged
+
+
+@runtime_checkable
+class ObjectWorkers(Protocol):
+    """What does the blocks of a stage: this process, or a cluster."""
+
+    def each(self, stages: Stages, stage: str, places: Sequence[Place], stop: Stop) -> Iterator[Place]:
+        """Do `places` of a stage and yield each once it is kept; if `stop` is true, end early."""
+
+
+class Threads:
+    """Does blocks in threads of this process."""
+
+    def each(self, stages: Stages, stage: str, places: Sequence[Place], stop: Stop) -> Iterator[Place]:
+        """See `ObjectWorkers`."""
+        count = thread_count()
+        left, running = iter(places), dict[Future[None], Place]()
+        with ThreadPoolExecutor(count) as pool:
+            while True:
+                room = 0 if stop() else 2 * count - len(running)
+                running |= {pool.submit(stages.do, stage, place): place for place in islice(left, room)}
+                if not running:
+                    return
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    place = running.pop(future)
+                    try:
+                        future.result()
+                    except BaseException:
+                        pool.shutdown(cancel_futures=True)
+                        raise
+                    yield place
+
+
+class Run:
+    """One call of `find_objects`.
+
+    Attributes:
+        is_over: whether this call has nothing left to do.
+        found: how many objects there are, once all is written.
+        table: of them, if no output was named.
+        notes: for the user.
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        source: ObjectSource,
+        settings: ObjectSettings,
+        outputs: ObjectOutputs,
+        workers: ObjectWorkers,
+        report: Report,
+        stop: Stop,
+    ) -> None:
+        self.stages, self.source, self.settings, self.outputs = stages, source, settings, outputs
+        self.workers, self.report, self.stop = workers, report, stop
+        self.is_over = False
+        self.found: Ending | None = None
+        self.table: dict[str, np.ndarray] | None = None
+        self.notes: list[str] = []
+        self.writers: list[MaskWriter] = []  # of the label images that are not complete yet
+        self._order = stages_of(stages.plan, labels=bool(outputs.labels), outlines=outputs.outlined)
+        self._total = sum(_COST[stage] for stage in self._order) + _WRITING
+
+    def carry_out(self, part: tuple[int, int] | None) -> None:
+        """Do what is left to do, as far as it is this call's; another run may end it meanwhile: see `is_over`."""
+        if self._is_done(part):
+            return
+        folder = self.stages.folder
+        if begin_work(folder, self.stages.plan):
+            self.notes.append("an interrupted run had other settings or another mask: this one started anew")
+        if part is not None and self._missing("label"):
+            with claimed(folder, shared=True) as is_there:
+                if not is_there:
+                    return
+                self._stage("label", part)
+                self.is_over = bool(self._missing("label"))
+                if self.is_over:
+                    return
+        with claimed(folder, shared=False, wait=part is not None, stop=self.stop) as is_there:
+            if is_there:
+                self._finish()
+                end_work(folder, is_there=True, keep_record=part is not None)
+                self.is_over = True
+
+    def _is_done(self, part: tuple[int, int] | None) -> bool:
+        """Whether an earlier run has written all outputs; then tidy up behind it. If not, check that they may be."""
+        stages, outputs, spec = self.stages, self.outputs, self.source.spec
+        before = ending_of(stages.folder, settled_by(stages.plan, self.settings))
+        # parts that replace older outputs replace them once
+        found = outputs.found(stages.plan, spec, before) if part is not None or not outputs.overwrite else None
+        if found is None:
+            outputs.check_free(stages.plan, spec, before)
+            return False
+        with claimed(stages.folder, shared=False, wait=part is not None, stop=self.stop) as is_there:
+            sweep_work(stages.folder, outputs.files)
+            end_work(stages.folder, is_there=is_there, keep_record=part is not None)
+        self.is_over, self.found = True, found
+        self.notes.append("another run had already written all of it: nothing was left to do")
+        return True
+
+    def _finish(self) -> None:
+        """Do all stages and write the outputs; results of earlier runs that are damaged are made again."""
+        stages, outputs = self.stages, self.outputs
+        sweep_work(stages.folder, outputs.files)
+        with ExitStack() as stack:
+            self.writers = outputs.begin(stages.plan, self.source.spec)
+            for writer in self.writers:
+                stack.enter_context(writer.claimed(shared=False))
+            for left in reversed(range(_TRIES)):
+                stages.refresh(self.writers)
+                vars(self).pop("_sums", None)
+                try:
+                    for stage in self._order:
+                        self._stage(stage)
+                        self._conclude(stage)
+                    self._write()
+                    return
+                except DamagedError as error:
+                    self.notes.append(f"{error}: it was made again")
+                    if not left:
+                        raise MaskError(f"{error}, again and again: check the disk, then run it again") from error
+
+    def _missing(self, stage: str) -> list[Place]:
+        stages = self.stages
+        if stage != "paint":
+            return [place for place in stages.cut if not stages.file(stage, place).is_file()]
+        if not self.writers:
+            return []
+        done = np.logical_and.reduce([writer.survey().done for writer in self.writers])
+        return [Place(*map(int, at)) for at in np.argwhere(~done)]
+
+    def _stage(self, stage: str, part: tuple[int, int] | None = None) -> None:
+        """Do the blocks of a stage that are not kept yet, or those of one part."""
+        missing, cut = self._missing(stage), self.stages.cut
+        share = len(missing)
+        if part is not None:
+            missing = [place for place in missing if cut.number(place) % part[1] == part[0] - 1]
+        before = sum(_COST[one] for one in self._order[: self._order.index(stage)])
+        done = len(cut) - share
+        for _ in self.workers.each(self.stages, stage, missing, self.stop):
+            done += 1
+            self.report((before + _COST[stage] * done / len(cut)) / self._total, stage)
+        if self.stop():
+            raise StoppedError("stopped before all blocks were done; the same command goes on from here")
+
+    def _conclude(self, stage: str) -> None:
+        """Join what the blocks of a stage hold, unless an earlier run has."""
+        stages, plan = self.stages, self.stages.plan
+        corners = plan.connectivity == 8
+        if stage == "label" and not stages.labelled.is_joined:
+            stages.labelled.join(corners=corners, ids=plan.taken is None)
+        elif stage == "link":
+            is_of_ids = plan.taken is None
+            pairs = [] if is_of_ids else [load_arrays(stages.file("link", place))["pairs"] for place in stages.cut]
+            stages.labelled.link(None if is_of_ids else np.concatenate(pairs))
+        elif stage == "part" and not stages.gaps.is_joined:
+            stages.gaps.join(corners=not corners)
+        elif stage in ("grow", "fill"):
+            labelling = stages.grown if stage == "grow" else stages.filled
+            if not labelling.is_joined:
+                labelling.join(numbered=True)
+        elif stage == "measure" and not stages.numbers.is_file():
+            save_arrays(stages.numbers, {"number": self._numbers()})
+
+    def _doubt(self) -> None:
+        """Note that a label image of one id may be a mask of one class."""
+        value = self.stages.labelled.joined.value
+        if self.stages.plan.taken is None and len(value) == 2:
+            self.notes.append(
+                f"{self.source.path} holds the one id {value[1]}, which is read as one object; if it is a class whose "
+                f"regions are objects, give --classes {value[1]}"
+            )
+
+    @cached_property
+    def _sums(self) -> Sums:
+        files = (load_arrays(self.stages.file("measure", place)) for place in self.stages.cut)
+        return merge(Sums.from_arrays(one) for one in files)
+
+    def _numbers(self) -> np.ndarray:
+        """Return the id (objects + 1,) uint32 that each object gets, 0 for those that are left out."""
+        sums, plan, (height, width) = self._sums, self.stages.plan, self.stages.plan.shape
+        kept = sums.area >= plan.min_area
+        if plan.touching_border == "drop":
+            _, y0, x0, _, y1, x1 = sums.box.T
+            kept &= (y0 > 0) & (x0 > 0) & (y1 < height) & (x1 < width)
+        numbers = np.zeros(self.stages.final.joined.objects + 1, np.uint32)
+        if plan.taken is None:
+            numbers[sums.ids[kept]] = self.stages.class_of[sums.ids[kept]]
+        else:
+            numbers[sums.ids[kept]] = np.arange(1, np.count_nonzero(kept) + 1)
+        return numbers
+
+    def _write(self) -> None:
+        """Finish the label images and write tables and outlines."""
+        self._doubt()
+        rows = Rows(self.stages, self._sums, self._described())
+        while self.writers:
+            self.writers[0].finish({"objects": len(rows), "objects_by_class": rows.by_class})
+            del self.writers[0]
+        if not self.outputs.all:
+            batches = [batch.columns for batch in rows.tables()]
+            self.table = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        if self.outputs.files:
+            self._write_files(rows)
+        self.found = Ending(len(rows), rows.by_class, {})
+
+    def _write_files(self, rows: Rows) -> None:
+        stages = self.stages
+        with writing(self.outputs, stages.folder, stages.plan, self.source.spec, rows, self.settings) as (
+            plain,
+            outlined,
+        ):
+            for batches, writes in ((rows.tables, plain), (rows.outlined, outlined)):
+                done = 0
+                for batch in batches() if writes else ():
+                    for write in writes:
+                        write(batch)
+                    done += len(batch)
+                    share = min(done / max(len(rows), 1), 1)
+                    self.report(1 - _WRITING / self._total * (1 - share), "write")
+                    if self.stop():
+                        raise StoppedError("stopped while the objects were written; the same command goes on")
+
+    def _described(self) -> Described:
+        spec = self.source.spec
+        per = micrometres(spec.frame.z.unit)
+        return Described(
+            classes=spec.classes if self.source.has_classes else None,
+            size=spec.pixel_size,
+            plane_distance=None if per is None else spec.frame.z.scale * per,
+            first_plane=spec.first_plane,
+            placement=placement_of(spec),
+            simplify=self.settings.simplify,
+        )
+
+
+def stages_of(plan: ObjectPlan, *, labels: bool, outlines: bool) -> list[str]:
+    """Return the stages of a plan in order.
+
+    Args:
+        plan: what is decided.
+        labels, outlines: whether label images, and outlines, are written.
+    """
+    growing = ["grow"] if plan.radius else []
+    filling = ["part", "touch", "fill"] if plan.fill_holes else []
+    order = ["label", *(["link"] if plan.volume else []), *growing, *filling, "measure"]
+    return [*order, *(["outline"] if outlines else []), *(["paint"] if labels else [])]
