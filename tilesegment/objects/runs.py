@@ -11,6 +11,8 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
+from tilesegment.geometry import Region
+
 _STRIP = 1 << 17  # pixels looked at at once: they stay in the processor's cache
 
 
@@ -57,18 +59,24 @@ class Runs:
         filled[1::2] = values
         return np.repeat(filled, np.diff(ends)).reshape(self.shape)
 
-    def crop(self, y0: int, x0: int, y1: int, x1: int) -> tuple["Runs", np.ndarray]:
-        """Return the runs of the window y0:y1, x0:x1 of the block, and the number (n,) of each in this block."""
+    def crop(self, window: Region) -> tuple["Runs", np.ndarray]:
+        """Return the runs of a window of the block, and the number (n,) of each in this block."""
         width = self.shape[1]
-        first, last = np.searchsorted(self.start, (y0 * width, y1 * width))
+        if window == Region.of_shape(self.shape):
+            return self, np.arange(len(self.start))
+        first, last = np.searchsorted(self.start, (window.y0 * width, window.y1 * width))
         row, left = np.divmod(self.start[first:last], width)
-        right = np.minimum(self.stop[first:last] - row * width, x1) - x0
-        left = np.maximum(left, x0) - x0
+        right = np.minimum(self.stop[first:last] - row * width, window.x1) - window.x0
+        left = np.maximum(left, window.x0) - window.x0
         kept = np.flatnonzero(left < right)
-        base = (row[kept] - y0) * (x1 - x0)
+        base = (row[kept] - window.y0) * window.width
         numbers = kept + first
-        cropped = Runs((y1 - y0, x1 - x0), base + left[kept], base + right[kept], self.value[numbers])
-        return cropped, numbers
+        return Runs(window.shape, base + left[kept], base + right[kept], self.value[numbers]), numbers
+
+    def within(self, block: Region, shape: tuple[int, int]) -> "Runs":
+        """Return the runs in a larger block of `shape` (h, w), in which this one is the region `block`."""
+        moved = self.start // self.shape[1] * (shape[1] - self.shape[1]) + (block.y0 * shape[1] + block.x0)
+        return Runs(shape, self.start + moved, self.stop + moved, self.value)
 
     def pairs(self, reach: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Return the pairs of runs of one value that touch across two rows: (m,) upper and (m,) lower run.
