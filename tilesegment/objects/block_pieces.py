@@ -15,7 +15,7 @@ import numpy as np
 from tilesegment.errors import MaskError
 from tilesegment.files import make_folder, write_atomically
 from tilesegment.geometry import Region
-from tilesegment.objects.runs import Runs, join
+from tilesegment.objects.runs import Choose, Runs, join
 
 # what numpy and zipfile raise about a file that is cut off or overwritten
 _DAMAGED = (ValueError, KeyError, EOFError, NotImplementedError, struct.error, zipfile.BadZipFile, zlib.error)
@@ -65,9 +65,15 @@ class BlockPieces:
     head: Head
 
     @classmethod
-    def of(cls, values: np.ndarray, *, corners: bool = False) -> "BlockPieces":
-        """Label `values` (h, w), of any unsigned integer type up to 32 bits; 0 is in no piece."""
-        runs = Runs.of(values)
+    def of(cls, values: np.ndarray, *, corners: bool = False, choose: Choose | None = None) -> "BlockPieces":
+        """Label `values` (h, w), of any unsigned integer type up to 32 bits; 0 is in no piece.
+
+        Args:
+            values: of the pixels.
+            corners: also find the pieces that meet at a corner.
+            choose: see `Runs.of`.
+        """
+        runs = Runs.of(values, choose)
         count, piece = join(len(runs.start), *runs.pairs())
         piece = piece.astype(np.uint32)
         first_run = np.full(count, len(piece))

@@ -5,6 +5,7 @@ one run per 50 to 100 pixels, so what is done to runs costs little: labelling ta
 `scipy.ndimage.label`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from tilesegment.geometry import Region
+
+Choose = Callable[[np.ndarray], np.ndarray]  # values (n,) to others
 
 _STRIP = 1 << 17  # pixels looked at at once: they stay in the processor's cache
 
@@ -32,8 +35,11 @@ class Runs:
     value: np.ndarray
 
     @classmethod
-    def of(cls, values: np.ndarray) -> "Runs":
-        """Return the runs of `values` (h, w), of any unsigned integer type up to 32 bits."""
+    def of(cls, values: np.ndarray, choose: Choose | None = None) -> "Runs":
+        """Return the runs of `values` (h, w), of any unsigned integer type up to 32 bits.
+
+        `choose` gives different values other ones, or 0.
+        """
         height, width = values.shape
         starts, found = [np.zeros(0, np.int64)], [np.zeros(0, values.dtype)]
         rows = max(1, _STRIP // width)
@@ -45,6 +51,7 @@ class Runs:
             found.append(strip[change])
         start, value = np.concatenate(starts).astype(np.int32), np.concatenate(found)
         stop = np.append(start[1:], np.int32(height * width))
+        value = value if choose is None else choose(value)
         kept = value != 0
         return cls((height, width), start[kept], stop[kept], value[kept].astype(np.uint32))
 
