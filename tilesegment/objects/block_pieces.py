@@ -14,7 +14,8 @@ import numpy as np
 
 from tilesegment.errors import MaskError
 from tilesegment.files import make_folder, write_atomically
-from tilesegment.objects.runs import Runs, join
+from tilesegment.geometry import Region
+from tilesegment.objects.runs import Choose, Runs, join
 
 # what numpy and zipfile raise about a file that is cut off or overwritten
 _DAMAGED = (ValueError, KeyError, EOFError, NotImplementedError, struct.error, zipfile.BadZipFile, zlib.error)
@@ -64,9 +65,15 @@ class BlockPieces:
     head: Head
 
     @classmethod
-    def of(cls, values: np.ndarray, *, corners: bool = False) -> "BlockPieces":
-        """Label `values` (h, w), of any unsigned integer type up to 32 bits; 0 is in no piece."""
-        runs = Runs.of(values)
+    def of(cls, values: np.ndarray, *, corners: bool = False, choose: Choose | None = None) -> "BlockPieces":
+        """Label `values` (h, w), of any unsigned integer type up to 32 bits; 0 is in no piece.
+
+        Args:
+            values: of the pixels.
+            corners: also find the pieces that meet at a corner.
+            choose: see `Runs.of`.
+        """
+        runs = Runs.of(values, choose)
         count, piece = join(len(runs.start), *runs.pairs())
         piece = piece.astype(np.uint32)
         first_run = np.full(count, len(piece))
@@ -76,16 +83,24 @@ class BlockPieces:
             pairs = np.sort(piece[np.stack(runs.pairs(reach=1), axis=-1)], axis=1)
             meeting = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
         height, width = runs.shape
-        sides = ((0, 0, 1, width), (height - 1, 0, height, width), (0, 0, height, 1), (0, width - 1, height, width))
+        ends = ((0, 0, 1, width), (height - 1, 0, height, width), (0, 0, height, 1), (0, width - 1, height, width))
         edges = []
-        for side in sides:
-            along, numbers = runs.crop(*side)
+        for end in ends:
+            along, numbers = runs.crop(Region(*end))
             edges.append(along.paint(piece[numbers] + np.uint32(1)).ravel())
         return cls(runs, piece, Head(runs.value[first_run], runs.start[first_run], meeting, *edges))
 
-    def paint(self, y0: int, x0: int, y1: int, x1: int, table: np.ndarray) -> np.ndarray:
-        """Return the window y0:y1, x0:x1 of the block with what `table` (p,) holds for each piece, 0 in none."""
-        runs, numbers = self.runs.crop(y0, x0, y1, x1)
+    def paint(self, window: Region, table: np.ndarray, *, around: Region | None = None) -> np.ndarray:
+        """Return (h, w) of what `table` (p,) holds for each piece in a window of the block; 0 in none.
+
+        Args:
+            window: in pixels of the block.
+            table: of any type.
+            around: what is returned, if it is more than the window; the rest of it is 0.
+        """
+        runs, numbers = self.runs.crop(window)
+        if around is not None:
+            runs = runs.within(window.within(around), around.shape)
         return runs.paint(table[self.piece[numbers]])
 
     @cached_property

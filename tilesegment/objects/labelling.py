@@ -121,14 +121,19 @@ class Labelling:
 
         `region` may reach beyond the mask. There, and where there is no piece, it is 0.
         """
-        painted = np.zeros(region.shape, table.dtype)
-        for place in self.cut.touched(z, region):
+        painted: np.ndarray | None = None
+        touched = list(self.cut.touched(z, region))
+        # the block that fills most of the region is painted with its surroundings, which the others then fill
+        touched.sort(key=lambda place: -self.cut.region(place).intersect(region).area)
+        for place in touched:
             block, pieces, offset = self.cut.region(place), self.load(place), self.joined.offset
             part, number = block.intersect(region), self.cut.number(place)
-            window, local = part.within(block), self.joined.piece_of[offset[number] : offset[number + 1]]
-            found = pieces.paint(window.y0, window.x0, window.y1, window.x1, table[local])
-            painted[part.within(region).slices] = found
-        return painted
+            local = table[self.joined.piece_of[offset[number] : offset[number + 1]]]
+            if painted is None:
+                painted = pieces.paint(part.within(block), local, around=region.within(block))
+            else:
+                painted[part.within(region).slices] = pieces.paint(part.within(block), local)
+        return np.zeros(region.shape, table.dtype) if painted is None else painted
 
     def runs(self, place: Place, table: np.ndarray) -> Runs:
         """Return the runs of a block with what `table` (pieces + 1,) of uint32 holds for their pieces as values."""

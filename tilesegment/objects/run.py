@@ -5,7 +5,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from functools import cached_property
 from itertools import islice
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -228,15 +228,20 @@ class Run:
         """Finish the label images and write tables and outlines."""
         self._doubt()
         rows = Rows(self.stages, self._sums, self._described())
-        while self.writers:
-            self.writers[0].finish({"objects": len(rows), "objects_by_class": rows.by_class})
-            del self.writers[0]
-        if not self.outputs.all:
-            batches = [batch.columns for batch in rows.tables()]
-            self.table = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-        if self.outputs.files:
-            self._write_files(rows)
+        with ThreadPoolExecutor(1) as pool:  # meanwhile the files are written, by one core alone
+            finishing = pool.submit(self._finish_labels, {"objects": len(rows), "objects_by_class": rows.by_class})
+            if not self.outputs.all:
+                batches = [batch.columns for batch in rows.tables()]
+                self.table = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+            if self.outputs.files:
+                self._write_files(rows)
+            finishing.result()
         self.found = Ending(len(rows), rows.by_class, {})
+
+    def _finish_labels(self, provenance: dict[str, Any]) -> None:
+        while self.writers:
+            self.writers[0].finish(provenance)
+            del self.writers[0]
 
     def _write_files(self, rows: Rows) -> None:
         stages = self.stages
