@@ -240,7 +240,7 @@ class Run:
 
     def _finish_labels(self, provenance: dict[str, Any]) -> None:
         while self.writers:
-            self.writers[0].finish(provenance)
+            self.writers[0].finish(provenance, reduced=self.stages.reduced)
             del self.writers[0]
 
     def _write_files(self, rows: Rows) -> None:
