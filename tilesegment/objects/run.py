@@ -149,9 +149,10 @@ class Run:
                     self._write()
                     return
                 except DamagedError as error:
-                    self.notes.append(f"{error}: it was made again")
                     if not left:
                         raise MaskError(f"{error}, again and again: check the disk, then run it again") from error
+                    self.notes.append(f"{error}: it was made again")
+                    stages.discard_damaged()
 
     def _missing(self, stage: str) -> list[Place]:
         stages = self.stages
