@@ -1,10 +1,11 @@
 """One call of `find_objects`: stages in order, what is joined between them, outputs; alone, resumed, or as a part."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ from tilesegment.objects.settings import ObjectSettings
 from tilesegment.objects.source import ObjectSource
 from tilesegment.objects.stages import Stages
 from tilesegment.objects.sums import Sums, merge
-from tilesegment.objects.work import Ending, begin_work, claimed, end_work, ending_of, sweep_work
+from tilesegment.objects.work import Ending, begin_work, claimed, end_work, ending_of, record_ending, sweep_work
 from tilesegment.threads import thread_count
 
 Stop = Callable[[], bool]
@@ -228,22 +229,29 @@ class Run:
         """Finish the label images and write tables and outlines."""
         self._doubt()
         rows = Rows(self.stages, self._sums, self._described())
-        while self.writers:
-            self.writers[0].finish({"objects": len(rows), "objects_by_class": rows.by_class})
-            del self.writers[0]
+        found = Ending(len(rows), rows.by_class, {})
+
+        def finish_labels() -> None:
+            while self.writers:
+                self.writers[0].finish({"objects": found.objects, "objects_by_class": found.by_class})
+                del self.writers[0]
+
         if not self.outputs.all:
             batches = [batch.columns for batch in rows.tables()]
             self.table = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
         if self.outputs.files:
-            self._write_files(rows)
-        self.found = Ending(len(rows), rows.by_class, {})
+            self._write_files(rows, found, finish_labels)
+        finish_labels()
+        self.found = found
 
-    def _write_files(self, rows: Rows) -> None:
-        stages = self.stages
-        with writing(self.outputs, stages.folder, stages.plan, self.source.spec, rows, self.settings) as (
-            plain,
-            outlined,
-        ):
+    def _write_files(self, rows: Rows, found: Ending, once_whole: Callable[[], None]) -> None:
+        plan, spec, settings = self.stages.plan, self.source.spec, self.settings
+
+        def before_names(renamed: Mapping[Path, Path]) -> None:
+            once_whole()
+            record_ending(self.stages.folder, settled_by(plan, settings), found, renamed)
+
+        with writing(self.outputs, plan, spec, before_names, regions=settings.regions) as (plain, outlined):
             for batches, writes in ((rows.tables, plain), (rows.outlined, outlined)):
                 done = 0
                 for batch in batches() if writes else ():
