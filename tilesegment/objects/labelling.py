@@ -12,18 +12,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
-from tilesegment.objects.block_pieces import BlockPieces, load_arrays, save_arrays
+from tilesegment.objects.block_pieces import BlockPieces, Head, load_arrays, save_arrays
 from tilesegment.objects.cut import Cut, Place
 from tilesegment.objects.runs import Runs, join
 
 MOST = 2**32 - 1  # ids of objects are uint32
 _CACHE_BYTES = 96 << 20  # of the blocks last used; each is used by its eight neighbours too
 _JOINED = "joined.npz"
+_NO_PAIRS = np.zeros((0, 2), np.int64)
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,9 @@ class Labelling:
         found = BlockPieces.load(self.path(place))
         with self._lock:
             self._cache[place] = found
-            while len(self._cache) > 1 and sum(one.nbytes for one in self._cache.values()) > _CACHE_BYTES:
-                self._cache.popitem(last=False)
+            held = sum(one.nbytes for one in self._cache.values())
+            while len(self._cache) > 1 and held > _CACHE_BYTES:
+                held -= self._cache.popitem(last=False)[1].nbytes
         return found
 
     @property
@@ -118,14 +121,19 @@ class Labelling:
 
         `region` may reach beyond the mask. There, and where there is no piece, it is 0.
         """
-        painted = np.zeros(region.shape, table.dtype)
-        for place in self.cut.touched(z, region):
+        painted: np.ndarray | None = None
+        touched = list(self.cut.touched(z, region))
+        # the block that fills most of the region is painted with its surroundings, which the others then fill
+        touched.sort(key=lambda place: -self.cut.region(place).intersect(region).area)
+        for place in touched:
             block, pieces, offset = self.cut.region(place), self.load(place), self.joined.offset
             part, number = block.intersect(region), self.cut.number(place)
-            window, local = part.within(block), self.joined.piece_of[offset[number] : offset[number + 1]]
-            found = pieces.paint(window.y0, window.x0, window.y1, window.x1, table[local])
-            painted[part.within(region).slices] = found
-        return painted
+            local = table[self.joined.piece_of[offset[number] : offset[number + 1]]]
+            if painted is None:
+                painted = pieces.paint(part.within(block), local, around=region.within(block))
+            else:
+                painted[part.within(region).slices] = pieces.paint(part.within(block), local)
+        return np.zeros(region.shape, table.dtype) if painted is None else painted
 
     def runs(self, place: Place, table: np.ndarray) -> Runs:
         """Return the runs of a block with what `table` (pieces + 1,) of uint32 holds for their pieces as values."""
@@ -144,34 +152,30 @@ class Labelling:
         Raises:
             MaskError: there are more objects than ids.
         """
-        counts, firsts, values = [], [], []
-        for place in self.cut:
-            pieces = self.load(place)
-            counts.append(len(pieces.value))
-            firsts.append(self._first_pixels(place, pieces))
-            values.append(pieces.value)
-        offset = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        first, value = np.concatenate(firsts), np.concatenate(values)
+        blocks: list[_Block] = []
+        pairs, meeting, touching = [_NO_PAIRS], [_NO_PAIRS], list[np.ndarray]()
+        for before, after in self._lines(blocks):
+            pairs.append(_changes(before, after))
+            touching.append(np.unique(before[before > 0]) - 1)
+            if corners:
+                meeting += [_changes(before[1:], after[:-1]), _changes(before[:-1], after[1:])]
+        offset = np.concatenate([[0], np.cumsum([len(block.value) for block in blocks])])
+        first, value = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("first", "value"))
         if len(value) > MOST:
             raise MaskError(f"the mask holds {len(value):,} regions in its blocks; at most {MOST:,} are numbered")
-        touching, pairs = np.zeros(len(value), bool), [np.zeros((0, 2), np.int64)]
-        for before, after in self._lines(offset):
-            pairs.append(_changes(before, after))
-            touching[before[before > 0] - 1] = True
+        meeting += [block.corners + start for block, start in zip(blocks, offset[:-1], strict=True)]
         piece_of, first, value = _numbered(first, value, *_alike(np.concatenate(pairs), value).T)
         at_line = np.zeros(len(first) + 1, bool)
-        at_line[piece_of[touching]] = True
+        at_line[piece_of[np.concatenate([np.zeros(0, int), *touching])]] = True
         if numbered:
             object_of, of_objects = value, np.arange(1, value.max(initial=0) + 1)
         else:
-            meeting = np.zeros((0, 2), np.int64)
             if ids:
                 plane = first // (self.cut.shape[0] * self.cut.shape[1])
-                meeting = _chain(plane << 32 | value)
-            elif corners:
-                found = np.concatenate([meeting, *self._corners(offset)])
-                meeting = _alike(piece_of[found].astype(np.int64) - 1, value)
-            object_of, _, of_objects = _numbered(first, value, *meeting.T)
+                alike = _chain(plane << 32 | value)
+            else:
+                alike = _alike(piece_of[np.concatenate(meeting)].astype(np.int64) - 1, value)
+            object_of, _, of_objects = _numbered(first, value, *alike.T)
         first = np.concatenate([[-1], first])
         self._keep(Joined(offset, piece_of, _with_none(object_of), _with_none(of_objects), first, at_line))
 
@@ -194,37 +198,49 @@ class Labelling:
     def _keep(self, joined: Joined) -> None:
         save_arrays(self.folder / _JOINED, {one.name: getattr(joined, one.name) for one in fields(joined)})
 
-    def _first_pixels(self, place: Place, pieces: BlockPieces) -> np.ndarray:
-        """Return the first pixel (p,) int64 of each piece of a block, in the flattened stack."""
+    def _lines(self, blocks: list["_Block"]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the pieces (n,) int64 on both sides of each line between blocks, counted over all blocks from 1.
+
+        0 is none. A line across reaches over a whole plane, one down over a row of blocks. `blocks` is filled
+        meanwhile.
+        """
+        count = 0
+        for z in range(self.cut.depth):
+            above: list[np.ndarray] = []
+            for row in range(self.cut.rows):
+                here: list[np.ndarray] = []
+                below, left_of = [], None
+                for column in range(self.cut.columns):
+                    place = Place(z, row, column)
+                    head = Head.load(self.path(place))
+                    top, bottom, left, right = (
+                        np.where(edge > 0, edge + np.int64(count), 0)
+                        for edge in (head.top, head.bottom, head.left, head.right)
+                    )
+                    if left_of is not None:
+                        yield left_of, left
+                    left_of = right
+                    here.append(top)
+                    below.append(bottom)
+                    blocks.append(_Block(self._in_stack(place, head.first), head.value, head.corners.astype(np.int64)))
+                    count += len(head.value)
+                if row:
+                    yield np.concatenate(above), np.concatenate(here)
+                above = below
+
+    def _in_stack(self, place: Place, pixel: np.ndarray) -> np.ndarray:
+        """Return pixels (n,) of a block, flattened, as pixels int64 of the flattened stack."""
         region, (height, width) = self.cut.region(place), self.cut.shape
-        y, x = np.divmod(pieces.first.astype(np.int64), region.width)
+        y, x = np.divmod(pixel.astype(np.int64), region.width)
         return (place.z * height + region.y0 + y) * width + region.x0 + x
 
-    def _lines(self, offset: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the pieces (n,) int64 on both sides of each line between blocks, counted over all blocks from 1."""
-        for z in range(self.cut.depth):
-            for upright in (False, True):
-                lines, along = (self.cut.columns, self.cut.rows) if upright else (self.cut.rows, self.cut.columns)
-                for line in range(1, lines):
-                    before, after = (
-                        np.concatenate([self._edge(z, at, n, offset, upright, last) for n in range(along)])
-                        for at, last in ((line - 1, True), (line, False))
-                    )
-                    yield before, after
 
-    def _corners(self, offset: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield pairs (m, 2) int64 of pieces that meet at a corner, counted over all blocks from 0."""
-        for before, after in self._lines(offset):
-            yield _changes(before[1:], after[:-1])
-            yield _changes(before[:-1], after[1:])
-        for place in self.cut:
-            yield self.load(place).corners.astype(np.int64) + offset[self.cut.number(place)]
+class _Block(NamedTuple):
+    """The pieces of a block: first pixels in the stack, values, and pairs that meet at corners."""
 
-    def _edge(self, z: int, line: int, n: int, offset: np.ndarray, upright: bool, last: bool) -> np.ndarray:
-        """Return the pieces along one edge of a block, counted over all blocks from 1, int64; 0 is none."""
-        place = Place(z, n, line) if upright else Place(z, line, n)
-        edge = self.load(place).edges[2 * upright + last].astype(np.int64)
-        return np.where(edge > 0, edge + offset[self.cut.number(place)], 0)
+    first: np.ndarray
+    value: np.ndarray
+    corners: np.ndarray
 
 
 def _changes(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -230,28 +230,28 @@ class Run:
         self._doubt()
         rows = Rows(self.stages, self._sums, self._described())
         found = Ending(len(rows), rows.by_class, {})
-
-        def finish_labels() -> None:
-            while self.writers:
-                self.writers[0].finish({"objects": found.objects, "objects_by_class": found.by_class})
-                del self.writers[0]
-
-        if not self.outputs.all:
-            batches = [batch.columns for batch in rows.tables()]
-            self.table = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-        if self.outputs.files:
-            self._write_files(rows, found, finish_labels)
-        finish_labels()
+        with ThreadPoolExecutor(1) as pool:  # meanwhile the files are written, by one core alone
+            finishing = pool.submit(self._finish_labels, {"objects": len(rows), "objects_by_class": rows.by_class})
+            if not self.outputs.all:
+                batches = [batch.columns for batch in rows.tables()]
+                self.table = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+            if self.outputs.files:
+                self._write_files(rows, found)
+            finishing.result()
         self.found = found
 
-    def _write_files(self, rows: Rows, found: Ending, once_whole: Callable[[], None]) -> None:
+    def _finish_labels(self, provenance: dict[str, Any]) -> None:
+        while self.writers:
+            self.writers[0].finish(provenance)
+            del self.writers[0]
+
+    def _write_files(self, rows: Rows, found: Ending) -> None:
         plan, spec, settings = self.stages.plan, self.source.spec, self.settings
 
-        def before_names(renamed: Mapping[Path, Path]) -> None:
-            once_whole()
+        def record(renamed: Mapping[Path, Path]) -> None:
             record_ending(self.stages.folder, settled_by(plan, settings), found, renamed)
 
-        with writing(self.outputs, plan, spec, before_names, regions=settings.regions) as (plain, outlined):
+        with writing(self.outputs, plan, spec, record, regions=settings.regions) as (plain, outlined):
             for batches, writes in ((rows.tables, plain), (rows.outlined, outlined)):
                 done = 0
                 for batch in batches() if writes else ():

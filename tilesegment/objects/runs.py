@@ -5,11 +5,16 @@ one run per 50 to 100 pixels, so what is done to runs costs little: labelling ta
 `scipy.ndimage.label`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
+
+from tilesegment.geometry import Region
+
+Choose = Callable[[np.ndarray], np.ndarray]  # values (n,) to others
 
 _STRIP = 1 << 17  # pixels looked at at once: they stay in the processor's cache
 
@@ -30,8 +35,11 @@ class Runs:
     value: np.ndarray
 
     @classmethod
-    def of(cls, values: np.ndarray) -> "Runs":
-        """Return the runs of `values` (h, w), of any unsigned integer type up to 32 bits."""
+    def of(cls, values: np.ndarray, choose: Choose | None = None) -> "Runs":
+        """Return the runs of `values` (h, w), of any unsigned integer type up to 32 bits.
+
+        `choose` gives different values other ones, or 0.
+        """
         height, width = values.shape
         starts, found = [np.zeros(0, np.int64)], [np.zeros(0, values.dtype)]
         rows = max(1, _STRIP // width)
@@ -43,6 +51,7 @@ class Runs:
             found.append(strip[change])
         start, value = np.concatenate(starts).astype(np.int32), np.concatenate(found)
         stop = np.append(start[1:], np.int32(height * width))
+        value = value if choose is None else choose(value)
         kept = value != 0
         return cls((height, width), start[kept], stop[kept], value[kept].astype(np.uint32))
 
@@ -57,18 +66,24 @@ class Runs:
         filled[1::2] = values
         return np.repeat(filled, np.diff(ends)).reshape(self.shape)
 
-    def crop(self, y0: int, x0: int, y1: int, x1: int) -> tuple["Runs", np.ndarray]:
-        """Return the runs of the window y0:y1, x0:x1 of the block, and the number (n,) of each in this block."""
+    def crop(self, window: Region) -> tuple["Runs", np.ndarray]:
+        """Return the runs of a window of the block, and the number (n,) of each in this block."""
         width = self.shape[1]
-        first, last = np.searchsorted(self.start, (y0 * width, y1 * width))
+        if window == Region.of_shape(self.shape):
+            return self, np.arange(len(self.start))
+        first, last = np.searchsorted(self.start, (window.y0 * width, window.y1 * width))
         row, left = np.divmod(self.start[first:last], width)
-        right = np.minimum(self.stop[first:last] - row * width, x1) - x0
-        left = np.maximum(left, x0) - x0
+        right = np.minimum(self.stop[first:last] - row * width, window.x1) - window.x0
+        left = np.maximum(left, window.x0) - window.x0
         kept = np.flatnonzero(left < right)
-        base = (row[kept] - y0) * (x1 - x0)
+        base = (row[kept] - window.y0) * window.width
         numbers = kept + first
-        cropped = Runs((y1 - y0, x1 - x0), base + left[kept], base + right[kept], self.value[numbers])
-        return cropped, numbers
+        return Runs(window.shape, base + left[kept], base + right[kept], self.value[numbers]), numbers
+
+    def within(self, block: Region, shape: tuple[int, int]) -> "Runs":
+        """Return the runs in a larger block of `shape` (h, w), in which this one is the region `block`."""
+        moved = self.start // self.shape[1] * (shape[1] - self.shape[1]) + (block.y0 * shape[1] + block.x0)
+        return Runs(shape, self.start + moved, self.stop + moved, self.value)
 
     def pairs(self, reach: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Return the pairs of runs of one value that touch across two rows: (m,) upper and (m,) lower run.

@@ -18,7 +18,7 @@ import hashlib
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Self
 
@@ -148,9 +148,9 @@ class Stages:
     def label(self, place: Place) -> None:
         """Label the values of a block."""
         values = self.source.values(self.cut.region(place), place.z)
-        if self.plan.taken is not None:
-            values = chosen(values, self.plan.taken)
-        BlockPieces.of(values, corners=self._meets_at_corners).save(self.file("label", place))
+        choose = None if self.plan.taken is None else partial(chosen, taken=self.plan.taken)
+        pieces = BlockPieces.of(values, corners=self._meets_at_corners, choose=choose)
+        pieces.save(self.file("label", place))
 
     def link(self, place: Place) -> None:
         """Find the pieces that meet those of the next plane."""
@@ -282,7 +282,7 @@ def results_folder(folder: Path, plan: ObjectPlan) -> Path:
 
 
 def chosen(values: np.ndarray, taken: Sequence[int]) -> np.ndarray:
-    """Return `values` (h, w) with 0 for those that are not `taken`, and value + 1 for those that are."""
+    """Return `values` (n,) with 0 for those that are not `taken`, and value + 1 for those that are."""
     if values.dtype.itemsize <= 2:
         size = np.iinfo(values.dtype).max + 1
         known = [one for one in taken if one < size]
