@@ -163,6 +163,7 @@ class TestWorkFolder:
         assert find_in(tmp_path, mask).count
         assert contents(tmp_path) == expected
 
+    @pytest.mark.slow
     def test_another_run_is_kept_out(self, mask: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
         stop_at("fill", tmp_path, mask)
         before = contents(tmp_path)
@@ -176,6 +177,7 @@ class TestWorkFolder:
         find_in(tmp_path, mask)
         assert contents(tmp_path) == expected
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("stage", ["label", "fill", "paint"])
     def test_other_settings_or_another_mask_start_anew(
         self, expected: dict[str, bytes], tmp_path: Path, stage: str
@@ -226,6 +228,7 @@ class TestParts:
         with pytest.raises(MaskError, match=r"cells.csv exists"):
             find_in(tmp_path, mask, part=(1, 2))
 
+    @pytest.mark.slow
     def test_older_results_are_not_those_of_a_part(
         self, mask: Path, expected: dict[str, bytes], tmp_path: Path
     ) -> None:
