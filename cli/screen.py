@@ -74,6 +74,8 @@ class Screen(ProgressReport, Listener):
             facts.append(f"{result.blocks_skipped} of {result.blocks} blocks were empty and skipped")
         self.line(", ".join(facts) + ("" if result.complete else "; other parts are still to be done"))
         if result.objects is not None:
+            for note in result.objects.notes:
+                self.note(note)
             self.line(objects_line(result.objects))
         if result.batch < result.decided.batch:
             self.line(
@@ -93,10 +95,7 @@ class Screen(ProgressReport, Listener):
 def objects_line(found: FoundObjects) -> str:
     """Say how many objects were found, and of which class, where there are several."""
     where = ", ".join(found.out)
-    if found.count is None:
-        return f"{where}: written by an earlier run"
     count = "1 object" if found.count == 1 else f"{found.count:,} objects"
     if len(found.by_class) > 1:
         count += f" ({', '.join(f'{number:,} {name}' for name, number in found.by_class.items())})"
-    when = f"in {found.seconds:,.1f} s" if found.seconds else "by an earlier run"
-    return f"{where}: {count} {when}"
+    return f"{where}: {count} in {found.seconds:,.1f} s"

@@ -16,9 +16,13 @@ from scipy import ndimage
 from skimage.measure import regionprops_table
 
 from tilesegment.errors import PlanError
+from tilesegment.geometry import Region
 from tilesegment.metadata import LabelClass
+from tilesegment.objects.block_pieces import BlockPieces
+from tilesegment.objects.cut import Cut
 from tilesegment.objects.find import find_objects
 from tilesegment.objects.growing import grow
+from tilesegment.objects.labelling import Labelling
 
 PROPERTIES = ("label", "area", "centroid", "bbox", "axis_major_length", "perimeter", "solidity")
 
@@ -232,3 +236,18 @@ def test_coordinates_are_those_of_the_whole_image(tmp_path: Path) -> None:
 
 def test_ids_count_by_first_pixel() -> None:
     assert numbered(np.array([[0, 7, 7], [3, 0, 7], [3, 3, 9]])).tolist() == [[0, 1, 1], [2, 0, 1], [2, 2, 3]]
+
+
+@given(st.data())
+@settings(max_examples=20)
+def test_smaller_levels_hold_every_second_pixel(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    mask, folder = data.draw(masks(30)), tmp_path_factory.mktemp("levels")
+    labelling = Labelling(folder / "labelled", Cut(1, mask.shape, data.draw(sides(mask, 3))))
+    for place in labelling.cut:
+        BlockPieces.of(mask[labelling.cut.region(place).slices]).save(labelling.path(place))
+    labelling.join()
+    whole, table = labelled(mask), labelling.joined.object_of
+    halvings = data.draw(st.integers(1, 4))
+    small = whole[:: 1 << halvings, :: 1 << halvings]
+    for region in Region.of_shape(small.shape).squares(data.draw(st.integers(1, 20))):
+        assert (labelling.paint_reduced(0, region, halvings, table) == small[region.slices]).all()

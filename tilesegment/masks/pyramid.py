@@ -19,6 +19,10 @@ _STRIP = 128  # rows halved at a time, an even number: what is computed in betwe
 _FEW = 16  # classes up to which one comparison each is faster than a histogram
 
 
+# region of a level that is halved so often, in its pixels, and plane, to the pixels
+Reduced = Callable[[Region, int, int], np.ndarray]
+
+
 class Tally:
     """Counts the pixels of each of `classes` classes; several threads may add to it."""
 
@@ -38,17 +42,25 @@ class Tally:
             self.pixels += found
 
 
-def build_levels(levels: Sequence[BlockArray], halvings: Sequence[int], tally: Tally | None) -> None:
+def build_levels(
+    levels: Sequence[BlockArray], halvings: Sequence[int], tally: Tally | None, reduced: Reduced | None = None
+) -> None:
     """Fill all `levels` but the first, each from the one before.
 
-    `halvings` says how often each is halved from the first; more than one between two is a majority of majorities.
-    `tally` counts the pixels of the first level; it is None for probabilities.
+    Args:
+        levels: the first one is stored.
+        halvings: how often each is halved from the first; more than one between two is a majority of majorities.
+        tally: counts the pixels of the first level; None for probabilities and objects.
+        reduced: gives the pixels instead of the level before.
     """
     threads = min(thread_count(), _THREADS if levels[0].grid.channels is None else _THREADS_PROBABILITIES)
     with ThreadPoolExecutor(threads) as pool:
         if len(levels) == 1 and tally is not None:
             _each(pool, lambda region, z: tally.add(levels[0].read(region, z)), levels[0])
         for number, level in enumerate(levels[1:], 1):
+            if reduced is not None:
+                _each(pool, partial(_store, level, halvings[number], reduced), level)
+                continue
             count = halvings[number] - halvings[number - 1]
             _each(pool, partial(_fill, levels[number - 1], level, count, tally if number == 1 else None), level)
 
@@ -58,6 +70,10 @@ def _each(pool: ThreadPoolExecutor, work: Callable[[Region, int], None], level: 
     blocks = level.blocks()
     while batch := list(islice(blocks, _QUEUED)):
         list(pool.map(work, *zip(*batch, strict=True)))
+
+
+def _store(level: BlockArray, halvings: int, reduced: Reduced, region: Region, z: int) -> None:
+    level.write(region, reduced(region, halvings, z), z)
 
 
 def _fill(above: BlockArray, level: BlockArray, count: int, tally: Tally | None, region: Region, z: int) -> None:

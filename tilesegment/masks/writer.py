@@ -14,7 +14,7 @@ from tilesegment.errors import MaskError
 from tilesegment.files import delete_folder, in_turn, locked, sweep, sweep_inside, sync, temporary_name
 from tilesegment.geometry import Region
 from tilesegment.masks.export import export
-from tilesegment.masks.pyramid import Tally, build_levels
+from tilesegment.masks.pyramid import Reduced, Tally, build_levels
 from tilesegment.masks.reader import CLASS_PIXELS
 from tilesegment.masks.spec import JSON, UNREADABLE, MaskSpec, differing
 from tilesegment.masks.store import BlockArray, Survey, create_array, gone, reporting
@@ -161,8 +161,10 @@ class MaskWriter:
         there = None if lock_file(self.target.partial) is not None else read_record(self.path)
         return there is not None and not differing(there, self.target.record(self.spec, "complete"))
 
-    def finish(self, provenance: Mapping[str, JSON] | None = None) -> None:
+    def finish(self, provenance: Mapping[str, JSON] | None = None, *, reduced: Reduced | None = None) -> None:
         """Add smaller levels and metadata and give the mask its final name; `provenance` is recorded too.
+
+        Smaller levels are made of the stored blocks, or of what `reduced` gives.
 
         What is replaced stays whole until the new mask is complete. After an error it can be called again, by a later
         run too. No other process may write or finish the mask meanwhile: call it under a claim that is not shared.
@@ -182,7 +184,7 @@ class MaskWriter:
         with reporting("finish", self.path):
             has_classes = self.target.kind != "probabilities" and self.target.values != OBJECTS
             tally = Tally(len(spec.classes)) if has_classes else None
-            levels = self._levels(tally)
+            levels = self._levels(tally, reduced)
             if tally is not None:
                 record[CLASS_PIXELS] = tally.pixels.tolist()
             sweep_inside(self.target.partial)
@@ -192,11 +194,11 @@ class MaskWriter:
                 self._publish_file(levels, spec, record)
             sweep(self.path)
 
-    def _levels(self, tally: Tally | None) -> list[BlockArray]:
+    def _levels(self, tally: Tally | None, reduced: Reduced | None) -> list[BlockArray]:
         levels, halvings = [self.base], self.target.halvings
         for number, count in enumerate(halvings[1:], 1):
             levels.append(create_array(self.target.partial / str(number), self.base.grid.halved(count)))
-        build_levels(levels, halvings, tally)
+        build_levels(levels, halvings, tally, reduced)
         return levels
 
     def _publish_folder(self, spec: MaskSpec, record: Mapping[str, Any]) -> None:

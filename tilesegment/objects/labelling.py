@@ -135,6 +135,36 @@ class Labelling:
                 painted[part.within(region).slices] = pieces.paint(part.within(block), local)
         return np.zeros(region.shape, table.dtype) if painted is None else painted
 
+    def paint_reduced(self, z: int, region: Region, halvings: int, table: np.ndarray) -> np.ndarray:
+        """Return what `paint` gives for every 2^halvings-th row and column, from the first, as (h, w).
+
+        Args:
+            z, table: as for `paint`.
+            region: in pixels of the reduced plane.
+            halvings: how often its sides are halved.
+        """
+        factor, offset = 1 << halvings, self.joined.offset
+        covered = Region(*(end * factor for end in (region.y0, region.x0, region.y1, region.x1)))
+        found = []
+        for place in self.cut.touched(z, covered):
+            block, pieces, number = self.cut.region(place), self.load(place), self.cut.number(place)
+            row, left = np.divmod(pieces.runs.start.astype(np.int64), block.width)
+            right = pieces.runs.stop - row * block.width
+            down, rest = np.divmod(row + block.y0, factor)
+            # the first columns at or after both ends
+            left, right = (
+                np.clip(-(-(end + block.x0) // factor) - region.x0, 0, region.width) for end in (left, right)
+            )
+            kept = (rest == 0) & (left < right) & (down >= region.y0) & (down < region.y1)
+            base = (down[kept] - region.y0) * region.width
+            value = table[self.joined.piece_of[offset[number] + pieces.piece[kept]]]
+            found.append((base + left[kept], base + right[kept], value))
+        if not found:
+            return np.zeros(region.shape, table.dtype)
+        start, stop, value = (np.concatenate(column) for column in zip(*found, strict=True))
+        order = np.argsort(start)
+        return Runs(region.shape, start[order], stop[order], value).paint(value[order])
+
     def runs(self, place: Place, table: np.ndarray) -> Runs:
         """Return the runs of a block with what `table` (pieces + 1,) of uint32 holds for their pieces as values."""
         pieces, number = self.load(place), self.cut.number(place)

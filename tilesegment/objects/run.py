@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -34,6 +34,7 @@ _WRITING = 8
 _TRIES = 3  # of a run that finds results of its own damaged
 
 
+@runtime_checkable
 class ObjectWorkers(Protocol):
     """What does the blocks of a stage: this process, or a cluster."""
 
@@ -242,7 +243,7 @@ class Run:
 
     def _finish_labels(self, provenance: dict[str, Any]) -> None:
         while self.writers:
-            self.writers[0].finish(provenance)
+            self.writers[0].finish(provenance, reduced=self.stages.reduced)
             del self.writers[0]
 
     def _write_files(self, rows: Rows, found: Ending) -> None:

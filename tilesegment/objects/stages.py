@@ -261,6 +261,10 @@ class Stages:
         for writer in self.writers:
             writer.write(region, ids, place.z)
 
+    def reduced(self, region: Region, halvings: int, z: int) -> np.ndarray:
+        """Return the ids (h, w) uint32 in `region` of a level of the label images that is halved so often."""
+        return self.final.paint_reduced(z, region, halvings, self.number_of[self.final.joined.object_of])
+
     @property
     def numbers(self) -> Path:
         """The file of `number_of`."""

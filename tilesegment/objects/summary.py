@@ -19,7 +19,8 @@ from tilesegment.masks import Mask, MaskSpec, find_mask
 from tilesegment.masks.pyramid import Tally
 from tilesegment.masks.reader import recorded_classes
 from tilesegment.masks.store import reporting
-from tilesegment.objects.find import ObjectWorkers, Report, find_objects
+from tilesegment.objects.find import find_objects
+from tilesegment.objects.run import ObjectWorkers, Report
 from tilesegment.objects.settings import class_number
 from tilesegment.objects.source import ObjectSource, open_source
 

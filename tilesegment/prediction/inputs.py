@@ -153,10 +153,7 @@ def _place_objects(folder: str | Path | None, placed: list[tuple[str, Outputs]])
                     f"{taken[file]}; give a list with the columns image and out, or another suffix to --objects"
                 )
             taken[file] = image
-        record = mask.with_name(f".{mask.name}.objects.json")
-        if folder is not None:
-            record = log_of(folder, mask).with_suffix(".objects.json")
-        found.append((image, replace(outputs, objects=tuple(files), object_record=record)))
+        found.append((image, replace(outputs, objects=tuple(files), keep_object_record=True)))
     return found
 
 
@@ -166,13 +163,6 @@ def _ending(given: str | Path) -> str:
             f"--objects is {given}; of many images it takes what their names end in: {', '.join(OBJECT_ENDINGS)}"
         )
     return OBJECT_ENDINGS[str(given)]
-
-
-def log_of(folder: str | Path, mask: Path) -> Path:
-    """Return the log of a mask: logs/ mirrors the folder of the masks, or the root for a mask elsewhere."""
-    root, mask = Path(os.path.abspath(folder)), Path(os.path.abspath(mask))
-    inside = mask.relative_to(root if root in mask.parents else mask.anchor)
-    return Path(folder) / "logs" / inside.with_name(f"{inside.name}.log")
 
 
 def _place(folder: str | Path | None, image: str, name: str | None, file_format: str) -> Path:

@@ -14,6 +14,7 @@ import numpy as np
 
 from tilesegment.errors import ClusterError, ImageError, MaskError, StoppedError
 from tilesegment.geometry import Block
+from tilesegment.objects.run import ObjectWorkers
 from tilesegment.prediction.devices import this_machine
 from tilesegment.prediction.engine import stream
 from tilesegment.prediction.job import Job
@@ -322,8 +323,10 @@ class Queue:
                 listener.finding(result, share, what)
 
         def find() -> Result:
-            # a cluster that can do the blocks of objects would be given here: threads of this process do them
-            result.objects = wanted.find(None, report, lambda: self._abandoned or self.stop())
+            # while a cluster predicts others of many images, threads of this process do the objects
+            is_alone = len(self.images) == 1
+            workers = self.workers if is_alone and isinstance(self.workers, ObjectWorkers) else None
+            result.objects = wanted.find(workers, report, lambda: self._abandoned or self.stop())
             return result
 
         return self._finder.submit(find)

@@ -12,7 +12,7 @@ from pathlib import Path
 from tilesegment.errors import MaskError, PlanError, one_line
 from tilesegment.files import write_atomically
 from tilesegment.geometry import Block
-from tilesegment.prediction.inputs import SUMMARY, log_of
+from tilesegment.prediction.inputs import SUMMARY
 from tilesegment.prediction.result import Listener, Progress, Result
 from tilesegment.prediction.settings import Outputs
 
@@ -111,8 +111,14 @@ class Records(Listener):
 
     def _log(self, result: Result, text: str) -> None:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
-        file = log_of(self.folder, Path(result.outputs.mask))
+        file = self._log_of(Path(result.outputs.mask))
         with _naming(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("a", encoding="utf-8") as log:
                 log.write(f"{now} {text}\n")
+
+    def _log_of(self, mask: Path) -> Path:
+        """Return the log of a mask: logs/ mirrors the folder, or the root for a mask elsewhere."""
+        folder, mask = Path(os.path.abspath(self.folder)), Path(os.path.abspath(mask))
+        inside = mask.relative_to(folder if folder in mask.parents else mask.anchor)
+        return self.folder / "logs" / inside.with_name(f"{inside.name}.log")

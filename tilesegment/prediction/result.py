@@ -21,17 +21,19 @@ class FoundObjects:
 
     Attributes:
         out: the files.
-        count: how many there are; None if an earlier run wrote them and left no count.
+        count: how many there are.
         by_class: of them, by the name of the class.
         per_mm2: density of each class in the tissue, see `tilesegment.objects.summary`; empty without a pixel size.
-        seconds: that it took; 0 if they were there already.
+        seconds: that it took; next to nothing if they were there already.
+        notes: for the user.
     """
 
     out: tuple[str, ...]
-    count: int | None
+    count: int
     by_class: dict[str, int]
     per_mm2: dict[str, float]
-    seconds: float = 0.0
+    seconds: float
+    notes: tuple[str, ...] = ()
 
 
 @dataclass

@@ -150,7 +150,8 @@ class Outputs:
         object_settings: how they are made.
         measure_image: whether their grey values in the image are measured.
         keep_mask: False deletes the mask once the objects are written.
-        object_record: a file that says of which mask and with which settings the objects were made, for the next run.
+        keep_object_record: whether a small hidden file stays beside the objects, by which the next run knows that they
+            were made of this mask and with these settings.
     """
 
     mask: str | Path
@@ -165,7 +166,7 @@ class Outputs:
     object_settings: ObjectSettings = field(default_factory=ObjectSettings)
     measure_image: bool = False
     keep_mask: bool = True
-    object_record: Path | None = None
+    keep_object_record: bool = False
 
     @classmethod
     def of(cls, mask: str | Path | None, given: Mapping[str, Any]) -> Self:
