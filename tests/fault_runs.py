@@ -96,13 +96,15 @@ def command(folder: Path, said: Path, line: str, fault: Fault | None, threads: i
 class Runs:
     """Starts `tileseg` in `folder`, and waits for it."""
 
-    def __init__(self, folder: Path, said: Path) -> None:
-        self.folder, self._said, self._count = folder, said, count()
+    def __init__(self, folder: Path, said: Path, target: Callable[..., None] = command) -> None:
+        self.folder, self._said, self._count, self._target = folder, said, count(), target
 
     def start(self, line: str, fault: Fault | None = None, threads: int = 1) -> Callable[[], Outcome]:
         """Start it; what is returned waits for its end."""
         said = self._said / str(next(self._count))
-        process: ForkServerProcess = PROCESSES.Process(target=command, args=(self.folder, said, line, fault, threads))
+        process: ForkServerProcess = PROCESSES.Process(
+            target=self._target, args=(self.folder, said, line, fault, threads)
+        )
         process.start()
 
         def wait() -> Outcome:

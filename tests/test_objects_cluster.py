@@ -1,55 +1,34 @@
 """Objects on the workers of a cluster, and by the parts of a job: the same files as by one process."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 from dask_processes import Processes
+from object_runs import WORK, contents, find_in, write_mask
 
 from tilesegment.cluster import Cluster
 from tilesegment.errors import ClusterError, MaskError, StoppedError
-from tilesegment.objects.find import Objects, find_objects
+from tilesegment.objects.find import find_objects
 
 pytestmark = [
     pytest.mark.slow,
     # sockets and processes that dask leaves to the garbage collector
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-NAMES = ("cells.csv", "cells.geojson", "cells.zarr")
-SETTINGS: dict[str, Any] = {"classes": "1", "block": 64, "grow": 2, "fill_holes": True}
-
-
-def write_mask(path: Path, shape: tuple[int, ...] = (200, 210), seed: int = 0) -> Path:
-    """Worms, rings and dots of classes 0, 1, 2, through many blocks."""
-    rng = np.random.default_rng(seed)
-    waves = sum(np.sin(np.indices(shape) * f).sum(0) for f in (0.11, 0.29, 0.53)) + rng.normal(0, 0.4, shape)
-    pixels = np.digitize(waves, [0.3, 1.6]).astype(np.uint8)
-    tifffile.imwrite(path, pixels, photometric="minisblack", tile=(64, 64))
-    return path
-
-
-def find(mask: Path, folder: Path, **more: Any) -> Objects:
-    folder.mkdir(exist_ok=True)
-    return find_objects(mask, *(folder / name for name in NAMES), **SETTINGS | more)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, the hidden ones too."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
 def mask(tmp_path: Path) -> Path:
-    """Of 16 blocks."""
+    """Of 9 blocks."""
     return write_mask(tmp_path / "mask.tif")
 
 
 @pytest.fixture
 def expected(mask: Path) -> dict[str, bytes]:
     """The files of one process."""
-    find(mask, mask.with_name("one"))
+    find_in(mask.with_name("one"), mask)
     return contents(mask.with_name("one"))
 
 
@@ -57,7 +36,7 @@ class TestWorkers:
     def test_the_files_are_those_of_one_process(
         self, cluster: Cluster, mask: Path, expected: dict[str, bytes], tmp_path: Path
     ) -> None:
-        done = find(mask, tmp_path / "two", workers=cluster)
+        done = find_in(tmp_path / "two", mask, workers=cluster)
         assert done.finished and done.count > 20
         assert contents(tmp_path / "two") == expected
 
@@ -65,19 +44,19 @@ class TestWorkers:
         """Objects are numbered twice there, so that what workers have read at first is no longer true."""
         stack = write_mask(tmp_path / "stack.tif", (5, 100, 110))
         for name, workers in (("one", None), ("two", cluster)):
-            find(stack, tmp_path / name, workers=workers, volume=True)
+            find_in(tmp_path / name, stack, workers=workers, volume=True)
         assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
     def test_another_mask_or_setting_under_the_same_name_is_not_mixed_up(
         self, cluster: Cluster, mask: Path, expected: dict[str, bytes], tmp_path: Path
     ) -> None:
         for changed in ({"min_area": 30}, {"classes": "2"}, {"block": 50}):
-            find(mask, tmp_path / "two", workers=cluster, overwrite=True, **changed)
+            find_in(tmp_path / "two", mask, workers=cluster, overwrite=True, **changed)
         write_mask(mask, seed=1)
-        find(mask, tmp_path / "two", workers=cluster, overwrite=True)
+        find_in(tmp_path / "two", mask, workers=cluster, overwrite=True)
         assert contents(tmp_path / "two") != expected
         write_mask(mask)
-        find(mask, tmp_path / "two", workers=cluster, overwrite=True)
+        find_in(tmp_path / "two", mask, workers=cluster, overwrite=True)
         assert contents(tmp_path / "two") == expected
 
     def test_asked_to_stop_it_ends_and_goes_on(
@@ -86,25 +65,25 @@ class TestWorkers:
         heard: list[str] = []
         for stage in ("label", "grow", "measure", "paint"):
             with pytest.raises(StoppedError):
-                find(
-                    mask,
+                find_in(
                     tmp_path / "two",
+                    mask,
                     workers=cluster,
                     report=lambda done, what: heard.append(what),
                     stop=lambda stage=stage: stage in heard,
                 )
         assert not set(contents(tmp_path / "two")) & {"cells.csv", "cells.geojson"}
-        find(mask, tmp_path / "two", workers=cluster)
+        find_in(tmp_path / "two", mask, workers=cluster)
         assert contents(tmp_path / "two") == expected
 
     def test_a_damaged_result_is_made_again(
         self, cluster: Cluster, mask: Path, expected: dict[str, bytes], tmp_path: Path
     ) -> None:
         stopped_before(mask, tmp_path / "two", "measure")
-        (results,) = (tmp_path / "two" / ".cells.zarr.objects").glob("*/")
+        (results,) = (tmp_path / "two" / WORK).glob("*/")
         for path in (results / "filled" / "0-1-1.npz", results / "filled" / "joined.npz"):
             path.write_bytes(path.read_bytes()[:-30])
-        done = find(mask, tmp_path / "two", workers=cluster)
+        done = find_in(tmp_path / "two", mask, workers=cluster)
         assert any("made again" in note for note in done.notes)
         assert contents(tmp_path / "two") == expected
 
@@ -129,7 +108,7 @@ class TestWorkers:
                 processes.worker(file)
 
         with Cluster.join(str(file), wait=60) as joined:
-            find(mask, tmp_path / "two", workers=joined, report=kill)
+            find_in(tmp_path / "two", mask, workers=joined, report=kill)
         assert killed and contents(tmp_path / "two") == expected
 
     def test_a_worker_without_this_package_is_refused(self, mask: Path, tmp_path: Path, processes: Processes) -> None:
@@ -137,11 +116,11 @@ class TestWorkers:
         processes.scheduler(file)
         processes.worker(file, lacks_us=True)
         with Cluster.join(str(file), wait=60) as joined, pytest.raises(ClusterError, match="without tilesegment"):
-            find(mask, tmp_path / "two", workers=joined)
+            find_in(tmp_path / "two", mask, workers=joined)
 
 
 def stopped_before(mask: Path, folder: Path, stage: str) -> None:
     """Run the stages before one."""
     heard: list[str] = []
     with pytest.raises(StoppedError):
-        find(mask, folder, report=lambda done, what: heard.append(what), stop=lambda: stage in heard)
+        find_in(folder, mask, report=lambda done, what: heard.append(what), stop=lambda: stage in heard)

@@ -145,7 +145,8 @@ def load_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.
         OSError: it cannot be read.
     """
     try:
-        with np.load(path, allow_pickle=False) as found:
+        # of a damaged file that it opens itself, numpy leaves the handle open
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             return {name: found[name] for name in (found.files if names is None else names)}
     except FileNotFoundError as error:
         raise DamagedError(f"{path} is missing") from error

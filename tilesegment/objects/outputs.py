@@ -1,7 +1,7 @@
 """Outputs of objects by name: label images, tables and outlines; checked before the work, written whole."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -15,10 +15,9 @@ from tilesegment.masks.store import reporting
 from tilesegment.masks.target import OBJECTS, check_free, objects_target, read_record
 from tilesegment.objects.batches import Batch, Placement
 from tilesegment.objects.plan import ObjectPlan, first_pixel
-from tilesegment.objects.rows import Rows
 from tilesegment.objects.settings import ObjectSettings
 from tilesegment.objects.tables import SUFFIXES, objects_writer, suffix_of
-from tilesegment.objects.work import Ending, record_ending
+from tilesegment.objects.work import Ending
 
 Write = Callable[[Batch], None]
 
@@ -195,11 +194,16 @@ def check_file(path: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def writing(
-    outputs: ObjectOutputs, folder: Path, plan: ObjectPlan, spec: MaskSpec, rows: Rows, settings: ObjectSettings
+    outputs: ObjectOutputs,
+    plan: ObjectPlan,
+    spec: MaskSpec,
+    once_whole: Callable[[Mapping[Path, Path]], None],
+    *,
+    regions: bool,
 ) -> Iterator[tuple[list[Write], list[Write]]]:
     """Open the files; yield what writes a batch to those without outlines, and to those with them.
 
-    All get their final names once all are whole; before, it is recorded beside the work `folder` that they do.
+    Once all are whole, `once_whole` is called with the final name of each; then all get theirs.
 
     Raises:
         MaskError: one cannot be written.
@@ -215,11 +219,10 @@ def writing(
                     path,
                     temporary,
                     fingerprint=plan.fingerprint,
-                    object_type="annotation" if settings.regions else "detection",
+                    object_type="annotation" if regions else "detection",
                     colours=colours,
                     placement=placement_of(spec),
                 )
                 (with_outlines if _is_outlined(path) else plain).append(stack.enter_context(writer).write)
             yield plain, with_outlines
-        settled = settled_by(plan, settings)
-        record_ending(folder, settled, len(rows), rows.by_class, dict(zip(temporaries, outputs.files, strict=True)))
+        once_whole(dict(zip(temporaries, outputs.files, strict=True)))

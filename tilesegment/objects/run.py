@@ -1,10 +1,11 @@
 """One call of `find_objects`: stages in order, what is joined between them, outputs; alone, resumed, or as a part."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,7 +22,7 @@ from tilesegment.objects.settings import ObjectSettings
 from tilesegment.objects.source import ObjectSource
 from tilesegment.objects.stages import Stages
 from tilesegment.objects.sums import Sums, merge
-from tilesegment.objects.work import Ending, begin_work, claimed, end_work, ending_of, sweep_work
+from tilesegment.objects.work import Ending, begin_work, claimed, end_work, ending_of, record_ending, sweep_work
 from tilesegment.threads import thread_count
 
 Stop = Callable[[], bool]
@@ -150,9 +151,10 @@ class Run:
                     self._write()
                     return
                 except DamagedError as error:
-                    self.notes.append(f"{error}: it was made again")
                     if not left:
                         raise MaskError(f"{error}, again and again: check the disk, then run it again") from error
+                    self.notes.append(f"{error}: it was made again")
+                    stages.discard_damaged()
 
     def _missing(self, stage: str) -> list[Place]:
         stages = self.stages
@@ -228,27 +230,29 @@ class Run:
         """Finish the label images and write tables and outlines."""
         self._doubt()
         rows = Rows(self.stages, self._sums, self._described())
+        found = Ending(len(rows), rows.by_class, {})
         with ThreadPoolExecutor(1) as pool:  # meanwhile the files are written, by one core alone
             finishing = pool.submit(self._finish_labels, {"objects": len(rows), "objects_by_class": rows.by_class})
             if not self.outputs.all:
                 batches = [batch.columns for batch in rows.tables()]
                 self.table = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
             if self.outputs.files:
-                self._write_files(rows)
+                self._write_files(rows, found)
             finishing.result()
-        self.found = Ending(len(rows), rows.by_class, {})
+        self.found = found
 
     def _finish_labels(self, provenance: dict[str, Any]) -> None:
         while self.writers:
             self.writers[0].finish(provenance, reduced=self.stages.reduced)
             del self.writers[0]
 
-    def _write_files(self, rows: Rows) -> None:
-        stages = self.stages
-        with writing(self.outputs, stages.folder, stages.plan, self.source.spec, rows, self.settings) as (
-            plain,
-            outlined,
-        ):
+    def _write_files(self, rows: Rows, found: Ending) -> None:
+        plan, spec, settings = self.stages.plan, self.source.spec, self.settings
+
+        def record(renamed: Mapping[Path, Path]) -> None:
+            record_ending(self.stages.folder, settled_by(plan, settings), found, renamed)
+
+        with writing(self.outputs, plan, spec, record, regions=settings.regions) as (plain, outlined):
             for batches, writes in ((rows.tables, plain), (rows.outlined, outlined)):
                 done = 0
                 for batch in batches() if writes else ():

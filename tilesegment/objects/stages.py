@@ -17,7 +17,7 @@ process may do any block of it, and repeating a block is harmless.
 import hashlib
 import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Self
@@ -29,7 +29,7 @@ from tilesegment.images import open_image
 from tilesegment.images.source import ImageSource
 from tilesegment.masks import MaskWriter
 from tilesegment.masks.store import reporting
-from tilesegment.objects.block_pieces import BlockPieces, load_arrays, save_arrays
+from tilesegment.objects.block_pieces import BlockPieces, DamagedError, load_arrays, save_arrays
 from tilesegment.objects.cut import Place
 from tilesegment.objects.growing import grow, neighbours
 from tilesegment.objects.labelling import Labelling
@@ -90,6 +90,12 @@ class Stages:
             vars(self).pop(name, None)
         for labelling in (self.labelled, self.grown, self.gaps, self.filled):
             vars(labelling).pop("joined", None)
+
+    def discard_damaged(self) -> None:
+        """Delete all damaged results, so that they are made again; a loss of power may leave many."""
+        for path in list(self.results.rglob("*.npz")):
+            with suppress(DamagedError):
+                load_arrays(path)
 
     @cached_property
     def source(self) -> ObjectSource:

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tilesegment.errors import MaskError, StoppedError
@@ -146,19 +146,17 @@ class Ending:
         return path.is_file() and list(self.files.get(str(path), ())) == _identity(path)
 
 
-def record_ending(
-    folder: Path, settled: str, objects: int, by_class: Mapping[str, int], renamed: Mapping[Path, Path]
-) -> None:
+def record_ending(folder: Path, settled: str, ending: Ending, renamed: Mapping[Path, Path]) -> None:
     """Record how the work ends.
 
     Args:
         folder: the work folder.
         settled: all that decides the outputs.
-        objects, by_class: see `Ending`.
+        ending: what was found, without files.
         renamed: final names of the files that are about to get them.
     """
     files = {str(path): _identity(temporary) for temporary, path in renamed.items()}
-    known = {"settled": settled, "objects": objects, "by_class": dict(by_class), "files": files}
+    known = {"settled": settled, **asdict(ending), "files": files}
     write_atomically(record_file(folder), json.dumps(known).encode())
 
 
