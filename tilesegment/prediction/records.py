@@ -95,6 +95,8 @@ class Records(Listener):
         """Log the end, and rewrite the summary of all images so far."""
         error = one_line(result.errors[0]) if result.errors else ""
         self._log(result, f"{result.state} after {result.seconds:,.1f} s" + (f": {error}" if error else ""))
+        if result.objects is not None:
+            self._log(result, f"{result.objects.count} objects in {result.objects.seconds:,.1f} s")
         blocks = (result.blocks, result.blocks_resumed, result.blocks_skipped)
         counts = (*blocks, round(result.pixels / 1e6, 3), round(result.seconds, 2))
         row = (result.image, result.outputs.mask, result.state, *counts, result.mismatch, error)
