@@ -15,10 +15,10 @@ install: .venv/installed
 demo: .venv/installed
 	mkdir -p demo
 	$(BIN)/python examples/make_slide.py demo/slide.tif --size 4096
-	rm -rf demo/mask.zarr
-	cd demo && ../$(BIN)/tileseg predict slide.tif --tile 572 --out mask.zarr
-	cd demo && ../$(BIN)/tileseg preview slide.tif mask.zarr --out overlay.png
-	@echo "Look at demo/overlay.png; the mask is demo/mask.zarr."
+	rm -rf demo/mask.zarr demo/cells.geojson
+	cd demo && ../$(BIN)/tileseg predict slide.tif --tile 572 --out mask.zarr --objects cells.geojson
+	cd demo && ../$(BIN)/tileseg preview slide.tif mask.zarr --objects --out overlay.png
+	@echo "Look at demo/overlay.png; the mask is demo/mask.zarr, the cells are demo/cells.geojson."
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
