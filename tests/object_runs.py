@@ -1,5 +1,6 @@
 """Runs that find the objects of a small mask of many blocks: in this process, and as commands in others."""
 
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import tifffile
 from mask_files import PROCESSES
 
 from tilesegment.objects import find
+from tilesegment.objects.cut import Place
 from tilesegment.objects.find import Objects, find_objects
+from tilesegment.objects.stages import Stages
 
 NAMES = ("cells.csv", "cells.geojson", "cells.zarr")
 WORK = ".cells.zarr.objects"  # work folder of these
@@ -38,6 +41,17 @@ def find_in(folder: Path, mask: Path, **more: Any) -> Objects:
     """Find the objects of a mask and write all of `NAMES` into a folder."""
     folder.mkdir(exist_ok=True)
     return find_objects(mask, *(folder / name for name in NAMES), **SETTINGS | more)
+
+
+class OneByOne:
+    """Does one block at a time, so that a run stops after the first."""
+
+    def each(self, stages: Stages, stage: str, places: Sequence[Place], stop: Callable[[], bool]) -> Iterator[Place]:
+        for place in places:
+            if stop():
+                return
+            stages.do(stage, place)
+            yield place
 
 
 def contents(folder: Path) -> dict[str, bytes]:

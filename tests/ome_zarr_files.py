@@ -1,5 +1,6 @@
 """OME-Zarr images as other programs write them: with and without scales, in any version."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,3 +73,15 @@ def placement(path: Path, level: int = 0) -> tuple[list[float], list[float], lis
     (image,) = attributes.get("ome", attributes)["multiscales"]
     found = {one["type"]: one[one["type"]] for one in image["datasets"][level]["coordinateTransformations"]}
     return found["scale"], found["translation"], [axis.get("unit") for axis in image["axes"]]
+
+
+def consolidate(path: Path) -> None:
+    """Writes consolidated metadata."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # in v3 it is not part of the specification yet
+        zarr.consolidate_metadata(path)
+
+
+def consolidated(path: Path) -> zarr.Group:
+    """The group in `path`, as its consolidated metadata has it."""
+    return zarr.open_group(path, mode="r", use_consolidated=True)

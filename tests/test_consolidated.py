@@ -4,7 +4,6 @@ import errno
 import json
 import multiprocessing
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,12 @@ import pytest
 import zarr
 from command_line import Run
 from conftest import noise
-from ome_zarr_files import axes_of, means, transformations, write_image
+from ome_zarr_files import axes_of, consolidate, consolidated, means, transformations, write_image
 
 from tilesegment.files import in_turn
 
 FORMATS = pytest.mark.parametrize("version", ["0.4", "0.5"])
 PREDICT = "predict {} -m toy.safetensors --tile 88 -o {}"
-
-
-def consolidate(path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # in v3 it is not part of the specification yet
-        zarr.consolidate_metadata(path)
-
-
-def consolidated(path: Path) -> zarr.Group:
-    """The group in `path`, as its consolidated metadata has it."""
-    return zarr.open_group(path, mode="r", use_consolidated=True)
 
 
 def image_in(path: Path, version: str) -> Path:

@@ -1,16 +1,20 @@
 """Objects on the workers of a cluster, and by the parts of a job: the same files as by one process."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 from dask_processes import Processes
-from object_runs import WORK, contents, find_in, write_mask
+from object_runs import WORK, OneByOne, contents, find_in, write_mask
 
 from tilesegment.cluster import Cluster
+from tilesegment.cluster.object_tasks import Opened, SentStage
 from tilesegment.errors import ClusterError, MaskError, StoppedError
+from tilesegment.objects.cut import Place
 from tilesegment.objects.find import find_objects
+from tilesegment.objects.stages import Stages
 
 pytestmark = [
     pytest.mark.slow,
@@ -119,8 +123,38 @@ class TestWorkers:
             find_in(tmp_path / "two", mask, workers=joined)
 
 
-def stopped_before(mask: Path, folder: Path, stage: str) -> None:
-    """Run the stages before one."""
+def stopped_before(mask: Path, folder: Path, stage: str, **more: str) -> None:
+    """Run the stages before one, and a block of it."""
     heard: list[str] = []
+    how = {"workers": OneByOne(), "report": lambda done, what: heard.append(what), "stop": lambda: stage in heard}
     with pytest.raises(StoppedError):
-        find_in(folder, mask, report=lambda done, what: heard.append(what), stop=lambda: stage in heard)
+        find_in(folder, mask, **how, **more)
+
+
+class TestOpened:
+    """What a worker keeps open from one task to the next."""
+
+    def test_a_late_task_of_another_plan_leaves_the_work_folder_alone(self, mask: Path, tmp_path: Path) -> None:
+        stopped_before(mask, tmp_path / "two", "grow")
+        late = Stages.open(tmp_path / "two" / WORK)
+        stopped_before(mask, tmp_path / "two", "grow", classes="2")
+        before = contents(tmp_path / "two")
+        with pytest.raises(MaskError):
+            late.do("label", Place(0, 0, 0))
+        late.close()
+        assert contents(tmp_path / "two") == before
+
+    def test_a_folder_of_another_plan_is_not_used(self, mask: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "two" / WORK
+        stopped_before(mask, tmp_path / "two", "grow")
+        sent = SentStage("1", folder, Stages.open(folder).plan, (), "grow")
+        opened = Opened()
+        first = opened.stages_of(sent)
+        assert opened.stages_of(replace(sent, token="2")) is first
+        stopped_before(mask, tmp_path / "two", "grow", classes="2")
+        other = replace(sent, token="3", plan=replace(sent.plan, min_area=3))
+        with pytest.raises(MaskError, match="belongs to another run"):
+            opened.stages_of(other)
+        assert opened.stages_of(replace(sent, token="4", plan=Stages.open(folder).plan)) is not first
+        assert opened.stages is not None
+        opened.stages.close()

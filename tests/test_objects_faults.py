@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from fault_runs import Runs, is_one_line, killed, refused, signalled
-from object_runs import LINE, NAMES, WORK, command, contents, find_in, write_mask
+from object_runs import LINE, NAMES, WORK, OneByOne, command, contents, find_in, write_mask
 
 from tilesegment.errors import MaskError, StoppedError
 from tilesegment.objects.work import claimed
@@ -45,8 +45,9 @@ def runs(tmp_path: Path) -> Runs:
 def stop_at(stage: str, folder: Path, mask: Path, **more: object) -> None:
     """Stop a run as soon as some of a stage is done."""
     heard: list[str] = []
+    how = {"workers": OneByOne(), "report": lambda done, what: heard.append(what), "stop": lambda: stage in heard}
     with pytest.raises(StoppedError):
-        find_in(folder, mask, report=lambda done, what: heard.append(what), stop=lambda: stage in heard, **more)
+        find_in(folder, mask, **how, **more)
 
 
 @pytest.mark.slow

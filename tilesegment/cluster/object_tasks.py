@@ -51,7 +51,7 @@ class SentStage:
     stage: str
 
 
-class _Opened:
+class Opened:
     """The work folder that this worker used last; other runs of the same cluster take turns."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class _Opened:
         return stages
 
 
-_opened = _Opened()
+_opened = Opened()
 # a worker with several threads still does one task at a time, in as many threads as it may use
 _turn = threading.Lock()
 

@@ -104,6 +104,8 @@ class ObjectOutputs:
                 there = read_record(path)
             if there is None or differing(there, target.record(made, "complete")):
                 check_free(target, made, self.overwrite)
+                if target.partial.exists() and not (self.overwrite or _is_of_objects(target.partial)):
+                    raise MaskError(f"{target.partial} is a mask in progress; name another output, or delete it")
         for path in self.files:
             check_file(path, overwrite=self.overwrite or (before is not None and before.wrote(path)))
 
@@ -130,10 +132,8 @@ class ObjectOutputs:
 
     def _create(self, path: Path, made: MaskSpec) -> MaskWriter:
         """Create one label image; ids of other objects that are in progress there are replaced, as work folders are."""
-        begun = read_record(objects_target(path, made, self.ngff).partial) or {}
-        layout = begun.get("layout")
-        is_of_objects = isinstance(layout, dict) and layout.get("values") == OBJECTS
-        discard = self.overwrite or (is_of_objects and not path.exists())
+        begun = objects_target(path, made, self.ngff).partial
+        discard = self.overwrite or (not path.exists() and _is_of_objects(begun))
         return replace(create_objects(path, made, ngff=self.ngff, overwrite=discard), overwrite=self.overwrite)
 
 
@@ -158,6 +158,12 @@ def placement_of(spec: MaskSpec) -> Placement | None:
     """Return where the mask lies in level 0 of the image; None if its pixels are those of level 0."""
     placement = Placement(first_pixel(spec), spec.scale)
     return None if placement == Placement() else placement
+
+
+def _is_of_objects(partial: Path) -> bool:
+    """Whether a folder is a label image of objects in progress."""
+    layout = (read_record(partial) or {}).get("layout")
+    return isinstance(layout, dict) and layout.get("values") == OBJECTS
 
 
 def _is_label_of_image(path: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from tilesegment.errors import MaskError, StoppedError
+from tilesegment.errors import MaskError, StoppedError, TilesegmentError
 from tilesegment.masks import MaskWriter
 from tilesegment.metadata import micrometres
 from tilesegment.objects.block_pieces import DamagedError, load_arrays, save_arrays
@@ -22,7 +22,16 @@ from tilesegment.objects.settings import ObjectSettings
 from tilesegment.objects.source import ObjectSource
 from tilesegment.objects.stages import Stages
 from tilesegment.objects.sums import Sums, merge
-from tilesegment.objects.work import Ending, begin_work, claimed, end_work, ending_of, record_ending, sweep_work
+from tilesegment.objects.work import (
+    Ending,
+    begin_work,
+    claimed,
+    end_work,
+    ending_of,
+    has_results,
+    record_ending,
+    sweep_work,
+)
 from tilesegment.threads import thread_count
 
 Stop = Callable[[], bool]
@@ -113,7 +122,12 @@ class Run:
                     return
         with claimed(folder, shared=False, wait=part is not None, stop=self.stop) as is_there:
             if is_there:
-                self._finish()
+                try:
+                    self._finish()
+                except TilesegmentError:
+                    if not has_results(folder):  # such as of what is no mask
+                        end_work(folder, is_there=True, keep_record=False)
+                    raise
                 end_work(folder, is_there=True, keep_record=part is not None)
                 self.is_over = True
 
@@ -135,17 +149,18 @@ class Run:
 
     def _finish(self) -> None:
         """Do all stages and write the outputs; results of earlier runs that are damaged are made again."""
-        stages, outputs = self.stages, self.outputs
-        sweep_work(stages.folder, outputs.files)
+        stages = self.stages
+        sweep_work(stages.folder, self.outputs.files)
         with ExitStack() as stack:
-            self.writers = outputs.begin(stages.plan, self.source.spec)
-            for writer in self.writers:
-                stack.enter_context(writer.claimed(shared=False))
+            begun = False
             for left in reversed(range(_TRIES)):
                 stages.refresh(self.writers)
                 vars(self).pop("_sums", None)
                 try:
                     for stage in self._order:
+                        if stage == "paint" and not begun:
+                            self._begin_labels(stack)
+                            begun = True
                         self._stage(stage)
                         self._conclude(stage)
                     self._write()
@@ -155,6 +170,13 @@ class Run:
                         raise MaskError(f"{error}, again and again: check the disk, then run it again") from error
                     self.notes.append(f"{error}: it was made again")
                     stages.discard_damaged()
+
+    def _begin_labels(self, stack: ExitStack) -> None:
+        """Begin the label images, once it is known what to write; claim them until `stack` is closed."""
+        self.writers = self.outputs.begin(self.stages.plan, self.source.spec)
+        for writer in self.writers:
+            stack.enter_context(writer.claimed(shared=False))
+        self.stages.refresh(self.writers)
 
     def _missing(self, stage: str) -> list[Place]:
         stages = self.stages

@@ -118,6 +118,11 @@ def sweep_work(folder: Path, files: Sequence[Path]) -> None:
             sweep(path)
 
 
+def has_results(folder: Path) -> bool:
+    """Whether anything is kept in the work folder."""
+    return next(folder.rglob("*.npz"), None) is not None
+
+
 def end_work(folder: Path, *, is_there: bool, keep_record: bool) -> None:
     """Delete the work folder, if it is still there for this run, which has claimed it; and its record, if not kept."""
     with reporting("delete", folder):
