@@ -234,6 +234,15 @@ def test_coordinates_are_those_of_the_whole_image(tmp_path: Path) -> None:
     assert table["area_px"][0] == 18
 
 
+def test_features_keep_their_ids_when_the_mask_is_made_again(tmp_path: Path) -> None:
+    mask, found = np.pad(np.ones((3, 3), np.uint8), 2), []
+    for name in ("first", "second"):
+        path = write_mask(tmp_path / f"{name}.zarr", mask, provenance={"started": name})
+        find_objects(path, tmp_path / f"{name}.geojson")
+        found.append(json.loads((tmp_path / f"{name}.geojson").read_text())["features"][0]["id"])
+    assert found[0] == found[1]
+
+
 def test_ids_count_by_first_pixel() -> None:
     assert numbered(np.array([[0, 7, 7], [3, 0, 7], [3, 3, 9]])).tolist() == [[0, 1, 1], [2, 0, 1], [2, 2, 3]]
 

@@ -224,7 +224,7 @@ def writing(
                 writer = objects_writer(
                     path,
                     temporary,
-                    fingerprint=plan.fingerprint,
+                    fingerprint=plan.run,
                     object_type="annotation" if regions else "detection",
                     colours=colours,
                     placement=placement_of(spec),

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,11 +14,13 @@ from tilesegment.images import open_image
 from tilesegment.images.identity import identity
 from tilesegment.images.source import ImageSource
 from tilesegment.masks import MaskSpec
+from tilesegment.masks.spec import digest
 from tilesegment.metadata import PixelSize, part_of_frame, size_difference
 from tilesegment.objects.cut import Cut
 from tilesegment.objects.settings import ObjectSettings, Roles, roles_of
 from tilesegment.objects.source import ObjectSource
 
+_DIGESTS = ("fingerprint", "run")
 _SAME_SIZE = 0.01  # relative difference of pixel sizes that are one
 _SAME_PLACE = 0.1  # pixels
 
@@ -53,7 +56,8 @@ class ObjectPlan:
         border, radius: the value that is given back, and by how many pixels objects grow.
         fill_holes, connectivity, volume, min_area, touching_border: as in `ObjectSettings`.
         grey: the image whose grey values are measured.
-        fingerprint: what decides the objects, as a SHA-256.
+        fingerprint: what decides the objects, as a SHA-256: the settings, and what mask and image store.
+        run: the same, but for a mask of ours what it was made of: it stays when the same mask is predicted again.
     """
 
     mask: str
@@ -70,6 +74,7 @@ class ObjectPlan:
     touching_border: str
     grey: Grey | None
     fingerprint: str = ""
+    run: str = ""
 
     @property
     def cut(self) -> Cut:
@@ -124,13 +129,18 @@ def make_plan(source: ObjectSource, settings: ObjectSettings) -> ObjectPlan:
         touching_border=settings.touching_border,
         grey=grey,
     )
-    decides: dict[str, Any] = asdict(plan) | {"stored": identity(source.path).digest}
     # the same mask elsewhere, and in other blocks, has the same objects
-    del decides["mask"], decides["block"], decides["fingerprint"]
+    decides = {name: value for name, value in asdict(plan).items() if name not in ("mask", "block", *_DIGESTS)}
     if grey is not None:
         decides["grey"] = {**asdict(grey), "path": "", "stored": identity(grey.path).digest}
-    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-    return ObjectPlan(**{**vars(plan), "fingerprint": digest})
+    stored = identity(source.path).digest
+    made_of = digest({"layout": source.spec.layout(), "fingerprint": source.spec.fingerprint})
+    digests = (_digest(decides | {"mask": one}) for one in (stored, made_of if source.is_ours else stored))
+    return replace(plan, **dict(zip(_DIGESTS, digests, strict=True)))
+
+
+def _digest(decides: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 def first_pixel(spec: MaskSpec) -> tuple[float, float]:
