@@ -15,7 +15,7 @@ from masks_of_objects import CLASSES, labelled, masks, numbered, read_labels, si
 from scipy import ndimage
 from skimage.measure import regionprops_table
 
-from tilesegment.errors import PlanError
+from tilesegment.errors import MaskError, PlanError
 from tilesegment.geometry import Region
 from tilesegment.metadata import LabelClass
 from tilesegment.objects.block_pieces import BlockPieces
@@ -184,6 +184,17 @@ def test_an_image_of_one_value_is_read_as_one_object_with_a_word(tmp_path: Path)
     (note,) = find_objects(tmp_path / "binary.tif").notes
     assert "--classes 255" in note
     assert find_objects(tmp_path / "binary.tif", classes=["255"]).notes == ()
+
+
+def test_an_image_is_no_label_image(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tifffile.imwrite(tmp_path / "image.tif", rng.integers(0, 256, (200, 200), np.uint8))
+    tifffile.imwrite(tmp_path / "binary.tif", np.kron(rng.integers(0, 2, (40, 40)), np.full((5, 5), 255)).astype("u1"))
+    for name in ("image.tif", "binary.tif"):
+        with pytest.raises(MaskError, match="with --classes the values whose regions are objects"):
+            find_objects(tmp_path / name, tmp_path / "cells.csv", block=64)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["binary.tif", "image.tif"]
+    assert find_objects(tmp_path / "binary.tif", classes=["255"], block=64).count > 20
 
 
 def test_the_model_knows_what_its_classes_are(tmp_path: Path) -> None:

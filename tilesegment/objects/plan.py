@@ -20,7 +20,6 @@ from tilesegment.objects.cut import Cut
 from tilesegment.objects.settings import ObjectSettings, Roles, roles_of
 from tilesegment.objects.source import ObjectSource
 
-_DIGESTS = ("fingerprint", "run")
 _SAME_SIZE = 0.01  # relative difference of pixel sizes that are one
 _SAME_PLACE = 0.1  # pixels
 
@@ -130,13 +129,15 @@ def make_plan(source: ObjectSource, settings: ObjectSettings) -> ObjectPlan:
         grey=grey,
     )
     # the same mask elsewhere, and in other blocks, has the same objects
-    decides = {name: value for name, value in asdict(plan).items() if name not in ("mask", "block", *_DIGESTS)}
+    decides: dict[str, Any] = asdict(plan)
+    for name in ("mask", "block", "fingerprint", "run"):
+        del decides[name]
     if grey is not None:
         decides["grey"] = {**asdict(grey), "path": "", "stored": identity(grey.path).digest}
     stored = identity(source.path).digest
     made_of = digest({"layout": source.spec.layout(), "fingerprint": source.spec.fingerprint})
-    digests = (_digest(decides | {"mask": one}) for one in (stored, made_of if source.is_ours else stored))
-    return replace(plan, **dict(zip(_DIGESTS, digests, strict=True)))
+    run = _digest(decides | {"mask": made_of if source.is_ours else stored})
+    return replace(plan, fingerprint=_digest(decides | {"mask": stored}), run=run)
 
 
 def _digest(decides: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from tilesegment.errors import MaskError, StoppedError, TilesegmentError
+from tilesegment.files import delete_folder
 from tilesegment.masks import MaskWriter
 from tilesegment.metadata import micrometres
 from tilesegment.objects.block_pieces import DamagedError, load_arrays, save_arrays
@@ -40,6 +41,7 @@ Report = Callable[[float, str], None]
 # about how long a stage takes per pixel, for the progress
 _COST = {"label": 3, "link": 2, "grow": 8, "part": 3, "touch": 3, "fill": 2, "measure": 6, "outline": 8, "paint": 3}
 _WRITING = 8
+_MOST_PIECES = 20  # of an object of a label image, on average: growing and tiles leave some
 _TRIES = 3  # of a run that finds results of its own damaged
 
 
@@ -207,6 +209,8 @@ class Run:
         corners = plan.connectivity == 8
         if stage == "label" and not stages.labelled.is_joined:
             stages.labelled.join(corners=corners, ids=plan.taken is None)
+            if plan.taken is None:
+                self._check_ids()
         elif stage == "link":
             is_of_ids = plan.taken is None
             pairs = [] if is_of_ids else [load_arrays(stages.file("link", place))["pairs"] for place in stages.cut]
@@ -219,6 +223,20 @@ class Run:
                 labelling.join(numbered=True)
         elif stage == "measure" and not stages.numbers.is_file():
             save_arrays(stages.numbers, {"number": self._numbers()})
+
+    def _check_ids(self) -> None:
+        """Refuse a mask of classes, and an image, that were taken for ids of objects.
+
+        Raises:
+            MaskError: its values lie scattered, as no ids do.
+        """
+        joined = self.stages.labelled.joined
+        if joined.pieces > _MOST_PIECES * joined.objects:
+            delete_folder(self.stages.labelled.folder, self.stages.folder)  # nothing of it is of use
+            raise MaskError(
+                f"{self.source.path} holds no ids of objects: {joined.objects:,} values lie in {joined.pieces:,} "
+                "pieces; name a label image, or with --classes the values whose regions are objects"
+            )
 
     def _doubt(self) -> None:
         """Note that a label image of one id may be a mask of one class."""
