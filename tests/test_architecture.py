@@ -34,7 +34,7 @@ STILL: set[tuple[str, str]] = set()
 # third parties that stay where they are wrapped
 ONLY = {
     "torch": {"networks", "models", "prediction", "training"},
-    "safetensors": {"models", "training"},
+    "safetensors": {"models", "objects", "training"},
     "openvino": {"prediction"},
     "nncf": {"prediction"},
     "dask": {"cluster"},

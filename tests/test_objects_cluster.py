@@ -12,6 +12,7 @@ from object_runs import WORK, OneByOne, contents, find_in, write_mask
 from tilesegment.cluster import Cluster
 from tilesegment.cluster.object_tasks import Opened, SentStage
 from tilesegment.errors import ClusterError, MaskError, StoppedError
+from tilesegment.objects.arrays import SUFFIX
 from tilesegment.objects.cut import Place
 from tilesegment.objects.find import find_objects
 from tilesegment.objects.stages import Stages
@@ -85,7 +86,7 @@ class TestWorkers:
     ) -> None:
         stopped_before(mask, tmp_path / "two", "measure")
         (results,) = (tmp_path / "two" / WORK).glob("*/")
-        for path in (results / "filled" / "0-1-1.npz", results / "filled" / "joined.npz"):
+        for path in (results / "filled" / f"0-1-1{SUFFIX}", results / "filled" / f"joined{SUFFIX}"):
             path.write_bytes(path.read_bytes()[:-30])
         done = find_in(tmp_path / "two", mask, workers=cluster)
         assert any("made again" in note for note in done.notes)

@@ -16,6 +16,7 @@ from fault_runs import Runs, is_one_line, killed, refused, signalled
 from object_runs import LINE, NAMES, WORK, OneByOne, command, contents, find_in, write_mask
 
 from tilesegment.errors import MaskError, StoppedError
+from tilesegment.objects.arrays import SUFFIX
 from tilesegment.objects.work import claimed
 
 
@@ -151,7 +152,7 @@ class TestWorkFolder:
     ) -> None:
         """All of them, as power is lost before they are on the disk."""
         stop_at(stage, tmp_path, mask)
-        for path in (tmp_path / WORK).rglob("*.npz"):
+        for path in (tmp_path / WORK).rglob(f"*{SUFFIX}"):
             path.write_bytes(damage(path.read_bytes()))
         assert any("made again" in note for note in find_in(tmp_path, mask).notes)
         assert contents(tmp_path) == expected

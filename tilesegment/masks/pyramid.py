@@ -51,14 +51,14 @@ def build_levels(
         levels: the first one is stored.
         halvings: how often each is halved from the first; more than one between two is a majority of majorities.
         tally: counts the pixels of the first level; None for probabilities and objects.
-        reduced: gives the pixels instead of the level before.
+        reduced: gives the pixels of the second level; the others are made of it.
     """
     threads = min(thread_count(), _THREADS if levels[0].grid.channels is None else _THREADS_PROBABILITIES)
     with ThreadPoolExecutor(threads) as pool:
         if len(levels) == 1 and tally is not None:
             _each(pool, lambda region, z: tally.add(levels[0].read(region, z)), levels[0])
         for number, level in enumerate(levels[1:], 1):
-            if reduced is not None:
+            if reduced is not None and number == 1:
                 _each(pool, partial(_store, level, halvings[number], reduced), level)
                 continue
             count = halvings[number] - halvings[number - 1]

@@ -164,7 +164,7 @@ class MaskWriter:
     def finish(self, provenance: Mapping[str, JSON] | None = None, *, reduced: Reduced | None = None) -> None:
         """Add smaller levels and metadata and give the mask its final name; `provenance` is recorded too.
 
-        Smaller levels are made of the stored blocks, or of what `reduced` gives.
+        The first smaller level is made of the stored blocks, or of what `reduced` gives.
 
         What is replaced stays whole until the new mask is complete. After an error it can be called again, by a later
         run too. No other process may write or finish the mask meanwhile: call it under a claim that is not shared.

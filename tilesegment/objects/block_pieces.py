@@ -1,28 +1,14 @@
 """The 4-connected pieces of one block: runs that touch, labelled by themselves; see `labelling` for whole masks."""
 
-import io
-import struct
-import zipfile
-import zlib
-from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from tilesegment.errors import MaskError
-from tilesegment.files import make_folder, write_atomically
 from tilesegment.geometry import Region
+from tilesegment.objects.arrays import load_arrays, save_arrays
 from tilesegment.objects.runs import Choose, Runs, join
-
-# what numpy and zipfile raise about a file that is cut off or overwritten
-_DAMAGED = (ValueError, KeyError, EOFError, NotImplementedError, struct.error, zipfile.BadZipFile, zlib.error)
-
-
-class DamagedError(MaskError):
-    """A result in a work folder was damaged or is missing; now it is missing, and can be made again."""
 
 
 @dataclass(frozen=True)
@@ -122,35 +108,3 @@ class BlockPieces:
         return cls(
             Runs((height, width), found["start"], found["stop"], head.value[found["piece"]]), found["piece"], head
         )
-
-
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays as one .npz, whole or not at all unless power is lost; missing folders are made.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
-    make_folder(path.parent, path.parent.parent)
-    # to sync a file takes as long as to label a block
-    write_atomically(path, content.getvalue(), durable=False)
-
-
-def load_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """Read what `save_arrays` wrote, all or only these `names`; its checksums are verified.
-
-    Raises:
-        DamagedError: it is not there, or was not whole; then it is deleted, so that it is made again.
-        OSError: it cannot be read.
-    """
-    try:
-        # of a damaged file that it opens itself, numpy leaves the handle open
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-            return {name: found[name] for name in (found.files if names is None else names)}
-    except FileNotFoundError as error:
-        raise DamagedError(f"{path} is missing") from error
-    except _DAMAGED as error:
-        with suppress(FileNotFoundError):  # another thread was faster
-            path.unlink()
-        raise DamagedError(f"{path} was damaged") from error

@@ -18,13 +18,14 @@ import numpy as np
 
 from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
-from tilesegment.objects.block_pieces import BlockPieces, Head, load_arrays, save_arrays
+from tilesegment.objects.arrays import SUFFIX, load_arrays, save_arrays
+from tilesegment.objects.block_pieces import BlockPieces, Head
 from tilesegment.objects.cut import Cut, Place
 from tilesegment.objects.runs import Runs, join
 
 MOST = 2**32 - 1  # ids of objects are uint32
 _CACHE_BYTES = 96 << 20  # of the blocks last used; each is used by its eight neighbours too
-_JOINED = "joined.npz"
+_JOINED = f"joined{SUFFIX}"
 _NO_PAIRS = np.zeros((0, 2), np.int64)
 
 
@@ -89,7 +90,7 @@ class Labelling:
 
     def path(self, place: Place) -> Path:
         """Return the file of a block."""
-        return self.folder / f"{place}.npz"
+        return self.folder / f"{place}{SUFFIX}"
 
     def load(self, place: Place) -> BlockPieces:
         """Return the pieces of a block that is stored; the ones used last are kept in memory."""

@@ -7,8 +7,8 @@ from functools import cached_property
 import numpy as np
 
 from tilesegment.metadata import LabelClass, PixelSize
+from tilesegment.objects.arrays import load_arrays
 from tilesegment.objects.batches import CLASS, LABEL, PLANE, Batch, Placement
-from tilesegment.objects.block_pieces import load_arrays
 from tilesegment.objects.cut import Place
 from tilesegment.objects.outlines import Corners, trace
 from tilesegment.objects.polygons import Polygons, polygons_of, simplify

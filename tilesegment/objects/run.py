@@ -14,7 +14,7 @@ from tilesegment.errors import MaskError, StoppedError, TilesegmentError
 from tilesegment.files import delete_folder
 from tilesegment.masks import MaskWriter
 from tilesegment.metadata import micrometres
-from tilesegment.objects.block_pieces import DamagedError, load_arrays, save_arrays
+from tilesegment.objects.arrays import DamagedError, load_arrays, save_arrays
 from tilesegment.objects.cut import Place
 from tilesegment.objects.outputs import ObjectOutputs, placement_of, settled_by, writing
 from tilesegment.objects.plan import ObjectPlan
@@ -41,6 +41,7 @@ Report = Callable[[float, str], None]
 # about how long a stage takes per pixel, for the progress
 _COST = {"label": 3, "link": 2, "grow": 8, "part": 3, "touch": 3, "fill": 2, "measure": 6, "outline": 8, "paint": 3}
 _WRITING = 8
+_LAST = "paint"  # the stage that goes on while files are written
 _MOST_PIECES = 20  # of an object of a label image, on average: growing and tiles leave some
 _TRIES = 3  # of a run that finds results of its own damaged
 
@@ -160,11 +161,12 @@ class Run:
                 vars(self).pop("_sums", None)
                 try:
                     for stage in self._order:
-                        if stage == "paint" and not begun:
-                            self._begin_labels(stack)
-                            begun = True
-                        self._stage(stage)
-                        self._conclude(stage)
+                        if stage != _LAST:
+                            self._stage(stage)
+                            self._conclude(stage)
+                    if not begun:
+                        self._begin_labels(stack)
+                        begun = True
                     self._write()
                     return
                 except DamagedError as error:
@@ -271,14 +273,16 @@ class Run:
         self._doubt()
         rows = Rows(self.stages, self._sums, self._described())
         found = Ending(len(rows), rows.by_class, {})
-        with ThreadPoolExecutor(1) as pool:  # meanwhile the files are written, by one core alone
-            finishing = pool.submit(self._finish_labels, {"objects": len(rows), "objects_by_class": rows.by_class})
-            if not self.outputs.all:
-                batches = [batch.columns for batch in rows.tables()]
-                self.table = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-            if self.outputs.files:
-                self._write_files(rows, found)
-            finishing.result()
+        if not self.outputs.all:
+            batches = [batch.columns for batch in rows.tables()]
+            self.table = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        with ThreadPoolExecutor(1) as pool:  # one core alone writes the files, meanwhile the others paint
+            files = pool.submit(self._write_files, rows, found) if self.outputs.files else None
+            if self.writers:
+                self._stage(_LAST)
+                self._finish_labels({"objects": len(rows), "objects_by_class": rows.by_class})
+            if files is not None:
+                files.result()
         self.found = found
 
     def _finish_labels(self, provenance: dict[str, Any]) -> None:
@@ -300,7 +304,8 @@ class Run:
                         write(batch)
                     done += len(batch)
                     share = min(done / max(len(rows), 1), 1)
-                    self.report(1 - _WRITING / self._total * (1 - share), "write")
+                    if not self.outputs.labels:  # else what is painted takes longer
+                        self.report(1 - _WRITING / self._total * (1 - share), "write")
                     if self.stop():
                         raise StoppedError("stopped while the objects were written; the same command goes on")
 

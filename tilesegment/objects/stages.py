@@ -29,7 +29,8 @@ from tilesegment.images import open_image
 from tilesegment.images.source import ImageSource
 from tilesegment.masks import MaskWriter
 from tilesegment.masks.store import reporting
-from tilesegment.objects.block_pieces import BlockPieces, DamagedError, load_arrays, save_arrays
+from tilesegment.objects.arrays import SUFFIX, DamagedError, load_arrays, save_arrays
+from tilesegment.objects.block_pieces import BlockPieces
 from tilesegment.objects.cut import Place
 from tilesegment.objects.growing import grow, neighbours
 from tilesegment.objects.labelling import Labelling
@@ -42,7 +43,7 @@ from tilesegment.objects.source import ObjectSource, open_source
 
 PLAN = "plan.json"
 # what is read from the work folder, and changes while other processes work there
-_READ = ("filling", "is_whole", "sections", "number_of")
+_READ = ("filling", "is_whole", "sections", "number_of", "number_of_piece")
 _GAP = 1  # value of the pixels in no object
 
 
@@ -93,7 +94,7 @@ class Stages:
 
     def discard_damaged(self) -> None:
         """Delete all damaged results, so that they are made again; a loss of power may leave many."""
-        for path in list(self.results.rglob("*.npz")):
+        for path in list(self.results.rglob(f"*{SUFFIX}")):
             with suppress(DamagedError):
                 load_arrays(path)
 
@@ -125,7 +126,7 @@ class Stages:
         """Return the file in which a stage keeps a block."""
         names = {"label": "labelled", "link": "linked", "grow": "grown", "part": "gaps", "touch": "touched"}
         names |= {"fill": "filled", "measure": "measured", "outline": "outlined"}
-        return self.results / names[stage] / f"{place}.npz"
+        return self.results / names[stage] / f"{place}{SUFFIX}"
 
     def do(self, stage: str, place: Place) -> None:
         """Do one block of a stage and keep its result.
@@ -257,18 +258,23 @@ class Stages:
     def paint(self, place: Place) -> None:
         """Store the ids of a block in the label images."""
         region = self.cut.region(place)
-        ids = self.final.paint(place.z, region, self.number_of[self.final.joined.object_of])
+        ids = self.final.paint(place.z, region, self.number_of_piece)
         for writer in self.writers:
             writer.write(region, ids, place.z)
 
+    @cached_property
+    def number_of_piece(self) -> np.ndarray:
+        """(pieces + 1,) uint32: the id of the object of each piece in the outputs."""
+        return self.number_of[self.final.joined.object_of]
+
     def reduced(self, region: Region, halvings: int, z: int) -> np.ndarray:
         """Return the ids (h, w) uint32 in `region` of a level of the label images that is halved so often."""
-        return self.final.paint_reduced(z, region, halvings, self.number_of[self.final.joined.object_of])
+        return self.final.paint_reduced(z, region, halvings, self.number_of_piece)
 
     @property
     def numbers(self) -> Path:
         """The file of `number_of`."""
-        return self.results / "numbers.npz"
+        return self.results / f"numbers{SUFFIX}"
 
     @cached_property
     def number_of(self) -> np.ndarray:

@@ -15,6 +15,7 @@ from pathlib import Path
 from tilesegment.errors import MaskError, StoppedError
 from tilesegment.files import delete_folder, locked, sweep, sync, temporary_name, write_atomically
 from tilesegment.masks.store import reporting
+from tilesegment.objects.arrays import SUFFIX
 from tilesegment.objects.plan import ObjectPlan
 from tilesegment.objects.stages import PLAN, results_folder
 
@@ -120,7 +121,7 @@ def sweep_work(folder: Path, files: Sequence[Path]) -> None:
 
 def has_results(folder: Path) -> bool:
     """Whether anything is kept in the work folder."""
-    return next(folder.rglob("*.npz"), None) is not None
+    return next(folder.rglob(f"*{SUFFIX}"), None) is not None
 
 
 def end_work(folder: Path, *, is_there: bool, keep_record: bool) -> None:
