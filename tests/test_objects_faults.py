@@ -77,7 +77,9 @@ class TestKilled:
                 break
             there = contents(runs.folder)
             for name in NAMES:
-                assert of_name(there, name) in (of_name(before, name), of_name(expected, name))
+                # a folder is replaced by two renames
+                between = [{}] if name.endswith(".zarr") else []
+                assert of_name(there, name) in (of_name(before, name), of_name(expected, name), *between)
             runs.finish(line)
             assert contents(runs.folder) == expected
             if not begun:

@@ -39,9 +39,19 @@ Stop = Callable[[], bool]
 Report = Callable[[float, str], None]
 
 # about how long a stage takes per pixel, for the progress
-_COST = {"label": 3, "link": 2, "grow": 8, "part": 3, "touch": 3, "fill": 2, "measure": 6, "outline": 8, "paint": 3}
-_WRITING = 8
-_LAST = "paint"  # the stage that goes on while files are written
+_COST = {
+    "label": 3,
+    "link": 2,
+    "grow": 8,
+    "part": 3,
+    "touch": 3,
+    "fill": 2,
+    "measure": 6,
+    "outline": 8,
+    "paint": 3,
+    "write": 8,
+}
+_LAST, _WRITE = "paint", "write"  # the stage that goes on while files are written
 _MOST_PIECES = 20  # of an object of a label image, on average: growing and tiles leave some
 _TRIES = 3  # of a run that finds results of its own damaged
 
@@ -106,7 +116,7 @@ class Run:
         self.notes: list[str] = []
         self.writers: list[MaskWriter] = []  # of the label images that are not complete yet
         self._order = stages_of(stages.plan, labels=bool(outputs.labels), outlines=outputs.outlined)
-        self._total = sum(_COST[stage] for stage in self._order) + _WRITING
+        self._shares = dict.fromkeys([*self._order, _WRITE], 0.0)  # done of each stage
 
     def carry_out(self, part: tuple[int, int] | None) -> None:
         """Do what is left to do, as far as it is this call's; another run may end it meanwhile: see `is_over`."""
@@ -197,11 +207,10 @@ class Run:
         share = len(missing)
         if part is not None:
             missing = [place for place in missing if cut.number(place) % part[1] == part[0] - 1]
-        before = sum(_COST[one] for one in self._order[: self._order.index(stage)])
         done = len(cut) - share
         for _ in self.workers.each(self.stages, stage, missing, self.stop):
             done += 1
-            self.report((before + _COST[stage] * done / len(cut)) / self._total, stage)
+            self._tell(stage, done / len(cut))
         if self.stop():
             raise StoppedError("stopped before all blocks were done; the same command goes on from here")
 
@@ -283,6 +292,7 @@ class Run:
                 self._finish_labels({"objects": len(rows), "objects_by_class": rows.by_class})
             if files is not None:
                 files.result()
+        self._tell(_WRITE, 1)
         self.found = found
 
     def _finish_labels(self, provenance: dict[str, Any]) -> None:
@@ -297,17 +307,24 @@ class Run:
             record_ending(self.stages.folder, settled_by(plan, settings), found, renamed)
 
         with writing(self.outputs, plan, spec, record, regions=settings.regions) as (plain, outlined):
-            for batches, writes in ((rows.tables, plain), (rows.outlined, outlined)):
-                done = 0
-                for batch in batches() if writes else ():
+            kinds = [
+                (batches, writes) for batches, writes in ((rows.tables, plain), (rows.outlined, outlined)) if writes
+            ]
+            done = 0
+            for batches, writes in kinds:
+                for batch in batches():
                     for write in writes:
                         write(batch)
                     done += len(batch)
-                    share = min(done / max(len(rows), 1), 1)
-                    if not self.outputs.labels:  # else what is painted takes longer
-                        self.report(1 - _WRITING / self._total * (1 - share), "write")
+                    self._tell(_WRITE, min(done / max(len(rows) * len(kinds), 1), 1))
                     if self.stop():
                         raise StoppedError("stopped while the objects were written; the same command goes on")
+
+    def _tell(self, stage: str, share: float) -> None:
+        """Report that a share of a stage is done; two of them may go on at once."""
+        self._shares[stage] = share
+        total = sum(_COST[one] for one in self._shares)
+        self.report(sum(_COST[one] * done for one, done in self._shares.items()) / total, stage)
 
     def _described(self) -> Described:
         spec = self.source.spec
