@@ -141,8 +141,8 @@ class ClusterOptions:
 
 
 _CLUSTER = together(
-    click.option("--workers", "workers_", type=click.IntRange(1, 1024), help="Predict by this many local processes."),
-    click.option("--scheduler", type=read_path, metavar="tcp://...|FILE", help="Predict on a running Dask cluster."),
+    click.option("--workers", "workers_", type=click.IntRange(1, 1024), help="Work in this many local processes."),
+    click.option("--scheduler", type=read_path, metavar="tcp://...|FILE", help="Work on a running Dask cluster."),
     click.option("--tls-ca", type=read_path, metavar="PEM", help="For tls://: who signed the scheduler's certificate."),
     click.option("--tls-cert", type=read_path, metavar="PEM", help="Certificate of this client."),
     click.option("--tls-key", type=read_path, metavar="PEM", help="Its key."),

@@ -12,12 +12,12 @@ from tilesegment_cli.types import REGION
 @click.argument("mask", type=options.read_path)
 @click.option("--out", "-o", type=options.written_path, required=True, metavar="PNG", help="The picture, .png or .jpg.")
 @click.option("--roi", type=REGION, help="Only these pixels of the image, of level 0.")
-@click.option("--objects", is_flag=True, help="Draw each connected region of MASK as an object in a colour of its own.")
+@click.option("--objects", is_flag=True, help="Draw each connected region of MASK as an object, in its own colour.")
 def preview(image: str, mask: str, out: str, roi: Region | None, objects: bool) -> None:
     """Draw IMAGE beside IMAGE with MASK over it, on one screen.
 
     MASK is a .zarr, .tif or .png that predict wrote, or holds ids of objects: the labels that `tileseg objects`,
-    Cellpose or StarDist wrote, as Zarr, TIFF or PNG, whose objects are drawn in colours of their own.
+    Cellpose or StarDist wrote, as Zarr, TIFF or PNG. Each object gets its own colour.
     """
     from tilesegment.preview import draw_preview
 

@@ -4,7 +4,7 @@
 
 Masks of cells are made by make_cells.py. Of a large one, `tileseg objects` makes a label image and a table, then
 outlines. Of a small one, it makes the same again, and so does a program of a few lines with scikit-image, which holds
-all of the mask. Each run is a process of its own. Prints a JSON line for each: seconds from its start to its end,
+all of the mask. Each run is a process of its own. Prints one JSON line per run: seconds from its start to its end,
 million pixels and objects a second, and the largest memory in MB (1e6 bytes) of a process.
 """
 

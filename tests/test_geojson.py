@@ -53,7 +53,7 @@ TREE = collection(
 def test_features_are_read_in_parts_of_any_size(
     chunk: int, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(geojson, "_CHUNK", chunk)
+    monkeypatch.setattr(geojson, "CHUNK", chunk)
     path = tmp_path / name
     text = "\ufeff " + json.dumps({"crs": {"a": [1, 2.5]}, **TREE, "more": 12}, indent=1)
     path.write_bytes(gzip.compress(text.encode()) if name.lower().endswith("gz") else text.encode())

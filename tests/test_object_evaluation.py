@@ -116,7 +116,7 @@ def test_regions_of_large_masks_are_numbered_on_the_disk(
         mask, options = store(tmp_path / "m.zarr", ids, classes), dict[str, int]()
         pair = (mask if kind == "ours" else save(tmp_path / "m.png", ids)), truth
     found = evaluate(*pair, objects=True, **options)  # type: ignore[arg-type]
-    monkeypatch.setattr(reading, "_LARGEST", TRUTH.size - 1)
+    monkeypatch.setattr(reading, "LARGEST", TRUTH.size - 1)
     large = evaluate(*pair, objects=True, **options, figure=tmp_path / "f.png")  # type: ignore[arg-type]
     assert large.objects == found.objects and large.notes == found.notes
 

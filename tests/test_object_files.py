@@ -187,7 +187,7 @@ def test_ids_depend_on_the_run(tmp_path: Path) -> None:
 
 
 def test_gzip_has_several_members_and_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tilesegment.objects.geojson._MEMBER", 1000)
+    monkeypatch.setattr("tilesegment.objects.geojson.MEMBER", 1000)
     one = batch()
     plain = written(tmp_path / "cells.geojson", one, one, one).read_bytes()
     content = written(tmp_path / "cells.geojson.gz", one, one, one).read_bytes()
@@ -226,7 +226,7 @@ def test_csv_gives_every_value_back(tmp_path: Path) -> None:
 
 
 def test_parquet_is_geoparquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tilesegment.objects.tables._GROUP_ROWS", 3)
+    monkeypatch.setattr("tilesegment.objects.tables.GROUP_ROWS", 3)
     one = batch()
     assert one.polygons is not None
     placement = Placement((10, 0.5), (1, 2))
@@ -304,7 +304,7 @@ def write_and_fail(path: Path) -> None:
 def test_memory_does_not_grow_with_the_number_of_objects(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type
 ) -> None:
-    for name, value in (("geojson._MEMBER", 1 << 17), ("tables._GROUP_ROWS", 500)):
+    for name, value in (("geojson.MEMBER", 1 << 17), ("tables.GROUP_ROWS", 500)):
         monkeypatch.setattr(f"tilesegment.objects.{name}", value)
     few = batch()
     assert few.polygons is not None

@@ -227,7 +227,7 @@ def test_too_many_pixels_to_part_are_parted_in_the_picture(
 ) -> None:
     write_mask(folder / "mask.zarr", blots())
     assert run("preview slide.tif mask.zarr --out whole.png --objects").err == ""
-    monkeypatch.setattr("tilesegment.preview.overview._MOST_APART", 99)
+    monkeypatch.setattr("tilesegment.preview.overview.MOST_APART", 99)
     found = run("preview slide.tif mask.zarr --out p.png --objects")
     assert found.code == 0 and "--roi" in found.err and found.err.count("\n") == 1
     # which is the same where the picture is not reduced

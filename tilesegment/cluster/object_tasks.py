@@ -62,7 +62,7 @@ class Opened:
         """Return the stages of a work folder, with what other processes have joined until this stage began.
 
         Raises:
-            MaskError: the folder is not to be seen from here, or is that of another plan.
+            MaskError: this machine does not see the folder, or it belongs to another plan.
         """
         stages = self.stages
         if stages is None or (stages.folder, stages.plan) != (sent.folder, sent.plan):

@@ -37,9 +37,9 @@ class Sample:
 def compare(samples: Sequence[Sample], classes: Sequence[LabelClass], title: str) -> Image.Image:
     """Draw one row per sample: image, labels, prediction and errors, at most 700 pixels a side.
 
-    Over an image, the connected regions of class 1 of two are drawn as objects in colours of their own, which shows
-    which are merged and which are split, and more classes in half-transparent colours. Either all samples have an image
-    or none; without one, two classes are black and white.
+    Over an image with two classes, each connected region of class 1 gets its own colour, so that merged and split ones
+    show; more classes are drawn in half-transparent colours. Either all samples have an image or none; without one, two
+    classes are black and white.
     """
     first, pictured = classes[0].name, samples[0].image is not None
     if not pictured and len(classes) == 2:

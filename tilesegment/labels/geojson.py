@@ -13,7 +13,7 @@ import numpy as np
 from tilesegment.errors import DataError, one_line
 
 SUFFIXES = (".geojson", ".geojson.gz")
-_CHUNK = 1 << 20  # characters that are read at once, at least
+CHUNK = 1 << 20  # characters that are read at once, at least
 _SPACE = " \t\r\n"
 _EXPECTED = "expected GeoJSON: a FeatureCollection, as QuPath exports it"
 
@@ -201,7 +201,7 @@ class _Reader:
     def _more(self) -> None:
         """Read on; twice as much where a value is long, so that it is not decoded many times."""
         rest = self._text[self._at :]
-        part = self._file.read(max(_CHUNK, len(rest)))
+        part = self._file.read(max(CHUNK, len(rest)))
         self._text, self._at, self._ended = rest + part, 0, not part
 
     def _damaged(self) -> DataError:

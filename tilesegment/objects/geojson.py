@@ -24,7 +24,7 @@ OBJECT_TYPES = ("detection", "annotation")
 DIGITS = 9  # of measurements: enough to tell any two float32 apart, which is what QuPath keeps of detections
 DECIMALS = 3  # of coordinates, where the mask's pixels are not those of level 0
 _ROWS, _VERTICES = 2048, 1 << 18  # formatted at once: a few megabytes
-_MEMBER = 1 << 22  # bytes of text in a member of a .gz file
+MEMBER = 1 << 22  # bytes of text in a member of a .gz file
 _LEVEL = 1  # of 12: level 5 makes it a fifth smaller and takes twice as long
 _HEX = np.array([f"{byte:02x}" for byte in range(256)], "S2").view(np.uint16)
 # before a vertex: the first of an object; another; the first of another ring, of another polygon
@@ -70,7 +70,7 @@ class GeoJSONWriter(ObjectsWriter):
             # each begins with a comma
             self._waiting.append(features[1:] if self._is_first else features)
             self._is_first = False
-            if sum(map(len, self._waiting)) >= _MEMBER:
+            if sum(map(len, self._waiting)) >= MEMBER:
                 self._flush()
 
     def close(self) -> None:

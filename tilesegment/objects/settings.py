@@ -127,6 +127,11 @@ def roles_of(settings: ObjectSettings, classes: Sequence[LabelClass] | None, pat
 
 
 def class_number(given: str, classes: Sequence[LabelClass], path: str) -> int:
+    """Return the id of the class with this name or number.
+
+    Raises:
+        PlanError: the mask `path` has none; the message lists those that it has.
+    """
     names = [one.name for one in classes]
     if given in names:
         return names.index(given)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 GEOMETRY = "geometry"
 _ROWS = 4096  # formatted at once
-_GROUP_ROWS, _GROUP_VERTICES = 50_000, 4_000_000  # of a row group, which is held in memory
+GROUP_ROWS, _GROUP_VERTICES = 50_000, 4_000_000  # of a row group, which is held in memory
 
 
 class CSVWriter(ObjectsWriter):
@@ -96,7 +96,7 @@ class ParquetWriter(ObjectsWriter):
 
     def write(self, batch: Batch) -> None:
         """Append rows."""
-        for piece in batch.pieces(_GROUP_ROWS, _GROUP_VERTICES):
+        for piece in batch.pieces(GROUP_ROWS, _GROUP_VERTICES):
             self._add(piece)
         if len(batch) == 0:
             self._add(batch)
@@ -127,7 +127,7 @@ class ParquetWriter(ObjectsWriter):
         self._waiting.append(pa.table(arrays))
         self._rows += len(batch)
         self._vertices += 0 if polygons is None else len(polygons.vertices)
-        if self._rows >= _GROUP_ROWS or self._vertices >= _GROUP_VERTICES:
+        if self._rows >= GROUP_ROWS or self._vertices >= _GROUP_VERTICES:
             self._flush()
 
     def _flush(self) -> None:

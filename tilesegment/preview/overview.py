@@ -34,7 +34,7 @@ from tilesegment.preview.shown import Place, Shown, mask_digest, open_shown, pla
 __all__ = ["draw_overview", "draw_preview", "mask_digest"]
 
 _LARGEST = 1024  # pixels of a panel: two of them fill a screen
-_MOST_APART = 1 << 25  # pixels whose connected regions are found at once, in 0.5 GB
+MOST_APART = 1 << 25  # pixels whose connected regions are found at once, in 0.5 GB
 
 
 class Ids(Protocol):
@@ -164,7 +164,7 @@ def _objects(plain: np.ndarray, shown: Shown, part: Region, factor: int) -> _Pan
     if count is None:
         notes = (
             f"objects are told apart in the reduced picture, where close ones run together: {part.area:,} px are more "
-            f"than {_MOST_APART:,}. Draw a part with --roi, or the ids that `tileseg objects` writes",
+            f"than {MOST_APART:,}. Draw a part with --roi, or the ids that `tileseg objects` writes",
         )
     elif count == 1 and not shown.apart and part.shape == shown.shape:
         notes = (f"{shown.path} holds one id: give --objects to draw each connected region as an object",)
@@ -178,9 +178,9 @@ def _objects(plain: np.ndarray, shown: Shown, part: Region, factor: int) -> _Pan
 def _ids(shown: Shown, part: Region, factor: int) -> tuple[np.ndarray, int | None]:
     """Return ids of objects, (h, w), every `factor`-th, and how many objects the part holds; None if too many pixels.
 
-    Connected regions of more than `_MOST_APART` pixels are found in the reduced picture.
+    Connected regions of more than `MOST_APART` pixels are found in the reduced picture.
     """
-    if shown.apart and part.area <= _MOST_APART:
+    if shown.apart and part.area <= MOST_APART:
         regions = _connected(_of_objects(shown, part))
         return regions[::factor, ::factor], int(regions.max())
     seen = []

@@ -36,7 +36,7 @@ from tilesegment.objects.settings import ObjectSettings, roles_of
 from tilesegment.scoring.inputs import Pair
 
 VOID = -1  # replaces the ignored value of the truth
-_LARGEST = 4096 * 4096  # pixels of the largest plane whose regions are numbered in memory
+LARGEST = 4096 * 4096  # pixels of the largest plane whose regions are numbered in memory
 _SIDE = 1024  # of the blocks that are looked at
 _GLANCE = 64  # blocks of a file, at most, where nobody has asked for objects
 _SAMPLES = 16  # files that are looked at, and blocks with objects, of prediction and truth each
@@ -217,7 +217,7 @@ def _as_ids(label: Label, path: Path, reading: Reading, ignore: int | None, fold
     ids = label.read
     if reading.kind == "classes" and not isinstance(label, OutlineLabel):
         known = None if label.classes is None else roles_of(ObjectSettings(), label.classes, str(path))
-        if label.shape[0] * label.shape[1] > _LARGEST or (known is not None and known.border is not None):
+        if label.shape[0] * label.shape[1] > LARGEST or (known is not None and known.border is not None):
             ids = stack.enter_context(
                 open_label(_numbered(path, label, ignore, folder), LabelOptions(strict=True))
             ).read
