@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from tilesegment.errors import MaskError, PlanError
@@ -16,12 +15,11 @@ from tilesegment.masks.target import OBJECTS, check_free, objects_target, read_r
 from tilesegment.objects.batches import Batch, Placement
 from tilesegment.objects.plan import ObjectPlan, first_pixel
 from tilesegment.objects.settings import ObjectSettings
-from tilesegment.objects.tables import SUFFIXES, objects_writer, suffix_of
+from tilesegment.objects.tables import check_name, objects_writer, suffix_of
 from tilesegment.objects.work import Ending
 
 Write = Callable[[Batch], None]
 
-ALLOWED = ("NAME.zarr", "IMAGE.zarr/labels/NAME", *(f"NAME{suffix}" for suffix in SUFFIXES))
 _CHUNK = 512  # side in pixels of the chunks of a label image
 
 
@@ -178,16 +176,9 @@ def check_file(path: Path, *, overwrite: bool) -> None:
     """Check that a table or outlines can be written to `path`.
 
     Raises:
-        MaskError: the name does not say what to write, there is no such folder, pyarrow is missing, or it exists and
-            may not be replaced.
+        MaskError: as `check_name`, or it exists and may not be replaced.
     """
-    suffix = suffix_of(path)
-    if suffix is None:
-        raise MaskError(f"cannot tell from the name {path} what to write; allowed are {', '.join(ALLOWED)}")
-    if not path.parent.is_dir():
-        raise MaskError(f"cannot write {path}: there is no folder {path.parent}; create it first")
-    if suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise MaskError(f"cannot write {path} without pyarrow; pip install 'tilesegment[parquet]', or name a .csv")
+    check_name(path)
     if path.is_symlink():
         raise MaskError(f"{path} is a symbolic link and is not written through; name the file that it points to")
     if path.is_dir():

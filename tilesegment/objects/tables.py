@@ -78,14 +78,9 @@ class ParquetWriter(ObjectsWriter):
     Args:
         path, to: see `ObjectsWriter`.
         placement: of the mask in level 0.
-
-    Raises:
-        MaskError: pyarrow is not installed.
     """
 
     def __init__(self, path: Path, to: Path | None = None, *, placement: Placement | None = None) -> None:
-        if find_spec("pyarrow") is None:
-            raise MaskError(f"cannot write {path} without pyarrow; pip install 'tilesegment[parquet]', or name a .csv")
         super().__init__(path, to)
         self._placement = placement or Placement()
         self._writer: Any = None
@@ -167,11 +162,28 @@ def _geo(kinds: set[str]) -> dict[str, Any]:
 
 
 SUFFIXES = (".geojson", ".geojson.gz", ".csv", ".parquet")
+ALLOWED = ("NAME.zarr", "IMAGE.zarr/labels/NAME", *(f"NAME{suffix}" for suffix in SUFFIXES))
 
 
 def suffix_of(path: Path) -> str | None:
     """Return which of `SUFFIXES` a name ends in, None if in none of them."""
     return next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
+
+
+def check_name(path: Path) -> str:
+    """Return which of `SUFFIXES` the name of a file of objects ends in.
+
+    Raises:
+        MaskError: in none of them, there is no such folder, or pyarrow is missing.
+    """
+    suffix = suffix_of(path)
+    if suffix is None:
+        raise MaskError(f"cannot tell from the name {path} what to write; allowed are {', '.join(ALLOWED)}")
+    if not path.parent.is_dir():
+        raise MaskError(f"cannot write {path}: there is no folder {path.parent}; create it first")
+    if suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise MaskError(f"cannot write {path} without pyarrow; pip install 'tilesegment[parquet]', or name a .csv")
+    return suffix
 
 
 def objects_writer(
@@ -191,16 +203,9 @@ def objects_writer(
         fingerprint, object_type, colours, placement: see `GeoJSONWriter`.
 
     Raises:
-        MaskError: the suffix is unknown, the folder does not exist, pyarrow is missing, or the file cannot be written.
+        MaskError: as `check_name`, or the file cannot be written.
     """
-    suffix = suffix_of(path)
-    if suffix is None:
-        raise MaskError(
-            f"cannot tell from the name {path} how to write objects; allowed are {', '.join(SUFFIXES[:-1])} and "
-            f"{SUFFIXES[-1]}"
-        )
-    if not path.parent.is_dir():
-        raise MaskError(f"cannot write {path}: there is no folder {path.parent}; create it first")
+    suffix = check_name(path)
     if suffix == ".csv":
         return CSVWriter(path, to)
     if suffix == ".parquet":
