@@ -90,7 +90,7 @@ objects = together(
     click.option("--3d", "volume", is_flag=True, help="Objects go through the planes of a stack.  [default: by plane]"),
     click.option("--regions", is_flag=True, help="Objects are whole areas, such as tumour: annotations in QuPath."),
     click.option(
-        "--simplify", type=float, default=0.0, metavar="PX", help="Outlines with fewer points, off by so much at most."
+        "--simplify", type=float, default=0.0, metavar="PX", help="Outlines with fewer points, off by about so much."
     ),
 )
 

@@ -23,6 +23,7 @@ from tilesegment.objects.cut import Cut
 from tilesegment.objects.find import find_objects
 from tilesegment.objects.growing import grow
 from tilesegment.objects.labelling import Labelling
+from tilesegment.scoring import evaluate
 
 PROPERTIES = ("label", "area", "centroid", "bbox", "axis_major_length", "perimeter", "solidity")
 
@@ -252,6 +253,19 @@ def test_features_keep_their_ids_when_the_mask_is_made_again(tmp_path: Path) -> 
         find_objects(path, tmp_path / f"{name}.geojson")
         found.append(json.loads((tmp_path / f"{name}.geojson").read_text())["features"][0]["id"])
     assert found[0] == found[1]
+
+
+def test_outlines_and_ids_of_a_part_of_an_image_are_the_same_objects(tmp_path: Path) -> None:
+    mask = np.zeros((2, 10, 12), np.uint8)
+    mask[:, 2:5, 3:9], mask[1, 7:9, 1:3] = 1, 1
+    place = {"offset": (20 + 0.25, 30 + 0.25), "scale": (2.0, 2.0), "first_plane": 5}
+    path = write_mask(tmp_path / "mask.zarr", mask, CLASSES, **place)
+    outputs = [tmp_path / "cells.geojson", tmp_path / "labels.zarr"]
+    find_objects(path, *outputs)
+    for truth in (outputs[1], path):
+        found = evaluate(outputs[0], truth, objects=True).objects
+        assert found is not None
+        assert (found.truth, found.prediction, found.aji, found.dice) == (3, 3, 1, 1)
 
 
 def test_ids_count_by_first_pixel() -> None:

@@ -229,7 +229,7 @@ class TestLabelsOfAnImage:
 
     def test_where_there_is_no_image(self, here: Path) -> None:
         (here / "labels").mkdir()
-        with pytest.raises(MaskError, match="allowed are"):
+        with pytest.raises(MaskError, match="is no OME-Zarr image; name an image"):
             find_objects("mask.tif", here / "labels" / "cells")
         find_objects("mask.tif", here / "labels" / "cells.csv")
         assert [path.name for path in (here / "labels").iterdir()] == ["cells.csv"]

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -56,6 +56,17 @@ class Outlines:
         """Height and width of the smallest image that holds all outlines."""
         height, width = np.ceil(self.vertices.max(axis=0, initial=1)).astype(int).tolist()
         return height, width
+
+    def within(self, offset: tuple[float, float], scale: tuple[float, float], first_plane: int) -> "Outlines":
+        """Return them in the pixels and planes of a part of the image.
+
+        Args:
+            offset: (y, x), corner of the first pixel of the part.
+            scale: (y, x) pixels of the image per pixel of the part.
+            first_plane: of the image that is plane 0 of the part.
+        """
+        vertices = (self.vertices - np.asarray(offset)) / np.asarray(scale)
+        return replace(self, vertices=vertices, planes=self.planes - first_plane)
 
     @cached_property
     def _following(self) -> np.ndarray:

@@ -101,6 +101,8 @@ def probabilities_target(path: Path, spec: MaskSpec, values: str = "float32") ->
 
 def objects_target(path: Path, spec: MaskSpec, ngff: str) -> Target:
     """Return the target of ids of objects: `path`, which ends in `.zarr` or lies among the labels of an image."""
+    if path.parent.name == "labels" and path.suffix.lower() != ".zarr" and find_host(path) is None:
+        raise MaskError(f"cannot write {path}: {path.parent.parent} is no OME-Zarr image; name an image, or NAME.zarr")
     target = mask_target(path, spec, ngff)
     if not target.is_folder:
         raise MaskError(f"ids of objects cannot be written to {path}; allowed are NAME.zarr and IMAGE.zarr/labels/NAME")

@@ -52,6 +52,7 @@ _COST = {
     "write": 8,
 }
 _LAST, _WRITE = "paint", "write"  # the stage that goes on while files are written
+_MOST_LISTED = 8  # values in a message
 _MOST_PIECES = 20  # of an object of a label image, on average: growing and tiles leave some
 _TRIES = 3  # of a run that finds results of its own damaged
 
@@ -244,14 +245,18 @@ class Run:
         joined = self.stages.labelled.joined
         if joined.pieces > _MOST_PIECES * joined.objects:
             delete_folder(self.stages.labelled.folder, self.stages.folder)  # nothing of it is of use
+            values = np.unique(joined.value[1:]).tolist()
+            listed = ", ".join(map(str, values[:_MOST_LISTED])) + ", ..." * (len(values) > _MOST_LISTED)
             raise MaskError(
-                f"{self.source.path} holds no ids of objects: {joined.objects:,} values lie in {joined.pieces:,} "
-                "pieces; name a label image, or with --classes the values whose regions are objects"
+                f"{self.source.path} holds no ids of objects: its values ({listed}) lie in {joined.pieces:,} pieces; "
+                "name a label image, or with --classes the values whose regions are objects"
             )
 
     def _doubt(self) -> None:
-        """Note that a label image of one id may be a mask of one class."""
-        value = self.stages.labelled.joined.value
+        """Note that there is nothing, or that a label image of one id may be a mask of one class."""
+        value, taken = self.stages.labelled.joined.value, self.stages.plan.taken
+        if taken is not None and len(value) == 1:
+            self.notes.append(f"no pixel of {self.source.path} has the value {' or '.join(map(str, taken))}")
         if self.stages.plan.taken is None and len(value) == 2:
             self.notes.append(
                 f"{self.source.path} holds the one id {value[1]}, which is read as one object; if it is a class whose "

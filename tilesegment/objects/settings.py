@@ -30,7 +30,7 @@ class ObjectSettings:
         connectivity: 4 or 8: whether pixels that meet at a corner are one object; in 3-D 6 or 26.
         volume: objects go through the planes of a stack; else each plane has its own.
         regions: objects are whole areas, such as tumour or tissue: annotations in QuPath, not detections.
-        simplify: by how many pixels outlines may deviate; 0 follows the pixels.
+        simplify: by about how many pixels outlines may deviate; 0 follows the pixels.
         image: path of an image whose grey values are measured.
         block: side in pixels of the blocks in which the mask is read.
     """

@@ -53,8 +53,13 @@ class ObjectSource:
         found = self.read(region, z)
         if found.dtype.kind == "u" and found.dtype.itemsize <= 4:
             return found
+        if found.dtype.kind == "f" and np.array_equal(found, np.rint(found)):  # as ImageJ keeps ids
+            found = found.astype(np.int64)
         if found.dtype.kind not in "iub":
-            raise MaskError(f"{self.path} holds {found.dtype}: classes and ids of objects are whole numbers")
+            raise MaskError(
+                f"{self.path} holds {found.dtype} that are not whole: classes and ids of objects are whole numbers; "
+                "name a mask, or a label image"
+            )
         if found.size and not 0 <= int(found.min()) <= int(found.max()) <= MOST:
             low, high = int(found.min()), int(found.max())
             raise MaskError(f"{self.path} holds values from {low} to {high}; allowed: ids from 0 to {MOST}")

@@ -29,9 +29,11 @@ from tilesegment.labels.scanning import (
 )
 from tilesegment.masks import read_record
 from tilesegment.masks.reader import recorded_classes
+from tilesegment.masks.spec import spec_from_record
 from tilesegment.masks.target import OBJECTS
 from tilesegment.metadata import LabelClass
 from tilesegment.objects.find import find_objects
+from tilesegment.objects.plan import first_pixel
 from tilesegment.objects.settings import ObjectSettings, roles_of
 from tilesegment.scoring.inputs import Pair
 
@@ -183,6 +185,10 @@ def open_objects(pair: Pair, readings: Readings, options: LabelOptions) -> Itera
             read_outlines(path) if is_geojson(path) else stack.enter_context(open_label(path, options))
             for path, _ in files
         ]
+        opened = [
+            _placed(one, other) if isinstance(one, Outlines) else one
+            for one, (other, _) in zip(opened, reversed(files), strict=True)
+        ]
         shape, planes = _size_of(opened, image)
         labels = [
             label_of(one, shape, planes, name) if isinstance(one, Outlines) else one
@@ -196,6 +202,15 @@ def open_objects(pair: Pair, readings: Readings, options: LabelOptions) -> Itera
             _as_ids(label, path, reading, void, readings.folder, stack)
             for label, (path, reading), void in zip(labels, files, ignored, strict=True)
         )
+
+
+def _placed(outlines: Outlines, other: Path) -> Outlines:
+    """Return outlines, which lie in a whole image, in the pixels of the mask or labels of ours that they meet."""
+    record = None if is_geojson(other) else read_record(other)
+    if record is None or "layout" not in record:
+        return outlines
+    spec = spec_from_record(record)
+    return outlines.within(first_pixel(spec), spec.scale, spec.first_plane)
 
 
 def _size_of(
