@@ -49,19 +49,24 @@ def objects(
     if given["part"] is not None and cluster.is_wanted:
         raise click.UsageError("--part is for processes without a cluster: leave --workers and --scheduler out")
     with sigterm_stops() as stop:
+        from tilesegment.errors import StoppedError
         from tilesegment.objects.find import find_objects
 
         start = time.monotonic()
         with cluster.workers(quiet) as workers, ProgressReport(quiet) as progress:
             stop.begin()
-            found = find_objects(
-                mask,
-                *out,
-                workers=workers,
-                report=lambda done, what: progress.show(done, what, time.monotonic() - start),
-                stop=stop,
-                **given,
-            )
+            try:
+                found = find_objects(
+                    mask,
+                    *out,
+                    workers=workers,
+                    report=lambda done, what: progress.show(done, what, time.monotonic() - start),
+                    stop=stop,
+                    **given,
+                )
+            except (KeyboardInterrupt, StoppedError):
+                click.echo("Blocks that are done are kept: the same command goes on from there.", err=True)
+                raise
             for note in found.notes:
                 progress.line(f"Note: {note}")
     if not quiet:

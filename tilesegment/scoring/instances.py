@@ -102,7 +102,7 @@ def read_as(what: str, paths: Sequence[Path], options: LabelOptions, *, at_a_gla
     if not values:
         return Reading("ids", False, None)
     if len(values) == 1:
-        held = f"one value besides 0, {values.pop()}"
+        held = f"one value besides 0: {values.pop()}"
     elif pieces.number > PIECES_OF_CLASS * pieces.values:
         if len(values) > MOST_CLASSES:
             raise DataError(
