@@ -98,7 +98,7 @@ def test_regions_of_classes_are_the_objects_of_a_mask(tmp_path: Path) -> None:
     two = save(tmp_path / "two.tif", (TRUTH > 0).astype(np.uint8) * 255)
     found = evaluate(two, truth, objects=True)
     assert found.objects == object_scores(TRUTH, ndimage.label(TRUTH > 0)[0])
-    assert "one value besides 0, 255" in found.notes[0] and "4-connected" in found.notes[0]
+    assert "one value besides 0: 255" in found.notes[0] and "4-connected" in found.notes[0]
     assert evaluate(two, save(tmp_path / "three.tif", (TRUTH > 0).astype(np.uint8))).kind == "classes"
 
 
