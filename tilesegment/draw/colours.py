@@ -65,12 +65,12 @@ def overlay(picture: np.ndarray, ids: np.ndarray, classes: Sequence[LabelClass],
     colours = np.zeros((256, 3), np.float32)
     colours[: len(classes)] = [entry.rgb for entry in classes]
     shown = (ids > 0) & (ids < len(classes))
-    cover = (np.where(_outline(ids), max(_OUTLINE, opacity), opacity) * shown)[..., None]
+    cover = (np.where(outline(ids), max(_OUTLINE, opacity), opacity) * shown)[..., None]
     return np.rint(picture * (1 - cover) + colours[ids] * cover).astype(np.uint8)
 
 
-def _outline(ids: np.ndarray) -> np.ndarray:
-    """Pixels (h, w) next to another class; within two pixels of it in a large picture."""
+def outline(ids: np.ndarray) -> np.ndarray:
+    """Return the pixels (h, w) next to another id; within two pixels of it in a large picture."""
     edge = np.zeros(ids.shape, bool)
     for shift in (1, 2) if max(ids.shape) > 800 else (1,):
         down, across = ids[shift:] != ids[:-shift], ids[:, shift:] != ids[:, :-shift]

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tilesegment.draw.colours import outline
+
 # Bright on dark and on pink. Any two differ by more than 20 in CIELAB, for colour-blind readers too; see the tests.
 _PALETTE = np.array(
     [
@@ -40,7 +42,7 @@ def overlay_objects(picture: np.ndarray, ids: np.ndarray) -> np.ndarray:
         return picture.copy()
     known, colours = object_colours(ids)
     fill, line = (_FILL, _OUTLINE) if number >= _SMALLEST * known.size else (_SPECK, _SPECK)
-    cover = (np.where(_outermost(ids), np.float32(line), np.float32(fill)) * inside)[..., None]
+    cover = (np.where(outline(ids), np.float32(line), np.float32(fill)) * inside)[..., None]
     own = colours[np.searchsorted(known, ids).clip(max=known.size - 1)]
     return np.rint(picture * (1 - cover) + own * cover).astype(np.uint8)
 
@@ -72,18 +74,6 @@ def distinct_ids(ids: np.ndarray) -> np.ndarray:
     first = ids > 0  # of each run of a row
     first[:, 1:] &= ids[:, 1:] != ids[:, :-1]
     return _distinct(ids[first])
-
-
-def _outermost(ids: np.ndarray) -> np.ndarray:
-    """Pixels (h, w) next to another object or none."""
-    edge = np.zeros(ids.shape, bool)
-    for n in (1, 2) if max(ids.shape) > 800 else (1,):
-        down, across = ids[n:] != ids[:-n], ids[:, n:] != ids[:, :-n]
-        edge[n:] |= down
-        edge[:-n] |= down
-        edge[:, n:] |= across
-        edge[:, :-n] |= across
-    return edge
 
 
 def _mixed(ids: np.ndarray) -> np.ndarray:

@@ -60,16 +60,20 @@ class Joined:
         return len(self.value) - 1
 
     @cached_property
-    def is_whole_piece(self) -> np.ndarray:
-        """(pieces + 1,) bool: whether all pixels of a piece lie in one block."""
-        return np.bincount(self.piece_of, minlength=self.pieces + 1) == 1
-
-    @cached_property
     def is_whole_object(self) -> np.ndarray:
         """(objects + 1,) bool: whether all pixels of an object lie in one block."""
+        return self.in_one_block(self.object_of, self.objects)
+
+    def in_one_block(self, group_of: np.ndarray, groups: int) -> np.ndarray:
+        """Return (groups + 1,) bool, whether one block holds all pieces of a group.
+
+        Args:
+            group_of: (pieces + 1,), the group of each piece, from 1; 0 is none.
+            groups: how many there are.
+        """
         block = np.repeat(np.arange(len(self.offset) - 1), np.diff(self.offset))
-        found = self.object_of[self.piece_of]
-        low, high = np.full(self.objects + 1, len(self.offset)), np.full(self.objects + 1, -1)
+        found = group_of[self.piece_of]
+        low, high = np.full(groups + 1, len(self.offset)), np.full(groups + 1, -1)
         np.minimum.at(low, found, block)
         np.maximum.at(high, found, block)
         return low == high

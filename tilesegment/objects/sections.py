@@ -45,16 +45,12 @@ def sections_of(joined: Joined, number_of: np.ndarray, plane_pixels: int) -> Sec
     of_piece = np.zeros(joined.pieces + 1, np.uint32)
     of_piece[kept] = number[group]
     heads = head[order]
-    of_block = of_piece[joined.piece_of]
-    block = np.repeat(np.arange(len(joined.offset) - 1), np.diff(joined.offset))
-    low, high = np.full(len(heads) + 1, len(joined.offset)), np.full(len(heads) + 1, -1)
-    np.minimum.at(low, of_block, block)
-    np.maximum.at(high, of_block, block)
     none = np.zeros(1, np.int64)
     return Sections(
         of_piece,
         np.concatenate([none, objects[heads]]).astype(np.uint32),
         np.concatenate([none, plane[heads]]),
         np.concatenate([none - 1, joined.first[kept][heads]]),
-        (low == high) & (np.bincount(of_piece, joined.at_line, minlength=len(heads) + 1) == 0),
+        joined.in_one_block(of_piece, len(heads))
+        & (np.bincount(of_piece, joined.at_line, minlength=len(heads) + 1) == 0),
     )
