@@ -49,6 +49,8 @@ class ModelHeader:
         name, licence: for people.
         training: record of the run that made it.
         weights_sha256: over the weights, in the order of their names.
+        diameter: median diameter of the objects it was trained on, in pixels of the images that it takes; None if
+            unknown or if it finds no objects.
     """
 
     network: str
@@ -62,6 +64,7 @@ class ModelHeader:
     licence: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
     weights_sha256: str = ""
+    diameter: float | None = None
 
     @property
     def channels(self) -> int:
@@ -71,7 +74,10 @@ class ModelHeader:
     def to_json(self) -> str:
         """Return the header as one JSON object."""
         classes = [one.as_json() for one in self.classes]
-        return json.dumps({"version": VERSION, **asdict(self), "classes": classes}, sort_keys=True)
+        values = {"version": VERSION, **asdict(self), "classes": classes}
+        if self.diameter is None:  # earlier releases know none
+            del values["diameter"]
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "ModelHeader":
@@ -113,6 +119,8 @@ class ModelHeader:
             raise ModelError(f"its threshold is {self.threshold}; allowed: between 0 and 1")
         if size is not None and not all(math.isfinite(side) and side > 0 for side in (size.y, size.x)):
             raise ModelError(f"its pixel size is {size.y} x {size.x}; allowed: positive, in micrometres")
+        if self.diameter is not None and not (math.isfinite(self.diameter) and self.diameter > 0):
+            raise ModelError(f"the diameter of its objects is {self.diameter}; allowed: positive, in pixels")
         for one in self.classes:
             if not isinstance(one.name, str) or re.fullmatch("#[0-9a-fA-F]{6}", one.colour) is None:
                 raise ModelError(f"its class {one.name!r} needs a name and a colour of the form #rrggbb")
