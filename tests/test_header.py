@@ -61,6 +61,9 @@ def test_a_header_survives_the_round_trip() -> None:
     assert ModelHeader.from_json(HEADER.to_json()) == HEADER
     assert ModelHeader.from_json(replace(HEADER, pixel_size=None).to_json()).pixel_size is None
     assert HEADER.channels == 3
+    with_objects = replace(HEADER, diameter=27.5)
+    assert ModelHeader.from_json(with_objects.to_json()) == with_objects
+    assert "diameter" not in json.loads(HEADER.to_json()), "earlier releases read it"
 
 
 def test_headers_without_percentiles_are_written_as_ever() -> None:
@@ -196,6 +199,9 @@ def test_what_cannot_be_opened_is_named_with_the_reason(tmp_path: Path) -> None:
         (lambda h: h["pixel_size"].update(y="1"), "header"),
         (lambda h: h["pixel_size"].update(y=0), "pixel size is 0"),
         (lambda h: h.update(pixel_size=[1, 2]), "header"),
+        (lambda h: h.update(diameter=0), "diameter of its objects is 0"),
+        (lambda h: h.update(diameter=float("inf")), "diameter of its objects is inf"),
+        (lambda h: h.update(diameter="30"), "header"),
     ],
 )
 def test_values_that_are_not_allowed_are_named(

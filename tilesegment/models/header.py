@@ -19,6 +19,7 @@ from tilesegment.metadata import ROLES, LabelClass, PixelSize
 
 KEY = "tilesegment"
 VERSION, NEWER = 1, 2  # a header is of the newer version only if it says what releases of the older would overlook
+_NEW = ("diameter",)  # fields of the newer version
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class ModelHeader:
         name, licence: for people.
         training: record of the run that made it.
         weights_sha256: over the weights, in the order of their names.
+        diameter: median diameter of the objects it was trained on, in pixels of the images that it takes; None if
+            unknown or if it finds no objects.
     """
 
     network: str
@@ -75,6 +78,7 @@ class ModelHeader:
     licence: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
     weights_sha256: str = ""
+    diameter: float | None = None
 
     @property
     def channels(self) -> int:
@@ -83,10 +87,13 @@ class ModelHeader:
 
     def to_json(self) -> str:
         """Return the header as one JSON object."""
-        classes, scale = [one.as_json() for one in self.classes], self.normalisation.as_json()
-        version = VERSION if self.normalisation.percentiles is None else NEWER
-        given = {"version": version, **asdict(self), "classes": classes, "normalisation": scale}
-        return json.dumps(given, sort_keys=True)
+        values = {**asdict(self), "normalisation": self.normalisation.as_json()}
+        values["classes"] = [one.as_json() for one in self.classes]
+        unset = [name for name in _NEW if values[name] is None]
+        for name in unset:  # earlier releases know none of them
+            del values[name]
+        is_newer = len(unset) < len(_NEW) or self.normalisation.percentiles is not None
+        return json.dumps({"version": NEWER if is_newer else VERSION, **values}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "ModelHeader":
@@ -132,6 +139,8 @@ class ModelHeader:
             raise ModelError(f"its threshold is {self.threshold}; allowed: between 0 and 1")
         if size is not None and not all(math.isfinite(side) and side > 0 for side in (size.y, size.x)):
             raise ModelError(f"its pixel size is {size.y} x {size.x}; allowed: positive, in micrometres")
+        if self.diameter is not None and not (math.isfinite(self.diameter) and self.diameter > 0):
+            raise ModelError(f"the diameter of its objects is {self.diameter}; allowed: positive, in pixels")
         for one in self.classes:
             if not isinstance(one.name, str) or re.fullmatch("#[0-9a-fA-F]{6}", one.colour) is None:
                 raise ModelError(f"its class {one.name!r} needs a name and a colour of the form #rrggbb")
