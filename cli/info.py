@@ -51,7 +51,7 @@ def models(as_json: bool) -> None:
     rows = [
         (
             one["path"],
-            f"{one['channels']} channel(s) of {one['dtype']}",
+            f"{one['channels']} channel(s) of {one['dtype']}{_expected(one)}",
             ", ".join(one["classes"].values()),
             one["licence"],
         )
@@ -80,6 +80,11 @@ def networks(as_json: bool) -> None:
             begins = ", ".join(f"{option}={value}" for option, value in DEFAULT_OPTIONS[one["name"]].items())
             rows.append(("", f"tileseg train begins with {begins}; on a CPU in fp32 with base={SLOW_BASE}"))
     click.echo("\n".join(aligned(rows, left=(0, 1))))
+
+
+def _expected(model: dict[str, Any]) -> str:
+    """Return the size of objects that a model was trained on, in words; empty if it knows none."""
+    return "" if model["diameter_px"] is None else f", objects of {model['diameter_px']:g} px"
 
 
 def _brief(facts: dict[str, Any]) -> dict[str, Any]:
@@ -135,5 +140,5 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
 
 def _text(name: str, value: Any) -> str:
     if value in (None, ""):
-        return "unknown" if name in ("pixel_size_um", "plane_spacing_um", "licence") else "none"
+        return "unknown" if name in ("pixel_size_um", "diameter_px", "plane_spacing_um", "licence") else "none"
     return json.dumps(value) if isinstance(value, list | bool) else one_line(value)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +109,14 @@ def test_masks_that_are_unfinished_or_damaged_say_so(predicted: Path) -> None:
 
 def test_models_by_file_and_by_name(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
-    stored = toy_model(depth=3, channels=3, classes=4).save(path)
+    made = toy_model(depth=3, channels=3, classes=4)
+    stored = replace(made, header=replace(made.header, diameter=27.5)).save(path)
     facts = describe(path)
     assert (facts["kind"], facts["name"], facts["channels"], facts["dtype"]) == ("model", "toy-3", 3, "uint8")
     assert facts["classes"] == {str(n): f"class {n}" for n in range(4)}
     assert facts["arguments"]["depth"] == 3
     assert facts["weights_sha256"] == stored.header.weights_sha256
+    assert facts["diameter_px"] == 27.5
     assert {describe(Path(name))["kind"] for name in bundled_models()} == {"model"}
 
 

@@ -106,6 +106,7 @@ def _model(path: Path) -> dict[str, Any]:
         "channels": header.channels,
         "dtype": header.normalisation.dtype,
         "pixel_size_um": None if size is None else [size.y, size.x],
+        "diameter_px": header.diameter,
         "classes": {str(n): one.name for n, one in enumerate(header.classes)},
         "threshold": header.threshold,
         "scores": training.pop("scores", None),

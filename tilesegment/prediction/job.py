@@ -290,6 +290,7 @@ class Job:
             "batch": plan.batch,
             "device": plan.device,
             "skipped": plan.skipping.record,
+            **({"grey_values": plan.scaling.record} if plan.scaling.record else {}),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {name: version(name) for name in ("tilesegment", "torch", "zarr", "numpy")},
             "machine": platform.platform(),

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from tilesegment.masks.spec import STORED
 from tilesegment.models.header import Normalisation
 from tilesegment.models.model import Model
 from tilesegment.models.onnx_network import OnnxNetwork
-from tilesegment.prediction.normalisation import choose_normalisation
+from tilesegment.prediction.normalisation import Scaling, choose_normalisation
 from tilesegment.prediction.resolution import resolution_notes
 from tilesegment.prediction.settings import Settings
 from tilesegment.prediction.skipping import Skipping, choose_skipping
@@ -40,7 +40,7 @@ class Plan:
         tile, step, block, chunk: sides in pixels; see the words in geometry.
         batch: tiles at a time.
         device, precision, runtime: where, how exactly, and what runs the network: pytorch, openvino or onnxruntime.
-        normalisation: of the grey values.
+        scaling: normalisation of the grey values, and where it comes from.
         content: identity of the image, which changes with its content.
         raw_bytes, cache_bytes: of a pixel as read, and of the pixels that the source keeps decoded.
         weights_bytes, pixel_bytes: of the network's weights, and of a forward pass in fp32 per input pixel.
@@ -68,7 +68,7 @@ class Plan:
     device: str
     precision: str
     runtime: str
-    normalisation: Normalisation
+    scaling: Scaling
     content: Identity
     raw_bytes: int
     cache_bytes: int
@@ -77,6 +77,11 @@ class Plan:
     skipping: Skipping = field(default_factory=Skipping)
     decides: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Of the grey values, the same for all tiles."""
+        return self.scaling.normalisation
 
     @property
     def grid(self) -> TileGrid:
@@ -156,6 +161,7 @@ class Plan:
             ("device", f"{self.device}, {self.precision}, by {self.runtime}"),
             ("memory", f"about {self.memory_bytes / 1e9:.1f} GB, whatever the image's size"),
             ("disk", f"at most {self.disk_bytes / 1e9:.2f} GB for the mask"),
+            *self.scaling.lines(),
             *self.skipping.lines(),
         ]
 
@@ -204,18 +210,17 @@ def make_plan(source: ImageSource, model: Model, settings: Settings, machine: Ma
         device=machine.device,
         precision=machine.precision,
         runtime=_runtime(model, settings, machine, tiles * tile**2),
-        normalisation=header.normalisation,
+        scaling=Scaling(header.normalisation),
         content=identity(source.path),
         raw_bytes=source.channels * source.dtype.itemsize,
         cache_bytes=source.cache_bytes,
         weights_bytes=weights,
         pixel_bytes=pixel_bytes,
     )
-    plan = replace(plan, normalisation=choose_normalisation(header.normalisation, source, plan))
+    plan = replace(plan, scaling=choose_normalisation(header.normalisation, source, plan))
     plan = replace(plan, skipping=choose_skipping(source, plan))
-    notes = (
-        source.notes + resolution_notes(source, header.pixel_size, settings.level) + plan.skipping.notes(source.path)
-    )
+    notes = source.notes + resolution_notes(source, header.pixel_size, settings.level) + plan.scaling.notes
+    notes += plan.skipping.notes(source.path)
     return replace(plan, decides=_fingerprint(plan, source, model), notes=notes)
 
 
@@ -244,7 +249,7 @@ def _fingerprint(plan: Plan, source: ImageSource, model: Model) -> dict[str, Any
         "level": chosen.level,
         **{name: getattr(plan, name) for name in ("tile", "step", "block", "precision", "runtime")},
         "tta": chosen.tta,
-        "normalisation": asdict(plan.normalisation),
+        "normalisation": plan.normalisation.as_json(),
         "axes": chosen.axes,
         "select": dict(chosen.select or {}),
     }
