@@ -1,5 +1,7 @@
 """Examples for every update, which depend only on the seed and the number of the update."""
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
@@ -15,6 +17,8 @@ from tilesegment.signals import ignore_signals
 from tilesegment.training.augmentation import Augmentation, Source, draw_example, inside_cells, number_cells
 from tilesegment.training.data import Section
 from tilesegment.training.losses import border_weights
+from tilesegment.training.normalisation import scaled
+from tilesegment.training.stains import Stains, stain_vectors
 
 Batch = tuple[Tensor, Tensor, Tensor | None]
 
@@ -27,6 +31,7 @@ class Examples(Dataset[Batch]):
         tile, output: sides of the network's input and output, pixels.
         batch, augmentation, seed: examples per update, how to vary them, and the seed of all draws.
         border: w0 and sigma of the border weights; w0 = 0 means none.
+        shares: how often each section is drawn from, relative to the others; None is equally often.
     """
 
     def __init__(
@@ -39,26 +44,50 @@ class Examples(Dataset[Batch]):
         augmentation: Augmentation,
         seed: int,
         border: tuple[float, float],
+        shares: Tensor | None = None,
     ) -> None:
         self.tile, self.output, self.batch = tile, output, batch
-        self.augmentation, self.seed = augmentation, seed
+        self.augmentation, self.seed, self.shares = augmentation, seed, shares
         self.sections = []
         for section in sections:
             label = np.ascontiguousarray(section.label)
             weights = border_weights(inside_cells(label), *border) if border[0] > 0 else None
             cells = number_cells(label) if augmentation.shades else None
             maps = (None if one is None else torch.from_numpy(one) for one in (weights, cells))
-            self.sections.append(Source(_normalised(section, scale), torch.from_numpy(label), *maps))
+            image, mean, std = _normalised(section, scale)
+            vectors = torch.tensor(stain_vectors(section.image), dtype=torch.float32) if augmentation.stains else None
+            stains = None if vectors is None else Stains(vectors, mean, std)
+            self.sections.append(Source(image, torch.from_numpy(label), *maps, stains, -mean / std))
 
     def __getitem__(self, step: int) -> Batch:
         """Inputs (B, C, T, T), labels (B, t, t) int64 and border weights (B, t, t), or None, of update `step`."""
         generator = torch.Generator().manual_seed(self.seed * 2**32 + step)
         drawn = []
         for _ in range(self.batch):
-            section = self.sections[int(torch.randint(len(self.sections), (), generator=generator))]
+            section = self.sections[self._choose(generator)]
             drawn.append(draw_example(section, self.tile, self.output, self.augmentation, generator))
         x, t, w = zip(*drawn, strict=True)
         return torch.stack(x), torch.stack(t), None if w[0] is None else torch.stack(w)
+
+    def _choose(self, generator: torch.Generator) -> int:
+        if self.shares is None:
+            return int(torch.randint(len(self.sections), (), generator=generator))
+        return int(torch.multinomial(self.shares, 1, generator=generator))
+
+
+def drawing_shares(sections: Sequence[Section]) -> Tensor | None:
+    """Return how often to draw from each section with objects, (N,) float64 of sum 1; None if labels have no objects.
+
+    Files count alike, whatever their size, and sizes of objects more evenly than they occur: by the square root of how
+    many files have a median diameter within the same half octave.
+    """
+    if any(section.objects is None for section in sections):
+        return None
+    files = Counter(section.stem for section in sections)
+    sizes = [round(2 * math.log2(median_diameter([section]) or 1)) for section in sections]
+    alike = Counter(sizes)
+    shares = [1 / (files[one.stem] * math.sqrt(alike[size])) for one, size in zip(sections, sizes, strict=True)]
+    return torch.tensor(shares, dtype=torch.float64) / math.fsum(shares)
 
 
 def batches(examples: Examples, first: int, workers: int, pin: bool) -> Iterator[Batch]:
@@ -93,10 +122,11 @@ def reduce_section(section: Section, factor: int) -> Section:
     return Section(section.name, reduced.astype(section.image.dtype), ids[shares.argmax(0).numpy()])
 
 
-def _normalised(section: Section, scale: Normalisation) -> Tensor:
-    """The image (C, H, W) as the network sees it, float32."""
+def _normalised(section: Section, scale: Normalisation) -> tuple[Tensor, Tensor, Tensor]:
+    """The image (C, H, W) as the network sees it, and mean and std (C, 1, 1) that made it so, float32."""
+    image, scale = scaled(section, scale)
     mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (scale.mean, scale.std))
-    return (torch.tensor(section.image, dtype=torch.float32) - mean) / std
+    return (torch.tensor(image, dtype=torch.float32) - mean) / std, mean, std
 
 
 def _unchanged(batch: Any) -> Any:
