@@ -27,7 +27,11 @@ _OPTIONS = options.together(
     option("--out", "-o", type=written, metavar="RUN", help="Folder of the run.  [default: a new one, runs/NAME]"),
     option("--classes", type=NAMES, help="Names of the classes, in the order of the labels' values."),
     option("--ignore", type=int, metavar="VALUE", help="Value in the labels of pixels without a label."),
-    options.instances,
+    option(
+        "--instances/--no-instances",
+        default=None,
+        help="Labels are ids of single objects, or classes.  [default: what they look like]",
+    ),
     options.invert,
     option("--preset", metavar="paper", help="Start from the settings of the U-Net paper."),
     option("--config", type=options.read_path, metavar="FILE", help="Start from the config.json of another run."),
@@ -93,7 +97,8 @@ def train(data: str, as_json: bool, quiet: bool, **given: Any) -> None:
     start = time.monotonic()
     given["options"] = dict(given["options"]) or None
     # what was not given is left to the library, a preset or a config
-    chosen = {key: value for key, value in given.items() if value is not None and value is not False}
+    kept = {"instances": given.pop("instances")}
+    chosen = {key: value for key, value in given.items() if value is not None and value is not False} | kept
     begun: list[tuple[Trainer, Path]] = []
 
     def begin(trainer: "Trainer", folder: Path) -> None:

@@ -19,7 +19,8 @@ from tilesegment import DataError, evaluate
 from tilesegment.geometry import Region
 from tilesegment.labels.coding import IGNORE
 from tilesegment.labels.label import Label, inside_objects, part_objects
-from tilesegment.training.data import open_dataset
+from tilesegment.training.data import Section, open_dataset
+from tilesegment.training.examples import reduce_section
 
 SIDE = 64
 TRAIN = "train d --steps 1 --base 2 --depth 1 --tile 32 --device cpu"
@@ -73,22 +74,79 @@ MANY = {
 }
 
 
+def check(section: Section, ids: np.ndarray) -> None:
+    """The objects of a section are those of `ids`, numbered from 1, and the class is all of them."""
+    assert section.objects is not None and section.objects.dtype == np.int32
+    np.testing.assert_array_equal(section.label, (ids != 0).astype(np.uint8))
+    expected = np.unique(ids, return_inverse=True)[1].reshape(ids.shape)  # the first is 0
+    np.testing.assert_array_equal(section.objects, expected)
+
+
 @pytest.mark.parametrize("kind", MANY)
 def test_ids_of_objects_are_no_classes(kind: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     labels = MANY[kind]
     write(tmp_path / "d", *labels)
     write_files(tmp_path / "p", {f"{n}.png": (label > 0).astype(np.uint8) for n, label in enumerate(labels)})
-    for command in (f"{TRAIN} --out r", "evaluate p d/labels"):
-        done = run(command)
-        assert (done.code, done.err.count("\n")) == (1, 1)
-        assert "--instances" in done.err
-    assert not (tmp_path / "r").exists()
-    data = open_dataset(tmp_path / "d", instances=True)
-    assert [(one.name, one.value) for one in data.classes] == [("background", 0), ("object", 1)]
-    for section, ids in zip(data.sections, labels, strict=True):
-        np.testing.assert_array_equal(section.label, inside_objects(ids))
-    assert "2 px" in data.notes[0]
+    done = run("evaluate p d/labels")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "--instances" in done.err
+    for wanted in (None, True):
+        data = open_dataset(tmp_path / "d", instances=wanted)
+        assert data.instances
+        assert [(one.name, one.value) for one in data.classes] == [("background", 0), ("object", 1)]
+        for section, ids in zip(data.sections, labels, strict=True):
+            check(section, ids)
+        assert "--no-instances" in data.notes[0] and data.warnings == ()
+    with pytest.raises(DataError, match=r"a, b, c: expected 2 different names.*--no-instances"):
+        open_dataset(tmp_path / "d", ["a", "b", "c"])
+
+
+def test_ids_are_classes_if_the_user_says_so(tmp_path: Path) -> None:
+    data = open_dataset(write(tmp_path / "few", objects(5), objects(7, 1)), instances=False)
+    assert not data.instances and [one.value for one in data.classes] == [*range(8)]
+    assert all(section.objects is None for section in data.sections)
+    np.testing.assert_array_equal(data.sections[1].label, objects(7, 1))
+    named = open_dataset(tmp_path / "few", [f"c{n}" for n in range(8)])
+    assert not named.instances and named.classes[7].name == "c7"
+    with pytest.raises(DataError, match=r"35 values.*at most 32.*leave out --no-instances"):
+        open_dataset(write(tmp_path / "many", objects(34)), instances=False)
+
+
+def test_every_way_of_reading_keeps_the_objects(tmp_path: Path) -> None:
+    """Planes of stacks, labelled parts of a large image, a folder of validation, a lower resolution."""
+    ids = [objects(12 - n, n) for n in range(3)]
+    write_files(tmp_path / "stack", {"images/s.tif": np.stack(ids).astype(np.uint8), "labels/s.tif": np.stack(ids)})
+    for section, plane in zip(open_dataset(tmp_path / "stack").sections, ids, strict=True):
+        check(section, plane)
+    for part in ("train", "val"):
+        write(tmp_path / "split" / part, *ids[:2])
+    trained, held_out = open_dataset(tmp_path / "split").split(0.2)
+    for sections in (trained, held_out):
+        for section, plane in zip(sections, ids, strict=False):
+            check(section, plane)
+    assert held_out[0].name == "val/0"
+    small = reduce_section(trained[0], 2)
+    assert small.objects is not None and small.objects.max() == 12
+    np.testing.assert_array_equal(small.objects > 0, small.label == 1)
+    np.testing.assert_array_equal(small.objects, ids[0][1::2, 1::2])  # squares with even sides
+
+
+def test_labelled_parts_of_a_large_image_have_objects_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tilesegment.training.data.reading._WHOLE", 100 * 100)
+    monkeypatch.setattr("tilesegment.training.data.reading._GRID", 64)
+    ids = np.full((640, 640), 65_535, np.uint16)
+    ids[:64, 64:128], ids[512:576, 448:512] = objects(9), np.where(objects(7, 1), objects(7, 1) + 20, 0)
+    write_files(tmp_path, {"images/a.png": (ids % 251).astype(np.uint8), "labels/a.png": ids})
+    data = open_dataset(tmp_path, ignore=65_535)
+    assert [section.name for section in data.sections] == ["a@0,0", "a@448,384"]
+    for section, part in zip(data.sections, (objects(9), objects(7, 1)), strict=True):
+        assert section.objects is not None
+        labelled = section.label != IGNORE
+        np.testing.assert_array_equal(section.objects[labelled].reshape(SIDE, SIDE), part)
+        assert not section.objects[~labelled].any() and labelled.sum() == SIDE**2
 
 
 @pytest.mark.slow
@@ -97,9 +155,12 @@ def test_a_model_is_trained_on_objects(run: Run, tmp_path: Path, monkeypatch: py
     write(tmp_path / "d", *[objects(12, n) for n in range(3)])
     done = run(f"{TRAIN} --instances --classes background,nucleus --out r --json")
     assert done.code == 0, done.err
-    assert "nucleus" in done.err and "touch" in done.err
+    assert "nucleus" in done.err and "ids of single objects" in done.err
     assert json.loads((tmp_path / "r" / "config.json").read_text())["labels"]["instances"] is True
     assert run(f"{TRAIN} --config r/config.json --out again -q").code == 0
+    done = run(f"{TRAIN} --no-instances --out classes")
+    assert done.code == 0 and "value 12" in done.err
+    assert json.loads((tmp_path / "classes" / "config.json").read_text())["labels"]["instances"] is False
 
 
 def test_objects_are_scored(tmp_path: Path) -> None:
@@ -126,12 +187,16 @@ def test_ids_in_colours_stacks_and_palettes(tmp_path: Path) -> None:
     write_files(tmp_path / "stack", {"labels/0.tif": np.stack([ids, objects(8, 1)])})
     for name in ("rgb", "stack"):
         data = open_dataset(tmp_path / name, instances=True)
-        np.testing.assert_array_equal(data.sections[0].label, inside_objects(ids))
+        found = data.sections[0].objects
+        assert found is not None
+        pairs = np.unique(np.stack([found.ravel(), ids.ravel()]), axis=1)
+        np.testing.assert_array_equal(pairs[0], np.arange(10))  # numbered in the order of the colours
+        np.testing.assert_array_equal(np.sort(pairs[1]), np.arange(10))
     many = np.random.default_rng(0).integers(30, 256, (37, 3), np.uint8)
     write(tmp_path / "many", np.where(objects(36)[..., None] > 0, many[objects(36)], 0).astype(np.uint8), suffix="png")
-    for name in ("many", "rgb"):
-        with pytest.raises(DataError, match="--instances"):
-            open_dataset(tmp_path / name)
+    for name, count in (("many", 36), ("rgb", 9)):
+        (section,) = open_dataset(tmp_path / name).sections
+        assert section.objects is not None and section.objects.max() == count
 
 
 @pytest.mark.parametrize(("dtype", "value"), [("int32", -1), ("uint16", 65_535), ("uint32", 7)])
@@ -141,6 +206,7 @@ def test_an_id_may_mean_not_labelled(dtype: str, value: int, tmp_path: Path) -> 
     write(tmp_path, ids)
     data = open_dataset(tmp_path, ignore=value, instances=True)
     np.testing.assert_array_equal(data.sections[0].label == IGNORE, ids == value)
+    assert data.sections[0].objects is not None and not data.sections[0].objects[ids == value].any()
     assert data.ignore == value
     prediction = tmp_path / "p.tif"
     tifffile.imwrite(prediction, ids.clip(0))
@@ -178,12 +244,8 @@ def test_real_nuclei(tmp_path: Path) -> None:
         (tmp_path / part).mkdir()
         for path in sorted((folder / part).iterdir())[:6]:
             (tmp_path / part / path.name).symlink_to(path)
-    with pytest.raises(DataError, match="--instances"):
-        open_dataset(tmp_path)
-    data = open_dataset(tmp_path, instances=True)
+    data = open_dataset(tmp_path)
+    assert data.instances
     for section in data.sections:
         with Image.open(folder / "labels" / f"{section.name}.png") as picture:
-            ids = np.array(picture)
-        pieces = ndimage.label(section.label == 1)[0]
-        both = np.unique(np.stack([pieces[pieces > 0], ids[pieces > 0]]), axis=1)
-        assert len(np.unique(both[0])) == both.shape[1]
+            check(section, np.array(picture))

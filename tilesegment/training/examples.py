@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from tilesegment.labels.numbering import dense
 from tilesegment.models.header import Normalisation
 from tilesegment.signals import ignore_signals
 from tilesegment.training.augmentation import Augmentation, Source, draw_example, inside_cells, number_cells
-from tilesegment.training.data import Section
+from tilesegment.training.data import IGNORE, Section
 from tilesegment.training.losses import border_weights
 from tilesegment.training.normalisation import scaled
 from tilesegment.training.stains import Stains, stain_vectors
@@ -119,7 +120,18 @@ def reduce_section(section: Section, factor: int) -> Section:
     ids = np.unique(section.label)
     label = torch.from_numpy(np.ascontiguousarray(section.label[:height, :width]))
     shares = torch.stack([functional.avg_pool2d((label == int(i))[None].float(), factor)[0] for i in ids])
-    return Section(section.name, reduced.astype(section.image.dtype), ids[shares.argmax(0).numpy()])
+    found = ids[shares.argmax(0).numpy()]
+    objects = None if section.objects is None else _reduce_objects(section.objects[:height, :width], found, factor)
+    return Section(section.name, reduced.astype(section.image.dtype), found, objects)
+
+
+def _reduce_objects(objects: np.ndarray, label: np.ndarray, factor: int) -> np.ndarray:
+    """Reduce objects (H, W): the one nearest to the centre, or another of its pixels, and 0 where `label` has none."""
+    height, width = label.shape
+    blocks = objects.reshape(height, factor, width, factor)
+    nearest = blocks[:, factor // 2, :, factor // 2]
+    found = np.where(nearest > 0, nearest, blocks.max(axis=(1, 3)))
+    return dense(np.where((label == 0) | (label == IGNORE), 0, found))[0]  # numbered anew, as small ones vanish
 
 
 def _normalised(section: Section, scale: Normalisation) -> tuple[Tensor, Tensor, Tensor]:

@@ -21,6 +21,7 @@ class Section:
     name: str  # stem of its file; `stem[3]` is plane 3 of a stack, `stem@512,0` a part that begins at (512, 0)
     image: np.ndarray  # (C, H, W) in the file's dtype
     label: np.ndarray  # (H, W) uint8 class ids, IGNORE where not labelled
+    objects: np.ndarray | None = None  # of instance labels: (H, W) int32, 0 outside, 1 to n numbers the objects
 
     @property
     def stem(self) -> str:
@@ -40,6 +41,7 @@ class Dataset:
     ignore: int | None = None  # the value in the label files that means "not labelled"
     held_out: tuple[str, ...] = ()  # names of the sections in a folder val/
     notes: tuple[str, ...] = ()  # on how the labels are read, one sentence each
+    instances: bool = False  # the labels hold single objects, so that sections have `objects`
 
     def split(self, validation: float | Sequence[str]) -> tuple[tuple[Section, ...], tuple[Section, ...]]:
         """Split into sections to train on and sections to hold out.
