@@ -290,7 +290,7 @@ def shade_cells(x: Tensor, cells: Tensor, drawn: Draw) -> Tensor:
 
 
 def vary_grey(x: Tensor, drawn: Draw) -> Tensor:
-    """Apply defect, blur, gamma, contrast, brightness, noise and JPEG to a normalised (C, H, W), alike in all channels."""
+    """Apply defect, blur, gamma, contrast, brightness, noise, JPEG to a normalised (C, H, W), alike in all channels."""
     if drawn.defect is not None:
         x = drawn.defect.paint(x)
     if drawn.blur > 0:

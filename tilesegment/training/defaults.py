@@ -1,18 +1,18 @@
 """What the settings leave open, chosen for the data and the machine.
 
-Labels of instances, such as nuclei, mostly come as many small images. A network of same padding decides all pixels of its
-tile, of which a valid one of 284 px decides an eighth, so that a CPU learns from several times as many in the same time.
+Labels of instances, such as nuclei, mostly come as many small images. A network of same padding decides all pixels of
+its tile, a valid one an eighth of a tile of 284 px, so that a CPU learns from several times as many in the same time.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from tilesegment.errors import PlanError
 from tilesegment.geometry import FieldOfView
-from tilesegment.images.ground import ground_of
 from tilesegment.training.augmentation import CELL_SHADES, ZOOM, Augmentation
 from tilesegment.training.data import Dataset, Section
 from tilesegment.training.settings import DEFAULT_OPTIONS, SLOW_BASE, SLOW_TILE, TILE, TrainingSettings
@@ -53,7 +53,7 @@ def settle(settings: TrainingSettings, data: Dataset, goal: str, slow: bool) -> 
 
 def _augmentation(settings: TrainingSettings, data: Dataset, goal: str, ground: str) -> Augmentation:
     stained = data.instances and ground == "bright"
-    chosen = {
+    chosen: dict[str, Any] = {
         "zoom": _INSTANCE_ZOOM if data.instances else ZOOM,
         "shades": CELL_SHADES if goal == "v_rand" else 0.0,
         "exposure": _EXPOSURE if settings.normalise == "percentiles" else 1.0,
@@ -91,8 +91,9 @@ def choose_tile(settings: TrainingSettings, view: FieldOfView, sections: Sequenc
         view.step_of(wanted // reduction)  # raises if the network cannot take such a tile
         return wanted // reduction
     more = 2 * view.before if view.crops else 0
-    is_of_instances = sections[0].objects is not None
-    tile = view.nearest_tile((_SLOW_OUTPUT if slow else _OUTPUT) + more if is_of_instances else SLOW_TILE if slow else TILE)
+    of_instances = sections[0].objects is not None
+    usual = (SLOW_TILE if slow else TILE) if not of_instances else (_SLOW_OUTPUT if slow else _OUTPUT) + more
+    tile = view.nearest_tile(usual)
     sides = [min(section.label.shape) for section in sections]
     most = max(int(np.percentile(sides, _SMALL_IMAGES)), _LEAST_OUTPUT)
     if tile - more > most:
@@ -112,3 +113,8 @@ def choose_batch(settings: TrainingSettings, view: FieldOfView, tile: int, slow:
     else:
         pixels = (view.nearest_tile(SLOW_TILE if slow else TILE) - margin) ** 2
     return min(max(math.floor(pixels / (tile - margin) ** 2 + 0.5), 1), _MOST_EXAMPLES)
+
+
+def ground_of(image: np.ndarray) -> str:
+    mid = np.median(image, axis=(1, 2)).max()
+    return "bright" if len(image) == 3 and mid > 127 else "dark" if mid < 0.3 * image.max() else ""

@@ -54,11 +54,12 @@ class Examples(Dataset[Batch]):
             label = np.ascontiguousarray(section.label)
             weights = border_weights(inside_cells(label), *border) if border[0] > 0 else None
             cells = number_cells(label) if augmentation.shades else None
-            maps = (None if one is None else torch.from_numpy(one) for one in (weights, cells))
+            border_map, cell_map = (None if one is None else torch.from_numpy(one) for one in (weights, cells))
             image, mean, std = _normalised(section, scale)
             vectors = torch.tensor(stain_vectors(section.image), dtype=torch.float32) if augmentation.stains else None
             stains = None if vectors is None else Stains(vectors, mean, std)
-            self.sections.append(Source(image, torch.from_numpy(label), *maps, stains, -mean / std))
+            source = Source(image, torch.from_numpy(label), border_map, cell_map, stains, dark=-mean / std)
+            self.sections.append(source)
 
     def __getitem__(self, step: int) -> Batch:
         """Inputs (B, C, T, T), labels (B, t, t) int64 and border weights (B, t, t), or None, of update `step`."""
@@ -85,7 +86,7 @@ def drawing_shares(sections: Sequence[Section]) -> Tensor | None:
     if any(section.objects is None for section in sections):
         return None
     files = Counter(section.stem for section in sections)
-    sizes = [round(2 * math.log2(median_diameter([section]) or 1)) for section in sections]
+    sizes = [round(2 * math.log2(_median_diameter(section))) for section in sections]
     alike = Counter(sizes)
     shares = [1 / (files[one.stem] * math.sqrt(alike[size])) for one, size in zip(sections, sizes, strict=True)]
     return torch.tensor(shares, dtype=torch.float64) / math.fsum(shares)
@@ -139,6 +140,13 @@ def _normalised(section: Section, scale: Normalisation) -> tuple[Tensor, Tensor,
     image, scale = scaled(section, scale)
     mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (scale.mean, scale.std))
     return (torch.tensor(image, dtype=torch.float32) - mean) / std, mean, std
+
+
+def _median_diameter(section: Section) -> float:
+    """Median diameter in pixels of the circles as large as the objects of a section; 1 without objects."""
+    assert section.objects is not None
+    areas = np.bincount(section.objects.ravel())[1:]
+    return float(np.median(2 * np.sqrt(areas[areas > 0] / math.pi))) if areas.any() else 1.0
 
 
 def _unchanged(batch: Any) -> Any:

@@ -28,7 +28,7 @@ from tilesegment.signals import uninterrupted
 from tilesegment.training.budget import Budget
 from tilesegment.training.checkpoint import load_checkpoint, save_checkpoint
 from tilesegment.training.data import Dataset, Section
-from tilesegment.training.defaults import PERCENTILES, choose_batch, choose_tile, ground_of_data, settle
+from tilesegment.training.defaults import PERCENTILES, choose_batch, choose_tile, settle
 from tilesegment.training.examples import Batch, Examples, batches, drawing_shares, reduce_section
 from tilesegment.training.losses import Loss, class_weights
 from tilesegment.training.network import begin_from, choose_network
@@ -85,7 +85,7 @@ class Trainer:
         self.layout = choose_layout(self.device, self.precision)
         self.data = data = learnable(data)
         self.sections, self.held_out = data.split(settings.validation)
-        self.goal = choose_goal(settings.goal, self.sections, data)
+        self.goal = choose_goal(settings.goal, self.sections, len(data.classes))
         settings = settings if module is None else replace(settings, network=MODULE)
         settings = settle(settings, data, self.goal, self.slow)
         self.settings, self.loss = settings, Loss(settings.loss)
@@ -182,7 +182,7 @@ class Trainer:
         if self.budget.total is None or not self.held_out:
             return
         first = self.held_out[0]
-        part = first.part(_SAMPLE)
+        part = _corner(first)
         with suppress(DataError):  # no cell in this part
             self._validated([part])
         more = sum(section.label.size for section in self.held_out) / part.label.size
@@ -319,8 +319,7 @@ class Trainer:
             classes=self.data.classes,
             normalisation=self.normalisation,
             pixel_size=self.data.pixel_size,
-            diameter=self.data.object_diameter(),
-            ground=self.ground,
+            diameter=None,
             halo=self.halo,
             name=self.settings.name,
             licence=self.settings.licence,
@@ -367,6 +366,12 @@ class Trainer:
 
     def _networks(self) -> dict[str, nn.Module]:
         return {"network": self.network, "average": self.average, "best": self.best}
+
+
+def _corner(section: Section) -> Section:
+    part = (slice(_SAMPLE), slice(_SAMPLE))
+    objects = None if section.objects is None else section.objects[part]
+    return Section(section.name, section.image[:, *part], section.label[part], objects)
 
 
 def _is_constant(ids: Tensor) -> bool:

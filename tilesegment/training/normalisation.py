@@ -76,9 +76,13 @@ def scaled(section: Section, scale: Normalisation) -> tuple[np.ndarray, Normalis
 
     Without percentiles both are returned as they are.
     """
-    if scale.percentiles is None:
-        return section.image, scale
-    return _scaled(section.image, scale.percentiles), replace(scale, percentiles=None, dtype="float32")
+    image = section.image if scale.percentiles is None else _scaled(section.image, scale.percentiles)
+    return image, of_scaled(scale)
+
+
+def of_scaled(scale: Normalisation) -> Normalisation:
+    """Return the normalisation of images that `scaled` returns."""
+    return scale if scale.percentiles is None else replace(scale, percentiles=None, dtype="float32")
 
 
 def _scaled(image: np.ndarray, percentiles: tuple[float, float]) -> np.ndarray:

@@ -1,8 +1,8 @@
 """What a network learns from objects, and the objects in what it predicts.
 
 A pixel-wise network cannot tell touching objects apart by a class "object" alone. It learns their cores, and a rim
-around each that keeps the cores of two touching objects several pixels apart. In prediction, regions of the core are the
-objects, and each pixel of the rim goes to the nearest one: a decision within a fixed radius, exact under tiling.
+around each that keeps the cores of two touching objects several pixels apart. In prediction, regions of the core are
+the objects, and each pixel of the rim goes to the nearest one: a decision within a fixed radius, exact under tiling.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from scipy import ndimage
 from tilesegment.labels.coding import IGNORE
 from tilesegment.metadata import LabelClass, default_colours
 from tilesegment.objects.growing import grow
-from tilesegment.objects.settings import BORDER_REACH, roles_of
+from tilesegment.objects.settings import ObjectSettings, roles_of
 from tilesegment.training.data import Dataset, Section
 
 RIM = "rim"
@@ -81,11 +81,10 @@ def objects_of(mask: np.ndarray, classes: Sequence[LabelClass]) -> np.ndarray:
 
     Those of each class are numbered in turn, so that numbers differ from those of `find_objects`.
     """
-    roles = roles_of_classes(classes)
+    roles = roles_of(ObjectSettings(), classes, "the mask")
     ids, count = np.zeros(mask.shape, np.uint32), 0
-    for number in roles[0]:
+    for number in roles.taken or ():
         pieces, more = ndimage.label(mask == number)
         ids += np.where(pieces > 0, pieces + count, 0).astype(np.uint32)
         count += more
-    margin = int(BORDER_REACH)
-    return grow(np.pad(ids, margin), mask == roles[1], BORDER_REACH)
+    return grow(np.pad(ids, int(roles.radius)), mask == roles.border, roles.radius)
