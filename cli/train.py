@@ -49,7 +49,7 @@ _OPTIONS = options.together(
     option(
         "--network",
         metavar="NAME",
-        help="Architecture: tileseg networks lists them.  [default: unet; for single objects unet-same]",
+        help="Architecture: tileseg networks lists them.  [default: unet, or unet-same]",
     ),
     option("--option", "options", type=OPTION, multiple=True, help="Of the network, such as up=nearest."),
     option(

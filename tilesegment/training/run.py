@@ -273,7 +273,9 @@ class _Run:
         for n in order if len(order) <= 4 else (*order[:2], *order[-2:]):
             section, (name, value) = self.trainer.held_out[n], scores.sections[n]
             caption = f"{name}: {GOAL_NAMES[scores.goal]} {value:.3f}"
-            samples.append(_sample(caption, section, found.masks[n], found.objects and found.objects[n]))
+            samples.append(
+                _sample(caption, section, found.masks[n], None if found.objects is None else found.objects[n])
+            )
         title = "Held-out images" + (", the worst first" if len(samples) > 1 else "")
         classes = self.trainer.data.classes if found.objects is None else self.trainer.data.classes[:2]
         save(compare(samples, classes, title), self.folder / "samples.png")
