@@ -125,6 +125,6 @@ class Instances:
             name, number, places = self.repeated[0]
             more = f", and {len(self.repeated) - 1} more such ids" if len(self.repeated) > 1 else ""
             told.append(
-                f"{name}: id {number} lies in {places} separate places{more}; each place is read as an object of its own"
+                f"{name}: id {number} lies in {places} separate places{more}; each is read as an object of its own"
             )
         return tuple(told)
