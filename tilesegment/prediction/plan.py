@@ -45,6 +45,7 @@ class Plan:
         raw_bytes, cache_bytes: of a pixel as read, and of the pixels that the source keeps decoded.
         weights_bytes, pixel_bytes: of the network's weights, and of a forward pass in fp32 per input pixel.
         skipping: which blocks are empty and are not predicted.
+        chosen: the kind of image that the model was chosen for, where none was named.
         decides: the fingerprint: runs with the same one write the same mask.
         notes: for the user, on image, model and skipping.
     """
@@ -75,6 +76,7 @@ class Plan:
     weights_bytes: int
     pixel_bytes: int
     skipping: Skipping = field(default_factory=Skipping)
+    chosen: str = ""
     decides: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
