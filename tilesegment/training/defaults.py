@@ -13,6 +13,8 @@ import numpy as np
 
 from tilesegment.errors import PlanError
 from tilesegment.geometry import FieldOfView
+from tilesegment.images.ground import ground_of
+from tilesegment.metadata import BRIGHT, DARK
 from tilesegment.training.augmentation import CELL_SHADES, ZOOM, Augmentation
 from tilesegment.training.data import Dataset, Section
 from tilesegment.training.settings import DEFAULT_OPTIONS, SLOW_BASE, SLOW_TILE, TILE, TrainingSettings
@@ -46,13 +48,13 @@ def settle(settings: TrainingSettings, data: Dataset, goal: str, slow: bool) -> 
         settings = replace(settings, base=min(own, SLOW_BASE) if slow else own)
     ground = ground_of_data(data)
     if settings.normalise == "auto":
-        by_image = data.instances and ground == "dark"
+        by_image = data.instances and ground == DARK
         settings = replace(settings, normalise="percentiles" if by_image else "fixed")
     return replace(settings, augmentation=_augmentation(settings, data, goal, ground))
 
 
 def _augmentation(settings: TrainingSettings, data: Dataset, goal: str, ground: str) -> Augmentation:
-    stained = data.instances and ground == "bright"
+    stained = data.instances and ground == BRIGHT
     chosen: dict[str, Any] = {
         "zoom": _INSTANCE_ZOOM if data.instances else ZOOM,
         "shades": CELL_SHADES if goal == "v_rand" else 0.0,
@@ -67,9 +69,9 @@ def _augmentation(settings: TrainingSettings, data: Dataset, goal: str, ground: 
 
 
 def ground_of_data(data: Dataset) -> str:
-    """Return the ground of most images, `dark`, `bright` or neither (empty): see `ground_of`."""
+    """Return the ground of most images, `DARK`, `BRIGHT` or neither (empty): see `ground_of`."""
     found = [ground_of(section.image) for section in data.sections]
-    return next((one for one in ("dark", "bright") if found.count(one) > len(found) / 2), "")
+    return next((one for one in (DARK, BRIGHT) if found.count(one) > len(found) / 2), "")
 
 
 def _is_rgb(section: Section) -> bool:
@@ -113,8 +115,3 @@ def choose_batch(settings: TrainingSettings, view: FieldOfView, tile: int, slow:
     else:
         pixels = (view.nearest_tile(SLOW_TILE if slow else TILE) - margin) ** 2
     return min(max(math.floor(pixels / (tile - margin) ** 2 + 0.5), 1), _MOST_EXAMPLES)
-
-
-def ground_of(image: np.ndarray) -> str:
-    mid = np.median(image, axis=(1, 2)).max()
-    return "bright" if len(image) == 3 and mid > 127 else "dark" if mid < 0.3 * image.max() else ""

@@ -17,6 +17,7 @@ from tilesegment.models.header import Normalisation
 from tilesegment.signals import ignore_signals
 from tilesegment.training.augmentation import Augmentation, Source, draw_example, inside_cells, number_cells
 from tilesegment.training.data import IGNORE, Section
+from tilesegment.training.data.sections import object_areas
 from tilesegment.training.losses import border_weights
 from tilesegment.training.normalisation import scaled
 from tilesegment.training.stains import Stains, stain_vectors
@@ -145,8 +146,8 @@ def _normalised(section: Section, scale: Normalisation) -> tuple[Tensor, Tensor,
 def _median_diameter(section: Section) -> float:
     """Median diameter in pixels of the circles as large as the objects of a section; 1 without objects."""
     assert section.objects is not None
-    areas = np.bincount(section.objects.ravel())[1:]
-    return float(np.median(2 * np.sqrt(areas[areas > 0] / math.pi))) if areas.any() else 1.0
+    areas = object_areas(section.objects)
+    return float(np.median(2 * np.sqrt(areas / math.pi))) if areas.size else 1.0
 
 
 def _unchanged(batch: Any) -> Any:

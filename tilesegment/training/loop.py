@@ -28,7 +28,7 @@ from tilesegment.signals import uninterrupted
 from tilesegment.training.budget import Budget
 from tilesegment.training.checkpoint import load_checkpoint, save_checkpoint
 from tilesegment.training.data import Dataset, Section
-from tilesegment.training.defaults import PERCENTILES, choose_batch, choose_tile, settle
+from tilesegment.training.defaults import PERCENTILES, choose_batch, choose_tile, ground_of_data, settle
 from tilesegment.training.examples import Batch, Examples, batches, drawing_shares, reduce_section
 from tilesegment.training.losses import Loss, class_weights
 from tilesegment.training.network import begin_from, choose_network
@@ -319,7 +319,8 @@ class Trainer:
             classes=self.data.classes,
             normalisation=self.normalisation,
             pixel_size=self.data.pixel_size,
-            diameter=None,
+            diameter=self.data.object_diameter(),
+            ground=ground_of_data(self.data),
             halo=self.halo,
             name=self.settings.name,
             licence=self.settings.licence,
