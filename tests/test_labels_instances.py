@@ -12,6 +12,7 @@ from data_sets import write_files
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from mask_files import finished, spec_of
 from PIL import Image
 from scipy import ndimage
 
@@ -19,7 +20,8 @@ from tilesegment import DataError, evaluate
 from tilesegment.geometry import Region
 from tilesegment.labels.coding import IGNORE
 from tilesegment.labels.label import Label, inside_objects, part_objects
-from tilesegment.training.data import Section, open_dataset
+from tilesegment.training.data import Section, open_dataset, summary
+from tilesegment.training.data.sizes import touching_objects
 from tilesegment.training.examples import reduce_section
 
 SIDE = 64
@@ -226,6 +228,119 @@ def test_classes_are_no_objects(tmp_path: Path) -> None:
     write(tmp_path / "two", (objects(9) > 0).astype(np.uint8), suffix="png")
     data = open_dataset(tmp_path / "two", instances=True)
     assert any("taken for one" in warning for warning in data.warnings)
+
+
+# --- ids that are not as they should be
+
+
+def discs(places: list[tuple[int, int, int]], dtype: str = "uint16") -> np.ndarray:
+    """Discs 9 px wide of the ids in (y, x, id), (SIDE, SIDE)."""
+    yy, xx = np.mgrid[:SIDE, :SIDE]
+    ids = np.zeros((SIDE, SIDE), dtype)
+    for y, x, number in places:
+        ids[(yy - y) ** 2 + (xx - x) ** 2 < 20] = number
+    return ids
+
+
+def test_an_id_in_several_places_is_several_objects(tmp_path: Path) -> None:
+    once, several = discs([(9, 9, 1), (9, 30, 2), (40, 40, 3)]), discs([(9, 9, 4), (9, 50, 4), (50, 9, 4), (50, 50, 7)])
+    write(tmp_path, once, several, objects(12))
+    data = open_dataset(tmp_path)
+    found = data.sections[1].objects
+    assert found is not None and [found[y, x] for y, x in ((50, 50), (0, 0))] == [2, 0]
+    assert sorted(found[y, x] for y, x in ((9, 9), (9, 50), (50, 9))) == [1, 3, 4]
+    (note,) = data.notes[1:]
+    assert note == "1: id 4 lies in 3 separate places; each is read as an object of its own"
+
+
+def test_ids_of_many_tiles_repeat(tmp_path: Path) -> None:
+    """Numbered anew in each of four tiles: too many pieces for ids to be recognised, and told once."""
+    tile = np.kron(np.arange(64).reshape(8, 8), np.ones((4, 4))).astype(np.uint8)  # 63 ids in 32 x 32 pixels
+    tile[:, ::4] = 0
+    write(tmp_path, *[np.tile(tile, (2, 2))] * 3)
+    data = open_dataset(tmp_path, instances=True)
+    assert [section.objects.max() for section in data.sections if section.objects is not None] == [4 * 63] * 3
+    (note,) = data.notes[1:]
+    assert note.startswith("0: id 1 lies in 4 separate places, and 188 more such ids")
+    with pytest.raises(
+        DataError, match=r"label 0 holds 64 values.*if they are ids of single objects, give --instances"
+    ):
+        open_dataset(tmp_path)
+
+
+def test_an_object_that_is_cut_is_one(tmp_path: Path) -> None:
+    ids = discs([(9, 9, 1), (9, 30, 2), (40, 40, 3), (50, 9, 4)])
+    cut = ids.copy()
+    cut[9], cut[:, 40] = 0, 0  # a line of a pixel through three objects
+    cut[9, 60] = 3  # a pixel far away
+    write(tmp_path, cut)
+    data = open_dataset(tmp_path, instances=True)
+    check(data.sections[0], cut)
+    assert len(data.notes) == 1 and data.warnings == ()
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [("uint32", 70_000), ("uint64", 2**60), ("float32", 5), ("int64", 9)])
+def test_ids_of_any_size_and_type(dtype: str, factor: int, tmp_path: Path) -> None:
+    ids = objects(12).astype(dtype) * np.dtype(dtype).type(factor)
+    write(tmp_path, ids)
+    check(open_dataset(tmp_path).sections[0], ids)
+    if dtype == "float32":
+        write_files(tmp_path, {"labels/0.tif": ids + np.float32(0.5) * (ids == 5)})
+        with pytest.raises(DataError, match=r"label 0 holds values that are not whole, such as 5.5"):
+            open_dataset(tmp_path, instances=True)
+
+
+def test_images_without_objects_are_fine(tmp_path: Path) -> None:
+    write(tmp_path, objects(12), np.zeros((SIDE, SIDE), np.uint16), objects(9, 1))
+    data = open_dataset(tmp_path)
+    assert data.instances and data.warnings == ()
+    assert data.sections[1].objects is not None and not data.sections[1].objects.any()
+    text = summary(data, ())
+    assert "1 image has none: 1" in text and "wholly one class" not in text
+
+
+@pytest.mark.parametrize("value", [1, 255])
+def test_masks_among_ids_are_read_by_their_pieces(value: int, tmp_path: Path) -> None:
+    mask = discs([(9, 9, value), (9, 24, value), (40, 40, value)], "uint8")
+    write(tmp_path, objects(12), mask, objects(9, 1), (mask > 0).astype(np.uint8) * 255)
+    data = open_dataset(tmp_path)
+    for n in (1, 3):
+        found = data.sections[n].objects
+        assert found is not None
+        np.testing.assert_array_equal(found, ndimage.label(mask, np.ones((3, 3)))[0])
+    assert data.notes[1:] == ("1, 3: a mask without ids, whose connected pieces are read as objects",)
+    alone = open_dataset(write(tmp_path / "alone", mask, mask.T), instances=True)
+    assert "taken for one" in alone.warnings[0] and alone.sections[0].objects is not None
+
+
+def test_masks_of_classes_are_no_ids(tmp_path: Path) -> None:
+    write(tmp_path, objects(12), objects(9, 1))
+    (tmp_path / "labels" / "1.tif").unlink()
+    finished(tmp_path / "labels" / "1.zarr", spec_of((SIDE, SIDE)))
+    with pytest.raises(DataError, match=r"label 1 is a mask of the classes class 0, class 1.*tileseg objects"):
+        open_dataset(tmp_path, instances=True)
+
+
+# --- what the table says
+
+
+def test_the_table_counts_the_objects(tmp_path: Path) -> None:
+    write(tmp_path, objects(36), discs([(9, 9, 1), (40, 40, 2), (9, 40, 3), (40, 9, 4)]))
+    data = open_dataset(tmp_path)
+    area = np.count_nonzero(discs([(9, 9, 1)]))
+    assert data.object_diameter() == pytest.approx(2 * np.sqrt(100 / np.pi))
+    classes = write(tmp_path / "classes", (objects(4) > 0).astype(np.uint8))
+    assert open_dataset(classes).object_diameter() is None
+    (line,) = [line for line in summary(data, ()).splitlines() if line.startswith("objects")]
+    low = 2 * np.sqrt(area / np.pi)
+    assert line == f"objects       40 in 2 images, 90 % touch another, median diameter 11 px ({low:.0f} to 11)"
+
+
+@given(arrays(np.int32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 4)))
+def test_objects_touch_if_one_of_8_neighbours_is_another(objects: np.ndarray) -> None:
+    inside = inside_objects(objects)
+    expected = [bool(((objects == n) & ~inside).any()) for n in range(1, 5)]
+    assert touching_objects(objects, 4).tolist() == [False, *expected]
 
 
 @pytest.mark.parametrize("values", [[0, 1, 2, 3, 4, 5], [0, 63, 126, 189, 252]])

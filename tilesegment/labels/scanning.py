@@ -99,11 +99,15 @@ class Scan:
             raise objects_error(f"{self.what} holds", count, self.otherwise)
         if many or not whole or outside or (self.jpeg and count > 2) or (not colour and _smeared(values)):
             listed = ", ".join(f"#{value:06x}" if colour else f"{value:g}" for value in [*values[:4], *values[4:][-1:]])
-            void = "".join(f"; if {one:.0f} means not labelled, give --ignore {one:.0f}" for one in outside[:1])
+            advice = "".join(f"; if {one:.0f} means not labelled, give --ignore {one:.0f}" for one in outside[:1])
+            pieces = Pieces.of(self.blocks)
+            if many:
+                solid = not colour and pieces.pixels >= _LEAST_PIXELS * pieces.number
+                advice = "; if they are ids of single objects, give --instances" if solid else ""
             raise DataError(
                 f"{self.what} holds {count} {'colours' if colour else 'values'}, such as {listed}; expected at most "
                 f"{MOST_CLASSES}{'' if colour else f' whole ones from 0 to {LARGEST}'}, one per class: save labels as "
-                f"PNG or TIFF, not as JPEG, and without smoothing{void if whole and not many else ''}"
+                f"PNG or TIFF, not as JPEG, and without smoothing{advice if whole else ''}"
             )
         self.values = {int(value) for value in self.values}
 

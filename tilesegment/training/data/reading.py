@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -13,14 +13,16 @@ from scipy import ndimage
 from tilesegment.errors import DataError, ImageError
 from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, open_channels
+from tilesegment.labels.annotations import is_annotation, open_annotation
 from tilesegment.labels.coding import IGNORE, Coding, classes_of, decide
 from tilesegment.labels.files import first_notes
 from tilesegment.labels.label import BLOCK, Label, LabelOptions, check_same_size, open_label
 from tilesegment.labels.numbering import dense
 from tilesegment.labels.scanning import MOST_CLASSES, ObjectsError, Scan, scan
 from tilesegment.metadata import PixelSize
-from tilesegment.training.data.layouts import Layout, Pair, find_layout
+from tilesegment.training.data.layouts import find_layout
 from tilesegment.training.data.objects import Instances
+from tilesegment.training.data.pairs import Layout, Pair
 from tilesegment.training.data.sections import Dataset, Section
 from tilesegment.training.data.summary import label_warnings
 
@@ -31,11 +33,11 @@ _GRID = 256  # side of the squares in which labelled parts are found, and of the
 class Meaning(Protocol):
     """What the values of label files mean."""
 
-    def read(self, values: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return class ids (h, w) uint8 of stored values (h, w) of the file `name`, and objects (h, w) int32 if any."""
+    def read(self, values: np.ndarray, name: str, label: Label) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return class ids (h, w) uint8 of values (h, w) of the label `name`, and objects (h, w) int32 if any."""
 
     def labelled(self, values: np.ndarray, name: str) -> np.ndarray:
-        """Return where stored values (h, w) of the file `name` are a label: (h, w) bool."""
+        """Return where values (h, w) of the label `name` say something: (h, w) bool."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class _Classes:
 
     coding: Coding
 
-    def read(self, values: np.ndarray, name: str) -> tuple[np.ndarray, None]:
+    def read(self, values: np.ndarray, name: str, label: Label) -> tuple[np.ndarray, None]:
         return self.coding.ids(values, name), None
 
     def labelled(self, values: np.ndarray, name: str) -> np.ndarray:
@@ -84,7 +86,12 @@ def open_dataset(
         raise DataError(f"{where} cannot be read ({error.strerror}); check the path and its permissions") from error
     ignore = layout.ignore if ignore is None else ignore
     options = LabelOptions(ignore, False, invert, layout.voc)
-    if not instances:
+    drawn = sum(is_annotation(pair.label) for pair in layout.pairs + layout.held_out)
+    if drawn and instances is False:
+        if drawn < len(layout.pairs + layout.held_out):
+            raise DataError("some labels are outlines and some are images; --no-instances reads labels of one kind")
+        return _without_objects(_of_objects(layout, options, classes))
+    if not (instances or drawn):
         try:
             return _of_classes(layout, options, classes, certain=instances is not None)
         except ObjectsError as error:
@@ -114,13 +121,19 @@ def _of_classes(layout: Layout, options: LabelOptions, names: Sequence[str] | No
 
 def _of_objects(layout: Layout, options: LabelOptions, names: Sequence[str] | None) -> Dataset:
     """Read labels whose values are ids of objects."""
-    found = Instances(options.ignore)
+    found = Instances(options.ignore, None if names is None else tuple(names))
     size, notes = _scanned(layout, options, found.scan)
     warnings = found.check()
-    described = found.classes(names)
+    described = found.classes()
     data = Dataset((), described, size, layout.words, warnings, options.ignore, instances=True)
     data = _filled(data, layout, options, found)
-    return replace(data, notes=(*notes, *found.notes()))
+    return replace(data, notes=(found.how, *notes, *found.notes()))
+
+
+def _without_objects(data: Dataset) -> Dataset:
+    """The classes alone of outlines, whose first note says that they are objects."""
+    sections = tuple(replace(section, objects=None) for section in data.sections)
+    return replace(data, sections=sections, instances=False, notes=data.notes[1:])
 
 
 def _filled(data: Dataset, layout: Layout, options: LabelOptions, meaning: Meaning) -> Dataset:
@@ -140,8 +153,14 @@ def _filled(data: Dataset, layout: Layout, options: LabelOptions, meaning: Meani
 
 @contextmanager
 def _open(pair: Pair, options: LabelOptions) -> Iterator[tuple[ImageSource, Label]]:
-    with open_channels(pair.images, invert=options.invert) as image, open_label(pair.label, options) as label:
-        yield image, label
+    with open_channels(pair.images, invert=options.invert) as image:
+        opened: AbstractContextManager[Label]
+        if is_annotation(pair.label):
+            opened = open_annotation(pair.label, pair.entry, image.shape, image.depth or 1, f"image {pair.name}")
+        else:
+            opened = open_label(pair.label, options)
+        with opened as label:
+            yield image, label
 
 
 def _scanned(
@@ -177,7 +196,7 @@ def _sections(pair: Pair, options: LabelOptions, meaning: Meaning, *, partly: bo
         for z in range(label.planes):
             name = pair.name if label.planes == 1 else f"{pair.name}[{z}]"
             if not partly or whole.area <= _WHOLE:
-                read = meaning.read(label.read(whole, z), pair.name)
+                read = meaning.read(label.read(whole, z), pair.name, label)
                 yield Section(name, _pixels(pair.name, source, whole, z), *read)
                 continue
             parts = _labelled_parts(label.shape, labelled)
@@ -190,7 +209,7 @@ def _sections(pair: Pair, options: LabelOptions, meaning: Meaning, *, partly: bo
                     n * _GRID for n in (rows.start - 1, rows.stop + 1, columns.start - 1, columns.stop + 1)
                 )
                 region = Region(y0, x0, y1, x1).intersect(whole)
-                own, objects = meaning.read(label.read(region, z), pair.name)
+                own, objects = meaning.read(label.read(region, z), pair.name, label)
                 y, x = np.arange(region.y0, region.y1) // _GRID, np.arange(region.x0, region.x1) // _GRID
                 other = parts[np.ix_(y, x)] != number  # labels of another part
                 own[other] = IGNORE

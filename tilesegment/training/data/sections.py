@@ -78,6 +78,17 @@ class Dataset:
         counts = total_counts(self.sections)[: len(self.classes)]
         return tuple(float(count) for count in counts / counts.sum())
 
+    def object_diameter(self) -> float | None:
+        """Return the median diameter of the objects in pixels, of the circle of an object's area; None without any."""
+        areas = [object_areas(one.objects) for one in self.sections if one.objects is not None]
+        sizes = np.concatenate([np.zeros(0, np.int64), *areas])
+        return float(2 * np.sqrt(np.median(sizes) / np.pi)) if sizes.size else None
+
+
+def object_areas(objects: np.ndarray) -> np.ndarray:
+    """Count the pixels of the objects 1 to n of (H, W): (n,) int64."""
+    return np.bincount(objects.ravel(), minlength=1)[1:]
+
 
 def class_counts(label: np.ndarray) -> np.ndarray:
     """Count the pixels of `label` (H, W) uint8 by id: (256,) int64, the last those without a label."""
