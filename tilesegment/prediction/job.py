@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,8 +18,9 @@ import numpy as np
 
 from tilesegment.errors import ImageError, PlanError
 from tilesegment.geometry import Block, Region, TileGrid
-from tilesegment.images import open_image, read_mirrored
+from tilesegment.images import ResampledSource, read_mirrored
 from tilesegment.images.identity import identity
+from tilesegment.images.resampled import at_scale
 from tilesegment.images.source import ImageSource
 from tilesegment.masks import MaskSpec
 from tilesegment.metadata import PixelSize
@@ -31,6 +33,7 @@ from tilesegment.prediction.outputs import Stores, begin_outputs
 from tilesegment.prediction.plan import Plan, found_in_files, make_plan
 from tilesegment.prediction.predictor import BlockPredictor, Pending, make_predictor
 from tilesegment.prediction.result import Result
+from tilesegment.prediction.scaling import open_source
 from tilesegment.prediction.seams import mismatch
 from tilesegment.prediction.settings import Outputs, Settings
 from tilesegment.prediction.tiling import Machine
@@ -44,7 +47,8 @@ class Job:
     def __init__(self, plan: Plan, source: ImageSource, model: Model, stores: Stores | None = None) -> None:
         self.plan, self.source, self.model = plan, source, model
         self.stores = stores or Stores()
-        self._wanted_bytes = 0
+        self._wanted_bytes = 0.0
+        self._spanned = prod(source.factor) if isinstance(source, ResampledSource) else 1  # stored pixels per pixel
 
     @classmethod
     def prepare(cls, image: str | Path, settings: Settings | None = None, *, ask: AskMachine = this_machine) -> Self:
@@ -59,7 +63,7 @@ class Job:
             ImageError, ModelError, PlanError, DeviceError: one of them is unavailable, or they are incompatible.
         """
         settings = Settings() if settings is None else settings
-        source = open_image(image, **settings.reading)
+        source = open_source(image, settings)
         try:
             machine = ask(settings.device, settings.precision)  # may wait for workers, so only once the image is open
             if not os.path.samefile(image, source.path):  # an image inside the given path
@@ -74,7 +78,7 @@ class Job:
                     machine = replace(machine, precision="fp32")
                 notes += tuple(note for note in (on_cpu, model.assumed) if note)
             plan = make_plan(source, model, settings, machine, path)
-            return cls(replace(plan, notes=plan.notes + notes), source, model)
+            return cls(replace(plan, notes=plan.notes + notes), at_scale(source, plan.resampled), model)
         except BaseException:
             source.close()
             raise
@@ -86,7 +90,7 @@ class Job:
         Raises:
             ImageError, ModelError, PlanError: image or model are unavailable here, or are not the same.
         """
-        source = open_image(plan.image, **plan.settings.reading)
+        source = at_scale(open_source(plan.image, plan.settings), plan.resampled)
         try:
             model = load(plan.model, plan.settings)
             for name, here in found_in_files(plan, identity(source.path), source, model).items():
@@ -141,8 +145,8 @@ class Job:
         Raises:
             ImageError: they cannot be read, or hold NaN or infinity where they are needed.
         """
-        pixels = read_mirrored(self.source, block.read, self.plan.settings.level, z)
-        self._wanted_bytes += block.write.area * len(pixels) * pixels.itemsize
+        pixels = read_mirrored(self.source, block.read, self.plan.level, z)
+        self._wanted_bytes += self._spanned * block.write.area * len(pixels) * pixels.itemsize
         if self.plan.channels != tuple(range(len(pixels))):
             pixels = pixels[list(self.plan.channels)]
         if pixels.dtype.kind != "f" or np.isfinite(pixels).all():

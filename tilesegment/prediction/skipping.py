@@ -207,7 +207,7 @@ def _overview(source: ImageSource, z: int) -> tuple[np.ndarray, tuple[float, flo
 
     It is made from the smallest level that is large enough, part by part.
     """
-    number = max((n for n, level in enumerate(source.levels) if max(level.shape) >= _SIDE // 2), default=0)
+    number = max((n for n, level in enumerate(source.stored_levels) if max(level.shape) >= _SIDE // 2), default=0)
     level = source.levels[number]
     whole, factor = Region.of_shape(level.shape), ceil(max(level.shape) / _SIDE)
     side = max(_SIDE // factor, 1) * factor
