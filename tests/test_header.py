@@ -15,10 +15,12 @@ import torch
 from conftest import toy_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 from tilesegment.errors import ModelError
 from tilesegment.metadata import PixelSize
-from tilesegment.models.header import KEY, VERSION, ModelHeader, Normalisation, read_header
+from tilesegment.models import bundled_models
+from tilesegment.models.header import KEY, NEWER, VERSION, ModelHeader, Normalisation, read_header
 
 HEADER = replace(
     toy_model(channels=3, classes=3).header,
@@ -62,6 +64,27 @@ def test_a_header_survives_the_round_trip() -> None:
     with_objects = replace(HEADER, diameter=27.5)
     assert ModelHeader.from_json(with_objects.to_json()) == with_objects
     assert "diameter" not in json.loads(HEADER.to_json()), "earlier releases read it"
+
+
+def test_headers_without_percentiles_are_written_as_ever() -> None:
+    """Older releases read them; those with percentiles they refuse, as they would overlook them."""
+    (path,) = (path for name, path in bundled_models().items() if name == "em-membrane")
+    with safe_open(path, "numpy") as opened:
+        text = opened.metadata()[KEY]
+    header = ModelHeader.from_json(text)
+    assert header.to_json() == text
+    assert json.loads(text)["version"] == VERSION
+    newer = replace(header, normalisation=replace(header.normalisation, percentiles=(1.0, 99.8)))
+    assert json.loads(newer.to_json())["version"] == NEWER
+    assert ModelHeader.from_json(newer.to_json()) == newer
+
+
+def test_a_normalisation_by_percentiles_has_an_equivalent_for_each_image() -> None:
+    scale = Normalisation((0.25, 0.5), (0.125, 2.0), "", (1.0, 99.0))
+    fixed = scale.for_limits(((100.0, 300.0), (-1.0, 1.0)), "uint16")
+    assert fixed == Normalisation((150.0, 0.0), (25.0, 4.0), "uint16")
+    for grey, n, low, span in ((175.0, 0, 100.0, 200.0), (0.5, 1, -1.0, 2.0)):
+        assert (grey - fixed.mean[n]) / fixed.std[n] == ((grey - low) / span - scale.mean[n]) / scale.std[n]
 
 
 def test_it_is_read_from_the_file(toy: Path) -> None:
@@ -147,7 +170,7 @@ def test_what_cannot_be_opened_is_named_with_the_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "named"),
     [
-        (lambda h: h.update(version=VERSION + 1), f"format {VERSION + 1}"),
+        (lambda h: h.update(version=NEWER + 1), f"format {NEWER + 1}"),
         (lambda h: h.pop("version"), "version"),
         (lambda h: h.pop("network"), "network"),
         (lambda h: h.update(more=1), "more"),
@@ -163,6 +186,11 @@ def test_what_cannot_be_opened_is_named_with_the_reason(tmp_path: Path) -> None:
         (lambda h: h["normalisation"].update(mean=[], std=[]), "header"),
         (lambda h: h["normalisation"].update(mean="abc"), "header"),
         (lambda h: h["normalisation"].update(std=[10**400, 1, 1]), "header"),
+        (lambda h: h["normalisation"].update(percentiles=[99, 1]), "percentiles"),
+        (lambda h: h["normalisation"].update(percentiles=[1, 50, 99]), "percentiles"),
+        (lambda h: h["normalisation"].update(percentiles=[1, 100.5]), "percentiles"),
+        (lambda h: h["normalisation"].update(percentiles=[float("nan"), 99]), "percentiles"),
+        (lambda h: h["normalisation"].update(percentiles=5), "header"),
         (lambda h: h.update(threshold=1.0), "threshold is 1.0"),
         (lambda h: h.update(halo=-1), "halo is -1"),
         (lambda h: h["classes"][0].update(colour="#gggggg"), "#rrggbb"),

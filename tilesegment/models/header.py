@@ -7,7 +7,7 @@ under `tilesegment`: the JSON form of `ModelHeader`.
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from tilesegment.errors import ModelError
 from tilesegment.metadata import ROLES, LabelClass, PixelSize
 
 KEY = "tilesegment"
-VERSION = 1
+VERSION, NEWER = 1, 2  # a header is of the newer version only if it says what releases of the older would overlook
+_NEW = ("diameter",)  # fields of the newer version
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,24 @@ class Normalisation:
     Attributes:
         mean, std: one per channel, in grey values of `dtype`.
         dtype: of the training images; other dtypes have other scales.
+        percentiles: if given, grey values of any dtype are first scaled so that these percentiles of each channel of
+            the whole image become 0 and 1; `mean` and `std` are those of the scaled values.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     dtype: str
+    percentiles: tuple[float, float] | None = None
+
+    def for_limits(self, limits: Sequence[tuple[float, float]], dtype: str) -> "Normalisation":
+        """Return the equivalent without percentiles for an image of `dtype` that has them at `limits`, per channel."""
+        spans = [high - low for low, high in limits]
+        mean = tuple(low + one * span for one, (low, _), span in zip(self.mean, limits, spans, strict=True))
+        return Normalisation(mean, tuple(one * span for one, span in zip(self.std, spans, strict=True)), dtype)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields as a dictionary, percentiles only if there are any."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -73,11 +87,13 @@ class ModelHeader:
 
     def to_json(self) -> str:
         """Return the header as one JSON object."""
-        classes = [one.as_json() for one in self.classes]
-        values = {"version": VERSION, **asdict(self), "classes": classes}
-        if self.diameter is None:  # earlier releases know none
-            del values["diameter"]
-        return json.dumps(values, sort_keys=True)
+        values = {**asdict(self), "normalisation": self.normalisation.as_json()}
+        values["classes"] = [one.as_json() for one in self.classes]
+        unset = [name for name in _NEW if values[name] is None]
+        for name in unset:  # earlier releases know none of them
+            del values[name]
+        is_newer = len(unset) < len(_NEW) or self.normalisation.percentiles is not None
+        return json.dumps({"version": NEWER if is_newer else VERSION, **values}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "ModelHeader":
@@ -89,12 +105,13 @@ class ModelHeader:
         try:
             given = json.loads(text)
             version = given.pop("version")
-            if version != VERSION:
-                raise ModelError(f"model format {version}; this release reads {VERSION}: update tilesegment")
+            if version not in (VERSION, NEWER):
+                raise ModelError(f"model format {version}; this release reads up to {NEWER}: update tilesegment")
             given["classes"] = tuple(LabelClass(**one) for one in given["classes"])
             scale = given["normalisation"]
             mean, std = (tuple(float(v) for v in scale[key]) for key in ("mean", "std"))
-            given["normalisation"] = Normalisation(mean, std, str(scale["dtype"]))
+            percentiles = scale.get("percentiles") and tuple(float(v) for v in scale["percentiles"])
+            given["normalisation"] = Normalisation(mean, std, str(scale["dtype"]), percentiles)
             given["pixel_size"] = PixelSize(**given["pixel_size"]) if given["pixel_size"] else None
             header = cls(**given)
             header.check()
@@ -111,6 +128,9 @@ class ModelHeader:
         numbers = [*scale.mean, *scale.std, self.threshold]
         if len(scale.mean) != len(scale.std) or not all(math.isfinite(v) for v in numbers) or min(scale.std) <= 0:
             raise ModelError("its normalisation needs a finite mean and a positive std for every channel")
+        ends = scale.percentiles
+        if ends is not None and not (len(ends) == 2 and 0 <= ends[0] < ends[1] <= 100):
+            raise ModelError(f"its percentiles are {ends}; allowed: two numbers from 0 to 100, the smaller first")
         if self.arguments.get("in_channels") != self.channels or self.arguments.get("classes") != len(self.classes):
             raise ModelError("its network, its classes and its normalisation contradict each other")
         if self.halo is not None and not (isinstance(self.halo, int) and 0 <= self.halo <= 65_536):

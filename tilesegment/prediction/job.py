@@ -32,8 +32,8 @@ from tilesegment.prediction.opening import load, open_model
 from tilesegment.prediction.outputs import Stores, begin_outputs
 from tilesegment.prediction.plan import Plan, found_in_files, make_plan
 from tilesegment.prediction.predictor import BlockPredictor, Pending, make_predictor
+from tilesegment.prediction.resolution import open_source
 from tilesegment.prediction.result import Result
-from tilesegment.prediction.scaling import open_source
 from tilesegment.prediction.seams import mismatch
 from tilesegment.prediction.settings import Outputs, Settings
 from tilesegment.prediction.tiling import Machine
@@ -294,6 +294,7 @@ class Job:
             "batch": plan.batch,
             "device": plan.device,
             "skipped": plan.skipping.record,
+            **({"grey_values": plan.scaling.record} if plan.scaling.record else {}),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {name: version(name) for name in ("tilesegment", "torch", "zarr", "numpy")},
             "machine": platform.platform(),

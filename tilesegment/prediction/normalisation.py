@@ -1,11 +1,14 @@
 """Normalisation of grey values: by the training images or by this image, never per tile."""
 
-from typing import TYPE_CHECKING
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tilesegment.errors import ImageError, PlanError
 from tilesegment.geometry import FieldOfView, TileGrid
+from tilesegment.images.limits import Limits, measure_limits
 from tilesegment.images.source import ImageSource
 from tilesegment.models.header import Normalisation
 
@@ -13,25 +16,81 @@ if TYPE_CHECKING:
     from tilesegment.prediction.plan import Plan
 
 _SAMPLES, _SAMPLE_SIDE = 64, 512
+_LONG = 5.0  # seconds of measuring that are told
 
 
-def choose_normalisation(trained: Normalisation, source: ImageSource, plan: "Plan") -> Normalisation:
+@dataclass(frozen=True)
+class Scaling:
+    """The normalisation of a run, and where it comes from.
+
+    Attributes:
+        normalisation: of the grey values, fixed.
+        percentiles, limits: of a model that scales by percentiles of the whole image, these, and for each channel the
+            grey values there.
+        notes: for the user.
+    """
+
+    normalisation: Normalisation
+    percentiles: tuple[float, float] | None = None
+    limits: Limits = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the mask records of it; nothing where the model's constants are used."""
+        return {} if self.percentiles is None else {"percentiles": self.percentiles, "limits": self.limits}
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Describe it in lines of label and text."""
+        if self.percentiles is None:
+            return []
+        low, high = self.percentiles
+        spans = ", ".join(f"{start:.6g} to {end:.6g}" for start, end in self.limits)
+        return [("grey values", f"{spans} become 0 to 1, by the percentiles {low:g} and {high:g} of the whole image")]
+
+
+def choose_normalisation(trained: Normalisation, source: ImageSource, plan: "Plan") -> Scaling:
     """Choose the normalisation of a run: one for all tiles, as one per tile would show as seams.
 
     Raises:
         PlanError: the image is of another dtype than the model was trained on, or stores integers that are read as
             float32, whose range no model knows.
-        ImageError: the image is to be scaled by itself, and is constant or holds NaN.
+        ImageError: the image is to be scaled by itself, and is constant or holds NaN; or it cannot be read.
     """
-    is_foreign = trained.dtype != str(source.dtype) or (source.dtype.kind == "f" and source.stored_dtype.kind != "f")
+    if trained.percentiles is not None and plan.settings.normalise == "model":
+        return _by_percentiles(trained, trained.percentiles, source, plan)
+    is_foreign = trained.percentiles is None and _is_foreign(trained, source)
     if plan.settings.normalise == "image":
-        return _measure(source, plan, "" if is_foreign else ", or leave out --normalise image")
+        return Scaling(_measure(source, plan, "" if is_foreign else ", or leave out --normalise image"))
     if is_foreign:
         raise PlanError(
             f"{source.path} is {source.stored_dtype}, the model was trained on {trained.dtype}: its grey values mean "
             "something else; use --normalise image to scale by this image's own mean and spread"
         )
-    return trained
+    return Scaling(trained)
+
+
+def _is_foreign(trained: Normalisation, source: ImageSource) -> bool:
+    """Whether the grey values of an image mean something else than those of the training images."""
+    return trained.dtype != str(source.dtype) or (source.dtype.kind == "f" and source.stored_dtype.kind != "f")
+
+
+def _by_percentiles(
+    trained: Normalisation, percentiles: tuple[float, float], source: ImageSource, plan: "Plan"
+) -> Scaling:
+    """Measure percentiles of the whole image, whatever part of it is predicted."""
+    start = time.monotonic()
+    found = measure_limits(source, percentiles, plan.channels)
+    seconds, notes = time.monotonic() - start, []
+    if seconds > _LONG:
+        planes = f" of {found.planes} planes" if found.planes > 1 else ""
+        notes.append(f"{source.path}: grey values were measured on level {found.level}{planes} in {seconds:.0f} s")
+    if found.constant:
+        which = ", ".join(str(plan.channels[n]) for n in found.constant)
+        where = "" if source.channels == 1 else f" in channel {which}"
+        notes.append(f"{source.path} has one grey value{where}: nothing is to be seen there")
+    fixed = trained.for_limits(found.limits, str(source.dtype))
+    return Scaling(fixed, percentiles, found.limits, tuple(notes))
 
 
 def _measure(source: ImageSource, plan: "Plan", otherwise: str) -> Normalisation:

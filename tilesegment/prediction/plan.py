@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,8 @@ from tilesegment.masks.spec import RESAMPLED, STORED
 from tilesegment.models.header import Normalisation
 from tilesegment.models.model import Model
 from tilesegment.models.onnx_network import OnnxNetwork
-from tilesegment.prediction.normalisation import choose_normalisation
-from tilesegment.prediction.resolution import resolution_notes
-from tilesegment.prediction.scaling import choose_scale
+from tilesegment.prediction.normalisation import Scaling, choose_normalisation
+from tilesegment.prediction.resolution import choose_resolution, resolution_notes
 from tilesegment.prediction.settings import Settings
 from tilesegment.prediction.skipping import Skipping, choose_skipping
 from tilesegment.prediction.tiling import Machine, Sides, choose_runtime, default_batch, default_tile, forward_bytes
@@ -42,7 +41,7 @@ class Plan:
         tile, step, block, chunk: sides in pixels; see the words in geometry.
         batch: tiles at a time.
         device, precision, runtime: where, how exactly, and what runs the network: pytorch, openvino or onnxruntime.
-        normalisation: of the grey values.
+        scaling: normalisation of the grey values, and where it comes from.
         content: identity of the image, which changes with its content.
         raw_bytes, cache_bytes: of a pixel as read, and of the pixels that the source keeps decoded.
         weights_bytes, pixel_bytes: of the network's weights, and of a forward pass in fp32 per input pixel.
@@ -72,7 +71,7 @@ class Plan:
     device: str
     precision: str
     runtime: str
-    normalisation: Normalisation
+    scaling: Scaling
     content: Identity
     raw_bytes: int
     cache_bytes: int
@@ -83,6 +82,11 @@ class Plan:
     resampled: tuple[float, float] | None = None
     decides: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Of the grey values, the same for all tiles."""
+        return self.scaling.normalisation
 
     @property
     def grid(self) -> TileGrid:
@@ -162,6 +166,7 @@ class Plan:
             ("device", f"{self.device}, {self.precision}, by {self.runtime}"),
             ("memory", f"about {self.memory_bytes / 1e9:.1f} GB, whatever the image's size"),
             ("disk", f"at most {self.disk_bytes / 1e9:.2f} GB for the mask"),
+            *self.scaling.lines(),
             *self.skipping.lines(),
         ]
 
@@ -180,11 +185,11 @@ def make_plan(source: ImageSource, model: Model, settings: Settings, machine: Ma
         ImageError: the image cannot be read to measure grey values or tissue.
     """
     header, view, classes = model.header, model.field_of_view, len(model.header.classes)
-    scale = choose_scale(source, header, settings)
-    source = at_scale(source, scale.step)
+    chosen = choose_resolution(source, header, settings)
+    source = at_scale(source, chosen.step)
     if settings.threshold is not None and classes != 2:
         raise PlanError(f"--threshold needs a model of two classes; this one has {classes}: leave it out")
-    level, (weights, pixel_bytes) = source.levels[scale.level], _network_bytes(model)
+    level, (weights, pixel_bytes) = source.levels[chosen.level], _network_bytes(model)
     region, planes = region_of(settings.roi, level.shape, level.scale), _planes(source, settings.z)
     needed = forward_bytes(pixel_bytes, classes, machine.precision)
     tile = default_tile(view, region.shape, needed, machine.free_bytes) if settings.tile is None else settings.tile
@@ -210,20 +215,20 @@ def make_plan(source: ImageSource, model: Model, settings: Settings, machine: Ma
         device=machine.device,
         precision=machine.precision,
         runtime=_runtime(model, settings, machine, tiles * tile**2),
-        normalisation=header.normalisation,
+        scaling=Scaling(header.normalisation),
         content=identity(source.path),
         raw_bytes=source.channels * source.dtype.itemsize,
         cache_bytes=source.cache_bytes,
         weights_bytes=weights,
         pixel_bytes=pixel_bytes,
-        level=scale.level,
-        resampled=scale.step,
+        level=chosen.level,
+        resampled=chosen.step,
     )
-    plan = replace(plan, normalisation=choose_normalisation(header.normalisation, source, plan))
+    plan = replace(plan, scaling=choose_normalisation(header.normalisation, source, plan))
     plan = replace(plan, skipping=choose_skipping(source, plan))
     sized = settings.diameter is not None
     sizes = () if sized else resolution_notes(source, header.pixel_size, plan.level, header.diameter)
-    notes = source.notes + scale.notes + sizes + plan.skipping.notes(source.path)
+    notes = source.notes + chosen.notes + sizes + plan.scaling.notes + plan.skipping.notes(source.path)
     return replace(plan, decides=_fingerprint(plan, source, model), notes=notes)
 
 
@@ -252,7 +257,7 @@ def _fingerprint(plan: Plan, source: ImageSource, model: Model) -> dict[str, Any
         "level": plan.level,
         **{name: getattr(plan, name) for name in ("tile", "step", "block", "precision", "runtime")},
         "tta": chosen.tta,
-        "normalisation": asdict(plan.normalisation),
+        "normalisation": plan.normalisation.as_json(),
         "axes": chosen.axes,
         "select": dict(chosen.select or {}),
     }
