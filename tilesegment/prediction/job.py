@@ -268,13 +268,16 @@ class Job:
     def spec(self) -> MaskSpec:
         """Describe the mask that this job writes."""
         plan, size, (sy, sx) = self.plan, self.source.pixel_size, self.plan.scale
+        sides = [] if size is None else [size.y * sy, size.x * sx]
+        if plan.resampled is not None:  # 0.5, not 0.49999999999999994
+            sides = [float(f"{side:.12g}") for side in sides]
         return MaskSpec(
             shape=plan.region.shape,
             depth=None if plan.depth is None else len(plan.planes),
             block=plan.block,
             chunk=plan.chunk,
             classes=self.model.header.classes,
-            pixel_size=None if size is None else PixelSize(size.y * sy, size.x * sx),
+            pixel_size=PixelSize(*sides) if sides else None,
             # the centre of a pixel of a reduced level lies between those of level 0
             offset=(plan.region.y0 + (sy - 1) / (2 * sy), plan.region.x0 + (sx - 1) / (2 * sx)),
             scale=(sy, sx),
