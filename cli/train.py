@@ -27,7 +27,11 @@ _OPTIONS = options.together(
     option("--out", "-o", type=written, metavar="RUN", help="Folder of the run.  [default: a new one, runs/NAME]"),
     option("--classes", type=NAMES, help="Names of the classes, in the order of the labels' values."),
     option("--ignore", type=int, metavar="VALUE", help="Value in the labels of pixels without a label."),
-    options.instances,
+    option(
+        "--instances/--no-instances",
+        default=None,
+        help="Labels are ids of single objects, or classes.  [default: what they look like]",
+    ),
     options.invert,
     option("--preset", metavar="paper", help="Start from the settings of the U-Net paper."),
     option("--config", type=options.read_path, metavar="FILE", help="Start from the config.json of another run."),
@@ -42,7 +46,11 @@ _OPTIONS = options.together(
         metavar="FILE|NAME",
         help="Start from the weights of this model, perhaps of other classes.",
     ),
-    option("--network", metavar="NAME", help="Architecture: tileseg networks lists them.  [default: unet]"),
+    option(
+        "--network",
+        metavar="NAME",
+        help="Architecture: tileseg networks lists them.  [default: unet, or unet-same]",
+    ),
     option("--option", "options", type=OPTION, multiple=True, help="Of the network, such as up=nearest."),
     option(
         "--base", type=int, help="Channels of the first stage; 64 in the paper.  [default: 32; on a CPU in fp32 16]"
@@ -52,7 +60,10 @@ _OPTIONS = options.together(
     options.halo,
     option("--tile", type=int, metavar="PX", help="Side of its input.  [default: 572; on a CPU in fp32 444]"),
     option("--scale", type=float, help="Train and predict at 1/2, 1/3, ... of the resolution.  [default: 1.0]"),
-    option("--batch", type=int, help="Examples per update.  [default: 1]"),
+    option("--batch", type=int, help="Examples per update.  [default: 1, more of small tiles]"),
+    option(
+        "--normalise", metavar="auto|fixed|percentiles", help="Of grey values: of all images, or each.  [default: auto]"
+    ),
     option("--lr", "--rate", "rate", type=float, help="Highest learning rate.  [default: the optimiser's]"),
     option("--optimiser", "--optimizer", "optimiser", metavar="muon|adamw|sgd", help="[default: muon]"),
     option("--ema", type=float, help="Decay of the average of the weights; 0: no average.  [default: 0.998]"),
@@ -64,8 +75,12 @@ _OPTIONS = options.together(
     option("--elastic-grid", type=float, help="Pixels between their control points.  [default: half a tile]"),
     option("--shades", type=float, help="Std of the brightness of cells.  [default: for v_rand 0.7, else 0]"),
     option("--defects", type=float, help="Share of examples with an EM section defect.  [default: 0.0]"),
+    option("--zoom", type=float, help="Enlarge and shrink by up to this.  [default: 1.25; of single objects 1.5]"),
+    option("--exposure", type=float, help="Brighten and darken by up to this.  [default: 2 with percentiles, else 1]"),
+    option("--stains", type=float, help="How much stains vary.  [default: of single objects in sections 1, else 0]"),
+    option("--jpeg", type=float, help="Share of examples with JPEG artefacts.  [default: of single objects 0.2]"),
     option("--validation", type=HELD_OUT, metavar="SHARE|NAMES", help="Images to hold out.  [default: 0.2]"),
-    option("--goal", metavar="v_rand|dice|miou", help="Score that selects the model.  [default: auto]"),
+    option("--goal", metavar="v_rand|dice|miou|pq", help="Score that selects the model.  [default: auto]"),
     option("--threshold", type=float, help="Between two classes.  [default: the best on the held-out images]"),
     option("--seed", type=int, help="Of weights, examples and dropout.  [default: 0]"),
     option("--device", metavar="auto|cpu|cuda|cuda:N|mps", help="[default: auto]"),
@@ -93,7 +108,8 @@ def train(data: str, as_json: bool, quiet: bool, **given: Any) -> None:
     start = time.monotonic()
     given["options"] = dict(given["options"]) or None
     # what was not given is left to the library, a preset or a config
-    chosen = {key: value for key, value in given.items() if value is not None and value is not False}
+    kept = {"instances": given.pop("instances")}
+    chosen = {key: value for key, value in given.items() if value is not None and value is not False} | kept
     begun: list[tuple[Trainer, Path]] = []
 
     def begin(trainer: "Trainer", folder: Path) -> None:
@@ -181,6 +197,9 @@ def _words(scores: "Scores") -> str:
     text = f"{GOAL_NAMES[scores.goal]} {scores.value:.4f} ({best}always the same class: {scores.floor_value:.3f})"
     if scores.v_info is not None:
         text += f", V_Info {scores.v_info:.4f}"
+    if scores.pq is not None:
+        more = {"F1@0.5": scores.f1, "AP@0.5": scores.ap, "AJI": scores.aji}
+        text += "".join(f", {name} {value or 0:.4f}" for name, value in more.items())
     each = " ".join("-" if value is None else f"{value:.3f}" for value in scores.iou)
     mean = "" if scores.goal == "miou" else f"mIoU {scores.miou:.3f}, "
     return text + f", {mean}IoU of each class {each}, accuracy {scores.accuracy:.3f} ({scores.floor:.3f})"

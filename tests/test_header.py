@@ -77,6 +77,8 @@ def test_headers_without_percentiles_are_written_as_ever() -> None:
     newer = replace(header, normalisation=replace(header.normalisation, percentiles=(1.0, 99.8)))
     assert json.loads(newer.to_json())["version"] == NEWER
     assert ModelHeader.from_json(newer.to_json()) == newer
+    lit = replace(header, ground="dark")
+    assert (json.loads(lit.to_json())["version"], ModelHeader.from_json(lit.to_json())) == (NEWER, lit)
 
 
 def test_a_normalisation_by_percentiles_has_an_equivalent_for_each_image() -> None:
@@ -191,6 +193,7 @@ def test_what_cannot_be_opened_is_named_with_the_reason(tmp_path: Path) -> None:
         (lambda h: h["normalisation"].update(percentiles=[1, 100.5]), "percentiles"),
         (lambda h: h["normalisation"].update(percentiles=[float("nan"), 99]), "percentiles"),
         (lambda h: h["normalisation"].update(percentiles=5), "header"),
+        (lambda h: h.update(ground="grass"), "ground is 'grass'"),
         (lambda h: h.update(threshold=1.0), "threshold is 1.0"),
         (lambda h: h.update(halo=-1), "halo is -1"),
         (lambda h: h["classes"][0].update(colour="#gggggg"), "#rrggbb"),

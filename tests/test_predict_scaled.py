@@ -91,7 +91,7 @@ def test_the_mask_is_that_of_one_pass_over_the_resampled_image(
 def slide(folder: Path) -> Path:
     """Noise of 0.365 um per pixel, of which the model wants 0.5 um, with model and folder of the command line."""
     SCALED.save(folder / "scaled.safetensors")
-    micrometres = {"resolution": (1e4 / 0.365, 1e4 / 0.365), "resolutionunit": "CENTIMETER"}
+    micrometres: dict[str, Any] = {"resolution": (1e4 / 0.365, 1e4 / 0.365), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(folder / "fine.tif", noise((300, 420)), tile=(64, 64), **micrometres)
     tifffile.imwrite(folder / "bare.tif", noise((300, 420)), tile=(64, 64))
     return folder / "fine.tif"
@@ -355,7 +355,7 @@ def test_scores_need_one_size_and_say_how_to_compare(tmp_path: Path, run: Run) -
 
 
 def test_images_of_different_sizes_in_one_run(slide: Path, run: Run) -> None:
-    micrometres = {"resolution": (1e4 / 0.25, 1e4 / 0.25), "resolutionunit": "CENTIMETER"}
+    micrometres: dict[str, Any] = {"resolution": (1e4 / 0.25, 1e4 / 0.25), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite("finer.tif", noise((200, 240)), tile=(64, 64), **micrometres)
     found = run(LINE.format("fine.tif finer.tif bare.tif") + "--mpp model --out-dir masks")
     assert found.code == 3, "one does not say how large its pixels are"

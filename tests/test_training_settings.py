@@ -26,6 +26,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pairs(tmp_path_factory.mktemp("settings") / "em_data", 5)
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pairs(tmp_path_factory.mktemp("large") / "em_data", 2, 600)
+
+
 def test_settings_survive_json() -> None:
     one = TrainingSettings(
         steps=3, class_weights=(5.0, 1.0), validation=("03", "04"), augmentation=Augmentation(zoom=2)
@@ -66,13 +71,13 @@ def test_the_command_names_the_defaults_of_the_library() -> None:
     ],
 )
 def test_where_updates_are_slow_the_network_is_smaller(
-    given: dict[str, Any], base: int | None, tile: int, data: Path
+    given: dict[str, Any], base: int | None, tile: int, large: Path
 ) -> None:
     """And what was chosen for this machine is in the settings, for another."""
-    trainer = Trainer(open_dataset(data), TrainingSettings(device="cpu", **given))
-    assert (trainer.settings.base, trainer.settings.tile) == (base, tile)
+    trainer = Trainer(open_dataset(large), TrainingSettings(device="cpu", **given))
+    assert (trainer.settings.base, trainer.settings.tile, trainer.settings.batch) == (base, tile, 1)
     assert trainer.examples.tile == tile * trainer.settings.scale
-    again = Trainer(open_dataset(data), replace(trainer.settings, precision="bf16"))
+    again = Trainer(open_dataset(large), replace(trainer.settings, precision="bf16"))
     assert (again.arguments, again.settings.tile) == (trainer.arguments, tile)
 
 

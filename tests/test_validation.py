@@ -13,7 +13,8 @@ from scipy import ndimage
 from tilesegment.prediction.engine import predict_array
 from tilesegment.prediction.predictor import TorchPredictor
 from tilesegment.training.data import IGNORE, Section
-from tilesegment.training.validation import THRESHOLDS, choose_goal, choose_line, recentred, validate
+from tilesegment.training.line import THRESHOLDS, choose_line, recentred
+from tilesegment.training.validation import choose_goal, validate
 
 CPU = torch.device("cpu")
 

@@ -26,6 +26,7 @@ _MICROMETRES = {
     **dict.fromkeys(("yard", "yd"), 914400.0),
 }
 ROLES = ("object", "border")  # of classes in objects
+GROUNDS = DARK, BRIGHT = "dark", "bright"  # what images may lie on: fluorescence, stained tissue
 # Okabe and Ito's palette (2008), distinguishable by colour-blind readers; background is black
 _PALETTE = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 

@@ -26,19 +26,21 @@ class Sample:
         caption: its name and score.
         image: (C, H, W) of any number type; None to compare without it.
         truth, prediction: (H, W) uint8 class ids; larger ids in `truth` mean not labelled.
+        objects: (H, W) ids of the objects of class 1 in truth and prediction; None takes its connected regions.
     """
 
     caption: str
     image: np.ndarray | None
     truth: np.ndarray
     prediction: np.ndarray
+    objects: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def compare(samples: Sequence[Sample], classes: Sequence[LabelClass], title: str) -> Image.Image:
     """Draw one row per sample: image, labels, prediction and errors, at most 700 pixels a side.
 
-    Over an image with two classes, each connected region of class 1 gets its own colour, so that merged and split ones
-    show; more classes are drawn in half-transparent colours. Either all samples have an image or none; without one, two
+    Over an image with two classes, each object of class 1 gets its own colour, so that merged and split ones show; more
+    classes are drawn in half-transparent colours. Either all samples have an image or none; without one, two
     classes are black and white.
     """
     first, pictured = classes[0].name, samples[0].image is not None
@@ -72,9 +74,8 @@ def _row(sample: Sample, classes: Sequence[LabelClass]) -> list[np.ndarray]:
         base = np.asarray(Image.fromarray(stretch(sample.image)).reduce(factor))
         dim, opacity = (base * 0.55).astype(np.uint8), 0.5
     if sample.image is not None and len(classes) == 2:
-        drawn = [
-            overlay_objects(base, label(ids == 1)[0][::factor, ::factor]) for ids in (sample.truth, sample.prediction)
-        ]
+        objects = sample.objects or [label(ids == 1)[0] for ids in (sample.truth, sample.prediction)]
+        drawn = [overlay_objects(base, ids[::factor, ::factor]) for ids in objects]
     else:
         drawn = [overlay(base, ids, classes, opacity) for ids in (truth, prediction)]
     labels = paint(drawn[0], ~known, UNLABELLED, 0.6)

@@ -52,6 +52,8 @@ def decide(
     names: Sequence[str] | None = None,
     ignore: int | None = None,
     voc: bool = False,
+    *,
+    certain: bool = False,
 ) -> Coding:
     """Decide what the values of the labels of a data set mean.
 
@@ -64,15 +66,17 @@ def decide(
         names: class names; if there is one per value, they settle ambiguous values.
         ignore: the value that means "not labelled".
         voc: palette indices are values, as in Pascal VOC.
+        certain: the values are classes, even if they look like ids of objects.
 
     Raises:
+        ObjectsError: ids of objects.
         DataError: labels of several kinds, too many values, or ambiguous values.
     """
     groups = by_kind(scans, voc)
     kind, base = next(iter(groups.items()))
     used = set().union(*(one.values for one in base))
     settled = voc or (names is not None and len(names) in (len(used), len(used) - 1))
-    if not settled and look_like_objects(base):
+    if not (settled or certain) and look_like_objects(base):
         name_all = f"{base[0].otherwise}; or, if they are classes, name all {len(used)} with --classes"
         raise objects_error("the labels hold", len(used), name_all)
     _check_count(len(used) - 1)  # one of them may mean "not labelled"

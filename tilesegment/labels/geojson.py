@@ -14,6 +14,8 @@ from tilesegment.errors import DataError, one_line
 
 SUFFIXES = (".geojson", ".geojson.gz")
 CHUNK = 1 << 20  # characters that are read at once, at least
+CROWD = "crowd"  # the object type of regions in which objects are not told apart
+_IGNORED = ("Ignore*", "__ignore__")  # names of classes
 _SPACE = " \t\r\n"
 _EXPECTED = "expected GeoJSON: a FeatureCollection, as QuPath exports it"
 
@@ -37,6 +39,11 @@ class Feature:
     name: str | None
     object_type: str
     plane: int
+
+    @property
+    def is_void(self) -> bool:
+        """Whether it is a region without labels: of QuPath's class `Ignore*`, labelme's `__ignore__`, a COCO crowd."""
+        return self.object_type == CROWD or self.name in _IGNORED
 
 
 def is_geojson(path: Path) -> bool:

@@ -27,6 +27,8 @@ class Outlines:
     ids: np.ndarray  # (p,) uint32, of each polygon's object, from 1 in the order of the file
     planes: np.ndarray  # (n,) int64, of each object, from 0
     notes: tuple[str, ...] = ()  # what was left out, one sentence each
+    names: tuple[str | None, ...] = ()  # of each object's class
+    is_void: tuple[bool, ...] = ()  # whether each is a region where objects are not labelled
 
     @classmethod
     def of(cls, features: Iterable[Feature], name: str) -> "Outlines":
@@ -36,6 +38,7 @@ class Outlines:
         notes = [f"{name}: {count} features left out, as {kind} is no area" for kind, count in sorted(no_areas.items())]
         areas = [one for one in given if one.polygons]
         objects = [one for one in areas if one.object_type.lower() in _OBJECTS] or areas
+        objects.sort(key=lambda one: not one.is_void)  # objects lie on top
         if len(objects) < len(areas):
             left = Counter(one.object_type for one in areas if one.object_type.lower() not in _OBJECTS)
             told = some_of([f"{count} of type {kind}" for kind, count in sorted(left.items())])
@@ -49,6 +52,8 @@ class Outlines:
             np.repeat(np.arange(1, len(objects) + 1, dtype=np.uint32), [len(one.polygons) for one in objects]),
             np.array([one.plane for one in objects], np.int64),
             tuple(notes),
+            tuple(one.name for one in objects),
+            tuple(one.is_void for one in objects),
         )
 
     @property
@@ -85,6 +90,14 @@ class Outlines:
             starts = self.polygon_starts[:-1][some]
             boxes[some, :2] = np.minimum.reduceat(self.vertices, starts)
             boxes[some, 2:] = np.maximum.reduceat(self.vertices, starts)
+        return boxes
+
+    def object_boxes(self) -> np.ndarray:
+        """Return the box of each object, (n, 4) float64: y0, x0, y1, x1; of an empty one inverted."""
+        boxes = np.tile([np.inf, np.inf, -np.inf, -np.inf], (self.planes.size, 1))
+        owner = self.ids.astype(np.int64) - 1
+        np.minimum.at(boxes[:, :2], owner, self._boxes[:, :2])
+        np.maximum.at(boxes[:, 2:], owner, self._boxes[:, 2:])
         return boxes
 
     def rasterise(self, region: Region, z: int = 0) -> tuple[np.ndarray, int]:
@@ -133,6 +146,8 @@ class OutlineLabel(Label):
     """Outlines as a label image of ids, from 1 in the order of the file."""
 
     count: int = 0  # objects in the file
+    names_of_objects: tuple[str | None, ...] = ()  # of each object's class, in the order of the ids
+    void_objects: tuple[bool, ...] = ()  # whether each is a region where objects are not labelled
     covered: Counter[int] = field(default_factory=Counter)  # pixels that were covered again, by plane, of all reads
 
 
@@ -161,7 +176,18 @@ def label_of(outlines: Outlines, shape: tuple[int, int], planes: int, name: str)
         covered[z] += again
         return ids
 
-    return OutlineLabel(shape, planes, "grey", read, notes=outlines.notes, count=outlines.planes.size, covered=covered)
+    count = outlines.planes.size
+    return OutlineLabel(
+        shape,
+        planes,
+        "grey",
+        read,
+        notes=outlines.notes,
+        count=count,
+        names_of_objects=outlines.names,
+        void_objects=outlines.is_void,
+        covered=covered,
+    )
 
 
 def _starts(lengths: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +21,14 @@ _LEAST_OBJECTS = 4  # with fewer values besides background, pieces tell nothing
 _MANY_OBJECTS = 8  # with as many values besides background, one piece of each is enough
 _DENSE = 0.35  # share of the numbers from 1 to the largest that ids of few objects use
 _RECURRENCE = 2.0  # in so many files or more, on average, a value is a class
+
+
+class ObjectsError(DataError):
+    """Labels hold ids of single objects where classes are expected; `found` says so, without what to do."""
+
+    def __init__(self, found: str, advice: str) -> None:
+        super().__init__(f"{found}. {advice}")
+        self.found = found
 
 
 class Pieces(NamedTuple):
@@ -92,11 +99,15 @@ class Scan:
             raise objects_error(f"{self.what} holds", count, self.otherwise)
         if many or not whole or outside or (self.jpeg and count > 2) or (not colour and _smeared(values)):
             listed = ", ".join(f"#{value:06x}" if colour else f"{value:g}" for value in [*values[:4], *values[4:][-1:]])
-            void = "".join(f"; if {one:.0f} means not labelled, give --ignore {one:.0f}" for one in outside[:1])
+            advice = "".join(f"; if {one:.0f} means not labelled, give --ignore {one:.0f}" for one in outside[:1])
+            pieces = Pieces.of(self.blocks)
+            if many:
+                solid = not colour and pieces.pixels >= _LEAST_PIXELS * pieces.number
+                advice = "; if they are ids of single objects, give --instances" if solid else ""
             raise DataError(
                 f"{self.what} holds {count} {'colours' if colour else 'values'}, such as {listed}; expected at most "
                 f"{MOST_CLASSES}{'' if colour else f' whole ones from 0 to {LARGEST}'}, one per class: save labels as "
-                f"PNG or TIFF, not as JPEG, and without smoothing{void if whole and not many else ''}"
+                f"PNG or TIFF, not as JPEG, and without smoothing{advice if whole else ''}"
             )
         self.values = {int(value) for value in self.values}
 
@@ -140,7 +151,10 @@ def look_like_objects(scans: Sequence[Scan]) -> bool:
     plain = [one for one in scans if one.classes is None]
     sets = [frozenset(value for value in one.values if value > 0) for one in plain]
     used = frozenset().union(*sets)
-    if len(used) < _LEAST_OBJECTS or not Pieces.of(block for one in plain for block in one.blocks).are_objects:
+    blocks = [block for one in plain for block in one.blocks]
+    # masks of one value may lie among them
+    several = [block for block in blocks if block.values > 1] or blocks
+    if len(used) < _LEAST_OBJECTS or not Pieces.of(several).are_objects:
         return False
     if len(used) > MOST_CLASSES:
         return True
@@ -150,34 +164,12 @@ def look_like_objects(scans: Sequence[Scan]) -> bool:
     return are_ids and (len(sets) == 1 or len(set(sets)) > 1)
 
 
-def objects_error(what: str, count: int, otherwise: str = "") -> DataError:
+def objects_error(what: str, count: int, otherwise: str = "") -> ObjectsError:
     """Return the error for labels that hold object ids; `what` is for example "the labels hold"."""
-    return DataError(
-        f"{what} {count} values, nearly all of them in one connected piece each: ids of single objects, not classes. "
-        f"Give --instances for the two classes background and object, with a border between touching objects{otherwise}"
+    return ObjectsError(
+        f"{what} {count} values, nearly all of them in one connected piece each: ids of single objects, not classes",
+        f"Give --instances for the classes background and object, with a border between touching objects{otherwise}",
     )
-
-
-def check_objects(labels: Iterable[Label]) -> tuple[str, ...]:
-    """Check that values may be object ids. Return what the user should know, one sentence each.
-
-    Raises:
-        DataError: the values are classes.
-    """
-    blocks = []
-    for label in labels:
-        for z, region in islice(label.blocks(), _BLOCKS):
-            pixels = label.read(region, z)
-            blocks.append(pieces_of(pixels, distinct(pixels)))
-    total = Pieces.of(blocks)
-    if max((one.values for one in blocks), default=0) <= 1:
-        return ("the labels hold one value besides background, so that touching objects are taken for one",)
-    if total.number > PIECES_OF_CLASS * total.values:
-        raise DataError(
-            f"the values of the labels lie in {total.number / total.values:.0f} connected pieces each: classes, "
-            "not ids of single objects; leave out --instances"
-        )
-    return ()
 
 
 def _smeared(values: Sequence[float]) -> bool:

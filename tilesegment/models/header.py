@@ -15,11 +15,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from tilesegment.errors import ModelError
-from tilesegment.metadata import ROLES, LabelClass, PixelSize
+from tilesegment.metadata import GROUNDS, ROLES, LabelClass, PixelSize
 
 KEY = "tilesegment"
 VERSION, NEWER = 1, 2  # a header is of the newer version only if it says what releases of the older would overlook
-_NEW = ("diameter",)  # fields of the newer version
+_NEW = ("diameter", "ground")  # fields of the newer version
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class ModelHeader:
         weights_sha256: over the weights, in the order of their names.
         diameter: median diameter of the objects it was trained on, in pixels of the images that it takes; None if
             unknown or if it finds no objects.
+        ground: what the training images lay on: `dark`, as fluorescence, `bright`, as stained tissue, or "" for neither
+            or unknown; see `images.ground.ground_of`.
     """
 
     network: str
@@ -79,6 +81,7 @@ class ModelHeader:
     training: Mapping[str, Any] = field(default_factory=dict)
     weights_sha256: str = ""
     diameter: float | None = None
+    ground: str = ""
 
     @property
     def channels(self) -> int:
@@ -89,7 +92,7 @@ class ModelHeader:
         """Return the header as one JSON object."""
         values = {**asdict(self), "normalisation": self.normalisation.as_json()}
         values["classes"] = [one.as_json() for one in self.classes]
-        unset = [name for name in _NEW if values[name] is None]
+        unset = [name for name in _NEW if values[name] in (None, "")]
         for name in unset:  # earlier releases know none of them
             del values[name]
         is_newer = len(unset) < len(_NEW) or self.normalisation.percentiles is not None
@@ -139,6 +142,8 @@ class ModelHeader:
             raise ModelError(f"its threshold is {self.threshold}; allowed: between 0 and 1")
         if size is not None and not all(math.isfinite(side) and side > 0 for side in (size.y, size.x)):
             raise ModelError(f"its pixel size is {size.y} x {size.x}; allowed: positive, in micrometres")
+        if self.ground not in ("", *GROUNDS):
+            raise ModelError(f"its ground is {self.ground!r}; allowed: {', '.join(GROUNDS)}, or none")
         if self.diameter is not None and not (math.isfinite(self.diameter) and self.diameter > 0):
             raise ModelError(f"the diameter of its objects is {self.diameter}; allowed: positive, in pixels")
         for one in self.classes:

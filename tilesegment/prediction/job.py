@@ -68,7 +68,8 @@ class Job:
             machine = ask(settings.device, settings.precision)  # may wait for workers, so only once the image is open
             if not os.path.samefile(image, source.path):  # an image inside the given path
                 settings = replace(settings, series=None)
-            model, path, notes = open_model(source, settings)
+            opened = open_model(source, settings)
+            model, notes = opened.model, opened.notes
             if isinstance(model.network, OnnxNetwork):
                 on_cpu = why_onnx_on_cpu(choose_device()) if settings.device == "auto" else ""
                 if on_cpu:
@@ -77,8 +78,9 @@ class Job:
                 if settings.precision == "auto":  # the file's own
                     machine = replace(machine, precision="fp32")
                 notes += tuple(note for note in (on_cpu, model.assumed) if note)
-            plan = make_plan(source, model, settings, machine, path)
-            return cls(replace(plan, notes=plan.notes + notes), at_scale(source, plan.resampled), model)
+            plan = make_plan(source, model, settings, machine, opened.path)
+            plan = replace(plan, chosen=opened.chosen, notes=plan.notes + notes)
+            return cls(plan, at_scale(source, plan.resampled), model)
         except BaseException:
             source.close()
             raise
@@ -290,6 +292,7 @@ class Job:
     def _provenance(self) -> dict[str, Any]:
         header, plan = self.model.header, self.plan
         model = {"name": header.name, "licence": header.licence, "network": header.network, **header.arguments}
+        model |= {"chosen_for": plan.chosen} if plan.chosen else {}
         return {
             "image": str(Path(plan.image).resolve()),
             "image_written": plan.content.written,

@@ -48,6 +48,7 @@ class Plan:
         skipping: which blocks are empty and are not predicted.
         level: number of the level that is predicted.
         resampled: (y, x) pixels of level 0 per pixel of a level that is computed; None for a stored one.
+        chosen: the kind of image that the model was chosen for, where none was named.
         decides: the fingerprint: runs with the same one write the same mask.
         notes: for the user, on image, model and skipping.
     """
@@ -80,6 +81,7 @@ class Plan:
     skipping: Skipping = field(default_factory=Skipping)
     level: int = 0
     resampled: tuple[float, float] | None = None
+    chosen: str = ""
     decides: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

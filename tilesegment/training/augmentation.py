@@ -1,19 +1,24 @@
 """Augmentation: draw parameters once, combine them in one sampling grid, and apply it to image and label alike."""
 
+import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
 from tilesegment.training.data import IGNORE
+from tilesegment.training.stains import StainDraw, Stains, draw_stains, vary_stains
 
+ZOOM = 1.25  # suits images of one magnification
 CELL_SHADES = 0.7  # suits cells that fill the image
+_JPEG_QUALITY = (30, 90)  # lowest and highest
 _PLACES = 10  # tries to find a place with labelled pixels
 # shaded cells: share of the examples, half-range of the factor, number of different shades
 _SHADED, _SHADE_FACTOR, _SHADES = 0.7, 0.3, 1024
@@ -37,7 +42,8 @@ class Augmentation:
             half a tile: a 3 x 3 grid, as in the paper.
         rotation: rotate by any angle.
         flip: mirror with probability 1/2.
-        zoom: largest factor of enlarging and shrinking.
+        zoom: largest factor of enlarging and shrinking. None is 1.5 for labels of instances, as magnifications differ,
+            else 1.25.
         contrast, brightness: half-ranges, in std of the image.
         gamma: largest exponent; the smallest is its inverse.
         noise: largest std of additive Gaussian noise, in std of the image.
@@ -45,13 +51,17 @@ class Augmentation:
         defects: share of the examples with a defect of serial-section electron microscopy: `Defect`.
         shades: largest std of the brightness between cells, in std of the image: `shade_cells`. None is `CELL_SHADES`
             if the goal is V_Rand, else 0.
+        exposure: largest factor of the grey values above the dark level, which is 0 after normalisation by percentiles;
+            the smallest is its inverse. None is 2 for such a normalisation, else 1.
+        stains: how much the colours of stains vary, see `stains.draw_stains`. None is 1 for stained sections, else 0.
+        jpeg: share of the examples with the artefacts of JPEG. None is 0.2 for labels of instances, else 0.
     """
 
     elastic_sigma: float = 10.0
     elastic_grid: float | None = None
     rotation: bool = True
     flip: bool = True
-    zoom: float = 1.25
+    zoom: float | None = None
     contrast: float = 0.25
     brightness: float = 0.3
     gamma: float = 1.4
@@ -59,6 +69,9 @@ class Augmentation:
     blur: float = 1.0
     defects: float = 0.0
     shades: float | None = None
+    exposure: float | None = None
+    stains: float | None = None
+    jpeg: float | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +120,8 @@ class Source(NamedTuple):
     label: Tensor  # (H, W) uint8 class ids, `IGNORE` where there is none
     border: Tensor | None = None  # (H, W) float weights of the pixels
     cells: Tensor | None = None  # (H, W) int16 of `number_cells`; None if cells keep their shades
+    stains: Stains | None = None  # of a stained section; None if its colours stay
+    dark: Tensor | float = 0.0  # (C, 1, 1) grey value of the dark level, normalised
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +141,9 @@ class Draw:
     defect: Defect | None
     shade: float  # std of the cells' brightness
     seed: int  # of noise and shades
+    exposure: float = 1.0
+    stains: StainDraw | None = None
+    quality: int | None = None  # of JPEG
 
 
 def draw(strength: Augmentation, tile: int, generator: torch.Generator) -> Draw:
@@ -133,10 +151,10 @@ def draw(strength: Augmentation, tile: int, generator: torch.Generator) -> Draw:
     points = 3 if strength.elastic_grid is None else max(round((tile - 1) / strength.elastic_grid) + 1, 2)
     elastic = torch.randn(2, points, points, generator=generator) * strength.elastic_sigma
     u = torch.rand(11, generator=generator, dtype=torch.float64).tolist()
-    return Draw(
+    drawn = Draw(
         elastic=elastic,
         angle=2 * math.pi * u[0] if strength.rotation else 0.0,
-        zoom=strength.zoom ** (2 * u[1] - 1),
+        zoom=(strength.zoom or ZOOM) ** (2 * u[1] - 1),
         mirror=-1.0 if strength.flip and u[2] < 0.5 else 1.0,
         place=torch.rand(2, generator=generator),
         contrast=1 + strength.contrast * (2 * u[3] - 1),
@@ -148,6 +166,13 @@ def draw(strength: Augmentation, tile: int, generator: torch.Generator) -> Draw:
         shade=(strength.shades or 0.0) * (u[9] if u[10] < _SHADED else 0),
         seed=int(torch.randint(2**31, (), generator=generator)),
     )
+    # drawn last and only if wanted, so that runs without them stay the same
+    if (strength.exposure or 1) > 1 or strength.jpeg:
+        u = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+        low, high = _JPEG_QUALITY
+        quality = round(low + (high - low) * u[2]) if u[1] < (strength.jpeg or 0) else None
+        drawn = replace(drawn, exposure=(strength.exposure or 1) ** (2 * u[0] - 1), quality=quality)
+    return replace(drawn, stains=draw_stains(strength.stains, generator)) if strength.stains else drawn
 
 
 def draw_defect(tile: int, generator: torch.Generator) -> Defect:
@@ -180,6 +205,10 @@ def draw_example(
     x = _sample(source.image, grid, "bilinear")
     if source.cells is not None and drawn.shade > 0:
         x = shade_cells(x, _sample(source.cells[None].float(), grid, "nearest")[0].round().long(), drawn)
+    if source.stains is not None and drawn.stains is not None:
+        x = vary_stains(x, source.stains, drawn.stains)
+    if drawn.exposure != 1:
+        x = (x - source.dark) * drawn.exposure + source.dark
     return vary_grey(x, drawn), t, w
 
 
@@ -261,7 +290,7 @@ def shade_cells(x: Tensor, cells: Tensor, drawn: Draw) -> Tensor:
 
 
 def vary_grey(x: Tensor, drawn: Draw) -> Tensor:
-    """Apply defect, blur, gamma, contrast, brightness and noise to a normalised (C, H, W), alike in all channels."""
+    """Apply defect, blur, gamma, contrast, brightness, noise, JPEG to a normalised (C, H, W), alike in all channels."""
     if drawn.defect is not None:
         x = drawn.defect.paint(x)
     if drawn.blur > 0:
@@ -274,7 +303,23 @@ def vary_grey(x: Tensor, drawn: Draw) -> Tensor:
     if drawn.noise > 0:
         generator = torch.Generator().manual_seed(drawn.seed)
         x = x + torch.randn(x.shape, generator=generator) * drawn.noise
-    return x
+    return x if drawn.quality is None else compress(x, drawn.quality)
+
+
+def compress(x: Tensor, quality: int) -> Tensor:
+    """Store (C, H, W) as JPEG and read it again: grey, RGB, or each channel by itself; its range becomes 0 to 255."""
+    low, high = x.amin(), x.amax()
+    if not high > low:
+        return x
+    levels = ((x - low) / (high - low) * 255).round().byte().numpy()
+    pictures = [levels.transpose(1, 2, 0)] if len(levels) == 3 else list(levels)
+    read = []
+    for picture in pictures:
+        stream = io.BytesIO()
+        Image.fromarray(picture).save(stream, "JPEG", quality=quality)
+        read.append(np.asarray(Image.open(stream)))
+    joined = read[0].transpose(2, 0, 1) if len(levels) == 3 else np.stack(read)
+    return torch.from_numpy(joined.astype(np.float32)) / 255 * (high - low) + low
 
 
 def _blur(x: Tensor, sigma: float) -> Tensor:

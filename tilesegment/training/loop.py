@@ -25,14 +25,16 @@ from tilesegment.networks.field_of_view import chosen, derive
 from tilesegment.networks.rescaled import unscaled
 from tilesegment.prediction.devices import PRECISIONS, choose_device, choose_precision
 from tilesegment.signals import uninterrupted
-from tilesegment.training.augmentation import CELL_SHADES
 from tilesegment.training.budget import Budget
 from tilesegment.training.checkpoint import load_checkpoint, save_checkpoint
 from tilesegment.training.data import Dataset, Section
-from tilesegment.training.examples import Batch, Examples, batches, reduce_section
+from tilesegment.training.defaults import PERCENTILES, choose_batch, choose_tile, ground_of_data, settle
+from tilesegment.training.examples import Batch, Examples, batches, drawing_shares, reduce_section
 from tilesegment.training.losses import Loss, class_weights
-from tilesegment.training.network import begin_from, choose_network, choose_normalisation, settle_base
-from tilesegment.training.settings import DEFAULT_BUDGET, SLOW_TILE, TILE, TrainingSettings
+from tilesegment.training.network import begin_from, choose_network
+from tilesegment.training.normalisation import choose_normalisation
+from tilesegment.training.settings import DEFAULT_BUDGET, TrainingSettings
+from tilesegment.training.targets import learnable
 from tilesegment.training.updates import choose_layout, freeze_statistics, kept_memory, make_optimiser, schedule
 from tilesegment.training.validation import Scores, choose_goal, judge, predict_sections
 
@@ -81,22 +83,23 @@ class Trainer:
         self.precision = choose_precision(self.device, settings.precision)
         self.slow = self.device.type == "cpu" and self.precision == "fp32"
         self.layout = choose_layout(self.device, self.precision)
-        self.data = data
+        self.data = data = learnable(data)
         self.sections, self.held_out = data.split(settings.validation)
         self.goal = choose_goal(settings.goal, self.sections, len(data.classes))
-        settings = settle_base(settings if module is None else replace(settings, network=MODULE), self.slow)
-        if settings.augmentation.shades is None:
-            shades = CELL_SHADES if self.goal == "v_rand" else 0.0
-            settings = replace(settings, augmentation=replace(settings.augmentation, shades=shades))
+        settings = settings if module is None else replace(settings, network=MODULE)
+        settings = settle(settings, data, self.goal, self.slow)
         self.settings, self.loss = settings, Loss(settings.loss)
         reduced = [reduce_section(section, settings.reduction) for section in self.sections]
         view = self._make_network(reduced) if module is None else self._adopt(module, reduced)
         self.network.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
-        tile = self._tile(view)
-        self.settings = replace(settings, tile=tile * settings.reduction)
+        # no halo: a same-padding network is trained with zeros beyond the tile
+        fits = view if view.crops else FieldOfView(view.divisor, 0, 0, crops=False)
+        tile = choose_tile(settings, fits, reduced, self.slow)
+        batch = choose_batch(settings, fits, tile, self.slow, data.instances)
+        self.settings = replace(settings, tile=tile * settings.reduction, batch=batch)
         output = tile - 2 * view.before if view.crops else tile
         border = (settings.border_weight, settings.border_sigma / settings.reduction)
-        drawn = (tile, output, settings.batch, settings.augmentation, settings.seed, border)
+        drawn = (tile, output, batch, settings.augmentation, settings.seed, border, drawing_shares(self.sections))
         self.examples = Examples(reduced, self.normalisation, *drawn)
         self.weights = class_weights(settings.class_weights, data, self.device)
         self.average = AveragedModel(self.network, multi_avg_fn=self._follow, use_buffers=True)
@@ -120,7 +123,7 @@ class Trainer:
         self.claimed: FieldOfView | None = None
         self.name, self.arguments = choose_network(settings, len(reduced[0].image), len(self.data.classes), self.init)
         header = None if self.init is None else self.init.header
-        self.normalisation, self.notes = choose_normalisation(settings.init, header, reduced)
+        self.normalisation, self.notes = choose_normalisation(settings.init, header, reduced, self._percentiles)
         torch.manual_seed(settings.seed)
         # the trained network sees reduced images; the saved model reduces them itself
         arguments = {**self.arguments, "reduction": 1}
@@ -150,7 +153,7 @@ class Trainer:
         for own, given in zip(self.network.parameters(), module.parameters(), strict=False):
             own.requires_grad_(given.requires_grad)  # what the caller has frozen stays so
         self.init, self.anew, self.halo, self.claimed = None, (), settings.halo, model.field_of_view
-        self.normalisation, self.notes = choose_normalisation(None, None, sections)
+        self.normalisation, self.notes = choose_normalisation(None, None, sections, self._percentiles)
         return model.field_of_view
 
     def _view(self) -> FieldOfView:
@@ -170,24 +173,16 @@ class Trainer:
             )
         return view
 
-    def _tile(self, view: FieldOfView) -> int:
-        """Side of the network's input in pixels of the reduced image."""
-        reduction, wanted = self.settings.reduction, self.settings.tile
-        # no halo: a same-padding network is trained with zeros beyond the tile
-        fits = view if view.crops else FieldOfView(view.divisor, 0, 0, crops=False)
-        if wanted is None:
-            return fits.nearest_tile(SLOW_TILE if self.slow else TILE)
-        if wanted % reduction:
-            raise PlanError(f"--tile is {wanted}; at scale {self.settings.scale:g} it is a multiple of {reduction}")
-        fits.step_of(wanted // reduction)  # raises if the network cannot take such a tile
-        return wanted // reduction
+    @property
+    def _percentiles(self) -> tuple[float, float] | None:
+        return PERCENTILES if self.settings.normalise == "percentiles" else None
 
     def estimate(self) -> None:
         """Estimate for the budget the time of a look at the held-out sections, measured on a part of one."""
         if self.budget.total is None or not self.held_out:
             return
         first = self.held_out[0]
-        part = Section(first.name, first.image[:, :_SAMPLE, :_SAMPLE], first.label[:_SAMPLE, :_SAMPLE])
+        part = _corner(first)
         with suppress(DataError):  # no cell in this part
             self._validated([part])
         more = sum(section.label.size for section in self.held_out) / part.label.size
@@ -229,7 +224,7 @@ class Trainer:
         """Share of the run that is done, 0 to 1."""
         steps = self.settings.steps
         if self.settings.epochs is not None:
-            steps = self.settings.epochs * math.ceil(len(self.sections) / self.settings.batch)
+            steps = self.settings.epochs * math.ceil(len(self.sections) / self.examples.batch)
         return self.budget.progress(self.seconds) if steps is None else min(self.step / steps, 1.0)
 
     def update(self, batch: Batch) -> tuple[float, float]:
@@ -324,6 +319,8 @@ class Trainer:
             classes=self.data.classes,
             normalisation=self.normalisation,
             pixel_size=self.data.pixel_size,
+            diameter=self.data.object_diameter(),
+            ground=ground_of_data(self.data),
             halo=self.halo,
             name=self.settings.name,
             licence=self.settings.licence,
@@ -370,6 +367,12 @@ class Trainer:
 
     def _networks(self) -> dict[str, nn.Module]:
         return {"network": self.network, "average": self.average, "best": self.best}
+
+
+def _corner(section: Section) -> Section:
+    part = (slice(_SAMPLE), slice(_SAMPLE))
+    objects = None if section.objects is None else section.objects[part]
+    return Section(section.name, section.image[:, *part], section.label[part], objects)
 
 
 def _is_constant(ids: Tensor) -> bool:

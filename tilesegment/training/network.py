@@ -1,33 +1,22 @@
 """Choose the network to train, and start it from the weights of another model, `init`."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tilesegment.errors import DataError, PlanError, option
+from tilesegment.errors import PlanError, option
 from tilesegment.metadata import TOLERATED, LabelClass, size_difference
-from tilesegment.models.header import ModelHeader, Normalisation
+from tilesegment.models.header import ModelHeader
 from tilesegment.models.model import Model
 from tilesegment.networks import build_network, options_of
-from tilesegment.training.data import Dataset, Section, normalisation_of
-from tilesegment.training.settings import DEFAULT_OPTIONS, SLOW_BASE, TrainingSettings
+from tilesegment.training.data import Dataset
+from tilesegment.training.settings import DEFAULT_OPTIONS, TrainingSettings
 
 _UNNAMED = re.compile(r"(value|class) \d+")  # default names of classes
-# images differ much if their means are so many spreads apart, or their spreads differ by this factor
-_FAR, _OTHER_SPREAD = 3.0, 4.0
-
-
-def settle_base(settings: TrainingSettings, slow: bool) -> TrainingSettings:
-    """Return the settings with a base for this machine (`slow`: a CPU in fp32), which stays the same on others."""
-    own = DEFAULT_OPTIONS.get(settings.network or "unet", {}).get("base")
-    asked = settings.base is not None or "base" in settings.options or settings.init is not None
-    return settings if own is None or asked else replace(settings, base=min(own, SLOW_BASE) if slow else own)
 
 
 def choose_network(
@@ -163,38 +152,3 @@ def class_notes(
     pairs = [(name, known[match]) for name, match in zip(names, matches, strict=True) if match is not None]
     taken = ", ".join(name if name.casefold() == old.casefold() else f"{name} from {old}" for name, old in pairs)
     return (f"{init} has the classes {', '.join(known)}; its head is kept for {taken}",)
-
-
-def choose_normalisation(
-    init: str | None, header: ModelHeader | None, sections: Sequence[Section]
-) -> tuple[Normalisation, tuple[str, ...]]:
-    """Choose the normalisation, with notes for the user.
-
-    That of the model `init` is kept, unless these images have another dtype or very different grey values: then their
-    own mean and spread give the network values around 0, as it has learnt from.
-
-    Raises:
-        DataError: a channel is constant or holds NaN.
-    """
-    if header is None:
-        return normalisation_of(sections), ()
-    kept, dtype = header.normalisation, str(sections[0].image.dtype)
-    try:
-        own = normalisation_of(sections)
-    except DataError:
-        if kept.dtype == dtype:
-            return kept, ()
-        raise
-    far = any(
-        abs(mean - before) > _FAR * spread or abs(math.log(std / spread)) > math.log(_OTHER_SPREAD)
-        for mean, std, before, spread in zip(own.mean, own.std, kept.mean, kept.std, strict=True)
-    )
-    if kept.dtype == dtype and not far:
-        return kept, ()
-    said = f"{init} was trained on {_described(kept)}, these images are {_described(own)}"
-    return own, (f"{said}: training starts with the mean and spread of these, and the model is one for {dtype}",)
-
-
-def _described(scale: Normalisation) -> str:
-    mean, std = (", ".join(f"{value:,.4g}" for value in values) for values in (scale.mean, scale.std))
-    return f"{scale.dtype} of mean {mean} and spread {std}"

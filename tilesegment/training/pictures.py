@@ -36,7 +36,7 @@ def draw_curves(records: Sequence["Record"], path: Path, loss: str, classes: Seq
         records: one per step; may be empty.
         path: file of the PNG.
         loss: its name, such as "ce+dice".
-        classes: names and colours for the IoU curves, which are drawn if there is no V_Rand.
+        classes: names and colours for the IoU curves, which are drawn if there is neither V_Rand nor PQ.
     """
     seen = [record for record in records if record.scores is not None]
     figure = Figure(figsize=(12, 5.6) if seen else (7, 5), layout="constrained")
@@ -65,7 +65,7 @@ def draw_curves(records: Sequence["Record"], path: Path, loss: str, classes: Seq
 
 def goal_name(goal: str, classes: Sequence[LabelClass]) -> str:
     """Return the name of the score that a run is judged by."""
-    return {"v_rand": "V_Rand", "dice": f"Dice of {classes[1].name}", "miou": "mean IoU"}[goal]
+    return {"v_rand": "V_Rand", "dice": f"Dice of {classes[1].name}", "miou": "mean IoU", "pq": "PQ"}[goal]
 
 
 def _draw_loss(axes: Axes, records: Sequence["Record"], loss: str) -> None:
@@ -88,7 +88,7 @@ def _draw_loss(axes: Axes, records: Sequence["Record"], loss: str) -> None:
 
 
 def _draw_scores(axes: Axes, seen: Sequence["Record"], classes: Sequence[LabelClass]) -> None:
-    """Draw the score that the run is judged by as a heavy line, and V_Info or the IoU of each class.
+    """Draw the score that the run is judged by as a heavy line, and V_Info, F1 and AJI, or the IoU of each class.
 
     The axis shows the range of the scores. The score of a constant predictor, often far below, is a dotted line if it
     is in that range, and is always in the legend.
@@ -104,7 +104,10 @@ def _draw_scores(axes: Axes, seen: Sequence["Record"], classes: Sequence[LabelCl
     several = len(first.iou) > _MOST_LINES
     if first.v_rand is not None:
         draw("V_Info", [one.v_info for one in scores], "s-", "#e69f00")
-    for n in range(len(first.iou)) if first.v_rand is None else ():
+    if first.pq is not None:
+        draw("F1 at IoU 0.5", [one.f1 for one in scores], "s-", "#e69f00")
+        draw("AJI", [one.aji for one in scores], "^-", "#009e73")
+    for n in range(len(first.iou)) if first.v_rand is None and first.pq is None else ():
         values = [found.iou[n] for found in scores]
         if several:
             draw("IoU of each class" if n == 0 else None, values, "-", "#bbbbbb", 0.8)

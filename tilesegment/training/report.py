@@ -15,10 +15,11 @@ from PIL import Image
 from tilesegment.errors import DataError, PlanError
 from tilesegment.files import write_atomically
 from tilesegment.metadata import LabelClass
+from tilesegment.training.line import Line
 from tilesegment.training.loop import Record
 from tilesegment.training.pictures import goal_name
 from tilesegment.training.settings import GOAL_NAMES
-from tilesegment.training.validation import Line, Scores
+from tilesegment.training.validation import Scores
 
 _LARGEST_PNG = 1_000_000  # bytes; larger pictures go into the report as JPEG
 _MOST_IMAGES = 20  # rows of the table of held-out images
@@ -111,7 +112,7 @@ def event_writer(folder: str | Path | None) -> Iterator[Callable[[Record], None]
     def write(record: Record) -> None:
         values = {"loss": record.loss, "rate": record.rate}
         if record.scores is not None:
-            names = ("value", "accuracy", "miou", "v_rand", "v_info")
+            names = ("value", "accuracy", "miou", "v_rand", "v_info", "f1", "ap", "pq", "aji")
             values |= {f"held out/{name}": getattr(record.scores, name) for name in names}
         for name, value in values.items():
             if value is not None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from tilesegment.draw import Sample, compare, save
@@ -16,7 +17,7 @@ from tilesegment.errors import DataError, PlanError
 from tilesegment.models.model import Model
 from tilesegment.networks.any_network import MODULE
 from tilesegment.signals import uninterrupted
-from tilesegment.training.data import open_dataset, summary
+from tilesegment.training.data import IGNORE, Section, open_dataset, summary
 from tilesegment.training.folder import (
     CHECKPOINT,
     CONFIG,
@@ -28,11 +29,13 @@ from tilesegment.training.folder import (
     find_folder,
     read_records,
 )
+from tilesegment.training.line import Line, choose_line, recentred
 from tilesegment.training.loop import Record, Trainer
+from tilesegment.training.normalisation import of_scaled
 from tilesegment.training.pictures import draw_curves, draw_examples
 from tilesegment.training.report import event_writer, write_report
 from tilesegment.training.settings import GOAL_NAMES
-from tilesegment.training.validation import Line, Scores, Validation, choose_line, predict_sections, recentred, validate
+from tilesegment.training.validation import Scores, Validation, predict_sections, validate
 
 _EVERY_WRITES = 50  # least time between two checkpoints, in units of the duration of the last one
 _SHEET = 12  # examples on the contact sheet
@@ -161,7 +164,8 @@ class _Run:
             self.chosen.write(folder)
             begun = time.monotonic()
             drawn = [(x[0].numpy(), t[0].numpy()) for x, t, _ in map(trainer.examples.__getitem__, range(_SHEET))]
-            draw_examples(drawn, trainer.normalisation, trainer.data.classes, folder / "augmentation.png")
+            scale = of_scaled(trainer.normalisation)
+            draw_examples(drawn, scale, trainer.data.classes, folder / "augmentation.png")
             trainer.budget.drawing = _PICTURE_SETS * (time.monotonic() - begun)
         trainer.budget.preparing += time.monotonic() - self.start
         self.records = list(read_records(folder, trainer.step))
@@ -269,6 +273,17 @@ class _Run:
         for n in order if len(order) <= 4 else (*order[:2], *order[-2:]):
             section, (name, value) = self.trainer.held_out[n], scores.sections[n]
             caption = f"{name}: {GOAL_NAMES[scores.goal]} {value:.3f}"
-            samples.append(Sample(caption, section.image, section.label, found.masks[n]))
+            samples.append(
+                _sample(caption, section, found.masks[n], None if found.objects is None else found.objects[n])
+            )
         title = "Held-out images" + (", the worst first" if len(samples) > 1 else "")
-        save(compare(samples, self.trainer.data.classes, title), self.folder / "samples.png")
+        classes = self.trainer.data.classes if found.objects is None else self.trainer.data.classes[:2]
+        save(compare(samples, classes, title), self.folder / "samples.png")
+
+
+def _sample(caption: str, section: Section, mask: np.ndarray, objects: np.ndarray | None) -> Sample:
+    """A held-out section and its predicted mask, or of instances the objects in both."""
+    if objects is None or section.objects is None:
+        return Sample(caption, section.image, section.label, mask)
+    truth = np.where(section.label == IGNORE, np.uint8(IGNORE), section.objects > 0).astype(np.uint8)
+    return Sample(caption, section.image, truth, (objects > 0).astype(np.uint8), (section.objects, objects))

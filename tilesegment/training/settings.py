@@ -12,7 +12,7 @@ from tilesegment.training.losses import Loss
 
 # each with the highest learning rate that suits it
 OPTIMISERS = {"muon": 3e-3, "adamw": 1e-3, "sgd": 1e-3}
-GOAL_NAMES = {"v_rand": "V_Rand", "dice": "Dice", "miou": "mIoU"}
+GOAL_NAMES = {"v_rand": "V_Rand", "dice": "Dice", "miou": "mIoU", "pq": "PQ"}
 DEFAULT_BUDGET = 20 * 60.0
 
 # lowest and highest value of settings and augmentation
@@ -33,7 +33,9 @@ BOUNDS: dict[str, tuple[float, float]] = {
         "elastic_sigma": (0, 1000),
         "elastic_grid": (4, math.inf),
         "zoom gamma": (1, 10),
-        "contrast defects": (0, 1),
+        "contrast defects jpeg": (0, 1),
+        "exposure": (1, 100),
+        "stains": (0, 3),
         "brightness": (0, math.inf),
         "noise shades": (0, 10),
         "blur": (0, 20),
@@ -44,6 +46,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "optimiser": tuple(OPTIMISERS),
     "goal": ("auto", *GOAL_NAMES),
+    "normalise": ("auto", "fixed", "percentiles"),
 }
 
 
@@ -55,12 +58,15 @@ class TrainingSettings:
         budget: seconds of wall clock; 20 minutes if `steps` and `epochs` are None, too.
         steps: number of updates, instead of a budget; makes the run reproducible.
         epochs: instead, number of examples drawn, divided by the number of sections.
-        network: name in `networks.NETWORKS`; None is the network of `init`, or `unet`.
+        network: name in `networks.NETWORKS`; None is the network of `init`, or `unet`, for labels of instances
+            `unet-same`: see `defaults`.
         options: of the network, see `networks.options_of`; the rest are those of `init`, `DEFAULT_OPTIONS`, or its own.
         base, depth, dropout: options that many networks have; 64, 4 and 0.5 in the paper. See `network.settle_base`.
         halo: context of a tile in pixels, if the exact one is too large or there is none; kept in the model.
-        tile: side of the network's input; None is about 572, or 444 on a CPU in fp32.
-        batch: examples per update.
+        tile: side of the network's input; None is about 572, or 444 on a CPU in fp32, or smaller: see `defaults`.
+        batch: examples per update; None is as many as make the pixels of a usual tile.
+        normalise: `fixed`, one mean and spread for all images, `percentiles`, of each image, for fluorescence of any
+            exposure; `auto` is percentiles for instances on dark ground.
         optimiser: `muon`, which needs fewer updates, `adamw`, or `sgd` with momentum 0.99 as in the paper.
         rate: highest learning rate; None is that of `OPTIMISERS`.
         ema: decay of the exponential moving average of the weights, which is what is kept; 0 means no average.
@@ -70,7 +76,8 @@ class TrainingSettings:
         init: model to start from, file or bundled name; layers for classes that it lacks start at random.
         scale: 1, 1/2, 1/3, ...: train, and later predict, on images reduced to this.
         validation: share of the sections to hold out, the last ones, or their names.
-        goal: score that judges the model: `v_rand` (cells), `dice` (of class 1), `miou`; `auto` looks at the labels.
+        goal: score that judges the model: `v_rand` (cells), `dice` (of class 1), `miou`, `pq` (instances); `auto` looks
+            at the labels.
         threshold: for two classes, the probability of class 1 that becomes 1/2; None is the best on held-out sections.
         seed: of weights, examples and dropout.
         device, precision: as for prediction.
@@ -89,7 +96,8 @@ class TrainingSettings:
     dropout: float | None = None
     halo: int | None = None
     tile: int | None = None
-    batch: int = 1
+    batch: int | None = None
+    normalise: str = "auto"
     optimiser: str = "muon"
     rate: float | None = None
     ema: float = 0.998

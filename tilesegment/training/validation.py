@@ -1,7 +1,5 @@
-"""Score a model on whole held-out sections, predicted like any image, and choose its threshold."""
+"""Score a model on whole held-out sections, predicted like any image."""
 
-import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -10,31 +8,28 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from tilesegment.errors import PlanError
 from tilesegment.models.model import Model
 from tilesegment.prediction.engine import predict_array
 from tilesegment.prediction.predictor import TorchPredictor
-from tilesegment.scoring import THRESHOLDS as OFFICIAL
 from tilesegment.scoring import (
-    MembraneScores,
     confusion,
     constant_predictor,
     dice,
     foreground_scores,
     iou,
-    membrane_scores,
     pixel_accuracy,
 )
-from tilesegment.scoring.results import known
+from tilesegment.scoring.objects import pooled, tally
+from tilesegment.scoring.overlaps import Overlaps, overlaps
+from tilesegment.scoring.results import ObjectScore, known
 from tilesegment.training.data import IGNORE, Section
+from tilesegment.training.line import score_cells
+from tilesegment.training.normalisation import of_scaled, scaled
+from tilesegment.training.targets import objects_of
 
 _LARGEST_STEP = 1024  # up to this step a section is predicted in one tile: less is computed twice, for about 100 MB
 _CELLS = 8  # with so many cells per section or more, on average, the task is cells and membranes
-# candidates in even steps of the logit: near 0 and 1 probabilities lie close together
-THRESHOLDS = tuple(1 / (1 + math.exp(-k / 2)) for k in range(-10, 11))
-_HALF = len(THRESHOLDS) // 2
-_EQUAL = 1e-9  # scores that differ by rounding alone
-# score that a threshold must gain; more with a single section, whose variation is unknown
-_LEAST_GAIN, _LEAST_GAIN_OF_ONE = 0.005, 0.02
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,7 @@ class Scores:
     """Scores of a model on held-out sections.
 
     Attributes:
-        goal: the score that judges the model: `v_rand`, `dice` (of class 1) or `miou`.
+        goal: the score that judges the model: `v_rand`, `dice` (of class 1), `miou` or `pq`.
         value: that score.
         floor_value: that of a constant predictor of the most frequent class (for `v_rand`: of the inside).
         accuracy: share of the pixels whose class is right.
@@ -50,6 +45,7 @@ class Scores:
         dice, iou: per class, None for a class in neither truth nor prediction.
         miou: mean of `iou` over the classes that occur.
         v_rand, v_info: of the cells, class 1, by the ISBI 2012 protocol, at its best threshold; None for other tasks.
+        f1, ap, pq, aji: of instances, f1 and ap at an IoU of 0.5, see `scoring.object_scores`; None for other tasks.
         sections: name and the goal's score of each section, in their order.
     """
 
@@ -64,6 +60,10 @@ class Scores:
     v_rand: float | None
     v_info: float | None
     sections: tuple[tuple[str, float], ...]
+    f1: float | None = None
+    ap: float | None = None
+    pq: float | None = None
+    aji: float | None = None
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Self:
@@ -75,37 +75,28 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Validation:
-    """Scores over all sections, and their masks (H, W) uint8 of class ids."""
+    """Scores over all sections, their masks (H, W) uint8 of class ids, and of instances the objects (H, W) uint32."""
 
     scores: Scores
     masks: tuple[np.ndarray, ...]
-
-
-@dataclass(frozen=True)
-class Line:
-    """The threshold between two classes, and its scores on the held-out sections.
-
-    Attributes:
-        threshold: probability of class 1 above which a pixel is class 1.
-        goal: the score that it serves, `v_rand`, or `dice` of class 1.
-        value, accuracy: that score and the share of right pixels, at the threshold.
-        value_half, accuracy_half: the same at 1/2.
-    """
-
-    threshold: float
-    goal: str
-    value: float
-    accuracy: float
-    value_half: float
-    accuracy_half: float
+    objects: tuple[np.ndarray, ...] | None = None
 
 
 def choose_goal(wanted: str, sections: Sequence[Section], classes: int) -> str:
     """Return the score that judges a model: `wanted`, or for `auto` what suits the labels.
 
-    Two classes of which the second fills most of the image in many separate regions are membranes and cells: `v_rand`.
-    For other pairs of classes it is `dice` of class 1, for more classes always `miou`.
+    Labels of instances are judged by `pq`. Two classes of which the second fills most of the image in many separate
+    regions are membranes and cells: `v_rand`. For other pairs of classes it is `dice` of class 1, for more classes
+    `miou`.
+
+    Raises:
+        PlanError: `pq` is wanted, and the labels are no ids of objects.
     """
+    of_instances = all(section.objects is not None for section in sections)
+    if wanted == "pq" and not of_instances:
+        raise PlanError("--goal pq is for labels of single objects; leave it out, or read ids with --instances")
+    if of_instances:
+        return "miou" if wanted == "miou" else "pq"
     if wanted != "auto" or classes > 2:
         return "miou" if classes > 2 else wanted
     inside = [section.label == 1 for section in sections]
@@ -129,7 +120,13 @@ def judge(model: Model, sections: Sequence[Section], probabilities: Sequence[np.
     classes = len(model.header.classes)
     counts = [confusion(truth, mask, classes, IGNORE) for truth, mask in zip(truths, masks, strict=True)]
     total = np.sum(counts, axis=0)
-    if cells is None:
+    objects, found = None, None
+    if all(section.objects is not None for section in sections):
+        objects = tuple(objects_of(mask, model.header.classes) for mask in masks)
+        found = _Instances.of(sections, objects)
+    if goal == "pq" and found is not None:
+        each, value, floor = found.each, found.pooled.pq or 0.0, 0.0
+    elif cells is None:
         each, value, floor = _pixel_goal(goal, counts)
     else:
         each = cells.section_rand[cells.thresholds.index(cells.threshold_rand)].tolist()
@@ -146,29 +143,49 @@ def judge(model: Model, sections: Sequence[Section], probabilities: Sequence[np.
         v_rand=None if cells is None else cells.v_rand,
         v_info=None if cells is None else cells.v_info,
         sections=tuple((section.name, score) for section, score in zip(sections, each, strict=True)),
+        **({} if found is None else found.scores),
     )
-    return Validation(scores, masks)
+    return Validation(scores, masks, objects)
+
+
+@dataclass(frozen=True)
+class _Instances:
+    """Scores of objects: of all sections together, and the PQ of each; 1 where there are none and none was found."""
+
+    pooled: ObjectScore
+    each: list[float]
+
+    @classmethod
+    def of(cls, sections: Sequence[Section], objects: Sequence[np.ndarray]) -> Self:
+        tallies = [tally(_overlaps(section, ids)) for section, ids in zip(sections, objects, strict=True)]
+        alone = [pooled([one]).pq for one in tallies]
+        return cls(pooled(tallies), [1.0 if pq is None else pq for pq in alone])
+
+    @property
+    def scores(self) -> dict[str, float | None]:
+        best = self.pooled.at[0]
+        return {"f1": best.f1, "ap": best.ap, "pq": self.pooled.pq, "aji": self.pooled.aji}
+
+
+def _overlaps(section: Section, ids: np.ndarray) -> Overlaps:
+    """The overlaps of true and predicted objects where the section is labelled."""
+    assert section.objects is not None
+    truth = section.objects.astype(np.int64)
+    truth[section.label == IGNORE] = -1
+    return overlaps(truth, ids, -1)
 
 
 def predict_sections(
     model: Model, sections: Sequence[Section], device: torch.device, precision: str, *, tta: bool = False
 ) -> list[np.ndarray]:
     """Predict the class probabilities (K, H, W) of each section."""
-    predictor = TorchPredictor(model, device, precision, tta=tta)
-    view = model.field_of_view
+    scale, view = model.header.normalisation, model.field_of_view
+    predictor = TorchPredictor(model, device, precision, tta=tta, normalisation=of_scaled(scale))
     found = []
     for section in sections:
         step = min(view.step_for(max(section.label.shape)), max(_LARGEST_STEP // view.divisor, 1) * view.divisor)
-        found.append(predict_array(predictor, section.image, step)[1])
+        found.append(predict_array(predictor, scaled(section, scale)[0], step)[1])
     return found
-
-
-def score_cells(
-    truths: Sequence[np.ndarray], probabilities: Sequence[np.ndarray], thresholds: Sequence[float] = OFFICIAL
-) -> MembraneScores:
-    """Score the cells, class 1, by the ISBI 2012 protocol; unlabelled pixels are outside of cells."""
-    inside = [np.where(truth == IGNORE, 0.0, p[1]) for truth, p in zip(truths, probabilities, strict=True)]
-    return membrane_scores([truth == 1 for truth in truths], inside, thresholds)
 
 
 def _decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
@@ -193,86 +210,3 @@ def _floor_of_cells(truth: np.ndarray) -> float:
     """V_Rand of a single cell as large as the section."""
     cells, _ = ndimage.label(truth == 1)
     return foreground_scores(cells, np.ones_like(cells))[0]
-
-
-def choose_line(truths: Sequence[np.ndarray], probabilities: Sequence[np.ndarray], goal: str) -> Line:
-    """Choose the threshold between two classes that serves `goal` best.
-
-    A single closed gap can decide V_Rand. Therefore scores are smoothed over neighbouring candidates, and 1/2 stays
-    unless another one is better by more than the sections vary. Among equally good ones the one with most pixels right
-    wins, and among those the one nearest to 1/2.
-
-    Args:
-        truths, probabilities: of each section, (H, W) uint8 class ids and (2, H, W) float.
-        goal: `v_rand`, or any other for the Dice score of class 1.
-    """
-    dices, accuracy = _pixel_scores(truths, probabilities)
-    if goal == "v_rand":
-        scores = score_cells(truths, probabilities, THRESHOLDS).section_rand
-        at, values = _best_by_sections(scores, accuracy), scores.mean(1)
-    else:
-        goal, at, values = "dice", _best_by_dice(dices, accuracy, truths), dices
-    return Line(THRESHOLDS[at], goal, *(float(each[n]) for n in (at, _HALF) for each in (values, accuracy)))
-
-
-def _best_by_dice(dices: np.ndarray, accuracy: np.ndarray, truths: Sequence[np.ndarray]) -> int:
-    """The best threshold by Dice (T,): `_HALF` unless another beats it, and also a mask of class 1 everywhere."""
-    smooth = _smoothed(dices)
-    at = _most_right(np.flatnonzero(smooth >= smooth.max() - _EQUAL), accuracy)
-    inside = np.concatenate([(truth == 1)[truth != IGNORE] for truth in truths]).mean()
-    least = _LEAST_GAIN if len(truths) > 1 else _LEAST_GAIN_OF_ONE
-    return at if dices[at] >= max(dices[_HALF], 2 * inside / (1 + inside)) + least else _HALF
-
-
-def _best_by_sections(scores: np.ndarray, accuracy: np.ndarray) -> int:
-    """The best threshold by the scores (T, S) of S sections: `_HALF` unless another is significantly better."""
-    smooth = np.stack([_smoothed(column) for column in scores.T], axis=1)
-    behind = smooth[smooth.mean(1).argmax()] - smooth  # (T, S)
-    count = behind.shape[1]
-    noise = np.full(len(behind), _LEAST_GAIN_OF_ONE)
-    if count > 1:
-        noise = np.maximum(behind.std(1, ddof=1) / math.sqrt(count), _LEAST_GAIN)
-    equal = behind.mean(1) <= noise
-    if equal[_HALF]:
-        return _HALF
-    return _most_right(np.flatnonzero(equal & (scores.mean(1) > scores.mean(1)[_HALF])), accuracy)
-
-
-def _most_right(candidates: np.ndarray, accuracy: np.ndarray) -> int:
-    """Of equally good thresholds the one with most pixels right, nearest to 1/2; `_HALF` if there is none."""
-    if not len(candidates):
-        return _HALF
-    right = candidates[accuracy[candidates] >= accuracy[candidates].max() - _EQUAL]
-    return int(right[np.abs(right - _HALF).argmin()])
-
-
-def _smoothed(scores: np.ndarray) -> np.ndarray:
-    return np.convolve(np.pad(scores, 1, mode="edge"), [0.25, 0.5, 0.25], "valid")
-
-
-def _pixel_scores(truths: Sequence[np.ndarray], probabilities: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Dice of class 1, and the share of labelled pixels that are right, at each threshold, over all sections."""
-    true, above = np.zeros(len(THRESHOLDS)), np.zeros(len(THRESHOLDS))
-    for truth, p in zip(truths, probabilities, strict=True):
-        level = np.searchsorted(THRESHOLDS, p[1], side="left")  # how many thresholds it exceeds
-        for pixels, into in ((truth == 1, true), (truth != IGNORE, above)):
-            counts = np.bincount(level[pixels], minlength=len(THRESHOLDS) + 1)
-            into += counts[::-1].cumsum()[::-1][1:]
-    positives = sum(int((truth == 1).sum()) for truth in truths)
-    labelled = sum(int((truth != IGNORE).sum()) for truth in truths)
-    # true positives and true negatives
-    right = true + (labelled - positives) - (above - true)
-    return 2 * true / np.maximum(above + positives, 1), right / max(labelled, 1)
-
-
-def recentred(model: Model, threshold: float) -> Model:
-    """Return the model with the bias of its last layer changed, so that a probability of `threshold` becomes 1/2.
-
-    Other tools, averages over views and readers of probability maps all take 1/2 for the line between the classes.
-    """
-    network = copy.deepcopy(model.network)
-    for head in network.heads:
-        assert head.bias is not None and len(head.bias) == 2
-        with torch.no_grad():
-            head.bias[1] -= math.log(threshold / (1 - threshold))
-    return Model(model.header, network)

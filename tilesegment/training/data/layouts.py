@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from tilesegment.labels.files import (
     some_of,
     stem_of,
 )
+from tilesegment.training.data import drawn
+from tilesegment.training.data.pairs import Layout, Pair
 
 # names of folders, in any case
 _IMAGES = ("images", "imgs", "image", "img", "imagestr")
@@ -34,30 +36,9 @@ _CHANNEL = re.compile(r"(.+)_(\d{4})$")  # nnU-Net's name of one channel of a ca
 _EXPECTED = (
     "images/ and labels/ with files of equal names (also imgs/ and masks/, train/ and train_masks/, JPEGImages/ and "
     "SegmentationClass/), NAME and NAME_mask (or NAME_masks, image_NAME and mask_NAME) in one folder, NAME-volume.tif "
-    "and NAME-labels.tif, or NAME.zarr with a label in it"
+    "and NAME-labels.tif, NAME.geojson or labelme's NAME.json beside NAME.png, COCO's annotations.json, or NAME.zarr "
+    "with a label in it"
 )
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An image and its label, each a file or a Zarr folder; nnU-Net's cases have one image file per channel."""
-
-    name: str  # stem of the image's file, or of the case; `val/stem` in a folder val/
-    images: tuple[Path, ...]
-    label: Path
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The layout of a data set."""
-
-    words: str  # for the user
-    pairs: tuple[Pair, ...]  # sorted by name
-    held_out: tuple[Pair, ...] = ()  # those in a folder val/
-    voc: bool = False  # as in Pascal VOC: palette indices are the classes, 255 means not labelled
-    names: Mapping[int, str] = field(default_factory=dict)  # of the classes by value, if a file has them
-    ignore: int | None = None  # the value that means "not labelled", if a file has it
-    warnings: tuple[str, ...] = ()  # what was left out or decided, one sentence each
 
 
 def find_layout(path: Path) -> Layout:
@@ -84,12 +65,18 @@ def find_layout(path: Path) -> Layout:
 def _found(path: Path, name: str) -> Layout | None:
     """The labelled images in the folder NAME/ of `path`, or in images/NAME/; "" is `path` itself."""
     if not name:
-        return _folders(path) or _one_folder(path) or _zarr(path)
-    layout = _part(path, name)
+        return _within(path)
+    layout = _part(path, name) or drawn.coco(path, name)
     for folder in _named(path, (name,)):
-        inner = None if layout else _folders(folder) or _one_folder(folder) or _zarr(folder)
+        inner = None if layout else _within(folder)
         layout = replace(inner, words=f"{folder.name}/ with {inner.words}") if inner else layout
     return layout
+
+
+def _within(folder: Path) -> Layout | None:
+    """The labelled images in a folder."""
+    layout = _folders(folder) or _one_folder(folder) or _zarr(folder)
+    return layout or drawn.beside_images(folder) or drawn.coco(folder)
 
 
 def _with_validation(path: Path, layout: Layout) -> Layout:
@@ -150,6 +137,10 @@ def _folders(folder: Path) -> Layout | None:
 def _layout(folder: Path, images: Path, labels: Path, *, voc: bool = False) -> Layout:
     """The pairs in two folders; in Pascal VOC images may lack a label."""
     listings = list_images(images), list_images(labels)
+    if listings[0].images and not (listings[1].images or listings[1].folders):
+        if layout := drawn.coco(folder):
+            return layout
+        listings = listings[0], drawn.list_drawn(labels, listings[0].images)
     pairs, alone = _paired(*listings)
     if alone and not voc:
         expected = f"{labels / stem_of(alone[0])}.*"

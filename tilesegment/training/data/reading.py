@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from scipy import ndimage
@@ -12,12 +13,16 @@ from scipy import ndimage
 from tilesegment.errors import DataError, ImageError
 from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, open_channels
+from tilesegment.labels.annotations import is_annotation, open_annotation
 from tilesegment.labels.coding import IGNORE, Coding, classes_of, decide
 from tilesegment.labels.files import first_notes
-from tilesegment.labels.label import BLOCK, OBJECTS_NOTE, Label, LabelOptions, check_same_size, open_label
-from tilesegment.labels.scanning import Scan, check_objects, scan
+from tilesegment.labels.label import BLOCK, Label, LabelOptions, check_same_size, open_label
+from tilesegment.labels.numbering import dense
+from tilesegment.labels.scanning import MOST_CLASSES, ObjectsError, Scan, scan
 from tilesegment.metadata import PixelSize
-from tilesegment.training.data.layouts import Layout, Pair, find_layout
+from tilesegment.training.data.layouts import find_layout
+from tilesegment.training.data.objects import Instances
+from tilesegment.training.data.pairs import Layout, Pair
 from tilesegment.training.data.sections import Dataset, Section
 from tilesegment.training.data.summary import label_warnings
 
@@ -25,11 +30,34 @@ _WHOLE = 4096 * 4096  # pixels of the largest image that is kept whole
 _GRID = 256  # side of the squares in which labelled parts are found, and of the context around them; divides BLOCK
 
 
+class Meaning(Protocol):
+    """What the values of label files mean."""
+
+    def read(self, values: np.ndarray, name: str, label: Label) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return class ids (h, w) uint8 of values (h, w) of the label `name`, and objects (h, w) int32 if any."""
+
+    def labelled(self, values: np.ndarray, name: str) -> np.ndarray:
+        """Return where values (h, w) of the label `name` say something: (h, w) bool."""
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """Values that stand for classes."""
+
+    coding: Coding
+
+    def read(self, values: np.ndarray, name: str, label: Label) -> tuple[np.ndarray, None]:
+        return self.coding.ids(values, name), None
+
+    def labelled(self, values: np.ndarray, name: str) -> np.ndarray:
+        return self.coding.ids(values, name) != IGNORE
+
+
 def open_dataset(
     path: str | Path,
     classes: Sequence[str] | None = None,
     ignore: int | None = None,
-    instances: bool = False,
+    instances: bool | None = None,
     invert: bool = False,
 ) -> Dataset:
     """Read the labelled images in the folder `path`.
@@ -42,7 +70,8 @@ def open_dataset(
             its planes are sections, (z, y, x) in both image and label.
         classes: names of all classes, in the order of their values.
         ignore: the value that means "not labelled"; by default as `labels.coding.decide` finds it.
-        instances: labels are object ids, read as background and object, see `labels.label.part_objects`.
+        instances: labels are ids of single objects (True) or classes (False); None finds out. Values other than 0 are
+            then objects of one class, and sections have `objects`.
         invert: invert files that declare 0 as white (MINISWHITE), so that 0 is black.
 
     Raises:
@@ -56,44 +85,88 @@ def open_dataset(
         where = path if error.filename is None else os.fsdecode(error.filename)
         raise DataError(f"{where} cannot be read ({error.strerror}); check the path and its permissions") from error
     ignore = layout.ignore if ignore is None else ignore
-    options = LabelOptions(ignore, instances, invert, layout.voc)
-    warnings = check_objects(_labels(layout, options)) if instances else ()
-    scans, sizes, notes = _scanned(layout, options)
-    coding = decide(scans, classes, options.void, layout.voc)
-    described = classes_of(coding, scans, classes, layout.names)
+    options = LabelOptions(ignore, False, invert, layout.voc)
+    drawn = sum(is_annotation(pair.label) for pair in layout.pairs + layout.held_out)
+    if drawn and instances is False:
+        if drawn < len(layout.pairs + layout.held_out):
+            raise DataError("some labels are outlines and some are images; --no-instances reads labels of one kind")
+        return _without_objects(_of_objects(layout, options, classes))
+    if not (instances or drawn):
+        try:
+            return _of_classes(layout, options, classes, certain=instances is not None)
+        except ObjectsError as error:
+            if instances is not None:
+                raise DataError(f"{error.found} (at most {MOST_CLASSES}); leave out --no-instances") from error
+    return _of_objects(layout, options, classes)
+
+
+def _of_classes(layout: Layout, options: LabelOptions, names: Sequence[str] | None, *, certain: bool) -> Dataset:
+    """Read labels whose values are classes.
+
+    Raises:
+        ObjectsError: they are ids of objects.
+    """
+    scans: list[Scan] = []
+
+    def look(name: str, label: Label) -> None:
+        scans.append(scan(name, label, options.ignore))
+
+    size, notes = _scanned(layout, options, look)
+    coding = decide(scans, names, options.ignore, layout.voc, certain=certain)
+    described = classes_of(coding, scans, names, layout.names)
+
+    data = Dataset((), described, size, layout.words, ignore=coding.ignore, notes=(*notes, *coding.notes))
+    return _filled(data, layout, options, _Classes(coding))
+
+
+def _of_objects(layout: Layout, options: LabelOptions, names: Sequence[str] | None) -> Dataset:
+    """Read labels whose values are ids of objects."""
+    found = Instances(options.ignore, None if names is None else tuple(names))
+    size, notes = _scanned(layout, options, found.scan)
+    warnings = found.check()
+    described = found.classes()
+    data = Dataset((), described, size, layout.words, warnings, options.ignore, instances=True)
+    data = _filled(data, layout, options, found)
+    return replace(data, notes=(found.how, *notes, *found.notes()))
+
+
+def _without_objects(data: Dataset) -> Dataset:
+    """The classes alone of outlines, whose first note says that they are objects."""
+    sections = tuple(replace(section, objects=None) for section in data.sections)
+    return replace(data, sections=sections, instances=False, notes=data.notes[1:])
+
+
+def _filled(data: Dataset, layout: Layout, options: LabelOptions, meaning: Meaning) -> Dataset:
+    """Add the sections to a data set, and what is to be said of them."""
     parts = [
-        [s for pair in pairs for s in _sections(pair, options, coding)] for pairs in (layout.pairs, layout.held_out)
+        [s for pair in pairs for s in _sections(pair, options, meaning, partly=data.ignore is not None)]
+        for pairs in (layout.pairs, layout.held_out)
     ]
     unlabelled = {s.name: s for part in parts for s in part if (s.label == IGNORE).all()}
-    data = Dataset(
+    data = replace(
+        data,
         sections=tuple(s for part in parts for s in part if s.name not in unlabelled),
-        classes=described,
-        pixel_size=sizes.pop() if len(sizes) == 1 else None,
-        layout=layout.words,
-        ignore=ignore if instances else coding.ignore,
         held_out=tuple(s.name for s in parts[1] if s.name not in unlabelled),
-        notes=(*notes, *coding.notes, *(OBJECTS_NOTE,) * instances),
     )
-    return replace(data, warnings=(*layout.warnings, *warnings, *label_warnings(data, [*unlabelled])))
-
-
-def _labels(layout: Layout, options: LabelOptions) -> Iterator[Label]:
-    """Yield all labels as stored, one open at a time."""
-    for pair in layout.pairs + layout.held_out:
-        with open_label(pair.label, options) as label:
-            yield label
+    return replace(data, warnings=(*layout.warnings, *data.warnings, *label_warnings(data, [*unlabelled])))
 
 
 @contextmanager
 def _open(pair: Pair, options: LabelOptions) -> Iterator[tuple[ImageSource, Label]]:
-    image = open_channels(pair.images, invert=options.invert)
-    with image, options.open(pair.label, f"label {pair.name}") as label:
-        yield image, label
+    with open_channels(pair.images, invert=options.invert) as image:
+        opened: AbstractContextManager[Label]
+        if is_annotation(pair.label):
+            opened = open_annotation(pair.label, pair.entry, image.shape, image.depth or 1, f"image {pair.name}")
+        else:
+            opened = open_label(pair.label, options)
+        with opened as label:
+            yield image, label
 
 
-def _scanned(layout: Layout, options: LabelOptions) -> tuple[list[Scan], set[PixelSize | None], tuple[str, ...]]:
-    """Scan the labels; return scans, pixel sizes and notes. Check that images are of one kind and fit their labels."""
-    scans: list[Scan] = []
+def _scanned(
+    layout: Layout, options: LabelOptions, look: Callable[[str, Label], None]
+) -> tuple[PixelSize | None, tuple[str, ...]]:
+    """Let `look` see each label; return the pixel size and notes. Images must be of one kind and fit their labels."""
     notes: list[str] = []
     sizes: set[PixelSize | None] = set()
     first: tuple[str, int, np.dtype] | None = None
@@ -107,25 +180,26 @@ def _scanned(layout: Layout, options: LabelOptions) -> tuple[list[Scan], set[Pix
                 )
             check_same_size(f"image {pair.name}", source.shape, source.depth or 1, "its label", label)
             sizes.add(source.pixel_size)
-            scans.append(scan(pair.name, label, options.void))
+            look(pair.name, label)
             notes += (*source.notes, *label.notes)
-    return scans, sizes, first_notes(notes)
+    return sizes.pop() if len(sizes) == 1 else None, first_notes(notes)
 
 
-def _sections(pair: Pair, options: LabelOptions, coding: Coding) -> Iterator[Section]:
-    """Yield the sections of an image: its planes, or their labelled parts if it is large."""
+def _sections(pair: Pair, options: LabelOptions, meaning: Meaning, *, partly: bool) -> Iterator[Section]:
+    """Yield the sections of an image: its planes, or their labelled parts if it is large and labelled only `partly`."""
     with _open(pair, options) as (source, label):
         whole = Region.of_shape(label.shape)
 
-        def ids(region: Region) -> np.ndarray:
-            return coding.ids(label.read(region, z), pair.name)
+        def labelled(region: Region) -> np.ndarray:
+            return meaning.labelled(label.read(region, z), pair.name)
 
         for z in range(label.planes):
             name = pair.name if label.planes == 1 else f"{pair.name}[{z}]"
-            if coding.ignore is None or whole.area <= _WHOLE:
-                yield Section(name, _pixels(pair.name, source, whole, z), ids(whole))
+            if not partly or whole.area <= _WHOLE:
+                read = meaning.read(label.read(whole, z), pair.name, label)
+                yield Section(name, _pixels(pair.name, source, whole, z), *read)
                 continue
-            parts = _labelled_parts(label.shape, ids)
+            parts = _labelled_parts(label.shape, labelled)
             count = int(parts.max())
             if count == 0:  # reported as an image without labels
                 yield Section(name, np.zeros((1, 1, 1), source.dtype), np.full((1, 1), IGNORE, np.uint8))
@@ -135,10 +209,13 @@ def _sections(pair: Pair, options: LabelOptions, coding: Coding) -> Iterator[Sec
                     n * _GRID for n in (rows.start - 1, rows.stop + 1, columns.start - 1, columns.stop + 1)
                 )
                 region = Region(y0, x0, y1, x1).intersect(whole)
-                own = ids(region)
+                own, objects = meaning.read(label.read(region, z), pair.name, label)
                 y, x = np.arange(region.y0, region.y1) // _GRID, np.arange(region.x0, region.x1) // _GRID
-                own[parts[np.ix_(y, x)] != number] = IGNORE  # labels of another part
-                yield Section(f"{name}@{region.y0},{region.x0}", _pixels(pair.name, source, region, z), own)
+                other = parts[np.ix_(y, x)] != number  # labels of another part
+                own[other] = IGNORE
+                if objects is not None:
+                    objects = dense(np.where(other, 0, objects))[0]
+                yield Section(f"{name}@{region.y0},{region.x0}", _pixels(pair.name, source, region, z), own, objects)
 
 
 def _pixels(name: str, source: ImageSource, region: Region, z: int) -> np.ndarray:
@@ -148,11 +225,11 @@ def _pixels(name: str, source: ImageSource, region: Region, z: int) -> np.ndarra
     return image
 
 
-def _labelled_parts(shape: tuple[int, int], ids: Callable[[Region], np.ndarray]) -> np.ndarray:
+def _labelled_parts(shape: tuple[int, int], is_labelled: Callable[[Region], np.ndarray]) -> np.ndarray:
     """Connected labelled parts of a plane, numbered from 1, on a grid of squares of _GRID pixels; 0 elsewhere."""
     grid = np.zeros([-(-side // _GRID) for side in shape], bool)
     for region in Region.of_shape(shape).squares(BLOCK):
-        labelled = ids(region) != IGNORE
+        labelled = is_labelled(region)
         for axis in (0, 1):
             labelled = np.logical_or.reduceat(labelled, np.arange(0, labelled.shape[axis], _GRID), axis=axis)
         y, x = region.y0 // _GRID, region.x0 // _GRID

@@ -21,6 +21,7 @@ class Section:
     name: str  # stem of its file; `stem[3]` is plane 3 of a stack, `stem@512,0` a part that begins at (512, 0)
     image: np.ndarray  # (C, H, W) in the file's dtype
     label: np.ndarray  # (H, W) uint8 class ids, IGNORE where not labelled
+    objects: np.ndarray | None = None  # of instance labels: (H, W) int32, 0 outside, 1 to n numbers the objects
 
     @property
     def stem(self) -> str:
@@ -40,6 +41,7 @@ class Dataset:
     ignore: int | None = None  # the value in the label files that means "not labelled"
     held_out: tuple[str, ...] = ()  # names of the sections in a folder val/
     notes: tuple[str, ...] = ()  # on how the labels are read, one sentence each
+    instances: bool = False  # the labels hold single objects, so that sections have `objects`
 
     def split(self, validation: float | Sequence[str]) -> tuple[tuple[Section, ...], tuple[Section, ...]]:
         """Split into sections to train on and sections to hold out.
@@ -75,6 +77,17 @@ class Dataset:
         """Return the share of each class in the labelled pixels."""
         counts = total_counts(self.sections)[: len(self.classes)]
         return tuple(float(count) for count in counts / counts.sum())
+
+    def object_diameter(self) -> float | None:
+        """Return the median diameter of the objects in pixels, of the circle of an object's area; None without any."""
+        areas = [object_areas(one.objects) for one in self.sections if one.objects is not None]
+        sizes = np.concatenate([np.zeros(0, np.int64), *areas])
+        return float(2 * np.sqrt(np.median(sizes) / np.pi)) if sizes.size else None
+
+
+def object_areas(objects: np.ndarray) -> np.ndarray:
+    """Count the pixels of the objects 1 to n of (H, W): (n,) int64."""
+    return np.bincount(objects.ravel(), minlength=1)[1:]
 
 
 def class_counts(label: np.ndarray) -> np.ndarray:

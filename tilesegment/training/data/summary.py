@@ -10,6 +10,7 @@ from PIL import Image
 from tilesegment.labels.coding import IGNORE
 from tilesegment.labels.files import some_of
 from tilesegment.training.data.sections import Dataset, Section, class_counts, total_counts
+from tilesegment.training.data.sizes import ObjectNumbers
 
 _RARE = 0.001  # below this share of the labelled pixels a class is hardly learnt
 # Correlations of images reduced to 32 x 32, and of the detail that 128 x 128 adds. Neighbours in the stacks of ISBI
@@ -28,7 +29,7 @@ def label_warnings(data: Dataset, unlabelled: Sequence[str]) -> tuple[str, ...]:
     if unlabelled:
         found.append(f"{some_of(unlabelled)}: no pixel is labelled, left out")
     uniform = [s.name for s in data.sections if np.count_nonzero(class_counts(s.label)[:IGNORE]) == 1]
-    if uniform:
+    if uniform and not data.instances:
         found.append(f"{some_of(uniform)}: the label is wholly one class; remove it if it was never drawn")
     for one, share in zip(data.classes, data.shares(), strict=True):
         if share < _RARE:
@@ -97,8 +98,8 @@ def summary(data: Dataset, held_out: Sequence[Section]) -> str:
     ]
     if data.pixel_size is not None:
         lines += _row("pixel size", f"{data.pixel_size.y:.4g} x {data.pixel_size.x:.4g} micrometres (y, x)")
-    lines += _classes(data)
-    lines += _row("held out", f"{len(names)}: {', '.join(names)}" if names else "nothing, so there will be no score")
+    lines += _classes(data) + _objects(data)
+    lines += _row("held out", f"{len(names)}: {some_of(names, 12)}" if names else "nothing, so there will be no score")
     for note in data.notes:
         lines += _row("note", note)
     train = [section for section in sections if section.name not in names]
@@ -111,6 +112,18 @@ def _row(label: str, text: str) -> list[str]:
     """`text` beside `label`, wrapped."""
     indent = " " * _LABEL
     return textwrap.wrap(text, _WIDTH, initial_indent=label.ljust(_LABEL), subsequent_indent=indent)
+
+
+def _objects(data: Dataset) -> list[str]:
+    """One line on the single objects, and one on the images without any."""
+    if not data.instances:
+        return []
+    found = ObjectNumbers.of(data.sections)
+    lines = _row("objects", found.words(len(data.sections) - len(found.without)))
+    if found.without:
+        count = len(found.without)
+        lines += _row("", f"{count} image{'s have' if count > 1 else ' has'} none: {some_of(found.without)}")
+    return lines
 
 
 def _classes(data: Dataset) -> list[str]:

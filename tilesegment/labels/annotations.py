@@ -1,0 +1,193 @@
+"""Open outlines drawn by hand, as GeoJSON, labelme or COCO, as a label image of the image they were drawn on."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+
+from tilesegment.errors import DataError, one_line
+from tilesegment.labels import coco, labelme
+from tilesegment.labels.geojson import is_geojson, read_features
+from tilesegment.labels.outlines import OutlineLabel, Outlines, label_of
+
+_EXPECTED = (
+    "expected GeoJSON (a FeatureCollection), labelme (an object with shapes) or COCO (one with images and annotations)"
+)
+_FEWEST = 3  # vertices of an area
+_MARGIN = 1.0  # pixels that an outline may reach beyond its image
+_DAMAGES = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """The objects drawn on one image."""
+
+    outlines: Outlines
+    size: tuple[int, int] | None  # (height, width) of the image that was drawn on, if the file says so
+
+
+def is_annotation(path: Path) -> bool:
+    """Whether a file holds outlines by its name."""
+    return is_geojson(path) or path.suffix.lower() == ".json"
+
+
+def kind_of(path: Path) -> str | None:
+    """Return `geojson`, `labelme` or `coco` by the content of a file, or None."""
+    if is_geojson(path):
+        return "geojson"
+    try:
+        document = _document(path, path.stat().st_mtime_ns)
+    except (DataError, OSError):
+        return None
+    if coco.is_coco(document):
+        return "coco"
+    if labelme.is_labelme(document):
+        return "labelme"
+    kind = document.get("type") if isinstance(document, dict) else None
+    return "geojson" if kind in ("FeatureCollection", "Feature") else None
+
+
+def read_annotation(path: Path, entry: str | None = None) -> Annotation:
+    """Read the objects of an image.
+
+    Args:
+        path: a file of GeoJSON, labelme or COCO.
+        entry: of a COCO file, the `file_name` of the image.
+
+    Raises:
+        DataError: the file cannot be read, is of no such format, or is damaged.
+    """
+    try:
+        return _annotation(path, entry, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
+
+
+def read_coco(path: Path) -> tuple[coco.CocoImage, ...]:
+    """Read the images of a COCO file with their objects.
+
+    Raises:
+        DataError: the file cannot be read, or an entry is damaged.
+    """
+    return _coco(path, path.stat().st_mtime_ns)
+
+
+@contextmanager
+def open_annotation(
+    path: Path, entry: str | None, shape: tuple[int, int], planes: int, name: str
+) -> Iterator[OutlineLabel]:
+    """Open the objects of an image of `planes` planes of `shape` (H, W) as a label; `name` is for messages.
+
+    Raises:
+        DataError: they were drawn on another image.
+    """
+    found = read_annotation(path, entry)
+    what = path.name if entry is None else f"{entry} in {path.name}"
+    if found.size is not None and found.size != shape:
+        drawn, here = ("{} x {}".format(*one) for one in (found.size, shape))
+        raise DataError(
+            f"{what} was drawn on an image of {drawn} (y, x), {name} is {here}: export it for this image, or take "
+            "the image that it was drawn on"
+        )
+    outlines = found.outlines
+    yield label_of(replace(outlines, notes=(*outlines.notes, *_doubts(outlines, shape, what))), shape, planes, what)
+
+
+@lru_cache(maxsize=32)
+def _annotation(path: Path, entry: str | None, stamp: int) -> Annotation:
+    """Read a file in the state `stamp`; see `read_annotation`."""
+    if is_geojson(path):
+        return Annotation(Outlines.of(read_features(path), path.name), None)
+    document = _document(path, stamp)
+    if coco.is_coco(document):
+        for one in _coco(path, stamp):
+            if entry in (one.file_name, None):
+                return Annotation(Outlines.of(one.features, one.file_name), one.size)
+        raise DataError(f"{path} lists no image {entry}")
+    if labelme.is_labelme(document):
+        try:
+            return Annotation(Outlines.of(labelme.features_of(document), path.name), labelme.size_of(document))
+        except _DAMAGES as error:
+            raise DataError(f"{path} is damaged ({one_line(error, 80)}); save it again with labelme") from error
+    if isinstance(document, dict) and "type" in document:
+        return Annotation(Outlines.of(read_features(path), path.name), None)
+    keys = ", ".join(map(repr, [*document][:3])) if isinstance(document, dict) else ""
+    raise DataError(f"{path} holds {f'an object with {one_line(keys, 60)}' if keys else 'no objects'}; {_EXPECTED}")
+
+
+@lru_cache(maxsize=4)
+def _coco(path: Path, stamp: int) -> tuple[coco.CocoImage, ...]:
+    try:
+        return coco.images_of(_document(path, stamp))
+    except _DAMAGES as error:
+        raise DataError(f"{path} is damaged ({one_line(error, 80)}); export it again") from error
+
+
+@lru_cache(maxsize=4)
+def _document(path: Path, stamp: int) -> Any:
+    """Parse a JSON file in the state `stamp`.
+
+    Raises:
+        DataError: it cannot be read, or is no JSON.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if not text.strip():
+            raise DataError(f"{path} is empty; {_EXPECTED}")
+        return json.loads(text)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no valid JSON, or is cut off ({one_line(error, 60)}); {_EXPECTED}") from error
+
+
+def _doubts(outlines: Outlines, shape: tuple[int, int], what: str) -> list[str]:
+    """Say which outlines are not as they should be, one sentence each.
+
+    Raises:
+        DataError: most of them lie outside the image.
+    """
+    notes = []
+    boxes = outlines.object_boxes()
+    (height, width), some = shape, boxes[:, 2] >= boxes[:, 0]
+    y0, x0, y1, x1 = boxes[some].T
+    outside = np.count_nonzero((y1 <= 0) | (x1 <= 0) | (y0 >= height) | (x0 >= width))
+    if 2 * outside > y0.size:
+        raise DataError(
+            f"{what}: {outside} of {y0.size} outlines lie outside the image of {height} x {width} (y, x); they belong "
+            "to another image, or to another resolution of it"
+        )
+    beyond = (y0 < -_MARGIN) | (x0 < -_MARGIN) | (y1 > height + _MARGIN) | (x1 > width + _MARGIN)
+    if count := int(np.count_nonzero(beyond)):
+        notes.append(f"{what}: {count} of {y0.size} outlines reach beyond the image and are cut off there")
+    sizes = np.diff(outlines.ring_starts)
+    if count := int(np.count_nonzero(sizes < _FEWEST)):
+        notes.append(f"{what}: {count} outlines have fewer than {_FEWEST} points and are left out")
+    if count := crossing_rings(outlines):
+        notes.append(f"{what}: {count} outlines cross themselves; they are filled by the even-odd rule")
+    return notes
+
+
+def crossing_rings(outlines: Outlines) -> int:
+    """Count the rings that enclose a place twice, or clockwise and anticlockwise; one that touches itself does not."""
+    sizes = np.diff(outlines.ring_starts)
+    large = np.flatnonzero(sizes >= _FEWEST)
+    kept = np.repeat(sizes >= _FEWEST, sizes)
+    owner = np.repeat(np.arange(large.size), sizes[large])
+    rings = shapely.linearrings(outlines.vertices[kept], indices=owner)
+    doubtful = shapely.polygons(rings[~shapely.is_simple(rings)])
+    filled = shapely.area(shapely.make_valid(doubtful))
+    signed = np.array([_shoelace(shapely.get_coordinates(one)) for one in doubtful])
+    return int(np.count_nonzero(np.abs(np.abs(signed) - filled) > 0.01 * filled)) if doubtful.size else 0
+
+
+def _shoelace(points: np.ndarray) -> float:
+    """The signed area within a closed ring (n, 2)."""
+    (x, y), (following_x, following_y) = points[:-1].T, points[1:].T
+    return float((x * following_y - following_x * y).sum() / 2)
