@@ -330,9 +330,16 @@ def test_a_preview_shows_image_and_mask_in_register(tmp_path: Path) -> None:
     draw_preview(image, tmp_path / "m.zarr", tmp_path / "q.png")
     assert np.array_equal(np.asarray(Image.open(tmp_path / "p.png")), np.asarray(Image.open(tmp_path / "q.png")))
     picture = np.asarray(Image.open(tmp_path / "p.png").convert("RGB")).astype(int)
-    is_white = (picture > 200).all(2)
-    rows = np.flatnonzero(is_white.any(1))
-    assert rows.size, "the rectangle is drawn"
+    dark = picture.max(2) < 40
+    rows, columns = np.flatnonzero(dark.sum(1) > 100), np.flatnonzero(dark.sum(0) > 40)
+    (split,) = np.flatnonzero(np.diff(columns) > 1) + 1
+    assert (len(rows), split, len(columns)) == (80, 112, 224), "both panels are of the resampled image"
+    for left, covered in ((columns[0], False), (columns[split], True)):
+        panel = picture[rows[0] : rows[-1] + 1, left : left + 112]
+        inside = np.zeros(panel.shape[:2], bool)
+        inside[16:48, 32:80] = True
+        np.testing.assert_array_equal(panel.max(2) > 100, inside)
+        assert (np.ptp(panel[20:40, 40:70], axis=2) > 40).all() == covered
     with pytest.raises(MaskError, match="not a mask of"):
         draw_preview(png(tmp_path / "..", rectangle()[:, :150]), tmp_path / "m.zarr", tmp_path / "r.png")
 
