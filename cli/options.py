@@ -20,7 +20,7 @@ model = click.option(
     "-m",
     type=read_path,
     metavar="FILE|NAME",
-    help="Model file or bundled model.  [default: em-membrane, one channel]",
+    help="Model file or bundled model.  [default: the bundled one for such images]",
 )
 tile = click.option("--tile", type=int, metavar="PX", help="Side of the network's input.  [default: the fastest]")
 halo = click.option(
@@ -53,7 +53,8 @@ normalise = click.option(
     type=click.Choice(["model", "image"]),
     default="model",
     show_default=True,
-    help="Scale by the grey values of the model's training images, or of this image.",
+    help="Scale grey values as the model says, by its training images or by percentiles of the whole image; or by the "
+    "mean and spread of what is predicted.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace what exists, once the new is complete.")

@@ -31,11 +31,11 @@ def predict(
 
     Args:
         image: TIFF, OME-TIFF, Zarr, OME-Zarr, PNG or JPEG; uint8, uint16 or float32, other integers and floats with
-            normalise="image".
+            normalise="image" or a model that scales by percentiles of the image.
         out: `mask.zarr`, `image.zarr/labels/NAME`, `mask.tif` or `mask.png`. An unfinished run with the same settings
             is continued; a finished one is left as it is. None keeps no mask, only the `objects`.
         model: file, name of a bundled model, a `Model`, or any torch.nn.Module that gives one output pixel for each
-            input pixel (see `model_of`); None takes `em-membrane` for one-channel images.
+            input pixel (see `model_of`); None takes the bundled one for such images.
         workers: a `Cluster`; None predicts in this process.
         listeners: receive the events of the run.
         stop: asked between blocks; if true, the run ends there.

@@ -51,7 +51,7 @@ class Settings:
     """How to predict; None leaves a choice to the plan.
 
     Attributes:
-        model: file, name of a bundled model, or a loaded `Model`; by default the bundled one for one-channel images.
+        model: file, name of a bundled model, or a loaded `Model`; by default the bundled one for such images.
         axes, select: how to read the image's dimensions, see `open_image`.
         series: number of the image in a file that holds several, from 0; by default the largest.
         invert: where a file says that 0 is white (MINISWHITE), invert its values so that 0 is black.
@@ -73,7 +73,8 @@ class Settings:
         prune: of a U-Net++, the level of the head to use.
         threshold: two classes: probability above which a pixel is class 1.
         tta: average over the 8 symmetries of the square: 8 times the work, often a better mask.
-        normalise: `model` takes the grey values that the model was trained on, `image` measures those of this image.
+        normalise: `model` takes the grey values that the model was trained on or, if it scales by percentiles, those of
+            the whole image; `image` measures mean and spread of what is predicted.
         skip_empty: which blocks become class 0 without a prediction: `constant`, those of one value; `tissue`, those
             without tissue; or the file of a mask, those where it is zero. None predicts all.
         part: (k, n), only the k-th of n parts of the blocks, counted from 1.
