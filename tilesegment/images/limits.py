@@ -61,7 +61,7 @@ def measure_limits(source: ImageSource, percentiles: tuple[float, float], channe
     Raises:
         ImageError: the image cannot be read, or a channel has no finite value.
     """
-    level = max((n for n, one in enumerate(source.levels) if one.shape[0] * one.shape[1] >= _ENOUGH), default=0)
+    level = max((n for n, one in enumerate(source.stored_levels) if one.shape[0] * one.shape[1] >= _ENOUGH), default=0)
     depth = source.depth or 1
     planes = sorted({round(n) for n in np.linspace(0, depth - 1, min(depth, _MOST_PLANES))})
 
