@@ -1,8 +1,9 @@
 """Percentiles of a whole image: exact, whatever is predicted of it, and the mask that follows from them."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import tifffile
 from conftest import noise, toy_model
 from hypothesis import given
 from hypothesis import strategies as st
-from image_files import make_pixels, tiff, write_tiff
+from image_files import make_pixels, ome_zarr, tiff, write_tiff
 from mask_files import mask_of, saved
 from test_prediction import EXACT, one_pass
 
@@ -21,6 +22,9 @@ from tilesegment.images import open_image
 from tilesegment.images.limits import limits, measure_limits
 from tilesegment.models.header import Normalisation
 from tilesegment.models.model import Model
+
+if TYPE_CHECKING:
+    from tilesegment.cluster import Cluster
 
 ENDS = (1.0, 99.8)
 
@@ -158,8 +162,7 @@ def test_the_mask_is_one_pass_by_the_percentiles_of_the_whole(
     assert dict(done.decided.lines())["grey values"].endswith("percentiles 1 and 99.8 of the whole image")
 
 
-def test_planes_and_levels_are_scaled_by_the_same_values(tmp_path: Path) -> None:
-    """The limits are those of all planes of level 0, whatever is chosen."""
+def test_planes_are_scaled_by_the_values_of_all(tmp_path: Path) -> None:
     pixels = np.stack([make_pixels(1, 90, 80) // (n + 1) for n in range(3)])
     image, model = tiff("zyx", photometric="minisblack")(tmp_path, pixels), saved(percentile_model(), tmp_path)
     whole = tilesegment.predict(image, tmp_path / "m.zarr", model, **EXACT)
@@ -168,6 +171,36 @@ def test_planes_and_levels_are_scaled_by_the_same_values(tmp_path: Path) -> None
     assert whole.decided.scaling.limits == part.decided.scaling.limits
     expected = np.percentile(pixels, ENDS)
     assert whole.decided.scaling.limits[0] == pytest.approx(tuple(expected))
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_every_level_is_scaled_by_those_of_the_finest(level: int, tmp_path: Path) -> None:
+    """Here every second pixel of a level is the next: one pass over it, with the limits of level 0."""
+    pixels, model = make_pixels(1, 260, 240), percentile_model()
+    pixels[:, ::2, ::2] //= 3
+    image = ome_zarr("0.5", "cyx", 0.5)(tmp_path, pixels)
+    tilesegment.predict(image, tmp_path / "m.zarr", saved(model, tmp_path), level=level, **EXACT)
+    seen = pixels[:, :: 2**level, :: 2**level]
+    np.testing.assert_array_equal(mask_of(tmp_path / "m.zarr"), one_pass(fixed_for(model, pixels), seen)[0])
+
+
+def test_inverted_values_have_their_own(tmp_path: Path) -> None:
+    pixels, model = make_pixels(1, 90, 80), saved(percentile_model(), tmp_path)
+    image = write_tiff(tmp_path / "white.tif", pixels[0] // 2, photometric="miniswhite")
+    for invert in (False, True):
+        done = tilesegment.predict(image, tmp_path / f"{invert}.zarr", model, invert=invert, **EXACT)
+        shown = 255 - pixels // 2 if invert else pixels // 2
+        assert done.decided.scaling.limits == limits(shown, ENDS)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_workers_have_them_from_the_plan(cluster: "Cluster", tmp_path: Path) -> None:
+    pixels, model = make_pixels(1, 200, 290, dtype="uint16") * 7, percentile_model()
+    image = tiff("yx", tile=(64, 64))(tmp_path, pixels)
+    done = tilesegment.predict(image, tmp_path / "m.zarr", saved(model, tmp_path), workers=cluster, **EXACT)
+    np.testing.assert_array_equal(mask_of(tmp_path / "m.zarr"), one_pass(fixed_for(model, pixels), pixels)[0])
+    assert pickle.loads(pickle.dumps(done.decided)) == done.decided
 
 
 def test_exposure_and_type_make_no_difference(tmp_path: Path) -> None:
