@@ -13,13 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from image_files import make_pixels, ome_zarr, tiff, write_tiff
 from mask_files import mask_of, saved
-from test_prediction import EXACT, one_pass
+from one_pass import EXACT, one_pass
 
 import tilesegment
 from tilesegment import ImageError, Region
-from tilesegment.images import limits as module
 from tilesegment.images import open_image
-from tilesegment.images.limits import limits, measure_limits
+from tilesegment.images.limits import ENOUGH, limits, measure_limits
 from tilesegment.models.header import Normalisation
 from tilesegment.models.model import Model
 
@@ -72,11 +71,8 @@ def test_they_are_those_of_numpy(
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
-def test_read_piece_by_piece_they_are_those_of_the_array(
-    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_SIDE", 32)
-    pixels = noise((3, 150, 131), dtype=dtype)
+def test_read_piece_by_piece_they_are_those_of_the_array(dtype: str, tmp_path: Path) -> None:
+    pixels = noise((3, 40, 2500), dtype=dtype)
     pixels[1] = pixels[1] / 7
     with open_image(tiff("yxc", tile=(48, 48), photometric="rgb")(tmp_path, pixels)) as source:
         found = measure_limits(source, ENDS, (2, 0, 1))
@@ -106,19 +102,16 @@ def test_what_is_not_finite_is_left_out() -> None:
         limits(np.full((1, 3, 3), np.nan, np.float32), ENDS)
 
 
-def test_of_a_pyramid_the_coarsest_level_with_enough_pixels_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_a_pyramid_the_coarsest_level_with_enough_pixels_is_read(tmp_path: Path) -> None:
     levels = [np.full((256 >> n, 256 >> n), 10 * n, np.uint8) for n in range(4)]
     path = tmp_path / "pyramid.tif"
     with tifffile.TiffWriter(path) as writer:
         writer.write(levels[0], subifds=3, tile=(64, 64))
         for one in levels[1:]:
             writer.write(one, subfiletype=1, tile=(64, 64))
-    for enough, expected in ((1 << 24, 0), (64**2, 2), (64**2 + 1, 1), (1, 3)):
-        monkeypatch.setattr(module, "_ENOUGH", enough)
+    for enough, expected in ((ENOUGH, 0), (64**2, 2), (64**2 + 1, 1), (1, 3)):
         with open_image(path) as source:
-            found = measure_limits(source, ENDS, (0,))
+            found = measure_limits(source, ENDS, (0,), enough)
         assert (found.level, found.limits[0][0]) == (expected, 10 * expected)
         assert found.constant == (0,)
 

@@ -16,7 +16,7 @@ from tilesegment.images.source import ImageSource
 
 Limits = tuple[tuple[float, float], ...]  # for each channel, the grey values at a low and a high percentile
 
-_ENOUGH = 1 << 24  # pixels of a plane: the coarsest level that has as many stands for the others
+ENOUGH = 1 << 24  # pixels of a plane: the coarsest level that has as many stands for the others
 _MOST_PLANES = 16  # of a stack
 _SIDE, _PIECE = 2048, 1 << 25  # pixels of a side that are read at once, at most, and bytes
 _CODES, _AT_ONCE = 1 << 16, 1 << 18
@@ -53,16 +53,18 @@ def limits(image: np.ndarray, percentiles: tuple[float, float]) -> Limits:
     return _measure(lambda: iter((pixels,)), len(pixels), pixels.dtype, percentiles, "the image").limits
 
 
-def measure_limits(source: ImageSource, percentiles: tuple[float, float], channels: Sequence[int]) -> Measured:
+def measure_limits(
+    source: ImageSource, percentiles: tuple[float, float], channels: Sequence[int], enough: int = ENOUGH
+) -> Measured:
     """Return the `limits` of the chosen channels of an image, read piece by piece.
 
-    Level 0 is read whole or, of a pyramid, the coarsest level that still has 2 ** 24 pixels per plane; of a stack of
+    Level 0 is read whole or, of a pyramid, the coarsest level that still has `enough` pixels per plane; of a stack of
     more than 16 planes 16, evenly spread. Integers are read once, float32 twice.
 
     Raises:
         ImageError: the image cannot be read, or a channel has no finite value.
     """
-    level = max((n for n, one in enumerate(source.levels) if one.shape[0] * one.shape[1] >= _ENOUGH), default=0)
+    level = max((n for n, one in enumerate(source.levels) if one.shape[0] * one.shape[1] >= enough), default=0)
     depth = source.depth or 1
     planes = sorted({round(n) for n in np.linspace(0, depth - 1, min(depth, _MOST_PLANES))})
     fitting = isqrt(_PIECE // (source.channels * source.dtype.itemsize))
