@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tilesegment_cli.types import BATCH, DURATION, INTEGERS, NAMES, PRUNE, SELECT, PathType
+from tilesegment_cli.types import BATCH, DURATION, INTEGERS, MPP, NAMES, PRUNE, SELECT, PathType
 
 if TYPE_CHECKING:
     from tilesegment.cluster import Cluster
@@ -65,6 +65,19 @@ def together(*options: Callable[..., Any]) -> Callable[..., Any]:
     """Join options into one decorator, in the order in which --help lists them."""
     return lambda command: functools.reduce(lambda done, option: option(done), reversed(options), command)
 
+
+# at which size an image is predicted
+scale = together(
+    level,
+    click.option(
+        "--diameter",
+        type=float,
+        metavar="PX",
+        help="Objects here are about so large: resample them to the model's size.",
+    ),
+    click.option("--mpp", type=MPP, help="Resample to pixels of so many micrometres, or to those of the model."),
+    click.option("--source-mpp", type=float, metavar="MICRONS", help="Pixel size of level 0, if the file lacks it."),
+)
 
 # how objects are made of a mask: the settings of `tilesegment.objects`
 objects = together(

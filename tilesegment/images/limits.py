@@ -64,7 +64,8 @@ def measure_limits(
     Raises:
         ImageError: the image cannot be read, or a channel has no finite value.
     """
-    level = max((n for n, one in enumerate(source.levels) if one.shape[0] * one.shape[1] >= enough), default=0)
+    levels = source.stored_levels
+    level = max((n for n, one in enumerate(levels) if one.shape[0] * one.shape[1] >= enough), default=0)
     depth = source.depth or 1
     planes = sorted({round(n) for n in np.linspace(0, depth - 1, min(depth, _MOST_PLANES))})
     fitting = isqrt(_PIECE // (source.channels * source.dtype.itemsize))
@@ -72,7 +73,7 @@ def measure_limits(
 
     def pieces() -> Iterator[np.ndarray]:
         for z in planes:
-            for region in Region.of_shape(source.levels[level].shape).squares(side):
+            for region in Region.of_shape(levels[level].shape).squares(side):
                 yield source.read(region, level, z)[list(channels)]
 
     measured = _measure(pieces, len(channels), source.dtype, percentiles, source.path)

@@ -40,9 +40,10 @@ def predict(
         listeners: receive the events of the run.
         stop: asked between blocks; if true, the run ends there.
         options: the other fields of `Settings` (tile, halo, prune, batch, block, device, precision, runtime, roi,
-            level, z, channels, threshold, tta, normalise, skip_empty, axes, select, series, invert, part) and of
-            `Outputs` (probabilities, probabilities_dtype, preview, heatmap, heatmap_class, ngff, overwrite; objects,
-            the files for these; object_settings, as a mapping, see `ObjectSettings`; measure_image).
+            level, diameter, mpp, source_mpp, z, channels, threshold, tta, normalise, skip_empty, axes, select, series,
+            invert, part) and of `Outputs` (probabilities, probabilities_dtype, preview, heatmap, heatmap_class, ngff,
+            overwrite; objects, the files for these; object_settings, as a mapping, see `ObjectSettings`;
+            measure_image).
 
     Raises:
         TilesegmentError: the image, the model, the settings or the output cannot be used; existing files are kept.
