@@ -177,6 +177,18 @@ def test_every_level_is_scaled_by_those_of_the_finest(level: int, tmp_path: Path
     np.testing.assert_array_equal(mask_of(tmp_path / "m.zarr"), one_pass(fixed_for(model, pixels), seen)[0])
 
 
+def test_resampled_pixels_are_scaled_by_the_stored_ones(tmp_path: Path) -> None:
+    """A part of them has the mask of the whole."""
+    pixels, model = make_pixels(1, 260, 240), percentile_model()
+    pixels[:, 150:] //= 2
+    path = saved(Model(replace(model.header, diameter=20.0), model.network), tmp_path)
+    image = tiff("yx")(tmp_path, pixels)
+    whole = tilesegment.predict(image, tmp_path / "m.zarr", path, diameter=30, **EXACT)
+    part = tilesegment.predict(image, tmp_path / "p.zarr", path, diameter=30, roi=Region(30, 60, 120, 180), **EXACT)
+    assert whole.decided.scaling.limits == part.decided.scaling.limits == limits(pixels, ENDS)
+    np.testing.assert_array_equal(mask_of(tmp_path / "p.zarr"), mask_of(tmp_path / "m.zarr")[20:80, 40:120])
+
+
 def test_inverted_values_have_their_own(tmp_path: Path) -> None:
     pixels, model = make_pixels(1, 90, 80), saved(percentile_model(), tmp_path)
     image = write_tiff(tmp_path / "white.tif", pixels[0] // 2, photometric="miniswhite")
