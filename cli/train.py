@@ -49,7 +49,12 @@ _OPTIONS = options.together(
     option(
         "--network",
         metavar="NAME",
-        help="Architecture: tileseg networks lists them.  [default: unet, or unet-same]",
+        help="Architecture: tileseg networks lists them.  [default: unet]",
+    ),
+    option(
+        "--padded/--no-padded",
+        default=None,
+        help="Train a network that crops with padding: all pixels of a tile count.  [default: for single objects]",
     ),
     option("--option", "options", type=OPTION, multiple=True, help="Of the network, such as up=nearest."),
     option(

@@ -73,7 +73,7 @@ def test_the_model_knows_what_makes_objects(trained: Path) -> None:
         ("nucleus", "object"),
         ("rim", "border"),
     ]
-    assert header.network == "unet-same" and header.normalisation.percentiles == (1.0, 99.8)
+    assert header.network == "unet" and header.normalisation.percentiles == (1.0, 99.8)
     assert header.diameter == pytest.approx(14.5, abs=3)
     assert header.ground == "dark"
 
@@ -97,7 +97,7 @@ def test_it_finds_objects_of_any_exposure_without_a_setting(trained: Path, tmp_p
 def test_labels_of_instances_are_trained_on_with_what_suits_them(data: Path, tmp_path: Path) -> None:
     trainer = Trainer(open_dataset(data), TrainingSettings(**SMALL))
     chosen, varied = trainer.settings, trainer.settings.augmentation
-    assert (trainer.goal, chosen.network, chosen.normalise) == ("pq", "unet-same", "percentiles")
+    assert (trainer.goal, trainer.name, chosen.padded, chosen.normalise) == ("pq", "unet", True, "percentiles")
     assert (varied.zoom, varied.exposure, varied.stains, varied.jpeg) == (1.5, 2.0, 0.0, 0.2)
     assert chosen.tile == 96, "no larger than the images"
     assert chosen.batch == 12, "as many pixels as three tiles of 192 px"
@@ -111,7 +111,7 @@ def test_other_labels_are_trained_on_as_before(tmp_path: Path) -> None:
     data = open_dataset(write_pairs(tmp_path / "cells", 2, 460))
     trainer = Trainer(data, TrainingSettings(**SMALL))
     chosen, varied = trainer.settings, trainer.settings.augmentation
-    assert (chosen.network, chosen.normalise, chosen.batch) == (None, "fixed", 1)
+    assert (chosen.padded, chosen.normalise, chosen.batch) == (False, "fixed", 1)
     assert (varied.zoom, varied.exposure, varied.stains, varied.jpeg) == (1.25, 1.0, 0.0, 0.0)
     assert trainer.data.classes == data.classes and trainer.examples.shares is None
     with pytest.raises(PlanError, match="single objects"):
@@ -130,10 +130,10 @@ def test_small_images_are_not_mirrored_to_fill_a_tile(network: str, tile: int, b
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
-    whole = toy_run(data, tmp_path / "whole", steps=4, tile=64, network="unet-same")
+    whole = toy_run(data, tmp_path / "whole", steps=4, tile=64)
     with pytest.raises(KeyboardInterrupt):
-        toy_run(data, tmp_path / "part", steps=4, tile=64, network="unet-same", report=stop_after(2))
-    resumed = toy_run(data, tmp_path / "part", resume=True, steps=4, tile=64, network="unet-same")
+        toy_run(data, tmp_path / "part", steps=4, tile=64, report=stop_after(2))
+    resumed = toy_run(data, tmp_path / "part", resume=True, steps=4, tile=64)
     assert same(weights(whole.model), weights(resumed.model))
     assert whole.scores == resumed.scores
 
@@ -186,6 +186,19 @@ def test_new_variations_leave_the_others_as_they_were() -> None:
     assert more.quality is not None and 30 <= more.quality <= 90
     for name in ("angle", "zoom", "mirror", "contrast", "brightness", "gamma", "noise", "blur", "shade", "seed"):
         assert getattr(plain, name) == getattr(more, name)
+
+
+def test_a_network_trained_with_padding_crops_when_it_predicts(data: Path, tmp_path: Path) -> None:
+    """Its mask equals that of one pass over the whole image, as of any valid network; and it can be trained on."""
+    out = toy_run(data, tmp_path / "one", steps=2, tile=64)
+    header = read_header(Path(out.model))
+    assert header.network == "unet" and header.training["settings"]["padded"] is True
+    again = toy_run(data, tmp_path / "two", steps=1, tile=64, init=out.model)
+    assert weights(again.model).keys() == weights(out.model).keys()
+    cropped = toy_run(data, tmp_path / "three", steps=2, padded=False)
+    assert weights(cropped.model).keys() == weights(out.model).keys()
+    with pytest.raises(PlanError, match="--padded"):
+        toy_run(data, tmp_path / "four", network="unet-strided", padded=True, dropout=None)
 
 
 def test_stains_are_for_colour(data: Path) -> None:
