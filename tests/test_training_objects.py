@@ -88,7 +88,7 @@ def test_it_finds_objects_of_any_exposure_without_a_setting(trained: Path, tmp_p
         write_files(tmp_path, {f"{name}.tif": pixels})
         objects = tmp_path / f"{name}.zarr"
         tilesegment.predict(tmp_path / f"{name}.tif", None, trained, objects=objects, precision="fp32", tile=96)
-        found.append(len(tilesegment.find_objects(objects).table))
+        found.append(tilesegment.find_objects(objects).count)
     true = len(np.unique(ids)) - 1
     assert found[0] == found[2] == found[3] and abs(found[1] - found[0]) <= 2
     assert abs(found[0] - true) <= 0.4 * true

@@ -25,7 +25,7 @@ from tilesegment.networks.field_of_view import chosen, derive
 from tilesegment.networks.rescaled import unscaled
 from tilesegment.prediction.devices import PRECISIONS, choose_device, choose_precision
 from tilesegment.signals import uninterrupted
-from tilesegment.training.budget import Budget
+from tilesegment.training.budget import CORES, LINE, Budget, Choosing
 from tilesegment.training.checkpoint import load_checkpoint, save_checkpoint
 from tilesegment.training.data import Dataset, Section
 from tilesegment.training.defaults import PERCENTILES, choose_batch, choose_tile, ground_of_data, settle
@@ -111,8 +111,7 @@ class Trainer:
         self.signals: list[int] = []
         self.torn = False
         counted = settings.steps is not None or settings.epochs is not None
-        line = len(data.classes) == 2 and settings.threshold is None and len(self.held_out) > 0
-        self.budget = Budget(None if counted else settings.budget or DEFAULT_BUDGET, chooses_line=line)
+        self.budget = Budget(None if counted else settings.budget or DEFAULT_BUDGET, chooses=self._chooses())
 
     def _make_network(self, reduced: Sequence[Section]) -> FieldOfView:
         """Build the network, begin from `init`, and return the field of view."""
@@ -136,6 +135,14 @@ class Trainer:
             self.notes += notes
             self.halo = self.init.header.halo if self.halo is None else self.halo
         return self._view()
+
+    def _chooses(self) -> Choosing | None:
+        """What to choose on the held-out sections in the end."""
+        if not self.held_out:
+            return None
+        if self.data.instances:
+            return CORES
+        return LINE if len(self.data.classes) == 2 and self.settings.threshold is None else None
 
     def _trained(self, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """The network that is trained in place of the model's: with the same weights, it may pad."""

@@ -17,6 +17,7 @@ from tilesegment.errors import DataError, PlanError
 from tilesegment.models.model import Model
 from tilesegment.networks.any_network import MODULE
 from tilesegment.signals import uninterrupted
+from tilesegment.training.cores import Cores, choose_cores, with_cores
 from tilesegment.training.data import IGNORE, Section, open_dataset, summary
 from tilesegment.training.folder import (
     CHECKPOINT,
@@ -56,6 +57,7 @@ class TrainingRun:
         scores: of the stored model on the held-out sections; None if none were held out.
         tta: the same, averaged over the 8 symmetries of the square; also None if the budget left no time.
         line: the line between two classes with its scores, if chosen on the held-out sections.
+        cores: what makes an object, if chosen on them.
         left_out: what the budget left no time for, in words.
     """
 
@@ -68,6 +70,7 @@ class TrainingRun:
     scores: Scores | None
     tta: Scores | None
     line: Line | None
+    cores: Cores | None = None
     left_out: tuple[str, ...] = ()
 
 
@@ -149,6 +152,7 @@ class _Run:
         self.chosen = replace(chosen, settings=self.trainer.settings)
         self.records: list[Record] = []
         self.line: Line | None = None
+        self.cores: Cores | None = None
 
     def prepare(self, *, resume: bool) -> None:
         """Restore the checkpoint, or write the files that precede the first update."""
@@ -230,6 +234,7 @@ class _Run:
             settings=self.chosen.to_json(),
             records=self.records,
             line=self.line,
+            cores=self.cores,
             command=command,
             **found,
         )
@@ -242,13 +247,19 @@ class _Run:
             wall_seconds=time.monotonic() - self.start,
             kept_step=trainer.kept_step,
             line=self.line,
+            cores=self.cores,
             left_out=trainer.budget.left_out,
             **found,
         )
 
     def _calibrated(self, model: Model) -> Model:
-        """The model, if of two classes, with its threshold applied to its last layer."""
+        """The model with what the held-out sections tell, or the threshold that was given, in its last layer."""
         trainer, threshold = self.trainer, self.trainer.settings.threshold
+        if trainer.data.instances and trainer.budget.calibrates:
+            p = predict_sections(model, trainer.held_out, trainer.device, trainer.precision)
+            self.cores = choose_cores(trainer.held_out, p, model.header.classes)
+            record = {**model.header.training, "cores": asdict(self.cores)}
+            return with_cores(Model(replace(model.header, training=record), model.network), self.cores)
         if len(trainer.data.classes) != 2:
             return model
         if trainer.budget.calibrates:
