@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import toy_model
+from data_sets import write_files
 from labelled_objects import CLASSES, section
 from masks_of_objects import write_mask
 
@@ -86,5 +87,6 @@ def test_objects_of_a_mask_know_the_least_area(pair: np.ndarray, tmp_path: Path)
     assert tilesegment.find_objects(mask).count == objects_of(label, classes).max() == 3
     assert tilesegment.find_objects(mask, min_area=0).count == 4
     assert tilesegment.find_objects(mask, min_area=10_000).count == 0
-    found = tilesegment.evaluate(mask, mask, objects=True)
-    assert found.objects is not None and found.objects.prediction == 3
+    write_files(tmp_path, {"truth.tif": pair.astype(np.uint16)})
+    found = tilesegment.evaluate(mask, tmp_path / "truth.tif", objects=True)
+    assert found.objects is not None and (found.objects.prediction, found.objects.truth) == (3, 4)
