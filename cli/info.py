@@ -83,8 +83,9 @@ def networks(as_json: bool) -> None:
 
 
 def _expected(model: dict[str, Any]) -> str:
-    """Return the size of objects that a model was trained on, in words; empty if it knows none."""
-    return "" if model["diameter_px"] is None else f", objects of {model['diameter_px']:g} px"
+    """Return ground and size of objects of the images that a model was trained on, in words, as far as it knows."""
+    ground = f" on {model['ground']} ground" if model["ground"] else ""
+    return ground + ("" if model["diameter_px"] is None else f", objects of {model['diameter_px']:g} px")
 
 
 def _brief(facts: dict[str, Any]) -> dict[str, Any]:
@@ -140,5 +141,7 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
 
 def _text(name: str, value: Any) -> str:
     if value in (None, ""):
-        return "unknown" if name in ("pixel_size_um", "diameter_px", "plane_spacing_um", "licence") else "none"
+        return (
+            "unknown" if name in ("pixel_size_um", "diameter_px", "ground", "plane_spacing_um", "licence") else "none"
+        )
     return json.dumps(value) if isinstance(value, list | bool) else one_line(value)

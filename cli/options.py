@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tilesegment_cli.types import BATCH, DURATION, INTEGERS, NAMES, PRUNE, SELECT, PathType
+from tilesegment_cli.types import BATCH, DURATION, INTEGERS, MPP, NAMES, PRUNE, SELECT, PathType
 
 if TYPE_CHECKING:
     from tilesegment.cluster import Cluster
@@ -20,7 +20,7 @@ model = click.option(
     "-m",
     type=read_path,
     metavar="FILE|NAME",
-    help="Model file or bundled model.  [default: em-membrane, one channel]",
+    help="Model file or bundled model.  [default: the bundled one for such images]",
 )
 tile = click.option("--tile", type=int, metavar="PX", help="Side of the network's input.  [default: the fastest]")
 halo = click.option(
@@ -53,7 +53,8 @@ normalise = click.option(
     type=click.Choice(["model", "image"]),
     default="model",
     show_default=True,
-    help="Scale by the grey values of the model's training images, or of this image.",
+    help="Scale grey values as the model says, by its training images or by percentiles of the whole image; or by the "
+    "mean and spread of what is predicted.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace what exists, once the new is complete.")
@@ -64,6 +65,19 @@ def together(*options: Callable[..., Any]) -> Callable[..., Any]:
     """Join options into one decorator, in the order in which --help lists them."""
     return lambda command: functools.reduce(lambda done, option: option(done), reversed(options), command)
 
+
+# at which size an image is predicted
+scale = together(
+    level,
+    click.option(
+        "--diameter",
+        type=float,
+        metavar="PX",
+        help="Objects here are about so large: resample them to the model's size.",
+    ),
+    click.option("--mpp", type=MPP, help="Resample to pixels of so many micrometres, or to those of the model."),
+    click.option("--source-mpp", type=float, metavar="MICRONS", help="Pixel size of level 0, if the file lacks it."),
+)
 
 # how objects are made of a mask: the settings of `tilesegment.objects`
 objects = together(

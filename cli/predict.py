@@ -44,7 +44,7 @@ option, written = click.option, options.written_path
 @options.precision
 @options.runtime
 @option("--roi", type=REGION, help="Only these pixels, of level 0.")
-@options.level
+@options.scale
 @option("--z", type=RANGE, help="Only these planes of a stack.")
 @options.channels
 @options.axes

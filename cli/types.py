@@ -83,6 +83,10 @@ def _option(text: str) -> tuple[str, Any]:
     return name, value
 
 
+def _mpp(text: str) -> float | str:
+    return text if text == "model" else float(text)
+
+
 def _held_out(text: str) -> float | tuple[str, ...]:
     # a whole number, but for 0, is the name of an image
     return float(text) if re.fullmatch(r"0|-?\d*\.\d+", text) else _items(str)(text)
@@ -104,6 +108,7 @@ BATCH = Parsed("auto|N", _batch, "a batch; write auto, or a number of tiles from
 PRUNE = Parsed("L1..L4", lambda text: int(*_groups(r"[Ll]?(\d)", text)), "a level; write L1, L2, L3 or L4")
 DURATION = Parsed("20m", _seconds, "a time; write 90s, 20m or 2h")
 OPTION = Parsed("NAME=VALUE", _option, "an option; write NAME=VALUE, such as up=nearest")
+MPP = Parsed("MICRONS|model", _mpp, "a pixel size; write micrometres, such as 0.5, or model")
 HELD_OUT = Parsed("SHARE|NAME,...", _held_out, "a share such as 0.2, or names separated by commas")
 SELECT = Parsed("t=N", _axis_indices, "an index of an axis; write AXIS=INDEX, such as t=3")
 NAMES = Parsed("a,b,...", _items(str), "a list of names")

@@ -18,7 +18,7 @@ from tilesegment_cli import options
 @click.option("--device", default="cpu", metavar="cpu|cuda|cuda:N|mps", show_default=True)
 @click.option("--precision", type=click.Choice(["fp64", "fp32"]), default="fp64", show_default=True)
 @options.runtime
-@options.level
+@options.scale
 @options.axes
 @options.select
 @options.series

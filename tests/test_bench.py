@@ -3,12 +3,16 @@
 import json
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from command_line import Run
+from conftest import toy_model
 
 from tilesegment.geometry import Region
+from tilesegment.models.header import Normalisation
+from tilesegment.models.model import Model
 from tilesegment.networks import build_network
 from tilesegment.networks.counting import floating_point_operations
 from tilesegment.prediction import benchmark
@@ -48,6 +52,14 @@ def test_a_drawn_image_and_the_table(run: Run, scratch: Path) -> None:
     assert lines[0] == "image     drawn, 1 channel(s) of uint8, 0:128,0:128"
     for name in ("predictor alone", "product of", "reading alone", "writing alone", "end to end"):
         assert sum(line.startswith(name) for line in lines) == 1, name
+
+
+def test_of_a_model_that_scales_by_percentiles_an_image_is_drawn_too(run: Run, scratch: Path) -> None:
+    toy = toy_model()
+    scale = Normalisation((0.3,), (0.2,), "", (1.0, 99.8))
+    Model(replace(toy.header, normalisation=scale), toy.network).save(scratch.parent / "toy.safetensors")
+    done = run(f"bench {SMALL} --size 128 --dir scratch")
+    assert done.code == 0 and done.out.startswith("image     drawn, 1 channel(s) of uint8")
 
 
 def test_without_a_size_there_is_as_much_as_time_for(run: Run, scratch: Path) -> None:

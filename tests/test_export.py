@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from command_line import Run
 from conftest import noise, toy_model, toy_network
@@ -16,6 +17,7 @@ from onnx_files import onnxruntime, yaml
 from PIL import Image
 
 import tilesegment
+from tilesegment import Region
 from tilesegment.errors import ModelError
 from tilesegment.geometry import FieldOfView
 from tilesegment.metadata import PixelSize
@@ -190,6 +192,45 @@ def test_a_file_exported_before_the_rebuild_is_the_same_model() -> None:
     assert model.header.weights_sha256 == "4da48dda7ae449da11a4a8f12542a2847ffc62085088eec73573f0f37130c19a"
     assert (model.field_of_view, model.network.values_per_pixel) == (FieldOfView(4, 20, 20, True), 11)
     assert replace(model.header, weights_sha256="") == toy_model().header
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["uint16", ""])
+def test_percentiles_go_along(dtype: str, tmp_path: Path) -> None:
+    """Both files read back are the model; a package tells others what is to be done first, and its tensors show it."""
+    toy = toy_model(channels=2)
+    header = replace(toy.header, normalisation=Normalisation((0.4, 0.5), (0.3, 0.25), dtype, (1.0, 99.8)))
+    Model(header, toy.network).save(tmp_path / "m.safetensors")
+    image = noise((2, 70, 81), dtype="uint16") // 5 + 300
+    tifffile.imwrite(tmp_path / "image.tif", image, photometric="minisblack", metadata={"axes": "CYX"})
+    found = []
+    for to, name in (("", "m.safetensors"), ("onnx", "m.onnx"), ("bioimageio", "m.zip")):
+        path = export(tmp_path / "m.safetensors", tmp_path / name, to) if to else tmp_path / name
+        loaded = Model.load(path)
+        assert loaded.header.normalisation == header.normalisation
+        tilesegment.predict(
+            tmp_path / "image.tif",
+            tmp_path / f"{name}.zarr",
+            path,
+            probabilities=tmp_path / f"{name}.p.zarr",
+            tile=88,
+            precision="fp32",
+        )
+        found.append(tilesegment.open_image(tmp_path / f"{name}.p.zarr").read(Region(0, 0, 70, 81)))
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=0, atol=1e-4)
+    with zipfile.ZipFile(tmp_path / "m.zip") as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    (given,) = yaml.safe_load(files["rdf.yaml"])["inputs"]
+    _, (step, options) = (one.values() for one in given["preprocessing"])
+    assert (step, given["data"]["type"], options["axes"]) == ("scale_range", dtype or "float32", ["y", "x"])
+    grey, expected = (np.load(io.BytesIO(files[name])) for name in ("input.npy", "output.npy"))
+    ends = (options["min_percentile"], options["max_percentile"])
+    low, high = np.percentile(grey.astype(np.float64), ends, axis=(2, 3), keepdims=True)
+    session = onnxruntime.InferenceSession(files["weights.onnx"], providers=["CPUExecutionProvider"])
+    (result,) = session.run(None, {"image": ((grey - low) / (high - low + options["eps"])).astype(np.float32)})
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-4)
+    assert np.ptp(expected) > 0.1 and b"percentiles 1 and 99.8" in files["README.md"]
 
 
 @pytest.mark.slow

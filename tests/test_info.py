@@ -116,7 +116,13 @@ def test_models_by_file_and_by_name(tmp_path: Path) -> None:
     assert facts["classes"] == {str(n): f"class {n}" for n in range(4)}
     assert facts["arguments"]["depth"] == 3
     assert facts["weights_sha256"] == stored.header.weights_sha256
-    assert facts["diameter_px"] == 27.5
+    assert (facts["diameter_px"], facts["ground"]) == (27.5, "")
+    assert "training images" in facts["grey_values"]
+    scale = replace(made.header.normalisation, percentiles=(1.0, 99.8))
+    replace(made, header=replace(made.header, normalisation=scale, ground="dark")).save(path)
+    facts = describe(path)
+    assert (facts["dtype"], facts["ground"]) == ("any type", "dark")
+    assert "percentiles 1 and 99.8 of the whole image" in facts["grey_values"]
     assert {describe(Path(name))["kind"] for name in bundled_models()} == {"model"}
 
 

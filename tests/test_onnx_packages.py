@@ -7,13 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from conftest import noise
 from onnx_files import describe, onnxruntime, package, pooled, valid, yaml, zipped
 
+import tilesegment
+from tilesegment import Region
 from tilesegment.errors import ModelError
 from tilesegment.geometry import FieldOfView
 from tilesegment.metadata import PixelSize
+from tilesegment.models.header import Normalisation
 from tilesegment.models.model import Model
 from tilesegment.prediction.engine import predict_array
 from tilesegment.prediction.predictor import TorchPredictor
@@ -89,6 +93,40 @@ def test_all_preprocessing_is_one_normalisation(tmp_path: Path) -> None:
     np.testing.assert_allclose((scale.mean, scale.std), [[22.5], [2.5]], rtol=1e-12)
 
 
+def scale_range(**options: Any) -> dict[str, Any]:
+    """Scaling by percentiles."""
+    return {"id": "scale_range", "kwargs": {"axes": ["y", "x"], "min_percentile": 1, "max_percentile": 99.8} | options}
+
+
+def linear(gain: float) -> dict[str, Any]:
+    return {"id": "scale_linear", "kwargs": {"gain": gain, "offset": 3.0}}
+
+
+@pytest.mark.parametrize("axes", [["y", "x"], ["channel", "y", "x"], None])
+def test_percentiles_of_an_image_are_those_of_the_whole(axes: list[str] | None, tmp_path: Path) -> None:
+    """As the preprocessing computes it of the whole image, whatever the tiles; what comes before changes nothing."""
+    rdf = describe()
+    rdf["inputs"][0]["preprocessing"] = [linear(0.5), scale_range(axes=axes), linear(2.0)]
+    path = package(tmp_path / "m.zip", rdf, pooled().model())
+    scale = Model.load(path).header.normalisation
+    assert scale == Normalisation((-1.5,), (0.5,), "uint8", (1.0, 99.8))
+    pixels = noise((1, 90, 110), dtype="uint16") // 3
+    tifffile.imwrite(tmp_path / "image.tif", pixels[0])
+    out = tmp_path / "p.zarr"
+    tilesegment.predict(
+        tmp_path / "image.tif", tmp_path / "m.zarr", path, probabilities=out, tile=32, precision="fp32", block=48
+    )
+    low, high = np.percentile(pixels * 0.5 + 3, (1, 99.8))
+    given = 2 * (pixels * 0.5 + 3 - low) / (high - low + 1e-6) + 3
+    padded = np.pad(given, ((0, 0), (16, 16), (16, 16)), mode="reflect")
+    (raw,) = onnxruntime.InferenceSession(pooled().model().SerializeToString()).run(
+        None, {"image": padded[None].astype(np.float32)}
+    )
+    expected = torch.from_numpy(raw[0]).softmax(0).numpy()[:, 16:-16, 16:-16]
+    np.testing.assert_allclose(tilesegment.open_image(out).read(Region(0, 0, 90, 110)), expected, rtol=0, atol=1e-4)
+    assert np.ptp(expected) > 0.1
+
+
 IN, OUT = ("inputs", 0), ("outputs", 0)
 
 
@@ -112,7 +150,11 @@ IN, OUT = ("inputs", 0), ("outputs", 0)
         ([*OUT, "postprocessing"], [{"id": "binarize"}], "'binarize'"),
         ([*IN, "axes", 2, "size"], 256, "256 px along y"),
         ([*IN, "axes", 2, "size", "step"], 0, "(18, 0, 0, 4)"),
-        ([*IN, "preprocessing", 0, "id"], "scale_range", "'scale_range'"),
+        ([*IN, "preprocessing", 0, "id"], "zero_mean_unit_variance", "'zero_mean_unit_variance'"),
+        ([*IN, "preprocessing", 0], scale_range(axes=["batch", "y", "x"]), "along ['batch', 'y', 'x']"),
+        ([*IN, "preprocessing", 0], scale_range(min_percentile=99.8, max_percentile=1), "99.8 and 1"),
+        ([*IN, "preprocessing", 0], scale_range(reference_tensor="other"), "'other'"),
+        ([*IN, "preprocessing"], [linear(-1.0), scale_range()], "inverts"),
         ([*IN, "preprocessing", 0, "kwargs", "gain"], -1, "positive gain"),
         ([*IN, "preprocessing", 0, "kwargs", "gain"], [1, 2], "2 values for 1 channels"),
         ([*IN, "preprocessing", 0, "kwargs", "axis"], "y", "along 'y'"),

@@ -38,6 +38,9 @@ class PixelSize:
     y: float
     x: float
 
+    def __str__(self) -> str:
+        return f"{self.y:.3g}" if self.y == self.x else f"{self.y:.3g} x {self.x:.3g}"
+
 
 @dataclass(frozen=True)
 class Spacing:

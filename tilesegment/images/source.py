@@ -12,7 +12,18 @@ import numpy as np
 from tilesegment.errors import ImageError, one_line
 from tilesegment.geometry import Region, mirror_indices
 from tilesegment.images.pixels import TURNS, Turn, image_type, stored_type, to_image_type, to_stored_type
-from tilesegment.metadata import UNKNOWN_FRAME, Frame, in_micrometres, size_of
+from tilesegment.metadata import (
+    MICROMETRE,
+    UNKNOWN_FRAME,
+    Frame,
+    PixelSize,
+    Spacing,
+    in_micrometres,
+    size_difference,
+    size_of,
+)
+
+_AGREES = 0.01  # relative difference of two pixel sizes that agree
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,11 @@ class ImageSource(ABC):
         return self.levels[0].shape
 
     @property
+    def stored_levels(self) -> tuple[Level, ...]:
+        """The levels that the file holds, which are all of them unless more are computed."""
+        return self.levels
+
+    @property
     def cache_bytes(self) -> int:
         """Most memory in which decoded pixels are kept between reads; 0 where a read leaves nothing behind."""
         return 0
@@ -111,6 +127,19 @@ class ImageSource(ABC):
     def _bytes(self) -> int:
         """Size of all the pixels of level 0."""
         return math.prod(self.shape) * self.channels * (self.depth or 1) * self.stored_dtype.itemsize
+
+    def assume_pixel_size(self, size: PixelSize) -> None:
+        """Take `size` as that of level 0, and say so where the file says otherwise."""
+        known = self.pixel_size
+        if known is not None and size_difference(size, known) > _AGREES:
+            self.notes += (f"{self.path} says that its pixels are {known} um: {size} are taken, as was given",)
+
+        def sized(spacing: Spacing, side: float) -> Spacing:
+            origin = spacing.origin if spacing.unit else spacing.origin / spacing.scale * side
+            return Spacing(side, origin, MICROMETRE)
+
+        self.frame = replace(self.frame, y=sized(self.frame.y, size.y), x=sized(self.frame.x, size.x))
+        self.pixel_size = size
 
     def read(self, region: Region, level: int = 0, z: int = 0) -> np.ndarray:
         """Read the pixels of `region`, (C, h, w) in `dtype`; maybe a view, maybe not contiguous. Thread-safe.

@@ -208,4 +208,11 @@ def check_same_size(what: str, shape: tuple[int, int], planes: int, name: str, l
     """
     if (shape, planes) != (label.shape, label.planes):
         sizes = [f"{z} x {y} x {x} (z, y, x)" for z, (y, x) in ((planes, shape), (label.planes, label.shape))]
-        raise DataError(f"{what} is {sizes[0]}, {name} {sizes[1]}; they must be of one size")
+        (height, width), (rows, columns), advice = shape, label.shape, ""
+        # sides of resampled images are rounded up
+        if planes == label.planes and abs(height * columns - width * rows) <= max(*shape, *label.shape):
+            advice = (
+                " (if the mask was predicted with --diameter, --mpp or --level: the GeoJSON that predict --objects "
+                "writes is in pixels of the image, and can be compared)"
+            )
+        raise DataError(f"{what} is {sizes[0]}, {name} {sizes[1]}; they must be of one size{advice}")

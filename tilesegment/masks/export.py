@@ -81,17 +81,22 @@ def _write_tiff(levels: Sequence[BlockArray], spec: MaskSpec, record: str, path:
 
 
 def _placement(spec: MaskSpec) -> dict[str, Any]:
-    """Return size and position of pixels and planes as OME-XML has them: micrometres; positions otherwise pixels."""
+    """Return size and position of pixels and planes as OME-XML has them: micrometres, otherwise pixels of the image."""
     first = (spec.first_plane, *spec.offset)
     frame = part_of_frame(spec.frame, scale=spec.scale, first=first, size=spec.pixel_size)
-    sizes: dict[str, float] = {}
+    sizes: dict[str, float | str] = {}
     places: dict[str, list[float] | list[str]] = {}
     planes = range(spec.depth or 1)
     for axis, spacing in (("X", frame.x), ("Y", frame.y), ("Z", frame.z)):
         is_known = spacing.unit is not None
-        if is_known:
+        # without a unit, pixels of another size than the image's are given in pixels of the image
+        is_scaled = not is_known and spec.scale != (1, 1) and axis != "Z"
+        if is_known or is_scaled:
             sizes[f"PhysicalSize{axis}"] = spacing.scale
-        start, step = (spacing.origin, spacing.scale) if is_known else (spacing.origin / spacing.scale, 1.0)
+        if is_scaled:
+            sizes[f"PhysicalSize{axis}Unit"] = "pixel"
+        is_given = is_known or is_scaled
+        start, step = (spacing.origin, spacing.scale) if is_given else (spacing.origin / spacing.scale, 1.0)
         places[f"Position{axis}"] = [start + (z * step if axis == "Z" else 0.0) for z in planes]
         places[f"Position{axis}Unit"] = ["µm" if is_known else "pixel"] * len(planes)
     is_moved = any(spacing.origin for spacing in (frame.z, frame.y, frame.x))

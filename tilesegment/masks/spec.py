@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ STORED = "stored"
 """Key of the fingerprint: a digest of what the image stores."""
 UNREADABLE = "unreadable"
 """Key of the record of a mask in progress: part of the image could not be read, and is expected to be repaired."""
+RESAMPLED = "resampled"
+"""Key of the fingerprint: (y, x) pixels of level 0 per pixel of the level that was computed and predicted."""
 _SAMPLED = "content"  # an older digest beside STORED, which does not see the chunks of a Zarr: not compared
 _FRAME = "frame"
 
@@ -117,6 +120,22 @@ def spec_from_record(record: Mapping[str, Any]) -> MaskSpec:
         )
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError, AssertionError) as error:
         raise MaskError(f"the mask's record is damaged ({error!r}); compute the mask again") from error
+
+
+def resampled_of(fingerprint: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return the step at which an image was resampled; None if a stored level was predicted.
+
+    Raises:
+        MaskError: it is damaged.
+    """
+    step = fingerprint.get(RESAMPLED)
+    try:
+        given = None if step is None else (float(step[0]), float(step[1]))
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        raise MaskError(f"the mask's record is damaged ({error!r}); compute the mask again") from error
+    if given is not None and not all(math.isfinite(one) and one > 0 for one in given):
+        raise MaskError(f"the mask's record is damaged (resampled at {given}); compute the mask again")
+    return given
 
 
 def digest(record: Mapping[str, Any]) -> str:

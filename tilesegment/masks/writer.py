@@ -234,9 +234,10 @@ class MaskWriter:
 
     def _attributes(self, spec: MaskSpec, record: Mapping[str, Any]) -> dict[str, Any]:
         target = self.target
-        image = spec.frame if target.host is None else target.host.frame
+        # a label lies over its image, whatever pixel size the user knows of
+        image, size = (spec.frame, spec.pixel_size) if target.host is None else (target.host.frame, None)
         first = (spec.first_plane, *spec.offset)
-        frame = part_of_frame(image, scale=spec.scale, first=first, size=spec.pixel_size)
+        frame = part_of_frame(image, scale=spec.scale, first=first, size=size)
         multiscale = documents.multiscales(target.path.stem, self.base.grid.axes, frame, target.halvings)
         if target.kind == "probabilities":
             most = 255.0 if target.values == "uint8" else 1.0

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tilesegment.errors import ModelError
 from tilesegment.files import write_atomically
 from tilesegment.geometry import FieldOfView
-from tilesegment.models.header import KEY
+from tilesegment.models.header import KEY, Normalisation
 from tilesegment.models.model import Model
 from tilesegment.models.onnx_file import VIEW_KEY, check_installed, parse_onnx
 from tilesegment.models.onnx_network import OnnxNetwork
@@ -38,7 +38,8 @@ def export(model: str | Path, out: str | Path, to: str, *, overwrite: bool = Fal
     Args:
         model: file or bundled name.
         out: the new file, `.onnx` or `.zip`.
-        to: `onnx`, a graph from grey values to class probabilities; `bioimageio`, a package with the same graph.
+        to: `onnx`, a graph from grey values to class probabilities; `bioimageio`, a package with the same graph. Of a
+            model that scales by percentiles of the whole image, the graph takes what is scaled so; the package says it.
         overwrite: replace an existing `out`.
 
     Returns:
@@ -75,6 +76,8 @@ def export(model: str | Path, out: str | Path, to: str, *, overwrite: bool = Fal
 
 class GreyValues(nn.Module):
     """Grey values (B, C, H, W) float32 -> class probabilities (B, K, h, w).
+
+    A model that scales by percentiles of the whole image takes grey values that are scaled so already.
 
     Args:
         model: whose network and normalisation are used.
@@ -167,11 +170,18 @@ def to_onnx(model: Model, *, same_size: bool = False) -> bytes:
 
 
 def example_image(model: Model, height: int, width: int) -> np.ndarray:
-    """Draw random grey values (1, C, height, width), float32 in the model's range; whole numbers for integer images."""
-    scale = model.header.normalisation
+    """Draw random grey values (1, C, height, width), float32 in the model's range; whole numbers for integer images.
+
+    Of a model that scales by percentiles, they are scaled so already.
+    """
+    return random_image(model.header.normalisation, height, width)
+
+
+def random_image(scale: Normalisation, height: int, width: int) -> np.ndarray:
+    """Draw grey values (1, C, height, width) float32 with the mean and std of `scale`, whole numbers for integers."""
     mean, std = (np.array(values)[:, None, None] for values in (scale.mean, scale.std))
-    image = np.random.default_rng(0).normal(mean, std, (1, model.header.channels, height, width))
-    if scale.dtype.startswith("uint"):
+    image = np.random.default_rng(0).normal(mean, std, (1, len(scale.mean), height, width))
+    if scale.dtype.startswith("uint") and scale.percentiles is None:
         image = np.clip(np.rint(image), 0, np.iinfo(scale.dtype).max)
     return image.astype(np.float32)
 

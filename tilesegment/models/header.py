@@ -44,6 +44,19 @@ class Normalisation:
         mean = tuple(low + one * span for one, (low, _), span in zip(self.mean, limits, spans, strict=True))
         return Normalisation(mean, tuple(one * span for one, span in zip(self.std, spans, strict=True)), dtype)
 
+    @property
+    def types(self) -> str:
+        """The dtypes of images that it is for, in words."""
+        return self.dtype if self.percentiles is None else "any type"
+
+    @property
+    def words(self) -> str:
+        """How grey values are scaled first; "" if they are not."""
+        if self.percentiles is None:
+            return ""
+        low, high = self.percentiles
+        return f"scaled so that the percentiles {low:g} and {high:g} of the whole image become 0 and 1"
+
     def as_json(self) -> dict[str, Any]:
         """Return the fields as a dictionary, percentiles only if there are any."""
         return {name: value for name, value in asdict(self).items() if value is not None}

@@ -214,10 +214,15 @@ def _view(axes: Mapping[str, Mapping[str, Any]], out_axes: Mapping[str, Mapping[
 
 
 def _normalisation(given: Mapping[str, Any], channels: int) -> Normalisation:
-    """All steps of the preprocessing as one: value * gain + offset, per channel."""
-    gain, offset = [1.0] * channels, [0.0] * channels
+    """All steps of the preprocessing as one: value * gain + offset, per channel, maybe after scaling by percentiles."""
+    gain, offset, percentiles = [1.0] * channels, [0.0] * channels, None
     for step in given.get("preprocessing") or []:
         kind, options = step["id"], step.get("kwargs") or {}
+        if kind == "scale_range":
+            _check_gain(gain, offset)
+            # percentiles take part in what was done to the values before, which thus makes no difference
+            gain, offset, percentiles = [1.0] * channels, [0.0] * channels, _percentiles(options, channels)
+            continue
         if options.get("axis", "channel") != "channel":
             raise ModelError(f"its preprocessing {kind!r} works along {options['axis']!r}; allowed: along channel")
         if kind == "ensure_dtype" and str(options.get("dtype", "")).startswith("float"):
@@ -232,16 +237,34 @@ def _normalisation(given: Mapping[str, Any], channels: int) -> Normalisation:
         else:
             raise ModelError(
                 f"needs the preprocessing {kind!r}, which would show seams between tiles; allowed: ensure_dtype to "
-                "float, scale_linear, fixed_zero_mean_unit_variance"
+                "float, scale_linear, fixed_zero_mean_unit_variance, scale_range of each channel"
             )
         gain = [g * f for g, f in zip(gain, factors, strict=True)]
         offset = [o * f + s for o, f, s in zip(offset, factors, summands, strict=True)]
-    if not all(math.isfinite(value) for value in (*gain, *offset)) or min(gain) <= 0:
-        raise ModelError("its preprocessing inverts grey values, or makes them infinite; allowed: a positive gain")
+    _check_gain(gain, offset)
     data = given.get("data") or {}
     kind = data.get("type", "float32") if isinstance(data, dict) else data[0].get("type", "float32")
     mean = tuple(-o / g for o, g in zip(offset, gain, strict=True))
-    return Normalisation(mean, tuple(1 / g for g in gain), str(kind))
+    return Normalisation(mean, tuple(1 / g for g in gain), str(kind), percentiles)
+
+
+def _check_gain(gain: Sequence[float], offset: Sequence[float]) -> None:
+    if not all(math.isfinite(value) for value in (*gain, *offset)) or min(gain) <= 0:
+        raise ModelError("its preprocessing inverts grey values, or makes them infinite; allowed: a positive gain")
+
+
+def _percentiles(options: Mapping[str, Any], channels: int) -> tuple[float, float]:
+    """Read those of `scale_range`, which are measured on the whole image here, not on what is fed at a time."""
+    axes = options.get("axes")
+    by_channel = {"y", "x"} if channels > 1 or "channel" not in (axes or ()) else {"channel", "y", "x"}
+    if (axes is None and channels > 1) or (axes is not None and set(axes) != by_channel):
+        raise ModelError(f"its scale_range works along {axes or 'all axes'}; allowed: y and x, for each channel")
+    if options.get("reference_tensor"):
+        raise ModelError(f"its scale_range takes the percentiles of {options['reference_tensor']!r}; allowed: its own")
+    low, high = float(options.get("min_percentile", 0)), float(options.get("max_percentile", 100))
+    if not 0 <= low < high <= 100:
+        raise ModelError(f"its scale_range has the percentiles {low:g} and {high:g}; allowed: 0 to 100, ascending")
+    return low, high
 
 
 def _per_channel(value: Any, channels: int) -> list[float]:

@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tilesegment.errors import ModelError
 from tilesegment.geometry import FieldOfView
-from tilesegment.models.export import GreyValues, example_image, exported_view, to_onnx
+from tilesegment.images.limits import limits
+from tilesegment.models.export import GreyValues, example_image, exported_view, random_image, to_onnx
+from tilesegment.models.header import Normalisation
 from tilesegment.models.model import Model
 from tilesegment.models.onnx_file import parse_onnx
 from tilesegment.models.package import RDF
@@ -24,6 +27,7 @@ from tilesegment.networks.probing import LARGEST
 
 # the first version in which authors, citations and licence may be missing
 _VERSION = "0.5.5"
+_EPSILON = 1e-6  # what scale_range adds to the difference that it divides by; the default of the specification
 # SPDX identifiers; any other licence is named in the README only
 _SPDX = ("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "MIT")
 
@@ -39,7 +43,7 @@ def to_package(model: Model) -> bytes:
     """
     import yaml
 
-    view, dtype = exported_view(model, same_size=True), model.header.normalisation.dtype
+    view = exported_view(model, same_size=True)
     if view.before > LARGEST:
         raise ModelError(
             f"{model.header.name}: exact tiles need {view.before} px of context, which takes too large a test image; "
@@ -47,12 +51,12 @@ def to_package(model: Model) -> bytes:
         )
     weights = to_onnx(model, same_size=True)
     side = view.tile_of(view.step_for(128))
-    image = example_image(model, side, side)
+    image, scaled = _example(model, side)
     with torch.inference_mode():
-        result = GreyValues(model, same_size=True)(torch.from_numpy(image)).numpy()
+        result = GreyValues(model, same_size=True)(scaled).numpy()
     files = {
         "weights.onnx": weights,
-        "input.npy": _npy(image.astype(dtype)),
+        "input.npy": _npy(image),
         "output.npy": _npy(result),
         "README.md": _readme(model, view).encode(),
     }
@@ -64,6 +68,34 @@ def to_package(model: Model) -> bytes:
         for name, data in files.items():
             archive.writestr(name, data)
     return packed.getvalue()
+
+
+def _example(model: Model, side: int) -> tuple[np.ndarray, Tensor]:
+    """Return random grey values (1, C, side, side) in the type of the images, and what the graph takes, float32."""
+    scale, dtype = model.header.normalisation, _dtype(model.header.normalisation)
+    if scale.percentiles is None:
+        image = example_image(model, side, side)
+        return image.astype(dtype), torch.from_numpy(image)
+    most = np.iinfo(dtype).max if dtype.startswith("uint") else 1.0
+    grey = scale.for_limits(((most / 8, most / 2),) * model.header.channels, dtype)
+    image = random_image(grey, side, side).astype(dtype)
+    low, high = np.array(limits(image[0], scale.percentiles)).T[:, :, None, None]
+    return image, torch.from_numpy(((image - low) / (high - low + _EPSILON)).astype(np.float32))
+
+
+def _dtype(scale: Normalisation) -> str:
+    """Return the type of the images that a package names: of a model that takes any, that of the training images."""
+    return scale.dtype or "float32"
+
+
+def _preprocessing(scale: Normalisation) -> list[dict[str, Any]]:
+    """Return what is to be done before the graph normalises."""
+    steps: list[dict[str, Any]] = [{"id": "ensure_dtype", "kwargs": {"dtype": "float32"}}]
+    if scale.percentiles is not None:
+        low, high = scale.percentiles
+        ends = {"min_percentile": low, "max_percentile": high, "eps": _EPSILON}
+        steps.append({"id": "scale_range", "kwargs": {"axes": ["y", "x"], **ends}})
+    return steps
 
 
 def _describe(model: Model, view: FieldOfView, opset: int, digests: dict[str, str]) -> dict[str, Any]:
@@ -80,8 +112,8 @@ def _describe(model: Model, view: FieldOfView, opset: int, digests: dict[str, st
             lambda _: {"size": {"min": view.tile_of(view.divisor), "step": view.divisor}},
         ),
         "test_tensor": file["input.npy"],
-        "data": {"type": header.normalisation.dtype},
-        "preprocessing": [{"id": "ensure_dtype", "kwargs": {"dtype": "float32"}}],
+        "data": {"type": _dtype(header.normalisation)},
+        "preprocessing": _preprocessing(header.normalisation),
     }
     halo = {"halo": view.before} if view.before else {}
     result = {
@@ -132,7 +164,8 @@ def _readme(model: Model, view: FieldOfView) -> str:
     lines = [
         f"# {header.name or header.network}",
         f"A {header.network} that gives the probabilities of {', '.join(one.name for one in header.classes)}.",
-        f"- images: {header.channels} channel(s) of {scale.dtype}, pixels of {pixels}",
+        f"- images: {header.channels} channel(s) of {scale.types}, pixels of {pixels}",
+        *([f"- {scale.words}: scale the whole image so before it is cut into tiles"] if scale.words else []),
         f"- normalised by the network itself: mean {list(scale.mean)}, std {list(scale.std)}",
         f"- tiles need a halo of {view.before} px; those that start at multiples of {view.divisor} px show no seams",
         f"- between two classes the line is drawn at a probability of {header.threshold}",

@@ -9,7 +9,7 @@ from pathlib import Path
 from tilesegment.errors import MaskError, PlanError
 from tilesegment.files import replacing
 from tilesegment.masks import MaskSpec, MaskWriter, create_objects, is_complete
-from tilesegment.masks.spec import differing
+from tilesegment.masks.spec import RESAMPLED, differing
 from tilesegment.masks.store import reporting
 from tilesegment.masks.target import OBJECTS, check_free, objects_target, read_record
 from tilesegment.objects.batches import Batch, Placement
@@ -146,7 +146,7 @@ def labels_spec(plan: ObjectPlan, spec: MaskSpec) -> MaskSpec:
     chunk = _CHUNK if block % _CHUNK == 0 else block
     provenance = {"mask": plan.mask, "image": spec.provenance.get("image")}
     fingerprint = {"objects": plan.fingerprint}
-    for name in ("image", "shape", "level", "planes", "region", "axes", "select", "series", "invert"):
+    for name in ("image", "shape", "level", "planes", "region", "axes", "select", "series", "invert", RESAMPLED):
         if name in spec.fingerprint:  # where it lies in which image
             fingerprint[name] = spec.fingerprint[name]  # type: ignore[assignment]
     return replace(spec, block=block, chunk=chunk, fingerprint=fingerprint, provenance=provenance)

@@ -12,9 +12,10 @@ from tilesegment.errors import PlanError
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
 from tilesegment.images.identity import identity
+from tilesegment.images.resampled import at_scale
 from tilesegment.images.source import ImageSource
 from tilesegment.masks import MaskSpec
-from tilesegment.masks.spec import digest
+from tilesegment.masks.spec import digest, resampled_of
 from tilesegment.metadata import PixelSize, part_of_frame, size_difference
 from tilesegment.objects.cut import Cut
 from tilesegment.objects.settings import ObjectSettings, Roles, roles_of
@@ -34,6 +35,7 @@ class Grey:
         shift: (y, x), pixel of this level under the first pixel of the mask.
         plane: under the mask's first plane.
         channels: how many it has.
+        resampled: (y, x) pixels of level 0 per pixel, where the level is computed and not stored.
     """
 
     path: str
@@ -41,6 +43,12 @@ class Grey:
     shift: tuple[int, int]
     plane: int
     channels: int
+    resampled: tuple[float, float] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for JSON; without a step where there is none, as earlier releases know none."""
+        known = asdict(self)
+        return known if self.resampled is not None else {key: known[key] for key in known if key != "resampled"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,8 @@ class ObjectPlan:
 
     def to_json(self) -> str:
         """Return the plan as one JSON object."""
-        return json.dumps(asdict(self), sort_keys=True)
+        known = asdict(self) | {"grey": None if self.grey is None else self.grey.as_json()}
+        return json.dumps(known, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -91,7 +100,8 @@ class ObjectPlan:
         known["shape"] = tuple(known["shape"])
         known["taken"] = None if known["taken"] is None else tuple(known["taken"])
         if known["grey"] is not None:
-            known["grey"] = Grey(**known["grey"] | {"shift": tuple(known["grey"]["shift"])})
+            pairs = {name: tuple(known["grey"][name]) for name in ("shift", "resampled") if known["grey"].get(name)}
+            known["grey"] = Grey(**known["grey"] | pairs)
         return cls(**known)
 
 
@@ -133,7 +143,7 @@ def make_plan(source: ObjectSource, settings: ObjectSettings) -> ObjectPlan:
     for name in ("mask", "block", "fingerprint", "run"):
         del decides[name]
     if grey is not None:
-        decides["grey"] = {**asdict(grey), "path": "", "stored": identity(grey.path).digest}
+        decides["grey"] = {**grey.as_json(), "path": "", "stored": identity(grey.path).digest}
     stored = identity(source.path).digest
     made_of = digest({"layout": source.spec.layout(), "fingerprint": source.spec.fingerprint})
     run = _digest(decides | {"mask": made_of if source.is_ours else stored})
@@ -158,12 +168,13 @@ def find_grey(source: ObjectSource, path: str) -> Grey:
         PlanError: it lies nowhere in it.
         ImageError: the image cannot be read.
     """
-    spec = source.spec
-    with open_image(path) as image:
+    spec, step = source.spec, resampled_of(source.spec.fingerprint)
+    with at_scale(open_image(path), step) as image:
         for found in (_recorded(source, image), _aligned(spec, image)):
             if found is not None and _covers(spec, image, *found):
                 level, shift = found
-                return Grey(str(Path(path).resolve()), level, shift, spec.first_plane, image.channels)
+                computed = step if level == len(image.stored_levels) else None
+                return Grey(str(Path(path).resolve()), level, shift, spec.first_plane, image.channels, computed)
         sizes = ", ".join(f"{h} x {w}" for h, w in (level.shape for level in image.levels[:8]))
         raise PlanError(
             f"{source.path} does not lie in {path}: the mask is {spec.shape[0]} x {spec.shape[1]} (y, x), "

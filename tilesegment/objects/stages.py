@@ -26,6 +26,7 @@ import numpy as np
 
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
+from tilesegment.images.resampled import at_scale
 from tilesegment.images.source import ImageSource
 from tilesegment.masks import MaskWriter
 from tilesegment.masks.store import reporting
@@ -107,9 +108,10 @@ class Stages:
     @cached_property
     def image(self) -> ImageSource:
         """The image whose grey values are measured."""
-        assert self.plan.grey is not None
+        grey = self.plan.grey
+        assert grey is not None
         with self._lock:
-            return self._open.enter_context(open_image(self.plan.grey.path))
+            return self._open.enter_context(at_scale(open_image(grey.path), grey.resampled))
 
     @property
     def final(self) -> Labelling:

@@ -238,10 +238,11 @@ def _draw(path: Path, settings: Settings, side: int) -> str:
     scale = header.normalisation
     channels = header.channels if settings.channels is None else max(settings.channels, default=0) + 1
     mean, std = [scale.mean[0]] * channels, [scale.std[0]] * channels
-    if scale.dtype != "float32" and std[0] < 2:  # a model without known grey values
-        most = 255 if scale.dtype == "uint8" else 65_535
+    dtype = scale.dtype if scale.percentiles is None else "uint8"
+    if dtype != "float32" and std[0] < 2:  # a model without known grey values
+        most = 255 if dtype == "uint8" else 65_535
         mean, std = [most / 2] * channels, [most / 6] * channels
-    return draw_zarr(path, (side, side), mean, std, scale.dtype)
+    return draw_zarr(path, (side, side), mean, std, dtype)
 
 
 @contextmanager

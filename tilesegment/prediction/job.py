@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,8 +18,9 @@ import numpy as np
 
 from tilesegment.errors import ImageError, PlanError
 from tilesegment.geometry import Block, Region, TileGrid
-from tilesegment.images import open_image, read_mirrored
+from tilesegment.images import ResampledSource, read_mirrored
 from tilesegment.images.identity import identity
+from tilesegment.images.resampled import at_scale
 from tilesegment.images.source import ImageSource
 from tilesegment.masks import MaskSpec
 from tilesegment.metadata import PixelSize
@@ -30,6 +32,7 @@ from tilesegment.prediction.opening import load, open_model
 from tilesegment.prediction.outputs import Stores, begin_outputs
 from tilesegment.prediction.plan import Plan, found_in_files, make_plan
 from tilesegment.prediction.predictor import BlockPredictor, Pending, make_predictor
+from tilesegment.prediction.resolution import open_source
 from tilesegment.prediction.result import Result
 from tilesegment.prediction.seams import mismatch
 from tilesegment.prediction.settings import Outputs, Settings
@@ -44,7 +47,8 @@ class Job:
     def __init__(self, plan: Plan, source: ImageSource, model: Model, stores: Stores | None = None) -> None:
         self.plan, self.source, self.model = plan, source, model
         self.stores = stores or Stores()
-        self._wanted_bytes = 0
+        self._wanted_bytes = 0.0
+        self._spanned = prod(source.factor) if isinstance(source, ResampledSource) else 1  # stored pixels per pixel
 
     @classmethod
     def prepare(cls, image: str | Path, settings: Settings | None = None, *, ask: AskMachine = this_machine) -> Self:
@@ -59,7 +63,7 @@ class Job:
             ImageError, ModelError, PlanError, DeviceError: one of them is unavailable, or they are incompatible.
         """
         settings = Settings() if settings is None else settings
-        source = open_image(image, **settings.reading)
+        source = open_source(image, settings)
         try:
             machine = ask(settings.device, settings.precision)  # may wait for workers, so only once the image is open
             if not os.path.samefile(image, source.path):  # an image inside the given path
@@ -75,7 +79,8 @@ class Job:
                     machine = replace(machine, precision="fp32")
                 notes += tuple(note for note in (on_cpu, model.assumed) if note)
             plan = make_plan(source, model, settings, machine, opened.path)
-            return cls(replace(plan, chosen=opened.chosen, notes=plan.notes + notes), source, model)
+            plan = replace(plan, chosen=opened.chosen, notes=plan.notes + notes)
+            return cls(plan, at_scale(source, plan.resampled), model)
         except BaseException:
             source.close()
             raise
@@ -87,7 +92,7 @@ class Job:
         Raises:
             ImageError, ModelError, PlanError: image or model are unavailable here, or are not the same.
         """
-        source = open_image(plan.image, **plan.settings.reading)
+        source = at_scale(open_source(plan.image, plan.settings), plan.resampled)
         try:
             model = load(plan.model, plan.settings)
             for name, here in found_in_files(plan, identity(source.path), source, model).items():
@@ -142,8 +147,8 @@ class Job:
         Raises:
             ImageError: they cannot be read, or hold NaN or infinity where they are needed.
         """
-        pixels = read_mirrored(self.source, block.read, self.plan.settings.level, z)
-        self._wanted_bytes += block.write.area * len(pixels) * pixels.itemsize
+        pixels = read_mirrored(self.source, block.read, self.plan.level, z)
+        self._wanted_bytes += self._spanned * block.write.area * len(pixels) * pixels.itemsize
         if self.plan.channels != tuple(range(len(pixels))):
             pixels = pixels[list(self.plan.channels)]
         if pixels.dtype.kind != "f" or np.isfinite(pixels).all():
@@ -265,13 +270,16 @@ class Job:
     def spec(self) -> MaskSpec:
         """Describe the mask that this job writes."""
         plan, size, (sy, sx) = self.plan, self.source.pixel_size, self.plan.scale
+        sides = [] if size is None else [size.y * sy, size.x * sx]
+        if plan.resampled is not None:  # 0.5, not 0.49999999999999994
+            sides = [float(f"{side:.12g}") for side in sides]
         return MaskSpec(
             shape=plan.region.shape,
             depth=None if plan.depth is None else len(plan.planes),
             block=plan.block,
             chunk=plan.chunk,
             classes=self.model.header.classes,
-            pixel_size=None if size is None else PixelSize(size.y * sy, size.x * sx),
+            pixel_size=PixelSize(*sides) if sides else None,
             # the centre of a pixel of a reduced level lies between those of level 0
             offset=(plan.region.y0 + (sy - 1) / (2 * sy), plan.region.x0 + (sx - 1) / (2 * sx)),
             scale=(sy, sx),

@@ -102,7 +102,7 @@ def _measure(source: ImageSource, plan: "Plan", otherwise: str) -> Normalisation
     for n in sorted({round(n) for n in np.linspace(0, count - 1, min(count, _SAMPLES))}):
         plane, place = divmod(n, len(grid))
         region = grid.at(*divmod(place, grid.shape[1])).write
-        pixels = source.read(region, plan.settings.level, plan.planes[plane])[list(plan.channels)].astype(np.float64)
+        pixels = source.read(region, plan.level, plan.planes[plane])[list(plan.channels)].astype(np.float64)
         sums += [np.full(len(pixels), region.area), pixels.sum((1, 2)), (pixels**2).sum((1, 2))]
     mean = sums[1] / sums[0]
     std = np.sqrt(np.maximum(sums[2] / sums[0] - mean**2, 0))

@@ -10,13 +10,14 @@ import numpy as np
 from tilesegment.errors import PlanError
 from tilesegment.geometry import Block, FieldOfView, Region, TileGrid, region_of
 from tilesegment.images.identity import Identity, identity
+from tilesegment.images.resampled import at_scale
 from tilesegment.images.source import ImageSource
-from tilesegment.masks.spec import STORED
+from tilesegment.masks.spec import RESAMPLED, STORED
 from tilesegment.models.header import Normalisation
 from tilesegment.models.model import Model
 from tilesegment.models.onnx_network import OnnxNetwork
 from tilesegment.prediction.normalisation import Scaling, choose_normalisation
-from tilesegment.prediction.resolution import resolution_notes
+from tilesegment.prediction.resolution import choose_resolution, resolution_notes
 from tilesegment.prediction.settings import Settings
 from tilesegment.prediction.skipping import Skipping, choose_skipping
 from tilesegment.prediction.tiling import Machine, Sides, choose_runtime, default_batch, default_tile, forward_bytes
@@ -33,7 +34,7 @@ class Plan:
         image, model: absolute paths, so that every process finds them, or the name of a bundled model; `model` is ""
             if it was given as an object.
         settings: what the user chose.
-        shape, scale: (H, W) of the level, and (y, x) pixels of level 0 that one of its pixels spans.
+        shape, scale: (H, W) of the level that is predicted, and (y, x) pixels of level 0 that one of its pixels spans.
         depth: planes of the image; None without a z axis.
         region, planes, channels: what is predicted, in pixels of the level; channels as the model takes them.
         view, classes: the network's field of view, and how many classes it has.
@@ -45,6 +46,8 @@ class Plan:
         raw_bytes, cache_bytes: of a pixel as read, and of the pixels that the source keeps decoded.
         weights_bytes, pixel_bytes: of the network's weights, and of a forward pass in fp32 per input pixel.
         skipping: which blocks are empty and are not predicted.
+        level: number of the level that is predicted.
+        resampled: (y, x) pixels of level 0 per pixel of a level that is computed; None for a stored one.
         chosen: the kind of image that the model was chosen for, where none was named.
         decides: the fingerprint: runs with the same one write the same mask.
         notes: for the user, on image, model and skipping.
@@ -76,6 +79,8 @@ class Plan:
     weights_bytes: int
     pixel_bytes: int
     skipping: Skipping = field(default_factory=Skipping)
+    level: int = 0
+    resampled: tuple[float, float] | None = None
     chosen: str = ""
     decides: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -182,11 +187,11 @@ def make_plan(source: ImageSource, model: Model, settings: Settings, machine: Ma
         ImageError: the image cannot be read to measure grey values or tissue.
     """
     header, view, classes = model.header, model.field_of_view, len(model.header.classes)
-    if not 0 <= settings.level < len(source.levels):
-        raise PlanError(f"--level is {settings.level}; {source.path} has levels 0 to {len(source.levels) - 1}")
+    chosen = choose_resolution(source, header, settings)
+    source = at_scale(source, chosen.step)
     if settings.threshold is not None and classes != 2:
         raise PlanError(f"--threshold needs a model of two classes; this one has {classes}: leave it out")
-    level, (weights, pixel_bytes) = source.levels[settings.level], _network_bytes(model)
+    level, (weights, pixel_bytes) = source.levels[chosen.level], _network_bytes(model)
     region, planes = region_of(settings.roi, level.shape, level.scale), _planes(source, settings.z)
     needed = forward_bytes(pixel_bytes, classes, machine.precision)
     tile = default_tile(view, region.shape, needed, machine.free_bytes) if settings.tile is None else settings.tile
@@ -218,11 +223,14 @@ def make_plan(source: ImageSource, model: Model, settings: Settings, machine: Ma
         cache_bytes=source.cache_bytes,
         weights_bytes=weights,
         pixel_bytes=pixel_bytes,
+        level=chosen.level,
+        resampled=chosen.step,
     )
     plan = replace(plan, scaling=choose_normalisation(header.normalisation, source, plan))
     plan = replace(plan, skipping=choose_skipping(source, plan))
-    notes = source.notes + resolution_notes(source, header.pixel_size, settings.level) + plan.scaling.notes
-    notes += plan.skipping.notes(source.path)
+    sized = settings.diameter is not None
+    sizes = () if sized else resolution_notes(source, header.pixel_size, plan.level, header.diameter)
+    notes = source.notes + chosen.notes + sizes + plan.scaling.notes + plan.skipping.notes(source.path)
     return replace(plan, decides=_fingerprint(plan, source, model), notes=notes)
 
 
@@ -248,7 +256,7 @@ def _fingerprint(plan: Plan, source: ImageSource, model: Model) -> dict[str, Any
         "region": [region.y0, region.x0, region.y1, region.x1],
         "planes": [plan.planes.start, plan.planes.stop],
         "channels": list(plan.channels),
-        "level": chosen.level,
+        "level": plan.level,
         **{name: getattr(plan, name) for name in ("tile", "step", "block", "precision", "runtime")},
         "tta": chosen.tta,
         "normalisation": plan.normalisation.as_json(),
@@ -258,6 +266,7 @@ def _fingerprint(plan: Plan, source: ImageSource, model: Model) -> dict[str, Any
     # absent unless chosen
     decides |= {} if chosen.series is None else {"series": chosen.series}
     decides |= {"invert": True} if chosen.invert else {}
+    decides |= {} if plan.resampled is None else {RESAMPLED: list(plan.resampled)}
     decides |= {} if source.orientation == 1 else {"orientation": source.orientation}
     decides |= {} if plan.skipping.mode is None else {"skipped": plan.skipping.decides}
     return decides | found_in_files(plan, plan.content, source, model)

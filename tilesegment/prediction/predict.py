@@ -31,18 +31,19 @@ def predict(
 
     Args:
         image: TIFF, OME-TIFF, Zarr, OME-Zarr, PNG or JPEG; uint8, uint16 or float32, other integers and floats with
-            normalise="image".
+            normalise="image" or a model that scales by percentiles of the image.
         out: `mask.zarr`, `image.zarr/labels/NAME`, `mask.tif` or `mask.png`. An unfinished run with the same settings
             is continued; a finished one is left as it is. None keeps no mask, only the `objects`.
         model: file, name of a bundled model, a `Model`, or any torch.nn.Module that gives one output pixel for each
-            input pixel (see `model_of`); None takes `em-membrane` for one-channel images.
+            input pixel (see `model_of`); None takes the bundled one for such images.
         workers: a `Cluster`; None predicts in this process.
         listeners: receive the events of the run.
         stop: asked between blocks; if true, the run ends there.
         options: the other fields of `Settings` (tile, halo, prune, batch, block, device, precision, runtime, roi,
-            level, z, channels, threshold, tta, normalise, skip_empty, axes, select, series, invert, part) and of
-            `Outputs` (probabilities, probabilities_dtype, preview, heatmap, heatmap_class, ngff, overwrite; objects,
-            the files for these; object_settings, as a mapping, see `ObjectSettings`; measure_image).
+            level, diameter, mpp, source_mpp, z, channels, threshold, tta, normalise, skip_empty, axes, select, series,
+            invert, part) and of `Outputs` (probabilities, probabilities_dtype, preview, heatmap, heatmap_class, ngff,
+            overwrite; objects, the files for these; object_settings, as a mapping, see `ObjectSettings`;
+            measure_image).
 
     Raises:
         TilesegmentError: the image, the model, the settings or the output cannot be used; existing files are kept.

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from numbers import Integral
+from math import isfinite
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,6 +25,10 @@ def _between(low: int, high: int, unit: str = "") -> Check:
     return lambda value: isinstance(value, Integral) and low <= int(value) <= high, f"{low} to {high}{unit}"
 
 
+def _positive(value: Any) -> bool:
+    return isinstance(value, Real) and isfinite(float(value)) and float(value) > 0
+
+
 # allowed values of settings, as a check and in words; None is always allowed where it is the default
 _ALLOWED: dict[str, Check] = {
     "batch": _between(1, 1024),
@@ -34,6 +39,9 @@ _ALLOWED: dict[str, Check] = {
     "roi": (lambda value: isinstance(value, Region), "a tilesegment.Region(y0, x0, y1, x1)"),
     "runtime": _among("auto", "pytorch", "openvino"),
     "normalise": _among("model", "image"),
+    "diameter": (_positive, "positive, in pixels of level 0"),
+    "mpp": (lambda value: value == "model" or _positive(value), "model, or a positive number of micrometres"),
+    "source_mpp": (_positive, "positive, in micrometres"),
     "part": (lambda value: 1 <= value[0] <= value[1], "k/n with k from 1 to n, such as 1/4"),
 }
 
@@ -43,7 +51,7 @@ class Settings:
     """How to predict; None leaves a choice to the plan.
 
     Attributes:
-        model: file, name of a bundled model, or a loaded `Model`; by default the bundled one for one-channel images.
+        model: file, name of a bundled model, or a loaded `Model`; by default the bundled one for such images.
         axes, select: how to read the image's dimensions, see `open_image`.
         series: number of the image in a file that holds several, from 0; by default the largest.
         invert: where a file says that 0 is white (MINISWHITE), invert its values so that 0 is black.
@@ -55,13 +63,18 @@ class Settings:
         runtime: what runs the network: auto, pytorch or, on a CPU, openvino.
         roi: only these pixels, of level 0.
         level: of the image's pyramid.
+        diameter: median diameter of the objects in this image, in pixels of level 0: it is resampled so that they are
+            as large as in training.
+        mpp: pixel size, in micrometres, to which the image is resampled; `model` takes that of the training images.
+        source_mpp: of level 0, in micrometres, where the file does not say it or is wrong.
         z: only these planes, half-open.
         channels: of the image, in the order in which the model takes them.
         halo: context of a tile in pixels, instead of the one that makes tiles exact.
         prune: of a U-Net++, the level of the head to use.
         threshold: two classes: probability above which a pixel is class 1.
         tta: average over the 8 symmetries of the square: 8 times the work, often a better mask.
-        normalise: `model` takes the grey values that the model was trained on, `image` measures those of this image.
+        normalise: `model` takes the grey values that the model was trained on or, if it scales by percentiles, those of
+            the whole image; `image` measures mean and spread of what is predicted.
         skip_empty: which blocks become class 0 without a prediction: `constant`, those of one value; `tissue`, those
             without tissue; or the file of a mask, those where it is zero. None predicts all.
         part: (k, n), only the k-th of n parts of the blocks, counted from 1.
@@ -83,6 +96,9 @@ class Settings:
     runtime: str = "auto"
     roi: Region | None = None
     level: int = 0
+    diameter: float | None = None
+    mpp: float | str | None = None
+    source_mpp: float | None = None
     z: tuple[int, int] | None = None
     channels: tuple[int, ...] | None = None
     halo: int | None = None
@@ -98,7 +114,10 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not allows(value):
                 shown = "/".join(map(str, value)) if name == "part" else value
-                raise PlanError(f"--{name} is {shown}; allowed: {words}")
+                raise PlanError(f"--{name.replace('_', '-')} is {shown}; allowed: {words}")
+        scales = [f"--{name}" for name in ("level", "diameter", "mpp") if getattr(self, name)]
+        if len(scales) > 1:
+            raise PlanError(f"{' and '.join(scales)} each say at which size the image is predicted: give one of them")
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:

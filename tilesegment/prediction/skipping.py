@@ -133,7 +133,7 @@ def choose_skipping(source: ImageSource, plan: "Plan") -> Skipping:
             "predicted"
         )
     with _opened(chosen, plan.settings.invert) as mask:
-        return replace(_skipping("mask", plan, _outside(mask, plan)), said=mask.notes)
+        return replace(_skipping("mask", plan, _outside(mask, source, plan)), said=mask.notes)
 
 
 def _skipping(mode: str, plan: "Plan", empty: np.ndarray, thresholds: tuple[float | None, ...] = ()) -> Skipping:
@@ -207,7 +207,7 @@ def _overview(source: ImageSource, z: int) -> tuple[np.ndarray, tuple[float, flo
 
     It is made from the smallest level that is large enough, part by part.
     """
-    number = max((n for n, level in enumerate(source.levels) if max(level.shape) >= _SIDE // 2), default=0)
+    number = max((n for n, level in enumerate(source.stored_levels) if max(level.shape) >= _SIDE // 2), default=0)
     level = source.levels[number]
     whole, factor = Region.of_shape(level.shape), ceil(max(level.shape) / _SIDE)
     side = max(_SIDE // factor, 1) * factor
@@ -259,13 +259,16 @@ def _opened(path: str, invert: bool) -> Iterator[_Outline]:
         yield _Outline(path, source.shape, source.depth or 1, read, source.notes)
 
 
-def _outside(mask: _Outline, plan: "Plan") -> np.ndarray:
+def _outside(mask: _Outline, source: ImageSource, plan: "Plan") -> np.ndarray:
     """Return whether a mask is zero in all of each block, bool (planes, rows, columns).
 
     Raises:
         PlanError: it is not a mask of this image.
     """
-    (height, width), (rows, columns) = plan.shape, mask.shape
+    (rows, columns), (sy, sx) = mask.shape, (1.0, 1.0)
+    height, width = plan.shape
+    if plan.resampled is not None:  # the sides of level 0 are not rounded
+        (height, width), (sy, sx) = source.shape, plan.resampled
     # sides are whole numbers: the aspect ratio may be off by their rounding
     if abs(rows * width - columns * height) > max(height, width) or mask.depth not in (1, plan.depth):
         given, wanted = (f" x {n} planes" if n else "" for n in (mask.depth if mask.depth > 1 else None, plan.depth))
@@ -273,7 +276,7 @@ def _outside(mask: _Outline, plan: "Plan") -> np.ndarray:
             f"the mask {mask.path} is {rows} x {columns} pixels{given}, the image {height} x {width}{wanted}: give one "
             "of the same aspect ratio, of any size, with one plane or as many"
         )
-    scale = (height / rows, width / columns)
+    scale = (height / rows / sy, width / columns / sx)
 
     def empty_at(z: int) -> np.ndarray:
         return _by_block(plan, lambda region: not mask.read(_covering(region, scale, mask.shape), z).any())

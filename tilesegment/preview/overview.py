@@ -27,6 +27,7 @@ from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
 from tilesegment.images.identity import identity
+from tilesegment.images.resampled import at_scale
 from tilesegment.images.source import ImageSource
 from tilesegment.masks import MaskSpec
 from tilesegment.preview.shown import Place, Shown, mask_digest, open_shown, place_on, shown_mask
@@ -70,7 +71,8 @@ def draw_preview(
         if os.path.realpath(out) in (os.path.realpath(image), os.path.realpath(mask)):
             raise MaskError(f"{out} is the image or the mask that is drawn; choose another name for the picture")
         reading = {} if shown.place is None else shown.place.reading
-        with open_image(image, **reading) as source:
+        step = None if shown.place is None else shown.place.resampled
+        with at_scale(open_image(image, **reading), step) as source:
             place = place_on(source, shown)
             notes = _draw(source, shown, place, Path(out), roi)
             if place.stored is None or place.stored == identity(source.path).digest:

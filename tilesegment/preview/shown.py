@@ -13,7 +13,7 @@ from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, open_image
 from tilesegment.masks import MaskSpec, find_mask, open_mask, read_record
 from tilesegment.masks.reader import recorded_classes
-from tilesegment.masks.spec import STORED, digest, spec_from_record
+from tilesegment.masks.spec import STORED, digest, resampled_of, spec_from_record
 from tilesegment.metadata import LabelClass, PixelSize
 
 _READING = ("axes", "select", "series", "invert")
@@ -29,6 +29,7 @@ class Place:
         level, plane: that were read, the first plane of several.
         region: of that level.
         reading: arguments of `open_image`.
+        resampled: (y, x) pixels of level 0 per pixel of a level that was computed; None for a stored one.
         stored: digest of what the image stored; None if unknown.
     """
 
@@ -39,6 +40,7 @@ class Place:
     region: Region
     reading: Mapping[str, Any] = field(default_factory=dict)
     stored: str | None = None
+    resampled: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ def _place(decided: Mapping[str, Any], path: str) -> Place:
             region=Region(*decided["region"]),
             reading={name: decided[name] for name in _READING if decided.get(name) is not None},
             stored=decided.get(STORED),
+            resampled=resampled_of(decided),
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise MaskError(f"{path} does not say which image it was made of ({error!r}); compute it again") from error

@@ -1,0 +1,414 @@
+"""Predictions at a pixel size of one's own: seamless, and each pixel of the mask where it belongs."""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+import zarr
+from command_line import Run
+from conftest import noise, toy_model
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from image_files import png
+from ome_zarr_files import axes_of, transformations, write_image
+from test_positions import pixels_of
+from test_seamless import one_pass
+from torch import Tensor, nn
+from unreal_plans import image_of, network_of, plan_of
+
+import tilesegment
+from tilesegment import MaskError, PlanError, Region
+from tilesegment.cluster import Cluster
+from tilesegment.images import ResampledSource, open_image
+from tilesegment.metadata import PixelSize
+from tilesegment.models.any_module import model_of
+from tilesegment.models.header import Normalisation
+from tilesegment.models.model import Model
+from tilesegment.prediction.job import Job
+from tilesegment.prediction.settings import Settings
+from tilesegment.preview import draw_preview
+
+SETTINGS: dict[str, Any] = {"tile": 88, "precision": "fp32", "block": 96}
+LINE = "predict {} -m scaled.safetensors --tile 88 --precision fp32 "
+
+
+def with_sizes(model: Model, **sizes: Any) -> Model:
+    return Model(replace(model.header, **sizes), model.network)
+
+
+SCALED = with_sizes(toy_model(), pixel_size=PixelSize(0.5, 0.5), diameter=20.0)
+
+
+class Bright(nn.Module):
+    """Class 1 where a pixel is brighter than half of white: a blob of the image is a blob of the mask."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 1, H, W) -> (N, 2, H, W)."""
+        return torch.cat([128 - x, x - 128], 1)
+
+
+def bright(**sizes: Any) -> Model:
+    grey = Normalisation((0.0,), (1.0,), "uint8")
+    return with_sizes(model_of(Bright(), channels=1, classes=["dark", "bright"], normalisation=grey), **sizes)
+
+
+def ids_of(mask: Path) -> np.ndarray:
+    return np.asarray(zarr.open_group(mask, mode="r")["0"])
+
+
+def crop(source: ResampledSource) -> np.ndarray:
+    return source.read(Region.of_shape(source.levels[source.own].shape), source.own)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(1, 150), st.integers(1, 150), st.floats(9, 60), st.integers(0, 99))
+@example(130, 150, 27.4, 1)
+@example(90, 70, 13.3, 2)
+def test_the_mask_is_that_of_one_pass_over_the_resampled_image(
+    tmp_path_factory: pytest.TempPathFactory, height: int, width: int, diameter: float, seed: int
+) -> None:
+    folder, model = tmp_path_factory.mktemp("seamless"), with_sizes(toy_model(seed=seed), diameter=20.0)
+    image = folder / "image.tif"
+    tifffile.imwrite(image, noise((height, width), seed), tile=(64, 64))
+    done = tilesegment.predict(image, folder / "m.zarr", model, diameter=diameter, **SETTINGS | {"precision": "fp64"})
+    assert done.plan is not None
+    with open_image(image) as source:
+        pixels = source.read(Region.of_shape(source.shape))
+        if done.plan.resampled is not None:
+            assert done.plan.resampled == (diameter / 20, diameter / 20)
+            pixels = crop(ResampledSource(source, done.plan.resampled))
+    np.testing.assert_array_equal(ids_of(folder / "m.zarr"), one_pass(model, pixels)[1].numpy() > 0.5)
+
+
+@pytest.fixture
+def slide(folder: Path) -> Path:
+    """Noise of 0.365 um per pixel, of which the model wants 0.5 um, with model and folder of the command line."""
+    SCALED.save(folder / "scaled.safetensors")
+    micrometres: dict[str, Any] = {"resolution": (1e4 / 0.365, 1e4 / 0.365), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(folder / "fine.tif", noise((300, 420)), tile=(64, 64), **micrometres)
+    tifffile.imwrite(folder / "bare.tif", noise((300, 420)), tile=(64, 64))
+    return folder / "fine.tif"
+
+
+# where it lies: a rectangle whose edges are those of resampled pixels
+
+Y, X = (40, 120), (80, 200)  # pixels of level 0
+
+
+def rectangle() -> np.ndarray:
+    pixels = np.full((1, 200, 280), 20, np.uint8)
+    pixels[0, slice(*Y), slice(*X)] = 236
+    return pixels
+
+
+def centre(low: int, high: int) -> float:
+    """Of the rectangle along an axis, where 0 is the centre of the first pixel."""
+    return (low + high) / 2 - 0.5
+
+
+def transformation(metadata: Mapping[str, Any], level: int) -> tuple[list[float], list[float], list[str | None]]:
+    """Scale, translation and units of a level, read by hand."""
+    (image,) = metadata["attributes"]["ome"]["multiscales"]
+    scale, translation = image["datasets"][level]["coordinateTransformations"]
+    return scale["scale"], translation["translation"], [axis.get("unit") for axis in image["axes"]]
+
+
+def ome_zarr(path: Path, size: float | None) -> Path:
+    """With pixels of `size` micrometres from an origin at (7, 9) um, or of none."""
+    if size is None:
+        return write_image(path, [rectangle()[0]], axes=axes_of("yx"))
+    axes = axes_of("yx", {"y": "micrometer", "x": "micrometer"})
+    return write_image(path, [rectangle()[0]], axes=axes, described=[transformations([size, size], [7, 9])])
+
+
+@pytest.mark.parametrize("step", [2.5, 0.8, 4.0])
+@pytest.mark.parametrize("size", [0.25, None])
+@pytest.mark.parametrize("roi", [None, Region(30, 70, 150, 250)])
+def test_the_mask_lies_over_the_image(step: float, size: float | None, roi: Region | None, tmp_path: Path) -> None:
+    """By the metadata alone, without a reader of ours: in micrometres, or in pixels of level 0."""
+    image, model = ome_zarr(tmp_path / "image.zarr", size), bright(diameter=10.0)
+    # as a diameter or as a pixel size: it is the same
+    wanted: dict[str, Any] = {"diameter": 10 * step} if size is None or step == 4 else {"mpp": size * step}
+    per, (oy, ox) = (1.0, (0.0, 0.0)) if size is None else (size, (7.0, 9.0))
+    expected = (oy + centre(*Y) * per, ox + centre(*X) * per)
+    for name in ("m.zarr", "image.zarr/labels/m", "m.tif", "m.png"):
+        tilesegment.predict(image, tmp_path / name, model, roi=roi, **wanted, **SETTINGS)
+    for mask in (tmp_path / "m.zarr", image / "labels" / "m"):
+        scale, translation, units = transformation(json.loads((mask / "zarr.json").read_text()), 0)
+        assert scale == pytest.approx([step * per] * 2)
+        assert units == [None if size is None else "micrometer"] * 2
+        inside = np.argwhere(ids_of(mask)).mean(0)
+        assert tuple(translation + inside * scale) == pytest.approx(expected)
+    sizes, planes = pixels_of(tmp_path / "m.tif")
+    inside = np.argwhere(tifffile.imread(tmp_path / "m.tif")).mean(0)
+    assert sizes.get("PhysicalSizeXUnit", "µm") == ("pixel" if size is None else "µm")
+    for axis, at, there in zip("YX", inside, expected, strict=True):
+        start = float(planes[0][f"Position{axis}"]) if planes else 0.0
+        assert start + at * float(sizes[f"PhysicalSize{axis}"]) == pytest.approx(there)
+    assert (tilesegment.describe(tmp_path / "m.png")["pixel_size_um"] is None) == (size is None)
+
+
+def test_objects_are_in_pixels_of_level_0(tmp_path: Path) -> None:
+    image, model = png(tmp_path, rectangle()), bright(diameter=10.0)
+    files = [tmp_path / "o.geojson", tmp_path / "o.csv", tmp_path / "o.zarr"]
+    tilesegment.predict(
+        image, tmp_path / "m.zarr", model, diameter=25, objects=files, measure_image=True, source_mpp=0.2, **SETTINGS
+    )
+    (feature,) = json.loads(files[0].read_text())["features"]
+    corners = {tuple(corner) for corner in feature["geometry"]["coordinates"][0]}
+    assert corners == {(x, y) for x in X for y in Y}
+    (row,) = csv.DictReader(files[1].read_text().splitlines())
+    found = [float(row[f"centroid-{axis}_px"]) for axis in (0, 1)]
+    assert found == pytest.approx([centre(*Y), centre(*X)])
+    box = [float(row[f"bbox-{edge}_px"]) for edge in range(4)]
+    assert box == [Y[0], X[0], Y[1], X[1]]
+    # counted in pixels of the mask
+    area = (Y[1] - Y[0]) * (X[1] - X[0])
+    assert float(row["area_px"]) == area / 2.5**2
+    assert float(row["area_um2"]) == pytest.approx(area * 0.2**2)
+    assert float(row["intensity_mean-0"]) == 236
+    assert ids_of(files[2]).sum() == area / 2.5**2
+
+
+def test_grey_values_are_those_of_the_resampled_image(slide: Path, run: Run) -> None:
+    assert run(LINE.format(slide) + "--mpp model -o m.zarr --objects o.csv --measure-image").code == 0
+    with open_image(slide) as source:
+        pixels = crop(ResampledSource(source, (0.5 / 0.365, 0.5 / 0.365)))[0]
+    rows = list(csv.DictReader(Path("o.csv").read_text().splitlines()))
+    total = sum(float(row["intensity_mean-0"]) * float(row["area_px"]) for row in rows)
+    assert total == pytest.approx(float(pixels[ids_of(Path("m.zarr")) == 1].sum()))
+    # the same of the mask afterwards, and of the ids in it
+    assert run("objects m.zarr --out again.csv --image fine.tif").code == 0
+    assert Path("again.csv").read_text() == Path("o.csv").read_text()
+    assert run("objects m.zarr --out ids.zarr").code == 0
+    assert run("objects ids.zarr --out ids.csv --image fine.tif").code == 0
+    assert [row["intensity_mean-0"] for row in csv.DictReader(Path("ids.csv").read_text().splitlines())] == [
+        row["intensity_mean-0"] for row in rows
+    ]
+
+
+# what is chosen
+
+
+@pytest.mark.parametrize(
+    ("wanted", "level", "step"),
+    [
+        ({"mpp": 0.5}, 1, None),
+        ({"mpp": "model"}, 1, None),
+        ({"mpp": 0.254}, 0, None),
+        ({"mpp": 0.26}, 3, 1.04),
+        ({"mpp": 1.3}, 3, 5.2),
+        ({"mpp": 0.1}, 3, 0.4),
+        ({"diameter": 40}, 1, None),
+        ({"diameter": 30}, 3, 1.5),
+        ({"level": 2}, 2, None),
+        ({}, 0, None),
+    ],
+)
+def test_a_level_that_fits_is_read_and_others_are_resampled(
+    wanted: dict[str, Any], level: int, step: float | None
+) -> None:
+    plan = plan_of(pyramid(), SIZED, **wanted)
+    assert plan.level == level
+    assert plan.resampled == (None if step is None else (pytest.approx(step), pytest.approx(step)))
+    assert ("resampled" in plan.decides) == (step is not None)
+    said = [note for note in plan.notes if "resampled from level" in note or "which is read as it is" in note]
+    assert len(said) == len(wanted.keys() - {"level"})
+
+
+def pyramid() -> Any:
+    """Of 0.25 um, with levels of twice and four times that."""
+    from tilesegment.images.source import Level
+
+    source = image_of(levels=tuple(Level((4096 // n, 4096 // n), (float(n), float(n))) for n in (1, 2, 4)))
+    source.assume_pixel_size(PixelSize(0.25, 0.25))
+    return source
+
+
+SIZED = network_of()
+SIZED.header = replace(SIZED.header, pixel_size=PixelSize(0.5, 0.5), diameter=20.0)  # type: ignore[misc]
+
+
+def test_each_axis_has_a_step_of_its_own() -> None:
+    source = image_of()
+    source.assume_pixel_size(PixelSize(0.5, 0.125))
+    plan = plan_of(source, SIZED, mpp="model")
+    assert (plan.resampled, plan.shape) == ((1.0, 4.0), (10_000, 2_000))
+    assert plan_of(source, SIZED, diameter=30).resampled == (1.5, 1.5), "a diameter is in pixels"
+
+
+def test_what_is_not_chosen_is_not_in_the_fingerprint(slide: Path, run: Run) -> None:
+    """Old masks go on, and one size is one mask whatever it is called."""
+    assert run(LINE.format("bare.tif") + "-o m.zarr").code == 0
+    assert "resampled" not in tilesegment.describe("m.zarr")["fingerprint"]
+    found = run(LINE.format("bare.tif") + "-o m.zarr --diameter 20.2")
+    assert (found.code, "level 0 within 2 %" in found.err) == (0, True), found.err
+    assert "done before" in found.err
+    assert run(LINE.format(slide) + "-o n.zarr --mpp model").code == 0
+    with Job.prepare(slide, Settings(model="scaled.safetensors", mpp=0.5, tile=88, precision="fp32")) as job:
+        assert json.loads(json.dumps(dict(job.plan.decides))) == tilesegment.describe("n.zarr")["fingerprint"]
+    found = run(LINE.format(slide) + "-o n.zarr --mpp 0.6")
+    assert (found.code, "n.zarr exists" in found.err or "other settings" in found.err) == (1, True), found.err
+
+
+def test_the_given_pixel_size_is_that_of_the_mask(slide: Path, run: Run) -> None:
+    assert run(LINE.format("bare.tif") + "-o m.zarr --source-mpp 0.25").code == 0
+    assert tilesegment.describe("m.zarr")["pixel_size_um"] == [0.25, 0.25]
+    found = run(LINE.format(slide) + "-o n.zarr --source-mpp 0.25 --mpp model")
+    assert "fine.tif says that its pixels are 0.365 um: 0.25 are taken" in found.err
+    assert tilesegment.describe("n.zarr")["pixel_size_um"] == [0.5, 0.5]
+    assert tilesegment.describe("n.zarr")["shape_yx"] == [150, 210]
+
+
+def test_a_label_lies_over_its_image_whatever_size_is_given(tmp_path: Path) -> None:
+    image = ome_zarr(tmp_path / "image.zarr", None)
+    tilesegment.predict(image, image / "labels" / "m", bright(), mpp=0.5, source_mpp=0.25, **SETTINGS)
+    scale, _, units = transformation(json.loads((image / "labels" / "m" / "zarr.json").read_text()), 0)
+    assert (scale, units) == ([2, 2], [None, None])
+    assert tilesegment.describe(image / "labels" / "m")["pixel_size_um"] == [0.5, 0.5]
+
+
+# what goes with it
+
+
+def test_parts_stops_and_clusters_make_the_mask_of_one_run(slide: Path, cluster: Cluster) -> None:
+    folder, chosen = slide.parent, {"model": SCALED, "mpp": "model", **SETTINGS}
+    tilesegment.predict(slide, folder / "once.zarr", **chosen)
+    for part in (2, 1):
+        tilesegment.predict(slide, folder / "parts.zarr", part=(part, 2), **chosen)
+    asked = iter([False, False, True])
+    with pytest.raises(tilesegment.StoppedError):
+        tilesegment.predict(slide, folder / "stopped.zarr", stop=lambda: next(asked, True), **chosen)
+    resumed = tilesegment.predict(slide, folder / "stopped.zarr", **chosen)
+    assert resumed.blocks_resumed > 0
+    SCALED.save(folder / "scaled.safetensors")
+    chosen["model"] = folder / "scaled.safetensors"
+    tilesegment.predict(slide, folder / "cluster.zarr", workers=cluster, **chosen)
+    once = ids_of(folder / "once.zarr")
+    assert once.shape == (219, 307)
+    for name in ("parts", "stopped", "cluster"):
+        np.testing.assert_array_equal(ids_of(folder / f"{name}.zarr"), once)
+
+
+@pytest.mark.parametrize("diameter", [13, 20, 47])
+def test_empty_blocks_are_found_at_any_size(diameter: float, tmp_path: Path) -> None:
+    pixels = noise((1, 520, 521))
+    pixels[:, :, :300] = 7
+    image, model = png(tmp_path, pixels), with_sizes(toy_model(), diameter=20.0)
+    outline = np.zeros((520, 521), np.uint8)
+    outline[515:, 515:] = 1
+    tifffile.imwrite(tmp_path / "outline.tif", outline)
+    plain = tilesegment.predict(image, tmp_path / "all.zarr", model, diameter=diameter, **SETTINGS)
+    for skip in ("constant", tmp_path / "outline.tif", "tissue"):
+        name = tmp_path / f"{Path(skip).stem}.zarr"
+        done = tilesegment.predict(image, name, model, diameter=diameter, skip_empty=str(skip), **SETTINGS)
+        assert done.blocks == plain.blocks
+        everything, kept = ids_of(tmp_path / "all.zarr"), ids_of(name)
+        predicted = np.zeros_like(kept, bool)
+        assert done.plan is not None
+        for region in done.plan.region.squares(done.plan.block):
+            same = np.array_equal(kept[region.slices], everything[region.slices])
+            assert same or not kept[region.slices].any()
+            predicted[region.slices] = same
+        if skip != "tissue":
+            assert done.blocks_skipped > 0
+            assert predicted[-1, -1], "the last block is not empty"
+
+
+def test_a_preview_shows_image_and_mask_in_register(tmp_path: Path) -> None:
+    from PIL import Image
+
+    image, model = png(tmp_path, rectangle()), bright(diameter=10.0)
+    tilesegment.predict(image, tmp_path / "m.zarr", model, diameter=25, preview=tmp_path / "p.png", **SETTINGS)
+    draw_preview(image, tmp_path / "m.zarr", tmp_path / "q.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "p.png")), np.asarray(Image.open(tmp_path / "q.png")))
+    picture = np.asarray(Image.open(tmp_path / "p.png").convert("RGB")).astype(int)
+    dark = picture.max(2) < 40
+    rows, columns = np.flatnonzero(dark.sum(1) > 100), np.flatnonzero(dark.sum(0) > 40)
+    (split,) = np.flatnonzero(np.diff(columns) > 1) + 1
+    assert (len(rows), split, len(columns)) == (80, 112, 224), "both panels are of the resampled image"
+    for left, covered in ((columns[0], False), (columns[split], True)):
+        panel = picture[rows[0] : rows[-1] + 1, left : left + 112]
+        inside = np.zeros(panel.shape[:2], bool)
+        inside[16:48, 32:80] = True
+        np.testing.assert_array_equal(panel.max(2) > 100, inside)
+        assert (np.ptp(panel[20:40, 40:70], axis=2) > 40).all() == covered
+    with pytest.raises(MaskError, match="not a mask of"):
+        draw_preview(png(tmp_path / "..", rectangle()[:, :150]), tmp_path / "m.zarr", tmp_path / "r.png")
+
+
+def test_verify_proves_it(slide: Path, run: Run) -> None:
+    found = run("verify fine.tif -m scaled.safetensors --tile 88 --mpp model --json")
+    assert (found.code, json.loads(found.out)["seamless"]) == (0, True)
+
+
+def test_scores_need_one_size_and_say_how_to_compare(tmp_path: Path, run: Run) -> None:
+    image, model = png(tmp_path, rectangle()), bright(diameter=10.0)
+    tilesegment.predict(image, tmp_path / "m.zarr", model, diameter=25, objects=tmp_path / "o.geojson", **SETTINGS)
+    tifffile.imwrite(tmp_path / "truth.tif", (rectangle()[0] > 128).astype(np.uint8))
+    found = run(f"evaluate {tmp_path}/m.zarr {tmp_path}/truth.tif")
+    assert (found.code, found.err.count("\n")) == (1, 1)
+    assert "GeoJSON that predict --objects writes" in found.err
+    found = run(f"evaluate {tmp_path}/o.geojson {tmp_path}/truth.tif --objects --json")
+    assert found.code == 0, found.err
+    assert '"aji": 1.0' in found.out.lower() or json.loads(found.out)
+
+
+def test_images_of_different_sizes_in_one_run(slide: Path, run: Run) -> None:
+    micrometres: dict[str, Any] = {"resolution": (1e4 / 0.25, 1e4 / 0.25), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite("finer.tif", noise((200, 240)), tile=(64, 64), **micrometres)
+    found = run(LINE.format("fine.tif finer.tif bare.tif") + "--mpp model --out-dir masks")
+    assert found.code == 3, "one does not say how large its pixels are"
+    assert (
+        "bare.tif does not say how large its pixels are; give --source-mpp MICRONS, too, or --diameter PX" in found.err
+    )
+    shapes = {name: tilesegment.describe(f"masks/{name}.zarr")["shape_yx"] for name in ("fine", "finer")}
+    assert shapes == {"fine": [219, 307], "finer": [100, 120]}
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("--diameter 30 --mpp 0.5", "--diameter and --mpp each say"),
+        ("--mpp 0.5 --level 1", "--level and --mpp each say"),
+        ("--diameter 0", "--diameter is 0.0; allowed: positive"),
+        ("--diameter inf", "--diameter is inf; allowed: positive"),
+        ("--mpp -1", "--mpp is -1.0; allowed: model, or a positive"),
+        ("--mpp nan", "--mpp is nan; allowed"),
+        ("--mpp coarse", "'coarse' is not a pixel size"),
+        ("--source-mpp 0", "--source-mpp is 0.0; allowed: positive"),
+        ("--mpp 0.5", "bare.tif does not say how large its pixels are"),
+        ("--mpp 0.5 --source-mpp 0.02", "a pixel would span 25 of those of level 0; allowed: 1/16 to 16"),
+        ("--diameter 1", "a pixel would span 0.05 of those of level 0; allowed: 1/16 to 16"),
+        ("-m toy.safetensors --diameter 9", "the model toy-2 does not say how large objects were"),
+        ("-m toy.safetensors --mpp model --source-mpp 1", "the model toy-2 does not say how large pixels were"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(line: str, named: str, slide: Path, run: Run) -> None:
+    found = run(f"predict bare.tif -m scaled.safetensors --tile 88 -o m.zarr {line}")
+    assert (found.code in (1, 2), found.err.count("\n")) == (True, 1), found.err
+    assert named in found.err
+    assert not Path("m.zarr").exists()
+
+
+def test_another_machine_reads_the_same_pixels(slide: Path) -> None:
+    """A plan tells the worker all that it needs."""
+    settings = Settings(model=str(slide.with_name("scaled.safetensors")), mpp="model", source_mpp=0.3, tile=88)
+    with Job.prepare(slide, settings) as here, Job.open(here.plan) as there:
+        (z, block), *_ = here.plan.work()
+        np.testing.assert_array_equal(here.read(z, block), there.read(z, block))
+        assert here.spec().pixel_size == there.spec().pixel_size == PixelSize(0.5, 0.5)
+        with pytest.raises(PlanError):
+            Job.prepare(slide, replace(settings, level=1))
+
+
+def test_memory_does_not_depend_on_the_size_of_the_image() -> None:
+    plans = [plan_of(image_of((side, side)), SIZED, diameter=200.0) for side in (20_000, 200_000)]
+    assert len({plan.memory_bytes for plan in plans}) == 1
