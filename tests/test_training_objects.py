@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from data_sets import write_files, write_pairs
+from labelled_objects import nuclei, write_nuclei
 from PIL import Image
-from skimage.measure import label
 from toy_training import same, stop_after, toy_run, weights
 
 import tilesegment
@@ -23,32 +23,6 @@ from tilesegment.training.settings import TrainingSettings
 
 FLAT = Augmentation(0.0, None, False, False, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0)
 SMALL: dict[str, Any] = {"base": 4, "depth": 2, "dropout": 0.0, "precision": "fp32", "device": "cpu"}
-
-
-def nuclei(side: int, seed: int, radius: float = 8, count: int = 12) -> tuple[np.ndarray, np.ndarray]:
-    """Bright discs of different brightness on dark ground, many touching, (H, W) uint8, and their ids uint16."""
-    rng = np.random.default_rng(seed)
-    y, x = np.indices((side, side))
-    ids, image = np.zeros((side, side), np.uint16), rng.normal(20, 2, (side, side))
-    for number in range(1, count + 1):
-        cy, cx, r = *rng.uniform(0, side, 2), rng.uniform(0.7, 1.2) * radius
-        away = np.hypot(y - cy, x - cx)
-        ids[away <= r] = number
-        image = np.where(
-            away <= r, rng.uniform(70, 130) * (1.15 - 0.3 * away / r) + rng.normal(0, 4, image.shape), image
-        )
-    pieces = label(ids, background=0, connectivity=1)  # what others cut in two has two ids
-    return image.clip(0, 255).astype(np.uint8), pieces.astype(np.uint16)
-
-
-def write_nuclei(folder: Path, count: int = 5, side: int = 96, colour: bool = False) -> Path:
-    """Images and ids; in colour dark discs on bright ground, as stained."""
-    for n in range(count):
-        image, ids = nuclei(side, n, count=8 + 2 * n)
-        if colour:
-            image = np.stack([240 - image, 235 - image // 2 * 2 // 1 // 2, 240 - image // 3], -1).astype(np.uint8)
-        write_files(folder, {f"images/{n:02}.png": image, f"labels/{n:02}.png": ids})
-    return folder
 
 
 @pytest.fixture(scope="module")

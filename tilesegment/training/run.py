@@ -9,16 +9,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
-from tilesegment.draw import Sample, compare, save
 from tilesegment.errors import DataError, PlanError
 from tilesegment.models.model import Model
 from tilesegment.networks.any_network import MODULE
 from tilesegment.signals import uninterrupted
 from tilesegment.training.cores import Cores, choose_cores, with_cores
-from tilesegment.training.data import IGNORE, Section, open_dataset, summary
+from tilesegment.training.data import open_dataset, summary
 from tilesegment.training.folder import (
     CHECKPOINT,
     CONFIG,
@@ -33,10 +31,9 @@ from tilesegment.training.folder import (
 from tilesegment.training.line import Line, choose_line, recentred
 from tilesegment.training.loop import Record, Trainer
 from tilesegment.training.normalisation import of_scaled
-from tilesegment.training.pictures import draw_curves, draw_examples
+from tilesegment.training.pictures import draw_curves, draw_examples, draw_samples, worst_first
 from tilesegment.training.report import event_writer, write_report
-from tilesegment.training.settings import GOAL_NAMES
-from tilesegment.training.validation import Scores, Validation, predict_sections, validate
+from tilesegment.training.validation import Scores, predict_sections, validate
 
 _EVERY_WRITES = 50  # least time between two checkpoints, in units of the duration of the last one
 _SHEET = 12  # examples on the contact sheet
@@ -221,7 +218,10 @@ class _Run:
                 found["tta"] = tta = validate(model, *where, tta=True).scores
                 training["scores_tta"] = asdict(tta)
             Model(replace(model.header, training=training), model.network).save(path, half=True)
-            self._draw_samples(one)
+            order = worst_first(one.scores)
+            order = order if len(order) <= 4 else [*order[:2], *order[-2:]]  # the two worst and the two best
+            title = "Held-out images" + (", the worst first" if len(order) > 1 else "")
+            draw_samples(trainer.held_out, one, order, trainer.data.classes, self.folder / "samples.png", title)
         self._draw_curves()
         command = f"tileseg predict IMAGE --model {shlex.quote(str(path))} --out mask.zarr"
         if trainer.name == MODULE:
@@ -275,26 +275,3 @@ class _Run:
 
     def _draw_curves(self) -> None:
         draw_curves(self.records, self.folder / "curves.png", self.trainer.settings.loss, self.trainer.data.classes)
-
-    def _draw_samples(self, found: Validation) -> None:
-        """Draw the two worst and the two best held-out sections, worst first."""
-        scores = found.scores
-        order = sorted(range(len(scores.sections)), key=lambda n: scores.sections[n][1])
-        samples = []
-        for n in order if len(order) <= 4 else (*order[:2], *order[-2:]):
-            section, (name, value) = self.trainer.held_out[n], scores.sections[n]
-            caption = f"{name}: {GOAL_NAMES[scores.goal]} {value:.3f}"
-            samples.append(
-                _sample(caption, section, found.masks[n], None if found.objects is None else found.objects[n])
-            )
-        title = "Held-out images" + (", the worst first" if len(samples) > 1 else "")
-        classes = self.trainer.data.classes if found.objects is None else self.trainer.data.classes[:2]
-        save(compare(samples, classes, title), self.folder / "samples.png")
-
-
-def _sample(caption: str, section: Section, mask: np.ndarray, objects: np.ndarray | None) -> Sample:
-    """A held-out section and its predicted mask, or of instances the objects in both."""
-    if objects is None or section.objects is None:
-        return Sample(caption, section.image, section.label, mask)
-    truth = np.where(section.label == IGNORE, np.uint8(IGNORE), section.objects > 0).astype(np.uint8)
-    return Sample(caption, section.image, truth, (objects > 0).astype(np.uint8), (section.objects, objects))
