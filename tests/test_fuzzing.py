@@ -14,6 +14,7 @@ import pytest
 import tifffile
 import torch
 import zarr
+from annotation_files import SIDE, annotation, coco, geojson, labelme, shape
 from conftest import toy_model
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from PIL import Image
 from tilesegment.errors import TilesegmentError
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
+from tilesegment.labels.annotations import forget, open_annotation
 from tilesegment.masks.spec import MaskSpec, spec_from_record
 from tilesegment.metadata import LabelClass, PixelSize, in_micrometres
 from tilesegment.models.header import ModelHeader
@@ -348,5 +350,26 @@ def test_ome_xml(tmp_path_factory: pytest.TempPathFactory, xml: bytes) -> None:
     def read() -> None:
         with open_image(path) as source:
             np.testing.assert_array_equal(source.read(Region.of_shape(source.shape))[0], PIXELS)
+
+    check_answers(read)
+
+
+@pytest.mark.parametrize("kind", ["labelme", "coco", "geojson"])
+@settings(max_examples=100)
+@given(st.data())
+def test_outlines(kind: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    mask = {"size": [SIDE, SIDE], "counts": [5, 9, SIDE * SIDE - 14]}
+    documents = {
+        "labelme": labelme(shape([[2, 2], [9, 9]], "a", "circle"), shape([[2, 2], [9, 9], [2, 9]], "b", None, 3)),
+        "coco": coco(["a.png"], annotation(1, mask), annotation(1, [[2, 2, 9, 9, 2, 9]]), annotation(1, mask)),
+        "geojson": geojson(),
+    }
+    path = tmp_path_factory.getbasetemp() / f"outlines_{kind}.json"
+    path.write_text(json.dumps(data.draw(damaged(documents[kind]))))
+
+    def read() -> None:
+        forget()
+        with open_annotation(path, None, (SIDE, SIDE), 1, "image a") as label:
+            label.read(Region.of_shape(label.shape), 0)
 
     check_answers(read)

@@ -1,8 +1,9 @@
 """Percentiles of a whole image: exact, whatever is predicted of it, and the mask that follows from them."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -10,17 +11,19 @@ import tifffile
 from conftest import noise, toy_model
 from hypothesis import given
 from hypothesis import strategies as st
-from image_files import make_pixels, tiff, write_tiff
+from image_files import make_pixels, ome_zarr, tiff, write_tiff
 from mask_files import mask_of, saved
-from test_prediction import EXACT, one_pass
+from one_pass import EXACT, one_pass
 
 import tilesegment
 from tilesegment import ImageError, Region
-from tilesegment.images import limits as module
 from tilesegment.images import open_image
-from tilesegment.images.limits import limits, measure_limits
+from tilesegment.images.limits import ENOUGH, limits, measure_limits
 from tilesegment.models.header import Normalisation
 from tilesegment.models.model import Model
+
+if TYPE_CHECKING:
+    from tilesegment.cluster import Cluster
 
 ENDS = (1.0, 99.8)
 
@@ -68,11 +71,8 @@ def test_they_are_those_of_numpy(
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
-def test_read_piece_by_piece_they_are_those_of_the_array(
-    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_SIDE", 32)
-    pixels = noise((3, 150, 131), dtype=dtype)
+def test_read_piece_by_piece_they_are_those_of_the_array(dtype: str, tmp_path: Path) -> None:
+    pixels = noise((3, 40, 2500), dtype=dtype)
     pixels[1] = pixels[1] / 7
     with open_image(tiff("yxc", tile=(48, 48), photometric="rgb")(tmp_path, pixels)) as source:
         found = measure_limits(source, ENDS, (2, 0, 1))
@@ -102,19 +102,16 @@ def test_what_is_not_finite_is_left_out() -> None:
         limits(np.full((1, 3, 3), np.nan, np.float32), ENDS)
 
 
-def test_of_a_pyramid_the_coarsest_level_with_enough_pixels_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_a_pyramid_the_coarsest_level_with_enough_pixels_is_read(tmp_path: Path) -> None:
     levels = [np.full((256 >> n, 256 >> n), 10 * n, np.uint8) for n in range(4)]
     path = tmp_path / "pyramid.tif"
     with tifffile.TiffWriter(path) as writer:
         writer.write(levels[0], subifds=3, tile=(64, 64))
         for one in levels[1:]:
             writer.write(one, subfiletype=1, tile=(64, 64))
-    for enough, expected in ((1 << 24, 0), (64**2, 2), (64**2 + 1, 1), (1, 3)):
-        monkeypatch.setattr(module, "_ENOUGH", enough)
+    for enough, expected in ((ENOUGH, 0), (64**2, 2), (64**2 + 1, 1), (1, 3)):
         with open_image(path) as source:
-            found = measure_limits(source, ENDS, (0,))
+            found = measure_limits(source, ENDS, (0,), enough)
         assert (found.level, found.limits[0][0]) == (expected, 10 * expected)
         assert found.constant == (0,)
 
@@ -158,8 +155,7 @@ def test_the_mask_is_one_pass_by_the_percentiles_of_the_whole(
     assert dict(done.decided.lines())["grey values"].endswith("percentiles 1 and 99.8 of the whole image")
 
 
-def test_planes_and_levels_are_scaled_by_the_same_values(tmp_path: Path) -> None:
-    """The limits are those of all planes of level 0, whatever is chosen."""
+def test_planes_are_scaled_by_the_values_of_all(tmp_path: Path) -> None:
     pixels = np.stack([make_pixels(1, 90, 80) // (n + 1) for n in range(3)])
     image, model = tiff("zyx", photometric="minisblack")(tmp_path, pixels), saved(percentile_model(), tmp_path)
     whole = tilesegment.predict(image, tmp_path / "m.zarr", model, **EXACT)
@@ -168,6 +164,48 @@ def test_planes_and_levels_are_scaled_by_the_same_values(tmp_path: Path) -> None
     assert whole.decided.scaling.limits == part.decided.scaling.limits
     expected = np.percentile(pixels, ENDS)
     assert whole.decided.scaling.limits[0] == pytest.approx(tuple(expected))
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_every_level_is_scaled_by_those_of_the_finest(level: int, tmp_path: Path) -> None:
+    """Here every second pixel of a level is the next: one pass over it, with the limits of level 0."""
+    pixels, model = make_pixels(1, 260, 240), percentile_model()
+    pixels[:, ::2, ::2] //= 3
+    image = ome_zarr("0.5", "cyx", 0.5)(tmp_path, pixels)
+    tilesegment.predict(image, tmp_path / "m.zarr", saved(model, tmp_path), level=level, **EXACT)
+    seen = pixels[:, :: 2**level, :: 2**level]
+    np.testing.assert_array_equal(mask_of(tmp_path / "m.zarr"), one_pass(fixed_for(model, pixels), seen)[0])
+
+
+def test_resampled_pixels_are_scaled_by_the_stored_ones(tmp_path: Path) -> None:
+    """A part of them has the mask of the whole."""
+    pixels, model = make_pixels(1, 260, 240), percentile_model()
+    pixels[:, 150:] //= 2
+    path = saved(Model(replace(model.header, diameter=20.0), model.network), tmp_path)
+    image = tiff("yx")(tmp_path, pixels)
+    whole = tilesegment.predict(image, tmp_path / "m.zarr", path, diameter=30, **EXACT)
+    part = tilesegment.predict(image, tmp_path / "p.zarr", path, diameter=30, roi=Region(30, 60, 120, 180), **EXACT)
+    assert whole.decided.scaling.limits == part.decided.scaling.limits == limits(pixels, ENDS)
+    np.testing.assert_array_equal(mask_of(tmp_path / "p.zarr"), mask_of(tmp_path / "m.zarr")[20:80, 40:120])
+
+
+def test_inverted_values_have_their_own(tmp_path: Path) -> None:
+    pixels, model = make_pixels(1, 90, 80), saved(percentile_model(), tmp_path)
+    image = write_tiff(tmp_path / "white.tif", pixels[0] // 2, photometric="miniswhite")
+    for invert in (False, True):
+        done = tilesegment.predict(image, tmp_path / f"{invert}.zarr", model, invert=invert, **EXACT)
+        shown = 255 - pixels // 2 if invert else pixels // 2
+        assert done.decided.scaling.limits == limits(shown, ENDS)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_workers_have_them_from_the_plan(cluster: "Cluster", tmp_path: Path) -> None:
+    pixels, model = make_pixels(1, 200, 290, dtype="uint16") * 7, percentile_model()
+    image = tiff("yx", tile=(64, 64))(tmp_path, pixels)
+    done = tilesegment.predict(image, tmp_path / "m.zarr", saved(model, tmp_path), workers=cluster, **EXACT)
+    np.testing.assert_array_equal(mask_of(tmp_path / "m.zarr"), one_pass(fixed_for(model, pixels), pixels)[0])
+    assert pickle.loads(pickle.dumps(done.decided)) == done.decided
 
 
 def test_exposure_and_type_make_no_difference(tmp_path: Path) -> None:

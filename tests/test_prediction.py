@@ -6,27 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-import torch
 import zarr
 from conftest import noise, toy_model
 from image_files import Write, make_pixels, ome_zarr, png, tiff, zarr_array
 from mask_files import contents, mask_of, saved
+from one_pass import EXACT, one_pass
 from PIL import Image
 
 import tilesegment
 from tilesegment import ImageError, ModelError, PlanError, Region
 from tilesegment.models.model import Model
-from tilesegment.prediction.engine import predict_array
-from tilesegment.prediction.predictor import TorchPredictor
-
-# fp64: no rounding, so that files can be compared pixel for pixel with one pass
-EXACT: dict[str, Any] = {"tile": 88, "precision": "fp64", "block": 96}
-
-
-def one_pass(model: Model, image: np.ndarray, tta: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Class ids (H, W) and probabilities (K, H, W) of an image (C, H, W), untiled."""
-    predictor = TorchPredictor(model, torch.device("cpu"), "fp64", tta=tta)
-    return predict_array(predictor, image, -(-max(image.shape[1:]) // 8) * 8)
 
 
 @pytest.mark.parametrize(

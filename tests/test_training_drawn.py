@@ -118,6 +118,12 @@ def test_one_class_of_outlines(names: tuple[str | None, ...], expected: str, tmp
     assert [one.name for one in open_dataset(tmp_path).classes] == ["background", expected]
 
 
+def test_outlines_have_no_ignored_value(tmp_path: Path) -> None:
+    write_labelme(tmp_path)
+    with pytest.raises(DataError, match=r"--ignore 3 is a value of label images.*Ignore\*"):
+        open_dataset(tmp_path, ignore=3)
+
+
 def test_files_of_several_parts(tmp_path: Path) -> None:
     write_images(tmp_path / "roboflow/train", "a.jpg", "b.jpg")
     write_images(tmp_path / "roboflow/valid", "c.jpg")
@@ -142,6 +148,62 @@ def test_planes_of_stacks_have_outlines_of_their_own(tmp_path: Path) -> None:
     first, second = open_dataset(tmp_path).sections
     np.testing.assert_array_equal(first.objects, ids_of(BOXES[:2]))
     np.testing.assert_array_equal(second.objects, ids_of(BOXES[2:]))
+
+
+def region(box: tuple[int, int, int, int], name: str | None = None) -> dict[str, Any]:
+    (found,) = geojson((box,), (name,))["features"]
+    found["properties"]["objectType"] = "annotation"
+    return found
+
+
+def test_nothing_is_labelled_outside_annotations_that_hold_the_objects(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.png")
+    document = geojson(names=("x",) * 3)
+    detections = document["features"]
+    inside = np.zeros((SIDE, SIDE), bool)
+    inside[0:20, 0:30] = inside[28:55, 36:60] = inside[30:50, 40:60] = True
+    document["features"] = [region((0, 0, 20, 30)), *detections, region((28, 36, 55, 56), "Tumor")]
+    inside[28:55, 56:60] = False
+    inside[30:50, 56:60] = True  # of an object that crosses the border
+    write_json(tmp_path / "a.geojson", document)
+    data = open_dataset(tmp_path)
+    np.testing.assert_array_equal(data.sections[0].label != IGNORE, inside)
+    np.testing.assert_array_equal(data.sections[0].objects, ids_of())
+    assert [one.name for one in data.classes] == ["background", "x"]
+    assert "nothing is labelled outside the 2 annotations" in data.notes[1]
+    # drawn by hand, objects are annotations too
+    hand = [region(box, "x") for box in BOXES]
+    for features, labelled in (
+        ([region((0, 0, 60, 60), "Region*"), *hand], 60 * 60),
+        (hand, SIDE**2),
+        ([region((0, 0, 5, 5)), *detections], SIDE**2),  # it holds none of them
+    ):
+        write_json(tmp_path / "a.geojson", document | {"features": features})
+        data = open_dataset(tmp_path)
+        assert np.count_nonzero(data.sections[0].label != IGNORE) == labelled
+        np.testing.assert_array_equal(data.sections[0].objects, ids_of())
+    write_json(tmp_path / "a.geojson", document | {"features": [*detections, region((55, 0, 64, 9), "Ignore*")]})
+    label = open_dataset(tmp_path).sections[0].label
+    assert (label[55:, :9] == IGNORE).all() and np.count_nonzero(label == IGNORE) == 81
+
+
+def test_only_labelled_parts_of_a_slide_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tilesegment.training.data.reading.WHOLE", 100 * 100)
+    monkeypatch.setattr("tilesegment.training.data.reading.LARGEST_DRAWN", 100 * 100)
+    monkeypatch.setattr("tilesegment.training.data.reading.GRID", 64)
+    write_images(tmp_path, "a.png", side=640)
+    boxes = ((300, 300, 310, 310), (305, 310, 310, 320))
+    document = geojson(boxes, ("x", "y"))
+    write_json(tmp_path / "a.geojson", document)
+    with pytest.raises(DataError, match=r"640 x 640 .*Region\*"):
+        open_dataset(tmp_path)
+    document["features"].append(region((290, 290, 318, 318)))
+    write_json(tmp_path / "a.geojson", document)
+    (section,) = open_dataset(tmp_path).sections
+    assert (section.name, section.label.shape) == ("a@192,192", (192, 192))
+    expected = ids_of(boxes, 640)[192:384, 192:384]
+    np.testing.assert_array_equal(section.objects, expected)
+    assert np.count_nonzero(section.label != IGNORE) == 28 * 28 + 5 * 2
 
 
 # --- the shapes of labelme

@@ -52,8 +52,8 @@ def look_at(source: ImageSource, channels: Sequence[int] | None = None) -> np.nd
     They are the smallest level of a side of at least 512 px, whole or, of one with more than 1024 px, 16 windows of
     256 px, evenly spread and laid side by side; of a stack, of its first, middle and last plane.
     """
-    level = max((n for n, one in enumerate(source.levels) if max(one.shape) >= _SIDE), default=0)
-    depth, whole = source.depth or 1, Region.of_shape(source.levels[level].shape)
+    level = max((n for n, one in enumerate(source.stored_levels) if max(one.shape) >= _SIDE), default=0)
+    depth, whole = source.depth or 1, Region.of_shape(source.stored_levels[level].shape)
     regions = [whole]
     if max(whole.shape) > 2 * _SIDE:
         rows, columns = (_spread(size) for size in whole.shape)

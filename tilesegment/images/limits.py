@@ -5,6 +5,7 @@ The invariant: they depend on the pixels of the image alone, not on the part tha
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import isqrt
 
 import numpy as np
 
@@ -15,10 +16,10 @@ from tilesegment.images.source import ImageSource
 
 Limits = tuple[tuple[float, float], ...]  # for each channel, the grey values at a low and a high percentile
 
-_ENOUGH = 1 << 24  # pixels of a plane: the coarsest level that has as many stands for the others
+ENOUGH = 1 << 24  # pixels of a plane: the coarsest level that has as many stands for the others
 _MOST_PLANES = 16  # of a stack
-_SIDE = 2048  # pixels that are read at once
-_BINS = 1 << 16
+_SIDE, _PIECE = 2048, 1 << 25  # pixels of a side that are read at once, at most, and bytes
+_CODES, _AT_ONCE = 1 << 16, 1 << 18
 _RESOLVED = 1e-6  # of the value: less of a difference is lost in float32
 _TINY = 1e-30
 
@@ -52,22 +53,27 @@ def limits(image: np.ndarray, percentiles: tuple[float, float]) -> Limits:
     return _measure(lambda: iter((pixels,)), len(pixels), pixels.dtype, percentiles, "the image").limits
 
 
-def measure_limits(source: ImageSource, percentiles: tuple[float, float], channels: Sequence[int]) -> Measured:
+def measure_limits(
+    source: ImageSource, percentiles: tuple[float, float], channels: Sequence[int], enough: int = ENOUGH
+) -> Measured:
     """Return the `limits` of the chosen channels of an image, read piece by piece.
 
-    Level 0 is read whole or, of a pyramid, the coarsest level that still has 2 ** 24 pixels per plane; of a stack of
+    Level 0 is read whole or, of a pyramid, the coarsest level that still has `enough` pixels per plane; of a stack of
     more than 16 planes 16, evenly spread. Integers are read once, float32 twice.
 
     Raises:
         ImageError: the image cannot be read, or a channel has no finite value.
     """
-    level = max((n for n, one in enumerate(source.stored_levels) if one.shape[0] * one.shape[1] >= _ENOUGH), default=0)
+    levels = source.stored_levels
+    level = max((n for n, one in enumerate(levels) if one.shape[0] * one.shape[1] >= enough), default=0)
     depth = source.depth or 1
     planes = sorted({round(n) for n in np.linspace(0, depth - 1, min(depth, _MOST_PLANES))})
+    fitting = isqrt(_PIECE // (source.channels * source.dtype.itemsize))
+    side = min(_SIDE, 1 << fitting.bit_length() - 1)  # a power of two, as the sides of stored tiles are
 
     def pieces() -> Iterator[np.ndarray]:
         for z in planes:
-            for region in Region.of_shape(source.levels[level].shape).squares(_SIDE):
+            for region in Region.of_shape(levels[level].shape).squares(side):
                 yield source.read(region, level, z)[list(channels)]
 
     measured = _measure(pieces, len(channels), source.dtype, percentiles, source.path)
@@ -83,41 +89,52 @@ def _measure(
 ) -> Measured:
     """Measure the limits of `pieces` (C, h, w), which can be read again, each of uint8, uint16 or float32."""
     assert dtype == image_type(dtype)
-    # the upper 16 bits of each value's key are counted first; integers have no more
-    shift = 0 if dtype.kind == "u" else 16
-    upper = np.zeros((channels, _BINS), np.int64)
+    codes = _codes(dtype)
+    counts = np.zeros((channels, _CODES), np.int64)
     for piece in pieces():
-        for counts, values in zip(upper, piece, strict=True):
-            counts += np.bincount(_keys(values) >> shift, minlength=_BINS)
-    totals = upper.sum(1)
+        for count, values in zip(counts, piece, strict=True):
+            _add(_upper(values), count)
+    sums = np.cumsum(counts[:, codes], 1)
+    totals = sums[:, -1]
     if not totals.all():
         raise ImageError(f"{path} has no finite value in a channel: there is nothing to scale by; choose others")
     # the lower and the upper neighbour of each percentile, and the largest value
     ranks = [_ranks(int(total), percentiles) for total in totals]
-    bins = [
-        np.searchsorted(np.cumsum(counts), wanted, side="right") for counts, wanted in zip(upper, ranks, strict=True)
-    ]
-    keys = bins if shift == 0 else _resolved(pieces, upper, bins, ranks)
-    found = [_ends(_values(one, dtype), int(total), percentiles) for one, total in zip(keys, totals, strict=True)]
+    places = [np.searchsorted(one, wanted, side="right") for one, wanted in zip(sums, ranks, strict=True)]
+    values = [[float(codes[place]) for place in one] for one in places]
+    if dtype.kind == "f":
+        before = [one - count[codes] for one, count in zip(sums, counts, strict=True)]
+        left = [np.array(one) - b[place] for one, b, place in zip(ranks, before, places, strict=True)]
+        values = _whole_floats(pieces, [codes[place] for place in places], left)
+    found = [_ends(one, int(total), percentiles) for one, total in zip(values, totals, strict=True)]
     constant = tuple(n for n, (low, _, largest) in enumerate(found) if not _differ(low, largest))
     return Measured(tuple(_pair(*ends) for ends in found), constant)
 
 
-def _keys(values: np.ndarray) -> np.ndarray:
-    """Return integers in the order of finite `values`, flat: for float32 its bits, those of negative ones inverted."""
-    if values.dtype.kind == "u":
-        return values.ravel()
-    bits = values[np.isfinite(values)].view(np.uint32)
-    return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+def _add(values: np.ndarray, counts: np.ndarray) -> None:
+    """Add how often each of some integers below 65536 occurs; in parts, which fit a processor's cache."""
+    flat = values.ravel()
+    for start in range(0, flat.size, _AT_ONCE):
+        found = np.bincount(flat[start : start + _AT_ONCE])
+        counts[: len(found)] += found
 
 
-def _values(keys: np.ndarray, dtype: np.dtype) -> list[float]:
-    """Undo `_keys`."""
+def _upper(values: np.ndarray) -> np.ndarray:
+    """Return integers as they are, and of float32 the upper 16 bits, its sign, exponent and first digits."""
+    return values if values.dtype.kind == "u" else _halves(values)[:, 1]
+
+
+def _halves(values: np.ndarray) -> np.ndarray:
+    """Return float32 values as their lower and upper 16 bits, (n, 2) uint16."""
+    return np.ascontiguousarray(values, "<f4").reshape(-1, 1).view("<u2")
+
+
+def _codes(dtype: np.dtype) -> np.ndarray:
+    """Return all that `_upper` gives of finite values, in the order of the values."""
     if dtype.kind == "u":
-        return [float(key) for key in keys]
-    bits = keys.astype(np.uint32)
-    bits = np.where(bits >> 31, bits & np.uint32(0x7FFFFFFF), ~bits)
-    return [float(value) for value in bits.view(np.float32)]
+        return np.arange(_CODES)
+    positive = np.arange(0x7F80)  # from there on infinity and NaN
+    return np.concatenate([positive[::-1] | 0x8000, positive])
 
 
 def _ranks(total: int, percentiles: tuple[float, float]) -> list[int]:
@@ -126,28 +143,28 @@ def _ranks(total: int, percentiles: tuple[float, float]) -> list[int]:
     return [rank for lower in below for rank in (lower, min(lower + 1, total - 1))] + [total - 1]
 
 
-def _resolved(
-    pieces: Callable[[], Iterator[np.ndarray]],
-    upper: np.ndarray,
-    bins: Sequence[np.ndarray],
-    ranks: Sequence[Sequence[int]],
-) -> list[np.ndarray]:
-    """Return the whole keys at `ranks`, whose upper halves are `bins`, by reading the pieces again."""
-    lower = [{int(number): np.zeros(_BINS, np.int64) for number in wanted} for wanted in bins]
+def _whole_floats(
+    pieces: Callable[[], Iterator[np.ndarray]], uppers: Sequence[np.ndarray], ranks: Sequence[np.ndarray]
+) -> list[list[float]]:
+    """Return for each channel the values of these upper 16 bits, and of these ranks among those that share them."""
+    lower = [{int(code): np.zeros(_CODES, np.int64) for code in wanted} for wanted in uppers]
     for piece in pieces():
-        for counts, values in zip(lower, piece, strict=True):
-            keys = _keys(values)
-            halves = keys >> 16
-            for number, count in counts.items():
-                count += np.bincount(keys[halves == number] & (_BINS - 1), minlength=_BINS)
-    found = []
-    for counts, before, wanted, places in zip(lower, np.cumsum(upper, 1) - upper, bins, ranks, strict=True):
-        rest = [
-            np.searchsorted(np.cumsum(counts[int(number)]), place - before[number], side="right")
-            for number, place in zip(wanted, places, strict=True)
-        ]
-        found.append((wanted.astype(np.int64) << 16) | np.array(rest, np.int64))
-    return found
+        for by_code, values in zip(lower, piece, strict=True):
+            halves = _halves(values)
+            for code, counts in by_code.items():
+                _add(halves[halves[:, 1] == code, 0], counts)
+    return [
+        [_float(code, by_code[code], rank) for code, rank in zip(wanted.tolist(), places, strict=True)]
+        for by_code, wanted, places in zip(lower, uppers, ranks, strict=True)
+    ]
+
+
+def _float(code: int, counts: np.ndarray, rank: int) -> float:
+    """Return the float32 of this rank among those of the upper 16 bits `code`, whose lower ones occur so often."""
+    is_negative = code >= 0x8000
+    place = int(np.searchsorted(np.cumsum(counts[::-1] if is_negative else counts), rank, side="right"))
+    bits = np.uint32(code << 16 | (_CODES - 1 - place if is_negative else place))
+    return float(bits.view(np.float32))
 
 
 def _ends(values: Sequence[float], total: int, percentiles: tuple[float, float]) -> tuple[float, float, float]:

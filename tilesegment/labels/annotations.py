@@ -1,7 +1,7 @@
 """Open outlines drawn by hand, as GeoJSON, labelme or COCO, as a label image of the image they were drawn on."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -13,12 +13,14 @@ import shapely
 
 from tilesegment.errors import DataError, one_line
 from tilesegment.labels import coco, labelme
-from tilesegment.labels.geojson import is_geojson, read_features
+from tilesegment.labels.geojson import Feature, is_geojson, read_features
 from tilesegment.labels.outlines import OutlineLabel, Outlines, label_of
 
 _EXPECTED = (
     "expected GeoJSON (a FeatureCollection), labelme (an object with shapes) or COCO (one with images and annotations)"
 )
+_REGION = "Region*"  # QuPath's class of regions of interest
+_HELD = 0.9  # share of the objects that lie in regions, if these are what was labelled
 _FEWEST = 3  # vertices of an area
 _MARGIN = 1.0  # pixels that an outline may reach beyond its image
 _DAMAGES = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
@@ -29,7 +31,8 @@ class Annotation:
     """The objects drawn on one image."""
 
     outlines: Outlines
-    size: tuple[int, int] | None  # (height, width) of the image that was drawn on, if the file says so
+    size: tuple[int, int] | None = None  # (height, width) of the image that was drawn on, if the file says so
+    regions: Outlines | None = None  # outside of which nothing is labelled
 
 
 def is_annotation(path: Path) -> bool:
@@ -78,6 +81,12 @@ def read_coco(path: Path) -> tuple[coco.CocoImage, ...]:
     return _coco(path, path.stat().st_mtime_ns)
 
 
+def forget() -> None:
+    """Free the files that are kept in memory, as they are read more than once."""
+    for kept in (_annotation, _coco, _document):
+        kept.cache_clear()
+
+
 @contextmanager
 def open_annotation(
     path: Path, entry: str | None, shape: tuple[int, int], planes: int, name: str
@@ -95,15 +104,23 @@ def open_annotation(
             f"{what} was drawn on an image of {drawn} (y, x), {name} is {here}: export it for this image, or take "
             "the image that it was drawn on"
         )
-    outlines = found.outlines
-    yield label_of(replace(outlines, notes=(*outlines.notes, *_doubts(outlines, shape, what))), shape, planes, what)
+    notes = [*found.outlines.notes, *_doubts(found.outlines, shape, what)]
+    regions = None
+    if found.regions is not None:
+        count = found.regions.planes.size
+        regions = label_of(found.regions, shape, planes, what).read
+        notes.append(
+            f"{what}: nothing is labelled outside the {count} annotation{'s' * (count > 1)} around the objects"
+        )
+    label = label_of(replace(found.outlines, notes=tuple(notes)), shape, planes, what)
+    yield replace(label, regions=regions)
 
 
 @lru_cache(maxsize=32)
 def _annotation(path: Path, entry: str | None, stamp: int) -> Annotation:
     """Read a file in the state `stamp`; see `read_annotation`."""
     if is_geojson(path):
-        return Annotation(Outlines.of(read_features(path), path.name), None)
+        return _of_features(read_features(path), path.name)
     document = _document(path, stamp)
     if coco.is_coco(document):
         for one in _coco(path, stamp):
@@ -116,9 +133,37 @@ def _annotation(path: Path, entry: str | None, stamp: int) -> Annotation:
         except _DAMAGES as error:
             raise DataError(f"{path} is damaged ({one_line(error, 80)}); save it again with labelme") from error
     if isinstance(document, dict) and "type" in document:
-        return Annotation(Outlines.of(read_features(path), path.name), None)
+        return _of_features(read_features(path), path.name)
     keys = ", ".join(map(repr, [*document][:3])) if isinstance(document, dict) else ""
     raise DataError(f"{path} holds {f'an object with {one_line(keys, 60)}' if keys else 'no objects'}; {_EXPECTED}")
+
+
+def _of_features(features: Iterable[Feature], name: str) -> Annotation:
+    """Tell objects from regions that hold them: annotations around detections or cells, or of the class `Region*`."""
+    given = list(features)
+    some = any(one.is_object and one.polygons for one in given)
+    regions = [one for one in given if one.polygons and _is_region(one, some)]
+    rest = [one for one in given if not (one.polygons and _is_region(one, some))]
+    if not _hold(regions, [one for one in rest if one.polygons and not one.is_void]):
+        regions, rest = [], given
+    objects = [replace(one, object_type="detection") if some and one.is_void else one for one in rest]
+    return Annotation(Outlines.of(objects, name), None, Outlines.of(regions, name) if regions else None)
+
+
+def _is_region(feature: Feature, some: bool) -> bool:
+    """Whether an area may hold objects; `some` tells whether there are detections or cells."""
+    return not feature.is_void and not feature.is_object and (some or feature.name == _REGION)
+
+
+def _hold(regions: list[Feature], objects: list[Feature]) -> bool:
+    """Whether nearly all objects begin within regions."""
+    if not regions or not objects:
+        return False
+    points = np.array([one.polygons[0][0].mean(axis=0) for one in objects if len(one.polygons[0][0])]).reshape(-1, 2)
+    held = np.zeros(len(points), bool)
+    for polygon in (polygon for one in regions for polygon in one.polygons if len(polygon[0]) >= _FEWEST):
+        held |= shapely.contains_xy(shapely.make_valid(shapely.Polygon(polygon[0])), points)
+    return bool(len(points) and held.mean() >= _HELD)
 
 
 @lru_cache(maxsize=4)

@@ -37,23 +37,26 @@ def images_of(document: dict[str, Any]) -> tuple[CocoImage, ...]:
         ValueError, TypeError, LookupError: an entry is damaged.
     """
     names = {one["id"]: " ".join(str(one["name"]).split()) for one in document.get("categories") or []}
-    objects: dict[object, list[Feature]] = {one["id"]: [] for one in document["images"]}
+    sizes = {one["id"]: _size(one) for one in document["images"]}
+    objects: dict[object, list[Feature]] = {number: [] for number in sizes}
     for number, one in enumerate(document["annotations"], 1):
         if one["image_id"] not in objects:
             raise ValueError(f"annotation {number} is of the image {one['image_id']!r}, which the file does not list")
-        objects[one["image_id"]].append(_feature(one, names))
+        objects[one["image_id"]].append(_feature(one, names, sizes[one["image_id"]]))
     return tuple(
-        CocoImage(
-            str(one["file_name"]),
-            (int(one["height"]), int(one["width"])) if one.get("height") and one.get("width") else None,
-            tuple(objects[one["id"]]),
-        )
-        for one in document["images"]
+        CocoImage(str(one["file_name"]), sizes[one["id"]], tuple(objects[one["id"]])) for one in document["images"]
     )
 
 
-def _feature(annotation: dict[str, Any], names: dict[object, str]) -> Feature:
+def _size(image: dict[str, Any]) -> tuple[int, int] | None:
+    height, width = image.get("height"), image.get("width")
+    return (int(height), int(width)) if height and width else None
+
+
+def _feature(annotation: dict[str, Any], names: dict[object, str], size: tuple[int, int] | None) -> Feature:
     shape = annotation.get("segmentation")
+    if isinstance(shape, dict) and size not in (None, tuple(shape["size"])):
+        raise ValueError(f"a mask of the size {shape['size']} for an image of {size}")
     polygons = (_runs(shape),) if isinstance(shape, dict) else tuple(map(_polygon, shape or ()))
     kind = "Polygon" if polygons else "box without a segmentation"
     crowd = CROWD if annotation.get("iscrowd") else "annotation"

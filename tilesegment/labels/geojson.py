@@ -41,6 +41,11 @@ class Feature:
     plane: int
 
     @property
+    def is_object(self) -> bool:
+        """Whether it is of QuPath's types of single objects; other features may be regions that hold them."""
+        return self.object_type.lower() in ("detection", "cell")
+
+    @property
     def is_void(self) -> bool:
         """Whether it is a region without labels: of QuPath's class `Ignore*`, labelme's `__ignore__`, a COCO crowd."""
         return self.object_type == CROWD or self.name in _IGNORED

@@ -75,8 +75,11 @@ def _polygons(shape: dict[str, Any], kind: str) -> Iterator[Polygon]:
 
 def _mask(encoded: str, y: int, x: int) -> Polygon:
     """The runs of the pixels of a PNG in base64, whose first pixel is (y, x), as rectangles."""
-    with Image.open(io.BytesIO(base64.b64decode(encoded)), formats=("PNG",)) as image:
-        inside = np.pad(np.array(image).astype(bool), ((0, 0), (1, 1)))
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(encoded)), formats=("PNG",)) as image:
+            inside = np.pad(np.array(image).astype(bool), ((0, 0), (1, 1)))
+    except OSError as error:
+        raise ValueError("a mask is no PNG") from error
     edges = np.diff(inside.astype(np.int8), axis=1)
     rows, begin = np.nonzero(edges == 1)
     end = np.nonzero(edges == -1)[1]

@@ -12,9 +12,7 @@ from tilesegment.errors import DataError
 from tilesegment.geometry import Region
 from tilesegment.labels.files import some_of
 from tilesegment.labels.geojson import Feature, read_features
-from tilesegment.labels.label import Label
-
-_OBJECTS = ("detection", "cell")  # QuPath's types of single objects; other features may be regions that hold them
+from tilesegment.labels.label import Label, Read
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +35,10 @@ class Outlines:
         no_areas = Counter(one.geometry for one in given if not one.polygons)
         notes = [f"{name}: {count} features left out, as {kind} is no area" for kind, count in sorted(no_areas.items())]
         areas = [one for one in given if one.polygons]
-        objects = [one for one in areas if one.object_type.lower() in _OBJECTS] or areas
+        objects = [one for one in areas if one.is_object] or areas
         objects.sort(key=lambda one: not one.is_void)  # objects lie on top
         if len(objects) < len(areas):
-            left = Counter(one.object_type for one in areas if one.object_type.lower() not in _OBJECTS)
+            left = Counter(one.object_type for one in areas if not one.is_object)
             told = some_of([f"{count} of type {kind}" for kind, count in sorted(left.items())])
             notes.append(f"{name}: only detections and cells are read as objects; left out: {told}")
         rings = [ring for one in objects for polygon in one.polygons for ring in polygon]
@@ -148,6 +146,7 @@ class OutlineLabel(Label):
     count: int = 0  # objects in the file
     names_of_objects: tuple[str | None, ...] = ()  # of each object's class, in the order of the ids
     void_objects: tuple[bool, ...] = ()  # whether each is a region where objects are not labelled
+    regions: Read | None = None  # outside of which nothing is labelled: 0 there
     covered: Counter[int] = field(default_factory=Counter)  # pixels that were covered again, by plane, of all reads
 
 

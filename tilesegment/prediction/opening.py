@@ -178,7 +178,7 @@ def load(path: str, settings: Settings) -> Model:
     return _loaded(path, state and (state.st_mtime_ns, state.st_size), settings.prune, settings.halo)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def _loaded(path: str, state: tuple[int, int] | None, prune: int | None, halo: int | None) -> Model:
     return _adapted(Model.load(path), prune, halo)
 

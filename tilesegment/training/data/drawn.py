@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from tilesegment.errors import DataError
+from tilesegment.errors import DataError, one_line
 from tilesegment.labels.annotations import is_annotation, kind_of, read_coco
 from tilesegment.labels.coco import CocoImage
 from tilesegment.labels.files import Listing, is_folder_of_files, list_images, match_stems, some_of, stem_of
@@ -82,13 +82,15 @@ def coco(folder: Path, part: str = "") -> Layout | None:
     for path, image in listed:
         there = next((one for one in _places(folder, path, image) if one.is_file()), None)
         if there is None:
-            missing.append(image.file_name)
+            missing.append(one_line(image.file_name, 60))
             continue
         pair = Pair(stem_of(there), (there,), path, image.file_name)
         if pair.name in pairs:
             pair = replace(pair, name=str(Path(image.file_name).with_suffix("")))
         if pair.name in pairs:
-            raise DataError(f"{path} lists the image {image.file_name} again, as {pairs[pair.name].label} does")
+            raise DataError(
+                f"{path} lists the image {one_line(image.file_name, 60)} again, as {pairs[pair.name].label} does"
+            )
         pairs[pair.name] = pair
     if not pairs:
         raise DataError(

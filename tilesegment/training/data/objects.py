@@ -1,10 +1,12 @@
 """Instance labels as training data: every object of a section has a number."""
 
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
 from tilesegment.errors import DataError
+from tilesegment.geometry import Region
 from tilesegment.labels.coding import IGNORE
 from tilesegment.labels.files import some_of
 from tilesegment.labels.label import OBJECT_NAMES, Label
@@ -14,6 +16,7 @@ from tilesegment.labels.scanning import MOST_CLASSES, PIECES_OF_CLASS, Pieces, d
 from tilesegment.metadata import LabelClass, default_colours
 
 _BLOCKS = 16  # blocks of a file in which pieces are counted
+_ENOUGH = 128  # blocks of several values, of all files
 _LEAST_PIXELS = 4  # smaller pieces, on average, are noise
 _BACKGROUND = ("background", "_background_")  # names of outlines that erase what they cover
 _OVERLAP = 0.01  # of the pixels of objects; less need not be told
@@ -56,14 +59,14 @@ class Instances:
                 "tileseg objects, or leave out --instances"
             )
         values: set[int] = set()
-        for number, (z, region) in enumerate(label.blocks()):
+        for z, region in islice(label.blocks(), _BLOCKS):
+            if sum(block.values > 1 for block in self.blocks) >= _ENOUGH:
+                break
             pixels = label.read(region, z)
-            if number < _BLOCKS or pixels.dtype.kind not in "ub":
-                found = distinct(pixels)
-                _check_whole(name, found, self.ignore)
-                if number < _BLOCKS:
-                    self.blocks.append(pieces_of(pixels, found))
-                    values.update(found[found != 0][: MOST_CLASSES + 1].tolist())
+            found = distinct(pixels)
+            _check_whole(name, found, self.ignore)
+            self.blocks.append(pieces_of(pixels, found))
+            values.update(found[found != 0][: MOST_CLASSES + 1].tolist())
         self.values = max(self.values, values, key=len)
 
     def check(self) -> tuple[str, ...]:
@@ -98,10 +101,16 @@ class Instances:
             found = [*self.given[1:]]
         return OBJECT_NAMES[0], *found
 
-    def read(self, values: np.ndarray, name: str, label: Label) -> tuple[np.ndarray, np.ndarray]:
-        """Read values (h, w) of the label `name`: class ids (h, w) uint8, and objects (h, w) int32."""
+    def read(self, name: str, label: Label, region: Region, z: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read a region of the label `name`: class ids (h, w) uint8, and objects (h, w) int32."""
+        values = label.read(region, z)
         if isinstance(label, OutlineLabel):
-            return self._read_outlines(values, name, label)
+            classes, objects = self._read_outlines(values, name, label)
+            if label.regions is not None:
+                classes[(label.regions(region, z) == 0) & (values == 0)] = IGNORE
+            return classes, objects
+        if values.dtype.kind not in "ub":
+            _check_whole(name, distinct(values), self.ignore)
         unknown = None if self.ignore is None else values == self.ignore
         found = number_objects(values if unknown is None else np.where(unknown, 0, values))
         if found.is_mask and name not in self.masks:
@@ -128,9 +137,11 @@ class Instances:
         self.overlaps[name] = sum(label.covered.values())
         return classes[numbers], objects
 
-    def labelled(self, values: np.ndarray, name: str) -> np.ndarray:
-        """Return where values (h, w) are a label: (h, w) bool."""
-        return np.ones(values.shape, bool) if self.ignore is None else values != self.ignore
+    def labelled(self, name: str, label: Label, region: Region, z: int) -> np.ndarray:
+        """Return where a region of a label says something: (h, w) bool."""
+        if isinstance(label, OutlineLabel):
+            return np.ones(region.shape, bool) if label.regions is None else label.regions(region, z) > 0
+        return np.ones(region.shape, bool) if self.ignore is None else label.read(region, z) != self.ignore
 
     def classes(self) -> tuple[LabelClass, ...]:
         """Name and colour the classes, as given or as found.

@@ -13,11 +13,12 @@ from scipy import ndimage
 from tilesegment.errors import DataError, ImageError
 from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, open_channels
-from tilesegment.labels.annotations import is_annotation, open_annotation
+from tilesegment.labels.annotations import forget, is_annotation, open_annotation
 from tilesegment.labels.coding import IGNORE, Coding, classes_of, decide
 from tilesegment.labels.files import first_notes
 from tilesegment.labels.label import BLOCK, Label, LabelOptions, check_same_size, open_label
 from tilesegment.labels.numbering import dense
+from tilesegment.labels.outlines import OutlineLabel
 from tilesegment.labels.scanning import MOST_CLASSES, ObjectsError, Scan, scan
 from tilesegment.metadata import PixelSize
 from tilesegment.training.data.layouts import find_layout
@@ -26,18 +27,19 @@ from tilesegment.training.data.pairs import Layout, Pair
 from tilesegment.training.data.sections import Dataset, Section
 from tilesegment.training.data.summary import label_warnings
 
-_WHOLE = 4096 * 4096  # pixels of the largest image that is kept whole
-_GRID = 256  # side of the squares in which labelled parts are found, and of the context around them; divides BLOCK
+WHOLE = 4096 * 4096  # pixels of the largest image that is kept whole
+LARGEST_DRAWN = 16_384 * 16_384  # pixels of the largest image with outlines everywhere
+GRID = 256  # side of the squares in which labelled parts are found, and of the context around them; divides BLOCK
 
 
 class Meaning(Protocol):
     """What the values of label files mean."""
 
-    def read(self, values: np.ndarray, name: str, label: Label) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return class ids (h, w) uint8 of values (h, w) of the label `name`, and objects (h, w) int32 if any."""
+    def read(self, name: str, label: Label, region: Region, z: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read a region of the label `name`: class ids (h, w) uint8, and objects (h, w) int32 if any."""
 
-    def labelled(self, values: np.ndarray, name: str) -> np.ndarray:
-        """Return where values (h, w) of the label `name` say something: (h, w) bool."""
+    def labelled(self, name: str, label: Label, region: Region, z: int) -> np.ndarray:
+        """Return where a region of the label `name` says something: (h, w) bool."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,11 @@ class _Classes:
 
     coding: Coding
 
-    def read(self, values: np.ndarray, name: str, label: Label) -> tuple[np.ndarray, None]:
-        return self.coding.ids(values, name), None
+    def read(self, name: str, label: Label, region: Region, z: int) -> tuple[np.ndarray, None]:
+        return self.coding.ids(label.read(region, z), name), None
 
-    def labelled(self, values: np.ndarray, name: str) -> np.ndarray:
-        return self.coding.ids(values, name) != IGNORE
+    def labelled(self, name: str, label: Label, region: Region, z: int) -> np.ndarray:
+        return self.coding.ids(label.read(region, z), name) != IGNORE
 
 
 def open_dataset(
@@ -81,23 +83,39 @@ def open_dataset(
     """
     try:
         layout = find_layout(Path(path))
+        options = LabelOptions(layout.ignore if ignore is None else ignore, False, invert, layout.voc)
+        return _read(layout, options, classes, instances)
     except OSError as error:
         where = path if error.filename is None else os.fsdecode(error.filename)
         raise DataError(f"{where} cannot be read ({error.strerror}); check the path and its permissions") from error
-    ignore = layout.ignore if ignore is None else ignore
-    options = LabelOptions(ignore, False, invert, layout.voc)
+    finally:
+        forget()
+
+
+def _read(layout: Layout, options: LabelOptions, names: Sequence[str] | None, instances: bool | None) -> Dataset:
+    """Read labels as objects or as classes."""
     drawn = sum(is_annotation(pair.label) for pair in layout.pairs + layout.held_out)
+    if options.ignore is not None and drawn == len(layout.pairs + layout.held_out):
+        raise DataError(
+            f"--ignore {options.ignore} is a value of label images, and all labels are outlines; leave it out, and "
+            "draw what is not labelled as an outline of the class Ignore*"
+        )
     if drawn and instances is False:
         if drawn < len(layout.pairs + layout.held_out):
             raise DataError("some labels are outlines and some are images; --no-instances reads labels of one kind")
-        return _without_objects(_of_objects(layout, options, classes))
+        return _without_objects(_of_objects(layout, options, names))
     if not (instances or drawn):
         try:
-            return _of_classes(layout, options, classes, certain=instances is not None)
+            return _of_classes(layout, options, names, certain=instances is not None)
         except ObjectsError as error:
             if instances is not None:
                 raise DataError(f"{error.found} (at most {MOST_CLASSES}); leave out --no-instances") from error
-    return _of_objects(layout, options, classes)
+            if error.count <= MOST_CLASSES:
+                few = (
+                    f"the {error.count} values of the labels are taken for ids of single objects; if they are classes, "
+                )
+                layout = replace(layout, warnings=(*layout.warnings, f"{few}name all {error.count} with --classes"))
+    return _of_objects(layout, options, names)
 
 
 def _of_classes(layout: Layout, options: LabelOptions, names: Sequence[str] | None, *, certain: bool) -> Dataset:
@@ -112,6 +130,7 @@ def _of_classes(layout: Layout, options: LabelOptions, names: Sequence[str] | No
         scans.append(scan(name, label, options.ignore))
 
     size, notes = _scanned(layout, options, look)
+    certain |= set().union(*(one.values for one in scans)) <= set(layout.names)
     coding = decide(scans, names, options.ignore, layout.voc, certain=certain)
     described = classes_of(coding, scans, names, layout.names)
 
@@ -121,6 +140,8 @@ def _of_classes(layout: Layout, options: LabelOptions, names: Sequence[str] | No
 
 def _of_objects(layout: Layout, options: LabelOptions, names: Sequence[str] | None) -> Dataset:
     """Read labels whose values are ids of objects."""
+    if names is None and set(layout.names) == {0, 1}:
+        names = (layout.names[0], layout.names[1])
     found = Instances(options.ignore, None if names is None else tuple(names))
     size, notes = _scanned(layout, options, found.scan)
     warnings = found.check()
@@ -189,14 +210,21 @@ def _sections(pair: Pair, options: LabelOptions, meaning: Meaning, *, partly: bo
     """Yield the sections of an image: its planes, or their labelled parts if it is large and labelled only `partly`."""
     with _open(pair, options) as (source, label):
         whole = Region.of_shape(label.shape)
+        if isinstance(label, OutlineLabel):
+            partly = label.regions is not None
+            if not partly and whole.area > LARGEST_DRAWN:
+                raise DataError(
+                    f"image {pair.name} has {whole.y1} x {whole.x1} pixels, and nothing says which part of it is "
+                    "labelled: draw an annotation of the class Region* around what is, or cut that part out"
+                )
 
         def labelled(region: Region) -> np.ndarray:
-            return meaning.labelled(label.read(region, z), pair.name)
+            return meaning.labelled(pair.name, label, region, z)
 
         for z in range(label.planes):
             name = pair.name if label.planes == 1 else f"{pair.name}[{z}]"
-            if not partly or whole.area <= _WHOLE:
-                read = meaning.read(label.read(whole, z), pair.name, label)
+            if not partly or whole.area <= WHOLE:
+                read = meaning.read(pair.name, label, whole, z)
                 yield Section(name, _pixels(pair.name, source, whole, z), *read)
                 continue
             parts = _labelled_parts(label.shape, labelled)
@@ -206,11 +234,11 @@ def _sections(pair: Pair, options: LabelOptions, meaning: Meaning, *, partly: bo
             for number, (rows, columns) in enumerate(ndimage.find_objects(parts), 1):
                 # with one more square on each side as context
                 y0, y1, x0, x1 = (
-                    n * _GRID for n in (rows.start - 1, rows.stop + 1, columns.start - 1, columns.stop + 1)
+                    n * GRID for n in (rows.start - 1, rows.stop + 1, columns.start - 1, columns.stop + 1)
                 )
                 region = Region(y0, x0, y1, x1).intersect(whole)
-                own, objects = meaning.read(label.read(region, z), pair.name, label)
-                y, x = np.arange(region.y0, region.y1) // _GRID, np.arange(region.x0, region.x1) // _GRID
+                own, objects = meaning.read(pair.name, label, region, z)
+                y, x = np.arange(region.y0, region.y1) // GRID, np.arange(region.x0, region.x1) // GRID
                 other = parts[np.ix_(y, x)] != number  # labels of another part
                 own[other] = IGNORE
                 if objects is not None:
@@ -226,12 +254,12 @@ def _pixels(name: str, source: ImageSource, region: Region, z: int) -> np.ndarra
 
 
 def _labelled_parts(shape: tuple[int, int], is_labelled: Callable[[Region], np.ndarray]) -> np.ndarray:
-    """Connected labelled parts of a plane, numbered from 1, on a grid of squares of _GRID pixels; 0 elsewhere."""
-    grid = np.zeros([-(-side // _GRID) for side in shape], bool)
+    """Connected labelled parts of a plane, numbered from 1, on a grid of squares of GRID pixels; 0 elsewhere."""
+    grid = np.zeros([-(-side // GRID) for side in shape], bool)
     for region in Region.of_shape(shape).squares(BLOCK):
         labelled = is_labelled(region)
         for axis in (0, 1):
-            labelled = np.logical_or.reduceat(labelled, np.arange(0, labelled.shape[axis], _GRID), axis=axis)
-        y, x = region.y0 // _GRID, region.x0 // _GRID
+            labelled = np.logical_or.reduceat(labelled, np.arange(0, labelled.shape[axis], GRID), axis=axis)
+        y, x = region.y0 // GRID, region.x0 // GRID
         grid[y : y + labelled.shape[0], x : x + labelled.shape[1]] = labelled
     return ndimage.label(grid, np.ones((3, 3)))[0]
