@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from command_line import Run
 from conftest import data_folder
-from data_sets import write_files
+from data_sets import write_files, write_ome_zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -99,7 +99,9 @@ def test_ids_of_objects_are_no_classes(kind: str, run: Run, tmp_path: Path, monk
         assert [(one.name, one.value) for one in data.classes] == [("background", 0), ("object", 1)]
         for section, ids in zip(data.sections, labels, strict=True):
             check(section, ids)
-        assert "--no-instances" in data.notes[0] and data.warnings == ()
+        assert "--no-instances" in data.notes[0]
+        few = len({*np.concatenate(labels).ravel().tolist()}) <= 32 and wanted is None
+        assert [("taken for ids" in one) for one in data.warnings] == [True] * few
     with pytest.raises(DataError, match=r"a, b, c: expected 2 different names.*--no-instances"):
         open_dataset(tmp_path / "d", ["a", "b", "c"])
 
@@ -137,8 +139,8 @@ def test_every_way_of_reading_keeps_the_objects(tmp_path: Path) -> None:
 def test_labelled_parts_of_a_large_image_have_objects_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tilesegment.training.data.reading._WHOLE", 100 * 100)
-    monkeypatch.setattr("tilesegment.training.data.reading._GRID", 64)
+    monkeypatch.setattr("tilesegment.training.data.reading.WHOLE", 100 * 100)
+    monkeypatch.setattr("tilesegment.training.data.reading.GRID", 64)
     ids = np.full((640, 640), 65_535, np.uint16)
     ids[:64, 64:128], ids[512:576, 448:512] = objects(9), np.where(objects(7, 1), objects(7, 1) + 20, 0)
     write_files(tmp_path, {"images/a.png": (ids % 251).astype(np.uint8), "labels/a.png": ids})
@@ -230,6 +232,43 @@ def test_classes_are_no_objects(tmp_path: Path) -> None:
     assert any("taken for one" in warning for warning in data.warnings)
 
 
+def test_names_in_a_file_make_values_classes(tmp_path: Path) -> None:
+    write(tmp_path, objects(9), objects(8, 1))
+    assert open_dataset(tmp_path).instances
+    names = {"background": 0, **{f"organ {n}": n for n in range(1, 10)}}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": names}))
+    data = open_dataset(tmp_path)
+    assert not data.instances and data.classes[9].name == "organ 9"
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "nucleus": 1}}))
+    data = open_dataset(tmp_path)
+    assert data.instances and [one.name for one in data.classes] == ["background", "nucleus"]
+
+
+def test_ids_in_ome_zarr(tmp_path: Path) -> None:
+    image = (objects(20) > 0).astype(np.uint8) * 90
+    for n in range(2):
+        write_ome_zarr(tmp_path / f"{n}.zarr", image, {"cells": objects(20 + n, n).astype(np.uint32)})
+    data = open_dataset(tmp_path)
+    for n, section in enumerate(data.sections):
+        check(section, objects(20 + n, n))
+
+
+def test_real_nuclei_drawn_as_outlines(run: Run, tmp_path: Path) -> None:
+    """What `tileseg objects` writes is read as what it was."""
+    folder = data_folder("nuclei-he")
+    (tmp_path / "images").mkdir()
+    for path in sorted((folder / "images").iterdir())[:2]:
+        (tmp_path / "images" / path.name).symlink_to(path)
+        label = folder / "labels" / path.with_suffix(".png").name
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        assert run(f"objects {label} --out {tmp_path}/labels/{path.stem}.geojson -q").code == 0
+    for section in open_dataset(tmp_path).sections:
+        assert section.objects is not None
+        ids = np.array(Image.open(folder / "labels" / f"{section.name}.png"))
+        pairs = np.unique(np.stack([section.objects.ravel(), ids.ravel()]), axis=1)
+        assert pairs.shape[1] == len(np.unique(ids)) == section.objects.max() + 1
+
+
 # --- ids that are not as they should be
 
 
@@ -293,7 +332,7 @@ def test_ids_of_any_size_and_type(dtype: str, factor: int, tmp_path: Path) -> No
 def test_images_without_objects_are_fine(tmp_path: Path) -> None:
     write(tmp_path, objects(12), np.zeros((SIDE, SIDE), np.uint16), objects(9, 1))
     data = open_dataset(tmp_path)
-    assert data.instances and data.warnings == ()
+    assert data.instances and len(data.warnings) == 1 and "13 values" in data.warnings[0]
     assert data.sections[1].objects is not None and not data.sections[1].objects.any()
     text = summary(data, ())
     assert "1 image has none: 1" in text and "wholly one class" not in text

@@ -118,6 +118,12 @@ def test_one_class_of_outlines(names: tuple[str | None, ...], expected: str, tmp
     assert [one.name for one in open_dataset(tmp_path).classes] == ["background", expected]
 
 
+def test_outlines_have_no_ignored_value(tmp_path: Path) -> None:
+    write_labelme(tmp_path)
+    with pytest.raises(DataError, match=r"--ignore 3 is a value of label images.*Ignore\*"):
+        open_dataset(tmp_path, ignore=3)
+
+
 def test_files_of_several_parts(tmp_path: Path) -> None:
     write_images(tmp_path / "roboflow/train", "a.jpg", "b.jpg")
     write_images(tmp_path / "roboflow/valid", "c.jpg")
@@ -182,9 +188,9 @@ def test_nothing_is_labelled_outside_annotations_that_hold_the_objects(tmp_path:
 
 
 def test_only_labelled_parts_of_a_slide_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tilesegment.training.data.reading._WHOLE", 100 * 100)
-    monkeypatch.setattr("tilesegment.training.data.reading._LARGEST_DRAWN", 100 * 100)
-    monkeypatch.setattr("tilesegment.training.data.reading._GRID", 64)
+    monkeypatch.setattr("tilesegment.training.data.reading.WHOLE", 100 * 100)
+    monkeypatch.setattr("tilesegment.training.data.reading.LARGEST_DRAWN", 100 * 100)
+    monkeypatch.setattr("tilesegment.training.data.reading.GRID", 64)
     write_images(tmp_path, "a.png", side=640)
     boxes = ((300, 300, 310, 310), (305, 310, 310, 320))
     document = geojson(boxes, ("x", "y"))

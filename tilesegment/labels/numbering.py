@@ -62,7 +62,7 @@ def number_objects(ids: np.ndarray) -> Numbered:
 def _by_places(
     numbers: np.ndarray, values: np.ndarray, pieces: np.ndarray, owner: np.ndarray, areas: np.ndarray
 ) -> Numbered:
-    """Give each further place of an id a number of its own; `owner` and `areas` (p + 1,) are of the pieces."""
+    """Give each further place of an id a new number; `owner` and `areas` (p + 1,) are of the pieces."""
     boxes = _boxes(pieces, len(areas) - 1)
     order = np.lexsort((-areas[1:], owner[1:])) + 1
     groups = np.split(order, np.flatnonzero(np.diff(owner[order])) + 1)

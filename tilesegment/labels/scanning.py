@@ -24,11 +24,14 @@ _RECURRENCE = 2.0  # in so many files or more, on average, a value is a class
 
 
 class ObjectsError(DataError):
-    """Labels hold ids of single objects where classes are expected; `found` says so, without what to do."""
+    """Labels hold ids of single objects where classes are expected.
 
-    def __init__(self, found: str, advice: str) -> None:
+    `found` says so, without what to do; `count` is how many values there are.
+    """
+
+    def __init__(self, found: str, count: int, advice: str) -> None:
         super().__init__(f"{found}. {advice}")
-        self.found = found
+        self.found, self.count = found, count
 
 
 class Pieces(NamedTuple):
@@ -168,6 +171,7 @@ def objects_error(what: str, count: int, otherwise: str = "") -> ObjectsError:
     """Return the error for labels that hold object ids; `what` is for example "the labels hold"."""
     return ObjectsError(
         f"{what} {count} values, nearly all of them in one connected piece each: ids of single objects, not classes",
+        count,
         f"Give --instances for the classes background and object, with a border between touching objects{otherwise}",
     )
 

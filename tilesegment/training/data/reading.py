@@ -27,9 +27,9 @@ from tilesegment.training.data.pairs import Layout, Pair
 from tilesegment.training.data.sections import Dataset, Section
 from tilesegment.training.data.summary import label_warnings
 
-_WHOLE = 4096 * 4096  # pixels of the largest image that is kept whole
-_LARGEST_DRAWN = 16_384 * 16_384  # pixels of the largest image with outlines everywhere
-_GRID = 256  # side of the squares in which labelled parts are found, and of the context around them; divides BLOCK
+WHOLE = 4096 * 4096  # pixels of the largest image that is kept whole
+LARGEST_DRAWN = 16_384 * 16_384  # pixels of the largest image with outlines everywhere
+GRID = 256  # side of the squares in which labelled parts are found, and of the context around them; divides BLOCK
 
 
 class Meaning(Protocol):
@@ -95,6 +95,11 @@ def open_dataset(
 def _read(layout: Layout, options: LabelOptions, names: Sequence[str] | None, instances: bool | None) -> Dataset:
     """Read labels as objects or as classes."""
     drawn = sum(is_annotation(pair.label) for pair in layout.pairs + layout.held_out)
+    if options.ignore is not None and drawn == len(layout.pairs + layout.held_out):
+        raise DataError(
+            f"--ignore {options.ignore} is a value of label images, and all labels are outlines; leave it out, and "
+            "draw what is not labelled as an outline of the class Ignore*"
+        )
     if drawn and instances is False:
         if drawn < len(layout.pairs + layout.held_out):
             raise DataError("some labels are outlines and some are images; --no-instances reads labels of one kind")
@@ -105,6 +110,11 @@ def _read(layout: Layout, options: LabelOptions, names: Sequence[str] | None, in
         except ObjectsError as error:
             if instances is not None:
                 raise DataError(f"{error.found} (at most {MOST_CLASSES}); leave out --no-instances") from error
+            if error.count <= MOST_CLASSES:
+                few = (
+                    f"the {error.count} values of the labels are taken for ids of single objects; if they are classes, "
+                )
+                layout = replace(layout, warnings=(*layout.warnings, f"{few}name all {error.count} with --classes"))
     return _of_objects(layout, options, names)
 
 
@@ -120,6 +130,7 @@ def _of_classes(layout: Layout, options: LabelOptions, names: Sequence[str] | No
         scans.append(scan(name, label, options.ignore))
 
     size, notes = _scanned(layout, options, look)
+    certain |= set().union(*(one.values for one in scans)) <= set(layout.names)
     coding = decide(scans, names, options.ignore, layout.voc, certain=certain)
     described = classes_of(coding, scans, names, layout.names)
 
@@ -129,6 +140,8 @@ def _of_classes(layout: Layout, options: LabelOptions, names: Sequence[str] | No
 
 def _of_objects(layout: Layout, options: LabelOptions, names: Sequence[str] | None) -> Dataset:
     """Read labels whose values are ids of objects."""
+    if names is None and set(layout.names) == {0, 1}:
+        names = (layout.names[0], layout.names[1])
     found = Instances(options.ignore, None if names is None else tuple(names))
     size, notes = _scanned(layout, options, found.scan)
     warnings = found.check()
@@ -199,7 +212,7 @@ def _sections(pair: Pair, options: LabelOptions, meaning: Meaning, *, partly: bo
         whole = Region.of_shape(label.shape)
         if isinstance(label, OutlineLabel):
             partly = label.regions is not None
-            if not partly and whole.area > _LARGEST_DRAWN:
+            if not partly and whole.area > LARGEST_DRAWN:
                 raise DataError(
                     f"image {pair.name} has {whole.y1} x {whole.x1} pixels, and nothing says which part of it is "
                     "labelled: draw an annotation of the class Region* around what is, or cut that part out"
@@ -210,7 +223,7 @@ def _sections(pair: Pair, options: LabelOptions, meaning: Meaning, *, partly: bo
 
         for z in range(label.planes):
             name = pair.name if label.planes == 1 else f"{pair.name}[{z}]"
-            if not partly or whole.area <= _WHOLE:
+            if not partly or whole.area <= WHOLE:
                 read = meaning.read(pair.name, label, whole, z)
                 yield Section(name, _pixels(pair.name, source, whole, z), *read)
                 continue
@@ -221,11 +234,11 @@ def _sections(pair: Pair, options: LabelOptions, meaning: Meaning, *, partly: bo
             for number, (rows, columns) in enumerate(ndimage.find_objects(parts), 1):
                 # with one more square on each side as context
                 y0, y1, x0, x1 = (
-                    n * _GRID for n in (rows.start - 1, rows.stop + 1, columns.start - 1, columns.stop + 1)
+                    n * GRID for n in (rows.start - 1, rows.stop + 1, columns.start - 1, columns.stop + 1)
                 )
                 region = Region(y0, x0, y1, x1).intersect(whole)
                 own, objects = meaning.read(pair.name, label, region, z)
-                y, x = np.arange(region.y0, region.y1) // _GRID, np.arange(region.x0, region.x1) // _GRID
+                y, x = np.arange(region.y0, region.y1) // GRID, np.arange(region.x0, region.x1) // GRID
                 other = parts[np.ix_(y, x)] != number  # labels of another part
                 own[other] = IGNORE
                 if objects is not None:
@@ -241,12 +254,12 @@ def _pixels(name: str, source: ImageSource, region: Region, z: int) -> np.ndarra
 
 
 def _labelled_parts(shape: tuple[int, int], is_labelled: Callable[[Region], np.ndarray]) -> np.ndarray:
-    """Connected labelled parts of a plane, numbered from 1, on a grid of squares of _GRID pixels; 0 elsewhere."""
-    grid = np.zeros([-(-side // _GRID) for side in shape], bool)
+    """Connected labelled parts of a plane, numbered from 1, on a grid of squares of GRID pixels; 0 elsewhere."""
+    grid = np.zeros([-(-side // GRID) for side in shape], bool)
     for region in Region.of_shape(shape).squares(BLOCK):
         labelled = is_labelled(region)
         for axis in (0, 1):
-            labelled = np.logical_or.reduceat(labelled, np.arange(0, labelled.shape[axis], _GRID), axis=axis)
-        y, x = region.y0 // _GRID, region.x0 // _GRID
+            labelled = np.logical_or.reduceat(labelled, np.arange(0, labelled.shape[axis], GRID), axis=axis)
+        y, x = region.y0 // GRID, region.x0 // GRID
         grid[y : y + labelled.shape[0], x : x + labelled.shape[1]] = labelled
     return ndimage.label(grid, np.ones((3, 3)))[0]

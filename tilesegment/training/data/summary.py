@@ -132,7 +132,8 @@ def _classes(data: Dataset) -> list[str]:
     rows = [("id", "class", "colour" if coloured else "value", "share")]
     for id_, (one, share) in enumerate(zip(data.classes, data.shares(), strict=True)):
         name = one.name[:_LONGEST_NAME] + "..." * (len(one.name) > _LONGEST_NAME)
-        rows.append((str(id_), name, one.colour if coloured else str(one.value), f"{100 * share:.2f} %"))
+        value = "-" if one.value is None else str(one.value)
+        rows.append((str(id_), name, one.colour if coloured else value, f"{100 * share:.2f} %"))
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for n, row in enumerate(rows):
