@@ -128,9 +128,10 @@ def choose_model(given: str | None, base: int | None, image: np.ndarray) -> Mode
     if base is not None:
         return random_model(base, image)
     model = Model.load(given or "em-membrane")
-    if model.header.channels != 1 or model.header.normalisation.dtype != "uint8":
-        takes = f"{model.header.channels} channels of {model.header.normalisation.dtype}"
-        raise ModelError(f"{given} takes {takes}, the slide has one of uint8; name a model of one, or give --base")
+    scale = model.header.normalisation
+    if model.header.channels != 1 or scale.dtype != "uint8" or scale.percentiles is not None:
+        takes = f"{model.header.channels} channels of {scale.types}"
+        raise ModelError(f"{given} takes {takes}, the others one of uint8 by constants; name another, or give --base")
     return model
 
 

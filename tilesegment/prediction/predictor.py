@@ -67,6 +67,7 @@ class BlockPredictor:
         self.disagreement: float | None = None
         self._exact = exact
         scale = options.get("normalisation") or model.header.normalisation
+        assert scale.percentiles is None, "percentiles are those of an image: give its normalisation"
         self._mean, self._std = (
             torch.tensor(values, dtype=exact, device=device)[:, None, None] for values in (scale.mean, scale.std)
         )
