@@ -19,7 +19,7 @@ from tilesegment_cli.types import PathType
 NO_PATHS = {
     "predict": {"device", "precision", "runtime", "axes", "heatmap_class", "border"},
     "info": {"axes"},
-    "train": {"preset", "network", "optimiser", "loss", "goal", "device", "precision", "name", "licence"},
+    "train": {"preset", "network", "optimiser", "loss", "goal", "normalise", "device", "precision", "name", "licence"},
     "verify": {"device", "runtime", "axes"},
     "bench": {"device", "precision", "runtime", "axes"},
     "objects": {"border"},

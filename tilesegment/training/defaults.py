@@ -27,12 +27,13 @@ _SLOW_OUTPUT, _SLOW_BATCH = 192, 3
 _MOST_EXAMPLES = 16
 _SMALL_IMAGES = 25  # percentile of the sides of the images that a tile does not exceed
 _LEAST_OUTPUT = 32
+_BORDER, _INSTANCE_BORDER = (0.0, 5.0), (5.0, 3.0)  # weight and sigma of `losses.border_weights`
 # of augmentation, where magnification, exposure and compression differ between images
 _INSTANCE_ZOOM, _EXPOSURE, _JPEG = 1.5, 2.0, 0.2
 
 
 def settle(settings: TrainingSettings, data: Dataset, goal: str, slow: bool) -> TrainingSettings:
-    """Return the settings with base, normalisation and augmentation chosen; they stay on other machines.
+    """Return the settings with all chosen that depends on data or machine, but the tile; it stays on other machines.
 
     Args:
         settings: what the user chose.
@@ -44,6 +45,12 @@ def settle(settings: TrainingSettings, data: Dataset, goal: str, slow: bool) -> 
     asked = settings.base is not None or "base" in settings.options or settings.init is not None
     if own is not None and not asked:
         settings = replace(settings, base=min(own, SLOW_BASE) if slow else own)
+    weight, sigma = _INSTANCE_BORDER if data.instances else _BORDER
+    settings = replace(
+        settings,
+        border_weight=weight if settings.border_weight is None else settings.border_weight,
+        border_sigma=sigma if settings.border_sigma is None else settings.border_sigma,
+    )
     ground = ground_of_data(data)
     if settings.normalise == "auto":
         by_image = data.instances and ground == DARK

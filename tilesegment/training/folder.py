@@ -75,6 +75,7 @@ class Configuration:
             digest.update(f"{section.name} {section.image.dtype} {section.image.shape}\n".encode())
             digest.update(section.image.tobytes())
             digest.update(section.label.tobytes())
+            digest.update(b"" if section.objects is None else section.objects.tobytes())
         settings = replace(self.settings, name=self.settings.name or folder.resolve().name)
         return replace(self, settings=settings, data=str(path.resolve()), data_sha256=digest.hexdigest())
 

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from tilesegment.errors import DataError, PlanError, option
 from tilesegment.geometry import FieldOfView
+from tilesegment.metadata import PixelSize
 from tilesegment.models.any_module import model_of
 from tilesegment.models.header import ModelHeader
 from tilesegment.models.model import Model
@@ -85,6 +86,8 @@ class Trainer:
         self.layout = choose_layout(self.device, self.precision)
         self.data = data = learnable(data)
         self.sections, self.held_out = data.split(settings.validation)
+        side = settings.source_mpp
+        self.pixel_size = data.pixel_size if side is None or data.pixel_size is not None else PixelSize(side, side)
         self.goal = choose_goal(settings.goal, self.sections, len(data.classes))
         settings = settings if module is None else replace(settings, network=MODULE)
         settings = settle(settings, data, self.goal, self.slow)
@@ -98,6 +101,7 @@ class Trainer:
         batch = choose_batch(settings, fits, tile, self.slow, data.instances)
         self.settings = replace(self.settings, tile=tile * settings.reduction, batch=batch)
         output = tile - 2 * view.before if view.crops else tile
+        assert settings.border_weight is not None and settings.border_sigma is not None
         border = (settings.border_weight, settings.border_sigma / settings.reduction)
         drawn = (tile, output, batch, settings.augmentation, settings.seed, border, drawing_shares(self.sections))
         self.examples = Examples(reduced, self.normalisation, *drawn)
@@ -334,7 +338,7 @@ class Trainer:
             arguments=self.arguments,
             classes=self.data.classes,
             normalisation=self.normalisation,
-            pixel_size=self.data.pixel_size,
+            pixel_size=self.pixel_size,
             diameter=self.data.object_diameter(),
             ground=ground_of_data(self.data),
             halo=self.halo,
