@@ -87,7 +87,7 @@ objects = together(
         "--grow", type=float, metavar="PX", help="Grow objects so far; with --border only over it.  [default there: 8]"
     ),
     click.option("--fill-holes", is_flag=True, help="Fill what a single object encloses."),
-    click.option("--min-area", type=int, default=0, metavar="PX", help="Leave out objects of fewer pixels."),
+    click.option("--min-area", type=int, metavar="PX", help="Leave out smaller objects.  [default: the model's]"),
     click.option(
         "--touching-border",
         type=click.Choice(["keep", "drop"]),

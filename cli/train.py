@@ -49,7 +49,12 @@ _OPTIONS = options.together(
     option(
         "--network",
         metavar="NAME",
-        help="Architecture: tileseg networks lists them.  [default: unet, or unet-same]",
+        help="Architecture: tileseg networks lists them.  [default: unet]",
+    ),
+    option(
+        "--padded/--no-padded",
+        default=None,
+        help="Train a network that crops with padding: all pixels of a tile count.  [default: for single objects]",
     ),
     option("--option", "options", type=OPTION, multiple=True, help="Of the network, such as up=nearest."),
     option(
@@ -182,6 +187,10 @@ def _conclude(run: "TrainingRun") -> None:
         from tilesegment.training.report import line_words
 
         lines.append(line_words(run.line))
+    if run.cores is not None:
+        from tilesegment.training.report import cores_words
+
+        lines.append(cores_words(run.cores))
     lines += [f"Note: the budget left no time for {what}" for what in run.left_out]
     best = "" if run.kept_step == run.steps else f", of which the model after {run.kept_step:,} was the best"
     took = f"{run.seconds:,.0f} s of {run.wall_seconds:,.0f} s in all"

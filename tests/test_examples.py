@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import tifffile
 from data_sets import write_pairs
+from labelled_objects import write_nuclei
+from PIL import Image
 from scipy import ndimage
 
 import tilesegment
@@ -112,6 +114,17 @@ def test_a_model_is_scored_on_its_held_out_sections(tmp_path):
     assert found["eight_views"] == json.loads(json.dumps(asdict(run.tta)))
     done = subprocess.run([*command, "--all"], check=True, capture_output=True, text=True)
     assert json.loads(done.stdout)["sections"] == ["00", "01", "02", "03", "04"]
+
+
+def test_a_model_of_objects_is_scored_on_ids_and_its_worst_images_are_drawn(tmp_path):
+    data = write_nuclei(tmp_path / "data", 3)
+    run = tilesegment.train(data, tmp_path / "run", steps=2, base=2, depth=2, tile=64, batch=1)
+    command = [sys.executable, EXAMPLES / "score_model.py", run.model, data, "--all", "--picture", tmp_path / "w.png"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout)["one_pass"]
+    assert found["goal"] == "pq" and [name for name, _ in found["sections"]] == ["00", "01", "02"]
+    with Image.open(tmp_path / "w.png") as picture:
+        assert picture.width > 900
 
 
 def test_a_model_is_not_scored_on_what_it_was_trained_on(tmp_path):

@@ -1,6 +1,7 @@
 """Labels that are ids of single objects: recognised, refused as classes, read as background and object."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from data_sets import write_files, write_ome_zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from mask_files import finished, spec_of
+from mask_files import CLASSES, fill, finished, spec_of
 from PIL import Image
 from scipy import ndimage
 
@@ -20,6 +21,7 @@ from tilesegment import DataError, evaluate
 from tilesegment.geometry import Region
 from tilesegment.labels.coding import IGNORE
 from tilesegment.labels.label import Label, inside_objects, part_objects
+from tilesegment.masks import create_mask
 from tilesegment.training.data import Section, open_dataset, summary
 from tilesegment.training.data.sizes import touching_objects
 from tilesegment.training.examples import reduce_section
@@ -356,6 +358,15 @@ def test_masks_of_classes_are_no_ids(tmp_path: Path) -> None:
     write(tmp_path, objects(12), objects(9, 1))
     (tmp_path / "labels" / "1.tif").unlink()
     finished(tmp_path / "labels" / "1.zarr", spec_of((SIDE, SIDE)))
+    two = (discs([(9, 9, 1), (9, 22, 1)]) > 0).astype(np.uint8)  # close to each other
+    write(tmp_path / "two", objects(12))
+    writer = create_mask(tmp_path / "two" / "labels" / "1.zarr", replace(spec_of((SIDE, SIDE)), classes=CLASSES[:2]))
+    fill(writer, two[None])
+    writer.finish()
+    write_files(tmp_path / "two", {"images/1.png": two})
+    data = open_dataset(tmp_path / "two", instances=True)
+    np.testing.assert_array_equal(data.sections[1].objects, ndimage.label(two, np.ones((3, 3)))[0])
+    assert data.notes[1].startswith("1: a mask without ids")
     with pytest.raises(DataError, match=r"label 1 is a mask of the classes class 0, class 1.*tileseg objects"):
         open_dataset(tmp_path, instances=True)
 

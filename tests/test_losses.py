@@ -169,13 +169,21 @@ def test_between_two_cells_by_hand() -> None:
     """A gap of five pixels: the middle one is 3 from either cell, its neighbours 2 + 4."""
     inside = np.ones((9, 25), bool)
     inside[:, 10:15] = False
-    weights = border_weights(inside, w0=10, sigma=5)
+    cells = ndimage.label(inside)[0]
+    weights = border_weights(cells, w0=10, sigma=5)
     assert (weights.shape, weights.dtype) == ((9, 25), np.float32)
     assert weights[4, 10:15] == pytest.approx([10 * np.exp(-36 / 50)] * 5, rel=1e-6)
     assert not weights[inside].any()
     alone = np.zeros((40, 40), bool)
     alone[10:20, 10:20] = True
-    assert border_weights(alone).max() == border_weights(np.zeros((4, 4), bool)).max() == 0
+    assert border_weights(alone.astype(int)).max() == border_weights(np.zeros((4, 4), int)).max() == 0
+    within = border_weights(cells, w0=10, sigma=5, within=True)
+    np.testing.assert_array_equal(within[~inside], weights[~inside])
+    assert within[4, 9] == pytest.approx(10 * np.exp(-36 / 50)), "6 px from the other cell, 0 from its own"
+    touching = np.repeat([[1, 2]], 6, axis=0).repeat(5, axis=1)
+    expected = [10 * np.exp(-(d**2) / 50) for d in (5, 4, 3, 2, 1, 1, 2, 3, 4, 5)]
+    assert border_weights(touching, 10, 5, within=True)[3] == pytest.approx(expected)
+    assert not border_weights(np.array([[0, 0, 3]]), 10, 5, within=True).any(), "numbers may be left out"
 
 
 @settings(max_examples=20)
@@ -190,4 +198,7 @@ def test_border_weights_as_the_formula_says(height: int, width: int, sigma: floa
         nearest = np.sort([ndimage.distance_transform_edt(cells != n) for n in range(1, count + 1)], axis=0)
         expected = np.where(inside, 0, 10 * np.exp(-((nearest[0] + nearest[1]) ** 2) / (2 * sigma**2)))
     # beyond four sigma it is cut off, at 10 exp(-8)
-    np.testing.assert_allclose(border_weights(inside, 10, sigma), expected, atol=0.0034)
+    np.testing.assert_allclose(border_weights(cells, 10, sigma), expected, atol=0.0034)
+    if count >= 2:
+        within = np.where(inside, 10 * np.exp(-(nearest[1] ** 2) / (2 * sigma**2)), expected)
+        np.testing.assert_allclose(border_weights(cells, 10, sigma, within=True), within, atol=0.0034)

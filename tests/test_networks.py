@@ -13,7 +13,14 @@ from tilesegment.errors import ModelError
 from tilesegment.metadata import LabelClass
 from tilesegment.models.header import ModelHeader, Normalisation
 from tilesegment.models.model import Model
-from tilesegment.networks import NETWORKS, Rescaled, build_network, describe_network, options_of
+from tilesegment.networks import (
+    NETWORKS,
+    Rescaled,
+    build_network,
+    describe_network,
+    options_of,
+    with_padding,
+)
 from tilesegment.networks.counting import peak_values
 from tilesegment.networks.layers import UPSAMPLINGS, upsampling
 from tilesegment.networks.network import Choice, Network
@@ -398,3 +405,32 @@ def test_every_network_and_its_options_are_described(name: str) -> None:
     assert found["halo"] == (224 if name.startswith("fcn") else halo)
     with pytest.raises(ModelError, match="vnet"):
         options_of("vnet")
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_network_with_padding_computes_the_same_away_from_the_edges(depth: int) -> None:
+    """But for the phase of its poolings: one of the shifts within a divisor gives equal values."""
+    arguments = {"in_channels": 2, "classes": 3, "base": 4, "depth": depth, "dropout": 0.0}
+    torch.manual_seed(depth)
+    valid = build_network("unet", arguments).double().eval()
+    twin = with_padding("unet", arguments)
+    assert twin is not None and with_padding("unet-same", arguments) is None
+    padded = build_network(*twin).double().eval()
+    padded.load_state_dict(valid.state_dict())
+    view = valid.field_of_view
+    side = view.tile_of(4 * view.divisor)
+    x = torch.randn(1, 2, side, side, dtype=torch.float64)
+    with torch.inference_mode():
+        expected = valid(x)
+        differences = []
+        for shift in range(view.divisor):
+            # zeros around, so that padding does not reach what is compared; the grid of poolings begins at `shift`
+            more = 2 * view.before + view.divisor
+            around = nn.functional.pad(x, (more + shift, more, more + shift, more))
+            whole = nn.functional.pad(
+                around, (0, -around.shape[-1] % view.divisor, 0, -around.shape[-2] % view.divisor)
+            )
+            first = more + shift + view.before
+            part = padded(whole)[..., first : first + expected.shape[-2], first : first + expected.shape[-1]]
+            differences.append((part - expected).abs().max().item())
+    assert min(differences) < 1e-12 and max(differences) > 1e-3

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from labelled_objects import CLASSES, section
 from masks_of_objects import masks, read_labels, write_mask
 from scipy import ndimage
 
@@ -13,11 +14,6 @@ from tilesegment.scoring import object_scores
 from tilesegment.training.data import IGNORE, Dataset, Section
 from tilesegment.training.targets import cores_and_rims, depths, learnable, objects_of
 
-CLASSES = (
-    LabelClass("background", "#000000"),
-    LabelClass("nucleus", "#e69f00", role="object"),
-    LabelClass("rim", "#56b4e9", role="border"),
-)
 EIGHT = np.ones((3, 3))
 
 
@@ -41,10 +37,6 @@ def _one_piece_each(ids: np.ndarray) -> np.ndarray:
         found += np.where(pieces > 0, pieces + count, 0).astype(np.int32)
         count += more
     return found
-
-
-def section(ids: np.ndarray) -> Section:
-    return Section("one", np.zeros((1, *ids.shape), np.uint8), (ids > 0).astype(np.uint8), ids.astype(np.int32))
 
 
 @settings(max_examples=40)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from data_sets import write_files, write_pairs
+from labelled_objects import nuclei, write_nuclei
 from PIL import Image
-from skimage.measure import label
 from toy_training import same, stop_after, toy_run, weights
 
 import tilesegment
@@ -23,32 +23,6 @@ from tilesegment.training.settings import TrainingSettings
 
 FLAT = Augmentation(0.0, None, False, False, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0)
 SMALL: dict[str, Any] = {"base": 4, "depth": 2, "dropout": 0.0, "precision": "fp32", "device": "cpu"}
-
-
-def nuclei(side: int, seed: int, radius: float = 8, count: int = 12) -> tuple[np.ndarray, np.ndarray]:
-    """Bright discs of different brightness on dark ground, many touching, (H, W) uint8, and their ids uint16."""
-    rng = np.random.default_rng(seed)
-    y, x = np.indices((side, side))
-    ids, image = np.zeros((side, side), np.uint16), rng.normal(20, 2, (side, side))
-    for number in range(1, count + 1):
-        cy, cx, r = *rng.uniform(0, side, 2), rng.uniform(0.7, 1.2) * radius
-        away = np.hypot(y - cy, x - cx)
-        ids[away <= r] = number
-        image = np.where(
-            away <= r, rng.uniform(70, 130) * (1.15 - 0.3 * away / r) + rng.normal(0, 4, image.shape), image
-        )
-    pieces = label(ids, background=0, connectivity=1)  # what others cut in two has two ids
-    return image.clip(0, 255).astype(np.uint8), pieces.astype(np.uint16)
-
-
-def write_nuclei(folder: Path, count: int = 5, side: int = 96, colour: bool = False) -> Path:
-    """Images and ids; in colour dark discs on bright ground, as stained."""
-    for n in range(count):
-        image, ids = nuclei(side, n, count=8 + 2 * n)
-        if colour:
-            image = np.stack([240 - image, 235 - image // 2 * 2 // 1 // 2, 240 - image // 3], -1).astype(np.uint8)
-        write_files(folder, {f"images/{n:02}.png": image, f"labels/{n:02}.png": ids})
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +47,7 @@ def test_the_model_knows_what_makes_objects(trained: Path) -> None:
         ("nucleus", "object"),
         ("rim", "border"),
     ]
-    assert header.network == "unet-same" and header.normalisation.percentiles == (1.0, 99.8)
+    assert header.network == "unet" and header.normalisation.percentiles == (1.0, 99.8)
     assert header.diameter == pytest.approx(14.5, abs=3)
     assert header.ground == "dark"
 
@@ -88,7 +62,7 @@ def test_it_finds_objects_of_any_exposure_without_a_setting(trained: Path, tmp_p
         write_files(tmp_path, {f"{name}.tif": pixels})
         objects = tmp_path / f"{name}.zarr"
         tilesegment.predict(tmp_path / f"{name}.tif", None, trained, objects=objects, precision="fp32", tile=96)
-        found.append(len(tilesegment.find_objects(objects).table))
+        found.append(tilesegment.find_objects(objects).count)
     true = len(np.unique(ids)) - 1
     assert found[0] == found[2] == found[3] and abs(found[1] - found[0]) <= 2
     assert abs(found[0] - true) <= 0.4 * true
@@ -97,7 +71,7 @@ def test_it_finds_objects_of_any_exposure_without_a_setting(trained: Path, tmp_p
 def test_labels_of_instances_are_trained_on_with_what_suits_them(data: Path, tmp_path: Path) -> None:
     trainer = Trainer(open_dataset(data), TrainingSettings(**SMALL))
     chosen, varied = trainer.settings, trainer.settings.augmentation
-    assert (trainer.goal, chosen.network, chosen.normalise) == ("pq", "unet-same", "percentiles")
+    assert (trainer.goal, trainer.name, chosen.padded, chosen.normalise) == ("pq", "unet", True, "percentiles")
     assert (varied.zoom, varied.exposure, varied.stains, varied.jpeg) == (1.5, 2.0, 0.0, 0.2)
     assert chosen.tile == 96, "no larger than the images"
     assert chosen.batch == 12, "as many pixels as three tiles of 192 px"
@@ -111,7 +85,7 @@ def test_other_labels_are_trained_on_as_before(tmp_path: Path) -> None:
     data = open_dataset(write_pairs(tmp_path / "cells", 2, 460))
     trainer = Trainer(data, TrainingSettings(**SMALL))
     chosen, varied = trainer.settings, trainer.settings.augmentation
-    assert (chosen.network, chosen.normalise, chosen.batch) == (None, "fixed", 1)
+    assert (chosen.padded, chosen.normalise, chosen.batch) == (False, "fixed", 1)
     assert (varied.zoom, varied.exposure, varied.stains, varied.jpeg) == (1.25, 1.0, 0.0, 0.0)
     assert trainer.data.classes == data.classes and trainer.examples.shares is None
     with pytest.raises(PlanError, match="single objects"):
@@ -130,10 +104,10 @@ def test_small_images_are_not_mirrored_to_fill_a_tile(network: str, tile: int, b
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
-    whole = toy_run(data, tmp_path / "whole", steps=4, tile=64, network="unet-same")
+    whole = toy_run(data, tmp_path / "whole", steps=4, tile=64)
     with pytest.raises(KeyboardInterrupt):
-        toy_run(data, tmp_path / "part", steps=4, tile=64, network="unet-same", report=stop_after(2))
-    resumed = toy_run(data, tmp_path / "part", resume=True, steps=4, tile=64, network="unet-same")
+        toy_run(data, tmp_path / "part", steps=4, tile=64, report=stop_after(2))
+    resumed = toy_run(data, tmp_path / "part", resume=True, steps=4, tile=64)
     assert same(weights(whole.model), weights(resumed.model))
     assert whole.scores == resumed.scores
 
@@ -186,6 +160,19 @@ def test_new_variations_leave_the_others_as_they_were() -> None:
     assert more.quality is not None and 30 <= more.quality <= 90
     for name in ("angle", "zoom", "mirror", "contrast", "brightness", "gamma", "noise", "blur", "shade", "seed"):
         assert getattr(plain, name) == getattr(more, name)
+
+
+def test_a_network_trained_with_padding_crops_when_it_predicts(data: Path, tmp_path: Path) -> None:
+    """Its mask equals that of one pass over the whole image, as of any valid network; and it can be trained on."""
+    out = toy_run(data, tmp_path / "one", steps=2, tile=64)
+    header = read_header(Path(out.model))
+    assert header.network == "unet" and header.training["settings"]["padded"] is True
+    again = toy_run(data, tmp_path / "two", steps=1, tile=64, init=out.model)
+    assert weights(again.model).keys() == weights(out.model).keys()
+    cropped = toy_run(data, tmp_path / "three", steps=2, padded=False)
+    assert weights(cropped.model).keys() == weights(out.model).keys()
+    with pytest.raises(PlanError, match="--padded"):
+        toy_run(data, tmp_path / "four", network="unet-strided", padded=True, dropout=None)
 
 
 def test_stains_are_for_colour(data: Path) -> None:

@@ -155,17 +155,20 @@ class LabelClass:
         value: its grey value in the training labels, None if unknown.
         role: of its pixels in objects: `object` makes them, `border` separates them and is given back to them; empty if
             unknown.
+        min_area: pixels of the smallest object of this class that counts; smaller ones are mostly noise.
     """
 
     name: str
     colour: str
     value: int | None = None
     role: str = ""
+    min_area: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """Return it for JSON; a role that is unknown is left out, as earlier releases know none."""
+        """Return it for JSON, without role and least area where there is none, as earlier releases know none."""
         known = {"name": self.name, "colour": self.colour, "value": self.value}
-        return known | {"role": self.role} if self.role else known
+        known |= {"role": self.role} if self.role else {}
+        return known | {"min_area": self.min_area} if self.min_area else known
 
     @property
     def rgb(self) -> tuple[int, int, int]:

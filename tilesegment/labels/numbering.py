@@ -37,12 +37,12 @@ def dense(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.maximum(places.reshape(ids.shape) - first + 1, 0).astype(np.int32), values[first:]
 
 
-def number_objects(ids: np.ndarray) -> Numbered:
+def number_objects(ids: np.ndarray, *, is_mask: bool = False) -> Numbered:
     """Number the objects of a plane of ids (h, w) of whole numbers; values up to 0 are background.
 
     An id that lies in several 8-connected pieces far from each other is as many objects. Pieces that lie within half a
     diameter, such as the halves of an object that a line cuts, and debris are one object. The pieces of a plane's only
-    value are objects if there are more than two, or if it is 255: a mask.
+    value are objects if there are more than two, or if it is 255, or if the plane `is_mask`.
     """
     numbers, values = dense(ids)
     pieces, count = label_pieces(numbers, background=0, connectivity=2, return_num=True)
@@ -54,7 +54,7 @@ def number_objects(ids: np.ndarray) -> Numbered:
     areas[0] = 0
     if len(values) == 1:
         large = np.count_nonzero(areas >= _DEBRIS * areas.max())
-        if large > _PIECES_OF_MASK or (values[0] == _MASK and large > 1):
+        if is_mask or large > _PIECES_OF_MASK or (values[0] == _MASK and large > 1):
             return Numbered(pieces.astype(np.int32), np.repeat(values, count), is_mask=True)
     return _by_places(numbers, values, pieces, owner, areas)
 

@@ -164,6 +164,10 @@ class ModelHeader:
                 raise ModelError(f"its class {one.name!r} needs a name and a colour of the form #rrggbb")
             if one.role not in ("", *ROLES):
                 raise ModelError(f"the role of its class {one.name!r} is {one.role!r}; allowed: {', '.join(ROLES)}")
+            if type(one.min_area) is not int or one.min_area < 0:
+                raise ModelError(
+                    f"the least area of its class {one.name!r} is {one.min_area!r}; allowed: 0 or more pixels"
+                )
 
 
 def read_header(path: Path) -> ModelHeader:

@@ -29,6 +29,9 @@ NETWORKS: dict[str, tuple[type[Network], Mapping[str, Any]]] = {
     "fcn8": (FCN, {"finest": 8}),
 }
 
+# networks of same padding with the weights of one that crops
+_PADDED: dict[str, tuple[str, Mapping[str, Any]]] = {"unet": ("unet-same", {"norm": "none"})}
+
 _DATA: dict[str, Option] = {
     "in_channels": Number("channels of the images", 1, 64),
     "classes": Number("classes of the masks", 2, 256),
@@ -58,6 +61,17 @@ def build_network(name: str, arguments: Mapping[str, Any]) -> Network:
     reduction = given.pop("reduction", 1)
     network = kind(**given)
     return network if reduction == 1 else Rescaled(network, reduction)
+
+
+def with_padding(name: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """Return name and arguments of the network whose convolutions pad and which has the same weights; None for none.
+
+    Away from the edges of a tile both compute the same, but for the phase of the poolings.
+    """
+    if name not in _PADDED:
+        return None
+    padded, more = _PADDED[name]
+    return padded, {**arguments, **more}
 
 
 def options_of(name: str) -> dict[str, str]:

@@ -134,7 +134,7 @@ def make_plan(source: ObjectSource, settings: ObjectSettings) -> ObjectPlan:
         fill_holes=settings.fill_holes,
         connectivity=settings.connectivity,
         volume=settings.volume,
-        min_area=settings.min_area,
+        min_area=roles.min_area,
         touching_border=settings.touching_border,
         grey=grey,
     )

@@ -25,7 +25,8 @@ class ObjectSettings:
         grow: pixels by which objects grow over pixels that are in no object; with a border class only over that, and
             there 8 by default.
         fill_holes: give what a single object encloses to it.
-        min_area: leave out objects of fewer pixels, as they are after growing and filling.
+        min_area: leave out objects of fewer pixels, as they are after growing and filling; None is what the model has
+            learnt, see `LabelClass`, else 0.
         touching_border: `keep` or `drop` objects that touch an edge of the mask.
         connectivity: 4 or 8: whether pixels that meet at a corner are one object; in 3-D 6 or 26.
         volume: objects go through the planes of a stack; else each plane has its own.
@@ -39,7 +40,7 @@ class ObjectSettings:
     border: str | None = None
     grow: float | None = None
     fill_holes: bool = False
-    min_area: int = 0
+    min_area: int | None = None
     touching_border: str = "keep"
     connectivity: int = 4
     volume: bool = False
@@ -72,7 +73,7 @@ class ObjectSettings:
     def __post_init__(self) -> None:
         allowed = {
             "grow": (self.grow is None or 0 <= self.grow <= _MOST_GROWN, f"0 to {_MOST_GROWN:g} pixels"),
-            "min_area": (self.min_area >= 0, "0 or more pixels"),
+            "min_area": (self.min_area is None or self.min_area >= 0, "0 or more pixels"),
             "simplify": (math.isfinite(self.simplify) and self.simplify >= 0, "0 or more pixels"),
             "connectivity": (self.connectivity in _CONNECTIVITY, "4 or 8"),
             "touching_border": (self.touching_border in _TOUCHING, "keep or drop"),
@@ -91,11 +92,18 @@ class Roles:
         taken: values whose regions are objects; None if values are ids of objects.
         border: the value that is given back to the objects; None if there is none.
         radius: pixels by which objects grow.
+        min_area: pixels of the smallest objects that are kept.
     """
 
     taken: tuple[int, ...] | None
     border: int | None
     radius: float
+    min_area: int = 0
+
+    @property
+    def needs_finding(self) -> bool:
+        """Whether objects are more than the connected regions of their classes."""
+        return self.border is not None or self.radius > 0 or self.min_area > 0
 
 
 def roles_of(settings: ObjectSettings, classes: Sequence[LabelClass] | None, path: str) -> Roles:
@@ -123,7 +131,10 @@ def roles_of(settings: ObjectSettings, classes: Sequence[LabelClass] | None, pat
     if taken is not None and not taken:
         raise PlanError(f"{path} has no class that makes objects: name some with --classes")
     radius = settings.grow if settings.grow is not None else BORDER_REACH if border is not None else 0.0
-    return Roles(None if taken is None else tuple(sorted(set(taken))), border, float(radius))
+    min_area = settings.min_area
+    if min_area is None:
+        min_area = min(classes[number].min_area for number in taken) if classes is not None and taken else 0
+    return Roles(None if taken is None else tuple(sorted(set(taken))), border, float(radius), min_area)
 
 
 def class_number(given: str, classes: Sequence[LabelClass], path: str) -> int:

@@ -232,7 +232,7 @@ def _as_ids(label: Label, path: Path, reading: Reading, ignore: int | None, fold
     ids = label.read
     if reading.kind == "classes" and not isinstance(label, OutlineLabel):
         known = None if label.classes is None else roles_of(ObjectSettings(), label.classes, str(path))
-        if label.shape[0] * label.shape[1] > LARGEST or (known is not None and known.border is not None):
+        if label.shape[0] * label.shape[1] > LARGEST or (known is not None and known.needs_finding):
             ids = stack.enter_context(
                 open_label(_numbered(path, label, ignore, folder), LabelOptions(strict=True))
             ).read

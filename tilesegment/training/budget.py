@@ -5,9 +5,21 @@ from dataclasses import dataclass
 VIEWS = 8  # of `--tta`
 # number of looks at the held-out sections, unless they would take more than this share of the run
 _LOOKS, _LOOKING = 6, 0.25
-# largest shares for optional work: scoring all views, choosing the line between two classes
+# largest shares for optional work: scoring all views, what is chosen in the end
 _SCORING_VIEWS, _CALIBRATING = 0.15, 0.25
 _CAUTION = 1.15  # the machine may become slower than it was
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """What is chosen on the held-out sections, in words, and how many scorings it takes."""
+
+    words: str
+    scorings: float
+
+
+LINE = Choosing("choosing the line between the two classes, which is at 0.5", 2)  # at twice as many thresholds
+CORES = Choosing("choosing how sure a core must be, and how large an object", 8)
 
 
 @dataclass
@@ -18,7 +30,7 @@ class Budget:
     preparing: float = 0.0  # reading and checking the data, building the network, summed over all starts of this run
     predicting: float = 0.0  # of a look at the held-out sections; 0 if there are none
     scoring: float = 0.0  # of the same look
-    chooses_line: bool = False  # whether to choose the line between two classes on the held-out sections
+    chooses: Choosing | None = None  # what is chosen on the held-out sections in the end
     updating: float = 0.0  # the latest update
     drawing: float = 0.0  # the pictures at the end
 
@@ -33,8 +45,8 @@ class Budget:
 
     @property
     def calibrates(self) -> bool:
-        """Whether to choose the line between two classes, and there is time for it."""
-        return self.chooses_line and self._allows(self._line, _CALIBRATING)
+        """Whether there is something to choose, and time for it."""
+        return self.chooses is not None and self._allows(self._choosing, _CALIBRATING)
 
     @property
     def scores_views(self) -> bool:
@@ -48,7 +60,7 @@ class Budget:
             return ()
         skipped = {
             "a look at the held-out images while it trains": self.looks == 0,
-            "choosing the line between the two classes, which is at 0.5": self.chooses_line and not self.calibrates,
+            "" if self.chooses is None else self.chooses.words: self.chooses is not None and not self.calibrates,
             "the scores of the 8 views of --tta": not self.scores_views,
         }
         return tuple(words for words, one in skipped.items() if one)
@@ -58,7 +70,7 @@ class Budget:
         """Seconds needed after the last update, including a look that may be due before."""
         look = self.predicting + self.scoring
         seconds = 2 * look * (self.looks > 0) + look + self.drawing + self.updating
-        return _CAUTION * (seconds + self._line * self.calibrates + self._views * self.scores_views)
+        return _CAUTION * (seconds + self._choosing * self.calibrates + self._views * self.scores_views)
 
     def progress(self, seconds: float) -> float:
         """Return the share of the training that is done after `seconds` of updates and looks, 0 to 1."""
@@ -70,8 +82,8 @@ class Budget:
         return self.total is None or seconds <= share * (self.total - self.preparing)
 
     @property
-    def _line(self) -> float:
-        return self.predicting + 2 * self.scoring  # at twice as many thresholds as a look
+    def _choosing(self) -> float:
+        return 0.0 if self.chooses is None else self.predicting + self.chooses.scorings * self.scoring
 
     @property
     def _views(self) -> float:

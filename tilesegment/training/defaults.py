@@ -1,7 +1,8 @@
 """What the settings leave open, chosen for the data and the machine.
 
-Labels of instances, such as nuclei, mostly come as many small images. A network of same padding decides all pixels of
-its tile, a valid one an eighth of a tile of 284 px, so that a CPU learns from several times as many in the same time.
+Labels of instances, such as nuclei, mostly come as many small images. A valid U-Net decides an eighth of a tile of
+284 px; with padded convolutions the same weights decide all of it, so that a CPU learns from several times as many
+pixels in the same time. Zeros beyond the tile disturb its outer pixels: in training alone, as the model crops.
 """
 
 import math
@@ -20,7 +21,6 @@ from tilesegment.training.data import Dataset, Section
 from tilesegment.training.settings import DEFAULT_OPTIONS, SLOW_BASE, SLOW_TILE, TILE, TrainingSettings
 
 PERCENTILES = (1.0, 99.8)  # of an image, which become 0 and 1
-INSTANCE_NETWORK = "unet-same"
 # side of the output, and examples per update, for labels of instances
 _OUTPUT, _BATCH = 256, 8
 _SLOW_OUTPUT, _SLOW_BATCH = 192, 3
@@ -32,7 +32,7 @@ _INSTANCE_ZOOM, _EXPOSURE, _JPEG = 1.5, 2.0, 0.2
 
 
 def settle(settings: TrainingSettings, data: Dataset, goal: str, slow: bool) -> TrainingSettings:
-    """Return the settings with network, base, normalisation and augmentation chosen; they stay on other machines.
+    """Return the settings with base, normalisation and augmentation chosen; they stay on other machines.
 
     Args:
         settings: what the user chose.
@@ -40,8 +40,6 @@ def settle(settings: TrainingSettings, data: Dataset, goal: str, slow: bool) -> 
         goal: the score that judges the model.
         slow: whether this is a CPU in fp32.
     """
-    if settings.network is None and settings.init is None and data.instances:
-        settings = replace(settings, network=INSTANCE_NETWORK)
     own = DEFAULT_OPTIONS.get(settings.network or "unet", {}).get("base")
     asked = settings.base is not None or "base" in settings.options or settings.init is not None
     if own is not None and not asked:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -53,7 +54,7 @@ class Examples(Dataset[Batch]):
         self.sections = []
         for section in sections:
             label = np.ascontiguousarray(section.label)
-            weights = border_weights(inside_cells(label), *border) if border[0] > 0 else None
+            weights = _border_weights(section, *border) if border[0] > 0 else None
             cells = number_cells(label) if augmentation.shades else None
             border_map, cell_map = (None if one is None else torch.from_numpy(one) for one in (weights, cells))
             image, mean, std = _normalised(section, scale)
@@ -76,6 +77,13 @@ class Examples(Dataset[Batch]):
         if self.shares is None:
             return int(torch.randint(len(self.sections), (), generator=generator))
         return int(torch.multinomial(self.shares, 1, generator=generator))
+
+
+def _border_weights(section: Section, w0: float, sigma: float) -> np.ndarray:
+    """Weights (H, W) between cells, the 4-connected regions; of single objects, also in them where two are close."""
+    if section.objects is not None:
+        return border_weights(section.objects, w0, sigma, within=True)
+    return border_weights(ndimage.label(inside_cells(section.label))[0], w0, sigma)
 
 
 def drawing_shares(sections: Sequence[Section]) -> Tensor | None:

@@ -19,13 +19,13 @@ from tilesegment.geometry import FieldOfView
 from tilesegment.models.any_module import model_of
 from tilesegment.models.header import ModelHeader
 from tilesegment.models.model import Model
-from tilesegment.networks import build_network
+from tilesegment.networks import build_network, with_padding
 from tilesegment.networks.any_network import MODULE
 from tilesegment.networks.field_of_view import chosen, derive
 from tilesegment.networks.rescaled import unscaled
 from tilesegment.prediction.devices import PRECISIONS, choose_device, choose_precision
 from tilesegment.signals import uninterrupted
-from tilesegment.training.budget import Budget
+from tilesegment.training.budget import CORES, LINE, Budget, Choosing
 from tilesegment.training.checkpoint import load_checkpoint, save_checkpoint
 from tilesegment.training.data import Dataset, Section
 from tilesegment.training.defaults import PERCENTILES, choose_batch, choose_tile, ground_of_data, settle
@@ -96,7 +96,7 @@ class Trainer:
         fits = view if view.crops else FieldOfView(view.divisor, 0, 0, crops=False)
         tile = choose_tile(settings, fits, reduced, self.slow)
         batch = choose_batch(settings, fits, tile, self.slow, data.instances)
-        self.settings = replace(settings, tile=tile * settings.reduction, batch=batch)
+        self.settings = replace(self.settings, tile=tile * settings.reduction, batch=batch)
         output = tile - 2 * view.before if view.crops else tile
         border = (settings.border_weight, settings.border_sigma / settings.reduction)
         drawn = (tile, output, batch, settings.augmentation, settings.seed, border, drawing_shares(self.sections))
@@ -111,8 +111,7 @@ class Trainer:
         self.signals: list[int] = []
         self.torn = False
         counted = settings.steps is not None or settings.epochs is not None
-        line = len(data.classes) == 2 and settings.threshold is None and len(self.held_out) > 0
-        self.budget = Budget(None if counted else settings.budget or DEFAULT_BUDGET, chooses_line=line)
+        self.budget = Budget(None if counted else settings.budget or DEFAULT_BUDGET, chooses=self._chooses())
 
     def _make_network(self, reduced: Sequence[Section]) -> FieldOfView:
         """Build the network, begin from `init`, and return the field of view."""
@@ -127,7 +126,7 @@ class Trainer:
         torch.manual_seed(settings.seed)
         # the trained network sees reduced images; the saved model reduces them itself
         arguments = {**self.arguments, "reduction": 1}
-        self.network = build_network(self.name, arguments)
+        self.network = build_network(*self._trained(arguments))
         self.anew: tuple[str, ...] = ()
         self.halo = settings.halo
         if self.init is not None:
@@ -136,6 +135,23 @@ class Trainer:
             self.notes += notes
             self.halo = self.init.header.halo if self.halo is None else self.halo
         return self._view()
+
+    def _chooses(self) -> Choosing | None:
+        """What to choose on the held-out sections in the end."""
+        if not self.held_out:
+            return None
+        if self.data.instances:
+            return CORES
+        return LINE if len(self.data.classes) == 2 and self.settings.threshold is None else None
+
+    def _trained(self, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """The network that is trained in place of the model's: with the same weights, it may pad."""
+        padded = with_padding(self.name, arguments)
+        if self.settings.padded and padded is None:
+            raise PlanError(f"--padded is for networks that crop, such as unet, not for {self.name}; leave it out")
+        wanted = self.data.instances if self.settings.padded is None else self.settings.padded
+        self.settings = replace(self.settings, padded=wanted and padded is not None)
+        return padded if self.settings.padded and padded is not None else (self.name, arguments)
 
     def _adopt(self, module: nn.Module, sections: Sequence[Section]) -> FieldOfView:
         """Take over the caller's module, and return its field of view."""

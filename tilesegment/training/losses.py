@@ -153,23 +153,29 @@ def balanced_weights(shares: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(1.0 if value is None else value / mean for value in inverse)
 
 
-def border_weights(inside: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> np.ndarray:
-    """Return w0 exp(-(d1 + d2)^2 / (2 sigma^2)) outside of cells, 0 inside: (H, W) float32.
+def border_weights(cells: np.ndarray, w0: float = 10.0, sigma: float = 5.0, *, within: bool = False) -> np.ndarray:
+    """Return w0 exp(-(d1 + d2)^2 / (2 sigma^2)) outside of cells: (H, W) float32.
 
     The weight map of Ronneberger, Fischer and Brox 2015 (arXiv:1505.04597), equation 2, without class weights. d1 and
-    d2 are the distances to the nearest two cells, the 4-connected regions of `inside` (H, W) bool, in pixels.
+    d2 are the distances to the nearest two cells in pixels.
+
+    Args:
+        cells: (H, W) int, numbers of the cells, 0 outside.
+        w0, sigma: largest weight, and the distance at which it falls off.
+        within: whether pixels of cells have a weight, too, with d1 = 0, as where cells touch; else theirs is 0.
     """
-    cells, _ = ndimage.label(inside)
-    nearest = np.full(inside.shape, np.inf, np.float32)
+    nearest = np.full(cells.shape, np.inf, np.float32)
     second = nearest.copy()
     reach = int(np.ceil(_REACH * sigma))
     for cell, box in enumerate(ndimage.find_objects(cells), 1):
+        if box is None:  # a number that no cell has
+            continue
         around = tuple(slice(max(side.start - reach, 0), side.stop + reach) for side in box)
         distance = ndimage.distance_transform_edt(cells[around] != cell).astype(np.float32)
         second[around] = np.minimum(second[around], np.maximum(distance, nearest[around]))
         nearest[around] = np.minimum(nearest[around], distance)
     weights = w0 * np.exp(-((nearest + second) ** 2) / (2 * sigma**2))
-    return np.where(inside, 0, weights).astype(np.float32)
+    return np.where((cells > 0) & (not within), 0, weights).astype(np.float32)
 
 
 def _one_hot(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:

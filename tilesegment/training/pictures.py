@@ -1,4 +1,4 @@
-"""The pictures of a run: its curves, and its training examples."""
+"""The pictures of a run: its curves, its training examples, and held-out images."""
 
 import warnings
 from collections.abc import Sequence
@@ -12,14 +12,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tilesegment.draw import UNLABELLED, enlarged, legend_of, overlay, paint, save, sheet, stretch
+from tilesegment.draw import UNLABELLED, Sample, compare, enlarged, legend_of, overlay, paint, save, sheet, stretch
 from tilesegment.errors import one_line
 from tilesegment.metadata import LabelClass
 from tilesegment.models.header import Normalisation
-from tilesegment.training.data import IGNORE
+from tilesegment.training.data import IGNORE, Section
+from tilesegment.training.settings import GOAL_NAMES
 
 if TYPE_CHECKING:
     from tilesegment.training.loop import Record
+    from tilesegment.training.validation import Scores, Validation
 
 _POINTS = 2000  # more than the picture's columns
 _MOST_LINES = 7  # up to so many classes have different colours
@@ -198,3 +200,40 @@ def _panel(picture: np.ndarray, label: np.ndarray, classes: Sequence[LabelClass]
             panel[[first, last], first : last + 1] = grey
             panel[first : last + 1, [first, last]] = grey
     return enlarged(panel, _SMALLEST)
+
+
+def worst_first(scores: "Scores") -> list[int]:
+    """Return the positions of the sections, the worst score first."""
+    return sorted(range(len(scores.sections)), key=lambda n: scores.sections[n][1])
+
+
+def draw_samples(
+    sections: Sequence[Section],
+    found: "Validation",
+    order: Sequence[int],
+    classes: Sequence[LabelClass],
+    path: Path,
+    title: str,
+) -> None:
+    """Draw images, labels, predictions and errors of some sections; write a PNG.
+
+    Args:
+        sections, found: all sections, and what was predicted there.
+        order: positions of those to draw.
+        classes: names and colours; of instances, whose objects have colours of their own, the first two count.
+        path, title: file and heading.
+    """
+    scores, samples = found.scores, []
+    for n in order:
+        name, value = scores.sections[n]
+        objects = None if found.objects is None else found.objects[n]
+        samples.append(_sample(f"{name}: {GOAL_NAMES[scores.goal]} {value:.3f}", sections[n], found.masks[n], objects))
+    save(compare(samples, classes if found.objects is None else classes[:2], title), path)
+
+
+def _sample(caption: str, section: Section, mask: np.ndarray, objects: np.ndarray | None) -> Sample:
+    """A section and its predicted mask, or of instances the objects in both."""
+    if objects is None or section.objects is None:
+        return Sample(caption, section.image, section.label, mask)
+    truth = np.where(section.label == IGNORE, np.uint8(IGNORE), section.objects > 0).astype(np.uint8)
+    return Sample(caption, section.image, truth, (objects > 0).astype(np.uint8), (section.objects, objects))

@@ -15,6 +15,7 @@ from PIL import Image
 from tilesegment.errors import DataError, PlanError
 from tilesegment.files import write_atomically
 from tilesegment.metadata import LabelClass
+from tilesegment.training.cores import Cores
 from tilesegment.training.line import Line
 from tilesegment.training.loop import Record
 from tilesegment.training.pictures import goal_name
@@ -41,6 +42,7 @@ def write_report(
     scores: Scores | None,
     tta: Scores | None = None,
     line: Line | None = None,
+    cores: Cores | None = None,
     command: str,
 ) -> Path:
     """Write `report.html`, one file without scripts or links, atomically; return its path.
@@ -48,7 +50,7 @@ def write_report(
     Args:
         folder: of the run; its `curves.png`, `samples.png` and `augmentation.png` are included if they exist.
         title, classes: of the model.
-        summary, settings, records, scores, tta, line: of the run, see `run.TrainingRun`.
+        summary, settings, records, scores, tta, line, cores: of the run, see `run.TrainingRun`.
         command: line that uses the model.
 
     Raises:
@@ -61,7 +63,7 @@ def write_report(
         goal=None if scores is None else goal_name(scores.goal, classes),
         worst=[] if scores is None else sorted(scores.sections, key=lambda pair: pair[1])[:_MOST_IMAGES],
         classes=classes,
-        line=None if line is None else line_words(line),
+        line=cores_words(cores) if cores is not None else None if line is None else line_words(line),
         command=command,
         figures=[
             _figure(folder / f"{name}.png", *words)
@@ -87,6 +89,15 @@ def line_words(line: Line) -> str:
         f"The line between the classes is at {line.threshold:.3f}, for {name}: {here}; at 0.5 {at_half} "
         "(--threshold 0.5 keeps that)."
     )
+
+
+def cores_words(cores: Cores) -> str:
+    """Describe what makes an object, and what it gains."""
+    if not (cores.bias or cores.min_area):
+        return "Every core makes an object: no other choice finds the held-out objects better."
+    odds = f"odds of a core times {math.exp(cores.bias):.2g}, " if cores.bias else ""
+    small = f"objects of fewer than {cores.min_area} px left out, " if cores.min_area else ""
+    return f"Chosen on the held-out images: {odds}{small}for a PQ of {cores.pq:.3f} instead of {cores.pq_before:.3f}."
 
 
 @contextmanager

@@ -9,15 +9,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
-from tilesegment.draw import Sample, compare, save
 from tilesegment.errors import DataError, PlanError
 from tilesegment.models.model import Model
 from tilesegment.networks.any_network import MODULE
 from tilesegment.signals import uninterrupted
-from tilesegment.training.data import IGNORE, Section, open_dataset, summary
+from tilesegment.training.cores import Cores, choose_cores, with_cores
+from tilesegment.training.data import open_dataset, summary
 from tilesegment.training.folder import (
     CHECKPOINT,
     CONFIG,
@@ -32,10 +31,9 @@ from tilesegment.training.folder import (
 from tilesegment.training.line import Line, choose_line, recentred
 from tilesegment.training.loop import Record, Trainer
 from tilesegment.training.normalisation import of_scaled
-from tilesegment.training.pictures import draw_curves, draw_examples
+from tilesegment.training.pictures import draw_curves, draw_examples, draw_samples, worst_first
 from tilesegment.training.report import event_writer, write_report
-from tilesegment.training.settings import GOAL_NAMES
-from tilesegment.training.validation import Scores, Validation, predict_sections, validate
+from tilesegment.training.validation import Scores, predict_sections, validate
 
 _EVERY_WRITES = 50  # least time between two checkpoints, in units of the duration of the last one
 _SHEET = 12  # examples on the contact sheet
@@ -56,6 +54,7 @@ class TrainingRun:
         scores: of the stored model on the held-out sections; None if none were held out.
         tta: the same, averaged over the 8 symmetries of the square; also None if the budget left no time.
         line: the line between two classes with its scores, if chosen on the held-out sections.
+        cores: what makes an object, if chosen on them.
         left_out: what the budget left no time for, in words.
     """
 
@@ -68,6 +67,7 @@ class TrainingRun:
     scores: Scores | None
     tta: Scores | None
     line: Line | None
+    cores: Cores | None = None
     left_out: tuple[str, ...] = ()
 
 
@@ -149,6 +149,7 @@ class _Run:
         self.chosen = replace(chosen, settings=self.trainer.settings)
         self.records: list[Record] = []
         self.line: Line | None = None
+        self.cores: Cores | None = None
 
     def prepare(self, *, resume: bool) -> None:
         """Restore the checkpoint, or write the files that precede the first update."""
@@ -217,7 +218,10 @@ class _Run:
                 found["tta"] = tta = validate(model, *where, tta=True).scores
                 training["scores_tta"] = asdict(tta)
             Model(replace(model.header, training=training), model.network).save(path, half=True)
-            self._draw_samples(one)
+            order = worst_first(one.scores)
+            order = order if len(order) <= 4 else [*order[:2], *order[-2:]]  # the two worst and the two best
+            title = "Held-out images" + (", the worst first" if len(order) > 1 else "")
+            draw_samples(trainer.held_out, one, order, trainer.data.classes, self.folder / "samples.png", title)
         self._draw_curves()
         command = f"tileseg predict IMAGE --model {shlex.quote(str(path))} --out mask.zarr"
         if trainer.name == MODULE:
@@ -230,6 +234,7 @@ class _Run:
             settings=self.chosen.to_json(),
             records=self.records,
             line=self.line,
+            cores=self.cores,
             command=command,
             **found,
         )
@@ -242,13 +247,19 @@ class _Run:
             wall_seconds=time.monotonic() - self.start,
             kept_step=trainer.kept_step,
             line=self.line,
+            cores=self.cores,
             left_out=trainer.budget.left_out,
             **found,
         )
 
     def _calibrated(self, model: Model) -> Model:
-        """The model, if of two classes, with its threshold applied to its last layer."""
+        """The model with what the held-out sections tell, or the threshold that was given, in its last layer."""
         trainer, threshold = self.trainer, self.trainer.settings.threshold
+        if trainer.data.instances and trainer.budget.calibrates:
+            p = predict_sections(model, trainer.held_out, trainer.device, trainer.precision)
+            self.cores = choose_cores(trainer.held_out, p, model.header.classes)
+            record = {**model.header.training, "cores": asdict(self.cores)}
+            return with_cores(Model(replace(model.header, training=record), model.network), self.cores)
         if len(trainer.data.classes) != 2:
             return model
         if trainer.budget.calibrates:
@@ -264,26 +275,3 @@ class _Run:
 
     def _draw_curves(self) -> None:
         draw_curves(self.records, self.folder / "curves.png", self.trainer.settings.loss, self.trainer.data.classes)
-
-    def _draw_samples(self, found: Validation) -> None:
-        """Draw the two worst and the two best held-out sections, worst first."""
-        scores = found.scores
-        order = sorted(range(len(scores.sections)), key=lambda n: scores.sections[n][1])
-        samples = []
-        for n in order if len(order) <= 4 else (*order[:2], *order[-2:]):
-            section, (name, value) = self.trainer.held_out[n], scores.sections[n]
-            caption = f"{name}: {GOAL_NAMES[scores.goal]} {value:.3f}"
-            samples.append(
-                _sample(caption, section, found.masks[n], None if found.objects is None else found.objects[n])
-            )
-        title = "Held-out images" + (", the worst first" if len(samples) > 1 else "")
-        classes = self.trainer.data.classes if found.objects is None else self.trainer.data.classes[:2]
-        save(compare(samples, classes, title), self.folder / "samples.png")
-
-
-def _sample(caption: str, section: Section, mask: np.ndarray, objects: np.ndarray | None) -> Sample:
-    """A held-out section and its predicted mask, or of instances the objects in both."""
-    if objects is None or section.objects is None:
-        return Sample(caption, section.image, section.label, mask)
-    truth = np.where(section.label == IGNORE, np.uint8(IGNORE), section.objects > 0).astype(np.uint8)
-    return Sample(caption, section.image, truth, (objects > 0).astype(np.uint8), (section.objects, objects))

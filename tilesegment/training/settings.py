@@ -58,10 +58,11 @@ class TrainingSettings:
         budget: seconds of wall clock; 20 minutes if `steps` and `epochs` are None, too.
         steps: number of updates, instead of a budget; makes the run reproducible.
         epochs: instead, number of examples drawn, divided by the number of sections.
-        network: name in `networks.NETWORKS`; None is the network of `init`, or `unet`, for labels of instances
-            `unet-same`: see `defaults`.
+        network: name in `networks.NETWORKS`; None is the network of `init`, or `unet`.
         options: of the network, see `networks.options_of`; the rest are those of `init`, `DEFAULT_OPTIONS`, or its own.
-        base, depth, dropout: options that many networks have; 64, 4 and 0.5 in the paper. See `network.settle_base`.
+        padded: train a network that crops, such as `unet`, with padded convolutions, so that all pixels of a tile
+            count; None is so for labels of instances, see `defaults`.
+        base, depth, dropout: options that many networks have; 64, 4 and 0.5 in the paper. See `defaults.settle`.
         halo: context of a tile in pixels, if the exact one is too large or there is none; kept in the model.
         tile: side of the network's input; None is about 572, or 444 on a CPU in fp32, or smaller: see `defaults`.
         batch: examples per update; None is as many as make the pixels of a usual tile.
@@ -91,6 +92,7 @@ class TrainingSettings:
     epochs: int | None = None
     network: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    padded: bool | None = None
     base: int | None = None
     depth: int | None = None
     dropout: float | None = None

@@ -16,6 +16,7 @@ from tilesegment.labels.coding import IGNORE
 from tilesegment.metadata import LabelClass, default_colours
 from tilesegment.objects.growing import grow
 from tilesegment.objects.settings import ObjectSettings, roles_of
+from tilesegment.scoring.overlaps import Overlaps, overlaps
 from tilesegment.training.data import Dataset, Section
 
 RIM = "rim"
@@ -82,4 +83,19 @@ def objects_of(mask: np.ndarray, classes: Sequence[LabelClass]) -> np.ndarray:
     roles = roles_of(ObjectSettings(), classes, "the mask")
     kept = np.where(np.isin(mask, roles.taken or ()), mask, 0)
     ids = label(kept, background=0, connectivity=1).astype(np.uint32)  # numbered by their first pixel
-    return grow(np.pad(ids, int(roles.radius)), mask == roles.border, roles.radius)
+    return without_small(grow(np.pad(ids, int(roles.radius)), mask == roles.border, roles.radius), roles.min_area)
+
+
+def without_small(ids: np.ndarray, min_area: int) -> np.ndarray:
+    """Leave out objects (H, W) uint32 of fewer pixels, and number the others anew in their order."""
+    kept = np.bincount(ids.ravel()) >= max(min_area, 1)
+    kept[0] = False
+    return (np.cumsum(kept, dtype=np.uint32) * kept.astype(np.uint32))[ids]
+
+
+def overlaps_with_objects(section: Section, ids: np.ndarray) -> Overlaps:
+    """Count how predicted objects (H, W) overlap the true ones where the section is labelled."""
+    assert section.objects is not None
+    truth = section.objects.astype(np.int64)
+    truth[section.label == IGNORE] = -1
+    return overlaps(truth, ids, -1)

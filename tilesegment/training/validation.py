@@ -21,12 +21,11 @@ from tilesegment.scoring import (
     pixel_accuracy,
 )
 from tilesegment.scoring.objects import pooled, tally
-from tilesegment.scoring.overlaps import Overlaps, overlaps
 from tilesegment.scoring.results import ObjectScore, known
 from tilesegment.training.data import IGNORE, Section
 from tilesegment.training.line import score_cells
 from tilesegment.training.normalisation import of_scaled, scaled
-from tilesegment.training.targets import objects_of
+from tilesegment.training.targets import objects_of, overlaps_with_objects
 
 _LARGEST_STEP = 1024  # up to this step a section is predicted in one tile: less is computed twice, for about 100 MB
 _CELLS = 8  # with so many cells per section or more, on average, the task is cells and membranes
@@ -157,7 +156,7 @@ class _Instances:
 
     @classmethod
     def of(cls, sections: Sequence[Section], objects: Sequence[np.ndarray]) -> Self:
-        tallies = [tally(_overlaps(section, ids)) for section, ids in zip(sections, objects, strict=True)]
+        tallies = [tally(overlaps_with_objects(section, ids)) for section, ids in zip(sections, objects, strict=True)]
         alone = [pooled([one]).pq for one in tallies]
         return cls(pooled(tallies), [1.0 if pq is None else pq for pq in alone])
 
@@ -165,14 +164,6 @@ class _Instances:
     def scores(self) -> dict[str, float | None]:
         best = self.pooled.at[0]
         return {"f1": best.f1, "ap": best.ap, "pq": self.pooled.pq, "aji": self.pooled.aji}
-
-
-def _overlaps(section: Section, ids: np.ndarray) -> Overlaps:
-    """The overlaps of true and predicted objects where the section is labelled."""
-    assert section.objects is not None
-    truth = section.objects.astype(np.int64)
-    truth[section.label == IGNORE] = -1
-    return overlaps(truth, ids, -1)
 
 
 def predict_sections(

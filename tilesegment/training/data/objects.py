@@ -112,7 +112,8 @@ class Instances:
         if values.dtype.kind not in "ub":
             _check_whole(name, distinct(values), self.ignore)
         unknown = None if self.ignore is None else values == self.ignore
-        found = number_objects(values if unknown is None else np.where(unknown, 0, values))
+        ids = values if unknown is None else np.where(unknown, 0, values)
+        found = number_objects(ids, is_mask=label.classes is not None)
         if found.is_mask and name not in self.masks:
             self.masks.append(name)
         self.repeated += [(name, *one) for one in found.repeated]
