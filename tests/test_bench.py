@@ -78,7 +78,7 @@ def test_of_a_stack_the_middle_plane(run: Run, scratch: Path) -> None:
     [
         ("nothing.tif", ["nothing.tif"]),
         ("slide.tif --model nobody", ["nobody"]),
-        ("rgb.png", ["rgb.png", "3 channels"]),
+        ("rgb.png --channels 0,1", ["rgb.png", "2 channels"]),
         ("slide.tif --model toy.safetensors --tile 71", ["71"]),
         ("slide.tif --size 100", ["--size"]),
         ("--size 10", ["10", "64 to 65536"]),

@@ -62,7 +62,7 @@ BAD = [
     (PREDICT.format("deep.tif"), 1, "deep.tif is uint16, the model was trained on uint8"),
     (PREDICT.format("rgb.png"), 1, "rgb.png has 3 channels, the model takes 1"),
     (PREDICT.format("nan.tif").replace("toy", "float"), 1, "nan.tif holds NaN"),
-    ("predict rgb.png --out m.zarr", 1, "3 channels"),
+    ("predict rgb.png --channels 0,1 --out m.zarr", 1, "2 channels"),
     *((MODEL.format(name), 1, name) for name in ("missing.safetensors", "text.safetensors", "cut.safetensors")),
     *((MODEL.format(name), 1, name) for name in ("flipped.safetensors", "pickle.pt", "slide.tif")),
     (MODEL.format("rgb.safetensors"), 1, "the model takes 3"),

@@ -222,7 +222,7 @@ class TestRefused:
         with pytest.raises(tilesegment.MaskError, match=r"exists.*tile: 88 there, 104 now.*--overwrite"):
             tilesegment.predict(image, tmp_path / "m.zarr", model, tile=104)
 
-    def test_without_a_model_only_one_channel(self, tmp_path: Path) -> None:
+    def test_without_a_model_not_any_number_of_channels(self, tmp_path: Path) -> None:
         image = png(tmp_path, make_pixels(3, 50, 60))
-        with pytest.raises(ModelError, match="3 channels and no model was named; em-membrane takes 1"):
-            tilesegment.predict(image, tmp_path / "m.zarr")
+        with pytest.raises(ModelError, match="2 channels and no model was named; em-membrane takes 1"):
+            tilesegment.predict(image, tmp_path / "m.zarr", channels=(0, 1))
