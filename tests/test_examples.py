@@ -12,8 +12,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 import tifffile
-from data_sets import write_pairs
-from labelled_objects import write_nuclei
+from conftest import toy_model
+from data_sets import write_files, write_pairs
+from labelled_objects import nuclei, write_nuclei
 from PIL import Image
 from scipy import ndimage
 
@@ -192,6 +193,19 @@ def test_blocks_are_timed_without_a_network(folder):
     with Job.prepare("slide.tif", settings) as job:
         np.testing.assert_array_equal(ids, program["random_ids"](job.plan.block)[:130, :150], "nothing is predicted")
     assert found["ratio"] == found["idle_mpx_per_s"] / found["copy_mpx_per_s"] > 0
+
+
+def test_the_share_of_the_network_is_measured_from_a_slide_to_its_objects(tmp_path):
+    write_files(tmp_path, {"slide.tif": nuclei(150, 1)[0]})
+    model = toy_model(classes=3)
+    model.save(tmp_path / "toy.safetensors")
+    command = [sys.executable, EXAMPLES / "measure_objects_of_slide.py", "slide.tif", "--model", "toy.safetensors"]
+    done = subprocess.run([*command, "--tile", "88"], check=True, capture_output=True, cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert found["pixels"] == 150 * 150 and found["objects"] > 0
+    assert 0 < found["network_seconds"] < found["seconds"]
+    assert found["network_share"] == found["network_seconds"] / found["seconds"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["slide.tif", "toy.safetensors"]
 
 
 def test_cells_are_written_and_counted(cells, tmp_path):
