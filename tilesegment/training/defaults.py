@@ -59,7 +59,7 @@ def settle(settings: TrainingSettings, data: Dataset, goal: str, slow: bool) -> 
 
 
 def _augmentation(settings: TrainingSettings, data: Dataset, goal: str, ground: str) -> Augmentation:
-    stained = data.instances and ground == BRIGHT
+    stained = data.instances and ground == BRIGHT and _is_rgb(data.sections[0])
     chosen: dict[str, Any] = {
         "zoom": _INSTANCE_ZOOM if data.instances else ZOOM,
         "shades": CELL_SHADES if goal == "v_rand" else 0.0,
