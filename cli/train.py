@@ -175,7 +175,7 @@ def _introduce(progress: ProgressReport, trainer: "Trainer", folder: Path) -> No
         progress.line(line)
     goal = GOAL_NAMES[trainer.goal]
     progress.line(f"training on {trainer.device}, {trainer.precision}; judged by {goal}; run folder: {folder}")
-    for note in trainer.notes:
+    for note in trainer.start.notes:
         progress.line(f"Note: {note}")
     if trainer.step:
         progress.line(f"going on after step {trainer.step:,}")

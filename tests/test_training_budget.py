@@ -32,9 +32,9 @@ class Clock:
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
         self.costs(run, "open_dataset", lambda *a, **k: READING)
         self.costs(Trainer, "update", lambda *a, **k: UPDATE)
-        for name in ("draw_examples", "draw_curves", "compare", "save"):
+        for name in ("draw_examples", "draw_curves", "draw_samples"):
             monkeypatch.setattr(run, name, lambda *a, **k: None)
-        for name in ("draw_examples", "draw_curves", "save", "write_report"):
+        for name in ("draw_examples", "draw_curves", "draw_samples", "write_report"):
             self.costs(run, name, lambda *a, **k: DRAWING)
         for module in (loop, run, validation):
             self.costs(module, "predict_sections", lambda m, s, *a, tta=False: predicting * len(s) * (8 if tta else 1))

@@ -205,7 +205,7 @@ def test_images_far_from_what_it_has_learnt(mean: float, std: float, kept: bool,
     start(("membrane", "cell"), normalisation=scale)
     settings = TrainingSettings(init="start.safetensors", steps=1, tile=72)
     trainer = Trainer(open_dataset(data, classes=("membrane", "cell")), settings)
-    assert (trainer.normalisation == scale) == kept == (not trainer.notes)
+    assert (trainer.normalisation == scale) == kept == (not trainer.start.notes)
 
 
 def test_pixels_of_another_size_are_said(here: Path) -> None:
@@ -216,5 +216,5 @@ def test_pixels_of_another_size_are_said(here: Path) -> None:
         how = {"resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}  # 0.25 micrometres
         tifffile.imwrite(here / "data" / part / "a.tif", pixels, **how)
     settings = TrainingSettings(init="start.safetensors", steps=1, tile=72, validation=0.0)
-    (note,) = Trainer(open_dataset(here / "data"), settings).notes
+    (note,) = Trainer(open_dataset(here / "data"), settings).start.notes
     assert "0.5 x 0.5 micrometres" in note and "0.25 x 0.25" in note

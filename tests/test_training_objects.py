@@ -71,7 +71,7 @@ def test_it_finds_objects_of_any_exposure_without_a_setting(trained: Path, tmp_p
 def test_labels_of_instances_are_trained_on_with_what_suits_them(data: Path, tmp_path: Path) -> None:
     trainer = Trainer(open_dataset(data), TrainingSettings(**SMALL))
     chosen, varied = trainer.settings, trainer.settings.augmentation
-    assert (trainer.goal, trainer.name, chosen.padded, chosen.normalise) == ("pq", "unet", True, "percentiles")
+    assert (trainer.goal, trainer.start.name, chosen.padded, chosen.normalise) == ("pq", "unet", True, "percentiles")
     assert (varied.zoom, varied.exposure, varied.stains, varied.jpeg) == (1.5, 2.0, 0.0, 0.2)
     assert chosen.tile == 96, "no larger than the images"
     assert chosen.batch == 12, "as many pixels as three tiles of 192 px"

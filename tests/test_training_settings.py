@@ -78,7 +78,7 @@ def test_where_updates_are_slow_the_network_is_smaller(
     assert (trainer.settings.base, trainer.settings.tile, trainer.settings.batch) == (base, tile, 1)
     assert trainer.examples.tile == tile * trainer.settings.scale
     again = Trainer(open_dataset(large), replace(trainer.settings, precision="bf16"))
-    assert (again.arguments, again.settings.tile) == (trainer.arguments, tile)
+    assert (again.start.arguments, again.settings.tile) == (trainer.start.arguments, tile)
 
 
 def test_the_paper() -> None:

@@ -32,13 +32,14 @@ _BORDER, _INSTANCE_BORDER = (0.0, 5.0), (5.0, 3.0)  # weight and sigma of `losse
 _INSTANCE_ZOOM, _EXPOSURE, _JPEG = 1.5, 2.0, 0.2
 
 
-def settle(settings: TrainingSettings, data: Dataset, goal: str, slow: bool) -> TrainingSettings:
+def settle(settings: TrainingSettings, data: Dataset, goal: str, ground: str, slow: bool) -> TrainingSettings:
     """Return the settings with all chosen that depends on data or machine, but the tile; it stays on other machines.
 
     Args:
         settings: what the user chose.
         data: what is trained on.
         goal: the score that judges the model.
+        ground: what the images lie on, see `ground_of_data`.
         slow: whether this is a CPU in fp32.
     """
     own = DEFAULT_OPTIONS.get(settings.network or "unet", {}).get("base")
@@ -51,7 +52,6 @@ def settle(settings: TrainingSettings, data: Dataset, goal: str, slow: bool) -> 
         border_weight=weight if settings.border_weight is None else settings.border_weight,
         border_sigma=sigma if settings.border_sigma is None else settings.border_sigma,
     )
-    ground = ground_of_data(data)
     if settings.normalise == "auto":
         by_image = data.instances and ground == DARK
         settings = replace(settings, normalise="percentiles" if by_image else "fixed")

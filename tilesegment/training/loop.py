@@ -14,33 +14,29 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from tilesegment.errors import DataError, PlanError, option
+from tilesegment.errors import DataError
 from tilesegment.geometry import FieldOfView
 from tilesegment.metadata import PixelSize
-from tilesegment.models.any_module import model_of
 from tilesegment.models.header import ModelHeader
 from tilesegment.models.model import Model
-from tilesegment.networks import build_network, with_padding
+from tilesegment.networks import build_network
 from tilesegment.networks.any_network import MODULE
-from tilesegment.networks.field_of_view import chosen, derive
 from tilesegment.networks.rescaled import unscaled
 from tilesegment.prediction.devices import PRECISIONS, choose_device, choose_precision
 from tilesegment.signals import uninterrupted
 from tilesegment.training.budget import CORES, LINE, Budget, Choosing
 from tilesegment.training.checkpoint import load_checkpoint, save_checkpoint
 from tilesegment.training.data import Dataset, Section
-from tilesegment.training.defaults import PERCENTILES, choose_batch, choose_tile, ground_of_data, settle
+from tilesegment.training.defaults import choose_batch, choose_tile, ground_of_data, settle
 from tilesegment.training.examples import Batch, Examples, batches, drawing_shares, reduce_section
 from tilesegment.training.losses import Loss, class_weights
-from tilesegment.training.network import begin_from, choose_network
-from tilesegment.training.normalisation import choose_normalisation
 from tilesegment.training.settings import DEFAULT_BUDGET, TrainingSettings
+from tilesegment.training.start import start_by_name, start_of_module
 from tilesegment.training.targets import learnable
 from tilesegment.training.updates import choose_layout, freeze_statistics, kept_memory, make_optimiser, schedule
 from tilesegment.training.validation import Scores, choose_goal, judge, predict_sections
 
 _STATE = ("step", "seconds", "looks", "constant", "best_value", "best_step", "pending")  # attributes in a checkpoint
-_LARGEST_HALO = 1024
 _SAMPLE = 512  # side of the part of a held-out section on which the time of a look is measured
 _FREEZE = 0.3  # share of the run after which BatchNorm computes as in prediction
 # a network that predicts one class for this share of the run, and so many updates, will not learn any more
@@ -68,7 +64,7 @@ class Trainer:
         module: any module to train from its present weights, instead of a network by name; it is copied.
 
     Attributes:
-        notes: what the user should know about what is taken over from `init`, one sentence each.
+        start: the network, and what its model says of it.
         best, best_value, best_step: weights at the best look, their score, and the update before it.
         pending: loss and rate of the latest update, until its record is yielded.
         signals: signals that arrived during the latest update.
@@ -88,18 +84,21 @@ class Trainer:
         self.sections, self.held_out = data.split(settings.validation)
         side = settings.source_mpp
         self.pixel_size = data.pixel_size if side is None or data.pixel_size is not None else PixelSize(side, side)
+        self.diameter, self.ground = data.object_diameter(), ground_of_data(data)
         self.goal = choose_goal(settings.goal, self.sections, len(data.classes))
         settings = settings if module is None else replace(settings, network=MODULE)
-        settings = settle(settings, data, self.goal, self.slow)
+        settings = settle(settings, data, self.goal, self.ground, self.slow)
         self.settings, self.loss = settings, Loss(settings.loss)
         reduced = [reduce_section(section, settings.reduction) for section in self.sections]
-        view = self._make_network(reduced) if module is None else self._adopt(module, reduced)
+        begin = (settings, data, reduced)
+        self.start = start = start_by_name(*begin) if module is None else start_of_module(*begin, module)
+        self.network, self.normalisation, view = start.network, start.normalisation, start.view
         self.network.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
         # no halo: a same-padding network is trained with zeros beyond the tile
         fits = view if view.crops else FieldOfView(view.divisor, 0, 0, crops=False)
         tile = choose_tile(settings, fits, reduced, self.slow)
         batch = choose_batch(settings, fits, tile, self.slow, data.instances)
-        self.settings = replace(self.settings, tile=tile * settings.reduction, batch=batch)
+        self.settings = replace(settings, tile=tile * settings.reduction, batch=batch, padded=start.padded)
         output = tile - 2 * view.before if view.crops else tile
         assert settings.border_weight is not None and settings.border_sigma is not None
         border = (settings.border_weight, settings.border_sigma / settings.reduction)
@@ -117,29 +116,6 @@ class Trainer:
         counted = settings.steps is not None or settings.epochs is not None
         self.budget = Budget(None if counted else settings.budget or DEFAULT_BUDGET, chooses=self._chooses())
 
-    def _make_network(self, reduced: Sequence[Section]) -> FieldOfView:
-        """Build the network, begin from `init`, and return the field of view."""
-        settings = self.settings
-        if settings.network == MODULE:
-            raise PlanError("the run trains a module of the caller's: give it again, train(..., network=module)")
-        self.init = None if settings.init is None else Model.load(settings.init)
-        self.claimed: FieldOfView | None = None
-        self.name, self.arguments = choose_network(settings, len(reduced[0].image), len(self.data.classes), self.init)
-        header = None if self.init is None else self.init.header
-        self.normalisation, self.notes = choose_normalisation(settings.init, header, reduced, self._percentiles)
-        torch.manual_seed(settings.seed)
-        # the trained network sees reduced images; the saved model reduces them itself
-        arguments = {**self.arguments, "reduction": 1}
-        self.network = build_network(*self._trained(arguments))
-        self.anew: tuple[str, ...] = ()
-        self.halo = settings.halo
-        if self.init is not None:
-            start = (str(settings.init), self.init.header, unscaled(self.init.network))
-            self.anew, notes = begin_from(*start, self.network, arguments, self.data)
-            self.notes += notes
-            self.halo = self.init.header.halo if self.halo is None else self.halo
-        return self._view()
-
     def _chooses(self) -> Choosing | None:
         """What to choose on the held-out sections in the end."""
         if not self.held_out:
@@ -147,55 +123,6 @@ class Trainer:
         if self.data.instances:
             return CORES
         return LINE if len(self.data.classes) == 2 and self.settings.threshold is None else None
-
-    def _trained(self, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """The network that is trained in place of the model's: with the same weights, it may pad."""
-        padded = with_padding(self.name, arguments)
-        if self.settings.padded and padded is None:
-            raise PlanError(f"--padded is for networks that crop, such as unet, not for {self.name}; leave it out")
-        wanted = self.data.instances if self.settings.padded is None else self.settings.padded
-        self.settings = replace(self.settings, padded=wanted and padded is not None)
-        return padded if self.settings.padded and padded is not None else (self.name, arguments)
-
-    def _adopt(self, module: nn.Module, sections: Sequence[Section]) -> FieldOfView:
-        """Take over the caller's module, and return its field of view."""
-        settings, classes = self.settings, len(self.data.classes)
-        for key in ("init", "base", "depth", "dropout", "options"):
-            if getattr(settings, key):
-                raise PlanError(f"{option(key)} is for networks by name; leave it out, or build the module with it")
-        if settings.reduction != 1:
-            raise PlanError("--scale is for networks by name; let the module itself reduce the images")
-        model = model_of(module, channels=len(sections[0].image), halo=settings.halo)
-        if len(model.header.classes) != classes:
-            raise PlanError(f"the network gives {len(model.header.classes)} classes, the labels hold {classes}")
-        self.name, self.arguments = MODULE, dict(model.header.arguments)
-        self.network = copy.deepcopy(model.network).requires_grad_(True).train()
-        for own, given in zip(self.network.parameters(), module.parameters(), strict=False):
-            own.requires_grad_(given.requires_grad)  # what the caller has frozen stays so
-        self.init, self.anew, self.halo, self.claimed = None, (), settings.halo, model.field_of_view
-        self.normalisation, self.notes = choose_normalisation(None, None, sections, self._percentiles)
-        return model.field_of_view
-
-    def _view(self) -> FieldOfView:
-        """The field of view of the trained network, checked now, before hours of training.
-
-        Raises:
-            PlanError: it is too large to be practical.
-            ModelError: no halo is exact, and none was chosen.
-        """
-        if self.halo is not None:
-            return chosen(self.network, -(-self.halo // self.settings.reduction))
-        view = derive(self.network)
-        if view.before > _LARGEST_HALO:
-            raise PlanError(
-                f"tiles of {self.name} are exact with a halo of {view.before} px, which is hardly practical; "
-                "choose one with --halo, such as 384, and check for seams"
-            )
-        return view
-
-    @property
-    def _percentiles(self) -> tuple[float, float] | None:
-        return PERCENTILES if self.settings.normalise == "percentiles" else None
 
     def estimate(self) -> None:
         """Estimate for the budget the time of a look at the held-out sections, measured on a part of one."""
@@ -334,27 +261,28 @@ class Trainer:
 
     def _model(self, trained: nn.Module) -> Model:
         header = ModelHeader(
-            network=self.name,
-            arguments=self.arguments,
+            network=self.start.name,
+            arguments=self.start.arguments,
             classes=self.data.classes,
             normalisation=self.normalisation,
             pixel_size=self.pixel_size,
-            diameter=self.data.object_diameter(),
-            ground=ground_of_data(self.data),
-            halo=self.halo,
+            diameter=self.diameter,
+            ground=self.ground,
+            halo=self.start.halo,
             name=self.settings.name,
             licence=self.settings.licence,
             training=self._provenance(),
         )
-        network = copy.deepcopy(self.network).cpu() if self.name == MODULE else build_network(self.name, self.arguments)
+        start, is_of_caller = self.start, self.start.name == MODULE
+        network = copy.deepcopy(self.network).cpu() if is_of_caller else build_network(start.name, start.arguments)
         unscaled(network).load_state_dict({name: value.cpu() for name, value in trained.state_dict().items()})
-        return Model(header, network.requires_grad_(False).eval(), self.claimed)
+        return Model(header, network.requires_grad_(False).eval(), self.start.claimed)
 
     def _provenance(self) -> dict[str, Any]:
         record: dict[str, Any] = {"steps": self.step, "kept_step": self.kept_step, "seconds": round(self.seconds, 1)}
-        if self.init is not None:
-            header = self.init.header
-            weights = {"weights_sha256": header.weights_sha256, "anew": list(self.anew)}
+        if self.start.init is not None:
+            header = self.start.init.header
+            weights = {"weights_sha256": header.weights_sha256, "anew": list(self.start.anew)}
             record["init"] = {**weights, "training": dict(header.training)}
         return record | {
             "settings": self.settings.to_json(),

@@ -224,7 +224,7 @@ class _Run:
             draw_samples(trainer.held_out, one, order, trainer.data.classes, self.folder / "samples.png", title)
         self._draw_curves()
         command = f"tileseg predict IMAGE --model {shlex.quote(str(path))} --out mask.zarr"
-        if trainer.name == MODULE:
+        if trainer.start.name == MODULE:
             command = f'tilesegment.predict("IMAGE", "mask.zarr", tilesegment.Model.load("{path}", network=module))'
         write_report(
             self.folder,
