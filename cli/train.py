@@ -150,7 +150,7 @@ def train(data: str, as_json: bool, quiet: bool, **given: Any) -> None:
             _say_what_is_kept(data, begun)
             raise
     if not quiet:
-        _conclude(run)
+        _conclude(run, begun[0][0].data.instances)
     if as_json:
         click.echo(json.dumps(asdict(run)))
 
@@ -181,7 +181,7 @@ def _introduce(progress: ProgressReport, trainer: "Trainer", folder: Path) -> No
         progress.line(f"going on after step {trainer.step:,}")
 
 
-def _conclude(run: "TrainingRun") -> None:
+def _conclude(run: "TrainingRun", of_objects: bool) -> None:
     """Print the result, and how to use it."""
     lines = []
     if run.scores is not None:
@@ -200,7 +200,8 @@ def _conclude(run: "TrainingRun") -> None:
     best = "" if run.kept_step == run.steps else f", of which the model after {run.kept_step:,} was the best"
     took = f"{run.seconds:,.0f} s of {run.wall_seconds:,.0f} s in all"
     lines.append(f"{run.steps:,} steps in {took}{best}. See {run.folder}/report.html, use the model:")
-    lines.append(f"  tileseg predict IMAGE --model {shlex.quote(run.model)} --out mask.zarr")
+    out = "--objects objects.geojson" if of_objects else "--out mask.zarr"
+    lines.append(f"  tileseg predict IMAGE --model {shlex.quote(run.model)} {out}")
     click.echo("\n".join(lines), err=True)
 
 

@@ -12,6 +12,7 @@ from command_line import Outcome, Run, contents
 from conftest import toy_network
 from data_sets import write_pairs
 from image_files import make_pixels, zarr_array
+from labelled_objects import write_nuclei
 
 import tilesegment
 from tilesegment.geometry import Region
@@ -165,6 +166,13 @@ class TestTrain:
         assert "MIT" in told
         assert run(self.LINE + "--out my_run").code == 1
         assert run(self.LINE + "--out my_run --overwrite -q") == Outcome(0, "", "")
+
+    def test_of_objects_it_names_the_command_that_finds_them(self, folder: Path, run: Run) -> None:
+        write_nuclei(folder / "data", 3)
+        found = run(self.LINE + "--out my_run --validation 0")
+        assert found.code == 0
+        command = found.err.splitlines()[-1].strip()
+        assert command == "tileseg predict IMAGE --model my_run/model.safetensors --objects objects.geojson"
 
     def test_ctrl_c_says_where_the_model_is_and_the_run_goes_on(
         self, folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch

@@ -1,6 +1,7 @@
 """Labelled data as people keep it: what is read, what is refused, and what is told before training starts."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from tilesegment.training.data import (
     summary,
 )
 from tilesegment.training.data.summary import split_warnings
+from tilesegment.training.normalisation import choose_normalisation
 
 ONE = (LabelClass("a", "#000000"),)
 
@@ -188,8 +190,48 @@ def test_as_many_different_names_as_values(names: list[str], tmp_path: Path) -> 
 
 
 def test_constant_images_teach_nothing() -> None:
-    with pytest.raises(DataError, match="constant"):
+    with pytest.raises(DataError, match="one value everywhere"):
         normalisation_of([Section("a", np.full((1, 9, 9), 3, np.uint8), np.zeros((9, 9), np.uint8))])
+
+
+def test_nan_is_named_with_its_channel() -> None:
+    image = np.zeros((2, 9, 9), np.float32)
+    image[0, 0, 0], image[1, 4, 4] = 1, np.nan
+    with pytest.raises(DataError, match="NaN or infinity in channel 1"):
+        normalisation_of([Section("a", image, np.zeros((9, 9), np.uint8))])
+
+
+def _colours(folder: Path, channels: dict[int, int | None], of: int) -> Dataset:
+    """Open images of `of` channels, which hold one value or, for None, something."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "labels").mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        image = np.zeros((32, 32, of), np.uint8)
+        for channel, value in channels.items():
+            image[..., channel] = rng.integers(0, 200, (32, 32)) if value is None else value
+        Image.fromarray(image).save(folder / "images" / f"{name}.png")
+        Image.fromarray((rng.random((32, 32)) > 0.5).astype(np.uint8)).save(folder / "labels" / f"{name}.png")
+    return open_dataset(folder)
+
+
+@pytest.mark.parametrize("percentiles", [None, (1.0, 99.8)])
+def test_a_stain_in_one_colour_alone_is_learnt_from(tmp_path: Path, percentiles: tuple[float, float] | None) -> None:
+    """As of DAPI that is saved in blue."""
+    data = _colours(tmp_path, {0: 0, 1: 7, 2: None}, 3)
+    scale, notes = choose_normalisation(None, None, data.sections, percentiles)
+    assert scale.std[0] == scale.std[1] == scale.std[2] > 0
+    assert scale.mean[:2] == ((0, 7) if percentiles is None else (0, 0))
+    assert notes == ("channels 0, 1 are one value everywhere in each image: nothing is learnt from there",)
+
+
+def test_an_opaque_alpha_is_left_out_as_in_prediction(tmp_path: Path) -> None:
+    data = _colours(tmp_path / "rgba", {0: None, 1: None, 2: None, 3: 255}, 4)
+    assert [len(section.image) for section in data.sections] == [3, 3]
+    assert any("alpha" in note for note in data.notes)
+    kept = _colours(tmp_path / "four", {0: None, 1: None, 2: None, 3: None}, 4)
+    assert [len(section.image) for section in kept.sections] == [4, 4]
+    assert not any("alpha" in note for note in kept.notes)
 
 
 def test_real_sections(isbi: Path, vnc: Path) -> None:
@@ -307,6 +349,15 @@ def test_a_class_that_is_only_held_out_is_told() -> None:
     train, held = [section("a", picture(1), (0, 1, IGNORE))], [section("b", picture(2), (0, 2, IGNORE))]
     (warning,) = split_warnings(train, held)
     assert warning.startswith("class 2 ")
+
+
+def test_held_out_images_without_objects_are_told() -> None:
+    full, empty = section("a", picture(1)), section("b", picture(2))
+    full = replace(full, objects=np.ones(full.label.shape, np.int32))
+    empty = replace(empty, objects=np.zeros(full.label.shape, np.int32))
+    assert split_warnings([empty], [full]) == ()
+    (warning,) = split_warnings([full], [empty])
+    assert warning.startswith("no held-out image has an object")
 
 
 def test_the_summary() -> None:

@@ -10,6 +10,7 @@ from tilesegment.errors import DataError
 from tilesegment.images.limits import limits
 from tilesegment.models.header import ModelHeader, Normalisation
 from tilesegment.training.data import Section, normalisation_of
+from tilesegment.training.data.sections import spreads
 
 # images differ much if their means are so many spreads apart, or their spreads differ by this factor
 _FAR, _OTHER_SPREAD = 3.0, 4.0
@@ -32,10 +33,11 @@ def choose_normalisation(
         percentiles: of each image, which become 0 and 1; None normalises all images alike.
 
     Raises:
-        DataError: a channel is constant or holds NaN.
+        DataError: all channels are constant, or one holds NaN.
     """
     if header is None:
-        return normalisation_of(sections) if percentiles is None else _by_percentiles(sections, percentiles), ()
+        own = normalisation_of(sections) if percentiles is None else _by_percentiles(sections, percentiles)
+        return own, _constant_channels(sections)
     kept, dtype = header.normalisation, str(sections[0].image.dtype)
     if kept.percentiles is not None:  # whatever the grey values
         return kept, ()
@@ -55,6 +57,15 @@ def choose_normalisation(
     return own, (f"{said}: training starts with the mean and spread of these, and the model is one for {dtype}",)
 
 
+def _constant_channels(sections: Sequence[Section]) -> tuple[str, ...]:
+    """Say which channels hold one value in every image."""
+    found = [n for n in range(len(sections[0].image)) if all(np.ptp(one.image[n]) == 0 for one in sections)]
+    if not found:
+        return ()
+    which = f"channel {found[0]} is" if len(found) == 1 else f"channels {', '.join(map(str, found))} are"
+    return (f"{which} one value everywhere in each image: nothing is learnt from there",)
+
+
 def _described(scale: Normalisation) -> str:
     mean, std = (", ".join(f"{value:,.4g}" for value in values) for values in (scale.mean, scale.std))
     return f"{scale.dtype} of mean {mean} and spread {std}"
@@ -65,9 +76,7 @@ def _by_percentiles(sections: Sequence[Section], percentiles: tuple[float, float
     scaled = [_scaled(section.image, percentiles).reshape(len(section.image), -1) for section in sections]
     mean = np.mean([one.mean(1, dtype=np.float64) for one in scaled], axis=0)
     variance = np.mean([((one - mean[:, None]) ** 2).mean(1, dtype=np.float64) for one in scaled], axis=0)
-    std = np.sqrt(variance)
-    if not np.all(np.isfinite(std)) or std.min() <= 0:
-        raise DataError("the training images are constant or hold NaN in a channel; there is nothing to learn from")
+    std = spreads(np.sqrt(variance))
     return Normalisation(tuple(map(float, mean)), tuple(map(float, std)), str(sections[0].image.dtype), percentiles)
 
 

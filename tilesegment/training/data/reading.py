@@ -148,7 +148,7 @@ def _of_objects(layout: Layout, options: LabelOptions, names: Sequence[str] | No
     described = found.classes()
     data = Dataset((), described, size, layout.words, warnings, options.ignore, instances=True)
     data = _filled(data, layout, options, found)
-    return replace(data, notes=(found.how, *notes, *found.notes()))
+    return replace(data, notes=(found.how, *notes, *found.notes(), *data.notes))
 
 
 def _without_objects(data: Dataset) -> Dataset:
@@ -169,7 +169,18 @@ def _filled(data: Dataset, layout: Layout, options: LabelOptions, meaning: Meani
         sections=tuple(s for part in parts for s in part if s.name not in unlabelled),
         held_out=tuple(s.name for s in parts[1] if s.name not in unlabelled),
     )
+    data = _without_alpha(data)
     return replace(data, warnings=(*layout.warnings, *data.warnings, *label_warnings(data, [*unlabelled])))
+
+
+def _without_alpha(data: Dataset) -> Dataset:
+    """Leave out the fourth channel of 8-bit images if it is 255 everywhere, as `predict` does for three channels."""
+    images = [section.image for section in data.sections]
+    if not images or not all(len(one) == 4 and one.dtype == np.uint8 and (one[3] == 255).all() for one in images):
+        return data
+    sections = tuple(replace(section, image=np.ascontiguousarray(section.image[:3])) for section in data.sections)
+    note = "the fourth channel is 255 everywhere, the alpha of RGBA, and is left out"
+    return replace(data, sections=sections, notes=(*data.notes, note))
 
 
 @contextmanager

@@ -101,13 +101,28 @@ def total_counts(sections: Iterable[Section]) -> np.ndarray:
 
 
 def normalisation_of(sections: Sequence[Section]) -> Normalisation:
-    """Return mean and standard deviation of each channel over all pixels of `sections`.
+    """Return mean and standard deviation of each channel over all pixels of `sections`, see `spreads`.
 
     Raises:
-        DataError: a channel is constant or holds NaN.
+        DataError: all channels are constant, or one holds NaN.
     """
     flat = np.concatenate([s.image.reshape(len(s.image), -1) for s in sections], axis=1)
-    mean, std = flat.mean(1, dtype=np.float64), flat.std(1, dtype=np.float64)
-    if not np.all(np.isfinite(std)) or std.min() <= 0:
-        raise DataError("the training images are constant or hold NaN in a channel; there is nothing to learn from")
+    mean, std = flat.mean(1, dtype=np.float64), spreads(flat.std(1, dtype=np.float64))
     return Normalisation(tuple(map(float, mean)), tuple(map(float, std)), str(flat.dtype))
+
+
+def spreads(std: np.ndarray) -> np.ndarray:
+    """Return what to divide the channels by, given their standard deviations (C,).
+
+    A constant channel, such as red and green of a blue stain saved in colours, is divided by the largest of the others:
+    it becomes 0 here, and stays within bounds where another image holds something in it.
+
+    Raises:
+        DataError: all channels are constant, or one holds NaN or infinity.
+    """
+    if not np.isfinite(std).all():
+        one = int(np.flatnonzero(~np.isfinite(std))[0])
+        raise DataError(f"the training images hold NaN or infinity in channel {one}; write a number there, such as 0")
+    if std.max() <= 0:
+        raise DataError("each channel of the training images is one value everywhere; there is nothing to learn from")
+    return np.where(std > 0, std, std.max())

@@ -40,7 +40,7 @@ def label_warnings(data: Dataset, unlabelled: Sequence[str]) -> tuple[str, ...]:
 
 
 def split_warnings(train: Sequence[Section], held_out: Sequence[Section]) -> tuple[str, ...]:
-    """Warn of held-out images that are nearly trained on, and of classes that are never trained, one sentence each."""
+    """Warn of held-out images that are nearly trained on, and of what cannot be learnt or scored, one sentence each."""
     found = []
     pairs = [f"{train[i].name} and {held_out[j].name}" for i, j in np.argwhere(_nearly_same(train, held_out))]
     if pairs:
@@ -50,6 +50,9 @@ def split_warnings(train: Sequence[Section], held_out: Sequence[Section]) -> tup
     trained, scored = (total_counts(sections)[:IGNORE] > 0 for sections in (train, held_out))
     for number in np.flatnonzero(scored & ~trained):
         found.append(f"class {number} is in held-out images only, so that it is not learnt: hold out others")
+    marked = [section.objects for section in held_out if section.objects is not None]
+    if marked and not any(objects.any() for objects in marked):
+        found.append("no held-out image has an object, so no score of objects is told: hold out others by --validation")
     return tuple(found)
 
 
@@ -90,8 +93,9 @@ def summary(data: Dataset, held_out: Sequence[Section]) -> str:
     shapes = Counter(f"{s.image.shape[1]} x {s.image.shape[2]}" for s in sections).most_common()
     listed = [shape if len(shapes) == 1 else f"{n} of {shape}" for shape, n in shapes]
     channels, names = len(sections[0].image), [section.name for section in held_out]
+    of_files = f" from {files} file{'s' * (files > 1)}" if files < len(sections) else ""
     lines = [
-        *_row("data", f"{len(sections)} labelled images" + (f" from {files} files" if files < len(sections) else "")),
+        *_row("data", f"{len(sections)} labelled image{'s' * (len(sections) > 1)}{of_files}"),
         *_row("layout", data.layout),
         *_row("size (y x x)", some_of(listed, 4)),
         *_row("pixels", f"{channels} channel{'s' * (channels > 1)} of {sections[0].image.dtype}"),
