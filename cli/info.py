@@ -85,7 +85,7 @@ def networks(as_json: bool) -> None:
 def _expected(model: dict[str, Any]) -> str:
     """Return ground and size of objects of the images that a model was trained on, in words, as far as it knows."""
     ground = f" on {model['ground']} ground" if model["ground"] else ""
-    return ground + ("" if model["diameter_px"] is None else f", objects of {model['diameter_px']:g} px")
+    return ground + ("" if model["diameter_px"] is None else f", objects of {model['diameter_px']:.3g} px")
 
 
 def _brief(facts: dict[str, Any]) -> dict[str, Any]:

@@ -300,4 +300,4 @@ def _print_plan(image: str, settings: "Settings", as_json: bool) -> None:
     for note in plan.notes:
         click.echo(f"Note: {note}", err=True)
     for name, value in [*plan.lines(), ("time", f"about {seconds:,.0f} s, from one tile measured here")]:
-        click.echo(f"{name:<10}{value}")
+        click.echo(f"{name:<12}{value}")

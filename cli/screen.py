@@ -32,7 +32,7 @@ class Screen(ProgressReport, Listener):
     def begun(self, result: Result) -> None:
         """Show the plan if wanted, the notes, and damaged blocks of an earlier run."""
         for name, value in result.decided.lines() if self.verbose else ():
-            self.line(f"{name:<10}{value}")
+            self.line(f"{name:<12}{value}")
         for note in (one for one in result.notes if one not in self._noted):
             self.note(note)
         self._noted.update(result.notes)

@@ -46,6 +46,16 @@ def stained(dtype: str = "uint8") -> np.ndarray:
     return (pixels.clip(0, 255) * (257 if dtype == "uint16" else 1)).astype(dtype)
 
 
+def dim() -> np.ndarray:
+    """(1, H, W) of 16 bits: what a camera sees where nothing is."""
+    return np.random.default_rng(2).normal(400, 8, (1, 160, 160)).astype(np.uint16)
+
+
+def glass() -> np.ndarray:
+    """(3, H, W): a field of a slide without tissue, not quite white."""
+    return np.random.default_rng(2).normal(236, 2, (3, 160, 160)).clip(0, 255).astype(np.uint8)
+
+
 def micrograph() -> np.ndarray:
     """(1, H, W), about as many dark pixels as bright ones."""
     clouds = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(160, 160)), 2)
@@ -94,7 +104,10 @@ ALPHA = np.full((1, 160, 160), 255, np.uint8)
         (fluorescence("uint8", 0.1), {}, "nuclei-fluo"),
         (micrograph(), {}, "em-membrane"),
         (255 - fluorescence(), {}, "em-membrane"),
+        (np.zeros((1, 160, 160), np.uint16), {}, "nuclei-fluo"),
         (stained(), {}, "nuclei-he"),
+        (np.full((3, 160, 160), 255, np.uint8), {}, "nuclei-he"),
+        (glass(), {}, "nuclei-he"),
         (np.concatenate([stained(), ALPHA]), {}, "nuclei-he"),
         (stained(), {"channels": (0,)}, "em-membrane"),
         (np.concatenate([fluorescence() // 20, fluorescence()]), {"channels": (1,)}, "nuclei-fluo"),
@@ -121,6 +134,7 @@ def test_the_image_chooses_the_model(
         (np.concatenate([micrograph()] * 3), "--model em-membrane --channels 0"),
         (stained("uint16"), "3 channels of uint16 on bright ground"),
         (np.concatenate([stained(), micrograph(), micrograph()]), "5 channels"),
+        (dim(), "--model nuclei-fluo if it is fluorescence .* --normalise image"),
     ],
 )
 def test_what_no_bundled_model_takes_is_refused_with_advice(
@@ -129,7 +143,12 @@ def test_what_no_bundled_model_takes_is_refused_with_advice(
     with pytest.raises(ModelError, match=named) as caught:
         chosen_for(write(tmp_path, pixels), known)
     assert "\n" not in str(caught.value)
-    assert "nuclei-he takes 3" in str(caught.value)
+
+
+def test_an_empty_field_of_16_bits_is_taken_for_micrographs_if_it_is_scaled_by_itself(
+    known: dict[str, Path], tmp_path: Path
+) -> None:
+    assert chosen_for(write(tmp_path, dim()), known, normalise="image")[0] == "em-membrane"
 
 
 def test_only_what_is_bundled_is_chosen(known: dict[str, Path], tmp_path: Path) -> None:
@@ -169,16 +188,18 @@ def test_a_model_of_another_kind_is_told(
 @pytest.mark.parametrize(
     ("pixels", "model", "right"),
     [
-        (stained(), "nuclei-fluo", "nuclei-he"),
-        (fluorescence(), "nuclei-he", "nuclei-fluo"),
-        (micrograph(), "nuclei-he", "em-membrane"),
+        (stained(), "nuclei-fluo", "--model nuclei-he"),
+        (fluorescence(), "nuclei-he", "--model nuclei-fluo"),
+        (micrograph(), "nuclei-he", "--model em-membrane"),
+        (fluorescence()[[0, 0, 0]] // np.array([9, 1, 9], np.uint8)[:, None, None], "nuclei-fluo", "--channels 1"),
     ],
 )
 def test_other_channels_are_refused_with_the_right_model(
     pixels: np.ndarray, model: str, right: str, known: dict[str, Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(PlanError, match=f"the model takes .* --model {right}"):
+    with pytest.raises(PlanError, match=f"the model takes .* {right}") as caught:
         notes_for(write(tmp_path, pixels), known, model)
+    assert "0 to 0" not in str(caught.value) and "1 channels" not in str(caught.value)
 
 
 def test_what_was_noted_is_recorded_and_nothing_is_said_of_a_model_of_unknown_kind(tmp_path: Path) -> None:
@@ -236,7 +257,8 @@ def test_padding_says_nothing_of_the_ground() -> None:
             padded[:, :96] = value
             assert ground_of(padded) == expected
     assert ground_of(np.zeros((1, 9, 9), np.uint8)) == "dark"
-    assert ground_of(np.full((3, 9, 9), 255, np.uint8)) == ""
+    assert ground_of(np.full((3, 9, 9), 255, np.uint8)) == "bright"  # glass, a tile of a slide among others
+    assert ground_of(np.full((1, 9, 9), 255, np.uint8)) == ""
 
 
 def test_values_that_are_not_finite_say_nothing_either() -> None:

@@ -20,13 +20,15 @@ _PATCH = 32  # pixels: patches of one value are padding, or glass beside the tis
 _LOW = 0.4
 _BLACK = 0.08  # of white: what is darker throughout is an almost empty field
 _LIGHT = 0.5  # of white: the brightest channel of most pixels of stained tissue and of glass is brighter
+_GLASS = 0.75  # of white: where all channels of all pixels are brighter there is glass and no tissue
 _GREY = 0.04  # of white: colours differ less than this where there are none
 
 
 def ground_of(image: np.ndarray) -> str:
-    """Tell what an image (C, H, W) lies on: `DARK`, `BRIGHT` (of three or four channels, coloured), or "" for neither.
+    """Tell what an image (C, H, W) lies on: `DARK`, `BRIGHT` (of three or four channels), or "" for neither.
 
-    A fourth channel, alpha, is left out. Electron microscopy, phase contrast and grey bright fields are neither.
+    A fourth channel, alpha, is left out. On bright ground there are colours, or nothing but glass. Electron microscopy,
+    phase contrast and grey bright fields are neither.
     """
     pixels = _without_blanks(image[:3] if len(image) == 4 else image)
     white = 1.0 if image.dtype.kind == "f" else float(np.iinfo(image.dtype).max)
@@ -35,10 +37,13 @@ def ground_of(image: np.ndarray) -> str:
     top, bottom = pixels.max(0).astype(np.float64), pixels.min(0).astype(np.float64)
     if len(pixels) == 3 and np.median(top) >= _LIGHT * white and np.percentile(top - bottom, 99) > _GREY * white:
         return BRIGHT
+    if len(pixels) == 3 and np.percentile(bottom, 1) >= _GLASS * white:
+        return BRIGHT
     low, middle, high = np.percentile(top, (1, 50, 99.9))
     if middle - low < _LOW * (high - low):
         return DARK
-    return DARK if image.dtype == np.uint8 and high < _BLACK * white else ""
+    is_black = image.dtype == np.uint8 and high < _BLACK * white
+    return DARK if is_black or not pixels.any() else ""
 
 
 def is_grey(image: np.ndarray) -> bool:

@@ -134,6 +134,11 @@ def choose(source: ImageSource, settings: Settings, known: Mapping[str, Path]) -
         return DEFAULT, ""
     kind = _Kind.of(source, settings)
     name = kind.model(known)
+    if name == DEFAULT and kind.dtype != "uint8" and settings.normalise == "model":
+        raise ModelError(
+            f"{source.path} is {kind.words}, of {kind.dtype}, and no model was named: give --model {_FLUORESCENCE} if "
+            f"it is fluorescence (an empty field may look so), or --normalise image to use {DEFAULT}, which takes uint8"
+        )
     if name is not None:
         return name, kind.words
     takes = ", ".join(f"{one} takes {read_header(path).channels}" for one, path in known.items())
@@ -150,7 +155,7 @@ def check_kind(
     """Return a note if an image lies on another ground than the training images of a model.
 
     Raises:
-        PlanError: the model takes another number of channels, and a bundled one is for such images.
+        PlanError: the model takes another number of channels, and a bundled one or a channel is for such images.
     """
     count, wanted = source.channels if settings.channels is None else len(settings.channels), header.channels
     fits = count == wanted or (settings.channels is None and (count, wanted) == (4, 3))
@@ -164,12 +169,14 @@ def check_kind(
         right = f"try {advice}" if advice else "name a model for such images"
         return (f"{source.path} is {kind.words}, and the model {where}: {right}",)
     name = kind.model(known)
-    if name is None:  # the plan explains what does not fit
+    right = "" if name is None else f"--model {name}"
+    if not right and wanted == 1 and header.ground and kind.ground == header.ground:
+        right = f"--channels {kind.brightest}"
+    if not right:  # the plan explains what does not fit
         return ()
-    raise PlanError(
-        f"{source.path} has {count} channels, the model takes {wanted}: it is {kind.words}, so give --model {name}, or "
-        f"choose {wanted} of 0 to {source.channels - 1} with --channels"
-    )
+    has = f"{count} channel{'' if count == 1 else 's'}"
+    other = f", or choose {wanted} of 0 to {source.channels - 1} with --channels" if source.channels > wanted else ""
+    raise PlanError(f"{source.path} has {has}, the model takes {wanted}: it is {kind.words}, so give {right}{other}")
 
 
 def load(path: str, settings: Settings) -> Model:
