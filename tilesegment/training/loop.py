@@ -118,11 +118,14 @@ class Trainer:
 
     def _chooses(self) -> Choosing | None:
         """What to choose on the held-out sections in the end."""
+        classes = [one.name for one in self.data.classes]
+        if self.settings.threshold is not None and len(classes) != 2:
+            raise PlanError(f"--threshold is for two classes, and there are {', '.join(classes)}; leave it out")
         if not self.held_out:
             return None
         if self.data.instances:
             return CORES
-        return LINE if len(self.data.classes) == 2 and self.settings.threshold is None else None
+        return LINE if len(classes) == 2 and self.settings.threshold is None else None
 
     def estimate(self) -> None:
         """Estimate for the budget the time of a look at the held-out sections, measured on a part of one."""
