@@ -9,6 +9,7 @@ from conftest import toy_model
 from data_sets import write_files
 from labelled_objects import CLASSES, section
 from masks_of_objects import write_mask
+from scipy import ndimage
 
 import tilesegment
 from tilesegment.models.header import read_header
@@ -52,6 +53,20 @@ def test_crumbs_are_left_out_but_no_true_object(pair: np.ndarray) -> None:
         label[y : y + 2, x : x + 2] = 1
     chosen = choose_cores([one], [probabilities(label)], CLASSES)
     assert 4 < chosen.min_area <= 20 and chosen.bias == 0 and chosen.pq > 0.9
+
+
+def test_the_least_area_leaves_true_objects_however_bad_the_prediction(pair: np.ndarray) -> None:
+    """All that is predicted is noise of many sizes; leaving out everything would be the best."""
+    rng = np.random.default_rng(1)
+    label = np.zeros(pair.shape, np.uint8)
+    for _ in range(20):
+        y, x, side = rng.integers(0, 50), rng.integers(0, 80), rng.integers(2, 8)
+        label[y : y + side, x : x + side] = 1
+    chosen = choose_cores([section(pair)], [probabilities(label)], CLASSES)
+    assert chosen.min_area <= np.percentile(np.bincount(pair.ravel())[1:], 10)
+    tiny = np.where(ndimage.binary_erosion(pair > 0, iterations=10), pair, 0).astype(np.int32)
+    chosen = choose_cores([section(tiny)], [probabilities(label)], CLASSES)
+    assert chosen.min_area <= np.percentile(np.bincount(tiny.ravel())[1:], 10) < 200
 
 
 def test_what_gains_nothing_is_not_chosen(pair: np.ndarray) -> None:

@@ -15,11 +15,13 @@ from tilesegment.metadata import LabelClass
 from tilesegment.models.model import Model
 from tilesegment.scoring.overlaps import Overlaps
 from tilesegment.training.data import Section
+from tilesegment.training.data.sections import object_areas
 from tilesegment.training.targets import objects_of, overlaps_with_objects
 
 BIASES = (0.0, -0.5, -1.0, -1.5, -2.0, 0.5)  # added to the logits of the objects' classes; the first is none
 _AREAS = (0, 5, 10, 15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200)  # pixels
 _LEAST_GAIN = 0.002  # of PQ, for a choice to be made
+_SMALLEST = 10  # percentile of the true areas that the least area does not exceed, as a bad model would leave out most
 _TINY = 1e-12
 
 
@@ -42,7 +44,7 @@ class Cores:
 def choose_cores(
     sections: Sequence[Section], probabilities: Sequence[np.ndarray], classes: Sequence[LabelClass]
 ) -> Cores:
-    """Choose bias and least area of the best PQ, both as small as serves.
+    """Choose bias and least area of the best PQ, both as small as serves; nine in ten true objects are large enough.
 
     Args:
         sections: with objects.
@@ -50,20 +52,22 @@ def choose_cores(
         classes: with their roles.
     """
     made = np.array([one.role == "object" for one in classes])
-    found = np.zeros((len(BIASES), len(_AREAS)))
+    true = np.concatenate([object_areas(section.objects) for section in sections if section.objects is not None])
+    areas = [area for area in _AREAS if area == 0 or (true.size and area <= np.percentile(true, _SMALLEST))]
+    found = np.zeros((len(BIASES), len(areas)))
     for row, bias in enumerate(BIASES):
         tables = []
         for section, p in zip(sections, probabilities, strict=True):
             logits = np.log(np.maximum(p, _TINY)) + bias * made[:, None, None]
             tables.append(overlaps_with_objects(section, objects_of(logits.argmax(0).astype(np.uint8), classes)))
-        found[row] = [_quality(tables, area) for area in _AREAS]
+        found[row] = [_quality(tables, area) for area in areas]
     best = found.max()
     if best < found[0, 0] + _LEAST_GAIN:
         return Cores(0.0, 0, float(found[0, 0]), float(found[0, 0]))
     # of nearly equal ones the mildest
     good = np.argwhere(found >= best - _LEAST_GAIN / 2)
-    row, column = min(good.tolist(), key=lambda at: (abs(BIASES[at[0]]), _AREAS[at[1]]))
-    return Cores(BIASES[row], _AREAS[column], float(found[row, column]), float(found[0, 0]))
+    row, column = min(good.tolist(), key=lambda at: (abs(BIASES[at[0]]), areas[at[1]]))
+    return Cores(BIASES[row], areas[column], float(found[row, column]), float(found[0, 0]))
 
 
 def _quality(tables: Sequence[Overlaps], min_area: int) -> float:

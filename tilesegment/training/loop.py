@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from tilesegment.errors import DataError
+from tilesegment.errors import DataError, PlanError
 from tilesegment.geometry import FieldOfView
 from tilesegment.metadata import PixelSize
 from tilesegment.models.header import ModelHeader
