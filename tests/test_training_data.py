@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from tilesegment import DataError, ImageError
 from tilesegment.metadata import LabelClass, PixelSize
+from tilesegment.models.model import Model
 from tilesegment.training.data import (
     IGNORE,
     Dataset,
@@ -223,6 +224,16 @@ def test_a_stain_in_one_colour_alone_is_learnt_from(tmp_path: Path, percentiles:
     assert scale.std[0] == scale.std[1] == scale.std[2] > 0
     assert scale.mean[:2] == ((0, 7) if percentiles is None else (0, 0))
     assert notes == ("channels 0, 1 are one value everywhere in each image: nothing is learnt from there",)
+
+
+def test_percentiles_are_taken_also_after_a_model_without(tmp_path: Path) -> None:
+    """As for fluorescence of any exposure, begun from a model of electron microscopy."""
+    data = open_dataset(write_pairs(tmp_path / "d", 2))
+    header = Model.load("em-membrane").header
+    scale, (note,) = choose_normalisation("em-membrane", header, data.sections, (1.0, 99.8))
+    assert scale == choose_normalisation(None, None, data.sections, (1.0, 99.8))[0]
+    assert "em-membrane takes grey values as they are" in note
+    assert choose_normalisation("em-membrane", header, data.sections)[0].percentiles is None
 
 
 def test_an_opaque_alpha_is_left_out_as_in_prediction(tmp_path: Path) -> None:

@@ -175,6 +175,20 @@ def test_a_network_trained_with_padding_crops_when_it_predicts(data: Path, tmp_p
         toy_run(data, tmp_path / "four", network="unet-strided", padded=True, dropout=None)
 
 
+@pytest.mark.parametrize(
+    ("setting", "match"),
+    [
+        ({"threshold": 0.4}, "--threshold is for two classes, and there are background, object, rim; leave it out"),
+        ({"class_weights": (5.0, 1.0)}, "--class-weights is 5, 1; expected 3 .* class: background, object, rim"),
+    ],
+)
+def test_settings_of_two_classes_are_refused_with_the_three_there_are(
+    setting: dict[str, Any], match: str, data: Path
+) -> None:
+    with pytest.raises(PlanError, match=match):
+        Trainer(open_dataset(data), TrainingSettings(steps=1, base=2, depth=1, **setting))
+
+
 def test_stains_are_for_colour(data: Path) -> None:
     asked = TrainingSettings(augmentation=Augmentation(stains=1.0), **SMALL)
     with pytest.raises(PlanError, match="--stains"):

@@ -142,11 +142,14 @@ class Trainer:
 
     def _chooses(self) -> Choosing | None:
         """What to choose on the held-out sections in the end."""
+        classes = [one.name for one in self.data.classes]
+        if self.settings.threshold is not None and len(classes) != 2:
+            raise PlanError(f"--threshold is for two classes, and there are {', '.join(classes)}; leave it out")
         if not self.held_out:
             return None
         if self.data.instances:
             return CORES
-        return LINE if len(self.data.classes) == 2 and self.settings.threshold is None else None
+        return LINE if len(classes) == 2 and self.settings.threshold is None else None
 
     def _trained(self, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """The network that is trained in place of the model's: with the same weights, it may pad."""

@@ -135,7 +135,9 @@ def class_weights(weights: tuple[float, ...] | str | None, data: Dataset, device
     if isinstance(weights, str):
         weights = balanced_weights(data.shares())
     if len(weights) != len(data.classes) or not all(0 < weight <= 1e4 for weight in weights):
-        raise PlanError(f"--class-weights is {weights}; expected {len(data.classes)} positive numbers, one per class")
+        names = ", ".join(one.name for one in data.classes)
+        expected = f"{len(data.classes)} positive numbers, one per class: {names}"
+        raise PlanError(f"--class-weights is {', '.join(f'{one:g}' for one in weights)}; expected {expected}")
     return torch.tensor(weights, dtype=torch.float32, device=device)
 
 

@@ -25,7 +25,7 @@ def choose_normalisation(
     """Choose the normalisation, with notes for the user.
 
     That of the model `init` is kept, unless these images have another dtype or very different grey values: then their
-    own mean and spread give the network values around 0, as it has learnt from.
+    own mean and spread give the network values around 0, as it has learnt from. So do percentiles, if given.
 
     Args:
         init, header: name and header of the model to start from, if any.
@@ -41,6 +41,11 @@ def choose_normalisation(
     kept, dtype = header.normalisation, str(sections[0].image.dtype)
     if kept.percentiles is not None:  # whatever the grey values
         return kept, ()
+    if percentiles is not None:
+        said = (
+            f"{init} takes grey values as they are; here percentiles {percentiles[0]:g} and {percentiles[1]:g} of each"
+        )
+        return _by_percentiles(sections, percentiles), (f"{said} image become 0 and 1 (--normalise)",)
     try:
         own = normalisation_of(sections)
     except DataError:
