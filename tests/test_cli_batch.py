@@ -35,6 +35,7 @@ def test_each_image_has_its_mask_its_log_and_a_line_in_the_summary(folder: Path,
         assert Path(f"masks/logs/{name}.tif.log").exists()
     rows = list(csv.DictReader(Path("masks/summary.csv").read_text().splitlines()))
     assert [row["state"] for row in rows] == ["complete"] * 3
+    assert [row["model"] for row in rows] == ["toy-2"] * 3  # they may differ where none is named
     run(f"predict slide.tif {TOY} --out alone.tif")
     np.testing.assert_array_equal(tifffile.imread("alone.tif"), tifffile.imread("masks/slide.tif"))
 

@@ -16,7 +16,8 @@ from tilesegment.prediction.inputs import SUMMARY
 from tilesegment.prediction.result import Listener, Progress, Result
 from tilesegment.prediction.settings import Outputs
 
-_COLUMNS = ("image", "mask", "state", "blocks", "resumed", "skipped", "megapixels", "seconds", "mismatch", "error")
+_COUNTS = ("blocks", "resumed", "skipped", "megapixels", "seconds")
+_COLUMNS = ("image", "mask", "state", *_COUNTS, "mismatch", "error", "model")
 _EVERY = 60.0  # seconds between two lines of progress in a log
 
 
@@ -99,7 +100,7 @@ class Records(Listener):
             self._log(result, f"{result.objects.count} objects in {result.objects.seconds:,.1f} s")
         blocks = (result.blocks, result.blocks_resumed, result.blocks_skipped)
         counts = (*blocks, round(result.pixels / 1e6, 3), round(result.seconds, 2))
-        row = (result.image, result.outputs.mask, result.state, *counts, result.mismatch, error)
+        row = (result.image, result.outputs.mask, result.state, *counts, result.mismatch, error, result.model)
         self._rows.append(dict(zip(_COLUMNS, row, strict=True)) | _objects_of(result))
         # the classes, and with them the columns of objects, are known once an image is done
         columns = [*_COLUMNS, *(["objects"] if self._has_objects else [])]
