@@ -108,7 +108,7 @@ def _model(path: Path) -> dict[str, Any]:
         "grey_values": header.normalisation.words or "normalised by the mean and spread of the training images",
         "ground": header.ground,
         "pixel_size_um": None if size is None else [size.y, size.x],
-        "diameter_px": header.diameter,
+        "diameter_px": None if header.diameter is None else round(header.diameter, 2),
         "classes": {str(n): one.name for n, one in enumerate(header.classes)},
         "threshold": header.threshold,
         "scores": training.pop("scores", None),
