@@ -2,12 +2,12 @@
 
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 import tifffile
 from command_line import Run
 from conftest import noise
+from ome_xml import pixels_of
 from ome_zarr_files import axes_of, means, placement, transformations, write_image
 
 from tilesegment.images import open_image
@@ -23,14 +23,6 @@ def ome_tiff(path: Path, **more: object) -> Path:
     about = {"axes": "ZYX", "PhysicalSizeXUnit": "nm"} | sizes | more
     tifffile.imwrite(path, STACK, ome=True, metadata=about, photometric="minisblack")
     return path
-
-
-def pixels_of(path: Path) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """What the OME-XML of a mask says of its pixels, and of each plane."""
-    with tifffile.TiffFile(path) as tiff:
-        root = ElementTree.fromstring(tiff.ome_metadata or "")
-    (pixels,) = root.iterfind(".//{*}Pixels")
-    return pixels.attrib, [plane.attrib for plane in pixels.iterfind("{*}Plane")]
 
 
 @pytest.mark.parametrize("kind", ["ome-tiff", "zarr", "imagej"])

@@ -13,8 +13,8 @@ from conftest import noise, toy_model
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from image_files import png
+from one_pass import plain_pass
 from scaled_images import LINE, SCALED, SETTINGS, bright, crop, ids_of, make_slide, rectangle, with_sizes
-from test_seamless import one_pass
 from unreal_plans import image_of, network_of, plan_of
 
 import tilesegment
@@ -50,7 +50,7 @@ def test_the_mask_is_that_of_one_pass_over_the_resampled_image(
         if done.plan.resampled is not None:
             assert done.plan.resampled == (diameter / 20, diameter / 20)
             pixels = crop(ResampledSource(source, done.plan.resampled))
-    np.testing.assert_array_equal(ids_of(folder / "m.zarr"), one_pass(model, pixels)[1].numpy() > 0.5)
+    np.testing.assert_array_equal(ids_of(folder / "m.zarr"), plain_pass(model, pixels)[1].numpy() > 0.5)
 
 
 # what is chosen

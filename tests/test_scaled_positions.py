@@ -11,9 +11,9 @@ import pytest
 import tifffile
 from command_line import Run
 from image_files import png
+from ome_xml import pixels_of
 from ome_zarr_files import axes_of, transformations, write_image
 from scaled_images import LINE, SETTINGS, X, Y, bright, centre, crop, ids_of, make_slide, rectangle
-from test_positions import pixels_of
 
 import tilesegment
 from tilesegment import Region

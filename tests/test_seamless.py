@@ -9,8 +9,8 @@ import torch
 from conftest import noise, toy_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from one_pass import plain_pass
 from PIL import Image
-from torch import Tensor
 
 import tilesegment
 from tilesegment.geometry import Block, FieldOfView, Region, TileGrid
@@ -19,25 +19,6 @@ from tilesegment.prediction.engine import predict_array
 from tilesegment.prediction.predictor import TorchPredictor
 
 CPU = torch.device("cpu")
-
-
-def one_pass(model: Model, image: np.ndarray) -> Tensor:
-    """Probabilities (K, H, W) of the whole image (C, H, W) at once, written without any of the tile arithmetic.
-
-    The image is mirror-padded by the margin, and by as much more at its end as the network's input sizes ask for.
-    """
-    depth = model.header.arguments["depth"]
-    margin, divisor = 6 * 2**depth - 4, 2**depth
-    surplus = [-size % divisor + divisor for size in image.shape[1:]]
-    pads = [(0, 0), *((margin, margin + more) for more in surplus)]
-    padded = np.pad(image.astype(np.float64), pads, mode="reflect")
-    scale = model.header.normalisation
-    x = (padded - np.array(scale.mean)[:, None, None]) / np.array(scale.std)[:, None, None]
-    # valid inputs are divisor * k + 4 (divisor - 1): cut the surplus that is none
-    height, width = (size - (size - 4 * (divisor - 1)) % divisor for size in x.shape[1:])
-    with torch.inference_mode():
-        logits = model.network.double()(torch.from_numpy(x[None, :, :height, :width]))
-    return torch.softmax(logits, 1)[0, :, : image.shape[1], : image.shape[2]]
 
 
 def mirrored(image: np.ndarray, region: Region) -> np.ndarray:
@@ -70,7 +51,7 @@ def test_tiled_equals_untiled_in_float64(
     """Any size down to 1 x 1, any tile, block and batch: equal but for the last digit, which BLAS rounds by shape."""
     model, image = toy_model(depth=depth, seed=seed), noise((1, height, width), seed)
     step = steps * 2**depth * (1 if depth > 2 else 4)
-    expected = one_pass(model, image).numpy()
+    expected = plain_pass(model, image).numpy()
     predictor = TorchPredictor(model, CPU, "fp64", batch=batch)
     grid = TileGrid(Region(0, 0, height, width), step, tiles * step, model.field_of_view)
     for pixels, block in blocks_of(image, grid):
@@ -104,7 +85,7 @@ def test_a_region_equals_its_part_of_the_whole(height: int, width: int, y: int, 
 def test_the_step_of_the_paper_leaves_seams() -> None:
     """388 of a tile of 572 is not a multiple of 16: this test can fail, and does with the step that everyone uses."""
     model, image = toy_model(depth=4, base=4, seed=1), noise((1, 500, 500), 1)
-    expected = one_pass(model, image)[:, :388, 388:].numpy()
+    expected = plain_pass(model, image)[:, :388, 388:].numpy()
     pixels = torch.from_numpy(mirrored(image, Region(-92, 388 - 92, 480, 388 - 92 + 572)).astype(np.float64))
     with torch.inference_mode():
         naive = torch.softmax(model.network.double()((pixels[None] - 128) / 70), 1)[0, :, :, : 500 - 388].numpy()
@@ -153,7 +134,7 @@ def test_the_file_holds_the_untiled_mask(height: int, width: int, tile: int, tmp
     Image.fromarray(image[0]).save(tmp_path / "image.png")
     tilesegment.predict(tmp_path / "image.png", tmp_path / "mask.zarr", model, tile=tile, precision="fp64")
     found = tilesegment.open_mask(tmp_path / "mask.zarr").read(Region(0, 0, height, width))
-    np.testing.assert_array_equal(found, one_pass(model, image)[1] > 0.5)
+    np.testing.assert_array_equal(found, plain_pass(model, image)[1] > 0.5)
 
 
 def test_steps_and_tiles_are_those_of_the_paper() -> None:
