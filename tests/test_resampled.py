@@ -100,8 +100,8 @@ def test_a_region_read_apart_is_the_crop_of_the_whole(
 def test_parts_that_are_read_and_computed_one_by_one_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     image = noise((3, 300, 280), dtype="float32")
     once = resampled(Stored(image), (3.7, 0.8))
-    monkeypatch.setattr("tilesegment.images.resampled._READ", 20_000)
-    monkeypatch.setattr("tilesegment.images.resampled._AT_ONCE", 700)
+    monkeypatch.setattr("tilesegment.images.resampled.READ", 20_000)
+    monkeypatch.setattr("tilesegment.images.resampled.AT_ONCE", 700)
     source = Stored(image)
     assert resampled(source, (3.7, 0.8)).tobytes() == once.tobytes()
     assert source.most <= 20_000

@@ -16,8 +16,8 @@ from tilesegment.geometry import Region
 from tilesegment.images.source import ImageSource, Level, Shown
 
 _SNAP = 1e-6  # pixels: so near to an edge, a boundary lies on it
-_READ = 1 << 24  # values that are read at once
-_AT_ONCE = 1 << 17  # values of an intermediate result: they stay in a core's cache
+READ = 1 << 24  # values that are read at once
+AT_ONCE = 1 << 17  # values of an intermediate result: they stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class ResampledSource(ImageSource):
     @property
     def cache_bytes(self) -> int:
         """As of the image, and what resampling holds for a moment."""
-        return self._source.cache_bytes + 2 * _READ * self.dtype.itemsize
+        return self._source.cache_bytes + 2 * READ * self.dtype.itemsize
 
     @property
     def decoded_bytes(self) -> int:
@@ -97,7 +97,7 @@ class ResampledSource(ImageSource):
         columns = self._taps(1, region.x0, region.x1)
         pixels = np.empty((self.channels, *region.shape), self.dtype)
         width = self.channels * (columns.stop - columns.start)
-        band = max(int(_READ / max(width, 1) / max(self.factor[0], 1)), 1)
+        band = max(int(READ / max(width, 1) / max(self.factor[0], 1)), 1)
         for y in range(region.y0, region.y1, band):
             rows = self._taps(0, y, min(y + band, region.y1))
             read = Region(rows.start, columns.start, rows.stop, columns.stop)
@@ -164,7 +164,7 @@ def _weigh(stored: np.ndarray, rows: _Taps, columns: _Taps, pixels: np.ndarray) 
     accurate = np.float32 if pixels.dtype.kind == "u" else np.float64
     by_row, by_column = rows.weight.astype(accurate), columns.weight.astype(accurate)
     at_row, at_column = rows.index - rows.start, columns.index - columns.start
-    band = max(_AT_ONCE // max(stored.shape[2], pixels.shape[2]), 1)
+    band = max(AT_ONCE // max(stored.shape[2], pixels.shape[2]), 1)
     for channel in range(len(pixels)):
         for y in range(0, pixels.shape[1], band):
             part = slice(y, y + band)

@@ -86,7 +86,8 @@ def _is_rgb(section: Section) -> bool:
 def choose_tile(settings: TrainingSettings, view: FieldOfView, sections: Sequence[Section], slow: bool) -> int:
     """Return the side of the network's input in pixels of the (reduced) sections.
 
-    By default it is no larger than small images allow, as what is mirrored beyond an image teaches nothing.
+    By default it is no larger than small images allow, as what is mirrored beyond an image teaches nothing. A `view`
+    that does not crop has no margin here: in training zeros lie beyond the tile.
 
     Raises:
         PlanError: the tile asked for is impossible.
@@ -97,7 +98,7 @@ def choose_tile(settings: TrainingSettings, view: FieldOfView, sections: Sequenc
             raise PlanError(f"--tile is {wanted}; at scale {settings.scale:g} it is a multiple of {reduction}")
         view.step_of(wanted // reduction)  # raises if the network cannot take such a tile
         return wanted // reduction
-    more = 2 * view.before if view.crops else 0
+    more = 2 * view.before
     of_instances = sections[0].objects is not None
     usual = (SLOW_TILE if slow else TILE) if not of_instances else (_SLOW_OUTPUT if slow else _OUTPUT) + more
     tile = view.nearest_tile(usual)
@@ -112,7 +113,7 @@ def choose_batch(settings: TrainingSettings, view: FieldOfView, tile: int, slow:
     """Return the examples per update: as many as have the output pixels of a usual tile."""
     if settings.batch is not None:
         return settings.batch
-    margin = 2 * view.before if view.crops else 0
+    margin = 2 * view.before
     if instances:
         pixels = _SLOW_BATCH * _SLOW_OUTPUT**2 if slow else _BATCH * _OUTPUT**2
     elif settings.tile is not None:

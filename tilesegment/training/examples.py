@@ -18,7 +18,7 @@ from tilesegment.models.header import Normalisation
 from tilesegment.signals import ignore_signals
 from tilesegment.training.augmentation import Augmentation, Source, draw_example, inside_cells, number_cells
 from tilesegment.training.data import IGNORE, Section
-from tilesegment.training.data.sections import object_areas
+from tilesegment.training.data.sections import diameters, object_areas
 from tilesegment.training.losses import border_weights
 from tilesegment.training.normalisation import scaled
 from tilesegment.training.stains import Stains, stain_vectors
@@ -155,7 +155,7 @@ def _median_diameter(section: Section) -> float:
     """Median diameter in pixels of the circles as large as the objects of a section; 1 without objects."""
     assert section.objects is not None
     areas = object_areas(section.objects)
-    return float(np.median(2 * np.sqrt(areas / math.pi))) if areas.size else 1.0
+    return float(np.median(diameters(areas))) if areas.size else 1.0
 
 
 def _unchanged(batch: Any) -> Any:

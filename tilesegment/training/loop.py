@@ -99,7 +99,7 @@ class Trainer:
         tile = choose_tile(settings, fits, reduced, self.slow)
         batch = choose_batch(settings, fits, tile, self.slow, data.instances)
         self.settings = replace(settings, tile=tile * settings.reduction, batch=batch, padded=start.padded)
-        output = tile - 2 * view.before if view.crops else tile
+        output = tile - 2 * fits.before
         assert settings.border_weight is not None and settings.border_sigma is not None
         border = (settings.border_weight, settings.border_sigma / settings.reduction)
         drawn = (tile, output, batch, settings.augmentation, settings.seed, border, drawing_shares(self.sections))

@@ -13,6 +13,7 @@ from scipy import ndimage
 from skimage.measure import label
 
 from tilesegment.labels.coding import IGNORE
+from tilesegment.labels.numbering import dense
 from tilesegment.metadata import LabelClass, default_colours
 from tilesegment.objects.growing import grow
 from tilesegment.objects.settings import ObjectSettings, roles_of
@@ -88,9 +89,8 @@ def objects_of(mask: np.ndarray, classes: Sequence[LabelClass]) -> np.ndarray:
 
 def without_small(ids: np.ndarray, min_area: int) -> np.ndarray:
     """Leave out objects (H, W) uint32 of fewer pixels, and number the others anew in their order."""
-    kept = np.bincount(ids.ravel()) >= max(min_area, 1)
-    kept[0] = False
-    return (np.cumsum(kept, dtype=np.uint32) * kept.astype(np.uint32))[ids]
+    kept = np.bincount(ids.ravel()) >= min_area
+    return dense(np.where(kept[ids], ids, 0))[0].astype(np.uint32)
 
 
 def overlaps_with_objects(section: Section, ids: np.ndarray) -> Overlaps:

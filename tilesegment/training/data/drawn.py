@@ -10,7 +10,7 @@ from tilesegment.labels.annotations import is_annotation, kind_of, read_coco
 from tilesegment.labels.coco import CocoImage
 from tilesegment.labels.files import Listing, is_folder_of_files, list_images, match_stems, some_of, stem_of
 from tilesegment.labels.geojson import is_geojson
-from tilesegment.training.data.pairs import Layout, Pair
+from tilesegment.training.data.pairs import Layout, Pair, words_of
 
 _FOLDERS = ("images", "imgs", "image", "img")  # of images, in any case
 _ANNOTATIONS = ("annotations", "annotation", "geojson", "json", "labels", "masks")  # of outlines, in any case
@@ -42,9 +42,7 @@ def beside_images(folder: Path) -> Layout | None:
     drawn = list_drawn(folder, stems) if stems else Listing(folder, {}, (), ())
     if any(kind_of(path) in _OF_ONE for path in drawn.images.values()):
         layout = _paired(stems, drawn)
-        words = ", ".join(f"{pair.images[0].name} and {pair.label.name}" for pair in layout.pairs[:2])
-        more = len(layout.pairs) - 2
-        return replace(layout, words=words + (f" and {more} more such pairs" if more > 0 else ""))
+        return replace(layout, words=words_of(layout.pairs))
     for one, other in product(_named(folder, _FOLDERS), _named(folder, _ANNOTATIONS)):
         stems = list_images(one).images
         drawn = list_drawn(other, stems)

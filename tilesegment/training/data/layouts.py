@@ -20,7 +20,7 @@ from tilesegment.labels.files import (
     stem_of,
 )
 from tilesegment.training.data import drawn
-from tilesegment.training.data.pairs import Layout, Pair
+from tilesegment.training.data.pairs import Layout, Pair, words_of
 
 # names of folders, in any case
 _IMAGES = ("images", "imgs", "image", "img", "imagestr")
@@ -207,10 +207,8 @@ def _one_folder(folder: Path) -> Layout | None:
     if not any(match_stems(labels.images, images.images).values()):
         return None
     pairs, alone = _paired(images, labels)
-    words = ", ".join(f"{pair.images[0].name} and {pair.label.name}" for pair in pairs[:2])
-    words += f" and {len(pairs) - 2} more such pairs" if len(pairs) > 2 else ""
     left = [f"{some_of([path.name for path in alone])}: no label, left out"] if alone else []
-    return Layout(words, pairs, warnings=(*listing.notes([pair.name for pair in pairs]), *left))
+    return Layout(words_of(pairs), pairs, warnings=(*listing.notes([pair.name for pair in pairs]), *left))
 
 
 def _class_names(folder: Path) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Pairs of image and label, and the layout that they are found in."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,3 +26,9 @@ class Layout:
     names: Mapping[int, str] = field(default_factory=dict)  # of the classes by value, if a file has them
     ignore: int | None = None  # the value that means "not labelled", if a file has it
     warnings: tuple[str, ...] = ()  # what was left out or decided, one sentence each
+
+
+def words_of(pairs: Sequence[Pair]) -> str:
+    """Name the first pairs by their files, and say how many more there are."""
+    words = ", ".join(f"{pair.images[0].name} and {pair.label.name}" for pair in pairs[:2])
+    return words + (f" and {len(pairs) - 2} more such pairs" if len(pairs) > 2 else "")

@@ -82,7 +82,12 @@ class Dataset:
         """Return the median diameter of the objects in pixels, of the circle of an object's area; None without any."""
         areas = [object_areas(one.objects) for one in self.sections if one.objects is not None]
         sizes = np.concatenate([np.zeros(0, np.int64), *areas])
-        return float(2 * np.sqrt(np.median(sizes) / np.pi)) if sizes.size else None
+        return float(diameters(np.median(sizes))) if sizes.size else None
+
+
+def diameters(areas: np.ndarray) -> np.ndarray:
+    """Return the diameters of circles of these areas, pixels."""
+    return 2 * np.sqrt(areas / np.pi)
 
 
 def object_areas(objects: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tilesegment.training.data.sections import Section, object_areas
+from tilesegment.training.data.sections import Section, diameters, object_areas
 
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))  # to half of the 8 neighbours
 _PERCENTILES = (5, 50, 95)
@@ -37,7 +37,7 @@ class ObjectNumbers:
         count = self.areas.size
         if count == 0:
             return "none"
-        low, median, high = np.percentile(2 * np.sqrt(self.areas / np.pi), _PERCENTILES)
+        low, median, high = np.percentile(diameters(self.areas), _PERCENTILES)
         held = f"{count:,} in {images:,} image{'s' * (images != 1)}"
         sizes = f"median diameter {median:.0f} px ({low:.0f} to {high:.0f})"
         return f"{held}, {100 * self.touching / count:.0f} % touch another, {sizes}"
