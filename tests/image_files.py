@@ -36,6 +36,22 @@ def tiff(axes: str = "yxc", **options: Any) -> Write:
     return write
 
 
+def tiff_pyramid(axes: str, **options: Any) -> Write:
+    """Writes a TIFF of three levels, every second pixel of the one before."""
+
+    def write(folder: Path, pixels: np.ndarray) -> Path:
+        path = folder / "image.tif"
+        is_ome, metadata = options.get("ome", False), options.get("metadata")
+        stored = {name: value for name, value in options.items() if name not in ("ome", "metadata")}
+        with tifffile.TiffWriter(path, ome=is_ome) as writer:
+            writer.write(reorder(pixels, axes), subifds=2, metadata=metadata, **stored)
+            for n in (1, 2):
+                writer.write(reorder(pixels[..., :: 2**n, :: 2**n], axes), subfiletype=1, metadata=None, **stored)
+        return path
+
+    return write
+
+
 def reorder(pixels: np.ndarray, axes: str) -> np.ndarray:
     """(Z, C, H, W) or (C, H, W) in the order of `axes`, without c if there is one channel."""
     have = "zcyx"[-pixels.ndim :]
@@ -79,6 +95,11 @@ def ome_zarr(version: str, axes: str, um: float) -> Write:
 def png(folder: Path, pixels: np.ndarray) -> Path:
     Image.fromarray(pixels.transpose(1, 2, 0).squeeze()).save(folder / "image.png")
     return folder / "image.png"
+
+
+def jpeg(folder: Path, pixels: np.ndarray) -> Path:
+    Image.fromarray(pixels.transpose(1, 2, 0).squeeze()).save(folder / "image.jpg", quality=95)
+    return folder / "image.jpg"
 
 
 def write_tiff(

@@ -1,7 +1,5 @@
-"""One contract for all image sources, each format written by its own library."""
+"""Image sources: which pixels are decoded, axes and selection, mirrored reads; `test_readers.py` has the contract."""
 
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +12,12 @@ from image_files import (
     GREY,
     RGB,
     STACK,
-    VOLUME,
-    Write,
     fails,
     make_pixels,
-    ome_zarr,
     png,
     tiff,
     zarr_array,
 )
-from zarr.codecs import BytesCodec, ShardingCodec, ZstdCodec
 
 from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
@@ -31,120 +25,6 @@ from tilesegment.images import ImageSource, Level, open_image, read_mirrored
 from tilesegment.metadata import PixelSize
 
 WSI = Path(__file__).parents[2] / "shared" / "data" / "wsi"
-
-
-@dataclass(frozen=True)
-class Case:
-    """A way to store `pixels` (C, H, W) or (Z, C, H, W), and what has to come back besides them."""
-
-    pixels: np.ndarray
-    write: Write
-    format: str
-    pixel_size: PixelSize | None = None
-
-
-SHARDS = {"serializer": ShardingCodec(chunk_shape=(16, 16), codecs=[BytesCodec(), ZstdCodec()]), "compressors": None}
-WORDS, FLOATS = make_pixels(1, 97, 130, dtype="uint16"), make_pixels(1, 97, 130, dtype="float32") / 7
-BITS = GREY % 2 * np.uint8(255)
-HALF = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}  # 0.5 micrometres a pixel
-OME = {"PhysicalSizeX": 250.0, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.5, "PhysicalSizeYUnit": "µm"}
-
-CASES = {
-    "tiff strips": Case(GREY, tiff("yx", rowsperstrip=7, **HALF), "TIFF", PixelSize(0.5, 0.5)),
-    "tiff one strip": Case(RGB, tiff(), "TIFF"),
-    "tiff big endian": Case(WORDS, tiff("yx", byteorder=">"), "TIFF"),
-    "tiff big endian tiles": Case(WORDS, tiff("yx", byteorder=">", tile=(32, 48)), "TIFF"),
-    "tiff tiles": Case(RGB, tiff(tile=(64, 32)), "TIFF"),
-    "tiff planar": Case(RGB, tiff("cyx", photometric="rgb", planarconfig="separate"), "TIFF"),
-    "tiff planar tiles": Case(
-        RGB, tiff("cyx", photometric="rgb", planarconfig="separate", tile=(32, 32), compression="lzw"), "TIFF"
-    ),
-    "tiff lzw strips": Case(RGB, tiff(compression="lzw", rowsperstrip=11), "TIFF"),
-    "tiff deflate strips": Case(FLOATS, tiff("yx", compression="zlib", predictor=True, rowsperstrip=8), "TIFF"),
-    "tiff zstd tiles": Case(WORDS, tiff("yx", compression="zstd", predictor=True, tile=(32, 32)), "TIFF"),
-    "tiff jpeg tiles": Case(
-        GREY, tiff("yx", compression="jpeg", compressionargs={"lossless": True, "level": 100}, tile=(64, 64)), "TIFF"
-    ),
-    "tiff bilevel": Case(BITS, lambda f, p: tiff("yx", photometric="minisblack")(f, p.astype(bool)), "TIFF"),
-    "tiff bilevel packbits": Case(
-        BITS, lambda f, p: tiff("yx", compression="packbits", tile=(32, 32))(f, p.astype(bool)), "TIFF"
-    ),
-    "tiff min is white": Case(GREY, tiff("yx", photometric="miniswhite"), "TIFF"),
-    "bigtiff": Case(RGB, tiff(bigtiff=True, tile=(32, 32), compression="lzw"), "TIFF"),
-    "tiff pages": Case(STACK, tiff("zyx", compression="zlib"), "TIFF"),
-    "tiff raw pages": Case(STACK, tiff("zyx", metadata=None), "TIFF"),
-    "tiff pages of rgb tiles": Case(
-        VOLUME, tiff("zyxc", photometric="rgb", tile=(32, 32), metadata={"axes": "ZYXS"}), "TIFF"
-    ),
-    "imagej": Case(
-        VOLUME,
-        tiff("zcyx", imagej=True, resolution=(4, 4), metadata={"axes": "ZCYX", "unit": "um"}),
-        "TIFF",
-        PixelSize(0.25, 0.25),
-    ),
-    "ome-tiff": Case(
-        VOLUME, tiff("zcyx", ome=True, metadata={"axes": "ZCYX"} | OME, tile=(32, 32)), "OME-TIFF", PixelSize(0.5, 0.25)
-    ),
-    "ome-tiff channels first": Case(VOLUME, tiff("czyx", ome=True, metadata={"axes": "CZYX"}), "OME-TIFF"),
-    "zarr 2-d": Case(GREY, zarr_array("yx", (64, 32)), "Zarr"),
-    "zarr v2": Case(RGB, zarr_array("yxc", (64, 32, 3), zarr_format=2, dimension_names=None), "Zarr"),
-    "zarr v2 fortran": Case(WORDS, zarr_array("yx", (64, 32), zarr_format=2, order="F"), "Zarr"),
-    "zarr channels first": Case(RGB, zarr_array("cyx", (1, 64, 64)), "Zarr"),
-    "zarr stack": Case(STACK, zarr_array("zyx", (2, 32, 32)), "Zarr"),
-    "zarr 4-d": Case(VOLUME, zarr_array("zcyx", (1, 3, 32, 32)), "Zarr"),
-    "zarr 4-d channels last": Case(VOLUME, zarr_array("zyxc", (1, 32, 32, 3)), "Zarr"),
-    "zarr named": Case(VOLUME, zarr_array("czyx", (1, 1, 32, 32), dimension_names=["c", "z", "y", "x"]), "Zarr"),
-    "zarr shards": Case(FLOATS, zarr_array("yx", (64, 64), **SHARDS), "Zarr"),
-    "zarr bool": Case(BITS, lambda f, p: zarr_array("yx", (64, 64))(f, p.astype(bool)), "Zarr"),
-    "ome-zarr 0.4": Case(VOLUME, ome_zarr("0.4", "tczyx", 0.3), "OME-Zarr 0.4", PixelSize(0.3, 0.3)),
-    "ome-zarr 0.5": Case(STACK, ome_zarr("0.5", "zyx", 0.3), "OME-Zarr 0.5", PixelSize(0.3, 0.3)),
-    "png grey": Case(GREY, png, "PNG"),
-    "png rgb": Case(RGB, png, "PNG"),
-    "png rgba": Case(make_pixels(4, 33, 47), png, "PNG"),
-    "png 16 bit": Case(WORDS, png, "PNG"),
-    "one pixel tiff": Case(make_pixels(1, 1, 1), tiff("yx"), "TIFF"),
-    "one column tiff": Case(make_pixels(1, 40, 1), tiff("yx", compression="zlib"), "TIFF"),
-    "one row zarr": Case(make_pixels(1, 1, 40), zarr_array("yx", (1, 7)), "Zarr"),
-}
-
-
-def random_regions(shape: tuple[int, int], count: int) -> list[Region]:
-    """Regions of all sizes within `shape`, the whole among them."""
-    rng = np.random.default_rng(count)
-    ends = [[sorted(int(v) for v in rng.integers(0, side + 1, 2)) for side in shape] for _ in range(count)]
-    return [Region.of_shape(shape), *(Region(y0, x0, y1, x1) for (y0, y1), (x0, x1) in ends)]
-
-
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_every_format_gives_back_what_was_written(case: Case, tmp_path: Path) -> None:
-    planes = case.pixels if case.pixels.ndim == 4 else case.pixels[None]
-    with open_image(case.write(tmp_path, case.pixels)) as source:
-        assert (source.format, source.shape, source.channels) == (case.format, planes.shape[2:], planes.shape[1])
-        assert source.dtype == case.pixels.dtype
-        assert source.dtype.isnative
-        assert source.depth == (len(planes) if case.pixels.ndim == 4 else None)
-        assert source.levels[0] == Level(source.shape, (1.0, 1.0))
-        if case.pixel_size is None:
-            assert source.pixel_size is None
-        else:
-            assert (source.pixel_size.y, source.pixel_size.x) == pytest.approx((case.pixel_size.y, case.pixel_size.x))
-        for z, expected in enumerate(planes):
-            for region in random_regions(source.shape, 6):
-                pixels = source.read(region, z=z)
-                assert pixels.dtype == source.dtype
-                np.testing.assert_array_equal(pixels, expected[:, *region.slices])
-
-
-@pytest.mark.parametrize(
-    "name", ["tiff tiles", "tiff deflate strips", "tiff raw pages", "zarr shards", "ome-zarr 0.4", "png rgb"]
-)
-def test_threads_read_the_same_as_one(name: str, tmp_path: Path) -> None:
-    case = CASES[name]
-    planes = case.pixels if case.pixels.ndim == 4 else case.pixels[None]
-    with open_image(case.write(tmp_path, case.pixels)) as source, ThreadPoolExecutor(8) as pool:
-        jobs = [(region, z) for region in random_regions(source.shape, 20) for z in range(len(planes))]
-        for (region, z), pixels in zip(jobs, pool.map(lambda job: source.read(job[0], 0, job[1]), jobs), strict=True):
-            np.testing.assert_array_equal(pixels, planes[z][:, *region.slices])
 
 
 def test_lossy_jpeg_tiles_are_decoded_to_rgb(tmp_path: Path) -> None:

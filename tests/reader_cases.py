@@ -1,0 +1,139 @@
+"""Every way to store an image that is read: `tests/test_readers.py` holds each to one contract.
+
+A reader is added by a line of `DRAWN`, whose pixels are known, or of `REAL`, files of scanners and of other programs.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from image_files import (
+    GREY,
+    RGB,
+    STACK,
+    VOLUME,
+    Write,
+    jpeg,
+    make_pixels,
+    ome_zarr,
+    png,
+    tiff,
+    tiff_pyramid,
+    zarr_array,
+)
+from zarr.codecs import BytesCodec, ShardingCodec, ZstdCodec
+
+from tilesegment.metadata import PixelSize
+
+WSI = Path(__file__).parents[2] / "shared" / "data" / "wsi"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A way to store `pixels` (C, H, W) or (Z, C, H, W), and what has to come back besides them.
+
+    Attributes:
+        pixels: written; level n holds each 2 ** n-th of them along y and x.
+        write: writes them.
+        format: how the reader calls it.
+        pixel_size: None if the file does not tell it.
+        levels: of the pyramid.
+        is_lossy: the pixels come back only about.
+    """
+
+    pixels: np.ndarray
+    write: Write
+    format: str
+    pixel_size: PixelSize | None = None
+    levels: int = 1
+    is_lossy: bool = False
+
+
+SHARDS = {"serializer": ShardingCodec(chunk_shape=(16, 16), codecs=[BytesCodec(), ZstdCodec()]), "compressors": None}
+WORDS, FLOATS = make_pixels(1, 97, 130, dtype="uint16"), make_pixels(1, 97, 130, dtype="float32") / 7
+SMOOTH = np.stack([np.add.outer(np.arange(150), np.arange(211)) // n for n in (2, 3, 4)]).astype(np.uint8)
+BITS = GREY % 2 * np.uint8(255)
+HALF = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}  # 0.5 micrometres a pixel
+OME = {"PhysicalSizeX": 250.0, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.5, "PhysicalSizeYUnit": "µm"}
+
+DRAWN = {
+    "tiff strips": Case(GREY, tiff("yx", rowsperstrip=7, **HALF), "TIFF", PixelSize(0.5, 0.5)),
+    "tiff one strip": Case(RGB, tiff(), "TIFF"),
+    "tiff big endian": Case(WORDS, tiff("yx", byteorder=">"), "TIFF"),
+    "tiff big endian tiles": Case(WORDS, tiff("yx", byteorder=">", tile=(32, 48)), "TIFF"),
+    "tiff tiles": Case(RGB, tiff(tile=(64, 32)), "TIFF"),
+    "tiff planar": Case(RGB, tiff("cyx", photometric="rgb", planarconfig="separate"), "TIFF"),
+    "tiff planar tiles": Case(
+        RGB, tiff("cyx", photometric="rgb", planarconfig="separate", tile=(32, 32), compression="lzw"), "TIFF"
+    ),
+    "tiff lzw strips": Case(RGB, tiff(compression="lzw", rowsperstrip=11), "TIFF"),
+    "tiff deflate strips": Case(FLOATS, tiff("yx", compression="zlib", predictor=True, rowsperstrip=8), "TIFF"),
+    "tiff zstd tiles": Case(WORDS, tiff("yx", compression="zstd", predictor=True, tile=(32, 32)), "TIFF"),
+    "tiff jpeg tiles": Case(
+        GREY, tiff("yx", compression="jpeg", compressionargs={"lossless": True, "level": 100}, tile=(64, 64)), "TIFF"
+    ),
+    "tiff bilevel": Case(BITS, lambda f, p: tiff("yx", photometric="minisblack")(f, p.astype(bool)), "TIFF"),
+    "tiff bilevel packbits": Case(
+        BITS, lambda f, p: tiff("yx", compression="packbits", tile=(32, 32))(f, p.astype(bool)), "TIFF"
+    ),
+    "tiff min is white": Case(GREY, tiff("yx", photometric="miniswhite"), "TIFF"),
+    "bigtiff": Case(RGB, tiff(bigtiff=True, tile=(32, 32), compression="lzw"), "TIFF"),
+    "tiff pages": Case(STACK, tiff("zyx", compression="zlib"), "TIFF"),
+    "tiff raw pages": Case(STACK, tiff("zyx", metadata=None), "TIFF"),
+    "tiff pages of rgb tiles": Case(
+        VOLUME, tiff("zyxc", photometric="rgb", tile=(32, 32), metadata={"axes": "ZYXS"}), "TIFF"
+    ),
+    "imagej": Case(
+        VOLUME,
+        tiff("zcyx", imagej=True, resolution=(4, 4), metadata={"axes": "ZCYX", "unit": "um"}),
+        "TIFF",
+        PixelSize(0.25, 0.25),
+    ),
+    "ome-tiff": Case(
+        VOLUME, tiff("zcyx", ome=True, metadata={"axes": "ZCYX"} | OME, tile=(32, 32)), "OME-TIFF", PixelSize(0.5, 0.25)
+    ),
+    "ome-tiff channels first": Case(VOLUME, tiff("czyx", ome=True, metadata={"axes": "CZYX"}), "OME-TIFF"),
+    "tiff pyramid": Case(RGB, tiff_pyramid("yxc", tile=(32, 32), compression="zlib"), "TIFF", levels=3),
+    "ome-tiff pyramid": Case(
+        VOLUME,
+        tiff_pyramid("zyxc", ome=True, metadata={"axes": "ZYXS"} | OME, tile=(32, 32), photometric="rgb"),
+        "OME-TIFF",
+        PixelSize(0.5, 0.25),
+        levels=3,
+    ),
+    "tiff jpeg tiles lossy": Case(
+        SMOOTH, tiff(compression="jpeg", photometric="rgb", tile=(32, 32)), "TIFF", is_lossy=True
+    ),
+    "tiff jpeg 2000": Case(
+        RGB,
+        tiff(compression="jpeg2000", photometric="rgb", tile=(64, 64), compressionargs={"reversible": True}),
+        "TIFF",
+    ),
+    "zarr 2-d": Case(GREY, zarr_array("yx", (64, 32)), "Zarr"),
+    "zarr v2": Case(RGB, zarr_array("yxc", (64, 32, 3), zarr_format=2, dimension_names=None), "Zarr"),
+    "zarr v2 fortran": Case(WORDS, zarr_array("yx", (64, 32), zarr_format=2, order="F"), "Zarr"),
+    "zarr channels first": Case(RGB, zarr_array("cyx", (1, 64, 64)), "Zarr"),
+    "zarr stack": Case(STACK, zarr_array("zyx", (2, 32, 32)), "Zarr"),
+    "zarr 4-d": Case(VOLUME, zarr_array("zcyx", (1, 3, 32, 32)), "Zarr"),
+    "zarr 4-d channels last": Case(VOLUME, zarr_array("zyxc", (1, 32, 32, 3)), "Zarr"),
+    "zarr named": Case(VOLUME, zarr_array("czyx", (1, 1, 32, 32), dimension_names=["c", "z", "y", "x"]), "Zarr"),
+    "zarr shards": Case(FLOATS, zarr_array("yx", (64, 64), **SHARDS), "Zarr"),
+    "zarr bool": Case(BITS, lambda f, p: zarr_array("yx", (64, 64))(f, p.astype(bool)), "Zarr"),
+    "ome-zarr 0.4": Case(VOLUME, ome_zarr("0.4", "tczyx", 0.3), "OME-Zarr 0.4", PixelSize(0.3, 0.3), levels=3),
+    "ome-zarr 0.5": Case(STACK, ome_zarr("0.5", "zyx", 0.3), "OME-Zarr 0.5", PixelSize(0.3, 0.3), levels=3),
+    "png grey": Case(GREY, png, "PNG"),
+    "png rgb": Case(RGB, png, "PNG"),
+    "png rgba": Case(make_pixels(4, 33, 47), png, "PNG"),
+    "png 16 bit": Case(WORDS, png, "PNG"),
+    "jpeg grey": Case(SMOOTH[:1], jpeg, "JPEG", is_lossy=True),
+    "jpeg rgb": Case(SMOOTH, jpeg, "JPEG", is_lossy=True),
+    "one pixel tiff": Case(make_pixels(1, 1, 1), tiff("yx"), "TIFF"),
+    "one column tiff": Case(make_pixels(1, 40, 1), tiff("yx", compression="zlib"), "TIFF"),
+    "one row zarr": Case(make_pixels(1, 1, 40), zarr_array("yx", (1, 7)), "Zarr"),
+}
+
+# slides of scanners and files of other programs, and images of cameras
+REAL = (
+    *("small.svs", "cmu_small_region.svs", "tcga-cr-7395-01a-01-ts1.svs"),
+    *("boxes.tiff", "boxes.png", *(f"o{n}.tif" for n in range(9))),
+)
