@@ -42,7 +42,7 @@ class Listing:
     skipped: tuple[str, ...]  # other files that may be intended as images
 
     def notes(self, paired: Collection[str]) -> tuple[str, ...]:
-        """Return what is left out, except files that share a name with one of `paired`: one sentence per kind of file."""
+        """Return what is left out, a sentence per kind, except files that share a name with one of `paired`."""
         cores = {core_of(stem) for stem in paired}
         missed = [name for name in self.skipped if core_of(stem_of(Path(name))) not in cores]
         known = [f"left out of {self.folder}: {one_line(sentence)}" for sentence in unread_among(missed)]
