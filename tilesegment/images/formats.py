@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 from tilesegment.errors import ImageError, one_line
+from tilesegment.images.datasets import hint_at_datasets, split_dataset
 from tilesegment.images.layout import Choices
 from tilesegment.images.source import ImageSource, JoinedSource
 from tilesegment.images.unread import PACKED, Unread, unread_format
@@ -27,6 +28,7 @@ class Format:
         suffixes: of files that are meant as such images, even if they turn out to be damaged.
         start: matches the first bytes of a file; empty for a format that is a folder.
         unmarked: whether files with these suffixes may be such images whatever they begin with.
+        is_container: whether such files hold other things, too: then the suffix alone makes one an image.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Format:
     suffixes: tuple[str, ...]
     start: bytes = b""
     unmarked: bool = False
+    is_container: bool = False
 
     def begins(self, first: bytes) -> bool:
         """Return whether `first`, the first bytes of a file, are those of this format."""
@@ -41,6 +44,7 @@ class Format:
 
 
 ZARR = Format("Zarr, OME-Zarr", "zarr:open_zarr", (".zarr",))
+HDF5 = Format("HDF5", "hdf5:open_hdf5", (".h5", ".hdf5", ".hdf", ".ims"), rb"\x89HDF\r\n\x1a\n", is_container=True)
 FORMATS = (
     Format(
         "TIFF, OME-TIFF, SVS and other tiled TIFFs",
@@ -52,6 +56,7 @@ FORMATS = (
     Format("PNG and JPEG", "flat:open_flat", (".png", ".jpg", ".jpeg"), rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff"),
     # old ones have no mark
     Format("MRC", "mrc:open_mrc", (".mrc", ".mrcs", ".st", ".rec", ".ali"), rb".{208}MAP", unmarked=True),
+    HDF5,
 )
 IMAGE_SUFFIXES = tuple(suffix for one in FORMATS if one.start for suffix in one.suffixes)  # of files
 _START = 1024  # bytes of a file that tell its format
@@ -60,9 +65,10 @@ _START = 1024  # bytes of a file that tell its format
 def begins_as_image(path: str | Path) -> bool:
     """Return whether the file `path` begins like a supported image; False if it cannot be read."""
     try:
-        return os.path.isfile(path) and isinstance(_format_of(path), Format)  # a pipe would block
+        found = _format_of(path) if os.path.isfile(path) else None  # a pipe would block
     except OSError:
         return False
+    return isinstance(found, Format) and not found.is_container
 
 
 def _format_of(path: str | Path) -> Format | Unread | None:
@@ -95,7 +101,8 @@ def open_image(
     Pixels are turned as the file's orientation tag says. What was decided for the user is in `notes` of the source.
 
     Args:
-        path: a file, or the folder of a Zarr array or OME-Zarr image (`image.zarr`, `image.zarr/0`, ...).
+        path: a file, a dataset in a file (`file.h5:/volume`), or the folder of a Zarr array or OME-Zarr image
+            (`image.zarr`, `image.zarr/0`, ...).
         axes: what the dimensions of a Zarr array or TIFF are, one letter of t, z, c, y, x each, say "zyx". Dimensions
             of length 1 in a TIFF do not count. By default what the file says, else what is likely.
         select: the position to use of an axis that is not y or x, say {"t": 3}.
@@ -108,17 +115,20 @@ def open_image(
             less than it claims, or an axis other than y, x, z and the channels is longer than 1 and not selected.
     """
     name = str(path)
+    file, dataset = split_dataset(name)
     try:
-        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # a pipe would block
+        if os.path.exists(file) and not os.path.isfile(file) and not os.path.isdir(file):  # a pipe would block
             raise ImageError(f"{name} is not a file or folder but a device or a pipe: save the image to a file")
-        found = _format_of(path)
+        found = _format_of(file)
+        if dataset and found is not HDF5:
+            raise ImageError(f"{name} does not exist: {file} is no HDF5 file, so leave out :{dataset}")
         if isinstance(found, Format):
             module, function = found.opener.split(":")
             opener = getattr(import_module(f"tilesegment.images.{module}"), function)
             source: ImageSource = opener(name, Choices(axes, dict(select or {}), series, invert))
             return source
-    except FileNotFoundError:
-        raise ImageError(f"{name} does not exist: check the path") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError(f"{name} does not exist: check the path{hint_at_datasets(name)}") from None
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # a damaged header fails anywhere in a library: this is the one place to explain it

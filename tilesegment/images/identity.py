@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tilesegment.errors import ImageError
+from tilesegment.images.datasets import split_dataset
 from tilesegment.ome_zarr.node import METADATA
 
 _METADATA_LIMIT = 1 << 20  # bytes of a metadata file that are looked at
@@ -33,7 +34,7 @@ class Identity:
 def identity(
     path: str | Path, *, whole: int = 64 << 20, opened: int = 1024, samples: int = 512, sample: int = 4096
 ) -> Identity:
-    """Identify an image by what is stored: a file, or a Zarr store with its chunks.
+    """Identify an image by what is stored: a file, a dataset and its file, or a Zarr store with its chunks.
 
     The digest stays when the image is copied or touched, whatever times the copies have, and when labels are added to
     it. It changes with the name, number or size of its files, and with any byte of a small image. Of larger ones
@@ -48,7 +49,8 @@ def identity(
         ImageError: some of it cannot be read.
     """
     try:
-        files = list(_files(str(path), "", {os.path.realpath(path)}))
+        stored, dataset = split_dataset(str(path))
+        files = list(_files(stored, dataset, {os.path.realpath(stored)}))
         size = sum(file.size for file in files)
         exact = size <= whole and len(files) <= opened
         digest = hashlib.sha256("".join(f"{f.name}\t{f.size}\n" for f in files).encode(errors="surrogateescape"))
