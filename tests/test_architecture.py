@@ -47,6 +47,9 @@ ONLY = {
     "matplotlib": {"training", "draw"},
     "shapely": {"objects", "labels"},
     "pyarrow": {"objects"},
+    "openslide": {"images"},
+    "wsidicom": {"images"},
+    "pydicom": {"images"},
 }
 
 

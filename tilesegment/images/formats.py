@@ -7,12 +7,14 @@ line to `FORMATS`.
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 from tilesegment.errors import ImageError, one_line
+from tilesegment.images.dicom_files import dicom_in, is_dicom, slides_among
 from tilesegment.images.layout import Choices
+from tilesegment.images.openers import opener_of
 from tilesegment.images.source import ImageSource, JoinedSource
+from tilesegment.ome_zarr.node import is_zarr
 
 
 @dataclass(frozen=True)
@@ -23,27 +25,44 @@ class Format:
         name: for people.
         opener: the function that opens one, as `module:function` of this package; imported when it is needed.
         suffixes: of files that are meant as such images, even if they turn out to be damaged.
-        magic: the first bytes of a file; none for a format that is a folder.
+        magic: how a file begins; none for a format that is a folder, or known by its suffix.
+        at: where in the file `magic` stands.
+        by_name: its files are known by their suffix, whatever they begin with: as other formats do, or as text.
+        extra: of this package, that the opener needs.
     """
 
     name: str
     opener: str
     suffixes: tuple[str, ...]
     magic: tuple[bytes, ...] = ()
+    at: int = 0
+    by_name: bool = False
+    extra: str = ""
 
 
 ZARR = Format("Zarr, OME-Zarr", "zarr:open_zarr", (".zarr",))
+DICOM = Format("DICOM slides", "dicom:open_dicom", (".dcm",), (b"DICM",), at=128, extra="wsi")
 FORMATS = (
     Format(
         "TIFF, OME-TIFF, SVS and other tiled TIFFs",
         "tiff:open_tiff",
-        (".tif", ".tiff", ".btf", ".svs", ".ndpi", ".scn"),
+        (".tif", ".tiff", ".btf", ".svs", ".scn"),
         (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     ),
     ZARR,
     Format("PNG and JPEG", "flat:open_flat", (".png", ".jpg", ".jpeg"), (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")),
+    Format(
+        "MRXS, VMS, BIF, SVSLIDE",
+        "openslide:open_openslide",
+        (".mrxs", ".vms", ".vmu", ".bif", ".svslide"),
+        by_name=True,
+        extra="wsi",
+    ),
+    Format("NDPI", "ndpi:open_ndpi", (".ndpi",), by_name=True),
+    DICOM,
 )
-IMAGE_SUFFIXES = tuple(suffix for one in FORMATS if one.magic for suffix in one.suffixes)  # of files
+IMAGE_SUFFIXES = tuple(suffix for one in FORMATS if one is not ZARR for suffix in one.suffixes)  # of files
+_LOOKED_AT = 512  # bytes of a file, by which its format is known
 
 
 def begins_as_image(path: str | Path) -> bool:
@@ -55,9 +74,44 @@ def begins_as_image(path: str | Path) -> bool:
 
 
 def _format_of(path: str | Path) -> Format | None:
+    suffix = os.path.splitext(path)[1].lower()
     with open(path, "rb") as file:
-        start = file.read(8)
-    return next((one for one in FORMATS if one.magic and start.startswith(one.magic)), None)
+        start = file.read(_LOOKED_AT)
+    known = (one for one in FORMATS if one.by_name and suffix in one.suffixes)
+    begins = (one for one in FORMATS if one.magic and start[one.at :].startswith(one.magic))
+    return next(known, None) or next(begins, None) if start else None
+
+
+def is_image_folder(folder: str | Path) -> bool:
+    """Return whether a folder is an image: a Zarr store, or DICOM files of one slide and no other images."""
+    if _is_store(folder):
+        return True
+    try:
+        paths = sorted(entry.path for entry in os.scandir(folder) if not entry.name.startswith("."))
+    except OSError:
+        return False
+    files = []
+    for path in paths:
+        if is_dicom(path):
+            files.append(path)
+        elif os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES or begins_as_image(path):
+            return False
+    try:
+        return bool(files) and len(slides_among(files)) < 2
+    except (ImageError, ModuleNotFoundError):  # what is wrong is said where it is opened
+        return True
+
+
+def _is_store(folder: str | Path) -> bool:
+    return Path(folder).suffix == ".zarr" or is_zarr(Path(folder))
+
+
+def _format_of_folder(folder: str) -> Format:
+    if _is_store(folder) or not dicom_in(folder):
+        if os.path.isfile(os.path.join(folder, "Slidedat.ini")):
+            raise ImageError(f"{folder} is the folder beside a slide: give the slide, {folder.rstrip('/')}.mrxs")
+        return ZARR
+    return DICOM
 
 
 def open_image(
@@ -68,12 +122,14 @@ def open_image(
     series: int | None = None,
     invert: bool = False,
 ) -> ImageSource:
-    """Open an image of any supported format, recognised by its content, not its name. No pixel is read yet.
+    """Open an image of any supported format, recognised by its content, and slides of several files by their name.
 
-    Pixels are turned as the file's orientation tag says. What was decided for the user is in `notes` of the source.
+    No pixel is read yet. Pixels are turned as the file's orientation tag says. What was decided for the user is in
+    `notes` of the source.
 
     Args:
-        path: a file, or the folder of a Zarr array or OME-Zarr image (`image.zarr`, `image.zarr/0`, ...).
+        path: a file, the folder of a Zarr array or OME-Zarr image (`image.zarr`, `image.zarr/0`, ...), or that of the
+            files of a DICOM slide.
         axes: what the dimensions of a Zarr array or TIFF are, one letter of t, z, c, y, x each, say "zyx". Dimensions
             of length 1 in a TIFF do not count. By default what the file says, else what is likely.
         select: the position to use of an axis that is not y or x, say {"t": 3}.
@@ -88,16 +144,13 @@ def open_image(
     name = str(path)
     try:
         if os.path.isdir(path):
-            found: Format | None = ZARR
+            found: Format | None = _format_of_folder(name)
         elif os.path.exists(path) and not os.path.isfile(path):  # a pipe would block
             raise ImageError(f"{name} is not a file or folder but a device or a pipe: save the image to a file")
         else:
             found = _format_of(path)
         if found is not None:
-            module, function = found.opener.split(":")
-            opener = getattr(import_module(f"tilesegment.images.{module}"), function)
-            source: ImageSource = opener(name, Choices(axes, dict(select or {}), series, invert))
-            return source
+            return opener_of(name, found.opener, found.extra)(name, Choices(axes, dict(select or {}), series, invert))
     except FileNotFoundError:
         raise ImageError(f"{name} does not exist: check the path") from None
     except (ImageError, MemoryError):

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from tilesegment.draw import is_picture_of_ours
 from tilesegment.errors import PlanError
-from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr
+from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_image_folder, is_zarr
+from tilesegment.images.companions import companions, slide_file
 from tilesegment.masks import read_record
 from tilesegment.prediction.settings import Outputs
 
@@ -75,6 +76,8 @@ class Found(NamedTuple):
 def images_in(folder: str) -> Found:
     """Find the images in a folder, not in those below; masks and pictures that we wrote do not count.
 
+    Of a slide in several files only the one that stands for it is named.
+
     Raises:
         PlanError: there are none, or the folder cannot be read.
     """
@@ -82,9 +85,14 @@ def images_in(folder: str) -> Found:
         entries = sorted(entry for entry in os.listdir(folder) if not entry.startswith("."))
     except OSError as error:
         raise PlanError(f"the folder {folder} cannot be read ({error.strerror}): check its permissions") from error
-    taken = {name: _is_to_predict(Path(folder, name)) for name in entries}
-    images = tuple(name for name in entries if taken[name])
-    left_out = tuple(name for name in entries if not taken[name])
+    found = [name for name in entries if _is_to_predict(Path(folder, name))]
+    beside = set[str]()
+    for name in found:
+        if name not in beside:
+            main = slide_file(os.path.join(folder, name))
+            beside |= {os.path.basename(one) for one in (main, *companions(main))} - {os.path.basename(main)}
+    images = tuple(name for name in found if name not in beside)
+    left_out = tuple(name for name in entries if name not in beside and name not in images)
     if not images:
         there = shortened(left_out) or "nothing"
         raise PlanError(f"{folder} holds no image that can be read, but {there}; name images, or their folder")
@@ -99,7 +107,7 @@ def shortened(names: Sequence[str]) -> str:
 def _is_to_predict(path: Path) -> bool:
     """Whether a file or folder is, by its content or its name, an image that is not one of our outputs."""
     if path.is_dir():
-        return (path.suffix == ".zarr" or is_zarr(path)) and read_record(path) is None
+        return is_image_folder(path) and read_record(path) is None
     if path.suffix.lower() in IMAGE_SUFFIXES or begins_as_image(path):
         return read_record(path) is None and not is_picture_of_ours(path)
     return False
@@ -182,5 +190,6 @@ def _stem(image: str) -> str:
     while path.parent.suffix == ".zarr" or is_zarr(path.parent):
         parts.insert(0, path.name)
         path = path.parent
-    ending = next((one for one in _DOUBLE if path.name.lower().endswith(one)), path.suffix)
+    suffix = "" if path.is_dir() and path.suffix != ".zarr" else path.suffix  # folders of DICOM are called 1.2.840
+    ending = next((one for one in _DOUBLE if path.name.lower().endswith(one)), suffix)
     return "_".join([path.name[: len(path.name) - len(ending)], *parts])
