@@ -15,6 +15,7 @@ _TAGS = (
     "SeriesInstanceUID",
     "ImageType",
     "ConcatenationUID",
+    "InConcatenationTotalNumber",
     "TotalPixelMatrixRows",
     "TotalPixelMatrixColumns",
     "TotalPixelMatrixFocalPlanes",
@@ -34,8 +35,10 @@ class DicomFile:
         is_slide: whether it is an image of a slide.
         modality: as SM (slides), CT, MR, US.
         kind: of an image of a slide: VOLUME (a level), LABEL, OVERVIEW, THUMBNAIL.
-        shape: (height, width) of a level.
-        is_part: whether the level is split into several files (a concatenation).
+        shape: (height, width).
+        is_resampled: whether it was made from a finer level.
+        concatenation: that the file is a part of, where a level is split into several files; else empty.
+        parts: of the concatenation.
         planes, paths: focal planes, and optical paths (as channels), that it holds.
         maker: of the scanner.
         objective: its power, as text.
@@ -47,7 +50,9 @@ class DicomFile:
     modality: str
     kind: str
     shape: tuple[int, int]
-    is_part: bool
+    is_resampled: bool
+    concatenation: str
+    parts: int
     planes: int
     paths: int
     maker: str
@@ -94,15 +99,17 @@ def read_header(path: str) -> DicomFile:
         return int(value)
 
     kinds: Any = said.get("ImageType")
-    kind = str(kinds[2]) if isinstance(kinds, Sequence) and not isinstance(kinds, str) and len(kinds) > 2 else ""
+    kinds = [*kinds, "", "", "", ""] if isinstance(kinds, Sequence) and not isinstance(kinds, str) else [""] * 4
     return DicomFile(
         path,
         text("SeriesInstanceUID"),
         text("SOPClassUID") == _SLIDE,
         text("Modality") or "unknown",
-        kind,
+        str(kinds[2]),
         (count("TotalPixelMatrixRows"), count("TotalPixelMatrixColumns")),
-        bool(text("ConcatenationUID")),
+        str(kinds[3]) == "RESAMPLED",
+        text("ConcatenationUID"),
+        count("InConcatenationTotalNumber"),
         count("TotalPixelMatrixFocalPlanes") or 1,
         count("NumberOfOpticalPaths") or 1,
         text("Manufacturer"),

@@ -95,11 +95,11 @@ class OpenSlideSource(SlideSource):
         self._slide.close()
 
 
-def open_openslide(path: str, choices: Choices) -> OpenSlideSource:
-    """Open a slide, by the name of its file."""
+def open_openslide(path: str, choices: Choices, file: str | None = None) -> OpenSlideSource:
+    """Open a slide by the name of its file, or of `file` if `path` is a folder."""
     check_choices(path, choices)
     try:
-        slide = openslide.OpenSlide(path)
+        slide = openslide.OpenSlide(file or path)
     except openslide.OpenSlideUnsupportedFormatError:
         raise ImageError(
             f"{path} is not a slide that OpenSlide reads: it is damaged, or files beside it are missing"
