@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("errors",),
     ("metadata", "geometry", "threads", "signals", "files"),
+    ("stores",),
     ("draw", "ome_zarr", "networks"),
     ("images", "masks"),
     ("preview", "labels", "models"),
@@ -46,10 +47,13 @@ ONLY = {
     "numcodecs": {"images", "masks"},
     "matplotlib": {"training", "draw"},
     "shapely": {"objects", "labels"},
+    "mrcfile": {"images"},
+    "h5py": {"images"},
     "pyarrow": {"objects"},
     "openslide": {"images"},
     "wsidicom": {"images"},
     "pydicom": {"images"},
+    "obstore": {"stores"},
 }
 
 

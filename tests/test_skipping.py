@@ -25,10 +25,11 @@ from tilesegment import MaskError, PlanError, Region, open_mask
 from tilesegment.cluster import Cluster
 from tilesegment.geometry import FieldOfView
 from tilesegment.images.source import Level
+from tilesegment.images.tissue import find_tissue
 from tilesegment.prediction.job import Job
 from tilesegment.prediction.result import Listener, Progress, Result
 from tilesegment.prediction.settings import Settings
-from tilesegment.prediction.skipping import Skipping, find_tissue
+from tilesegment.prediction.skipping import Skipping
 
 BLACK = {(row, column) for row in range(5) for column in (3, 4, 5)}
 STACK = tiff("zyx", photometric="minisblack")

@@ -5,6 +5,7 @@ line to `FORMATS`.
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from tilesegment.images.dicom_files import dicom_in, is_dicom, slides_among
 from tilesegment.images.layout import Choices
 from tilesegment.images.openers import opener_of
 from tilesegment.images.source import ImageSource, JoinedSource
+from tilesegment.images.unread import PACKED, Unread, unread_format
 from tilesegment.ome_zarr.node import is_zarr
 
 
@@ -25,32 +27,38 @@ class Format:
         name: for people.
         opener: the function that opens one, as `module:function` of this package; imported when it is needed.
         suffixes: of files that are meant as such images, even if they turn out to be damaged.
-        magic: how a file begins; none for a format that is a folder, or known by its suffix.
-        at: where in the file `magic` stands.
-        by_name: its files are known by their suffix, whatever they begin with: as other formats do, or as text.
+        start: matches the first bytes of a file; empty for a format that is a folder, or known by its suffix.
+        unmarked: whether files with these suffixes may be such images whatever they begin with.
+        by_name: whether they are, although they begin as other formats do, or as text.
         extra: of this package, that the opener needs.
     """
 
     name: str
     opener: str
     suffixes: tuple[str, ...]
-    magic: tuple[bytes, ...] = ()
-    at: int = 0
+    start: bytes = b""
+    unmarked: bool = False
     by_name: bool = False
     extra: str = ""
 
+    def begins(self, first: bytes) -> bool:
+        """Return whether `first`, the first bytes of a file, are those of this format."""
+        return bool(self.start) and re.match(self.start, first, re.DOTALL) is not None
+
 
 ZARR = Format("Zarr, OME-Zarr", "zarr:open_zarr", (".zarr",))
-DICOM = Format("DICOM slides", "dicom:open_dicom", (".dcm",), (b"DICM",), at=128, extra="wsi")
+DICOM = Format("DICOM slides", "dicom:open_dicom", (".dcm",), rb".{128}DICM", extra="wsi")
 FORMATS = (
     Format(
         "TIFF, OME-TIFF, SVS and other tiled TIFFs",
         "tiff:open_tiff",
         (".tif", ".tiff", ".btf", ".svs", ".scn"),
-        (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+        rb"II[*+]\0|MM\0[*+]",
     ),
     ZARR,
-    Format("PNG and JPEG", "flat:open_flat", (".png", ".jpg", ".jpeg"), (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")),
+    Format("PNG and JPEG", "flat:open_flat", (".png", ".jpg", ".jpeg"), rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff"),
+    # old ones have no mark
+    Format("MRC", "mrc:open_mrc", (".mrc", ".mrcs", ".st", ".rec", ".ali"), rb".{208}MAP", unmarked=True),
     Format(
         "MRXS, VMS, BIF, SVSLIDE",
         "openslide:open_openslide",
@@ -62,24 +70,35 @@ FORMATS = (
     DICOM,
 )
 IMAGE_SUFFIXES = tuple(suffix for one in FORMATS if one is not ZARR for suffix in one.suffixes)  # of files
-_LOOKED_AT = 512  # bytes of a file, by which its format is known
+_START = 1024  # bytes of a file that tell its format
 
 
 def begins_as_image(path: str | Path) -> bool:
     """Return whether the file `path` begins like a supported image; False if it cannot be read."""
     try:
-        return os.path.isfile(path) and _format_of(path) is not None  # a pipe would block
+        return os.path.isfile(path) and isinstance(_format_of(path), Format)  # a pipe would block
     except OSError:
         return False
 
 
-def _format_of(path: str | Path) -> Format | None:
-    suffix = os.path.splitext(path)[1].lower()
+def _format_of(path: str | Path) -> Format | Unread | None:
+    """Recognise a file, or a folder as Zarr; None if it is of no known format."""
+    by_name = unread_format(path)
+    if os.path.isdir(path):
+        return by_name or _format_of_folder(str(path))
     with open(path, "rb") as file:
-        start = file.read(_LOOKED_AT)
-    known = (one for one in FORMATS if one.by_name and suffix in one.suffixes)
-    begins = (one for one in FORMATS if one.magic and start[one.at :].startswith(one.magic))
-    return next(known, None) or next(begins, None) if start else None
+        first = file.read(_START)
+    if PACKED.begins(first):
+        return PACKED
+    if by_name is not None and by_name.looks_like_another:
+        return by_name
+    suffix = os.path.splitext(path)[1].lower()
+    if first and (named := next((one for one in FORMATS if one.by_name and suffix in one.suffixes), None)) is not None:
+        return named
+    found = next((one for one in FORMATS if one.begins(first)), by_name)
+    if found is None and first:
+        found = next((one for one in FORMATS if one.unmarked and suffix in one.suffixes), None)
+    return found
 
 
 def is_image_folder(folder: str | Path) -> bool:
@@ -143,13 +162,10 @@ def open_image(
     """
     name = str(path)
     try:
-        if os.path.isdir(path):
-            found: Format | None = _format_of_folder(name)
-        elif os.path.exists(path) and not os.path.isfile(path):  # a pipe would block
+        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # a pipe would block
             raise ImageError(f"{name} is not a file or folder but a device or a pipe: save the image to a file")
-        else:
-            found = _format_of(path)
-        if found is not None:
+        found = _format_of(path)
+        if isinstance(found, Format):
             return opener_of(name, found.opener, found.extra)(name, Choices(axes, dict(select or {}), series, invert))
     except FileNotFoundError:
         raise ImageError(f"{name} does not exist: check the path") from None
@@ -157,8 +173,10 @@ def open_image(
         raise
     except Exception as error:  # a damaged header fails anywhere in a library: this is the one place to explain it
         raise ImageError(f"{name} cannot be opened ({one_line(error, 200)}): it is damaged or not readable") from error
-    if not os.path.getsize(path):
+    if os.path.isfile(path) and not os.path.getsize(path):
         raise ImageError(f"{name} is an empty file: copy or export the image again")
+    if found is not None:
+        raise ImageError(f"{name} is of a format that is not read, {found.name}: {found.advice}")
     supported = ", ".join(one.name for one in FORMATS)
     raise ImageError(f"{name} is not an image that can be read; supported are {supported}")
 
