@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from tilesegment.signals import Stop, sigterm_stops
 from tilesegment_cli import options
 from tilesegment_cli.exit_codes import SOME_FAILED, STOPPED
-from tilesegment_cli.types import PART, RANGE, REGION
+from tilesegment_cli.types import PART, RANGE, ROI
 
 if TYPE_CHECKING:
     from tilesegment.prediction.result import Result
@@ -43,7 +43,7 @@ option, written = click.option, options.written_path
 @options.device
 @options.precision
 @options.runtime
-@option("--roi", type=REGION, help="Only these pixels, of level 0.")
+@option("--roi", type=ROI, help="Only these pixels, of level 0, or what lies in the areas of a GeoJSON file.")
 @options.scale
 @option("--z", type=RANGE, help="Only these planes of a stack.")
 @options.channels
@@ -57,8 +57,9 @@ option, written = click.option, options.written_path
 @option(
     "--skip-empty",
     type=options.read_path,
-    metavar="constant|tissue|MASK",
-    help="Do not predict blocks of one value, blocks without tissue, or those where an image MASK is zero.",
+    metavar="constant|tissue|FILE",
+    help="Do not predict blocks of one value, blocks without tissue, those where an image is zero, or those that no "
+    "area of a GeoJSON file touches.",
 )
 @option("--ngff", type=click.Choice(["0.5", "0.4"]), default="0.5", help="OME-Zarr version; 0.4 for QuPath and Fiji.")
 @option("--probabilities", type=written, metavar="P.ZARR", help="Also write class probabilities.")
@@ -112,6 +113,8 @@ def predict(
         shared = Outputs("", probabilities_dtype=dtype, **more)
         settings = Settings.of(given)
         placed = _placed(_named(images, listed, quiet), listed, out, out_dir, file_format, shared, dry_run)
+        if len(placed) > 1 and isinstance(settings.roi, str):
+            raise click.UsageError(f"--roi {settings.roi} holds areas of one image, {len(placed)} were given")
         if dry_run:
             for image, _ in placed:
                 _print_plan(image, settings, as_json)
@@ -289,12 +292,13 @@ def _print_plan(image: str, settings: "Settings", as_json: bool) -> None:
     from tilesegment.prediction.job import Job
 
     with Job.prepare(image, settings) as job:
-        plan, skipping = job.plan, job.plan.skipping
-        seconds = job.seconds_per_tile() * plan.tiles * (1 - skipping.share)
+        plan = job.plan
+        share = float(plan.areas[~plan.left_out].sum() / plan.pixels)
+        seconds = job.seconds_per_tile() * plan.tiles * share
     if as_json:
         names = ("pixels", "blocks", "tiles", "tile", "step", "block", "batch", "device", "precision", "runtime")
         known = {name: getattr(plan, name) for name in (*names, "memory_bytes", "disk_bytes")}
-        known |= {"blocks_skipped": skipping.blocks, "seconds": seconds, "notes": list(plan.notes)}
+        known |= {"blocks_skipped": plan.skipped.get("blocks"), "seconds": seconds, "notes": list(plan.notes)}
         click.echo(json.dumps(known))
         return
     for note in plan.notes:
