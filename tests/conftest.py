@@ -17,8 +17,10 @@ from tilesegment.networks import build_network
 if TYPE_CHECKING:
     from command_line import Run
     from dask_processes import Processes
+    from s3_server import S3Server
 
     from tilesegment.cluster import Cluster
+    from tilesegment.stores import Location
 
 # the same examples in every run
 settings.register_profile("fixed", derandomize=True, deadline=None)
@@ -54,6 +56,27 @@ def noise(shape: tuple[int, ...], seed: int = 0, dtype: str = "uint8") -> np.nda
     rng = np.random.default_rng(seed)
     high = {"uint8": 256, "uint16": 65536}.get(dtype)
     return rng.random(shape, np.float32) if high is None else rng.integers(0, high, shape, dtype)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator["S3Server"]:
+    """A real S3 server, for all tests of a process; see `s3` for an empty bucket."""
+    import s3_server
+
+    if not s3_server.is_installed():
+        pytest.skip("needs moto[s3], flask, flask-cors and obstore for an S3 server")
+    with s3_server.running() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: "S3Server", monkeypatch: pytest.MonkeyPatch) -> "Location":
+    """An empty bucket on a real S3 server, for whose requests the environment has credentials."""
+    from s3_server import CREDENTIALS
+
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    return s3_server.bucket()
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("errors",),
     ("metadata", "geometry", "threads", "signals", "files"),
+    ("stores",),
     ("draw", "ome_zarr", "networks"),
     ("images", "masks"),
     ("preview", "labels", "models"),
@@ -47,6 +48,7 @@ ONLY = {
     "matplotlib": {"training", "draw"},
     "shapely": {"objects", "labels"},
     "pyarrow": {"objects"},
+    "obstore": {"stores"},
 }
 
 

@@ -206,5 +206,10 @@ class TestCommand:
             found = run(f"predict image.tif -m toy.safetensors --roi {bad} -o n.zarr")
             assert (found.code, "is not a region that holds pixels" in found.err) == (2, True)
         shutil.copy("image.tif", "copy.tif")
+        Path("list.csv").write_text("image,roi,skip_empty\nimage.tif,areas.geojson,\ncopy.tif,,constant\n")
+        assert run("predict --list list.csv -m toy.safetensors --tile 88 --out-dir listed").code == 0
+        where, masks = inside(Path("areas.geojson")), [mask_of(f"listed/{name}.zarr") for name in ("image", "copy")]
+        np.testing.assert_array_equal(masks[0], np.where(where, masks[1], 0))
+        assert "skipped" in open_mask("listed/copy.zarr").spec.fingerprint
         many = run("predict image.tif copy.tif -m toy.safetensors --roi areas.geojson --out-dir masks")
-        assert (many.code, "holds areas of one image, 2 were given" in many.err) == (2, True)
+        assert (many.code, "holds areas of one image, but 2 images have it" in many.err) == (2, True)

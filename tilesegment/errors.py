@@ -4,6 +4,7 @@ TilesegmentError
 ├── ImageError      the input cannot be read as an image, or not in the way requested
 ├── MaskError       the output cannot be created, written or read
 ├── ModelError      a model file is damaged, foreign or does not fit the image
+├── StoreError      a URL or its options are wrong, or the server does not do what is asked; an OSError too
 ├── PlanError       the settings contradict each other, the network or the image
 ├── DeviceError     the device or precision is unavailable here
 ├── DataError       a labelled data set cannot be trained on
@@ -40,6 +41,10 @@ class ImageError(TilesegmentError):
 
 class MaskError(TilesegmentError):
     """The output cannot be created, written or read."""
+
+
+class StoreError(TilesegmentError, OSError):
+    """A URL or its options are wrong, or the server does not do what is asked."""
 
 
 class ModelError(TilesegmentError):

@@ -1,0 +1,70 @@
+"""The store: objects by key below one place, the same on a disk, in memory and on a server."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tilesegment.stores.location import Place
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A stored object: its key below the place of the store, size in bytes, and a tag that every change changes."""
+
+    key: str
+    size: int
+    tag: str
+
+
+class Store(Protocol):
+    """Objects by key below `place`; safe in several threads.
+
+    A key is made of names and slashes between them. An object is replaced whole or not at all. A missing object raises
+    FileNotFoundError; whatever else fails raises another OSError that says it in one line.
+
+    Attributes:
+        requests: sent so far, repeated ones included; of files opened on a disk.
+        bytes_read: of the contents that were read so far.
+    """
+
+    requests: int
+    bytes_read: int
+
+    @property
+    def place(self) -> Place:
+        """Where the objects are."""
+
+    def get(self, key: str) -> bytes:
+        """Return the content of an object."""
+
+    def get_ranges(self, key: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes [start, stop) of an object, for each span; fewer where the object ends before.
+
+        Raises:
+            UnsupportedOperation: the server only sends whole objects.
+        """
+
+    def head(self, key: str) -> Entry:
+        """Return what is known of an object without reading it."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store an object, in place of what is there."""
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Store an object unless there is one; return False if there was. Of racing writers one wins.
+
+        After a lost reply the object is read: equal `data` count as ours, so those of other writers must differ.
+        """
+
+    def folders(self, prefix: str = "") -> Sequence[str]:
+        """Return the names of the folders directly in the folder `prefix`, sorted; raises as `list`."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; missing ones are no error."""
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Yield the objects in the folder `prefix`, at any depth, in any order; none if there is no such folder.
+
+        Raises:
+            UnsupportedOperation: the server cannot list, as most of http.
+        """
