@@ -36,7 +36,7 @@ option, written = click.option, options.written_path
     type=options.read_path,
     metavar="FILE",
     help="Also the images named in a text file, or in a CSV with columns image and, perhaps, out, mpp (of its pixels), "
-    "diameter.",
+    "diameter, roi, skip_empty.",
 )
 @option("--format", "file_format", type=click.Choice(["zarr", "tif", "png"]), help="Of masks in --out-dir.")
 @options.model

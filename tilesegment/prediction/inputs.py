@@ -36,8 +36,8 @@ def read_list(path: str | Path) -> list[Listed]:
     """Read a list of images, perhaps with settings of their own; paths are relative to the working folder.
 
     A CSV file has a column `image`, and may have `out`, the mask, `mpp`, the size of the image's pixels in micrometres,
-    `diameter`, that of its objects in pixels, `roi`, a GeoJSON file of its areas, and `skip_empty`. Any other file names one image per line; empty lines and lines that
-    begin with # are skipped.
+    `diameter`, that of its objects in pixels, `roi`, a GeoJSON file of its areas, and `skip_empty`. Any other file
+    names one image per line; empty lines and lines that begin with # are skipped.
 
     Raises:
         PlanError: the list is missing, is not text, has other columns, holds a size that is none, or names no image.
