@@ -179,6 +179,8 @@ def _named(images: tuple[str, ...], listed: str | None, quiet: bool) -> list["Li
         if not quiet:
             left = f"; left out: {shortened(found.left_out)}" if found.left_out else ""
             click.echo(f"Note: {image} is a folder with {len(found.images)} images{left}", err=True)
+            for sentence in found.unread:
+                click.echo(f"Note: {image}: {sentence}", err=True)
     return files
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from tilesegment.draw import is_picture_of_ours
 from tilesegment.errors import PlanError
-from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr
+from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr, unread_among, unread_format
 from tilesegment.masks import read_record
 from tilesegment.prediction.settings import Outputs, Settings
 
@@ -113,9 +113,16 @@ def own_settings(listed: Iterable[Listed], settings: Settings) -> dict[str, Mapp
 
 
 class Found(NamedTuple):
-    """Images of a folder (sorted paths), and the names of its other entries, hidden ones excepted."""
+    """What a folder holds, hidden entries excepted.
+
+    Attributes:
+        images: sorted paths.
+        unread: one sentence for each format of images that is known but not read.
+        left_out: names of all else.
+    """
 
     images: tuple[str, ...]
+    unread: tuple[str, ...]
     left_out: tuple[str, ...]
 
 
@@ -131,11 +138,13 @@ def images_in(folder: str) -> Found:
         raise PlanError(f"the folder {folder} cannot be read ({error.strerror}): check its permissions") from error
     taken = {name: _is_to_predict(Path(folder, name)) for name in entries}
     images = tuple(name for name in entries if taken[name])
-    left_out = tuple(name for name in entries if not taken[name])
+    others = [name for name in entries if not taken[name]]
+    unread = unread_among(others)
     if not images:
-        there = shortened(left_out) or "nothing"
+        there = "; ".join(unread) or shortened(others) or "nothing"
         raise PlanError(f"{folder} holds no image that can be read, but {there}; name images, or their folder")
-    return Found(tuple(os.path.join(folder, name) for name in images), left_out)
+    left_out = tuple(name for name in others if unread_format(name) is None)
+    return Found(tuple(os.path.join(folder, name) for name in images), tuple(unread), left_out)
 
 
 def shortened(names: Sequence[str]) -> str:
