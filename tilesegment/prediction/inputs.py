@@ -20,7 +20,8 @@ SUMMARY = "summary.csv"
 # what objects are written to beside the masks of many images, by the suffix that is given
 OBJECT_ENDINGS = {one: one for one in (".geojson", ".geojson.gz", ".csv", ".parquet")} | {".zarr": "-objects.zarr"}
 # columns of a list with a setting of the image alone, and that setting
-OWN = {"mpp": "source_mpp", "diameter": "diameter"}
+OWN = {"mpp": "source_mpp", "diameter": "diameter", "roi": "roi", "skip_empty": "skip_empty"}
+_FILES = ("roi", "skip_empty")
 _DOUBLE = (".ome.tiff", ".ome.tif", ".ome.zarr")  # suffixes of two parts
 
 
@@ -33,11 +34,11 @@ class Listed(NamedTuple):
 
 
 def read_list(path: str | Path) -> list[Listed]:
-    """Read a list of images, perhaps with their masks and sizes; paths are relative to the working folder.
+    """Read a list of images, perhaps with settings of their own; paths are relative to the working folder.
 
     A CSV file has a column `image`, and may have `out`, the mask, `mpp`, the size of the image's pixels in micrometres,
-    and `diameter`, that of its objects in pixels. Any other file names one image per line; empty lines and lines that
-    begin with # are skipped.
+    `diameter`, that of its objects in pixels, `roi`, a GeoJSON file of its areas, and `skip_empty`. Any other file
+    names one image per line; empty lines and lines that begin with # are skipped.
 
     Raises:
         PlanError: the list is missing, is not text, has other columns, holds a size that is none, or names no image.
@@ -75,7 +76,8 @@ def _rows(path: str | Path, text: str) -> list[Listed]:
             raise PlanError(f"{where} has {len(row)} fields for {len(columns)} columns: quote commas")
         fields = {name: field.strip() for name, field in zip(columns, row, strict=False)}
         if fields.get("image"):
-            own = {setting: _size(where, name, fields[name]) for name, setting in OWN.items() if fields.get(name)}
+            given = {name: fields[name] for name in OWN if fields.get(name)}
+            own = {OWN[name]: text if name in _FILES else _size(where, name, text) for name, text in given.items()}
             found.append(Listed(fields["image"], fields.get("out") or None, own))
     return found
 
@@ -109,7 +111,7 @@ def own_settings(listed: Iterable[Listed], settings: Settings) -> dict[str, Mapp
         except PlanError as error:
             raise PlanError(f"{one.image} of the list: {error}") from error
         if found.setdefault(one.image, one.own) != one.own:
-            raise PlanError(f"the list names {one.image} twice, with different sizes; keep one of the lines")
+            raise PlanError(f"the list names {one.image} twice, with different settings; keep one of the lines")
     return {image: own for image, own in found.items() if own}
 
 
