@@ -3,6 +3,7 @@
 from tilesegment.images.formats import IMAGE_SUFFIXES, begins_as_image, open_channels, open_image
 from tilesegment.images.resampled import ResampledSource
 from tilesegment.images.source import ImageSource, Level, read_mirrored
+from tilesegment.images.unread import unread_among, unread_format
 from tilesegment.ome_zarr.node import is_zarr
 
 __all__ = [
@@ -15,4 +16,6 @@ __all__ = [
     "open_channels",
     "open_image",
     "read_mirrored",
+    "unread_among",
+    "unread_format",
 ]

@@ -5,6 +5,7 @@ line to `FORMATS`.
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,6 +14,7 @@ from pathlib import Path
 from tilesegment.errors import ImageError, one_line
 from tilesegment.images.layout import Choices
 from tilesegment.images.source import ImageSource, JoinedSource
+from tilesegment.images.unread import unread_format
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,17 @@ class Format:
         name: for people.
         opener: the function that opens one, as `module:function` of this package; imported when it is needed.
         suffixes: of files that are meant as such images, even if they turn out to be damaged.
-        magic: the first bytes of a file; none for a format that is a folder.
+        start: matches the first bytes of a file; empty for a format that is a folder.
     """
 
     name: str
     opener: str
     suffixes: tuple[str, ...]
-    magic: tuple[bytes, ...] = ()
+    start: bytes = b""
+
+    def begins(self, first: bytes) -> bool:
+        """Return whether `first`, the first bytes of a file, are those of this format."""
+        return bool(self.start) and re.match(self.start, first, re.DOTALL) is not None
 
 
 ZARR = Format("Zarr, OME-Zarr", "zarr:open_zarr", (".zarr",))
@@ -38,12 +44,13 @@ FORMATS = (
         "TIFF, OME-TIFF, SVS and other tiled TIFFs",
         "tiff:open_tiff",
         (".tif", ".tiff", ".btf", ".svs", ".ndpi", ".scn"),
-        (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+        rb"II[*+]\0|MM\0[*+]",
     ),
     ZARR,
-    Format("PNG and JPEG", "flat:open_flat", (".png", ".jpg", ".jpeg"), (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")),
+    Format("PNG and JPEG", "flat:open_flat", (".png", ".jpg", ".jpeg"), rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff"),
 )
-IMAGE_SUFFIXES = tuple(suffix for one in FORMATS if one.magic for suffix in one.suffixes)  # of files
+IMAGE_SUFFIXES = tuple(suffix for one in FORMATS if one.start for suffix in one.suffixes)  # of files
+_START = 1024  # bytes of a file that tell its format
 
 
 def begins_as_image(path: str | Path) -> bool:
@@ -55,9 +62,12 @@ def begins_as_image(path: str | Path) -> bool:
 
 
 def _format_of(path: str | Path) -> Format | None:
+    unread = unread_format(path)
+    if unread is not None and unread.looks_like_another:
+        return None
     with open(path, "rb") as file:
-        start = file.read(8)
-    return next((one for one in FORMATS if one.magic and start.startswith(one.magic)), None)
+        first = file.read(_START)
+    return next((one for one in FORMATS if one.begins(first)), None)
 
 
 def open_image(
@@ -88,7 +98,7 @@ def open_image(
     name = str(path)
     try:
         if os.path.isdir(path):
-            found: Format | None = ZARR
+            found = ZARR if unread_format(path) is None else None
         elif os.path.exists(path) and not os.path.isfile(path):  # a pipe would block
             raise ImageError(f"{name} is not a file or folder but a device or a pipe: save the image to a file")
         else:
@@ -104,8 +114,10 @@ def open_image(
         raise
     except Exception as error:  # a damaged header fails anywhere in a library: this is the one place to explain it
         raise ImageError(f"{name} cannot be opened ({one_line(error, 200)}): it is damaged or not readable") from error
-    if not os.path.getsize(path):
+    if os.path.isfile(path) and not os.path.getsize(path):
         raise ImageError(f"{name} is an empty file: copy or export the image again")
+    if (unread := unread_format(path)) is not None:
+        raise ImageError(f"{name} is of a format that is not read, {unread.name}: {unread.advice}")
     supported = ", ".join(one.name for one in FORMATS)
     raise ImageError(f"{name} is not an image that can be read; supported are {supported}")
 

@@ -24,6 +24,8 @@ from tilesegment.metadata import (
 )
 
 _AGREES = 0.01  # relative difference of two pixel sizes that agree
+# micrometres: smaller and larger pixels are doubtful, those of electron microscopes and of colour by visible light
+_BELIEVED, _BELIEVED_OF_COLOUR = (1e-5, 100.0), (0.05, 20.0)
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,11 @@ class ImageSource(ABC):
         self.notes = self.stored_notes
         if self.dtype != self.stored_dtype:
             self.notes += (f"{path} holds {self.stored_dtype}: as an image it is read as float32",)
+        if self.pixel_size is not None and not self._believes(self.pixel_size):
+            self.notes += (
+                f"{path} says that its pixels are {self.pixel_size} um, which is hardly true of such an image: "
+                "give the right size with --source-mpp",
+            )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -128,9 +135,17 @@ class ImageSource(ABC):
         """Size of all the pixels of level 0."""
         return math.prod(self.shape) * self.channels * (self.depth or 1) * self.stored_dtype.itemsize
 
+    def _believes(self, size: PixelSize) -> bool:
+        """Whether pixels of an image such as this one may be so large."""
+        is_colour = self.channels in (3, 4) and self.dtype == np.uint8
+        low, high = _BELIEVED_OF_COLOUR if is_colour else _BELIEVED
+        return low <= min(size.y, size.x) and max(size.y, size.x) <= high
+
     def assume_pixel_size(self, size: PixelSize) -> None:
-        """Take `size` as that of level 0, and say so where the file says otherwise."""
+        """Take `size` as that of level 0; say so where the file says otherwise or it is hardly true."""
         known = self.pixel_size
+        if not self._believes(size):
+            self.notes += (f"{self.path}: pixels of {size} um, as was given, are hardly true of such an image",)
         if known is not None and size_difference(size, known) > _AGREES:
             self.notes += (f"{self.path} says that its pixels are {known} um: {size} are taken, as was given",)
 

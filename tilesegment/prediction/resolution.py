@@ -136,7 +136,7 @@ def _step_of_mpp(source: ImageSource, header: ModelHeader, settings: Settings) -
     if size is None:
         raise PlanError(
             f"--mpp is {_text(settings.mpp)}, but {source.path} does not say how large its pixels are; give "
-            "--source-mpp MICRONS, too, or --diameter PX"
+            "--source-mpp MICRONS, too, or --diameter PX instead (of many images, columns mpp or diameter of a --list)"
         )
     return _rounded(wanted.y / size.y), _rounded(wanted.x / size.x)
 
