@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from tilesegment.errors import ImageError, one_line
+from tilesegment.errors import ImageError, StoreError, one_line
+from tilesegment.images.byte_ranges import RemoteFile
 from tilesegment.images.layout import Choices
 from tilesegment.images.source import ImageSource, JoinedSource
 from tilesegment.images.unread import unread_format
+from tilesegment.stores import Location, Options, is_url, place_of
 
 
 @dataclass(frozen=True)
@@ -26,28 +29,39 @@ class Format:
         opener: the function that opens one, as `module:function` of this package; imported when it is needed.
         suffixes: of files that are meant as such images, even if they turn out to be damaged.
         start: matches the first bytes of a file; empty for a format that is a folder.
+        is_remote: whether it is read from a server, too.
     """
 
     name: str
     opener: str
     suffixes: tuple[str, ...]
     start: bytes = b""
+    is_remote: bool = False
+
+    def open(self, given: Any, choices: Choices) -> ImageSource:
+        """Open an image by its path, by the `RemoteFile` or, of a folder, by its location."""
+        module, function = self.opener.split(":")
+        source: ImageSource = getattr(import_module(f"tilesegment.images.{module}"), function)(given, choices)
+        return source
 
     def begins(self, first: bytes) -> bool:
         """Return whether `first`, the first bytes of a file, are those of this format."""
         return bool(self.start) and re.match(self.start, first, re.DOTALL) is not None
 
 
-ZARR = Format("Zarr, OME-Zarr", "zarr:open_zarr", (".zarr",))
+ZARR = Format("Zarr, OME-Zarr", "zarr:open_zarr", (".zarr",), is_remote=True)
 FORMATS = (
     Format(
         "TIFF, OME-TIFF, SVS and other tiled TIFFs",
         "tiff:open_tiff",
         (".tif", ".tiff", ".btf", ".svs", ".ndpi", ".scn"),
         rb"II[*+]\0|MM\0[*+]",
+        is_remote=True,
     ),
     ZARR,
-    Format("PNG and JPEG", "flat:open_flat", (".png", ".jpg", ".jpeg"), rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff"),
+    Format(
+        "PNG and JPEG", "flat:open_flat", (".png", ".jpg", ".jpeg"), rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff", is_remote=True
+    ),
 )
 IMAGE_SUFFIXES = tuple(suffix for one in FORMATS if one.start for suffix in one.suffixes)  # of files
 _START = 1024  # bytes of a file that tell its format
@@ -71,32 +85,39 @@ def _format_of(path: str | Path) -> Format | None:
 
 
 def open_image(
-    path: str | Path,
+    path: str | Path | Location,
     *,
     axes: str | None = None,
     select: Mapping[str, int] | None = None,
     series: int | None = None,
     invert: bool = False,
+    store_options: Options = (),
 ) -> ImageSource:
     """Open an image of any supported format, recognised by its content, not its name. No pixel is read yet.
 
     Pixels are turned as the file's orientation tag says. What was decided for the user is in `notes` of the source.
 
     Args:
-        path: a file, or the folder of a Zarr array or OME-Zarr image (`image.zarr`, `image.zarr/0`, ...).
+        path: a file, or the folder of a Zarr array or OME-Zarr image (`image.zarr`, `image.zarr/0`, ...); or the URL
+            of one (s3, gs, az, http, https) in the formats Zarr, TIFF, PNG and JPEG.
         axes: what the dimensions of a Zarr array or TIFF are, one letter of t, z, c, y, x each, say "zyx". Dimensions
             of length 1 in a TIFF do not count. By default what the file says, else what is likely.
         select: the position to use of an axis that is not y or x, say {"t": 3}.
         series: number of the image in a file that holds several, counted from 0, see `contents` of the source. By
             default the largest, the first of equals.
         invert: where a file says that 0 is white (MINISWHITE), invert its values so that 0 is black.
+        store_options: how the server of a URL is reached, see `tilesegment.stores.OPTIONS`.
 
     Raises:
+        StoreError: the URL is not one that can be read.
         ImageError: there is no such image or series, its format or pixel type is not supported, it is damaged or holds
             less than it claims, or an axis other than y, x, z and the channels is longer than 1 and not selected.
     """
-    name = str(path)
+    place, choices = place_of(path, store_options), Choices(axes, dict(select or {}), series, invert)
+    path = name = str(place if is_url(path) else path)
     try:
+        if isinstance(place, Location):
+            return _open_remote(place, choices)
         if os.path.isdir(path):
             found = ZARR if unread_format(path) is None else None
         elif os.path.exists(path) and not os.path.isfile(path):  # a pipe would block
@@ -104,12 +125,11 @@ def open_image(
         else:
             found = _format_of(path)
         if found is not None:
-            module, function = found.opener.split(":")
-            opener = getattr(import_module(f"tilesegment.images.{module}"), function)
-            source: ImageSource = opener(name, Choices(axes, dict(select or {}), series, invert))
-            return source
+            return found.open(path, choices)
     except FileNotFoundError:
         raise ImageError(f"{name} does not exist: check the path") from None
+    except StoreError as error:
+        raise ImageError(error) from error
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # a damaged header fails anywhere in a library: this is the one place to explain it
@@ -120,6 +140,31 @@ def open_image(
         raise ImageError(f"{name} is of a format that is not read, {unread.name}: {unread.advice}")
     supported = ", ".join(one.name for one in FORMATS)
     raise ImageError(f"{name} is not an image that can be read; supported are {supported}")
+
+
+def _open_remote(place: Location, choices: Choices) -> ImageSource:
+    """Open an image on a server: a Zarr, or a file that is recognised by its first bytes."""
+    is_zarr = not place.key or any(part.endswith(".zarr") for part in place.key.split("/"))
+    file = None if is_zarr else _remote_file(place)
+    if file is None:
+        return ZARR.open(place, choices)
+    if not file.size:
+        raise ImageError(f"{place} is an empty file: copy or export the image again")
+    first = file.read(_START)
+    file.seek(0)
+    found = next((one for one in FORMATS if one.begins(first)), None)
+    if found is None or not found.is_remote:
+        kinds = ", ".join(one.name for one in FORMATS if one.is_remote)
+        raise ImageError(f"{place} is not an image that can be read from a server, as {kinds} are: download it")
+    return found.open(file, choices)
+
+
+def _remote_file(place: Location) -> RemoteFile | None:
+    """Open a file on a server; None if there is none of this name."""
+    try:
+        return RemoteFile(place)
+    except FileNotFoundError:
+        return None
 
 
 def open_channels(paths: Sequence[Path], *, invert: bool = False) -> ImageSource:

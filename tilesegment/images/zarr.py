@@ -89,8 +89,9 @@ def open_zarr(place: str | Location, choices: Choices) -> ZarrSource:
     """Open the Zarr array or OME-Zarr image in a folder, or on a server."""
     path, node = str(place), read_node(_place(place))
     if node is None:
-        kind = "a folder" if isinstance(place, str) else "a place"
-        raise ImageError(f"{path} is {kind} without a Zarr array or group in it: give a file or a Zarr folder")
+        if isinstance(place, Location):
+            raise ImageError(f"{path} does not exist: there is neither a file nor a Zarr array or group")
+        raise ImageError(f"{path} is a folder without a Zarr array or group in it: give a file or a Zarr folder")
     notes = note_on_inversion(path, choices.invert)
     if node.is_array:
         chosen_series(path, choices.series, ())

@@ -27,7 +27,7 @@ PAUSES = (0.5, 3.0, 10.0)  # seconds before each repetition
 _DEADLINE = 30.0  # seconds after which nothing is repeated
 _STALLED = timedelta(seconds=8)  # without a byte of a reply
 _UPLOAD = timedelta(seconds=30)  # until the reply to what is stored
-_APART = 1 << 17  # bytes: spans that are closer come in one request, which costs as much as so many bytes
+_APART = 1 << 15  # bytes: spans that are closer come in one request
 _ENVIRONMENT = ("AWS_", "GOOGLE_", "AZURE_")
 
 _T = TypeVar("_T")
