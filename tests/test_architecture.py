@@ -47,6 +47,8 @@ ONLY = {
     "numcodecs": {"images", "masks"},
     "matplotlib": {"training", "draw"},
     "shapely": {"objects", "labels"},
+    "mrcfile": {"images"},
+    "h5py": {"images"},
     "pyarrow": {"objects"},
     "obstore": {"stores"},
 }

@@ -16,7 +16,7 @@ from tilesegment.errors import ImageError, StoreError, one_line
 from tilesegment.images.byte_ranges import RemoteFile
 from tilesegment.images.layout import Choices
 from tilesegment.images.source import ImageSource, JoinedSource
-from tilesegment.images.unread import unread_format
+from tilesegment.images.unread import PACKED, Unread, unread_format
 from tilesegment.stores import Location, Options, is_url, place_of
 
 
@@ -29,6 +29,7 @@ class Format:
         opener: the function that opens one, as `module:function` of this package; imported when it is needed.
         suffixes: of files that are meant as such images, even if they turn out to be damaged.
         start: matches the first bytes of a file; empty for a format that is a folder.
+        unmarked: whether files with these suffixes may be such images whatever they begin with.
         is_remote: whether it is read from a server, too.
     """
 
@@ -36,6 +37,7 @@ class Format:
     opener: str
     suffixes: tuple[str, ...]
     start: bytes = b""
+    unmarked: bool = False
     is_remote: bool = False
 
     def open(self, given: Any, choices: Choices) -> ImageSource:
@@ -62,6 +64,8 @@ FORMATS = (
     Format(
         "PNG and JPEG", "flat:open_flat", (".png", ".jpg", ".jpeg"), rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff", is_remote=True
     ),
+    # old ones have no mark
+    Format("MRC", "mrc:open_mrc", (".mrc", ".mrcs", ".st", ".rec", ".ali"), rb".{208}MAP", unmarked=True),
 )
 IMAGE_SUFFIXES = tuple(suffix for one in FORMATS if one.start for suffix in one.suffixes)  # of files
 _START = 1024  # bytes of a file that tell its format
@@ -70,18 +74,26 @@ _START = 1024  # bytes of a file that tell its format
 def begins_as_image(path: str | Path) -> bool:
     """Return whether the file `path` begins like a supported image; False if it cannot be read."""
     try:
-        return os.path.isfile(path) and _format_of(path) is not None  # a pipe would block
+        return os.path.isfile(path) and isinstance(_format_of(path), Format)  # a pipe would block
     except OSError:
         return False
 
 
-def _format_of(path: str | Path) -> Format | None:
-    unread = unread_format(path)
-    if unread is not None and unread.looks_like_another:
-        return None
+def _format_of(path: str | Path) -> Format | Unread | None:
+    """Recognise a file, or a folder as Zarr; None if it is of no known format."""
+    by_name = unread_format(path)
+    if os.path.isdir(path):
+        return by_name or ZARR
     with open(path, "rb") as file:
         first = file.read(_START)
-    return next((one for one in FORMATS if one.begins(first)), None)
+    if PACKED.begins(first):
+        return PACKED
+    if by_name is not None and by_name.looks_like_another:
+        return by_name
+    found = next((one for one in FORMATS if one.begins(first)), by_name)
+    if found is None and first:
+        found = next((one for one in FORMATS if one.unmarked and str(path).lower().endswith(one.suffixes)), None)
+    return found
 
 
 def open_image(
@@ -118,13 +130,10 @@ def open_image(
     try:
         if isinstance(place, Location):
             return _open_remote(place, choices)
-        if os.path.isdir(path):
-            found = ZARR if unread_format(path) is None else None
-        elif os.path.exists(path) and not os.path.isfile(path):  # a pipe would block
+        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # a pipe would block
             raise ImageError(f"{name} is not a file or folder but a device or a pipe: save the image to a file")
-        else:
-            found = _format_of(path)
-        if found is not None:
+        found = _format_of(path)
+        if isinstance(found, Format):
             return found.open(path, choices)
     except FileNotFoundError:
         raise ImageError(f"{name} does not exist: check the path") from None
@@ -136,8 +145,8 @@ def open_image(
         raise ImageError(f"{name} cannot be opened ({one_line(error, 200)}): it is damaged or not readable") from error
     if os.path.isfile(path) and not os.path.getsize(path):
         raise ImageError(f"{name} is an empty file: copy or export the image again")
-    if (unread := unread_format(path)) is not None:
-        raise ImageError(f"{name} is of a format that is not read, {unread.name}: {unread.advice}")
+    if found is not None:
+        raise ImageError(f"{name} is of a format that is not read, {found.name}: {found.advice}")
     supported = ", ".join(one.name for one in FORMATS)
     raise ImageError(f"{name} is not an image that can be read; supported are {supported}")
 

@@ -1,5 +1,6 @@
 """Formats of images that are known but not read: their names, and what to do instead."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,28 @@ class Unread:
         suffixes: of its files.
         advice: what to do, in the imperative.
         looks_like_another: its files begin as those of a format that is read, which would show something else.
+        start: matches their first bytes, where these tell them under any name.
     """
 
     name: str
     suffixes: tuple[str, ...]
     advice: str
     looks_like_another: bool = False
+    start: bytes = b""
+
+    def begins(self, first: bytes) -> bool:
+        """Return whether `first`, the first bytes of a file, tell that it is of this format."""
+        return bool(self.start) and re.match(self.start, first, re.DOTALL) is not None
 
 
+PACKED = Unread(
+    "packed with gzip, bzip2, xz or zstd",
+    tuple(
+        f".{kind}.{end}" for kind in ("mrc", "st", "rec", "map", "tif", "tiff") for end in ("gz", "bz2", "xz", "zst")
+    ),
+    "unpack it first, as with gunzip or bunzip2; TIFF and OME-Zarr are compressed piece by piece",
+    start=rb"\x1f\x8b|BZh|\xfd7zXZ\0|\x28\xb5\x2f\xfd",
+)
 UNREAD = (
     # slides
     Unread("Philips iSyntax", (".isyntax", ".i2syntax"), "export it as TIFF or DICOM with the Philips image server"),
@@ -56,6 +71,7 @@ UNREAD = (
     Unread("NIfTI", (".nii", ".nii.gz"), "save it as TIFF, as with Fiji"),
     Unread("NumPy", (".npy", ".npz"), "save it as TIFF with tifffile.imwrite, or as Zarr with zarr.save"),
     Unread("MATLAB", (".mat",), "save its array as TIFF or as HDF5 with h5create and h5write"),
+    PACKED,
     # pictures
     Unread("GIF", (".gif",), _PICTURE),
     Unread("HEIF or AVIF", (".heic", ".heif", ".avif"), _PICTURE),
