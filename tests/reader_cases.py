@@ -23,6 +23,7 @@ from image_files import (
     tiff_pyramid,
     zarr_array,
 )
+from slide_files import dicom, ndpi
 from zarr.codecs import BytesCodec, ShardingCodec, ZstdCodec
 
 from tilesegment.metadata import PixelSize
@@ -129,6 +130,15 @@ DRAWN = {
     "png 16 bit": Case(WORDS, png, "PNG"),
     "jpeg grey": Case(SMOOTH[:1], jpeg, "JPEG", is_lossy=True),
     "jpeg rgb": Case(SMOOTH, jpeg, "JPEG", is_lossy=True),
+    "ndpi": Case(SMOOTH, ndpi(is_64_bit=True, mcu=True), "NDPI", PixelSize(0.5, 0.25), levels=3, is_lossy=True),
+    "ndpi classic": Case(
+        SMOOTH[:, :72, :104], ndpi(is_64_bit=False), "NDPI", PixelSize(0.5, 0.25), levels=4, is_lossy=True
+    ),
+    "dicom": Case(RGB, dicom(levels=3), "DICOM", PixelSize(0.25, 0.25), levels=3),
+    "dicom of another size in y": Case(RGB, dicom(spacing=(0.0005, 0.00025)), "DICOM", PixelSize(0.5, 0.25)),
+    "dicom concatenation": Case(RGB, dicom(levels=2, files_each=3, tile=32), "DICOM", PixelSize(0.25, 0.25), levels=2),
+    "dicom jpeg": Case(SMOOTH, dicom(jpeg=True), "DICOM", PixelSize(0.25, 0.25), is_lossy=True),
+    "dicom 16 bit": Case(WORDS, dicom(), "DICOM", PixelSize(0.25, 0.25)),
     "mrc of signed words": Case(make_pixels(6, 1, 50, 61, dtype="int16"), mrc(4.0), "MRC", PixelSize(4e-4, 4e-4)),
     "mrc of words": Case(WORDS, mrc(12.5), "MRC", PixelSize(12.5e-4, 12.5e-4)),
     "mrc of floats": Case(FLOATS, mrc(0.0), "MRC"),
@@ -147,5 +157,6 @@ DRAWN = {
 # slides of scanners and files of other programs, and images of cameras
 REAL = (
     *("small.svs", "cmu_small_region.svs", "tcga-cr-7395-01a-01-ts1.svs"),
+    *("boxes_0.dcm", "boxes_1.dcm", "sm_image.dcm", "sm_image_dots.dcm", "sm_image_jpegls.dcm"),
     *("boxes.tiff", "boxes.png", *(f"o{n}.tif" for n in range(9))),
 )

@@ -8,15 +8,17 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from tilesegment.errors import ImageError, StoreError, one_line
 from tilesegment.images.byte_ranges import RemoteFile
+from tilesegment.images.dicom_files import dicom_in, is_dicom, slides_among
 from tilesegment.images.layout import Choices
+from tilesegment.images.openers import opener_of
 from tilesegment.images.source import ImageSource, JoinedSource
 from tilesegment.images.unread import PACKED, Unread, unread_format
+from tilesegment.ome_zarr.node import is_zarr
 from tilesegment.stores import Location, Options, is_url, place_of
 
 
@@ -28,8 +30,10 @@ class Format:
         name: for people.
         opener: the function that opens one, as `module:function` of this package; imported when it is needed.
         suffixes: of files that are meant as such images, even if they turn out to be damaged.
-        start: matches the first bytes of a file; empty for a format that is a folder.
+        start: matches the first bytes of a file; empty for a format that is a folder, or known by its suffix.
         unmarked: whether files with these suffixes may be such images whatever they begin with.
+        by_name: whether they are, although they begin as other formats do, or as text.
+        extra: of this package, that the opener needs.
         is_remote: whether it is read from a server, too.
     """
 
@@ -38,13 +42,14 @@ class Format:
     suffixes: tuple[str, ...]
     start: bytes = b""
     unmarked: bool = False
+    by_name: bool = False
+    extra: str = ""
     is_remote: bool = False
 
     def open(self, given: Any, choices: Choices) -> ImageSource:
         """Open an image by its path, by the `RemoteFile` or, of a folder, by its location."""
-        module, function = self.opener.split(":")
-        source: ImageSource = getattr(import_module(f"tilesegment.images.{module}"), function)(given, choices)
-        return source
+        name = given.name if isinstance(given, RemoteFile) else str(given)
+        return opener_of(name, self.opener, self.extra)(given, choices)
 
     def begins(self, first: bytes) -> bool:
         """Return whether `first`, the first bytes of a file, are those of this format."""
@@ -52,11 +57,12 @@ class Format:
 
 
 ZARR = Format("Zarr, OME-Zarr", "zarr:open_zarr", (".zarr",), is_remote=True)
+DICOM = Format("DICOM slides", "dicom:open_dicom", (".dcm",), rb".{128}DICM", extra="wsi")
 FORMATS = (
     Format(
         "TIFF, OME-TIFF, SVS and other tiled TIFFs",
         "tiff:open_tiff",
-        (".tif", ".tiff", ".btf", ".svs", ".ndpi", ".scn"),
+        (".tif", ".tiff", ".btf", ".svs", ".scn"),
         rb"II[*+]\0|MM\0[*+]",
         is_remote=True,
     ),
@@ -66,8 +72,17 @@ FORMATS = (
     ),
     # old ones have no mark
     Format("MRC", "mrc:open_mrc", (".mrc", ".mrcs", ".st", ".rec", ".ali"), rb".{208}MAP", unmarked=True),
+    Format(
+        "MRXS, VMS, BIF, SVSLIDE",
+        "openslide:open_openslide",
+        (".mrxs", ".vms", ".vmu", ".bif", ".svslide"),
+        by_name=True,
+        extra="wsi",
+    ),
+    Format("NDPI", "ndpi:open_ndpi", (".ndpi",), by_name=True),
+    DICOM,
 )
-IMAGE_SUFFIXES = tuple(suffix for one in FORMATS if one.start for suffix in one.suffixes)  # of files
+IMAGE_SUFFIXES = tuple(suffix for one in FORMATS if one is not ZARR for suffix in one.suffixes)  # of files
 _START = 1024  # bytes of a file that tell its format
 
 
@@ -83,17 +98,52 @@ def _format_of(path: str | Path) -> Format | Unread | None:
     """Recognise a file, or a folder as Zarr; None if it is of no known format."""
     by_name = unread_format(path)
     if os.path.isdir(path):
-        return by_name or ZARR
+        return by_name or _format_of_folder(str(path))
     with open(path, "rb") as file:
         first = file.read(_START)
     if PACKED.begins(first):
         return PACKED
     if by_name is not None and by_name.looks_like_another:
         return by_name
+    suffix = os.path.splitext(path)[1].lower()
+    if first and (named := next((one for one in FORMATS if one.by_name and suffix in one.suffixes), None)) is not None:
+        return named
     found = next((one for one in FORMATS if one.begins(first)), by_name)
     if found is None and first:
-        found = next((one for one in FORMATS if one.unmarked and str(path).lower().endswith(one.suffixes)), None)
+        found = next((one for one in FORMATS if one.unmarked and suffix in one.suffixes), None)
     return found
+
+
+def is_image_folder(folder: str | Path) -> bool:
+    """Return whether a folder is an image: a Zarr store, or DICOM files of one slide and no other images."""
+    if _is_store(folder):
+        return True
+    try:
+        paths = sorted(entry.path for entry in os.scandir(folder) if not entry.name.startswith("."))
+    except OSError:
+        return False
+    files = []
+    for path in paths:
+        if is_dicom(path):
+            files.append(path)
+        elif os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES or begins_as_image(path):
+            return False
+    try:
+        return bool(files) and len(slides_among(files)) < 2
+    except (ImageError, ModuleNotFoundError):  # what is wrong is said where it is opened
+        return True
+
+
+def _is_store(folder: str | Path) -> bool:
+    return Path(folder).suffix == ".zarr" or is_zarr(Path(folder))
+
+
+def _format_of_folder(folder: str) -> Format:
+    if _is_store(folder) or not dicom_in(folder):
+        if os.path.isfile(os.path.join(folder, "Slidedat.ini")):
+            raise ImageError(f"{folder} is the folder beside a slide: give the slide, {folder.rstrip('/')}.mrxs")
+        return ZARR
+    return DICOM
 
 
 def open_image(
@@ -105,13 +155,14 @@ def open_image(
     invert: bool = False,
     store_options: Options = (),
 ) -> ImageSource:
-    """Open an image of any supported format, recognised by its content, not its name. No pixel is read yet.
+    """Open an image of any supported format, recognised by its content, and slides of several files by their name.
 
-    Pixels are turned as the file's orientation tag says. What was decided for the user is in `notes` of the source.
+    No pixel is read yet. Pixels are turned as the file's orientation tag says. What was decided for the user is in
+    `notes` of the source.
 
     Args:
-        path: a file, or the folder of a Zarr array or OME-Zarr image (`image.zarr`, `image.zarr/0`, ...); or the URL
-            of one (s3, gs, az, http, https) in the formats Zarr, TIFF, PNG and JPEG.
+        path: a file, the folder of a Zarr array or OME-Zarr image (`image.zarr`, `image.zarr/0`, ...), or that of the
+            files of a DICOM slide; or the URL (s3, gs, az, http, https) of a Zarr, TIFF, PNG or JPEG.
         axes: what the dimensions of a Zarr array or TIFF are, one letter of t, z, c, y, x each, say "zyx". Dimensions
             of length 1 in a TIFF do not count. By default what the file says, else what is likely.
         select: the position to use of an axis that is not y or x, say {"t": 3}.

@@ -10,6 +10,7 @@ from io import UnsupportedOperation
 from pathlib import Path
 
 from tilesegment.errors import DeniedError, ImageError
+from tilesegment.images.companions import companions
 from tilesegment.ome_zarr.multiscale import multiscale_names, read_multiscale
 from tilesegment.ome_zarr.node import METADATA, Node, read_node
 from tilesegment.stores import Entry, Location, Store, store_at
@@ -36,7 +37,7 @@ class Identity:
 def identity(
     path: str | Path | Location, *, whole: int = 64 << 20, opened: int = 1024, samples: int = 512, sample: int = 4096
 ) -> Identity:
-    """Identify an image by what is stored: a file, or a Zarr store with its chunks.
+    """Identify an image by what is stored: a file, a slide of several files, or a Zarr store with its chunks.
 
     The digest stays when the image is copied or touched, whatever times the copies have, and when labels are added to
     it. It changes with the name, number or size of its files, and with any byte of a small image. Of larger ones
@@ -56,7 +57,7 @@ def identity(
     if isinstance(path, Location):
         return _remote_identity(path)
     try:
-        files = list(_files(str(path), "", {os.path.realpath(path)}))
+        files = list(_files_of(str(path)))
         size = sum(file.size for file in files)
         exact = size <= whole and len(files) <= opened
         digest = hashlib.sha256("".join(f"{f.name}\t{f.size}\n" for f in files).encode(errors="surrogateescape"))
@@ -78,6 +79,15 @@ class _File:
     path: str
     size: int
     time: int = 0
+
+
+def _files_of(path: str) -> Iterator[_File]:
+    """Yield the files of an image, its own first: those of the folder of a slide, whatever that is called."""
+    beside = companions(path)
+    if not beside or not os.path.isdir(path):
+        yield from _files(path, "", {os.path.realpath(path)})
+    for one in beside:
+        yield from _files(one, "/" if os.path.isdir(one) else os.path.basename(one), {os.path.realpath(one)})
 
 
 def _files(path: str, prefix: str, entered: set[str]) -> Iterator[_File]:
