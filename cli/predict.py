@@ -2,7 +2,8 @@
 
 import json
 import sys
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,15 @@ from click.core import ParameterSource
 from tilesegment.signals import Stop, sigterm_stops
 from tilesegment_cli import options
 from tilesegment_cli.exit_codes import SOME_FAILED, STOPPED
-from tilesegment_cli.types import PART, RANGE, REGION
+from tilesegment_cli.types import PART, RANGE, ROI
 
 if TYPE_CHECKING:
+    from tilesegment.prediction.inputs import Listed
     from tilesegment.prediction.result import Result
     from tilesegment.prediction.settings import Outputs, Settings
 
     Placed = list[tuple[str, Outputs]]
+    Own = Mapping[str, Mapping[str, Any]]
 
 option, written = click.option, options.written_path
 
@@ -32,7 +35,8 @@ option, written = click.option, options.written_path
     "listed",
     type=options.read_path,
     metavar="FILE",
-    help="Also the images named in a text file, or in a CSV with columns image, out.",
+    help="Also the images named in a text file, or in a CSV with columns image and, perhaps, out, mpp (of its pixels), "
+    "diameter, roi, skip_empty.",
 )
 @option("--format", "file_format", type=click.Choice(["zarr", "tif", "png"]), help="Of masks in --out-dir.")
 @options.model
@@ -43,7 +47,7 @@ option, written = click.option, options.written_path
 @options.device
 @options.precision
 @options.runtime
-@option("--roi", type=REGION, help="Only these pixels, of level 0.")
+@option("--roi", type=ROI, help="Only these pixels, of level 0, or what lies in the areas of a GeoJSON file.")
 @options.scale
 @option("--z", type=RANGE, help="Only these planes of a stack.")
 @options.channels
@@ -57,8 +61,9 @@ option, written = click.option, options.written_path
 @option(
     "--skip-empty",
     type=options.read_path,
-    metavar="constant|tissue|MASK",
-    help="Do not predict blocks of one value, blocks without tissue, or those where an image MASK is zero.",
+    metavar="constant|tissue|FILE",
+    help="Do not predict blocks of one value, blocks without tissue, those where an image is zero, or those that no "
+    "area of a GeoJSON file touches.",
 )
 @option("--ngff", type=click.Choice(["0.5", "0.4"]), default="0.5", help="OME-Zarr version; 0.4 for QuPath and Fiji.")
 @option("--probabilities", type=written, metavar="P.ZARR", help="Also write class probabilities.")
@@ -104,6 +109,7 @@ def predict(
     cluster.check()
     _check(given, cluster)
     with sigterm_stops() as stop:  # from before the long imports on
+        from tilesegment.prediction.inputs import own_settings
         from tilesegment.prediction.settings import Outputs, Settings
 
         names = ("probabilities", "preview", "ngff", "overwrite", "heatmap", "heatmap_class")
@@ -111,13 +117,19 @@ def predict(
         more = _objects(given) | {name: given.pop(name) for name in names}
         shared = Outputs("", probabilities_dtype=dtype, **more)
         settings = Settings.of(given)
-        placed = _placed(_named(images, listed, quiet), listed, out, out_dir, file_format, shared, dry_run)
+        named = _named(images, listed, quiet)
+        own = own_settings(named, settings)
+        to_place = [(one.image, one.out) for one in named]
+        placed = _placed(to_place, listed, out, out_dir, file_format, shared, dry_run)
+        files = [one for image, _ in placed if isinstance(one := own.get(image, {}).get("roi", settings.roi), str)]
+        if twice := [one for one in files if files.count(one) > 1]:
+            raise click.UsageError(f"--roi {twice[0]} holds areas of one image, but {len(twice)} images have it")
         if dry_run:
             for image, _ in placed:
-                _print_plan(image, settings, as_json)
+                _print_plan(image, replace(settings, **own.get(image, {})), as_json)
             return
         many = out_dir is not None or len(placed) > 1
-        results = _carry_out(placed, settings, cluster, out_dir, quiet, verbose, stop, many=many)
+        results = _carry_out(placed, settings, own, cluster, out_dir, quiet, verbose, stop, many=many)
         _conclude(results, out_dir, as_json, quiet, many=many)
 
 
@@ -149,27 +161,30 @@ def _objects(given: dict[str, Any]) -> dict[str, Any]:
     return {"objects": files, "object_settings": ObjectSettings.of(chosen), "measure_image": measured}
 
 
-def _named(images: tuple[str, ...], listed: str | None, quiet: bool) -> list[tuple[str, str | None]]:
-    """Return the images and, where a list says so, their masks. A folder is replaced by the images in it."""
+def _named(images: tuple[str, ...], listed: str | None, quiet: bool) -> list["Listed"]:
+    """Return the images and what a list says of them. A folder is replaced by the images in it."""
     from tilesegment.labels.files import is_folder_of_files
-    from tilesegment.prediction.inputs import images_in, read_list, shortened
+    from tilesegment.prediction.inputs import Listed, images_in, read_list, shortened
 
-    named: list[tuple[str, str | None]] = [(image, None) for image in images]
+    named = [Listed(image) for image in images]
     named += [] if listed is None else read_list(listed)
     if not named:
         raise click.UsageError("Missing argument 'IMAGE...': name an image, or a --list of them")
     files = []
-    for image, mask in named:
+    for one in named:
+        image = one.image
         if not is_folder_of_files(Path(image)):
-            files.append((image, mask))
+            files.append(one)
             continue
-        if mask is not None:
+        if one.out is not None:
             raise click.UsageError(f"the list {listed} names one mask for the folder {image}; list the images in it")
         found = images_in(image)
-        files += [(one, None) for one in found.images]
+        files += [Listed(path, None, one.own) for path in found.images]
         if not quiet:
             left = f"; left out: {shortened(found.left_out)}" if found.left_out else ""
             click.echo(f"Note: {image} is a folder with {len(found.images)} images{left}", err=True)
+            for sentence in found.unread:
+                click.echo(f"Note: {image}: {sentence}", err=True)
     return files
 
 
@@ -183,8 +198,6 @@ def _placed(
     dry_run: bool,
 ) -> "Placed":
     """Decide where the mask of each image goes."""
-    from dataclasses import replace
-
     from tilesegment.prediction.inputs import OBJECT_ENDINGS, place_masks
 
     masks_are_listed = any(mask is not None for _, mask in named)
@@ -216,6 +229,7 @@ def _placed(
 def _carry_out(
     placed: "Placed",
     settings: "Settings",
+    own: "Own",
     cluster: options.ClusterOptions,
     out_dir: str | None,
     quiet: bool,
@@ -234,7 +248,7 @@ def _carry_out(
             if workers is not None:
                 workers.note = screen.note
             stop.begin()
-            return list(predict_many(placed, settings, workers, listeners=[screen, *records], stop=stop))
+            return list(predict_many(placed, settings, workers, own=own, listeners=[screen, *records], stop=stop))
     except KeyboardInterrupt:
         click.echo("Blocks that are done are kept: the same command goes on from there.", err=True)
         raise
@@ -289,12 +303,13 @@ def _print_plan(image: str, settings: "Settings", as_json: bool) -> None:
     from tilesegment.prediction.job import Job
 
     with Job.prepare(image, settings) as job:
-        plan, skipping = job.plan, job.plan.skipping
-        seconds = job.seconds_per_tile() * plan.tiles * (1 - skipping.share)
+        plan = job.plan
+        share = float(plan.areas[~plan.left_out].sum() / plan.pixels)
+        seconds = job.seconds_per_tile() * plan.tiles * share
     if as_json:
         names = ("pixels", "blocks", "tiles", "tile", "step", "block", "batch", "device", "precision", "runtime")
         known = {name: getattr(plan, name) for name in (*names, "memory_bytes", "disk_bytes")}
-        known |= {"blocks_skipped": skipping.blocks, "seconds": seconds, "notes": list(plan.notes)}
+        known |= {"blocks_skipped": plan.skipped.get("blocks"), "seconds": seconds, "notes": list(plan.notes)}
         click.echo(json.dumps(known))
         return
     for note in plan.notes:

@@ -1,9 +1,11 @@
 """Images written by the formats' own libraries, for tests to read."""
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mrcfile
 import numpy as np
 import pytest
 import tifffile
@@ -100,6 +102,43 @@ def png(folder: Path, pixels: np.ndarray) -> Path:
 def jpeg(folder: Path, pixels: np.ndarray) -> Path:
     Image.fromarray(pixels.transpose(1, 2, 0).squeeze()).save(folder / "image.jpg", quality=95)
     return folder / "image.jpg"
+
+
+def mrc(angstrom: float, *, order: str = "<", volume: bool = False) -> Write:
+    """Writes an MRC with mrcfile, of pixels of so many angstrom."""
+
+    def write(folder: Path, pixels: np.ndarray) -> Path:
+        planes = reorder(pixels, "zyx" if pixels.ndim == 4 else "yx")
+        with mrcfile.new(folder / "image.mrc", planes.astype(planes.dtype.newbyteorder(order))) as file:
+            if volume:
+                file.set_volume()
+            file.voxel_size = angstrom
+        return folder / "image.mrc"
+
+    return write
+
+
+def mrc_of_mode(mode: int) -> Write:
+    """Writes an MRC as IMOD does: RGB (16), half bytes (101), or bytes marked as not signed (0)."""
+
+    def write(folder: Path, pixels: np.ndarray) -> Path:
+        planes = reorder(pixels, "zyx" if pixels.ndim == 4 else "yxc" if len(pixels) > 1 else "yx")
+        width = pixels.shape[-1]
+        if mode == 16:
+            planes = planes.reshape(*pixels.shape[-2:-1], -1)
+        elif mode == 101:
+            even = np.pad(planes, [(0, 0)] * (planes.ndim - 1) + [(0, width % 2)])
+            planes = even[..., ::2] | even[..., 1::2] << 4
+        mrcfile.write(folder / "image.mrc", planes.view(np.int8))
+        with open(folder / "image.mrc", "r+b") as file:
+            file.write(struct.pack("<i", width))
+            file.seek(12)
+            file.write(struct.pack("<i", mode))
+            file.seek(152)
+            file.write(b"IMOD" + bytes(4))
+        return folder / "image.mrc"
+
+    return write
 
 
 def write_tiff(

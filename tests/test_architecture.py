@@ -47,7 +47,12 @@ ONLY = {
     "numcodecs": {"images", "masks"},
     "matplotlib": {"training", "draw"},
     "shapely": {"objects", "labels"},
+    "mrcfile": {"images"},
+    "h5py": {"images"},
     "pyarrow": {"objects"},
+    "openslide": {"images"},
+    "wsidicom": {"images"},
+    "pydicom": {"images"},
     "obstore": {"stores"},
 }
 

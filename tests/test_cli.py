@@ -208,8 +208,8 @@ class TestTrain:
             "--dropout 0.2 --tile 64 --scale 0.5 --batch 2 --lr 0.01 --optimiser sgd --ema 0.9 --loss bce+iou "
             "--class-weights auto --border-weight 3 --border-sigma 2 --elastic-sigma 4 --elastic-grid 20 --defects 0.5 "
             "--shades 0.3 --zoom 1.1 --exposure 3 --stains 0 --jpeg 0.1 --normalise percentiles --no-padded "
-            "--source-mpp 0.5 --validation 01 --goal miou --threshold 0.4 --seed 7 --precision fp32 --workers 0 "
-            "--halo 16 --name n --licence MIT --device cpu"
+            "--mpp 0.6 --source-mpp 0.5 --validation 01 --goal miou --threshold 0.4 --seed 7 --precision fp32 "
+            "--workers 0 --halo 16 --name n --licence MIT --device cpu"
         )
         assert run(line) == Outcome(0, "", "")
         settings = json.loads((folder / "my_run" / "config.json").read_text())["settings"]
@@ -219,7 +219,7 @@ class TestTrain:
             "tile": 64, "scale": 0.5, "batch": 2, "rate": 0.01, "optimiser": "sgd", "ema": 0.9, "loss": "bce+iou",
             "class_weights": "auto", "border_weight": 3, "border_sigma": 2, "validation": ["01"], "goal": "miou",
             "threshold": 0.4, "seed": 7, "precision": "fp32", "workers": 0, "halo": 16, "name": "n", "licence": "MIT",
-            "normalise": "percentiles", "padded": False, "source_mpp": 0.5,
+            "normalise": "percentiles", "padded": False, "mpp": 0.6, "source_mpp": 0.5,
             "device": "cpu", "budget": None, "epochs": None, "depth": None, "init": None,
         }  # fmt: skip
         assert settings == expected

@@ -9,7 +9,7 @@ from image_files import make_pixels, png
 from mask_files import mask_of
 
 from tilesegment.errors import PlanError, TilesegmentError
-from tilesegment.prediction.inputs import place_masks, read_list
+from tilesegment.prediction.inputs import Listed, place_masks, read_list
 from tilesegment.prediction.predict import predict_many
 from tilesegment.prediction.records import Records
 from tilesegment.prediction.result import Result
@@ -47,11 +47,20 @@ def test_two_images_of_one_name_are_refused_but_for_names_of_their_own() -> None
 @pytest.mark.parametrize(
     ("name", "content", "found"),
     [
-        ("l.txt", "# slides of May\na b.tif\n\n c.zarr \n", [("a b.tif", None), ("c.zarr", None)]),
-        ("l.csv", '\ufeffid,image,out\n1,"a, b.tif",one.tif\n2,c.zarr,\n', [("a, b.tif", "one.tif"), ("c.zarr", None)]),
+        ("l.txt", "# slides of May\na b.tif\n\n c.zarr \n", [Listed("a b.tif"), Listed("c.zarr")]),
+        (
+            "l.csv",
+            '\ufeffid,image,out\n1,"a, b.tif",one.tif\n2,c.zarr,\n',
+            [Listed("a, b.tif", "one.tif"), Listed("c.zarr")],
+        ),
+        (
+            "l.csv",
+            "MPP,image, diameter\n0.25,a.tif,\n,b.tif,3e1\n,c.tif\n",
+            [Listed("a.tif", None, {"source_mpp": 0.25}), Listed("b.tif", None, {"diameter": 30}), Listed("c.tif")],
+        ),
     ],
 )
-def test_lists_are_text_or_csv(tmp_path: Path, name: str, content: str, found: list[tuple[str, str | None]]) -> None:
+def test_lists_are_text_or_csv(tmp_path: Path, name: str, content: str, found: list[Listed]) -> None:
     (tmp_path / name).write_text(content)
     assert read_list(tmp_path / name) == found
 
@@ -63,6 +72,14 @@ def test_lists_are_text_or_csv(tmp_path: Path, name: str, content: str, found: l
         ("l.csv", b"image;out\na.tif;b.tif\n", "columns image;out"),
         ("l.csv", b"image,out,out\na.tif,b.tif,c.tif\n", "at most one out"),
         ("l.csv", b"image,out\na.tif,b.tif\nc.tif,d,e.tif\n", "line 3 .* 3 fields for 2 columns"),
+        ("l.csv", b"image,mpp,mpp\na.tif,1,1\n", "at most one out, one mpp, one diameter"),
+        ("l.csv", b"image,mpp\na.tif,0.5\nb.tif,0\n", "line 3 .*: mpp is 0; write a positive number of micrometres"),
+        ("l.csv", b"image,mpp\na.tif,-0.5\n", "mpp is -0.5; write"),
+        ("l.csv", b"image,mpp\na.tif,nan\n", "mpp is nan; write"),
+        ("l.csv", b"image,mpp\na.tif,inf\n", "mpp is inf; write"),
+        ("l.csv", b"image,mpp\na.tif,40x\n", "mpp is 40x; write"),
+        ("l.csv", b'image,mpp\na.tif,"0,25"\n', "mpp is 0,25; write"),
+        ("l.csv", b"image,diameter\na.tif,0\n", "diameter is 0; write a positive number of pixels"),
         ("l.csv", b"image\n", "names no image"),
         ("l.txt", b"# nothing\n", "names no image"),
         ("l.txt", b"\xff\xfe\x00", "cannot be read"),

@@ -217,9 +217,8 @@ def test_images_of_different_sizes_in_one_run(slide: Path, run: Run) -> None:
     tifffile.imwrite("finer.tif", noise((200, 240)), tile=(64, 64), **micrometres)
     found = run(LINE.format("fine.tif finer.tif bare.tif") + "--mpp model --out-dir masks")
     assert found.code == 3, "one does not say how large its pixels are"
-    assert (
-        "bare.tif does not say how large its pixels are; give --source-mpp MICRONS, too, or --diameter PX" in found.err
-    )
+    said = "bare.tif does not say how large its pixels are; give --source-mpp MICRONS, too, or --diameter PX instead"
+    assert said in found.err
     shapes = {name: tilesegment.describe(f"masks/{name}.zarr")["shape_yx"] for name in ("fine", "finer")}
     assert shapes == {"fine": [219, 307], "finer": [100, 120]}
 

@@ -399,5 +399,5 @@ def test_the_summary() -> None:
     assert "size (y x x)  2 of 8 x 9, 1 of 9 x 9, 1 of 10 x 9, 1 of 11 x 9 and 1 more\n" in text
     assert "pixels        3 channels of uint16\n" in text
     assert "classes       id  class     colour    share\n               0  #0000ff  #0000ff  " in text
-    assert "not labelled" not in text and "pixel size" not in text
+    assert "not labelled" not in text and "pixel size    unknown; if you know it, give --source-mpp MICRONS\n" in text
     assert max(map(len, text.splitlines())) <= 100

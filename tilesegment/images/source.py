@@ -2,8 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
@@ -24,6 +24,8 @@ from tilesegment.metadata import (
 )
 
 _AGREES = 0.01  # relative difference of two pixel sizes that agree
+# micrometres: smaller and larger pixels are doubtful, those of electron microscopes and of colour by visible light
+_BELIEVED, _BELIEVED_OF_COLOUR = (1e-5, 100.0), (0.05, 20.0)
 
 
 @dataclass(frozen=True)
@@ -40,20 +42,37 @@ class Level:
 
 
 @dataclass(frozen=True)
+class About:
+    """What a slide says of itself; it decides no pixel.
+
+    Attributes:
+        vendor: who made it, empty if unknown.
+        objective: power of the objective, as 20 or 40; None if unknown.
+        associated: (height, width) of the pictures in it that are never predicted, by name: label, macro, thumbnail.
+    """
+
+    vendor: str = ""
+    objective: float | None = None
+    associated: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Shown:
-    """How the stored pixels become the image, and notes on the file.
+    """How the stored pixels become the image, notes on the file, and what it says of itself.
 
     Attributes:
         orientation: TIFF's or EXIF's, 1 to 8: how the pixels are turned and mirrored.
         white: values are subtracted from it if they count from white and are to be inverted.
         notes: what was decided for the user, one sentence each.
         contents: the images of the file, in the order of `series`; empty where there is one.
+        about: of a slide.
     """
 
     orientation: int = 1
     white: int | None = None
     notes: Sequence[str] = ()
     contents: Sequence[str] = ()
+    about: About = About()
 
 
 class ImageSource(ABC):
@@ -75,6 +94,7 @@ class ImageSource(ABC):
         stored_notes: the ones that also apply to `read_stored`.
         orientation: TIFF's or EXIF's, 1 to 8, by which the stored pixels are turned.
         contents: the images of the file, in the order of `series`; empty where there is one.
+        about: what a slide says of itself.
     """
 
     def __init__(
@@ -96,12 +116,17 @@ class ImageSource(ABC):
         self.dtype = image_type(self.stored_dtype)
         self.frame = in_micrometres(replace(frame, y=frame.x, x=frame.y) if self._turn.transposes else frame)
         self.pixel_size = size_of(self.frame)
-        self.contents, self.orientation = tuple(shown.contents), shown.orientation
+        self.contents, self.orientation, self.about = tuple(shown.contents), shown.orientation, shown.about
         turned = f"{path} is {self._turn.words}, as its orientation tag {shown.orientation} says"
         self.stored_notes = (*([turned] if self._turn.words else []), *shown.notes)
         self.notes = self.stored_notes
         if self.dtype != self.stored_dtype:
             self.notes += (f"{path} holds {self.stored_dtype}: as an image it is read as float32",)
+        if self.pixel_size is not None and not self._believes(self.pixel_size):
+            self.notes += (
+                f"{path} says that its pixels are {self.pixel_size} um, which is hardly true of such an image: "
+                "give the right size with --source-mpp",
+            )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -128,9 +153,17 @@ class ImageSource(ABC):
         """Size of all the pixels of level 0."""
         return math.prod(self.shape) * self.channels * (self.depth or 1) * self.stored_dtype.itemsize
 
+    def _believes(self, size: PixelSize) -> bool:
+        """Whether pixels of an image such as this one may be so large."""
+        is_colour = self.channels in (3, 4) and self.dtype == np.uint8
+        low, high = _BELIEVED_OF_COLOUR if is_colour else _BELIEVED
+        return low <= min(size.y, size.x) and max(size.y, size.x) <= high
+
     def assume_pixel_size(self, size: PixelSize) -> None:
-        """Take `size` as that of level 0, and say so where the file says otherwise."""
+        """Take `size` as that of level 0; say so where the file says otherwise or it is hardly true."""
         known = self.pixel_size
+        if not self._believes(size):
+            self.notes += (f"{self.path}: pixels of {size} um, as was given, are hardly true of such an image",)
         if known is not None and size_difference(size, known) > _AGREES:
             self.notes += (f"{self.path} says that its pixels are {known} um: {size} are taken, as was given",)
 

@@ -13,6 +13,7 @@ from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
 from tilesegment.images.pieces import PieceReader, Take
+from tilesegment.images.raw import read_rows
 from tilesegment.threads import thread_count
 
 MAX_SEGMENT = 1 << 30  # bytes of a strip or tile once decoded
@@ -21,11 +22,7 @@ _ORIENTATION = 274  # tag
 
 @dataclass(frozen=True)
 class RawPlane:
-    """A plane that is stored as it would lie in memory; its rows are read one by one, in the file's byte order.
-
-    Not memory-mapped: pages that were read would count as resident memory, which would grow with the image, and a file
-    that is truncated while it is read would kill the process.
-    """
+    """A plane that is stored as it would lie in memory; its rows are read one by one, in the file's byte order."""
 
     key: TiffPage  # says how the plane is stored
     offset: int  # of its first byte in the file
@@ -37,10 +34,10 @@ class RawPlane:
         part = np.empty((separate, *region.shape, interleaved), dtype)
         file, pixel = self.key.parent.filehandle.fileno(), interleaved * dtype.itemsize
         for sample in range(separate):
-            for y in range(region.height):
-                row = (sample * height + region.y0 + y) * width + region.x0
-                data = os.pread(file, region.width * pixel, self.offset + row * pixel)
-                part[sample, y] = np.frombuffer(data, dtype).reshape(region.width, interleaved)
+            first = (sample * height + region.y0) * width + region.x0
+            lengths = region.height, region.width * pixel
+            rows = read_rows(file, self.offset + first * pixel, width * pixel, lengths)
+            part[sample] = rows.view(dtype).reshape(part.shape[1:])
         return part.transpose(0, 3, 1, 2).reshape(separate * interleaved, *region.shape)
 
 

@@ -89,9 +89,21 @@ def forget() -> None:
 
 @contextmanager
 def open_annotation(
-    path: Path, entry: str | None, shape: tuple[int, int], planes: int, name: str
+    path: Path,
+    entry: str | None,
+    shape: tuple[int, int],
+    planes: int,
+    name: str,
+    drawn_at: tuple[tuple[int, int], tuple[float, float]] | None = None,
 ) -> Iterator[OutlineLabel]:
-    """Open the objects of an image of `planes` planes of `shape` (H, W) as a label; `name` is for messages.
+    """Open the objects of an image as a label.
+
+    Args:
+        path, entry: as in `read_annotation`.
+        shape, planes: (H, W) and planes of the image that they were drawn on.
+        name: of the image, for messages.
+        drawn_at: shape (H, W) of the label, and the (y, x) pixels of the image that one of its pixels spans; None is as
+            the image.
 
     Raises:
         DataError: they were drawn on another image.
@@ -104,15 +116,17 @@ def open_annotation(
             f"{what} was drawn on an image of {drawn} (y, x), {name} is {here}: export it for this image, or take "
             "the image that it was drawn on"
         )
-    notes = [*found.outlines.notes, *_doubts(found.outlines, shape, what)]
+    notes = [*found.outlines.notes, *doubts(found.outlines, shape, what)]
+    shape, scale = drawn_at or (shape, (1.0, 1.0))
     regions = None
     if found.regions is not None:
         count = found.regions.planes.size
-        regions = label_of(found.regions, shape, planes, what).read
+        regions = label_of(found.regions.within((0, 0), scale, 0), shape, planes, what).read
         notes.append(
             f"{what}: nothing is labelled outside the {count} annotation{'s' * (count > 1)} around the objects"
         )
-    label = label_of(replace(found.outlines, notes=tuple(notes)), shape, planes, what)
+    outlines = replace(found.outlines, notes=tuple(notes)).within((0, 0), scale, 0)
+    label = label_of(outlines, shape, planes, what)
     yield replace(label, regions=regions)
 
 
@@ -192,7 +206,7 @@ def _document(path: Path, stamp: int) -> Any:
         raise DataError(f"{path} is no valid JSON, or is cut off ({one_line(error, 60)}); {_EXPECTED}") from error
 
 
-def _doubts(outlines: Outlines, shape: tuple[int, int], what: str) -> list[str]:
+def doubts(outlines: Outlines, shape: tuple[int, int], what: str) -> list[str]:
     """Say which outlines are not as they should be, one sentence each.
 
     Raises:

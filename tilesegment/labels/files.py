@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tilesegment.errors import DataError, one_line
-from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr
+from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_image_folder, unread_among, unread_format
 from tilesegment.labels.geojson import is_geojson
 
 # suffixes and prefixes of labels, predictions and images; nnU-Net's first channel is _0000
@@ -42,17 +42,20 @@ class Listing:
     skipped: tuple[str, ...]  # other files that may be intended as images
 
     def notes(self, paired: Collection[str]) -> tuple[str, ...]:
-        """Return at most one sentence on what is left out, except files that share a name with one of `paired`."""
+        """Return what is left out, a sentence per kind, except files that share a name with one of `paired`."""
         cores = {core_of(stem) for stem in paired}
         missed = [name for name in self.skipped if core_of(stem_of(Path(name))) not in cores]
-        names = sorted([*(path.name + "/" for path in self.folders), *missed])
-        return (f"left out of {self.folder}, as no readable image: {one_line(some_of(names))}",) if names else ()
+        known = [f"left out of {self.folder}: {one_line(sentence)}" for sentence in unread_among(missed)]
+        others = [name for name in missed if unread_format(name) is None]
+        names = sorted([*(path.name + "/" for path in self.folders), *others])
+        left = f"left out of {self.folder}, as no readable image: {one_line(some_of(names))}"
+        return (*known, left) if names else tuple(known)
 
 
 def is_folder_of_files(path: Path) -> bool:
-    """Whether `path` is a folder, but not a Zarr store, which is an image."""
+    """Whether `path` is a folder, but not one that is an image."""
     # os.path.isdir, unlike Path.is_dir, is False where access is denied
-    return os.path.isdir(path) and path.suffix != ".zarr" and not is_zarr(path)
+    return os.path.isdir(path) and not is_image_folder(path)
 
 
 def stem_of(path: Path) -> str:

@@ -5,8 +5,6 @@ A complete mask that was damaged since becomes one in progress again, so that on
 
 import math
 import os
-import shutil
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from tilesegment.errors import FinishedError, MaskError
-from tilesegment.files import sweep, sync
+from tilesegment.masks.blocks import reporting
+from tilesegment.masks.home import home_of
 from tilesegment.masks.reader import open_levels
 from tilesegment.masks.spec import MaskSpec, differing, spec_from_record
-from tilesegment.masks.store import create_array, reporting, survey
+from tilesegment.masks.store import survey
 from tilesegment.masks.target import (
     Target,
     find_host,
@@ -28,10 +27,7 @@ from tilesegment.masks.target import (
     read_record,
     recorded_target,
 )
-from tilesegment.masks.writer import MaskWriter, claim, lock_file, open_writer, remove_ours
-from tilesegment.metadata import MARK
-from tilesegment.ome_zarr.labels import update_consolidated
-from tilesegment.ome_zarr.node import Node, write_group
+from tilesegment.masks.writer import MaskWriter, open_writer
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ def open_partial(path: str | Path) -> MaskWriter:
         if target.kind == "labels":
             target = replace(target, host=find_host(path))
         if folder == path:
-            _reopen(target, spec, record)
+            home_of(target).reopen(record, target.grid(spec))
         return open_writer(target, spec, overwrite=False)
 
 
@@ -127,9 +123,9 @@ def is_complete(
         if there is None or differing(there, record):
             return False
         if target.is_folder and not _is_whole(target, spec, there):
-            _reopen(target, spec, there)
+            home_of(target).reopen(there, target.grid(spec))
             return False
-        _tidy(target, record)
+        home_of(target).tidy(record)
     return True
 
 
@@ -152,39 +148,3 @@ def _is_whole(target: Target, spec: MaskSpec, record: dict[str, Any]) -> bool:
     except MaskError:  # a level is damaged: it is built again
         return False
     return all(level.survey().done.all() for level in levels)
-
-
-def _reopen(target: Target, spec: MaskSpec, record: dict[str, Any]) -> None:
-    """Turn a complete mask that is damaged into one in progress.
-
-    Killed between any two steps, it is `partial` under its final name, and the next call goes on.
-    """
-    path = target.path
-    if lock_file(path) is None:
-        create_array(path / "0", target.grid(spec))
-    with claim(path, wait=True) as is_there:
-        # another process may have done it; and one in progress only goes on under --overwrite
-        if not is_there or target.partial.exists():
-            return
-        write_group(path, Node(target.grid(spec).format, {MARK: record | {"state": "partial"}}))
-        for level in [folder for folder in path.iterdir() if folder.name.isdecimal() and folder.name != "0"]:
-            shutil.rmtree(level)
-        os.rename(path, target.partial)
-        sync(path.parent)
-    _consolidate(target)
-
-
-def _tidy(target: Target, record: dict[str, Any]) -> None:
-    """Delete what a run killed at its very end has left beside its complete output."""
-    partial = target.partial
-    if not target.is_folder and not differing(read_record(partial) or {}, record):
-        with suppress(MaskError), claim(partial):  # another run is replacing the output: it is its folder
-            if survey(partial / "0", target.grid(spec_from_record(record))).done.all():
-                remove_ours(partial, target.path)
-    _consolidate(target)
-    sweep(target.path)
-
-
-def _consolidate(target: Target) -> None:
-    if target.kind == "labels":
-        update_consolidated(target.path.parent)

@@ -23,8 +23,8 @@ from tifffile import TiffFile, TiffPage, TiffWriter
 
 from tilesegment.errors import MaskError, one_line
 from tilesegment.geometry import Region
+from tilesegment.masks.blocks import BlockArray
 from tilesegment.masks.spec import MaskSpec, spec_from_record
-from tilesegment.masks.store import BlockArray
 from tilesegment.metadata import MARK, part_of_frame
 
 KINDS = {".tif": "tiff", ".tiff": "tiff", ".png": "png"}

@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 
 from tilesegment.geometry import Region
-from tilesegment.masks.store import BlockArray
+from tilesegment.masks.blocks import BlockArray
 from tilesegment.threads import thread_count
 
 _THREADS = 4  # more would only hold more blocks in memory

@@ -9,10 +9,11 @@ import numpy as np
 
 from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
+from tilesegment.masks.blocks import BlockArray, reporting
 from tilesegment.masks.export import KINDS, PngLevel, TiffLevel, read_exported
 from tilesegment.masks.pyramid import Tally
 from tilesegment.masks.spec import MaskSpec, spec_from_record
-from tilesegment.masks.store import BlockArray, open_array, reporting
+from tilesegment.masks.store import open_array
 from tilesegment.masks.target import OBJECTS, Target, partial_name, read_record, recorded_target
 from tilesegment.metadata import MARK, LabelClass
 from tilesegment.ome_zarr.node import read_node

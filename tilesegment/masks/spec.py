@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -238,13 +237,15 @@ class Grid:
             for region in Region.of_shape(self.shape).squares(self.block):
                 yield region, z
 
-    def root(self, path: Path) -> Path:
-        """Return the folder of the stored objects of the array in folder `path`."""
-        return path / "c" if self.format == 3 else path
+    @property
+    def root(self) -> str:
+        """Key below which the stored objects of the array lie."""
+        return "c" if self.format == 3 else ""
 
-    def objects(self, path: Path, region: Region, z: int) -> list[Path]:
-        """Return the files that hold `region` of plane `z` of the array in folder `path`, row by row."""
+    def keys(self, region: Region, z: int) -> list[str]:
+        """Return the keys of the objects that hold `region` of plane `z`, in the array, row by row."""
         side = self.stored
         lead = [str(z) if axis == "z" else "0" for axis in self.axes[:-2]]
+        lead = [self.root, *lead] if self.root else lead
         rows, columns = range(region.y0 // side, -(-region.y1 // side)), range(region.x0 // side, -(-region.x1 // side))
-        return [self.root(path).joinpath(*lead, str(row), str(column)) for row in rows for column in columns]
+        return ["/".join([*lead, str(row), str(column)]) for row in rows for column in columns]

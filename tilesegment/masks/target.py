@@ -9,7 +9,7 @@ from typing import Any
 
 from tilesegment.errors import MaskError
 from tilesegment.masks.export import KINDS, read_exported
-from tilesegment.masks.spec import Grid, MaskSpec, differing
+from tilesegment.masks.spec import Grid, MaskSpec
 from tilesegment.metadata import MARK
 from tilesegment.ome_zarr.labels import MAX_HALVINGS, ZARR_FORMAT, HostImage, host_image
 from tilesegment.ome_zarr.node import Node, read_node
@@ -128,28 +128,6 @@ def recorded_target(path: Path, partial: Path, record: Mapping[str, Any]) -> Tar
         what = f"{kind!r}, OME-Zarr {version!r}, halvings {halvings!r}, values {values!r}"
         raise MaskError(f"the mask's record is damaged ({what:.200}); compute the mask again")
     return Target(path, partial, kind, version, tuple(counts), values=values, floor=layout.get("floor") is True)
-
-
-def check_free(target: Target, spec: MaskSpec, overwrite: bool) -> None:
-    """Check that the output can get its final name: its folder exists, and nothing there must be kept."""
-    path = target.path
-    folder = path.parent.parent if target.kind == "labels" else path.parent
-    if not folder.is_dir():
-        raise MaskError(f"cannot write {path}: there is no folder {folder}; create it first")
-    for name in (path, target.partial):
-        if name.is_symlink():
-            raise MaskError(f"{name} is a symbolic link and is not written through; name the file that it points to")
-    if not path.exists():
-        return
-    if not overwrite:
-        there = read_record(path)
-        difference = "" if there is None else differing(there, target.record(spec, "complete"))
-        made = f" and was made with other settings ({difference})" if difference else ""
-        raise MaskError(f"{path} exists{made}; name another output, or use --overwrite to replace it")
-    if target.is_folder and not is_ours(path):
-        raise MaskError(f"{path} was not made by tilesegment and is not replaced; name another output")
-    if not target.is_folder and not path.is_file():
-        raise MaskError(f"{path} is not a file and is not replaced; name another output")
 
 
 def _halvings(shape: tuple[int, int]) -> tuple[int, ...]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from tilesegment.errors import MaskError, PlanError
 from tilesegment.files import replacing
 from tilesegment.masks import MaskSpec, MaskWriter, create_objects, is_complete
+from tilesegment.masks.blocks import reporting
+from tilesegment.masks.home import check_free
 from tilesegment.masks.spec import RESAMPLED, differing
-from tilesegment.masks.store import reporting
-from tilesegment.masks.target import OBJECTS, check_free, objects_target, read_record
+from tilesegment.masks.target import OBJECTS, objects_target, read_record
 from tilesegment.objects.batches import Batch, Placement
 from tilesegment.objects.plan import ObjectPlan, first_pixel
 from tilesegment.objects.settings import ObjectSettings

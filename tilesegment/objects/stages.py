@@ -29,7 +29,7 @@ from tilesegment.images import open_image
 from tilesegment.images.resampled import at_scale
 from tilesegment.images.source import ImageSource
 from tilesegment.masks import MaskWriter
-from tilesegment.masks.store import reporting
+from tilesegment.masks.blocks import reporting
 from tilesegment.objects.arrays import SUFFIX, DamagedError, load_arrays, save_arrays
 from tilesegment.objects.block_pieces import BlockPieces
 from tilesegment.objects.cut import Place

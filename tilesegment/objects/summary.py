@@ -16,9 +16,9 @@ from tilesegment.files import write_atomically
 from tilesegment.geometry import Region
 from tilesegment.images import IMAGE_SUFFIXES, is_zarr
 from tilesegment.masks import Mask, MaskSpec, find_mask
+from tilesegment.masks.blocks import reporting
 from tilesegment.masks.pyramid import Tally
 from tilesegment.masks.reader import recorded_classes
-from tilesegment.masks.store import reporting
 from tilesegment.objects.find import find_objects
 from tilesegment.objects.run import ObjectWorkers, Report
 from tilesegment.objects.settings import class_number

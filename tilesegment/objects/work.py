@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tilesegment.errors import MaskError, StoppedError
 from tilesegment.files import delete_folder, locked, sweep, sync, temporary_name, write_atomically
-from tilesegment.masks.store import reporting
+from tilesegment.masks.blocks import reporting
 from tilesegment.objects.arrays import SUFFIX
 from tilesegment.objects.plan import ObjectPlan
 from tilesegment.objects.stages import PLAN, results_folder

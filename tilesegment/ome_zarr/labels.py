@@ -98,8 +98,11 @@ def _halvings(factors: tuple[float, float]) -> int:
     return nearest.pop() if len(nearest) == 1 else -1
 
 
-def multiscales(name: str, axes: str, frame: Frame, halvings: tuple[int, ...]) -> dict[str, Any]:
-    """Return the `multiscales` entry of an array of `axes` (`yx` to `czyx`), its levels halved `halvings` times."""
+def multiscales(name: str, axes: str, frame: Frame, halvings: tuple[int, ...], prefix: str = "") -> dict[str, Any]:
+    """Return the `multiscales` entry of an array of `axes` (`yx` to `czyx`).
+
+    Its levels are halved `halvings` times, and called `prefix` and their number.
+    """
     spacings = {"c": Spacing(), "z": frame.z, "y": frame.y, "x": frame.x}
     described: list[dict[str, str]] = []
     for axis in axes:
@@ -116,7 +119,7 @@ def multiscales(name: str, axes: str, frame: Frame, halvings: tuple[int, ...]) -
             {"type": "scale", "scale": [scale[axis] * factor[axis] for axis in axes]},
             {"type": "translation", "translation": centre},
         ]
-        datasets.append({"path": str(level), "coordinateTransformations": transformations})
+        datasets.append({"path": f"{prefix}{level}", "coordinateTransformations": transformations})
     return {"name": name, "axes": described, "datasets": datasets}
 
 

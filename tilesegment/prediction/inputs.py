@@ -2,32 +2,47 @@
 
 import csv
 import io
+import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tilesegment.draw import is_picture_of_ours
 from tilesegment.errors import PlanError
-from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr
+from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_image_folder, is_zarr, unread_among, unread_format
+from tilesegment.images.companions import companions, slide_file
+from tilesegment.images.datasets import split_dataset
 from tilesegment.masks import read_record
-from tilesegment.prediction.settings import Outputs
+from tilesegment.prediction.settings import Outputs, Settings
 
 SUMMARY = "summary.csv"
 # what objects are written to beside the masks of many images, by the suffix that is given
 OBJECT_ENDINGS = {one: one for one in (".geojson", ".geojson.gz", ".csv", ".parquet")} | {".zarr": "-objects.zarr"}
+# columns of a list with a setting of the image alone, and that setting
+OWN = {"mpp": "source_mpp", "diameter": "diameter", "roi": "roi", "skip_empty": "skip_empty"}
+_FILES = ("roi", "skip_empty")
 _DOUBLE = (".ome.tiff", ".ome.tif", ".ome.zarr")  # suffixes of two parts
 
 
-def read_list(path: str | Path) -> list[tuple[str, str | None]]:
-    """Read a list of images, and of their masks if it names them; paths are relative to the working folder.
+class Listed(NamedTuple):
+    """An image of a list; the name of its mask, if given; and settings of its own, by the name of their field."""
 
-    A CSV file has a column `image` and may have a column `out`; any other file names one image per line;
-    empty lines and lines that begin with # are skipped.
+    image: str
+    out: str | None = None
+    own: Mapping[str, Any] = {}
+
+
+def read_list(path: str | Path) -> list[Listed]:
+    """Read a list of images, perhaps with settings of their own; paths are relative to the working folder.
+
+    A CSV file has a column `image`, and may have `out`, the mask, `mpp`, the size of the image's pixels in micrometres,
+    `diameter`, that of its objects in pixels, `roi`, a GeoJSON file of its areas, and `skip_empty`. Any other file
+    names one image per line; empty lines and lines that begin with # are skipped.
 
     Raises:
-        PlanError: the list is missing, is not text, has other columns or names no image.
+        PlanError: the list is missing, is not text, has other columns, holds a size that is none, or names no image.
     """
     expected = "give a text file, one image per line, or a CSV"
     try:
@@ -40,40 +55,85 @@ def read_list(path: str | Path) -> list[tuple[str, str | None]]:
         found = _rows(path, text)
     else:
         lines = (line.strip() for line in text.splitlines())
-        found = [(line, None) for line in lines if line and not line.startswith("#")]
+        found = [Listed(line) for line in lines if line and not line.startswith("#")]
     if not found:
         raise PlanError(f"the list {path} names no image")
     return found
 
 
-def _rows(path: str | Path, text: str) -> list[tuple[str, str | None]]:
-    """Return the images and masks in the columns `image` and `out` of a CSV, in any case."""
+def _rows(path: str | Path, text: str) -> list[Listed]:
+    """Return the rows of a CSV; its columns may be in any order and case."""
     head, *rows = list(csv.reader(io.StringIO(text))) or [[]]
     columns = [name.strip().lower() for name in head]
-    if columns.count("image") != 1 or columns.count("out") > 1:
+    if columns.count("image") != 1 or any(columns.count(name) > 1 for name in ("out", *OWN)):
         raise PlanError(
-            f"the list {path} has the columns {', '.join(head)}; expected one image and at most one out, separated by "
-            "commas"
+            f"the list {path} has the columns {', '.join(head)}; expected one image and at most one "
+            f"{', one '.join(('out', *OWN))}, separated by commas"
         )
     found = []
     for number, row in enumerate(rows, 2):
+        where = f"line {number} of {path}"
         if len(row) > len(columns):
-            raise PlanError(f"line {number} of {path} has {len(row)} fields for {len(columns)} columns: quote commas")
+            raise PlanError(f"{where} has {len(row)} fields for {len(columns)} columns: quote commas")
         fields = {name: field.strip() for name, field in zip(columns, row, strict=False)}
         if fields.get("image"):
-            found.append((fields["image"], fields.get("out") or None))
+            given = {name: fields[name] for name in OWN if fields.get(name)}
+            own = {OWN[name]: text if name in _FILES else _size(where, name, text) for name, text in given.items()}
+            found.append(Listed(fields["image"], fields.get("out") or None, own))
     return found
 
 
+def _size(where: str, column: str, text: str) -> float:
+    """Return a size of a list.
+
+    Raises:
+        PlanError: it is no positive number.
+    """
+    try:
+        size = float(text)
+    except ValueError:
+        size = math.nan
+    if not (math.isfinite(size) and size > 0):
+        unit = {"mpp": "micrometres, such as 0.25", "diameter": "pixels, such as 30"}[column]
+        raise PlanError(f"{where}: {column} is {text}; write a positive number of {unit}, or nothing")
+    return size
+
+
+def own_settings(listed: Iterable[Listed], settings: Settings) -> dict[str, Mapping[str, Any]]:
+    """Return what is set for single images, by their paths.
+
+    Raises:
+        PlanError: it contradicts the settings of all, or that of the same image on another line.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for one in listed:
+        try:
+            replace(settings, **one.own)
+        except PlanError as error:
+            raise PlanError(f"{one.image} of the list: {error}") from error
+        if found.setdefault(one.image, one.own) != one.own:
+            raise PlanError(f"the list names {one.image} twice, with different settings; keep one of the lines")
+    return {image: own for image, own in found.items() if own}
+
+
 class Found(NamedTuple):
-    """Images of a folder (sorted paths), and the names of its other entries, hidden ones excepted."""
+    """What a folder holds, hidden entries excepted.
+
+    Attributes:
+        images: sorted paths.
+        unread: one sentence for each format of images that is known but not read.
+        left_out: names of all else.
+    """
 
     images: tuple[str, ...]
+    unread: tuple[str, ...]
     left_out: tuple[str, ...]
 
 
 def images_in(folder: str) -> Found:
     """Find the images in a folder, not in those below; masks and pictures that we wrote do not count.
+
+    Of a slide in several files only the one that stands for it is named.
 
     Raises:
         PlanError: there are none, or the folder cannot be read.
@@ -82,13 +142,20 @@ def images_in(folder: str) -> Found:
         entries = sorted(entry for entry in os.listdir(folder) if not entry.startswith("."))
     except OSError as error:
         raise PlanError(f"the folder {folder} cannot be read ({error.strerror}): check its permissions") from error
-    taken = {name: _is_to_predict(Path(folder, name)) for name in entries}
-    images = tuple(name for name in entries if taken[name])
-    left_out = tuple(name for name in entries if not taken[name])
+    found = [name for name in entries if _is_to_predict(Path(folder, name))]
+    beside = set[str]()
+    for name in found:
+        if name not in beside:
+            main = slide_file(os.path.join(folder, name))
+            beside |= {os.path.basename(one) for one in (main, *companions(main))} - {os.path.basename(main)}
+    images = tuple(name for name in found if name not in beside)
+    others = [name for name in entries if name not in beside and name not in images]
+    unread = unread_among(others)
     if not images:
-        there = shortened(left_out) or "nothing"
+        there = "; ".join(unread) or shortened(others) or "nothing"
         raise PlanError(f"{folder} holds no image that can be read, but {there}; name images, or their folder")
-    return Found(tuple(os.path.join(folder, name) for name in images), left_out)
+    left_out = tuple(name for name in others if unread_format(name) is None)
+    return Found(tuple(os.path.join(folder, name) for name in images), tuple(unread), left_out)
 
 
 def shortened(names: Sequence[str]) -> str:
@@ -99,7 +166,7 @@ def shortened(names: Sequence[str]) -> str:
 def _is_to_predict(path: Path) -> bool:
     """Whether a file or folder is, by its content or its name, an image that is not one of our outputs."""
     if path.is_dir():
-        return (path.suffix == ".zarr" or is_zarr(path)) and read_record(path) is None
+        return is_image_folder(path) and read_record(path) is None
     if path.suffix.lower() in IMAGE_SUFFIXES or begins_as_image(path):
         return read_record(path) is None and not is_picture_of_ours(path)
     return False
@@ -177,10 +244,12 @@ def _place(folder: str | Path | None, image: str, name: str | None, file_format:
 
 
 def _stem(image: str) -> str:
-    """Return the name of an image without its format, `a` of `a.ome.tif`; of a part of a Zarr `a_0`, of `a.zarr/0`."""
-    path, parts = Path(os.path.abspath(image)), list[str]()
+    """Return the name of an image without its format, `a` of `a.ome.tif`; of a part `a_0`, of `a.zarr/0`, `a.h5:/0`."""
+    file, dataset = split_dataset(os.path.abspath(image))
+    path, parts = Path(file), [name for name in dataset.split("/") if name]
     while path.parent.suffix == ".zarr" or is_zarr(path.parent):
         parts.insert(0, path.name)
         path = path.parent
-    ending = next((one for one in _DOUBLE if path.name.lower().endswith(one)), path.suffix)
+    suffix = "" if path.is_dir() and path.suffix != ".zarr" else path.suffix  # folders of DICOM are called 1.2.840
+    ending = next((one for one in _DOUBLE if path.name.lower().endswith(one)), suffix)
     return "_".join([path.name[: len(path.name) - len(ending)], *parts])

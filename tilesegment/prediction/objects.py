@@ -12,9 +12,10 @@ from tilesegment.errors import MaskError, PlanError
 from tilesegment.files import sweep
 from tilesegment.geometry import Region
 from tilesegment.masks import MaskSpec, find_mask
-from tilesegment.masks.store import reporting
-from tilesegment.masks.target import check_free, find_host, objects_target
-from tilesegment.masks.writer import remove_ours
+from tilesegment.masks.blocks import reporting
+from tilesegment.masks.folder import remove_ours
+from tilesegment.masks.home import check_free
+from tilesegment.masks.target import find_host, objects_target
 from tilesegment.objects.find import Objects, find_objects
 from tilesegment.objects.outputs import ObjectOutputs, check_file, settled_by
 from tilesegment.objects.plan import decide, make_plan

@@ -1,6 +1,6 @@
 """Predict masks of image files: the library's main functions."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -65,12 +65,14 @@ def predict_many(
     settings: Settings,
     workers: Workers | None = None,
     *,
+    own: Mapping[str, Mapping[str, Any]] | None = None,
     listeners: Sequence[Listener] = (),
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Result]:
     """Segment many images, in one queue over all their blocks; yield each result as the image ends.
 
+    `own` holds, by their paths, what single images have instead of `settings`, such as {"a.tif": {"source_mpp": 0.5}}.
     An image that fails does not stop the others: its errors are in its result. Arguments as in `Queue`.
     """
     with nullcontext(workers) if workers is not None else ThisProcess() as who:
-        yield from Queue(images, settings, who, listeners, stop).results()
+        yield from Queue(images, settings, who, listeners, stop, own or {}).results()

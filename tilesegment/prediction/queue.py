@@ -1,14 +1,14 @@
 """One queue over the blocks of many images: no worker idles between images, and a failed image stops no other."""
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self, TypeAlias
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias
 
 import numpy as np
 
@@ -142,10 +142,11 @@ class Queue:
 
     Args:
         images: paths, and where each one goes.
-        settings: the same for all of them.
+        settings: of all of them.
         workers: what predicts.
         listeners: receive the events of the run.
         stop: asked between blocks; if true, the run ends after those under way.
+        own: fields of the settings of single images, by their paths.
     """
 
     def __init__(
@@ -155,9 +156,10 @@ class Queue:
         workers: Workers,
         listeners: Sequence[Listener],
         stop: Stop,
+        own: Mapping[str, Mapping[str, Any]],
     ) -> None:
         self.images, self.settings, self.workers = list(images), settings, workers
-        self.listeners, self.stop = listeners, stop
+        self.listeners, self.stop, self._own = listeners, stop, own
         self._under_way: dict[Job, _UnderWay] = {}
         self._over: list[Result] = []
         self._pixels = self._blocks = self._total = self._begun = 0
@@ -213,7 +215,8 @@ class Queue:
     def _begin(self, one: _UnderWay) -> tuple[Job, Iterator[tuple[int, Block]]]:
         """Open an image, claim its outputs, and find the blocks left to do."""
         result = one.result
-        job = Job.prepare(result.image, self.settings, ask=partial(self.workers.ask, stop=self.stop))
+        settings = replace(self.settings, **self._own.get(str(result.image), {}))
+        job = Job.prepare(result.image, settings, ask=partial(self.workers.ask, stop=self.stop))
         one.opened.enter_context(job)
         self.workers.check(job)
         plan = result.plan = job.plan
@@ -229,7 +232,7 @@ class Queue:
         result.blocks_resumed = int(np.count_nonzero(done.ravel()[plan.part]))
         for listener in self.listeners:
             listener.begun(result)
-        to_predict = plan.areas * ~(done | plan.skipping.empty)
+        to_predict = plan.areas * ~(done | plan.left_out)
         self._total += int(to_predict.ravel()[plan.part].sum())
         self._under_way[job] = one
         return job, plan.work(done)
@@ -263,7 +266,7 @@ class Queue:
             result.pixels, self._pixels = result.pixels + area, self._pixels + area
             return
         result.blocks_skipped, result.pixels_skipped = result.blocks_skipped + 1, result.pixels_skipped + area
-        if item.job.plan.skipping.blocks is None:
+        if not item.job.plan.leaves_out(item.z, item.block):
             self._total -= area  # it was counted as one to predict
 
     def _finish_when_settled(self, job: Job) -> None:

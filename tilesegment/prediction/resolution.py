@@ -52,8 +52,22 @@ def choose_resolution(source: ImageSource, header: ModelHeader, settings: Settin
         if not 0 <= settings.level < len(source.levels):
             raise PlanError(f"--level is {settings.level}; {source.path} has levels 0 to {len(source.levels) - 1}")
         return Resolution(settings.level)
-    step = _step_of_diameter(header, settings.diameter) if settings.diameter else _step_of_mpp(source, header, settings)
-    wanted = f"--diameter {settings.diameter:g}" if settings.diameter else f"--mpp {_text(settings.mpp)}"
+    if settings.diameter is not None:
+        return level_at(source, _step_of_diameter(header, settings.diameter), f"--diameter {settings.diameter:g}")
+    return level_at(source, _step_of_mpp(source, header, settings), f"--mpp {_text(settings.mpp)}")
+
+
+def level_at(source: ImageSource, step: tuple[float, float], wanted: str) -> Resolution:
+    """Choose a stored level whose pixels span about `step` (y, x) pixels of level 0, or a resampled one of just that.
+
+    Args:
+        source: the image.
+        step: positive.
+        wanted: the option that asks for it, for messages.
+
+    Raises:
+        PlanError: pixels would differ too much from all that are stored.
+    """
     factors = [tuple(s / t for s, t in zip(step, one.scale, strict=True)) for one in source.levels]
     off = [max(abs(one - 1) for one in each) for each in factors]
     nearest = off.index(min(off))
@@ -136,8 +150,13 @@ def _step_of_mpp(source: ImageSource, header: ModelHeader, settings: Settings) -
     if size is None:
         raise PlanError(
             f"--mpp is {_text(settings.mpp)}, but {source.path} does not say how large its pixels are; give "
-            "--source-mpp MICRONS, too, or --diameter PX"
+            "--source-mpp MICRONS, too, or --diameter PX instead (of many images, columns mpp or diameter of a --list)"
         )
+    return step_between(wanted, size)
+
+
+def step_between(wanted: PixelSize, size: PixelSize) -> tuple[float, float]:
+    """Return the (y, x) pixels of `size` that a pixel of the `wanted` size spans."""
     return _rounded(wanted.y / size.y), _rounded(wanted.x / size.x)
 
 

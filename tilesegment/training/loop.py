@@ -16,7 +16,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from tilesegment.errors import DataError, PlanError
 from tilesegment.geometry import FieldOfView
-from tilesegment.metadata import PixelSize
 from tilesegment.models.header import ModelHeader
 from tilesegment.models.model import Model
 from tilesegment.networks import build_network
@@ -82,8 +81,6 @@ class Trainer:
         self.layout = choose_layout(self.device, self.precision)
         self.data = data = learnable(data)
         self.sections, self.held_out = data.split(settings.validation)
-        side = settings.source_mpp
-        self.pixel_size = data.pixel_size if side is None or data.pixel_size is not None else PixelSize(side, side)
         self.diameter, self.ground = data.object_diameter(), ground_of_data(data)
         self.goal = choose_goal(settings.goal, self.sections, len(data.classes))
         settings = settings if module is None else replace(settings, network=MODULE)
@@ -268,7 +265,7 @@ class Trainer:
             arguments=self.start.arguments,
             classes=self.data.classes,
             normalisation=self.normalisation,
-            pixel_size=self.pixel_size,
+            pixel_size=self.data.pixel_size,
             diameter=self.diameter,
             ground=self.ground,
             halo=self.start.halo,

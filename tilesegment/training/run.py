@@ -142,7 +142,9 @@ class _Run:
     """The files of a run while it goes on."""
 
     def __init__(self, data: Path, folder: Path, chosen: Configuration, start: float, module: nn.Module | None) -> None:
-        dataset = open_dataset(data, **chosen.labels)
+        chosen.settings.check()  # before the data are read
+        mpp, source_mpp = chosen.settings.mpp, chosen.settings.source_mpp
+        dataset = open_dataset(data, **chosen.labels, mpp=mpp, source_mpp=source_mpp)
         chosen = chosen.of_data(data, dataset, folder)
         self.folder, self.start, self.trainer = folder, start, Trainer(dataset, chosen.settings, module)
         # with the choices made for this machine, so that the run is the same on another

@@ -21,7 +21,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     for names, bounds in {
         "budget steps epochs": (1, math.inf),
         "batch": (1, 1024),
-        "source_mpp": (1e-6, 1e6),
+        "mpp source_mpp": (1e-6, 1e6),
         "rate": (1e-9, 10),
         "ema": (0, 0.99999),
         "border_weight": (0, 1e4),
@@ -77,7 +77,8 @@ class TrainingSettings:
         border_weight, border_sigma: w0 and sigma (pixels) of `losses.border_weights`; 10 and 5 in the paper, 0 is none.
             None is 5 and 3 for labels of instances, else 0 and 5.
         init: model to start from, file or bundled name; layers for classes that it lacks start at random.
-        source_mpp: side of a pixel of the training images in micrometres, where the files do not say.
+        mpp: side of a pixel in micrometres, to which each image and its label are resampled; None trains in pixels.
+        source_mpp: that of the training images where the files do not say it.
         scale: 1, 1/2, 1/3, ...: train, and later predict, on images reduced to this.
         validation: share of the sections to hold out, the last ones, or their names.
         goal: score that judges the model: `v_rand` (cells), `dice` (of class 1), `miou`, `pq` (instances); `auto` looks
@@ -111,6 +112,7 @@ class TrainingSettings:
     border_weight: float | None = None
     border_sigma: float | None = None
     init: str | None = None
+    mpp: float | None = None
     source_mpp: float | None = None
     scale: float = 1.0
     validation: float | tuple[str, ...] = 0.2

@@ -13,17 +13,19 @@ from scipy import ndimage
 from tilesegment.errors import DataError, ImageError
 from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, open_channels
+from tilesegment.images.resampled import at_scale
 from tilesegment.labels.annotations import forget, is_annotation, open_annotation
 from tilesegment.labels.coding import IGNORE, Coding, classes_of, decide
 from tilesegment.labels.files import first_notes
 from tilesegment.labels.label import BLOCK, Label, LabelOptions, check_same_size, open_label
 from tilesegment.labels.numbering import dense
 from tilesegment.labels.outlines import OutlineLabel
+from tilesegment.labels.resampled import at_centres
 from tilesegment.labels.scanning import MOST_CLASSES, ObjectsError, Scan, scan
-from tilesegment.metadata import PixelSize
 from tilesegment.training.data.layouts import find_layout
 from tilesegment.training.data.objects import Instances
 from tilesegment.training.data.pairs import Layout, Pair
+from tilesegment.training.data.pixel_sizes import Fitted, Sizing, size_warnings
 from tilesegment.training.data.sections import Dataset, Section
 from tilesegment.training.data.summary import label_warnings
 
@@ -61,6 +63,9 @@ def open_dataset(
     ignore: int | None = None,
     instances: bool | None = None,
     invert: bool = False,
+    *,
+    mpp: float | None = None,
+    source_mpp: float | None = None,
 ) -> Dataset:
     """Read the labelled images in the folder `path`.
 
@@ -75,16 +80,19 @@ def open_dataset(
         instances: labels are ids of single objects (True) or classes (False); None finds out. Values other than 0 are
             then objects of one class, and sections have `objects`.
         invert: invert files that declare 0 as white (MINISWHITE), so that 0 is black.
+        mpp: pixel size in micrometres to which each image and its label are resampled; None keeps them as they are.
+        source_mpp: that of images that do not say it.
 
     Raises:
         DataError: an unknown layout, an image without a label or a label without an image, different sizes, labels
-            without classes or with ambiguous ones, images of several kinds.
+            without classes or with ambiguous ones, images of several kinds, or without the pixel size that is needed.
+        PlanError: the pixels of an image differ too much from `mpp`.
         ImageError: a file cannot be read.
     """
     try:
         layout = find_layout(Path(path))
         options = LabelOptions(layout.ignore if ignore is None else ignore, False, invert, layout.voc)
-        return _read(layout, options, classes, instances)
+        return _read(layout, options, classes, instances, Sizing(mpp, source_mpp))
     except OSError as error:
         where = path if error.filename is None else os.fsdecode(error.filename)
         raise DataError(f"{where} cannot be read ({error.strerror}); check the path and its permissions") from error
@@ -92,7 +100,9 @@ def open_dataset(
         forget()
 
 
-def _read(layout: Layout, options: LabelOptions, names: Sequence[str] | None, instances: bool | None) -> Dataset:
+def _read(
+    layout: Layout, options: LabelOptions, names: Sequence[str] | None, instances: bool | None, sizing: Sizing
+) -> Dataset:
     """Read labels as objects or as classes."""
     drawn = sum(is_annotation(pair.label) for pair in layout.pairs + layout.held_out)
     if options.ignore is not None and drawn == len(layout.pairs + layout.held_out):
@@ -103,10 +113,10 @@ def _read(layout: Layout, options: LabelOptions, names: Sequence[str] | None, in
     if drawn and instances is False:
         if drawn < len(layout.pairs + layout.held_out):
             raise DataError("some labels are outlines and some are images; --no-instances reads labels of one kind")
-        return _without_objects(_of_objects(layout, options, names))
+        return _without_objects(_of_objects(layout, options, names, sizing))
     if not (instances or drawn):
         try:
-            return _of_classes(layout, options, names, certain=instances is not None)
+            return _of_classes(layout, options, names, sizing, certain=instances is not None)
         except ObjectsError as error:
             if instances is not None:
                 raise DataError(f"{error.found} (at most {MOST_CLASSES}); leave out --no-instances") from error
@@ -115,10 +125,12 @@ def _read(layout: Layout, options: LabelOptions, names: Sequence[str] | None, in
                     f"the {error.count} values of the labels are taken for ids of single objects; if they are classes, "
                 )
                 layout = replace(layout, warnings=(*layout.warnings, f"{few}name all {error.count} with --classes"))
-    return _of_objects(layout, options, names)
+    return _of_objects(layout, options, names, sizing)
 
 
-def _of_classes(layout: Layout, options: LabelOptions, names: Sequence[str] | None, *, certain: bool) -> Dataset:
+def _of_classes(
+    layout: Layout, options: LabelOptions, names: Sequence[str] | None, sizing: Sizing, *, certain: bool
+) -> Dataset:
     """Read labels whose values are classes.
 
     Raises:
@@ -129,25 +141,29 @@ def _of_classes(layout: Layout, options: LabelOptions, names: Sequence[str] | No
     def look(name: str, label: Label) -> None:
         scans.append(scan(name, label, options.ignore))
 
-    size, notes = _scanned(layout, options, look)
+    fitted, notes = _scanned(layout, options, look, sizing)
     certain |= set().union(*(one.values for one in scans)) <= set(layout.names)
     coding = decide(scans, names, options.ignore, layout.voc, certain=certain)
     described = classes_of(coding, scans, names, layout.names)
 
-    data = Dataset((), described, size, layout.words, ignore=coding.ignore, notes=(*notes, *coding.notes))
-    return _filled(data, layout, options, _Classes(coding))
+    size = sizing.common(fitted)
+    data = Dataset(
+        (), described, size, layout.words, ignore=coding.ignore, notes=(*notes, *coding.notes), read_as=fitted
+    )
+    return _filled(data, layout, options, _Classes(coding), sizing)
 
 
-def _of_objects(layout: Layout, options: LabelOptions, names: Sequence[str] | None) -> Dataset:
+def _of_objects(layout: Layout, options: LabelOptions, names: Sequence[str] | None, sizing: Sizing) -> Dataset:
     """Read labels whose values are ids of objects."""
     if names is None and set(layout.names) == {0, 1}:
         names = (layout.names[0], layout.names[1])
     found = Instances(options.ignore, None if names is None else tuple(names))
-    size, notes = _scanned(layout, options, found.scan)
+    fitted, notes = _scanned(layout, options, found.scan, sizing)
     warnings = found.check()
     described = found.classes()
-    data = Dataset((), described, size, layout.words, warnings, options.ignore, instances=True)
-    data = _filled(data, layout, options, found)
+    size = sizing.common(fitted)
+    data = Dataset((), described, size, layout.words, warnings, options.ignore, instances=True, read_as=fitted)
+    data = _filled(data, layout, options, found, sizing)
     return replace(data, notes=(found.how, *notes, *found.notes(), *data.notes))
 
 
@@ -157,10 +173,11 @@ def _without_objects(data: Dataset) -> Dataset:
     return replace(data, sections=sections, instances=False, notes=data.notes[1:])
 
 
-def _filled(data: Dataset, layout: Layout, options: LabelOptions, meaning: Meaning) -> Dataset:
+def _filled(data: Dataset, layout: Layout, options: LabelOptions, meaning: Meaning, sizing: Sizing) -> Dataset:
     """Add the sections to a data set, and what is to be said of them."""
+    partly = data.ignore is not None
     parts = [
-        [s for pair in pairs for s in _sections(pair, options, meaning, partly=data.ignore is not None)]
+        [s for pair in pairs for s in _sections(pair, options, meaning, sizing, partly=partly)]
         for pairs in (layout.pairs, layout.held_out)
     ]
     unlabelled = {s.name: s for part in parts for s in part if (s.label == IGNORE).all()}
@@ -170,7 +187,8 @@ def _filled(data: Dataset, layout: Layout, options: LabelOptions, meaning: Meani
         held_out=tuple(s.name for s in parts[1] if s.name not in unlabelled),
     )
     data = _without_alpha(data)
-    return replace(data, warnings=(*layout.warnings, *data.warnings, *label_warnings(data, [*unlabelled])))
+    sizes = size_warnings(data.read_as, data.pixel_size)
+    return replace(data, warnings=(*layout.warnings, *data.warnings, *sizes, *label_warnings(data, [*unlabelled])))
 
 
 def _without_alpha(data: Dataset) -> Dataset:
@@ -184,26 +202,48 @@ def _without_alpha(data: Dataset) -> Dataset:
 
 
 @contextmanager
-def _open(pair: Pair, options: LabelOptions) -> Iterator[tuple[ImageSource, Label]]:
+def _open(pair: Pair, options: LabelOptions, sizing: Sizing) -> Iterator[tuple[ImageSource, Label]]:
+    """Open an image and its label as they are stored."""
+    with open_channels(pair.images, invert=options.invert) as image, _open_label(pair, image, options) as label:
+        sizing.assume(image)
+        yield image, label
+
+
+def _open_label(
+    pair: Pair, image: ImageSource, options: LabelOptions, fitted: Fitted | None = None
+) -> AbstractContextManager[Label]:
+    """Open the label of an image; outlines in the pixels of `fitted`, others as they are stored."""
+    if not is_annotation(pair.label):
+        return open_label(pair.label, options)
+    drawn_at = None if fitted is None else (fitted.shape, fitted.scale)
+    planes, name = image.depth or 1, f"image {pair.name}"
+    return open_annotation(pair.label, pair.entry, image.shape, planes, name, drawn_at)
+
+
+@contextmanager
+def _open_fitted(pair: Pair, options: LabelOptions, sizing: Sizing) -> Iterator[tuple[ImageSource, int, Label]]:
+    """Open an image, with the number of the level that is read, and its label in the pixels of that level."""
     with open_channels(pair.images, invert=options.invert) as image:
-        opened: AbstractContextManager[Label]
-        if is_annotation(pair.label):
-            opened = open_annotation(pair.label, pair.entry, image.shape, image.depth or 1, f"image {pair.name}")
-        else:
-            opened = open_label(pair.label, options)
-        with opened as label:
-            yield image, label
+        sizing.assume(image)
+        fitted = sizing.fit(pair.name, image)
+        with _open_label(pair, image, options, fitted) as label:
+            if fitted.scale != (1.0, 1.0) and not isinstance(label, OutlineLabel):
+                label = at_centres(label, fitted.shape, fitted.scale)
+            yield at_scale(image, fitted.step), fitted.level, label
 
 
 def _scanned(
-    layout: Layout, options: LabelOptions, look: Callable[[str, Label], None]
-) -> tuple[PixelSize | None, tuple[str, ...]]:
-    """Let `look` see each label; return the pixel size and notes. Images must be of one kind and fit their labels."""
+    layout: Layout, options: LabelOptions, look: Callable[[str, Label], None], sizing: Sizing
+) -> tuple[tuple[Fitted, ...], tuple[str, ...]]:
+    """Let `look` see each label as stored; return how images are read, and notes.
+
+    Images must be of one kind and fit their labels.
+    """
     notes: list[str] = []
-    sizes: set[PixelSize | None] = set()
+    fitted: list[Fitted] = []
     first: tuple[str, int, np.dtype] | None = None
     for pair in layout.pairs + layout.held_out:
-        with _open(pair, options) as (source, label):
+        with _open(pair, options, sizing) as (source, label):
             first = first or (pair.name, source.channels, source.stored_dtype)
             if (source.channels, source.stored_dtype) != first[1:]:
                 raise DataError(
@@ -211,15 +251,17 @@ def _scanned(
                     f"of {first[2]}; all images must be of one kind"
                 )
             check_same_size(f"image {pair.name}", source.shape, source.depth or 1, "its label", label)
-            sizes.add(source.pixel_size)
+            fitted.append(sizing.fit(pair.name, source))
             look(pair.name, label)
             notes += (*source.notes, *label.notes)
-    return sizes.pop() if len(sizes) == 1 else None, first_notes(notes)
+    return tuple(fitted), first_notes(notes)
 
 
-def _sections(pair: Pair, options: LabelOptions, meaning: Meaning, *, partly: bool) -> Iterator[Section]:
+def _sections(
+    pair: Pair, options: LabelOptions, meaning: Meaning, sizing: Sizing, *, partly: bool
+) -> Iterator[Section]:
     """Yield the sections of an image: its planes, or their labelled parts if it is large and labelled only `partly`."""
-    with _open(pair, options) as (source, label):
+    with _open_fitted(pair, options, sizing) as (source, level, label):
         whole = Region.of_shape(label.shape)
         if isinstance(label, OutlineLabel):
             partly = label.regions is not None
@@ -236,7 +278,7 @@ def _sections(pair: Pair, options: LabelOptions, meaning: Meaning, *, partly: bo
             name = pair.name if label.planes == 1 else f"{pair.name}[{z}]"
             if not partly or whole.area <= WHOLE:
                 read = meaning.read(pair.name, label, whole, z)
-                yield Section(name, _pixels(pair.name, source, whole, z), *read)
+                yield Section(name, _pixels(pair.name, source, whole, level, z), *read)
                 continue
             parts = _labelled_parts(label.shape, labelled)
             count = int(parts.max())
@@ -254,11 +296,12 @@ def _sections(pair: Pair, options: LabelOptions, meaning: Meaning, *, partly: bo
                 own[other] = IGNORE
                 if objects is not None:
                     objects = dense(np.where(other, 0, objects))[0]
-                yield Section(f"{name}@{region.y0},{region.x0}", _pixels(pair.name, source, region, z), own, objects)
+                image = _pixels(pair.name, source, region, level, z)
+                yield Section(f"{name}@{region.y0},{region.x0}", image, own, objects)
 
 
-def _pixels(name: str, source: ImageSource, region: Region, z: int) -> np.ndarray:
-    image = np.ascontiguousarray(source.read(region, 0, z))
+def _pixels(name: str, source: ImageSource, region: Region, level: int, z: int) -> np.ndarray:
+    image = np.ascontiguousarray(source.read(region, level, z))
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise ImageError(f"image {name} holds NaN or infinity; replace them before training")
     return image

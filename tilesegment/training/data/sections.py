@@ -12,11 +12,12 @@ from tilesegment.labels.coding import IGNORE
 from tilesegment.labels.files import some_of
 from tilesegment.metadata import LabelClass, PixelSize
 from tilesegment.models.header import Normalisation
+from tilesegment.training.data.pixel_sizes import Fitted
 
 
 @dataclass(frozen=True)
 class Section:
-    """One labelled image."""
+    """One labelled image, at the pixel size at which it is read."""
 
     name: str  # stem of its file; `stem[3]` is plane 3 of a stack, `stem@512,0` a part that begins at (512, 0)
     image: np.ndarray  # (C, H, W) in the file's dtype
@@ -35,13 +36,14 @@ class Dataset:
 
     sections: tuple[Section, ...]  # in the order of their names
     classes: tuple[LabelClass, ...]  # in the order of their values in the label files; see `labels.Coding` for colours
-    pixel_size: PixelSize | None  # of the images, if all agree
+    pixel_size: PixelSize | None  # of the sections, if all agree
     layout: str = ""  # of the files, in words
     warnings: tuple[str, ...] = ()  # what the user should know, one sentence each
     ignore: int | None = None  # the value in the label files that means "not labelled"
     held_out: tuple[str, ...] = ()  # names of the sections in a folder val/
     notes: tuple[str, ...] = ()  # on how the labels are read, one sentence each
     instances: bool = False  # the labels hold single objects, so that sections have `objects`
+    read_as: tuple[Fitted, ...] = ()  # the pixel size of each image, and how it is read
 
     def split(self, validation: float | Sequence[str]) -> tuple[tuple[Section, ...], tuple[Section, ...]]:
         """Split into sections to train on and sections to hold out.

@@ -9,6 +9,7 @@ from PIL import Image
 
 from tilesegment.labels.coding import IGNORE
 from tilesegment.labels.files import some_of
+from tilesegment.training.data.pixel_sizes import size_words
 from tilesegment.training.data.sections import Dataset, Section, class_counts, total_counts
 from tilesegment.training.data.sizes import ObjectNumbers
 
@@ -100,8 +101,8 @@ def summary(data: Dataset, held_out: Sequence[Section]) -> str:
         *_row("size (y x x)", some_of(listed, 4)),
         *_row("pixels", f"{channels} channel{'s' * (channels > 1)} of {sections[0].image.dtype}"),
     ]
-    if data.pixel_size is not None:
-        lines += _row("pixel size", f"{data.pixel_size.y:.4g} x {data.pixel_size.x:.4g} micrometres (y, x)")
+    for number, text in enumerate(size_words(data.read_as, data.pixel_size)):
+        lines += _row("" if number else "pixel size", text)
     lines += _classes(data) + _objects(data)
     lines += _row("held out", f"{len(names)}: {some_of(names, 12)}" if names else "nothing, so there will be no score")
     for note in data.notes:
