@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from tilesegment.signals import Stop, sigterm_stops
 from tilesegment_cli import options
 from tilesegment_cli.exit_codes import SOME_FAILED, STOPPED
-from tilesegment_cli.types import PART, RANGE, REGION
+from tilesegment_cli.types import PART, RANGE, ROI
 
 if TYPE_CHECKING:
     from tilesegment.prediction.inputs import Listed
@@ -36,7 +36,7 @@ option, written = click.option, options.written_path
     type=options.read_path,
     metavar="FILE",
     help="Also the images named in a text file, or in a CSV with columns image and, perhaps, out, mpp (of its pixels), "
-    "diameter.",
+    "diameter, roi, skip_empty.",
 )
 @option("--format", "file_format", type=click.Choice(["zarr", "tif", "png"]), help="Of masks in --out-dir.")
 @options.model
@@ -47,7 +47,7 @@ option, written = click.option, options.written_path
 @options.device
 @options.precision
 @options.runtime
-@option("--roi", type=REGION, help="Only these pixels, of level 0.")
+@option("--roi", type=ROI, help="Only these pixels, of level 0, or what lies in the areas of a GeoJSON file.")
 @options.scale
 @option("--z", type=RANGE, help="Only these planes of a stack.")
 @options.channels
@@ -61,8 +61,9 @@ option, written = click.option, options.written_path
 @option(
     "--skip-empty",
     type=options.read_path,
-    metavar="constant|tissue|MASK",
-    help="Do not predict blocks of one value, blocks without tissue, or those where an image MASK is zero.",
+    metavar="constant|tissue|FILE",
+    help="Do not predict blocks of one value, blocks without tissue, those where an image is zero, or those that no "
+    "area of a GeoJSON file touches.",
 )
 @option("--ngff", type=click.Choice(["0.5", "0.4"]), default="0.5", help="OME-Zarr version; 0.4 for QuPath and Fiji.")
 @option("--probabilities", type=written, metavar="P.ZARR", help="Also write class probabilities.")
@@ -120,6 +121,9 @@ def predict(
         own = own_settings(named, settings)
         to_place = [(one.image, one.out) for one in named]
         placed = _placed(to_place, listed, out, out_dir, file_format, shared, dry_run)
+        files = [one for image, _ in placed if isinstance(one := own.get(image, {}).get("roi", settings.roi), str)]
+        if twice := [one for one in files if files.count(one) > 1]:
+            raise click.UsageError(f"--roi {twice[0]} holds areas of one image, but {len(twice)} images have it")
         if dry_run:
             for image, _ in placed:
                 _print_plan(image, replace(settings, **own.get(image, {})), as_json)
@@ -299,12 +303,13 @@ def _print_plan(image: str, settings: "Settings", as_json: bool) -> None:
     from tilesegment.prediction.job import Job
 
     with Job.prepare(image, settings) as job:
-        plan, skipping = job.plan, job.plan.skipping
-        seconds = job.seconds_per_tile() * plan.tiles * (1 - skipping.share)
+        plan = job.plan
+        share = float(plan.areas[~plan.left_out].sum() / plan.pixels)
+        seconds = job.seconds_per_tile() * plan.tiles * share
     if as_json:
         names = ("pixels", "blocks", "tiles", "tile", "step", "block", "batch", "device", "precision", "runtime")
         known = {name: getattr(plan, name) for name in (*names, "memory_bytes", "disk_bytes")}
-        known |= {"blocks_skipped": skipping.blocks, "seconds": seconds, "notes": list(plan.notes)}
+        known |= {"blocks_skipped": plan.skipped.get("blocks"), "seconds": seconds, "notes": list(plan.notes)}
         click.echo(json.dumps(known))
         return
     for note in plan.notes:

@@ -71,7 +71,8 @@ class Screen(ProgressReport, Listener):
         if result.blocks_resumed:
             facts.append(f"{result.blocks_resumed} blocks were done before")
         if result.blocks_skipped:
-            facts.append(f"{result.blocks_skipped} of {result.blocks} blocks were empty and skipped")
+            why = "empty" if result.decided.roi is None else "empty or outside --roi"
+            facts.append(f"{result.blocks_skipped} of {result.blocks} blocks were {why} and skipped")
         self.line(", ".join(facts) + ("" if result.complete else "; other parts are still to be done"))
         if result.objects is not None:
             for note in result.objects.notes:

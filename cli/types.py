@@ -160,3 +160,21 @@ class PathType(click.ParamType):
         if self.read and not os.access(path, rights, effective_ids=True):
             return "cannot be read (Permission denied)"
         return None
+
+
+class RoiType(PathType):
+    """A region `y0:y1,x0:x1`, or the path of a GeoJSON file of areas."""
+
+    name = "y0:y1,x0:x1|FILE.geojson"
+
+    def __init__(self) -> None:
+        super().__init__(read=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse a region; anything else is a path, unless it looks like a region."""
+        if isinstance(value, str) and re.fullmatch(r"[\d:,\s-]+", value):
+            return REGION.convert(value, param, ctx)
+        return super().convert(value, param, ctx)
+
+
+ROI = RoiType()

@@ -43,8 +43,8 @@ def predict(image: Path, name: str, **more: Any) -> Result:
 
 def skipped(image: Path, **more: Any) -> list[set[tuple[int, int]]]:
     """Row and column of the blocks that differ from a run that skips nothing, for each plane; they must be 0."""
-    predict(image, "whole.zarr", **{**more, "skip_empty": None})
-    predict(image, "skipping.zarr", **more)
+    predict(image, "whole.zarr", **{"overwrite": True, **more, "skip_empty": None})
+    predict(image, "skipping.zarr", **{"overwrite": True, **more})
     whole, skipping = (mask_of(image.parent / name) for name in ("whole.zarr", "skipping.zarr"))
     height, width = whole.shape[-2:]
     return [

@@ -48,6 +48,7 @@ USES = {
     "predict listed": use("predict --list {} --model toy.safetensors --tile 88 --out-dir o", "file"),
     "predict model": use("predict slide.tif --model {} --tile 88 --out m.zarr"),
     "predict skip_empty": use(_PREDICT + " --skip-empty {}"),
+    "predict roi": use(_PREDICT + " --roi {}"),
     "predict probabilities": use(_PREDICT + " --probabilities {}", *_NEW),
     "predict preview": use(_PREDICT + " --preview {}", *_NEW),
     "predict heatmap": use(_PREDICT + " --probabilities p.zarr --heatmap {}", *_NEW),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from command_line import Run
 from conftest import noise, toy_model
+from drawn_areas import box, saved
 from hypothesis import given
 from hypothesis import strategies as st
 from image_files import Write, make_pixels, ome_zarr, png, tiff, zarr_array
@@ -107,11 +108,14 @@ class TestTissue:
         pixels, inside = slide()
 
         class Slide(Unreal):
-            """Each pixel 30 x 30 on level 0, of which none is read, and 6 x 6 on level 1."""
+            """Each pixel 30 x 30 on level 0, of which windows are read to judge the focus, and 6 x 6 on level 1."""
 
             def _read(self, region: Region, level: int, z: int) -> np.ndarray:
-                assert level == 1
-                return pixels.repeat(6, 1).repeat(6, 2)[:, *region.slices]
+                assert level == 1 or (level == 0 and region.shape == (256, 256))
+                rows, columns = (
+                    np.arange(*ends) // (30, 6)[level] for ends in ((region.y0, region.y1), (region.x0, region.x1))
+                )
+                return pixels[:, rows[:, None], columns]
 
         shapes = ((12_000, 15_000), (2_400, 3_000), (400, 500))
         levels = tuple(Level(shape, (12_000 / shape[0],) * 2) for shape in shapes)
@@ -183,6 +187,20 @@ class TestMaskOfTheUser:
             )
             assert plan.skipping.is_empty(0, block.row, block.column) == (not touches)
 
+    def test_blocks_are_predicted_where_an_area_touches_them(self, tmp_path: Path) -> None:
+        image = tiff("yx")(tmp_path, make_pixels(1, *SHAPE))
+        # the second only meets the block to its right in an edge
+        areas = saved(tmp_path, box(100, 200, 280, 280), box(300, 400, 310, 480), box(0, 0, 50, 50, name="Ignore*"))
+        assert skipped(image, skip_empty=str(areas)) == [EVERY - {(1, 2), (2, 2), (3, 4)}]
+        recorded: Any = open_mask(tmp_path / "skipping.zarr").spec.provenance["skipped"]
+        assert (recorded["mode"], recorded["blocks"]) == ("areas", 27)
+
+    def test_a_stack_may_have_areas_for_each_plane_or_for_all(self, tmp_path: Path) -> None:
+        image = STACK(tmp_path, make_pixels(3, 1, *SHAPE))
+        both = saved(tmp_path, box(0, 0, 400, 288), box(0, 288, 400, 500, z=2))
+        assert skipped(image, skip_empty=str(both)) == [BLACK, EVERY, EVERY - BLACK]
+        assert skipped(image, skip_empty=str(saved(tmp_path, box(0, 0, 400, 288, z=1))), z=(0, 2)) == [BLACK, BLACK]
+
     def test_a_stack_may_have_a_mask_for_each_plane(self, tmp_path: Path) -> None:
         wanted = np.ones((3, 1, 40, 50), np.uint8)
         wanted[1], wanted[2, :, :, 25:] = 0, 0
@@ -206,7 +224,7 @@ class TestMaskOfTheUser:
 
     @pytest.mark.parametrize("mode", ["tisue", ""])
     def test_a_mode_that_there_is_not_is_refused(self, mode: str, tmp_path: Path) -> None:
-        with pytest.raises(PlanError, match=f"--skip-empty is '{mode}'; allowed: constant, tissue, or an image"):
+        with pytest.raises(PlanError, match=f"--skip-empty is '{mode}'; allowed: constant, tissue, or a file"):
             predict(png(tmp_path, make_pixels(1, *SHAPE)), "mask.zarr", skip_empty=mode)
 
 

@@ -1,15 +1,11 @@
-"""Tissue on an image: an overview of a plane, and what in it is not glass."""
-
-from math import ceil
+"""Tissue on an image: what of an overview is not glass."""
 
 import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from tilesegment.geometry import Region
 from tilesegment.images.source import ImageSource
 
-_SIDE = 2048  # pixels of an overview, at most: on a slide of 100,000 pixels one of its pixels is 12 micrometres
 _GROWN = 128  # tissue grows by this fraction of an overview's side: pale edges and stray cells lie beside what is dark
 # share of the variance that Otsu's threshold explains: 0.64 of a normal distribution, 0.75 of a uniform one, so no more
 # than that is a single kind of area
@@ -37,7 +33,7 @@ def find_tissue(pixels: np.ndarray, white: float) -> tuple[np.ndarray, float | N
     everything = np.ones(smooth.shape[1:], bool)
     if np.isnan(smooth).all():
         return everything, None
-    in_colour = len(smooth) == 3 and bool(np.nanpercentile(smooth, 90) > white / 2)
+    in_colour = is_stained(smooth, white)
     signal = np.minimum(np.ptp(smooth, axis=0), _COLOURFUL * white) if in_colour else _distance(smooth)
     finite = signal[np.isfinite(signal)].astype(np.float64)
     if not finite.size or finite.min() == finite.max():
@@ -50,7 +46,17 @@ def find_tissue(pixels: np.ndarray, white: float) -> tuple[np.ndarray, float | N
     # pale tissue lies below the middle: what is halfway to glass is in doubt, and kept
     threshold = (middle + float(glass.mean())) / 2
     # written so that NaN counts as tissue: its block is read, which reports the error
-    return ndimage.maximum_filter(~(signal <= threshold), 2 * max(2, max(signal.shape) // _GROWN) + 1), threshold
+    return ndimage.maximum_filter(~(signal <= threshold), 2 * grown_by(signal.shape) + 1), threshold
+
+
+def is_stained(pixels: np.ndarray, white: float) -> bool:
+    """Whether an overview (C, h, w), in which not all is NaN, may show stained tissue on bright ground."""
+    return len(pixels) == 3 and bool(np.nanpercentile(pixels, 90) > white / 2)
+
+
+def grown_by(shape: tuple[int, ...]) -> int:
+    """Return by how many pixels `find_tissue` dilates what it finds in an overview of `shape` (h, w)."""
+    return max(2, max(shape) // _GROWN)
 
 
 def _distance(pixels: np.ndarray) -> np.ndarray:
@@ -66,27 +72,3 @@ def _distance(pixels: np.ndarray) -> np.ndarray:
 def white_of(source: ImageSource) -> float:
     """Return the largest possible value of a pixel; floats are taken to go to 1."""
     return 1.0 if source.stored_dtype.kind == "f" else float(np.iinfo(source.stored_dtype).max)
-
-
-def read_overview(source: ImageSource, z: int) -> tuple[np.ndarray, tuple[float, float]]:
-    """Return an overview of a plane, (C, h, w) float32 of means, and the (y, x) pixels of level 0 that its pixels span.
-
-    It is made from the smallest level that is large enough, part by part.
-    """
-    number = max((n for n, level in enumerate(source.stored_levels) if max(level.shape) >= _SIDE // 2), default=0)
-    level = source.levels[number]
-    whole, factor = Region.of_shape(level.shape), ceil(max(level.shape) / _SIDE)
-    side = max(_SIDE // factor, 1) * factor
-    rows = []
-    for y in range(0, whole.height, side):
-        parts = (Region(y, x, y + side, x + side).intersect(whole) for x in range(0, whole.width, side))
-        rows.append(np.concatenate([_reduced(source.read(part, number, z), factor) for part in parts], axis=2))
-    return np.concatenate(rows, axis=1), (level.scale[0] * factor, level.scale[1] * factor)
-
-
-def _reduced(pixels: np.ndarray, factor: int) -> np.ndarray:
-    """Means of `factor` x `factor` pixels, (C, H, W) -> (C, ceil(H / factor), ceil(W / factor)) float32."""
-    channels, height, width = pixels.shape
-    padded = np.pad(pixels, ((0, 0), (0, -height % factor), (0, -width % factor)), mode="edge")
-    cells = padded.reshape(channels, ceil(height / factor), factor, ceil(width / factor), factor)
-    return cells.mean((2, 4), dtype=np.float32)

@@ -116,7 +116,7 @@ def open_annotation(
             f"{what} was drawn on an image of {drawn} (y, x), {name} is {here}: export it for this image, or take "
             "the image that it was drawn on"
         )
-    notes = [*found.outlines.notes, *_doubts(found.outlines, shape, what)]
+    notes = [*found.outlines.notes, *doubts(found.outlines, shape, what)]
     shape, scale = drawn_at or (shape, (1.0, 1.0))
     regions = None
     if found.regions is not None:
@@ -206,7 +206,7 @@ def _document(path: Path, stamp: int) -> Any:
         raise DataError(f"{path} is no valid JSON, or is cut off ({one_line(error, 60)}); {_EXPECTED}") from error
 
 
-def _doubts(outlines: Outlines, shape: tuple[int, int], what: str) -> list[str]:
+def doubts(outlines: Outlines, shape: tuple[int, int], what: str) -> list[str]:
     """Say which outlines are not as they should be, one sentence each.
 
     Raises:

@@ -115,6 +115,13 @@ class Outlines:
         out[pixels] = np.repeat(self.ids[polygons], lengths)  # of pixels that occur twice, the last counts
         return out.reshape(height, width), int(pixels.size - np.count_nonzero(out))
 
+    def runs(self, region: Region, z: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the runs of pixels of all polygons of a plane: row, first and end column in `region`, int64 (n,).
+
+        They lie in no particular order, and those of different polygons may overlap.
+        """
+        return self._spans(region, z)[1:]
+
     def _spans(self, region: Region, z: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Runs of pixels in polygons, by polygon: its number, row and first and end column in the region, int64."""
         y0, x0, y1, x1 = self._boxes.T

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from tilesegment.draw import is_picture_of_ours
 from tilesegment.errors import PlanError
-from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr, unread_among, unread_format
+from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_image_folder, is_zarr, unread_among, unread_format
+from tilesegment.images.companions import companions, slide_file
+from tilesegment.images.datasets import split_dataset
 from tilesegment.masks import read_record
 from tilesegment.prediction.settings import Outputs, Settings
 
@@ -19,7 +21,8 @@ SUMMARY = "summary.csv"
 # what objects are written to beside the masks of many images, by the suffix that is given
 OBJECT_ENDINGS = {one: one for one in (".geojson", ".geojson.gz", ".csv", ".parquet")} | {".zarr": "-objects.zarr"}
 # columns of a list with a setting of the image alone, and that setting
-OWN = {"mpp": "source_mpp", "diameter": "diameter"}
+OWN = {"mpp": "source_mpp", "diameter": "diameter", "roi": "roi", "skip_empty": "skip_empty"}
+_FILES = ("roi", "skip_empty")
 _DOUBLE = (".ome.tiff", ".ome.tif", ".ome.zarr")  # suffixes of two parts
 
 
@@ -32,11 +35,11 @@ class Listed(NamedTuple):
 
 
 def read_list(path: str | Path) -> list[Listed]:
-    """Read a list of images, perhaps with their masks and sizes; paths are relative to the working folder.
+    """Read a list of images, perhaps with settings of their own; paths are relative to the working folder.
 
     A CSV file has a column `image`, and may have `out`, the mask, `mpp`, the size of the image's pixels in micrometres,
-    and `diameter`, that of its objects in pixels. Any other file names one image per line; empty lines and lines that
-    begin with # are skipped.
+    `diameter`, that of its objects in pixels, `roi`, a GeoJSON file of its areas, and `skip_empty`. Any other file
+    names one image per line; empty lines and lines that begin with # are skipped.
 
     Raises:
         PlanError: the list is missing, is not text, has other columns, holds a size that is none, or names no image.
@@ -74,7 +77,8 @@ def _rows(path: str | Path, text: str) -> list[Listed]:
             raise PlanError(f"{where} has {len(row)} fields for {len(columns)} columns: quote commas")
         fields = {name: field.strip() for name, field in zip(columns, row, strict=False)}
         if fields.get("image"):
-            own = {setting: _size(where, name, fields[name]) for name, setting in OWN.items() if fields.get(name)}
+            given = {name: fields[name] for name in OWN if fields.get(name)}
+            own = {OWN[name]: text if name in _FILES else _size(where, name, text) for name, text in given.items()}
             found.append(Listed(fields["image"], fields.get("out") or None, own))
     return found
 
@@ -108,7 +112,7 @@ def own_settings(listed: Iterable[Listed], settings: Settings) -> dict[str, Mapp
         except PlanError as error:
             raise PlanError(f"{one.image} of the list: {error}") from error
         if found.setdefault(one.image, one.own) != one.own:
-            raise PlanError(f"the list names {one.image} twice, with different sizes; keep one of the lines")
+            raise PlanError(f"the list names {one.image} twice, with different settings; keep one of the lines")
     return {image: own for image, own in found.items() if own}
 
 
@@ -129,6 +133,8 @@ class Found(NamedTuple):
 def images_in(folder: str) -> Found:
     """Find the images in a folder, not in those below; masks and pictures that we wrote do not count.
 
+    Of a slide in several files only the one that stands for it is named.
+
     Raises:
         PlanError: there are none, or the folder cannot be read.
     """
@@ -136,9 +142,14 @@ def images_in(folder: str) -> Found:
         entries = sorted(entry for entry in os.listdir(folder) if not entry.startswith("."))
     except OSError as error:
         raise PlanError(f"the folder {folder} cannot be read ({error.strerror}): check its permissions") from error
-    taken = {name: _is_to_predict(Path(folder, name)) for name in entries}
-    images = tuple(name for name in entries if taken[name])
-    others = [name for name in entries if not taken[name]]
+    found = [name for name in entries if _is_to_predict(Path(folder, name))]
+    beside = set[str]()
+    for name in found:
+        if name not in beside:
+            main = slide_file(os.path.join(folder, name))
+            beside |= {os.path.basename(one) for one in (main, *companions(main))} - {os.path.basename(main)}
+    images = tuple(name for name in found if name not in beside)
+    others = [name for name in entries if name not in beside and name not in images]
     unread = unread_among(others)
     if not images:
         there = "; ".join(unread) or shortened(others) or "nothing"
@@ -155,7 +166,7 @@ def shortened(names: Sequence[str]) -> str:
 def _is_to_predict(path: Path) -> bool:
     """Whether a file or folder is, by its content or its name, an image that is not one of our outputs."""
     if path.is_dir():
-        return (path.suffix == ".zarr" or is_zarr(path)) and read_record(path) is None
+        return is_image_folder(path) and read_record(path) is None
     if path.suffix.lower() in IMAGE_SUFFIXES or begins_as_image(path):
         return read_record(path) is None and not is_picture_of_ours(path)
     return False
@@ -233,10 +244,12 @@ def _place(folder: str | Path | None, image: str, name: str | None, file_format:
 
 
 def _stem(image: str) -> str:
-    """Return the name of an image without its format, `a` of `a.ome.tif`; of a part of a Zarr `a_0`, of `a.zarr/0`."""
-    path, parts = Path(os.path.abspath(image)), list[str]()
+    """Return the name of an image without its format, `a` of `a.ome.tif`; of a part `a_0`, of `a.zarr/0`, `a.h5:/0`."""
+    file, dataset = split_dataset(os.path.abspath(image))
+    path, parts = Path(file), [name for name in dataset.split("/") if name]
     while path.parent.suffix == ".zarr" or is_zarr(path.parent):
         parts.insert(0, path.name)
         path = path.parent
-    ending = next((one for one in _DOUBLE if path.name.lower().endswith(one)), path.suffix)
+    suffix = "" if path.is_dir() and path.suffix != ".zarr" else path.suffix  # folders of DICOM are called 1.2.840
+    ending = next((one for one in _DOUBLE if path.name.lower().endswith(one)), suffix)
     return "_".join([path.name[: len(path.name) - len(ending)], *parts])

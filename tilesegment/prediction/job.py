@@ -1,6 +1,5 @@
 """A prediction with its image, model and outputs open: load, predict and store blocks, then finish."""
 
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -66,7 +65,7 @@ class Job:
         source = open_source(image, settings)
         try:
             machine = ask(settings.device, settings.precision)  # may wait for workers, so only once the image is open
-            if not os.path.samefile(image, source.path):  # an image inside the given path
+            if str(image) != source.path:  # an image inside the given path
                 settings = replace(settings, series=None)
             opened = open_model(source, settings)
             model, notes = opened.model, opened.notes
@@ -130,11 +129,10 @@ class Job:
         Raises:
             ImageError: as `read`.
         """
-        skipping = self.plan.skipping
-        if skipping.is_empty(z - self.plan.planes.start, block.row, block.column):
+        if self.plan.leaves_out(z, block):
             return None
         pixels = self.read(z, block)
-        return None if skipping.finds_empty(pixels) else pixels
+        return None if self.plan.skipping.finds_empty(pixels) else pixels
 
     def read(self, z: int, block: Block, needed: Region | None = None) -> np.ndarray:
         """Read the pixels (C, H, W) of `block.read` in plane `z`, mirrored beyond the image.
@@ -181,6 +179,8 @@ class Job:
         """
         stores, region, plane = self.stores, block.write.within(self.plan.region), z - self.plan.planes.start
         ids, *more = self._class_0(block.write.shape) if pending is None else pending()
+        if self.plan.roi is not None and pending is not None:
+            self.plan.roi.confine(block.write, ids, more[0] if more else None)
         if stores.likely is not None:
             likely, dtype = more[0], stores.likely.base.grid.dtype
             if dtype.kind != "f":  # whole numbers, from 0 to the largest
@@ -229,8 +229,10 @@ class Job:
         """Return what the outputs record of the run."""
         known: dict[str, Any] = {"seconds": round(result.seconds, 3), "mpx_per_s": round(result.mpx_per_s, 4)}
         if self.plan.skipping.blocks is None:  # known only of the blocks that this run read
-            share = result.pixels_skipped / max(result.pixels + result.pixels_skipped, 1)
-            found = {"blocks": result.blocks_skipped, "of_blocks": result.blocks, "share": round(share, 6)}
+            found: dict[str, Any] = {"blocks": result.blocks_skipped, "of_blocks": result.blocks}
+            if self.plan.roi is None:  # else the share would have to be that of the pixels inside
+                share = result.pixels_skipped / max(result.pixels + result.pixels_skipped, 1)
+                found["share"] = round(share, 6)
             known["skipped"] = self.plan.skipping.record | found
         known |= {"read_amplification": result.read_amplification, "batch": result.batch}
         known |= {} if result.disagreement is None else {"disagreement": result.disagreement}
@@ -299,7 +301,8 @@ class Job:
             "model": model | {"weights_sha256": header.weights_sha256, "training": dict(header.training)},
             "batch": plan.batch,
             "device": plan.device,
-            "skipped": plan.skipping.record,
+            "skipped": plan.skipped,
+            **({} if plan.roi is None else {"roi": plan.roi.record}),
             **({"grey_values": plan.scaling.record} if plan.scaling.record else {}),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {name: version(name) for name in ("tilesegment", "torch", "zarr", "numpy")},

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tilesegment.models.model import Model
 from tilesegment.models.onnx_network import OnnxNetwork
 from tilesegment.prediction.normalisation import Scaling, choose_normalisation
 from tilesegment.prediction.resolution import choose_resolution, resolution_notes
+from tilesegment.prediction.roi import Roi, choose_roi
 from tilesegment.prediction.settings import Settings
 from tilesegment.prediction.skipping import Skipping, choose_skipping
 from tilesegment.prediction.tiling import Machine, Sides, choose_runtime, default_batch, default_tile, forward_bytes
@@ -46,6 +48,7 @@ class Plan:
         raw_bytes, cache_bytes: of a pixel as read, and of the pixels that the source keeps decoded.
         weights_bytes, pixel_bytes: of the network's weights, and of a forward pass in fp32 per input pixel.
         skipping: which blocks are empty and are not predicted.
+        roi: the polygons outside of which nothing is predicted; None without any.
         level: number of the level that is predicted.
         resampled: (y, x) pixels of level 0 per pixel of a level that is computed; None for a stored one.
         chosen: the kind of image that the model was chosen for, where none was named.
@@ -79,6 +82,7 @@ class Plan:
     weights_bytes: int
     pixel_bytes: int
     skipping: Skipping = field(default_factory=Skipping)
+    roi: Roi | None = None
     level: int = 0
     resampled: tuple[float, float] | None = None
     chosen: str = ""
@@ -114,6 +118,26 @@ class Plan:
         sides = ((self.region.height, self.block), (self.region.width, self.block))
         heights, widths = (np.diff([*range(0, size, block), size]) for size, block in sides)
         return np.broadcast_to(np.outer(heights, widths), (len(self.planes), len(heights), len(widths)))
+
+    @property
+    def left_out(self) -> np.ndarray:
+        """Whether each block is known to be class 0 before it is read, bool (planes, rows, columns)."""
+        return self.skipping.empty if self.roi is None else self.skipping.empty | (self.roi.inside == 0)
+
+    def leaves_out(self, z: int, block: Block) -> bool:
+        """Whether a block of plane `z` is known to be class 0 before it is read."""
+        is_outside = self.roi is not None and not self.roi.inside[block.row, block.column]
+        return is_outside or self.skipping.is_empty(z - self.planes.start, block.row, block.column)
+
+    @property
+    def skipped(self) -> dict[str, Any]:
+        """What is not predicted, for the record of the mask: as of `skipping`, and what lies outside of `roi`."""
+        record = self.skipping.record
+        if self.roi is None or "share" not in record:
+            return record
+        predicted = (self.roi.inside * ~self.skipping.empty).sum()
+        blocks = int(np.count_nonzero(self.left_out))
+        return record | {"blocks": blocks, "share": round(1 - float(predicted / self.pixels), 6)}
 
     @property
     def part(self) -> slice:
@@ -169,6 +193,7 @@ class Plan:
             ("memory", f"about {self.memory_bytes / 1e9:.1f} GB, whatever the image's size"),
             ("disk", f"at most {self.disk_bytes / 1e9:.2f} GB for the mask"),
             *self.scaling.lines(),
+            *([] if self.roi is None else self.roi.lines()),
             *self.skipping.lines(),
         ]
 
@@ -185,6 +210,7 @@ def make_plan(source: ImageSource, model: Model, settings: Settings, machine: Ma
     Raises:
         PlanError: a setting that does not fit the image, the model or the machine.
         ImageError: the image cannot be read to measure grey values or tissue.
+        DataError: areas cannot be read, or do not lie in the image.
     """
     header, view, classes = model.header, model.field_of_view, len(model.header.classes)
     chosen = choose_resolution(source, header, settings)
@@ -192,7 +218,8 @@ def make_plan(source: ImageSource, model: Model, settings: Settings, machine: Ma
     if settings.threshold is not None and classes != 2:
         raise PlanError(f"--threshold needs a model of two classes; this one has {classes}: leave it out")
     level, (weights, pixel_bytes) = source.levels[chosen.level], _network_bytes(model)
-    region, planes = region_of(settings.roi, level.shape, level.scale), _planes(source, settings.z)
+    rectangle = settings.roi if isinstance(settings.roi, Region) else None
+    region, planes = region_of(rectangle, level.shape, level.scale), _planes(source, settings.z)
     needed = forward_bytes(pixel_bytes, classes, machine.precision)
     tile = default_tile(view, region.shape, needed, machine.free_bytes) if settings.tile is None else settings.tile
     sides = Sides.of(view.step_of(tile), region.shape, settings.block)
@@ -228,9 +255,12 @@ def make_plan(source: ImageSource, model: Model, settings: Settings, machine: Ma
     )
     plan = replace(plan, scaling=choose_normalisation(header.normalisation, source, plan))
     plan = replace(plan, skipping=choose_skipping(source, plan))
+    if isinstance(settings.roi, str | Path):
+        plan = replace(plan, roi=choose_roi(settings.roi, source, level, plan.grid))
     sized = settings.diameter is not None
     sizes = () if sized else resolution_notes(source, header.pixel_size, plan.level, header.diameter)
     notes = source.notes + chosen.notes + sizes + plan.scaling.notes + plan.skipping.notes(source.path)
+    notes += () if plan.roi is None else plan.roi.areas.notes
     return replace(plan, decides=_fingerprint(plan, source, model), notes=notes)
 
 
@@ -269,6 +299,7 @@ def _fingerprint(plan: Plan, source: ImageSource, model: Model) -> dict[str, Any
     decides |= {} if plan.resampled is None else {RESAMPLED: list(plan.resampled)}
     decides |= {} if source.orientation == 1 else {"orientation": source.orientation}
     decides |= {} if plan.skipping.mode is None else {"skipped": plan.skipping.decides}
+    decides |= {} if plan.roi is None else {"roi": plan.roi.digest}
     return decides | found_in_files(plan, plan.content, source, model)
 
 

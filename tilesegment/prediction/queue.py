@@ -232,7 +232,7 @@ class Queue:
         result.blocks_resumed = int(np.count_nonzero(done.ravel()[plan.part]))
         for listener in self.listeners:
             listener.begun(result)
-        to_predict = plan.areas * ~(done | plan.skipping.empty)
+        to_predict = plan.areas * ~(done | plan.left_out)
         self._total += int(to_predict.ravel()[plan.part].sum())
         self._under_way[job] = one
         return job, plan.work(done)
@@ -266,7 +266,7 @@ class Queue:
             result.pixels, self._pixels = result.pixels + area, self._pixels + area
             return
         result.blocks_skipped, result.pixels_skipped = result.blocks_skipped + 1, result.pixels_skipped + area
-        if item.job.plan.skipping.blocks is None:
+        if not item.job.plan.leaves_out(item.z, item.block):
             self._total -= area  # it was counted as one to predict
 
     def _finish_when_settled(self, job: Job) -> None:

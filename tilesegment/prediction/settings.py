@@ -36,7 +36,10 @@ _ALLOWED: dict[str, Check] = {
     "halo": _between(0, 65_536, " pixels"),
     "series": _between(0, 1 << 31, ", counted from 0"),
     "threshold": (lambda value: 0 < value < 1, "between 0 and 1"),
-    "roi": (lambda value: isinstance(value, Region), "a tilesegment.Region(y0, x0, y1, x1)"),
+    "roi": (
+        lambda value: isinstance(value, Region | str | Path),
+        "a tilesegment.Region(y0, x0, y1, x1), or the path of a GeoJSON file",
+    ),
     "runtime": _among("auto", "pytorch", "openvino"),
     "normalise": _among("model", "image"),
     "diameter": (_positive, "positive, in pixels of level 0"),
@@ -61,7 +64,8 @@ class Settings:
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32, bf16, fp16 or, on a CPU with OpenVINO, int8; fp64 to verify.
         runtime: what runs the network: auto, pytorch or, on a CPU, openvino.
-        roi: only these pixels, of level 0.
+        roi: only these pixels, of level 0; or the path of a GeoJSON file: only what lies in its areas, the rest of the
+            image becomes class 0.
         level: of the image's pyramid.
         diameter: median diameter of the objects in this image, in pixels of level 0: it is resampled so that they are
             as large as in training.
@@ -76,7 +80,8 @@ class Settings:
         normalise: `model` takes the grey values that the model was trained on or, if it scales by percentiles, those of
             the whole image; `image` measures mean and spread of what is predicted.
         skip_empty: which blocks become class 0 without a prediction: `constant`, those of one value; `tissue`, those
-            without tissue; or the file of a mask, those where it is zero. None predicts all.
+            without tissue; the file of a mask, those where it is zero; or a GeoJSON file, those that no area touches.
+            None predicts all.
         part: (k, n), only the k-th of n parts of the blocks, counted from 1.
 
     Raises:
@@ -94,7 +99,7 @@ class Settings:
     device: str = "auto"
     precision: str = "auto"
     runtime: str = "auto"
-    roi: Region | None = None
+    roi: Region | str | Path | None = None
     level: int = 0
     diameter: float | None = None
     mpp: float | str | None = None

@@ -1,4 +1,4 @@
-"""Blocks that are skipped as empty: of one value, without tissue, or outside a mask of the user.
+"""Blocks that are skipped as empty: of one value, without tissue, or outside a mask or areas of the user.
 
 The invariant: a block is predicted whole, from the same pixels as ever, or not at all, so what is predicted never
 depends on what is skipped.
@@ -6,10 +6,10 @@ depends on what is skipped.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from math import ceil, floor, prod
+from dataclasses import asdict, dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,8 +17,11 @@ import numpy as np
 from tilesegment.errors import PlanError
 from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, open_image
-from tilesegment.images.tissue import find_tissue, read_overview, white_of
+from tilesegment.images.artefacts import Shares
+from tilesegment.images.overview import Overview, grid_lines
+from tilesegment.labels.areas import is_areas, read_areas
 from tilesegment.masks import find_mask
+from tilesegment.prediction.tissue import doubts_of, mean_shares, tissue_of
 
 if TYPE_CHECKING:
     from tilesegment.prediction.plan import Plan
@@ -31,12 +34,13 @@ class Skipping:
     """The blocks known to be empty before they are read: small, plain data.
 
     Attributes:
-        mode: constant, tissue or mask; None skips nothing.
+        mode: constant, tissue, mask or areas; None skips nothing.
         shape: (planes, rows, columns) of blocks.
         bits: for each block, in order, whether it is known to be empty, packed as by `numpy.packbits`; b"" if none is.
         share: of the pixels, those in blocks that are known to be empty.
         thresholds: for tissue, one per plane; None where tissue could not be told from glass.
-        said: notes on how a mask was read.
+        said: notes on how a mask was read, or on the tissue.
+        shares: for tissue, of glass, pen marks and blur.
     """
 
     mode: str | None = None
@@ -45,6 +49,7 @@ class Skipping:
     share: float = 0.0
     thresholds: tuple[float | None, ...] = ()
     said: tuple[str, ...] = ()
+    shares: Shares | None = None
 
     @property
     def empty(self) -> np.ndarray:
@@ -81,8 +86,10 @@ class Skipping:
         """The choice of blocks, for the record of the mask."""
         if self.blocks is None:
             return {"mode": self.mode}
-        known = {"mode": self.mode, "blocks": self.blocks, "share": round(self.share, 6)}
-        return known | ({"thresholds": list(self.thresholds)} if self.thresholds else {})
+        known: dict[str, Any] = {"mode": self.mode, "blocks": self.blocks, "share": round(self.share, 6)}
+        if self.shares is not None:
+            known |= {"thresholds": list(self.thresholds), "shares": asdict(self.shares)}
+        return known
 
     def lines(self) -> list[tuple[str, str]]:
         """Describe how much is skipped in lines of label and text."""
@@ -91,14 +98,18 @@ class Skipping:
         if self.blocks is None:
             return [("empty", "blocks of one value are skipped, as they are found")]
         found = f"{self.blocks:,} of {prod(self.shape):,} blocks, {100 * self.share:.1f} % of the pixels"
-        return [("empty", f"{found}, are skipped ({self.mode})")]
+        lines = [("empty", f"{found}, are skipped ({self.mode})")]
+        return lines if self.shares is None else [*lines, ("tissue", self.shares.words)]
 
     def notes(self, path: str) -> tuple[str, ...]:
         """Return notes for the user on the image at `path`."""
         blind = self.thresholds.count(None)
         if blind:
             where = "" if len(self.thresholds) == 1 else f" in {blind} of {len(self.thresholds)} planes"
-            return (f"{path}: tissue cannot be told from glass{where}, nothing is skipped there; a mask can say it",)
+            return (
+                f"{path}: tissue cannot be told from glass{where}, nothing is skipped there; a mask can say it",
+                *self.said,
+            )
         if self.mode not in (None, CONSTANT) and self.share in (0, 1):
             return (*self.said, f"{path}: {'no block is' if self.share == 0 else 'all blocks are'} empty ({self.mode})")
         return self.said
@@ -109,38 +120,53 @@ def choose_skipping(source: ImageSource, plan: "Plan") -> Skipping:
 
     Raises:
         PlanError: `skip_empty` is neither a mode nor a file, or the mask does not fit the image.
+        DataError: areas cannot be read, or do not lie in the image.
         ImageError: the image or the mask cannot be read.
     """
     chosen, shape = plan.settings.skip_empty, (len(plan.planes), *plan.grid.shape)
     if chosen in (None, CONSTANT):
         return Skipping(chosen, shape)
     if chosen == TISSUE:
-        found = [_without_tissue(source, plan, z) for z in plan.planes]
-        return _skipping(chosen, plan, np.stack([empty for empty, _ in found]), tuple(limit for _, limit in found))
+        return _without_tissue(source, plan)
     if not os.path.exists(chosen):
         raise PlanError(
-            f"--skip-empty is {chosen!r}; allowed: {CONSTANT}, {TISSUE}, or an image file, zero where nothing is to be "
-            "predicted"
+            f"--skip-empty is {chosen!r}; allowed: {CONSTANT}, {TISSUE}, or a file: an image, zero where nothing is to "
+            "be predicted, or areas to predict, as GeoJSON"
         )
+    if is_areas(chosen):
+        return _outside_areas(chosen, source, plan)
     with _opened(chosen, plan.settings.invert) as mask:
         return replace(_skipping("mask", plan, _outside(mask, source, plan)), said=mask.notes)
 
 
-def _skipping(mode: str, plan: "Plan", empty: np.ndarray, thresholds: tuple[float | None, ...] = ()) -> Skipping:
-    planes, rows, columns = empty.shape
+def _skipping(mode: str, plan: "Plan", empty: np.ndarray) -> Skipping:
+    """Return the blocks `empty`, bool (planes, blocks of a plane)."""
+    empty = empty.reshape(len(plan.planes), *plan.grid.shape)
     share = float(plan.areas[empty].sum() / plan.pixels)
-    return Skipping(mode, (planes, rows, columns), np.packbits(empty).tobytes(), share, thresholds)
+    planes, rows, columns = empty.shape
+    return Skipping(mode, (planes, rows, columns), np.packbits(empty).tobytes(), share)
 
 
-def _without_tissue(source: ImageSource, plan: "Plan", z: int) -> tuple[np.ndarray, float | None]:
-    """Return whether each block of a plane lacks tissue, bool (rows, columns), and the threshold of `find_tissue`."""
-    overview, (sy, sx) = read_overview(source, z)
-    tissue, threshold = find_tissue(overview[list(plan.channels)], white_of(source))
-    if threshold is None:
-        return np.zeros(plan.grid.shape, bool), None
-    scale = (sy / plan.scale[0], sx / plan.scale[1])
-    size = (tissue.shape[0], tissue.shape[1])
-    return _by_block(plan, lambda region: not tissue[_covering(region, scale, size).slices].any()), threshold
+def _without_tissue(source: ImageSource, plan: "Plan") -> Skipping:
+    """Return the blocks without tissue, plane by plane; all are kept where it is not told from glass."""
+    overview = Overview.of(source)
+    parts = _touched(_boxes(plan), grid_lines(overview.shape, overview.scale, source.shape))
+    empty, thresholds, shares = [], [], []
+    for z in plan.planes:
+        tissue = tissue_of(source, plan.channels, z)
+        empty.append([not tissue.mask[part.slices].any() for part in parts])
+        thresholds.append(tissue.threshold)
+        shares.append(tissue.shares)
+    found, mean = _skipping(TISSUE, plan, np.array(empty)), mean_shares(shares)
+    return replace(found, thresholds=tuple(thresholds), shares=mean, said=doubts_of(source.path, mean))
+
+
+def _outside_areas(path: str, source: ImageSource, plan: "Plan") -> Skipping:
+    """Return the blocks that no area touches."""
+    areas = read_areas(path, [one.shape for one in source.stored_levels], source.depth or 1)
+    boxes = _boxes(plan)
+    empty = [~areas.touches(boxes, z if areas.by_plane else 0) for z in plan.planes]
+    return replace(_skipping("areas", plan, np.array(empty)), said=areas.notes)
 
 
 class _Outline(NamedTuple):
@@ -177,15 +203,12 @@ def _opened(path: str, invert: bool) -> Iterator[_Outline]:
 
 
 def _outside(mask: _Outline, source: ImageSource, plan: "Plan") -> np.ndarray:
-    """Return whether a mask is zero in all of each block, bool (planes, rows, columns).
+    """Return whether a mask is zero in all of each block, bool (planes, blocks of a plane).
 
     Raises:
         PlanError: it is not a mask of this image.
     """
-    (rows, columns), (sy, sx) = mask.shape, (1.0, 1.0)
-    height, width = plan.shape
-    if plan.resampled is not None:  # the sides of level 0 are not rounded
-        (height, width), (sy, sx) = source.shape, plan.resampled
+    (rows, columns), (height, width) = mask.shape, source.shape
     # sides are whole numbers: the aspect ratio may be off by their rounding
     if abs(rows * width - columns * height) > max(height, width) or mask.depth not in (1, plan.depth):
         given, wanted = (f" x {n} planes" if n else "" for n in (mask.depth if mask.depth > 1 else None, plan.depth))
@@ -193,25 +216,39 @@ def _outside(mask: _Outline, source: ImageSource, plan: "Plan") -> np.ndarray:
             f"the mask {mask.path} is {rows} x {columns} pixels{given}, the image {height} x {width}{wanted}: give one "
             "of the same aspect ratio, of any size, with one plane or as many"
         )
-    scale = (height / rows / sy, width / columns / sx)
-
-    def empty_at(z: int) -> np.ndarray:
-        return _by_block(plan, lambda region: not mask.read(_covering(region, scale, mask.shape), z).any())
-
-    if mask.depth == 1:
-        return np.repeat(empty_at(0)[None], len(plan.planes), 0)
-    return np.stack([*map(empty_at, plan.planes)])
+    parts = _touched(_boxes(plan), _lines_of(mask.shape, source))
+    planes = plan.planes if mask.depth > 1 else range(1)
+    empty = np.array([[not mask.read(part, z).any() for part in parts] for z in planes])
+    return np.broadcast_to(empty, (len(plan.planes), len(parts)))
 
 
-def _by_block(plan: "Plan", is_empty: Callable[[Region], bool]) -> np.ndarray:
-    """Return `is_empty` of the `write` region of each block of a plane, bool (rows, columns)."""
-    found = [is_empty(region) for region in plan.region.squares(plan.block)]
-    return np.array(found, bool).reshape(plan.grid.shape)
+def _lines_of(shape: tuple[int, int], source: ImageSource) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the pixels of a mask of `shape` lie on the image, as `grid_lines` does.
+
+    A mask of the size of the overview or of a level lies on its pixels, whose sides are whole but for the last; any
+    other is stretched over the image.
+    """
+    overview = Overview.of(source)
+    grids = [(overview.shape, overview.scale), *((one.shape, one.scale) for one in source.stored_levels)]
+    for of_grid, scale in grids:
+        if of_grid == shape:
+            return grid_lines(shape, scale, source.shape)
+    rows, columns = (np.arange(n + 1) * size / n for n, size in zip(shape, source.shape, strict=True))
+    return rows, columns
 
 
-def _covering(region: Region, scale: tuple[float, float], shape: tuple[int, int]) -> Region:
-    """Return the pixels of a smaller image of `shape` that touch `region`, where one spans `scale` (y, x) pixels."""
-    (sy, sx), (height, width) = scale, shape
-    # sides of levels are rounded: the last pixels of the image may lie beyond them
-    y0, x0 = min(floor(region.y0 / sy), height - 1), min(floor(region.x0 / sx), width - 1)
-    return Region(y0, x0, min(max(ceil(region.y1 / sy), y0 + 1), height), min(max(ceil(region.x1 / sx), x0 + 1), width))
+def _boxes(plan: "Plan") -> np.ndarray:
+    """Return the `write` region of each block of a plane, (n, 4) float64: y0, x0, y1, x1 in pixels of level 0."""
+    regions = [(one.y0, one.x0, one.y1, one.x1) for one in plan.region.squares(plan.block)]
+    return np.array(regions, np.float64) * (*plan.scale, *plan.scale)
+
+
+def _touched(boxes: np.ndarray, lines: tuple[np.ndarray, np.ndarray]) -> Sequence[Region]:
+    """Return the pixels of a smaller image that touch each box; they lie between `lines`, as of `grid_lines`."""
+    sides = []
+    for axis, at in enumerate(lines):
+        # sides of levels are rounded: the last pixels of the image may lie beyond them
+        first = np.searchsorted(at[1:-1], boxes[:, axis], side="right")
+        sides += [first, np.maximum(np.searchsorted(at[:-1], boxes[:, axis + 2], side="left"), first + 1)]
+    y0, y1, x0, x1 = (side.tolist() for side in sides)
+    return [Region(*box) for box in zip(y0, x0, y1, x1, strict=True)]
