@@ -132,11 +132,25 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
             lines += [f"{indent}note: {one_line(note)}" for note in value]
         elif name == "series":
             lines += [f"{indent}{f'series {number}:':<16} {one_line(words)}" for number, words in enumerate(value)]
+        elif name == "levels" and isinstance(value, list):
+            lines += [f"{indent}{f'level {number}:':<16} {_level(level)}" for number, level in enumerate(value)]
+        elif name == "associated":
+            lines += [
+                f"{indent}{f'{one_line(picture)}:':<16} {h} x {w} px, never predicted"
+                for picture, (h, w) in value.items()
+            ]
         elif isinstance(value, dict):
             lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
         else:
             lines.append(f"{indent}{name + ':':<16} {_text(name, value)}")
     return lines
+
+
+def _level(level: dict[str, Any]) -> str:
+    """Return the size of a level, and that of its pixels, both in y and x."""
+    (height, width), size = level["shape_yx"], level["pixel_size_um"]
+    sides = [] if size is None else [f"{side:.4g}" for side in size]
+    return f"{height} x {width} px" + (f", {' x '.join(dict.fromkeys(sides))} um/px" if sides else "")
 
 
 def _text(name: str, value: Any) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from hdf5_files import hdf5
 from image_files import (
     GREY,
     RGB,
@@ -23,6 +24,7 @@ from image_files import (
     tiff_pyramid,
     zarr_array,
 )
+from slide_files import dicom, ndpi
 from zarr.codecs import BytesCodec, ShardingCodec, ZstdCodec
 
 from tilesegment.metadata import PixelSize
@@ -129,6 +131,15 @@ DRAWN = {
     "png 16 bit": Case(WORDS, png, "PNG"),
     "jpeg grey": Case(SMOOTH[:1], jpeg, "JPEG", is_lossy=True),
     "jpeg rgb": Case(SMOOTH, jpeg, "JPEG", is_lossy=True),
+    "ndpi": Case(SMOOTH, ndpi(is_64_bit=True, mcu=True), "NDPI", PixelSize(0.5, 0.25), levels=3, is_lossy=True),
+    "ndpi classic": Case(
+        SMOOTH[:, :72, :104], ndpi(is_64_bit=False), "NDPI", PixelSize(0.5, 0.25), levels=4, is_lossy=True
+    ),
+    "dicom": Case(RGB, dicom(levels=3), "DICOM", PixelSize(0.25, 0.25), levels=3),
+    "dicom of another size in y": Case(RGB, dicom(spacing=(0.0005, 0.00025)), "DICOM", PixelSize(0.5, 0.25)),
+    "dicom concatenation": Case(RGB, dicom(levels=2, files_each=3, tile=32), "DICOM", PixelSize(0.25, 0.25), levels=2),
+    "dicom jpeg": Case(SMOOTH, dicom(jpeg=True), "DICOM", PixelSize(0.25, 0.25), is_lossy=True),
+    "dicom 16 bit": Case(WORDS, dicom(), "DICOM", PixelSize(0.25, 0.25)),
     "mrc of signed words": Case(make_pixels(6, 1, 50, 61, dtype="int16"), mrc(4.0), "MRC", PixelSize(4e-4, 4e-4)),
     "mrc of words": Case(WORDS, mrc(12.5), "MRC", PixelSize(12.5e-4, 12.5e-4)),
     "mrc of floats": Case(FLOATS, mrc(0.0), "MRC"),
@@ -139,6 +150,15 @@ DRAWN = {
     "mrc of half bytes, odd": Case(make_pixels(1, 40, 61) % 16, mrc_of_mode(101), "MRC"),
     "mrc rgb": Case(RGB, mrc_of_mode(16), "MRC"),
     "mrc of bytes": Case(GREY, mrc_of_mode(0), "MRC"),
+    "hdf5": Case(GREY, hdf5("yx"), "HDF5"),
+    "hdf5 chunks": Case(VOLUME, hdf5("zcyx", chunks=(1, 2, 32, 16), compression="gzip", shuffle=True), "HDF5"),
+    "hdf5 chunks of planes": Case(STACK, hdf5("zyx", chunks=(3, 16, 16), compression="lzf"), "HDF5"),
+    "hdf5 of ilastik": Case(VOLUME, hdf5("tzyxc", tagged=True, chunks=(1, 2, 32, 32, 1)), "HDF5"),
+    "hdf5 of fiji": Case(
+        STACK, hdf5("zyx", attributes={"element_size_um": [0.05, 0.25, 0.5]}), "HDF5", PixelSize(0.25, 0.5)
+    ),
+    "hdf5 of big endian": Case(WORDS, lambda f, p: hdf5("yx")(f, p.astype(">u2")), "HDF5"),
+    "hdf5 of bits": Case(BITS, lambda f, p: hdf5("yx", chunks=(20, 30))(f, p.astype(bool)), "HDF5"),
     "one pixel tiff": Case(make_pixels(1, 1, 1), tiff("yx"), "TIFF"),
     "one column tiff": Case(make_pixels(1, 40, 1), tiff("yx", compression="zlib"), "TIFF"),
     "one row zarr": Case(make_pixels(1, 1, 40), zarr_array("yx", (1, 7)), "Zarr"),
@@ -147,5 +167,6 @@ DRAWN = {
 # slides of scanners and files of other programs, and images of cameras
 REAL = (
     *("small.svs", "cmu_small_region.svs", "tcga-cr-7395-01a-01-ts1.svs"),
+    *("boxes_0.dcm", "boxes_1.dcm", "sm_image.dcm", "sm_image_dots.dcm", "sm_image_jpegls.dcm"),
     *("boxes.tiff", "boxes.png", *(f"o{n}.tif" for n in range(9))),
 )

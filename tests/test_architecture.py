@@ -50,6 +50,9 @@ ONLY = {
     "mrcfile": {"images"},
     "h5py": {"images"},
     "pyarrow": {"objects"},
+    "openslide": {"images"},
+    "wsidicom": {"images"},
+    "pydicom": {"images"},
     "obstore": {"stores"},
 }
 

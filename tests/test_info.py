@@ -36,7 +36,9 @@ def test_an_image(tmp_path: Path) -> None:
         "channels": 3,
         "dtype": "uint8",
         "pixel_size_um": pytest.approx([0.5, 0.5]),
-        "levels": [[100, 140], [50, 70], [25, 35]],
+        "levels": [
+            {"shape_yx": [100 // n, 140 // n], "pixel_size_um": pytest.approx([0.5 * n, 0.5 * n])} for n in (1, 2, 4)
+        ],
     }
 
 

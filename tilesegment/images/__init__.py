@@ -1,6 +1,6 @@
 """Images that are read lazily, region by region; `formats` lists the formats."""
 
-from tilesegment.images.formats import IMAGE_SUFFIXES, begins_as_image, open_channels, open_image
+from tilesegment.images.formats import IMAGE_SUFFIXES, begins_as_image, is_image_folder, open_channels, open_image
 from tilesegment.images.resampled import ResampledSource
 from tilesegment.images.source import ImageSource, Level, read_mirrored
 from tilesegment.images.unread import unread_among, unread_format
@@ -12,6 +12,7 @@ __all__ = [
     "Level",
     "ResampledSource",
     "begins_as_image",
+    "is_image_folder",
     "is_zarr",
     "open_channels",
     "open_image",

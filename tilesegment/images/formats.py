@@ -8,13 +8,16 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 from tilesegment.errors import ImageError, one_line
+from tilesegment.images.datasets import hint_at_datasets, split_dataset
+from tilesegment.images.dicom_files import dicom_in, is_dicom, slides_among
 from tilesegment.images.layout import Choices
+from tilesegment.images.openers import opener_of
 from tilesegment.images.source import ImageSource, JoinedSource
 from tilesegment.images.unread import PACKED, Unread, unread_format
+from tilesegment.ome_zarr.node import is_zarr
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,11 @@ class Format:
         name: for people.
         opener: the function that opens one, as `module:function` of this package; imported when it is needed.
         suffixes: of files that are meant as such images, even if they turn out to be damaged.
-        start: matches the first bytes of a file; empty for a format that is a folder.
+        start: matches the first bytes of a file; empty for a format that is a folder, or known by its suffix.
         unmarked: whether files with these suffixes may be such images whatever they begin with.
+        is_container: whether such files hold other things, too: then the suffix alone makes one an image.
+        by_name: whether they are, although they begin as other formats do, or as text.
+        extra: of this package, that the opener needs.
     """
 
     name: str
@@ -34,6 +40,9 @@ class Format:
     suffixes: tuple[str, ...]
     start: bytes = b""
     unmarked: bool = False
+    is_container: bool = False
+    by_name: bool = False
+    extra: str = ""
 
     def begins(self, first: bytes) -> bool:
         """Return whether `first`, the first bytes of a file, are those of this format."""
@@ -41,45 +50,93 @@ class Format:
 
 
 ZARR = Format("Zarr, OME-Zarr", "zarr:open_zarr", (".zarr",))
+HDF5 = Format("HDF5", "hdf5:open_hdf5", (".h5", ".hdf5", ".hdf", ".ims"), rb"\x89HDF\r\n\x1a\n", is_container=True)
+DICOM = Format("DICOM slides", "dicom:open_dicom", (".dcm",), rb".{128}DICM", extra="wsi")
 FORMATS = (
     Format(
         "TIFF, OME-TIFF, SVS and other tiled TIFFs",
         "tiff:open_tiff",
-        (".tif", ".tiff", ".btf", ".svs", ".ndpi", ".scn"),
+        (".tif", ".tiff", ".btf", ".svs", ".scn"),
         rb"II[*+]\0|MM\0[*+]",
     ),
     ZARR,
     Format("PNG and JPEG", "flat:open_flat", (".png", ".jpg", ".jpeg"), rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff"),
     # old ones have no mark
     Format("MRC", "mrc:open_mrc", (".mrc", ".mrcs", ".st", ".rec", ".ali"), rb".{208}MAP", unmarked=True),
+    HDF5,
+    Format(
+        "MRXS, VMS, BIF, SVSLIDE",
+        "openslide:open_openslide",
+        (".mrxs", ".vms", ".vmu", ".bif", ".svslide"),
+        by_name=True,
+        extra="wsi",
+    ),
+    Format("NDPI", "ndpi:open_ndpi", (".ndpi",), by_name=True),
+    DICOM,
 )
-IMAGE_SUFFIXES = tuple(suffix for one in FORMATS if one.start for suffix in one.suffixes)  # of files
+IMAGE_SUFFIXES = tuple(suffix for one in FORMATS if one is not ZARR for suffix in one.suffixes)  # of files
 _START = 1024  # bytes of a file that tell its format
 
 
 def begins_as_image(path: str | Path) -> bool:
     """Return whether the file `path` begins like a supported image; False if it cannot be read."""
     try:
-        return os.path.isfile(path) and isinstance(_format_of(path), Format)  # a pipe would block
+        found = _format_of(path) if os.path.isfile(path) else None  # a pipe would block
     except OSError:
         return False
+    return isinstance(found, Format) and not found.is_container
 
 
 def _format_of(path: str | Path) -> Format | Unread | None:
     """Recognise a file, or a folder as Zarr; None if it is of no known format."""
     by_name = unread_format(path)
     if os.path.isdir(path):
-        return by_name or ZARR
+        return by_name or _format_of_folder(str(path))
     with open(path, "rb") as file:
         first = file.read(_START)
     if PACKED.begins(first):
         return PACKED
     if by_name is not None and by_name.looks_like_another:
         return by_name
+    suffix = os.path.splitext(path)[1].lower()
+    if first and (named := next((one for one in FORMATS if one.by_name and suffix in one.suffixes), None)) is not None:
+        return named
     found = next((one for one in FORMATS if one.begins(first)), by_name)
     if found is None and first:
-        found = next((one for one in FORMATS if one.unmarked and str(path).lower().endswith(one.suffixes)), None)
+        found = next((one for one in FORMATS if one.unmarked and suffix in one.suffixes), None)
     return found
+
+
+def is_image_folder(folder: str | Path) -> bool:
+    """Return whether a folder is an image: a Zarr store, or DICOM files of one slide and no other images."""
+    if _is_store(folder):
+        return True
+    try:
+        paths = sorted(entry.path for entry in os.scandir(folder) if not entry.name.startswith("."))
+    except OSError:
+        return False
+    files = []
+    for path in paths:
+        if is_dicom(path):
+            files.append(path)
+        elif os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES or begins_as_image(path):
+            return False
+    try:
+        return bool(files) and len(slides_among(files)) < 2
+    except (ImageError, ModuleNotFoundError):  # what is wrong is said where it is opened
+        return True
+
+
+def _is_store(folder: str | Path) -> bool:
+    return Path(folder).suffix == ".zarr" or is_zarr(Path(folder))
+
+
+def _format_of_folder(folder: str) -> Format:
+    if _is_store(folder) or not dicom_in(folder):
+        if os.path.isfile(os.path.join(folder, "Slidedat.ini")):
+            raise ImageError(f"{folder} is the folder beside a slide: give the slide, {folder.rstrip('/')}.mrxs")
+        return ZARR
+    return DICOM
 
 
 def open_image(
@@ -90,12 +147,14 @@ def open_image(
     series: int | None = None,
     invert: bool = False,
 ) -> ImageSource:
-    """Open an image of any supported format, recognised by its content, not its name. No pixel is read yet.
+    """Open an image of any supported format, recognised by its content, and slides of several files by their name.
 
-    Pixels are turned as the file's orientation tag says. What was decided for the user is in `notes` of the source.
+    No pixel is read yet. Pixels are turned as the file's orientation tag says. What was decided for the user is in
+    `notes` of the source.
 
     Args:
-        path: a file, or the folder of a Zarr array or OME-Zarr image (`image.zarr`, `image.zarr/0`, ...).
+        path: a file, a dataset in a file (`file.h5:/volume`), the folder of a Zarr array or OME-Zarr image
+            (`image.zarr`, `image.zarr/0`, ...), or that of the files of a DICOM slide.
         axes: what the dimensions of a Zarr array or TIFF are, one letter of t, z, c, y, x each, say "zyx". Dimensions
             of length 1 in a TIFF do not count. By default what the file says, else what is likely.
         select: the position to use of an axis that is not y or x, say {"t": 3}.
@@ -108,17 +167,17 @@ def open_image(
             less than it claims, or an axis other than y, x, z and the channels is longer than 1 and not selected.
     """
     name = str(path)
+    file, dataset = split_dataset(name)
     try:
-        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # a pipe would block
+        if os.path.exists(file) and not os.path.isfile(file) and not os.path.isdir(file):  # a pipe would block
             raise ImageError(f"{name} is not a file or folder but a device or a pipe: save the image to a file")
-        found = _format_of(path)
+        found = _format_of(file)
+        if dataset and found is not HDF5:
+            raise ImageError(f"{name} does not exist: {file} is no HDF5 file, so leave out :{dataset}")
         if isinstance(found, Format):
-            module, function = found.opener.split(":")
-            opener = getattr(import_module(f"tilesegment.images.{module}"), function)
-            source: ImageSource = opener(name, Choices(axes, dict(select or {}), series, invert))
-            return source
-    except FileNotFoundError:
-        raise ImageError(f"{name} does not exist: check the path") from None
+            return opener_of(name, found.opener, found.extra)(name, Choices(axes, dict(select or {}), series, invert))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError(f"{name} does not exist: check the path{hint_at_datasets(name)}") from None
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # a damaged header fails anywhere in a library: this is the one place to explain it

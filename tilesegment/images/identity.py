@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tilesegment.errors import ImageError
+from tilesegment.images.companions import companions
+from tilesegment.images.datasets import split_dataset
 from tilesegment.ome_zarr.node import METADATA
 
 _METADATA_LIMIT = 1 << 20  # bytes of a metadata file that are looked at
@@ -33,7 +35,7 @@ class Identity:
 def identity(
     path: str | Path, *, whole: int = 64 << 20, opened: int = 1024, samples: int = 512, sample: int = 4096
 ) -> Identity:
-    """Identify an image by what is stored: a file, or a Zarr store with its chunks.
+    """Identify an image by what is stored: a file, or several, the name of a dataset, or a Zarr store with its chunks.
 
     The digest stays when the image is copied or touched, whatever times the copies have, and when labels are added to
     it. It changes with the name, number or size of its files, and with any byte of a small image. Of larger ones
@@ -48,7 +50,7 @@ def identity(
         ImageError: some of it cannot be read.
     """
     try:
-        files = list(_files(str(path), "", {os.path.realpath(path)}))
+        files = list(_files_of(str(path)))
         size = sum(file.size for file in files)
         exact = size <= whole and len(files) <= opened
         digest = hashlib.sha256("".join(f"{f.name}\t{f.size}\n" for f in files).encode(errors="surrogateescape"))
@@ -70,6 +72,16 @@ class _File:
     path: str
     size: int
     time: int = 0
+
+
+def _files_of(path: str) -> Iterator[_File]:
+    """Yield the files of an image, its own first: those of the folder of a slide, whatever that is called."""
+    stored, dataset = split_dataset(path)
+    beside = companions(stored)
+    if not beside or not os.path.isdir(stored):
+        yield from _files(stored, dataset, {os.path.realpath(stored)})
+    for one in beside:
+        yield from _files(one, "/" if os.path.isdir(one) else os.path.basename(one), {os.path.realpath(one)})
 
 
 def _files(path: str, prefix: str, entered: set[str]) -> Iterator[_File]:

@@ -13,7 +13,7 @@ MAX_CHANNELS = 64
 _KINDS = {"t": "time points", "c": "channels", "z": "planes"}
 _LISTED = 4  # other images that a note names
 # other images in slide files, as tifffile names them: never meant to be segmented
-_ASSOCIATED = ("thumbnail", "label", "macro", "overview", "map")
+ASSOCIATED = ("thumbnail", "label", "macro", "overview", "map")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def chosen_series(path: str, series: int | None, contents: Sequence[str], defaul
                 + (f" ({some})" if some else "")
             )
         return series, []
-    others = [f"{n}: {words}" for n, words in images if n != default and not words.lower().startswith(_ASSOCIATED)]
+    others = [f"{n}: {words}" for n, words in images if n != default and not words.lower().startswith(ASSOCIATED)]
     if not others:
         return default, []
     more = f"; and {len(others) - _LISTED} more" if len(others) > _LISTED else ""

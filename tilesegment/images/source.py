@@ -2,8 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
@@ -42,20 +42,37 @@ class Level:
 
 
 @dataclass(frozen=True)
+class About:
+    """What a slide says of itself; it decides no pixel.
+
+    Attributes:
+        vendor: who made it, empty if unknown.
+        objective: power of the objective, as 20 or 40; None if unknown.
+        associated: (height, width) of the pictures in it that are never predicted, by name: label, macro, thumbnail.
+    """
+
+    vendor: str = ""
+    objective: float | None = None
+    associated: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Shown:
-    """How the stored pixels become the image, and notes on the file.
+    """How the stored pixels become the image, notes on the file, and what it says of itself.
 
     Attributes:
         orientation: TIFF's or EXIF's, 1 to 8: how the pixels are turned and mirrored.
         white: values are subtracted from it if they count from white and are to be inverted.
         notes: what was decided for the user, one sentence each.
         contents: the images of the file, in the order of `series`; empty where there is one.
+        about: of a slide.
     """
 
     orientation: int = 1
     white: int | None = None
     notes: Sequence[str] = ()
     contents: Sequence[str] = ()
+    about: About = About()
 
 
 class ImageSource(ABC):
@@ -77,6 +94,7 @@ class ImageSource(ABC):
         stored_notes: the ones that also apply to `read_stored`.
         orientation: TIFF's or EXIF's, 1 to 8, by which the stored pixels are turned.
         contents: the images of the file, in the order of `series`; empty where there is one.
+        about: what a slide says of itself.
     """
 
     def __init__(
@@ -98,7 +116,7 @@ class ImageSource(ABC):
         self.dtype = image_type(self.stored_dtype)
         self.frame = in_micrometres(replace(frame, y=frame.x, x=frame.y) if self._turn.transposes else frame)
         self.pixel_size = size_of(self.frame)
-        self.contents, self.orientation = tuple(shown.contents), shown.orientation
+        self.contents, self.orientation, self.about = tuple(shown.contents), shown.orientation, shown.about
         turned = f"{path} is {self._turn.words}, as its orientation tag {shown.orientation} says"
         self.stored_notes = (*([turned] if self._turn.words else []), *shown.notes)
         self.notes = self.stored_notes

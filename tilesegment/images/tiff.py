@@ -18,6 +18,7 @@ from tifffile import TiffFile, TiffPage, TiffPageSeries
 from tilesegment.errors import ImageError, one_line
 from tilesegment.geometry import Region
 from tilesegment.images.layout import Choices, Layout, arrange, chosen_series, note_on_inversion
+from tilesegment.images.openers import opener_of
 from tilesegment.images.pieces import MOST_KEPT
 from tilesegment.images.pixels import stored_type
 from tilesegment.images.source import ImageSource, Level, Shown
@@ -33,6 +34,7 @@ from tilesegment.images.tiff_planes import (
     segment_count,
     stored_segments,
 )
+from tilesegment.images.tiff_slide import about, believed_frame, kind_of, without_associated
 from tilesegment.metadata import MARK, Frame, reduction
 
 _JPEG = {6, 7, 33007, 34892}
@@ -76,7 +78,7 @@ class TiffSource(ImageSource):
         shown: Shown,
     ) -> None:
         first, planes = levels[0].layout, [level.layout.plane for level in levels]
-        (height, width), kind = first.plane, "OME-TIFF" if tiff.is_ome else "SVS" if tiff.is_svs else "TIFF"
+        (height, width), (kind, _) = first.plane, kind_of(tiff)
         described = [Level(plane, (reduction(height, plane[0]), reduction(width, plane[1]))) for plane in planes]
         super().__init__(path, kind, described, first.depth, first.channels, dtype, frame, shown)
         self._tiff, self._segments, self._levels = tiff, segments, levels
@@ -101,15 +103,19 @@ class TiffSource(ImageSource):
         self._tiff.close()
 
 
-def open_tiff(path: str, choices: Choices) -> TiffSource:
-    """Open a TIFF."""
+def open_tiff(path: str, choices: Choices) -> ImageSource:
+    """Open a TIFF; one of Ventana with OpenSlide, which stitches its tiles."""
     with _warnings_of_tifffile() as said:
         # _multifile: the XML may name files anywhere on this machine, which must not be opened
         tiff = TiffFile(path, _multifile=False)
         try:
+            if tiff.is_bif:  # whose tiles overlap
+                tiff.close()
+                return opener_of(path, "openslide:open_openslide", "wsi")(path, choices)
             ome = read_ome(path, tiff)
-            images = _images_of(path, tiff, said)
-            notes = check_claims(path, tiff, ome, images)
+            stored = _images_of(path, tiff, said)
+            notes = check_claims(path, tiff, ome, stored)
+            images = without_associated(tiff, stored)
             contents = [_in_words(one) for one in images] if len(images) > 1 else []
             areas = [int(one.keyframe.imagelength * one.keyframe.imagewidth) for one in images]
             number, others = chosen_series(path, choices.series, contents, areas.index(max(areas)))
@@ -121,8 +127,9 @@ def open_tiff(path: str, choices: Choices) -> TiffSource:
             more = f" (and {len(different) - _MOST_SAID} more)" if len(different) > _MOST_SAID else ""
             if different:
                 notes.append(f"{path}: tifffile warns: {'; '.join(different[:_MOST_SAID])}{more}")
-            shown = Shown(orientation_of(chosen.keyframe), white, notes, contents)
-            return TiffSource(path, tiff, segments, levels, chosen.dtype, tiff_frame(tiff, ome, chosen), shown)
+            frame = believed_frame(path, tiff, tiff_frame(tiff, ome, chosen), notes)
+            shown = Shown(orientation_of(chosen.keyframe), white, notes, contents, about(tiff, stored))
+            return TiffSource(path, tiff, segments, levels, chosen.dtype, frame, shown)
         except BaseException:
             tiff.close()
             raise

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tilesegment.errors import DataError, one_line
-from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr, unread_among, unread_format
+from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_image_folder, unread_among, unread_format
 from tilesegment.labels.geojson import is_geojson
 
 # suffixes and prefixes of labels, predictions and images; nnU-Net's first channel is _0000
@@ -53,9 +53,9 @@ class Listing:
 
 
 def is_folder_of_files(path: Path) -> bool:
-    """Whether `path` is a folder, but not a Zarr store, which is an image."""
+    """Whether `path` is a folder, but not one that is an image."""
     # os.path.isdir, unlike Path.is_dir, is False where access is denied
-    return os.path.isdir(path) and path.suffix != ".zarr" and not is_zarr(path)
+    return os.path.isdir(path) and not is_image_folder(path)
 
 
 def stem_of(path: Path) -> str:

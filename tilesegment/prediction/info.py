@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tilesegment.images import open_image
+from tilesegment.images import Level, open_image
 from tilesegment.masks import Mask, find_mask
+from tilesegment.metadata import PixelSize
 from tilesegment.models import PACKAGED, TRAINED, WEIGHTS, bundled_models
 from tilesegment.models.header import ModelHeader, read_header
 
@@ -60,13 +61,29 @@ def _image(path: Path, **reading: Any) -> dict[str, Any]:
             "channels": source.channels,
             "dtype": str(source.stored_dtype),
             "pixel_size_um": None if size is None else [size.y, size.x],
-            "levels": [list(level.shape) for level in source.levels],
+            "levels": [_level(level, size) for level in source.levels],
         }
+        about = source.about
+        facts |= {"vendor": about.vendor} if about.vendor else {}
+        facts |= {"objective": about.objective} if about.objective else {}
+        facts |= (
+            {"associated": {name: list(shape) for name, shape in about.associated.items()}} if about.associated else {}
+        )
         if source.depth is not None:
             facts["plane_spacing_um"] = depth.scale if depth.unit else None
         if source.contents:
             facts["series"] = list(source.contents)
         return facts | ({"notes": list(source.notes)} if source.notes else {})
+
+
+def _level(level: Level, size: PixelSize | None) -> dict[str, Any]:
+    """Return the size of a level, and that of its pixels if `size`, of level 0, is known."""
+    own = (
+        None
+        if size is None
+        else [round(side * scale, 9) for side, scale in zip((size.y, size.x), level.scale, strict=True)]
+    )
+    return {"shape_yx": list(level.shape), "pixel_size_um": own}
 
 
 def _mask(mask: Mask) -> dict[str, Any]:

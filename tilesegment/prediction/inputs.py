@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from tilesegment.draw import is_picture_of_ours
 from tilesegment.errors import PlanError
-from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_zarr, unread_among, unread_format
+from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_image_folder, is_zarr, unread_among, unread_format
+from tilesegment.images.companions import companions, slide_file
+from tilesegment.images.datasets import split_dataset
 from tilesegment.masks import read_record
 from tilesegment.prediction.settings import Outputs, Settings
 
@@ -131,6 +133,8 @@ class Found(NamedTuple):
 def images_in(folder: str) -> Found:
     """Find the images in a folder, not in those below; masks and pictures that we wrote do not count.
 
+    Of a slide in several files only the one that stands for it is named.
+
     Raises:
         PlanError: there are none, or the folder cannot be read.
     """
@@ -138,9 +142,14 @@ def images_in(folder: str) -> Found:
         entries = sorted(entry for entry in os.listdir(folder) if not entry.startswith("."))
     except OSError as error:
         raise PlanError(f"the folder {folder} cannot be read ({error.strerror}): check its permissions") from error
-    taken = {name: _is_to_predict(Path(folder, name)) for name in entries}
-    images = tuple(name for name in entries if taken[name])
-    others = [name for name in entries if not taken[name]]
+    found = [name for name in entries if _is_to_predict(Path(folder, name))]
+    beside = set[str]()
+    for name in found:
+        if name not in beside:
+            main = slide_file(os.path.join(folder, name))
+            beside |= {os.path.basename(one) for one in (main, *companions(main))} - {os.path.basename(main)}
+    images = tuple(name for name in found if name not in beside)
+    others = [name for name in entries if name not in beside and name not in images]
     unread = unread_among(others)
     if not images:
         there = "; ".join(unread) or shortened(others) or "nothing"
@@ -157,7 +166,7 @@ def shortened(names: Sequence[str]) -> str:
 def _is_to_predict(path: Path) -> bool:
     """Whether a file or folder is, by its content or its name, an image that is not one of our outputs."""
     if path.is_dir():
-        return (path.suffix == ".zarr" or is_zarr(path)) and read_record(path) is None
+        return is_image_folder(path) and read_record(path) is None
     if path.suffix.lower() in IMAGE_SUFFIXES or begins_as_image(path):
         return read_record(path) is None and not is_picture_of_ours(path)
     return False
@@ -235,10 +244,12 @@ def _place(folder: str | Path | None, image: str, name: str | None, file_format:
 
 
 def _stem(image: str) -> str:
-    """Return the name of an image without its format, `a` of `a.ome.tif`; of a part of a Zarr `a_0`, of `a.zarr/0`."""
-    path, parts = Path(os.path.abspath(image)), list[str]()
+    """Return the name of an image without its format, `a` of `a.ome.tif`; of a part `a_0`, of `a.zarr/0`, `a.h5:/0`."""
+    file, dataset = split_dataset(os.path.abspath(image))
+    path, parts = Path(file), [name for name in dataset.split("/") if name]
     while path.parent.suffix == ".zarr" or is_zarr(path.parent):
         parts.insert(0, path.name)
         path = path.parent
-    ending = next((one for one in _DOUBLE if path.name.lower().endswith(one)), path.suffix)
+    suffix = "" if path.is_dir() and path.suffix != ".zarr" else path.suffix  # folders of DICOM are called 1.2.840
+    ending = next((one for one in _DOUBLE if path.name.lower().endswith(one)), suffix)
     return "_".join([path.name[: len(path.name) - len(ending)], *parts])
