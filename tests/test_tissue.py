@@ -11,20 +11,19 @@ import shapely
 import tifffile
 from command_line import Run
 from conftest import data_folder, noise
-from image_files import Write, make_pixels, ome_zarr, png, tiff
+from image_files import Write, ome_zarr, png, tiff
 from mask_files import attributes, contents, mask_of
 from PIL import Image
 from scipy import ndimage
-from skipping_images import BLOCK, SHAPE, padded_section, slide
+from skipping_images import BLOCK, padded_section, slide
 from unreal_plans import network_of, plan_of
 
 from tilesegment import MaskError, PlanError, Region, TilesegmentError, describe, open_image, open_mask, write_tissue
 from tilesegment.geometry import FieldOfView
 from tilesegment.images.artefacts import find_pen
-from tilesegment.images.overview import Overview
 from tilesegment.labels.geojson import read_features
-from tilesegment.preview import draw_preview
 from tilesegment.prediction.tissue import tissue_of
+from tilesegment.preview import draw_preview
 
 KINDS = ["t.png", "t.zarr", "t.tif", "t.geojson"]
 TOY = FieldOfView(divisor=4, before=20, after=20, crops=True)
@@ -54,23 +53,23 @@ def left_out(image: Path, skip_empty: str | Path, **settings: Any) -> np.ndarray
         return plan_of(source, model, tile=88, block=BLOCK, skip_empty=str(skip_empty), **settings).skipping.empty
 
 
-@pytest.mark.parametrize("side", [2048, 128, 64])
+@pytest.mark.parametrize("side", [2048, 128])
 @pytest.mark.parametrize(
-    "write", [png, tiff_of_two_levels, ome_zarr("0.5", "cyx", 0.5)], ids=["png", "uneven levels", "pyramid"]
+    ("write", "more"),
+    [
+        pytest.param(png, [], id="png"),
+        pytest.param(tiff_of_two_levels, [{"level": 1}], id="uneven levels"),
+        pytest.param(ome_zarr("0.5", "cyx", 0.5), [{"level": 1}, {"mpp": 0.8}], id="pyramid"),
+    ],
 )
 def test_a_file_leaves_out_the_same_blocks(
-    write: Write, side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write: Write, more: list[dict[str, Any]], side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tilesegment.images.overview._SIDE", side)
     image, some = write(tmp_path, odd_slide()), 0
     for name in KINDS:
         write_tissue(image, tmp_path / name)
-    for settings in ({}, {"roi": Region(31, 45, 397, 499)}, {"level": 1}, {"mpp": 0.8}):
-        if write is png and settings.keys() & {"level", "mpp"}:
-            continue
-        size = {"source_mpp": 0.5} if "mpp" in settings and write is tiff_of_two_levels else {}
-        if size:
-            continue
+    for settings in ({}, {"roi": Region(31, 45, 397, 499)}, *more):
         expected = left_out(image, "tissue", **settings)
         some += np.count_nonzero(expected)
         for name in KINDS:
@@ -193,7 +192,7 @@ class TestShares:
         (tmp_path / "full").mkdir()
         found = write_tissue(png(tmp_path / "full", noise((3, 300, 300))), tmp_path / "full.png")
         assert found.shares.glass is None
-        assert "cannot be told from glass" in found.notes[-1]
+        assert "cannot be told from glass" in found.notes[0]
 
     def test_real_slides(self, tmp_path: Path) -> None:
         wsi = data_folder("wsi")
@@ -210,13 +209,13 @@ class TestFiles:
     def test_what_exists_is_only_replaced_if_wanted(self, name: str, tmp_path: Path) -> None:
         image, out = png(tmp_path, slide()[0]), tmp_path / name
         write_tissue(image, out)
-        before = contents_of(out)
+        before = contents(out)
         with pytest.raises(MaskError, match="exists"):
             write_tissue(image, out)
-        assert contents_of(out) == before
+        assert contents(out) == before
         png(tmp_path, slide(90)[0])
         write_tissue(image, out, overwrite=True)
-        assert contents_of(out) != before
+        assert contents(out) != before
         assert {one.name for one in tmp_path.iterdir()} == {"image.png", name}
 
     def test_the_image_is_no_output(self, tmp_path: Path) -> None:
@@ -231,11 +230,6 @@ class TestFiles:
             write_tissue(png(tmp_path, slide()[0]), tmp_path / "t.png", channels=channels)
 
 
-def contents_of(path: Path) -> dict[Path, bytes]:
-    """Of a file, or of a folder but for what changes with time."""
-    return contents(path)
-
-
 class TestCommand:
     @pytest.fixture(autouse=True)
     def image(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +239,7 @@ class TestCommand:
     def test_it_says_what_it_wrote(self, run: Run) -> None:
         done = run("tissue image.png -o t.geojson --json")
         assert done.code == 0, done.err
-        assert "t.geojson: 400 x 500 pixels (y, x), each 1 x 1 of level 0; 8" in done.err
+        assert "t.geojson: 400 x 500 pixels (y, x), each 1 x 1 of level 0; 93.5 % glass, 0.0 % pen marks" in done.err
         told = json.loads(done.out)
         assert (told["shape"], told["scale"], told["planes"]) == ([400, 500], [1.0, 1.0], None)
         assert told["shares"]["pen"] == 0

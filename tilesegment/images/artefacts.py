@@ -23,8 +23,8 @@ _BLUE, _BLUE_CHROMA = (195, 255), 0.3
 _BLACK, _BLACK_CHROMA = 0.3, 0.12  # of white: the brightest channel and the chroma of black ink are less
 _THIN = 3  # pixels: thinner marks of coloured ink are stray pixels
 _DARK_SIDE = 256  # of an overview's side, this fraction: smaller black spots are dark nuclei or folds
-# variance of the 5-point Laplacian of the mean of the channels, of 255 grey values: all windows of two sharp slides have
-# more; of copies blurred by a Gaussian of 2 pixels 100 and 44 % have less, by one of 3 pixels all
+# variance of the 5-point Laplacian of the mean of the channels, of 255 grey values: all windows of two sharp slides
+# have more; of copies blurred by a Gaussian of 2 pixels 100 and 44 % have less, by one of 3 pixels all
 _SHARP = 20.0
 _MPP = 0.5  # micrometres: size of the pixels that the focus is measured in, at least, where the size is known
 _WINDOW, _WINDOWS = 256, 32  # pixels of a window's side, and how many there are, at most
