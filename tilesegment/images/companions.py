@@ -21,6 +21,8 @@ def companions(path: str) -> list[str]:
     match suffix.lower():
         case ".mrxs":
             found = [stem]
+        case ".vsi":
+            found = [os.path.join(os.path.dirname(path), f"_{os.path.basename(stem)}_")]
         case ".vms" | ".vmu":
             found = [os.path.join(os.path.dirname(path), name) for name in _named(path)]
         case _ if is_dicom(path) or (os.path.isdir(path) and suffix != ".zarr" and not is_zarr(Path(path))):

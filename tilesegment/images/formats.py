@@ -85,6 +85,8 @@ FORMATS = (
         (".jp2", ".j2k", ".j2c", ".jpc", ".jpx"),
         rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
     ),
+    Format("CZI", "czi:open_czi", (".czi",), rb"ZISRAWFILE", extra="czi"),
+    Format("VSI", "czi:open_czi", (".vsi",), by_name=True, extra="czi"),  # which begins as a TIFF
     # old ones have no mark
     Format("MRC", "mrc:open_mrc", (".mrc", ".mrcs", ".st", ".rec", ".ali"), rb".{208}MAP", unmarked=True),
     HDF5,
@@ -215,7 +217,7 @@ def open_image(
         raise
     except Exception as error:  # a damaged header fails anywhere in a library: this is the one place to explain it
         raise ImageError(f"{name} cannot be opened ({one_line(error, 200)}): it is damaged or not readable") from error
-    if os.path.isfile(path) and not os.path.getsize(path):
+    if os.path.isfile(file) and not os.path.getsize(file):
         raise ImageError(f"{name} is an empty file: copy or export the image again")
     if found is not None:
         raise ImageError(f"{name} is of a format that is not read, {found.name}: {found.advice}")
