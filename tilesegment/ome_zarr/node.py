@@ -14,6 +14,7 @@ from typing import Any
 
 from tilesegment.errors import ImageError, TilesegmentError
 from tilesegment.files import write_atomically
+from tilesegment.stores import Location, Place, store_at
 
 METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")  # files
 PIXEL_TYPES = "1-bit, integers of 8 to 64 bits and floats of 16 to 64 bits"
@@ -55,7 +56,7 @@ def is_zarr(folder: Path) -> bool:
     return any(os.path.isfile(folder / name) for name in METADATA)  # False where the folder is locked
 
 
-def read_node(folder: Path, error: type[TilesegmentError] = ImageError) -> Node | None:
+def read_node(folder: Place, error: type[TilesegmentError] = ImageError) -> Node | None:
     """Read the metadata of the array or group in `folder`, of Zarr 2 or 3; None if there is none.
 
     Raises:
@@ -70,17 +71,11 @@ def read_node(folder: Path, error: type[TilesegmentError] = ImageError) -> Node 
     return None if found == [None] * 3 else Node(2, found[2] or {}, found[0] or found[1] or {})
 
 
-def read_json(file: Path, error: type[TilesegmentError] = ImageError) -> dict[str, Any] | None:
+def read_json(file: Place, error: type[TilesegmentError] = ImageError) -> dict[str, Any] | None:
     """Read a file of metadata; None if it is missing, as when another process has just renamed its folder."""
-    try:
-        if not file.is_file():
-            return None
-        with file.open("rb") as stream:
-            content = stream.read(_MAX_JSON + 1)
-    except FileNotFoundError:
+    content = _content(file, error)
+    if content is None:
         return None
-    except OSError as failure:
-        raise error(f"cannot read {file}: {failure.strerror}; check its permissions") from failure
     try:
         document = json.loads(content) if len(content) <= _MAX_JSON else None
     except (ValueError, RecursionError):
@@ -90,9 +85,31 @@ def read_json(file: Path, error: type[TilesegmentError] = ImageError) -> dict[st
     return document
 
 
+def _content(file: Place, error: type[TilesegmentError]) -> bytes | None:
+    """Return the beginning of a file, long enough to see that it is too large; None if it is missing."""
+    if isinstance(file, Location):
+        try:
+            return store_at(file.parent).get(file.name)
+        except FileNotFoundError:
+            return None
+    try:
+        if not file.is_file():
+            return None
+        with file.open("rb") as stream:
+            return stream.read(_MAX_JSON + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as failure:
+        raise error(f"cannot read {file}: {failure.strerror}; check its permissions") from failure
+
+
 def write_json(file: Path, document: Mapping[str, Any]) -> None:
     """Write a JSON file atomically."""
-    write_atomically(file, json.dumps(document, indent=2).encode())
+    write_atomically(file, _as_json(document))
+
+
+def _as_json(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, indent=2).encode()
 
 
 def group_file(folder: Path) -> Path | None:
@@ -100,14 +117,18 @@ def group_file(folder: Path) -> Path | None:
     return next((folder / name for name in ("zarr.json", ".zattrs") if (folder / name).is_file()), None)
 
 
-def write_group(folder: Path, group: Node) -> None:
-    """Write the metadata of a Zarr group, in place of what is there."""
+def group_documents(group: Node) -> dict[str, bytes]:
+    """Return the files of a Zarr group's metadata; that with the attributes is the last."""
     if group.format == 3:
         document = {"zarr_format": 3, "node_type": "group", "attributes": group.attributes}
-        write_json(folder / "zarr.json", document)
-    else:
-        write_json(folder / ".zattrs", group.attributes)
-        write_json(folder / ".zgroup", {"zarr_format": 2})
+        return {"zarr.json": _as_json(document)}
+    return {".zgroup": _as_json({"zarr_format": 2}), ".zattrs": _as_json(group.attributes)}
+
+
+def write_group(folder: Path, group: Node) -> None:
+    """Write the metadata of a Zarr group, in place of what is there."""
+    for name, document in reversed(group_documents(group).items()):
+        write_atomically(folder / name, document)
 
 
 def check_array(path: str, node: Node) -> tuple[tuple[int, ...], tuple[str, ...] | None]:
