@@ -215,11 +215,13 @@ class TestLife:
             ("image.zarr", "not made by tilesegment"),
             ("array.zarr", "not made by tilesegment"),
             ("foreign.zarr", r"did not make, such as thesis\.txt"),
+            ("free.zarr", r"free\.zarr\.partial is in the way"),
         ],
     )
     def test_what_cannot_be_an_output_is_refused_at_once(self, memory: Location, name: str, message: str) -> None:
         group = b'{"zarr_format": 3, "node_type": "group", "attributes": {"ome": {}}}'
         store_at(memory).put("image.zarr/zarr.json", group)
+        store_at(memory).put("free.zarr.partial/zarr.json", group)
         store_at(memory).put("array.zarr/.zarray", b'{"zarr_format": 2}')
         store_at(memory).put("foreign.zarr/thesis.txt", b"years of work")
         before = contents(memory)
@@ -264,8 +266,8 @@ class TestLife:
 
 class TestReplacing:
     @pytest.mark.parametrize("ngff", [("0.5", "0.5"), ("0.4", "0.5"), ("0.5", "0.4")])
-    def test_an_output_is_replaced_only_when_asked_and_complete(self, place: Location, ngff: tuple[str, str]) -> None:
-        path = place / "mask.zarr"
+    def test_an_output_is_replaced_only_when_asked_and_complete(self, memory: Location, ngff: tuple[str, str]) -> None:
+        path = memory / "mask.zarr"
         before = finished(path, SPEC, ngff=ngff[0])
         for spec, named in ((SPEC, "--overwrite"), (OTHER, "model: 'a' there, 'b' now")):
             with pytest.raises(MaskError, match=named):
@@ -284,11 +286,11 @@ class TestReplacing:
             prefix = writer.target.prefix
             assert all(key in ("zarr.json", ".zattrs", ".zgroup") or key.startswith(prefix) for key in keys(path))
             assert is_complete(path, spec, ngff=ngff[1]) and status(path).done == 20
-        assert keys(place / "mask.zarr.partial") == []
+        assert keys(memory / "mask.zarr.partial") == []
 
     @pytest.mark.filterwarnings("ignore:Both zarr.json")
-    @pytest.mark.parametrize("ngff", ["0.4", "0.5"])
-    @pytest.mark.parametrize("old", [None, "0.4", "0.5"])
+    @pytest.mark.parametrize("ngff", [pytest.param("0.4", marks=pytest.mark.slow), "0.5"])
+    @pytest.mark.parametrize("old", [None, pytest.param("0.4", marks=pytest.mark.slow), "0.5"])
     def test_finishing_can_be_killed_at_any_step(
         self, memory: Location, monkeypatch: pytest.MonkeyPatch, old: str | None, ngff: str
     ) -> None:
@@ -355,9 +357,15 @@ class TestReplacing:
 
 
 class TestClaims:
-    @pytest.mark.parametrize("killed", [False, True])
     @pytest.mark.parametrize(
-        ("theirs", "ours"), [(None, None), (None, (1, 2)), ((2, 2), None), ((2, 2), (1, 2)), ((1, 2), (1, 2))]
+        ("theirs", "ours", "killed"),
+        [
+            (None, None, True),
+            (None, (1, 2), False),
+            ((2, 2), None, False),
+            ((2, 2), (1, 2), True),
+            ((1, 2), (1, 2), True),
+        ],
     )
     def test_a_run_is_alone_and_parts_are_together(self, s3: Location, theirs: Part, ours: Part, killed: bool) -> None:
         process, pipe = holding(s3 / "mask.zarr", theirs)
@@ -440,7 +448,7 @@ class TestClaims:
         assert is_complete(memory / "other.zarr", SPEC)
         assert not [key for key in keys(memory) if "other.zarr." in key]
 
-    @pytest.mark.parametrize("before", ["nothing", "another mask"])
+    @pytest.mark.parametrize("before", ["nothing", pytest.param("another mask", marks=pytest.mark.slow)])
     def test_parts_begin_at_once_and_one_of_them_finishes(self, s3: Location, before: str) -> None:
         path, parts = s3 / "mask.zarr", 6
         if before == "another mask":
