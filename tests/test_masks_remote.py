@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -36,6 +38,7 @@ from tilesegment.masks import (
 )
 from tilesegment.stores import Location, store_at
 from tilesegment.stores.memory import MemoryStore
+from tilesegment.stores.remote import RemoteStore
 
 _NAMES = itertools.count()
 Part = tuple[int, int] | None
@@ -94,6 +97,31 @@ def kill_store_at(patch: pytest.MonkeyPatch, step: int) -> None:
     made: list[None] = []
     for name in ("put", "put_if_absent", "delete"):
         patch.setattr(MemoryStore, name, dying(getattr(MemoryStore, name), made, step))
+
+
+def write_all(path: Location, at: int) -> None:
+    """Write a mask and finish it, but end the process before its change number `at`, counted from 1."""
+    made, spec = itertools.count(1), spec_of((100, 560), 64, 32)
+
+    def counted(change: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            if next(made) == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return change(*given)
+
+        return call
+
+    if at:
+        for name in ("put", "put_if_absent", "delete"):
+            setattr(RemoteStore, name, counted(getattr(RemoteStore, name)))
+    if is_complete(path, spec):
+        return
+    writer, ids = create_mask(path, spec), ids_of(spec)
+    with writer.claimed():
+        for (region, z), is_done in zip(writer.base.blocks(), writer.survey().done.flat, strict=True):
+            if not is_done:
+                writer.write(region, ids[z][region.slices], z)
+        writer.finish()
 
 
 def hold(path: Location, part: Part, pipe: Connection) -> None:
@@ -354,6 +382,24 @@ class TestReplacing:
             writer.finish()
             assert is_complete(path, SPEC)
             assert keys(memory / f"{step}.zarr.partial") == []
+
+
+class TestKilled:
+    """SIGKILL before a change in the store: the same run goes on, and ends in the mask of an undisturbed one."""
+
+    @pytest.mark.parametrize("steps", [[2, 8, 14], pytest.param(range(1, 31), marks=pytest.mark.slow)])
+    def test_a_process_that_is_killed_is_gone_on_with(self, s3: Location, steps: Iterable[int]) -> None:
+        write_all(s3 / "undisturbed/mask.zarr", 0)
+        expected, killed = contents(s3 / "undisturbed"), 0
+        for step in steps:
+            for at in (step, 0):
+                process = PROCESSES.Process(target=write_all, args=(s3 / f"{step}/mask.zarr", at))
+                process.start()
+                process.join(60)
+                killed += process.exitcode == -signal.SIGKILL
+                assert process.exitcode in (0, -signal.SIGKILL if at else 0)
+            assert contents(s3 / str(step)) == expected  # and nothing beside it
+        assert killed >= 3
 
 
 class TestClaims:
