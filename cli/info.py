@@ -19,6 +19,7 @@ _MOST_CLASSES, _LONGEST_NAME = 20, 40
 @options.axes
 @options.select
 @options.series
+@options.store_options
 @click.option("-v", "--verbose", is_flag=True, help="Also print the settings of a mask, and how a model was trained.")
 @options.as_json
 def info(path: str, verbose: bool, as_json: bool, **reading: Any) -> None:

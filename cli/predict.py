@@ -84,6 +84,7 @@ option, written = click.option, options.written_path
 @options.objects
 @option("--part", type=PART, help="Only the K-th of N parts, for a job array; the last one finishes.")
 @options.cluster
+@options.store_options
 @options.overwrite
 @option("--dry-run", is_flag=True, help="Print the plan and the expected time, write nothing.")
 @options.as_json

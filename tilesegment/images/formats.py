@@ -188,7 +188,9 @@ def open_image(
     file, dataset = split_dataset(name)
     try:
         if isinstance(place, Location):
-            return _open_remote(place, choices)
+            source = _open_remote(place, choices)
+            source.store_options = place.options
+            return source
         if os.path.exists(file) and not os.path.isfile(file) and not os.path.isdir(file):  # a pipe would block
             raise ImageError(f"{name} is not a file or folder but a device or a pipe: save the image to a file")
         found = _format_of(file)
@@ -204,7 +206,7 @@ def open_image(
         raise
     except Exception as error:  # a damaged header fails anywhere in a library: this is the one place to explain it
         raise ImageError(f"{name} cannot be opened ({one_line(error, 200)}): it is damaged or not readable") from error
-    if os.path.isfile(path) and not os.path.getsize(path):
+    if os.path.isfile(file) and not os.path.getsize(file):
         raise ImageError(f"{name} is an empty file: copy or export the image again")
     if found is not None:
         raise ImageError(f"{name} is of a format that is not read, {found.name}: {found.advice}")

@@ -11,6 +11,7 @@ from tilesegment.masks import Mask, find_mask
 from tilesegment.metadata import PixelSize
 from tilesegment.models import PACKAGED, TRAINED, WEIGHTS, bundled_models
 from tilesegment.models.header import ModelHeader, read_header
+from tilesegment.stores import Options, Place, is_url, place_of
 
 _FOREIGN = (".onnx", ".zip")
 
@@ -21,16 +22,19 @@ def describe(
     axes: str | None = None,
     select: Mapping[str, int] | None = None,
     series: int | None = None,
+    store_options: Options = (),
 ) -> dict[str, Any]:
     """Return facts about an image, a mask or a model as JSON values; `kind` says which of them it is.
 
     Args:
-        path: a file, a Zarr folder, or the name of a bundled model.
-        axes, select, series: how to read an image, see `open_image`.
+        path: a file, a Zarr folder, the name of a bundled model, or the URL of an image.
+        axes, select, series, store_options: how to read an image, see `open_image`.
 
     Raises:
         ImageError, MaskError, ModelError: it is none of them, or damaged.
     """
+    if is_url(path):
+        return _image(place_of(path, store_options), axes=axes, select=select, series=series)
     path = Path(path)
     if _is_model(path):
         return _model(path)
@@ -49,7 +53,7 @@ def _is_foreign(path: Path) -> bool:
     return path.suffix.lower() in _FOREIGN or not names.isdisjoint(PACKAGED)
 
 
-def _image(path: Path, **reading: Any) -> dict[str, Any]:
+def _image(path: Place, **reading: Any) -> dict[str, Any]:
     with open_image(path, **reading) as source:
         size, depth = source.pixel_size, source.frame.z
         facts: dict[str, Any] = {

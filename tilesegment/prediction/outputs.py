@@ -16,6 +16,7 @@ from tilesegment.prediction.objects import WantedObjects
 from tilesegment.prediction.plan import Plan
 from tilesegment.prediction.settings import Outputs
 from tilesegment.preview import Heatmap, class_to_show, draw_preview, mask_digest
+from tilesegment.stores import Place
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Stores:
                 stack.enter_context(writer.claimed(shared=shared))
             yield
 
-    def draw(self, image: str, finished: Sequence[MaskWriter]) -> None:
+    def draw(self, image: Place, finished: Sequence[MaskWriter]) -> None:
         """Draw the pictures of the outputs just `finished`, and missing ones."""
         missing = self.mask is None and self.preview is not None and not self.preview.exists()
         if self.preview is not None and (missing or self.mask in finished):
