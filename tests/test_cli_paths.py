@@ -19,6 +19,7 @@ from tilesegment_cli.types import PathType
 NO_PATHS = {
     "predict": {"device", "precision", "runtime", "axes", "heatmap_class", "border"},
     "info": {"axes"},
+    "tissue": {"axes"},
     "train": {"preset", "network", "optimiser", "loss", "goal", "normalise", "device", "precision", "name", "licence"},
     "verify": {"device", "runtime", "axes"},
     "bench": {"device", "precision", "runtime", "axes"},
@@ -85,6 +86,8 @@ USES = {
     "preview image": use("preview {} mask.zarr --out p.png"),
     "preview mask": use("preview slide.tif {} --out p.png"),
     "preview out": use("preview slide.tif mask.zarr --out {}", *_NEW),
+    "tissue image": use("tissue {} --out t.png"),
+    "tissue out": use("tissue slide.tif --out {}", *_NEW),
     "info path": use("info {}"),
     "import path": use("import {} --network unet-same --out i.safetensors"),
     "import out": use("import weights.safetensors --network unet-same --out {}", *_NEW),
@@ -102,6 +105,7 @@ ENDINGS = {
     "summary out": ".csv",
     "evaluate figure": ".png",
     "preview out": ".png",
+    "tissue out": ".geojson",
     "import out": ".safetensors",
     "export out": ".onnx",
 }

@@ -71,7 +71,7 @@ class TestPredict:
         tifffile.imwrite(folder / "slide.tif", noise((400, 380)), tile=(64, 64))
         slide = upload(folder / "slide.tif", s3)
         with proxied(s3_server.address) as proxy:
-            line = f"predict --out m.zarr {LINE} --store-option region=us-east-1 --store-option endpoint="
+            line = f"predict --out m.zarr --tile 92 {LINE} --store-option region=us-east-1 --store-option endpoint="
             stored, load = [], Job.load
 
             def cutting(job: Job, z: int, block: object) -> object:
@@ -88,7 +88,7 @@ class TestPredict:
             done = run(line + proxy.address, "--json", str(slide))
             assert done.code == 0, done.err
             assert json.loads(done.out)["blocks_resumed"] > 0
-        run(f"predict slide.tif --out local.zarr {LINE}")
+        run(f"predict slide.tif --out local.zarr --tile 92 {LINE}")
         np.testing.assert_array_equal(ids_of(folder / "m.zarr"), ids_of(folder / "local.zarr"))
 
     def test_lists_and_folders_of_masks(self, folder: Path, s3: Location, options: str, run: Run) -> None:
