@@ -28,6 +28,7 @@ def preview(image: str, mask: str, out: str, roi: Region | None, objects: bool, 
     from tilesegment.preview import draw_preview
     from tilesegment.stores import place_of
 
-    for note in draw_preview(place_of(image, store_options), mask, out, roi=roi, objects=objects):
+    shown, over = place_of(image, store_options), place_of(mask, store_options)
+    for note in draw_preview(shown, over, out, roi=roi, objects=objects):
         click.echo(f"Note: {note}", err=True)
     click.echo(out)

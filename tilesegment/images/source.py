@@ -158,6 +158,11 @@ class ImageSource(ABC):
         return 0
 
     @property
+    def requests(self) -> int:
+        """Requests sent to a server so far; 0 where none serves the pixels."""
+        return 0
+
+    @property
     def _bytes(self) -> int:
         """Size of all the pixels of level 0."""
         return math.prod(self.shape) * self.channels * (self.depth or 1) * self.stored_dtype.itemsize
