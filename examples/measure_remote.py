@@ -107,7 +107,7 @@ def upload_images(options: Options, size: int, chunk: int) -> None:
 def read_blocks(place: Location, block: int, margin: int) -> tuple[float, int, int]:
     """Read every block with its margins; return seconds, requests and bytes."""
     with open_image(place) as source:
-        grid = TileGrid(Region.of_shape(source.shape), block, block, FieldOfView(margin, margin, 1))
+        grid = TileGrid(Region.of_shape(source.shape), block, block, FieldOfView(16, margin, margin, True))
         begun = time.perf_counter()
         for one in grid:
             read_mirrored(source, one.read)
