@@ -13,6 +13,7 @@ import openslide
 
 from tilesegment.errors import ImageError, one_line
 from tilesegment.geometry import Region
+from tilesegment.images.companions import check_companions
 from tilesegment.images.layout import Choices, chosen_series, note_on_inversion
 from tilesegment.images.slide import SlideSource, check_choices, check_size, number, slide_frame
 from tilesegment.images.source import About, Level, Shown
@@ -98,16 +99,17 @@ class OpenSlideSource(SlideSource):
 def open_openslide(path: str, choices: Choices, file: str | None = None) -> OpenSlideSource:
     """Open a slide by the name of its file, or of `file` if `path` is a folder."""
     check_choices(path, choices)
+    check_companions(path)
     try:
         slide = openslide.OpenSlide(file or path)
     except openslide.OpenSlideUnsupportedFormatError:
         raise ImageError(
-            f"{path} is not a slide that OpenSlide reads: it is damaged, or files beside it are missing"
+            f"{path} is not a slide that OpenSlide reads: its name says so, but it is damaged or of another kind"
         ) from None
     except openslide.OpenSlideError as error:
         raise ImageError(
-            f"{path} cannot be opened ({one_line(error, 200)}): it is damaged, or files beside it are missing: copy "
-            "the whole slide again"
+            f"{path} cannot be opened ({one_line(error, 200)}): it is damaged or not complete: copy the whole slide "
+            "again, or export it as TIFF"
         ) from error
     try:
         chosen_series(path, choices.series, ())
