@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from hdf5_files import hdf5
 from image_files import (
     GREY,
     RGB,
@@ -158,6 +159,15 @@ DRAWN = {
     "mrc of half bytes, odd": Case(make_pixels(1, 40, 61) % 16, mrc_of_mode(101), "MRC"),
     "mrc rgb": Case(RGB, mrc_of_mode(16), "MRC"),
     "mrc of bytes": Case(GREY, mrc_of_mode(0), "MRC"),
+    "hdf5": Case(GREY, hdf5("yx"), "HDF5"),
+    "hdf5 chunks": Case(VOLUME, hdf5("zcyx", chunks=(1, 2, 32, 16), compression="gzip", shuffle=True), "HDF5"),
+    "hdf5 chunks of planes": Case(STACK, hdf5("zyx", chunks=(3, 16, 16), compression="lzf"), "HDF5"),
+    "hdf5 of ilastik": Case(VOLUME, hdf5("tzyxc", tagged=True, chunks=(1, 2, 32, 32, 1)), "HDF5"),
+    "hdf5 of fiji": Case(
+        STACK, hdf5("zyx", attributes={"element_size_um": [0.05, 0.25, 0.5]}), "HDF5", PixelSize(0.25, 0.5)
+    ),
+    "hdf5 of big endian": Case(WORDS, lambda f, p: hdf5("yx")(f, p.astype(">u2")), "HDF5"),
+    "hdf5 of bits": Case(BITS, lambda f, p: hdf5("yx", chunks=(20, 30))(f, p.astype(bool)), "HDF5"),
     "one pixel tiff": Case(make_pixels(1, 1, 1), tiff("yx"), "TIFF"),
     "one column tiff": Case(make_pixels(1, 40, 1), tiff("yx", compression="zlib"), "TIFF"),
     "one row zarr": Case(make_pixels(1, 1, 40), zarr_array("yx", (1, 7)), "Zarr"),

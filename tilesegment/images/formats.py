@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tilesegment.errors import ImageError, one_line
+from tilesegment.images.datasets import hint_at_datasets, split_dataset
 from tilesegment.images.dicom_files import dicom_in, is_dicom, slides_among
 from tilesegment.images.layout import Choices
 from tilesegment.images.openers import opener_of
@@ -29,6 +30,7 @@ class Format:
         suffixes: of files that are meant as such images, even if they turn out to be damaged.
         start: matches the first bytes of a file; empty for a format that is a folder, or known by its suffix.
         unmarked: whether files with these suffixes may be such images whatever they begin with.
+        is_container: whether such files hold other things, too: then the suffix alone makes one an image.
         by_name: whether they are, although they begin as other formats do, or as text.
         extra: of this package, that the opener needs.
     """
@@ -38,6 +40,7 @@ class Format:
     suffixes: tuple[str, ...]
     start: bytes = b""
     unmarked: bool = False
+    is_container: bool = False
     by_name: bool = False
     extra: str = ""
 
@@ -47,6 +50,7 @@ class Format:
 
 
 ZARR = Format("Zarr, OME-Zarr", "zarr:open_zarr", (".zarr",))
+HDF5 = Format("HDF5", "hdf5:open_hdf5", (".h5", ".hdf5", ".hdf", ".ims"), rb"\x89HDF\r\n\x1a\n", is_container=True)
 DICOM = Format("DICOM slides", "dicom:open_dicom", (".dcm",), rb".{128}DICM", extra="wsi")
 FORMATS = (
     Format(
@@ -59,6 +63,7 @@ FORMATS = (
     Format("PNG and JPEG", "flat:open_flat", (".png", ".jpg", ".jpeg"), rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff"),
     # old ones have no mark
     Format("MRC", "mrc:open_mrc", (".mrc", ".mrcs", ".st", ".rec", ".ali"), rb".{208}MAP", unmarked=True),
+    HDF5,
     Format(
         "MRXS, VMS, BIF, SVSLIDE",
         "openslide:open_openslide",
@@ -76,9 +81,10 @@ _START = 1024  # bytes of a file that tell its format
 def begins_as_image(path: str | Path) -> bool:
     """Return whether the file `path` begins like a supported image; False if it cannot be read."""
     try:
-        return os.path.isfile(path) and isinstance(_format_of(path), Format)  # a pipe would block
+        found = _format_of(path) if os.path.isfile(path) else None  # a pipe would block
     except OSError:
         return False
+    return isinstance(found, Format) and not found.is_container
 
 
 def _format_of(path: str | Path) -> Format | Unread | None:
@@ -147,8 +153,8 @@ def open_image(
     `notes` of the source.
 
     Args:
-        path: a file, the folder of a Zarr array or OME-Zarr image (`image.zarr`, `image.zarr/0`, ...), or that of the
-            files of a DICOM slide.
+        path: a file, a dataset in a file (`file.h5:/volume`), the folder of a Zarr array or OME-Zarr image
+            (`image.zarr`, `image.zarr/0`, ...), or that of the files of a DICOM slide.
         axes: what the dimensions of a Zarr array or TIFF are, one letter of t, z, c, y, x each, say "zyx". Dimensions
             of length 1 in a TIFF do not count. By default what the file says, else what is likely.
         select: the position to use of an axis that is not y or x, say {"t": 3}.
@@ -161,14 +167,17 @@ def open_image(
             less than it claims, or an axis other than y, x, z and the channels is longer than 1 and not selected.
     """
     name = str(path)
+    file, dataset = split_dataset(name)
     try:
-        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # a pipe would block
+        if os.path.exists(file) and not os.path.isfile(file) and not os.path.isdir(file):  # a pipe would block
             raise ImageError(f"{name} is not a file or folder but a device or a pipe: save the image to a file")
-        found = _format_of(path)
+        found = _format_of(file)
+        if dataset and found is not HDF5:
+            raise ImageError(f"{name} does not exist: {file} is no HDF5 file, so leave out :{dataset}")
         if isinstance(found, Format):
             return opener_of(name, found.opener, found.extra)(name, Choices(axes, dict(select or {}), series, invert))
-    except FileNotFoundError:
-        raise ImageError(f"{name} does not exist: check the path") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError(f"{name} does not exist: check the path{hint_at_datasets(name)}") from None
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # a damaged header fails anywhere in a library: this is the one place to explain it

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tilesegment.errors import ImageError
 from tilesegment.images.companions import companions
+from tilesegment.images.datasets import split_dataset
 from tilesegment.ome_zarr.node import METADATA
 
 _METADATA_LIMIT = 1 << 20  # bytes of a metadata file that are looked at
@@ -34,7 +35,7 @@ class Identity:
 def identity(
     path: str | Path, *, whole: int = 64 << 20, opened: int = 1024, samples: int = 512, sample: int = 4096
 ) -> Identity:
-    """Identify an image by what is stored: a file, a slide of several files, or a Zarr store with its chunks.
+    """Identify an image by what is stored: a file, or several, the name of a dataset, or a Zarr store with its chunks.
 
     The digest stays when the image is copied or touched, whatever times the copies have, and when labels are added to
     it. It changes with the name, number or size of its files, and with any byte of a small image. Of larger ones
@@ -75,9 +76,10 @@ class _File:
 
 def _files_of(path: str) -> Iterator[_File]:
     """Yield the files of an image, its own first: those of the folder of a slide, whatever that is called."""
-    beside = companions(path)
-    if not beside or not os.path.isdir(path):
-        yield from _files(path, "", {os.path.realpath(path)})
+    stored, dataset = split_dataset(path)
+    beside = companions(stored)
+    if not beside or not os.path.isdir(stored):
+        yield from _files(stored, dataset, {os.path.realpath(stored)})
     for one in beside:
         yield from _files(one, "/" if os.path.isdir(one) else os.path.basename(one), {os.path.realpath(one)})
 

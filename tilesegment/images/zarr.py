@@ -8,7 +8,8 @@ import numpy as np
 
 from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
-from tilesegment.images.layout import MAX_CHANNELS, Choices, Layout, arrange, chosen_series, note_on_inversion
+from tilesegment.images.axes import axes_of
+from tilesegment.images.layout import Choices, Layout, arrange, chosen_series, note_on_inversion
 from tilesegment.images.pieces import MOST_KEPT, PieceReader, Take
 from tilesegment.images.source import ImageSource, Level, Shown
 from tilesegment.images.zarr_chunks import Chunks
@@ -16,7 +17,6 @@ from tilesegment.metadata import UNKNOWN_FRAME, Frame
 from tilesegment.ome_zarr.multiscale import Multiscale, multiscale_names, read_multiscale
 from tilesegment.ome_zarr.node import Node, check_array, read_node
 
-_COLOURS = 4  # the most channels that the shape of an array alone suggests
 _MOST_PIECE = 1 << 27  # bytes: larger chunks are not kept
 _LISTED = 8  # names in a message
 
@@ -90,7 +90,7 @@ def open_zarr(path: str, choices: Choices) -> ZarrSource:
         chosen_series(path, choices.series, ())
         shape, names = check_array(path, node)
         layout, array = (
-            arrange(path, _axes(path, shape, names, choices.axes, notes), shape, choices.select),
+            arrange(path, axes_of(path, shape, names, choices.axes, notes), shape, choices.select),
             Chunks(path),
         )
         shown = Shown(notes=[*notes, *array.notes])
@@ -128,47 +128,6 @@ def _open_multiscale(
         notes.append(f"{path}: level {', '.join(left)} has other planes or channels than level 0 and is left out")
     shown = Shown(notes=notes, contents=contents)
     return ZarrSource(path, f"OME-Zarr {image.version}", levels, scales, image.frame(names), shown)
-
-
-def _axes(
-    path: str, shape: tuple[int, ...], names: tuple[str, ...] | None, axes: str | None, notes: list[str]
-) -> Sequence[str]:
-    """Return the axes of an array: as chosen, as its metadata says, or as its shape suggests."""
-    if axes is not None:
-        return axes
-    if names is not None and {"y", "x"} <= set(names):
-        return names
-    sizes, guess = " x ".join(map(str, shape)), _guess(shape)
-    if guess is None:
-        raise ImageError(
-            f"{path} is an array of {sizes} that does not say what its dimensions are: "
-            "give its --axes, one letter of t, z, c, y, x each"
-        )
-    if guess not in ("yx", "yxc"):
-        taken = f"they are taken for {', '.join(guess)}; --axes tells otherwise"
-        notes.append(f"{path} does not say what its {sizes} are: {taken}")
-    return guess
-
-
-def _guess(shape: tuple[int, ...]) -> str | None:
-    """Return the likely axes of an array of `shape`; None if none are likely, or several."""
-    match len(shape):
-        case 2:
-            return "yx"
-        case 3 if shape[-1] <= _COLOURS:
-            return "yxc" if shape[0] > _COLOURS else None
-        case 3 if shape[0] <= _COLOURS:
-            return "cyx"
-        case 3:  # planes as narrow as this may be rows of pixels with many channels
-            thin = [n for n, other in (shape[1:], shape[:0:-1]) if 2 * n <= min(shape[0], other) and n <= MAX_CHANNELS]
-            return None if thin else "zyx"
-        case 4 if shape[1] <= _COLOURS < shape[-1]:
-            return "zcyx"
-        case 4 if shape[-1] <= _COLOURS < shape[1]:
-            return "zyxc"
-        case 5 if shape[-1] > _COLOURS:
-            return "tczyx"
-    return None
 
 
 def _image_within(path: str, node: Node, series: int | None) -> str:

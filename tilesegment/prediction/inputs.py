@@ -13,6 +13,7 @@ from tilesegment.draw import is_picture_of_ours
 from tilesegment.errors import PlanError
 from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_image_folder, is_zarr, unread_among, unread_format
 from tilesegment.images.companions import companions, slide_file
+from tilesegment.images.datasets import split_dataset
 from tilesegment.masks import read_record
 from tilesegment.prediction.settings import Outputs, Settings
 
@@ -243,8 +244,9 @@ def _place(folder: str | Path | None, image: str, name: str | None, file_format:
 
 
 def _stem(image: str) -> str:
-    """Return the name of an image without its format, `a` of `a.ome.tif`; of a part of a Zarr `a_0`, of `a.zarr/0`."""
-    path, parts = Path(os.path.abspath(image)), list[str]()
+    """Return the name of an image without its format, `a` of `a.ome.tif`; of a part `a_0`, of `a.zarr/0`, `a.h5:/0`."""
+    file, dataset = split_dataset(os.path.abspath(image))
+    path, parts = Path(file), [name for name in dataset.split("/") if name]
     while path.parent.suffix == ".zarr" or is_zarr(path.parent):
         parts.insert(0, path.name)
         path = path.parent

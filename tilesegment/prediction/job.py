@@ -1,6 +1,5 @@
 """A prediction with its image, model and outputs open: load, predict and store blocks, then finish."""
 
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -66,7 +65,7 @@ class Job:
         source = open_source(image, settings)
         try:
             machine = ask(settings.device, settings.precision)  # may wait for workers, so only once the image is open
-            if not os.path.samefile(image, source.path):  # an image inside the given path
+            if str(image) != source.path:  # an image inside the given path
                 settings = replace(settings, series=None)
             opened = open_model(source, settings)
             model, notes = opened.model, opened.notes

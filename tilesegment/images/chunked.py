@@ -1,0 +1,88 @@
+"""Arrays in chunks, read region by region and each chunk decoded about once."""
+
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
+
+import numpy as np
+
+from tilesegment.geometry import Region
+from tilesegment.images.layout import Layout
+from tilesegment.images.pieces import MOST_KEPT, PieceReader, Take
+from tilesegment.images.source import ImageSource, Level, Shown
+from tilesegment.metadata import Frame
+
+_MOST_PIECE = 1 << 27  # bytes: larger chunks are not kept
+
+Index: TypeAlias = tuple[int | slice, ...]
+
+
+class ChunkedArray(Protocol):
+    """An array on a disk or elsewhere; safe in several threads."""
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    def side(self, dimension: int) -> int:
+        """Return the length of a chunk."""
+
+    def read(self, index: Index) -> np.ndarray:
+        """Read what the array holds at `index`."""
+
+    def decoded_bytes(self, index: Index) -> int:
+        """Return the size of the chunks that `index` touches, once decoded."""
+
+
+class ChunkedSource(ImageSource):
+    """The arrays of an image, one per level, the finest first."""
+
+    def __init__(
+        self,
+        path: str,
+        format: str,
+        levels: Sequence[tuple[ChunkedArray, Layout]],
+        scales: Sequence[tuple[float, float]],
+        frame: Frame,
+        shown: Shown,
+    ) -> None:
+        array, layout = levels[0]
+        described = [Level(one.plane, scale) for (_, one), scale in zip(levels, scales, strict=True)]
+        super().__init__(path, format, described, layout.depth, layout.channels, array.dtype, frame, shown)
+        self._levels = list(levels)
+        self._pieces = PieceReader()
+
+    @property
+    def cache_bytes(self) -> int:
+        """Size of the chunks that reads to come will need, at most as many as the image has."""
+        return min(MOST_KEPT, self._bytes)
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Size of the chunks decoded: of chunks that span several planes, all of these."""
+        return self._pieces.decoded_bytes
+
+    def _read(self, region: Region, level: int, z: int) -> np.ndarray:
+        array, layout = self._levels[level]
+
+        def decoded(region: Region) -> np.ndarray:
+            index = layout.index(region, z)
+            self._pieces.decoded_bytes += array.decoded_bytes(index)
+            return layout.to_planes(array.read(index))
+
+        def decode(needed: list[Region], take: Take) -> None:
+            """Decode all at once: where blocks are read row by row they fill a rectangle."""
+            box = Region(needed[0].y0, min(p.x0 for p in needed), needed[-1].y1, max(p.x1 for p in needed))
+            pixels = decoded(box)
+            for own in needed:
+                take(own, pixels[:, *own.within(box).slices])
+
+        side = array.side(layout.axes.index("y")), array.side(layout.axes.index("x"))
+        if side[0] * side[1] * self.channels * self.stored_dtype.itemsize > _MOST_PIECE:
+            return decoded(region)
+        pixels = np.empty((self.channels, *region.shape), array.dtype)
+        self._pieces.read(pixels, region, ((level, z), layout.plane, side), decode)
+        return pixels
+
+    def close(self) -> None:
+        """Forget the arrays and what is kept of them."""
+        self._levels = []
+        self._pieces.close()
