@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @options.device
 @options.precision
 @options.runtime
+@options.scale
 @options.channels
 @options.axes
 @options.select

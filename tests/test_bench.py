@@ -5,10 +5,14 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import Run
 from conftest import toy_model
+from hypothesis import given
+from hypothesis import strategies as st
+from unreal_plans import image_of, network_of, plan_of
 
 from tilesegment.geometry import Region
 from tilesegment.models.header import Normalisation
@@ -73,9 +77,36 @@ def test_of_a_stack_the_middle_plane(run: Run, scratch: Path) -> None:
     assert Region(*found["region"]).area == 40 * 50
 
 
+def test_at_the_pixel_size_at_which_it_is_predicted(run: Run, scratch: Path) -> None:
+    """Of 130 x 150 pixels of 0.2 um, as much as there is time for."""
+    for size, whole in (("--mpp 0.4", Region(0, 0, 65, 75)), ("--mpp 0.08", Region(0, 0, 325, 375))):
+        done = run(f"bench slide.tif {SMALL} --json -q --dir scratch --source-mpp 0.2 {size}")
+        assert done.code == 0, done.err
+        assert whole.contains(Region(*json.loads(done.out)["region"]))
+
+
+@given(st.tuples(*[st.integers(300, 9000)] * 2), st.floats(1 / 16, 16), st.integers(1, 10**6))
+def test_the_middle_is_one_of_level_0(shape: tuple[int, int], step: float, pixels: int) -> None:
+    """Where pixels are larger than those of level 0, whole tiles."""
+    model = network_of()
+    model.header = replace(model.header, diameter=16.0)  # type: ignore[misc]
+    settings: dict[str, Any] = {"diameter": 16 * step, "tile": 284, "block": 600}
+    plan = plan_of(image_of(shape), model, **settings)
+    roi = benchmark._part(plan, pixels)
+    found = plan_of(image_of(shape), model, **settings, roi=roi).region
+    assert (roi is None) == (plan.region.area <= pixels)
+    assert plan.region.contains(found)
+    if roi is not None and plan.scale[0] >= 1:
+        assert found.height % plan.step == 0 or found.height == plan.region.height
+        assert (found.y0 % plan.step, found.x0 % plan.step) == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("line", "named"),
     [
+        ("--mpp 0.5 --source-mpp 0.25", ["--mpp and --source-mpp", "name one"]),
+        ("--level 1", ["--level", "name one"]),
+        ("slide.tif --model toy.safetensors --mpp 0.5", ["slide.tif does not say how large", "--source-mpp"]),
         ("nothing.tif", ["nothing.tif"]),
         ("slide.tif --model nobody", ["nobody"]),
         ("rgb.png --channels 0,1", ["rgb.png", "2 channels"]),

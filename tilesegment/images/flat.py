@@ -3,12 +3,15 @@
 import struct
 import threading
 import warnings
+from io import BytesIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
+from tilesegment.images.byte_ranges import RemoteFile
 from tilesegment.images.layout import Choices, Layout, arrange, chosen_series, note_on_inversion
 from tilesegment.images.source import ImageSource, Level, Shown
 
@@ -57,14 +60,15 @@ class FlatSource(ImageSource):
         self._image = self._pixels = None
 
 
-def open_flat(path: str, choices: Choices) -> FlatSource:
-    """Open a PNG or JPEG file without decoding it; a series is a frame."""
+def open_flat(given: str | RemoteFile, choices: Choices) -> FlatSource:
+    """Open a PNG or JPEG file without decoding it; one on a server is fetched whole. A series is a frame."""
+    path, file = (given, given) if isinstance(given, str) else (given.name, BytesIO(given.content()))
     if choices.axes is not None:
         raise ImageError(f"{path} is a PNG or JPEG, whose axes are known: leave out --axes {choices.axes}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=("PNG", "JPEG"))
+            image = Image.open(file, formats=("PNG", "JPEG"))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         limit = f"{(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
         raise ImageError(f"{path} has more than the {limit} that are decoded at once: {_CONVERT}") from None
@@ -73,21 +77,25 @@ def open_flat(path: str, choices: Choices) -> FlatSource:
         contents = [f"frame {number}" for number in range(count)] if count > 1 else []
         number, notes = chosen_series(path, choices.series, contents)
         image.seek(number)
-        mode = _mode(path, image)
+        mode = _mode(path, file, image)
         bands = len(Image.new(mode, (1, 1)).getbands())
         shape = (image.height, image.width) + ((bands,) if bands > 1 else ())
         layout = arrange(path, "yxc"[: len(shape)], shape, choices.select)
         notes += note_on_inversion(path, choices.invert)
-        return FlatSource(path, image, mode, layout, Shown(_orientation(path, image), None, notes, contents))
+        return FlatSource(path, image, mode, layout, Shown(_orientation(file, image), None, notes, contents))
     except BaseException:
         image.close()
         raise
 
 
-def _orientation(path: str, image: Image.Image) -> int:
+def _reopened(given: str | BytesIO) -> BinaryIO:
+    return open(given, "rb") if isinstance(given, str) else BytesIO(given.getbuffer())
+
+
+def _orientation(given: str | BytesIO, image: Image.Image) -> int:
     """Return EXIF's orientation; in a PNG it may follow the pixels, and is read without decoding them."""
     if image.format == "PNG" and "exif" not in image.info:
-        with open(path, "rb") as file:
+        with _reopened(given) as file:
             file.seek(8)
             while len(head := file.read(8)) == 8:
                 (length,) = struct.unpack(">I", head[:4])
@@ -100,10 +108,10 @@ def _orientation(path: str, image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-def _mode(path: str, image: Image.Image) -> str:
+def _mode(path: str, given: str | BytesIO, image: Image.Image) -> str:
     """Return the Pillow mode that `image` is decoded to."""
     if image.format == "PNG":  # Pillow does not tell the bit depth and colour type of the file
-        with open(path, "rb") as file:
+        with _reopened(given) as file:
             bits, colour = struct.unpack_from("BB", file.read(26), 24)
         if bits == 16 and colour in (2, 4, 6):
             raise ImageError(f"{path} is a PNG with 16 bits a channel, of which 8 would be lost: {_CONVERT}")

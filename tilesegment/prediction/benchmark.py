@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import isqrt
+from math import ceil, floor, isqrt
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tilesegment.errors import PlanError
+from tilesegment.errors import PlanError, option
 from tilesegment.geometry import Block, Region
 from tilesegment.images import open_image
 from tilesegment.images.drawing import draw_zarr
@@ -44,7 +44,7 @@ class Bench:
     """
 
     image: str | None  # path; None if it was drawn
-    region: list[int]  # [y0, x0, y1, x1] that was predicted, pixels
+    region: list[int]  # [y0, x0, y1, x1] that was predicted, pixels of the level or size that was chosen
     dtype: str
     channels: int
     model: str
@@ -100,6 +100,11 @@ def bench(
     if not _SECONDS[0] <= seconds <= _SECONDS[1]:
         raise PlanError(f"seconds is {seconds:g}; allowed: {_SECONDS[0]} to {_SECONDS[1]:,}")
     chosen = Settings.of(settings)
+    sizes = [option(name) for name in ("level", "diameter", "mpp", "source_mpp") if getattr(chosen, name)]
+    if sizes and image is None:
+        raise PlanError(
+            f"{' and '.join(sizes)}: for an image of yours; name one, as a drawn one has just the right size"
+        )
     with _temporary(folder) as place:
         report(0.0, "starting")
         if image is None:
@@ -219,17 +224,21 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _part(plan: Plan, pixels: int) -> Region:
-    """Return the middle of what is planned, about `pixels` large, in whole blocks or tiles; all of a smaller image."""
-    region = plan.region
+def _part(plan: Plan, pixels: int) -> Region | None:
+    """Return the middle of what is planned, in whole blocks or tiles of about `pixels`; of a smaller image all of it.
+
+    As a `roi`, which is in pixels of level 0.
+    """
+    region, (sy, sx) = plan.region, plan.scale
     if region.area <= pixels:
-        return region
+        return plan.settings.roi
     unit = plan.block if plan.block**2 <= pixels else plan.step
     side = max(isqrt(pixels) // unit, 1) * unit
     height, width = min(side, region.height), min(side, region.width)
     y = region.y0 + (region.height - height) // 2 // unit * unit
     x = region.x0 + (region.width - width) // 2 // unit * unit
-    return Region(y, x, y + height, x + width)
+    y0, x0 = ceil(y * sy), ceil(x * sx)
+    return Region(y0, x0, max(floor((y + height) * sy), y0 + 1), max(floor((x + width) * sx), x0 + 1))
 
 
 def _draw(path: Path, settings: Settings, side: int) -> str:
