@@ -11,11 +11,21 @@ from reader_cases import DRAWN, REAL, WSI, Case
 from reader_contract import keep_the_contract
 from s3_server import upload
 
+from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, Level, open_image
 from tilesegment.stores import Location
 
-ON_A_SERVER = ("tiff tiles", "tiff raw pages", "ome-tiff pyramid", "zarr shards", "zarr v2", "ome-zarr 0.5", "png rgb")
+ON_A_SERVER = (
+    "tiff tiles",
+    "tiff raw pages",
+    "ome-tiff pyramid",
+    "zarr shards",
+    "zarr v2",
+    "ome-zarr 0.5",
+    "png rgb",
+    "ndpi",
+)
 
 
 @pytest.mark.parametrize("case", DRAWN.values(), ids=DRAWN)
@@ -53,6 +63,15 @@ def test_real_files(name: str) -> None:
 def test_images_on_a_server(name: str, tmp_path: Path, s3: Location) -> None:
     place = upload(DRAWN[name].write(tmp_path, DRAWN[name].pixels), s3)
     keep_the_contract(lambda: open_image(place))
+
+
+def test_slides_that_are_not_read_from_a_server(tmp_path: Path, s3: Location) -> None:
+    """A MRXS begins as the JPEG that shows it."""
+    for name in ("mrxs", "bif", "bif by the name of a tiff"):
+        (folder := tmp_path / name).mkdir()
+        place = upload(DRAWN[name].write(folder, DRAWN[name].pixels), s3)
+        with pytest.raises(ImageError, match=r"from a server.*download it"):
+            open_image(place)
 
 
 class ShiftingSource(ImageSource):
