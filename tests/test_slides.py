@@ -15,6 +15,7 @@ from reader_contract import keep_the_contract
 from slide_files import bif, dicom, mrxs, ndpi, vms
 
 import tilesegment
+from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, is_image_folder, open_image
 from tilesegment.images.identity import identity
@@ -98,6 +99,19 @@ def test_a_mrxs_with_a_damaged_file_is_one_line(name: str, kept: float, tmp_path
     fails(path)
     file.unlink()
     fails(path)
+
+
+def test_what_is_not_damaged_is_read_after_an_error(tmp_path: Path) -> None:
+    path, data = mrxs(levels=2)(tmp_path, SLIDE), tmp_path / "slide" / "Data0000.dat"
+    with open_image(path) as source:
+        expected = source.read(Region(0, 0, 160, 224), level=1)
+    content = data.read_bytes()  # level 0 comes first
+    data.write_bytes(bytes(len(content) // 2) + content[len(content) // 2 :])
+    with open_image(path) as source:
+        for _ in range(2):
+            with pytest.raises(ImageError, match="is damaged: pixels 0:90,0:70"):
+                source.read(Region(0, 0, 90, 70))
+            np.testing.assert_array_equal(source.read(Region(0, 0, 160, 224), level=1), expected)
 
 
 def test_slides_without_their_files(tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ class OpenSlideSource(SlideSource):
     OpenSlide rounds positions on other levels to pixels of level 0, so that neighbours do not fit.
     """
 
-    def __init__(self, path: str, slide: openslide.OpenSlide, part: Region, notes: list[str]) -> None:
-        """Take an open slide, which is closed with this; `part` of its level 0 is the image."""
+    def __init__(self, path: str, file: str, slide: openslide.OpenSlide, part: Region, notes: list[str]) -> None:
+        """Take the open slide in `file`, which is closed with this; `part` of its level 0 is the image."""
         said = slide.properties
         levels = {n: round(one) for n, one in enumerate(slide.level_downsamples) if _is_whole(one)}
         levels = {n: d for n, d in levels.items() if min(part.shape) >= d}
@@ -70,7 +70,7 @@ class OpenSlideSource(SlideSource):
             _frame(path, said, part, notes),
             Shown(notes=notes, about=_about(said, vendor)),
         )
-        self._slide, self._part = slide, part
+        self._file, self._slide, self._part = file, slide, part
         self._numbers = list(levels.items())
         self._background = np.array([_background(said)], np.uint16).reshape(3, 1, 1)
         slide.set_cache(openslide.OpenSlideCache(_CACHE))
@@ -83,7 +83,13 @@ class OpenSlideSource(SlideSource):
     def _decode(self, region: Region, level: int) -> np.ndarray:
         stored, factor = self._numbers[level]
         place = self._part.x0 + region.x0 * factor, self._part.y0 + region.y0 * factor
-        rgba = np.asarray(self._slide.read_region(place, stored, (region.width, region.height))).transpose(2, 0, 1)
+        try:
+            image = self._slide.read_region(place, stored, (region.width, region.height))
+        except openslide.OpenSlideError:
+            # a slide that failed once fails for ever: what is not damaged is read by another
+            self._slide = openslide.OpenSlide(self._file)
+            image = self._slide.read_region(place, stored, (region.width, region.height))
+        rgba = np.asarray(image).transpose(2, 0, 1)
         pixels, alpha = rgba[:3], rgba[3]
         if alpha.min() == 255:
             return pixels
@@ -114,7 +120,7 @@ def open_openslide(path: str, choices: Choices, file: str | None = None) -> Open
     try:
         chosen_series(path, choices.series, ())
         notes = note_on_inversion(path, choices.invert)
-        return OpenSlideSource(path, slide, _scanned(path, slide, notes), notes)
+        return OpenSlideSource(path, file or path, slide, _scanned(path, slide, notes), notes)
     except BaseException:
         slide.close()
         raise
