@@ -11,6 +11,8 @@ from tilesegment_cli.table import aligned
 
 _LONG = ("fingerprint", "provenance", "training")
 _COUNTS = ("classes", "counted_at_level", "shares", "areas_um2")
+# where there is no value, it is not known; of others there is none
+_UNKNOWN = ("pixel_size_um", "diameter_px", "ground", "plane_spacing_um", "licence", "share", "glass", "pen", "blurred")
 _MOST_CLASSES, _LONGEST_NAME = 20, 40
 
 
@@ -19,6 +21,7 @@ _MOST_CLASSES, _LONGEST_NAME = 20, 40
 @options.axes
 @options.select
 @options.series
+@click.option("--tissue", is_flag=True, help="Also measure how much of an image is tissue, glass, pen marks, blurred.")
 @click.option("-v", "--verbose", is_flag=True, help="Also print the settings of a mask, and how a model was trained.")
 @options.as_json
 def info(path: str, verbose: bool, as_json: bool, **reading: Any) -> None:
@@ -155,7 +158,5 @@ def _level(level: dict[str, Any]) -> str:
 
 def _text(name: str, value: Any) -> str:
     if value in (None, ""):
-        return (
-            "unknown" if name in ("pixel_size_um", "diameter_px", "ground", "plane_spacing_um", "licence") else "none"
-        )
+        return "unknown" if name in _UNKNOWN else "none"
     return json.dumps(value) if isinstance(value, list | bool) else one_line(value)

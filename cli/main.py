@@ -20,6 +20,7 @@ from tilesegment_cli.predict import predict
 from tilesegment_cli.preview import preview
 from tilesegment_cli.status import finish, status
 from tilesegment_cli.summary import summary
+from tilesegment_cli.tissue import tissue
 from tilesegment_cli.train import train
 from tilesegment_cli.verify import verify
 
@@ -36,8 +37,8 @@ def tileseg(debug: bool) -> None:
     """  # noqa: D301 - click looks for the backspace itself
 
 
-_COMMANDS = (predict, objects, summary, status, finish, train, evaluate, verify, bench, preview, info, models, networks)
-for command in (*_COMMANDS, import_weights, export):
+_COMMANDS = (predict, objects, summary, status, finish, train, evaluate, verify, bench, preview, tissue, info, models)
+for command in (*_COMMANDS, networks, import_weights, export):
     tileseg.add_command(command)
 
 

@@ -11,8 +11,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from tilesegment.stores import Location
+from tilesegment.stores import Location, store_at
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKIATESTTESTTEST", "AWS_SECRET_ACCESS_KEY": "a-secret-that-must-not-be-shown"}
 _NUMBERS = itertools.count()
@@ -53,6 +54,14 @@ class S3Server:
         with urllib.request.urlopen(asked, timeout=10) as reply:
             content: bytes = reply.read()
         return content
+
+
+def upload(path: Path, place: Location) -> Location:
+    """Copy a file or a folder to `place`, below which it keeps its name; return where it is."""
+    store = store_at(place)
+    for one in [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]:
+        store.put(one.relative_to(path.parent).as_posix(), one.read_bytes())
+    return place / path.name
 
 
 def is_installed() -> bool:

@@ -17,8 +17,11 @@ from tilesegment_cli.types import PathType
 
 # what takes text that is no path; a new option has to be put here or to be given a type of `PathType`
 NO_PATHS = {
-    "predict": {"device", "precision", "runtime", "axes", "heatmap_class", "border"},
+    "predict": {"device", "precision", "runtime", "axes", "heatmap_class", "border", "store_options"},
+    "status": {"store_options"},
+    "finish": {"store_options"},
     "info": {"axes"},
+    "tissue": {"axes"},
     "train": {"preset", "network", "optimiser", "loss", "goal", "normalise", "device", "precision", "name", "licence"},
     "verify": {"device", "runtime", "axes"},
     "bench": {"device", "precision", "runtime", "axes"},
@@ -85,6 +88,8 @@ USES = {
     "preview image": use("preview {} mask.zarr --out p.png"),
     "preview mask": use("preview slide.tif {} --out p.png"),
     "preview out": use("preview slide.tif mask.zarr --out {}", *_NEW),
+    "tissue image": use("tissue {} --out t.png"),
+    "tissue out": use("tissue slide.tif --out {}", *_NEW),
     "info path": use("info {}"),
     "import path": use("import {} --network unet-same --out i.safetensors"),
     "import out": use("import weights.safetensors --network unet-same --out {}", *_NEW),
@@ -102,6 +107,7 @@ ENDINGS = {
     "summary out": ".csv",
     "evaluate figure": ".png",
     "preview out": ".png",
+    "tissue out": ".geojson",
     "import out": ".safetensors",
     "export out": ".onnx",
 }

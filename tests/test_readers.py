@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from reader_cases import DRAWN, REAL, WSI, Case
+from s3_server import upload
 
 from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, Level, open_image
+from tilesegment.stores import Location
 
 Job = tuple[Region, int, int]  # what is read: region, level, plane
 
+ON_A_SERVER = ("tiff tiles", "tiff raw pages", "ome-tiff pyramid", "zarr shards", "zarr v2", "ome-zarr 0.5", "png rgb")
 _WINDOW = 700  # pixels of a side: of larger levels a part stands for the whole
 
 
@@ -48,6 +51,12 @@ def test_real_files(name: str) -> None:
     if not WSI.is_dir():
         pytest.skip(f"no slides in {WSI}")
     keep_the_contract(lambda: open_image(WSI / name))
+
+
+@pytest.mark.parametrize("name", ON_A_SERVER)
+def test_images_on_a_server(name: str, tmp_path: Path, s3: Location) -> None:
+    place = upload(DRAWN[name].write(tmp_path, DRAWN[name].pixels), s3)
+    keep_the_contract(lambda: open_image(place))
 
 
 def keep_the_contract(opened: Callable[[], ImageSource]) -> None:

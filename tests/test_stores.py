@@ -91,7 +91,14 @@ class TestContract:
         assert store.get_ranges("object", spans) == [content[start:stop] for start, stop in spans]
         assert store.get_ranges("object", [(len(content) - 3, len(content) + 50)]) == [content[-3:]]
         assert store.get_ranges("object", []) == []
+        beyond = len(content) + 10
+        assert store.get_ranges("object", [(beyond, beyond + 5), (2, 4)]) == [b"", content[2:4]]
+        assert store.get_end("object", 7) == content[-7:]
         assert store.bytes_read < len(content)
+        store.put("short", b"12")
+        assert store.get_end("short", 7) == b"12" and store.get_end("short", 0) == b""
+        store.put("empty", b"")
+        assert store.get_ranges("empty", [(0, 4)]) == [b""] and store.get("empty") == b""
 
     def test_a_missing_object(self, store: Store) -> None:
         store.put("folder/key", b"1")
@@ -100,6 +107,8 @@ class TestContract:
                 store.get(key)
             with pytest.raises(FileNotFoundError):
                 store.get_ranges(key, [(0, 1)])
+            with pytest.raises(FileNotFoundError):
+                store.get_end(key, 1)
             with pytest.raises(FileNotFoundError):
                 store.head(key)
         store.delete(["missing"])

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tilesegment.prediction.result import Result
     from tilesegment.prediction.seams import verify
     from tilesegment.prediction.settings import Settings
+    from tilesegment.prediction.tissue_mask import write_tissue
     from tilesegment.scoring import Evaluation, evaluate
     from tilesegment.training import train
 
@@ -60,6 +61,7 @@ _WHERE = {
     "predict": "prediction.predict",
     "train": "training",
     "verify": "prediction.seams",
+    "write_tissue": "prediction.tissue_mask",
 }
 
 __all__ = [
@@ -93,6 +95,7 @@ __all__ = [
     "predict",
     "train",
     "verify",
+    "write_tissue",
 ]
 
 

@@ -47,6 +47,10 @@ class StoreError(TilesegmentError, OSError):
     """A URL or its options are wrong, or the server does not do what is asked."""
 
 
+class DeniedError(StoreError, PermissionError):
+    """The server denies access; some do so for what does not exist, too."""
+
+
 class ModelError(TilesegmentError):
     """A model file is damaged, foreign or does not fit the image."""
 

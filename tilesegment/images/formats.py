@@ -9,8 +9,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tilesegment.errors import ImageError, one_line
+from tilesegment.errors import ImageError, StoreError, one_line
+from tilesegment.images.byte_ranges import RemoteFile
 from tilesegment.images.datasets import hint_at_datasets, split_dataset
 from tilesegment.images.dicom_files import dicom_in, is_dicom, slides_among
 from tilesegment.images.layout import Choices
@@ -18,6 +20,7 @@ from tilesegment.images.openers import opener_of
 from tilesegment.images.source import ImageSource, JoinedSource
 from tilesegment.images.unread import PACKED, Unread, unread_format
 from tilesegment.ome_zarr.node import is_zarr
+from tilesegment.stores import Location, Options, is_url, place_of
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Format:
         is_container: whether such files hold other things, too: then the suffix alone makes one an image.
         by_name: whether they are, although they begin as other formats do, or as text.
         extra: of this package, that the opener needs.
+        is_remote: whether it is read from a server, too.
     """
 
     name: str
@@ -43,13 +47,19 @@ class Format:
     is_container: bool = False
     by_name: bool = False
     extra: str = ""
+    is_remote: bool = False
+
+    def open(self, given: Any, choices: Choices) -> ImageSource:
+        """Open an image by its path, by the `RemoteFile` or, of a folder, by its location."""
+        name = given.name if isinstance(given, RemoteFile) else str(given)
+        return opener_of(name, self.opener, self.extra)(given, choices)
 
     def begins(self, first: bytes) -> bool:
         """Return whether `first`, the first bytes of a file, are those of this format."""
         return bool(self.start) and re.match(self.start, first, re.DOTALL) is not None
 
 
-ZARR = Format("Zarr, OME-Zarr", "zarr:open_zarr", (".zarr",))
+ZARR = Format("Zarr, OME-Zarr", "zarr:open_zarr", (".zarr",), is_remote=True)
 HDF5 = Format("HDF5", "hdf5:open_hdf5", (".h5", ".hdf5", ".hdf", ".ims"), rb"\x89HDF\r\n\x1a\n", is_container=True)
 DICOM = Format("DICOM slides", "dicom:open_dicom", (".dcm",), rb".{128}DICM", extra="wsi")
 FORMATS = (
@@ -58,9 +68,23 @@ FORMATS = (
         "tiff:open_tiff",
         (".tif", ".tiff", ".btf", ".svs", ".scn"),
         rb"II[*+]\0|MM\0[*+]",
+        is_remote=True,
     ),
     ZARR,
-    Format("PNG and JPEG", "flat:open_flat", (".png", ".jpg", ".jpeg"), rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff"),
+    Format(
+        "PNG, JPEG, WebP, BMP",
+        "flat:open_flat",
+        (".png", ".jpg", ".jpeg", ".webp", ".bmp"),
+        rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF.{4}WEBP|BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",
+        is_remote=True,
+    ),
+    Format("PBM, PGM, PPM", "pnm:open_pnm", (".pbm", ".pgm", ".ppm", ".pnm"), rb"P[1-6][\s#]"),
+    Format(
+        "JPEG 2000",
+        "jpeg2000:open_jpeg2000",
+        (".jp2", ".j2k", ".j2c", ".jpc", ".jpx"),
+        rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
+    ),
     # old ones have no mark
     Format("MRC", "mrc:open_mrc", (".mrc", ".mrcs", ".st", ".rec", ".ali"), rb".{208}MAP", unmarked=True),
     HDF5,
@@ -140,12 +164,13 @@ def _format_of_folder(folder: str) -> Format:
 
 
 def open_image(
-    path: str | Path,
+    path: str | Path | Location,
     *,
     axes: str | None = None,
     select: Mapping[str, int] | None = None,
     series: int | None = None,
     invert: bool = False,
+    store_options: Options = (),
 ) -> ImageSource:
     """Open an image of any supported format, recognised by its content, and slides of several files by their name.
 
@@ -154,30 +179,38 @@ def open_image(
 
     Args:
         path: a file, a dataset in a file (`file.h5:/volume`), the folder of a Zarr array or OME-Zarr image
-            (`image.zarr`, `image.zarr/0`, ...), or that of the files of a DICOM slide.
+            (`image.zarr`, `image.zarr/0`, ...), or that of the files of a DICOM slide; or the URL (s3, gs, az, http,
+            https) of a Zarr, TIFF, PNG or JPEG.
         axes: what the dimensions of a Zarr array or TIFF are, one letter of t, z, c, y, x each, say "zyx". Dimensions
             of length 1 in a TIFF do not count. By default what the file says, else what is likely.
         select: the position to use of an axis that is not y or x, say {"t": 3}.
         series: number of the image in a file that holds several, counted from 0, see `contents` of the source. By
             default the largest, the first of equals.
         invert: where a file says that 0 is white (MINISWHITE), invert its values so that 0 is black.
+        store_options: how the server of a URL is reached, see `tilesegment.stores.OPTIONS`.
 
     Raises:
+        StoreError: the URL is not one that can be read.
         ImageError: there is no such image or series, its format or pixel type is not supported, it is damaged or holds
             less than it claims, or an axis other than y, x, z and the channels is longer than 1 and not selected.
     """
-    name = str(path)
+    place, choices = place_of(path, store_options), Choices(axes, dict(select or {}), series, invert)
+    name = str(place if is_url(path) else path)
     file, dataset = split_dataset(name)
     try:
+        if isinstance(place, Location):
+            return _open_remote(place, choices)
         if os.path.exists(file) and not os.path.isfile(file) and not os.path.isdir(file):  # a pipe would block
             raise ImageError(f"{name} is not a file or folder but a device or a pipe: save the image to a file")
         found = _format_of(file)
         if dataset and found is not HDF5:
             raise ImageError(f"{name} does not exist: {file} is no HDF5 file, so leave out :{dataset}")
         if isinstance(found, Format):
-            return opener_of(name, found.opener, found.extra)(name, Choices(axes, dict(select or {}), series, invert))
+            return found.open(name, choices)
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError(f"{name} does not exist: check the path{hint_at_datasets(name)}") from None
+    except StoreError as error:
+        raise ImageError(error) from error
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # a damaged header fails anywhere in a library: this is the one place to explain it
@@ -188,6 +221,31 @@ def open_image(
         raise ImageError(f"{name} is of a format that is not read, {found.name}: {found.advice}")
     supported = ", ".join(one.name for one in FORMATS)
     raise ImageError(f"{name} is not an image that can be read; supported are {supported}")
+
+
+def _open_remote(place: Location, choices: Choices) -> ImageSource:
+    """Open an image on a server: a Zarr, or a file that is recognised by its first bytes."""
+    is_zarr = not place.key or any(part.endswith(".zarr") for part in place.key.split("/"))
+    file = None if is_zarr else _remote_file(place)
+    if file is None:
+        return ZARR.open(place, choices)
+    if not file.size:
+        raise ImageError(f"{place} is an empty file: copy or export the image again")
+    first = file.read(_START)
+    file.seek(0)
+    found = next((one for one in FORMATS if one.begins(first)), None)
+    if found is None or not found.is_remote:
+        kinds = ", ".join(one.name for one in FORMATS if one.is_remote)
+        raise ImageError(f"{place} is not an image that can be read from a server, as {kinds} are: download it")
+    return found.open(file, choices)
+
+
+def _remote_file(place: Location) -> RemoteFile | None:
+    """Open a file on a server; None if there is none of this name."""
+    try:
+        return RemoteFile(place)
+    except FileNotFoundError:
+        return None
 
 
 def open_channels(paths: Sequence[Path], *, invert: bool = False) -> ImageSource:

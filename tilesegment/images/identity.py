@@ -3,15 +3,18 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import UnsupportedOperation
 from pathlib import Path
 
-from tilesegment.errors import ImageError
+from tilesegment.errors import DeniedError, ImageError
 from tilesegment.images.companions import companions
 from tilesegment.images.datasets import split_dataset
-from tilesegment.ome_zarr.node import METADATA
+from tilesegment.ome_zarr.multiscale import multiscale_names, read_multiscale
+from tilesegment.ome_zarr.node import METADATA, Node, read_node
+from tilesegment.stores import Entry, Location, Store, store_at
 
 _METADATA_LIMIT = 1 << 20  # bytes of a metadata file that are looked at
 _LABELS = "labels"  # added without changing the image
@@ -33,7 +36,7 @@ class Identity:
 
 
 def identity(
-    path: str | Path, *, whole: int = 64 << 20, opened: int = 1024, samples: int = 512, sample: int = 4096
+    path: str | Path | Location, *, whole: int = 64 << 20, opened: int = 1024, samples: int = 512, sample: int = 4096
 ) -> Identity:
     """Identify an image by what is stored: a file, or several, the name of a dataset, or a Zarr store with its chunks.
 
@@ -41,14 +44,19 @@ def identity(
     it. It changes with the name, number or size of its files, and with any byte of a small image. Of larger ones
     evenly spread samples are read, at about the cost of a listing. Masks record the digest with the default sizes.
 
+    Of an image on a server nothing is read but metadata: in the place of the content stand the tags (ETag) that the
+    server gives its objects, so a copy there is another image. Of a Zarr that cannot be listed there is the metadata.
+
     Args:
-        path: of the image.
+        path: of the image, or its location.
         whole, opened: bytes, and files, up to which all of an image is read.
         samples, sample: how many samples are read of a larger one, and bytes of each.
 
     Raises:
         ImageError: some of it cannot be read.
     """
+    if isinstance(path, Location):
+        return _remote_identity(path)
     try:
         files = list(_files_of(str(path)))
         size = sum(file.size for file in files)
@@ -116,7 +124,10 @@ def _files(path: str, prefix: str, entered: set[str]) -> Iterator[_File]:
 def _digest_of_metadata(path: str) -> str:
     """Return the digest of a metadata file without consolidated metadata, which changes when labels are added."""
     with open(path, "rb") as file:
-        text = file.read(_METADATA_LIMIT)
+        return _digest_of(file.read(_METADATA_LIMIT))
+
+
+def _digest_of(text: bytes) -> str:
     try:
         meta = json.loads(text)
     except (ValueError, RecursionError):
@@ -149,3 +160,49 @@ def _sampled(files: list[_File], size: int, samples: int, sample: int) -> Iterat
         with open(file.path, "rb") as opened:
             opened.seek(place - begin)
             yield opened.read(sample)
+
+
+def _remote_identity(place: Location) -> Identity:
+    digest, exact = hashlib.sha256(), True
+    try:
+        node = read_node(place)
+        if node is None:
+            file = store_at(place.parent).head(place.name)
+            digest.update(f"\t{file.size}\t{file.tag}\n".encode())
+        else:
+            store = store_at(place)
+            try:
+                entries = sorted(_objects(store), key=lambda entry: entry.key)
+            except (UnsupportedOperation, DeniedError):
+                levels = ["", *(f"{level}/" for level in _levels(place, node))]
+                entries, exact = list(_known(store, [f"{level}{name}" for level in levels for name in METADATA])), False
+            for one in entries:
+                is_metadata = one.key.rpartition("/")[2] in METADATA
+                tag = f" {_digest_of(store.get(one.key))}\t0" if is_metadata else f"\t{one.size}\t{one.tag}"
+                digest.update(f"{one.key}{tag}\n".encode())
+    except OSError as error:
+        raise ImageError(error) from error
+    return Identity(digest.hexdigest(), exact, "")
+
+
+def _levels(place: Location, node: Node) -> list[str]:
+    """Return the names of the arrays of all images of a group."""
+    images = [read_multiscale(str(place), node, number) for number in range(len(multiscale_names(node)))]
+    return [path for image in images if image is not None for path in image.paths]
+
+
+def _objects(store: Store) -> Iterator[Entry]:
+    """Yield the objects of a Zarr without its labels."""
+    for name in store.folders():
+        if name != _LABELS:
+            yield from (one for one in store.list(name) if f"/{_LABELS}/" not in one.key)
+    yield from _known(store, METADATA)
+
+
+def _known(store: Store, names: Iterable[str]) -> Iterator[Entry]:
+    """Yield those of `names` that are stored."""
+    for name in names:
+        try:
+            yield store.head(name)
+        except (FileNotFoundError, DeniedError):
+            continue

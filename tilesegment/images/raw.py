@@ -12,20 +12,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from tilesegment.geometry import Region
+from tilesegment.images.byte_ranges import ByteRanges, DiskFile
 from tilesegment.images.layout import Layout
 from tilesegment.images.source import ImageSource, Level, Shown
 from tilesegment.metadata import Frame
 
 
-def read_rows(file: int, start: int, stride: int, shape: tuple[int, int]) -> np.ndarray:
-    """Read rows of bytes, (rows, bytes) uint8, the first from `start` of an open file on, each `stride` after the last.
+def read_rows(file: ByteRanges, start: int, stride: int, shape: tuple[int, int]) -> np.ndarray:
+    """Read rows of bytes, (rows, bytes) uint8, the first from `start` of a file on, each `stride` after the last.
 
     Raises:
         ValueError: the file ends before.
     """
     rows = np.empty(shape, np.uint8)
-    for number, row in enumerate(rows):
-        data = os.pread(file, shape[1], start + number * stride)
+    spans = [(start + number * stride, start + number * stride + shape[1]) for number in range(shape[0])]
+    data_of = file.fetch(spans)
+    for row, span in zip(rows, spans, strict=True):
+        data = data_of(span)
         if len(data) < shape[1]:
             raise ValueError("the file ends before")
         row[:] = np.frombuffer(data, np.uint8)
@@ -63,7 +66,7 @@ class Storage:
         row, bits = self.row_bytes(plane[1]), self.pixel_bits
         first, last = region.x0 * bits // 8, -(-region.x1 * bits // 8)
         start = self.offset + (number * plane[0] + region.y0) * row + first
-        rows = read_rows(file, start, row, (region.height, last - first))
+        rows = read_rows(DiskFile(file), start, row, (region.height, last - first))
         if self.unpack is None:
             return rows.view(self.dtype).reshape(*region.shape, self.samples).transpose(2, 0, 1)
         before = region.x0 - first * 8 // bits

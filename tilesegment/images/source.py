@@ -9,7 +9,7 @@ from typing import Self
 
 import numpy as np
 
-from tilesegment.errors import ImageError, one_line
+from tilesegment.errors import ImageError, StoreError, one_line
 from tilesegment.geometry import Region, mirror_indices
 from tilesegment.images.pixels import TURNS, Turn, image_type, stored_type, to_image_type, to_stored_type
 from tilesegment.metadata import (
@@ -194,6 +194,8 @@ class ImageSource(ABC):
         assert Region.of_shape(self.levels[level].shape).contains(region), f"{region} outside level {level}"
         try:
             pixels = self._read(self._turn.stored(region, self.levels[level].shape), level, z)
+        except StoreError as error:  # the image is as good as ever
+            raise ImageError(error) from error
         except (ImageError, MemoryError):
             raise
         except Exception as error:  # each codec raises its own: this is the one place to explain it

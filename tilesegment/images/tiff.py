@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import tifffile
@@ -17,6 +18,7 @@ from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 from tilesegment.errors import ImageError, one_line
 from tilesegment.geometry import Region
+from tilesegment.images.byte_ranges import ByteRanges, DiskFile, RemoteFile
 from tilesegment.images.layout import Choices, Layout, arrange, chosen_series, note_on_inversion
 from tilesegment.images.openers import opener_of
 from tilesegment.images.pieces import MOST_KEPT
@@ -82,6 +84,7 @@ class TiffSource(ImageSource):
         described = [Level(plane, (reduction(height, plane[0]), reduction(width, plane[1]))) for plane in planes]
         super().__init__(path, kind, described, first.depth, first.channels, dtype, frame, shown)
         self._tiff, self._segments, self._levels = tiff, segments, levels
+        self._file = segments.file
 
     @property
     def cache_bytes(self) -> int:
@@ -90,8 +93,8 @@ class TiffSource(ImageSource):
 
     @property
     def decoded_bytes(self) -> int:
-        """Size of the strips and tiles decoded; what lies raw does not count."""
-        return self._segments.pieces.decoded_bytes
+        """Size of the strips and tiles decoded; what lies raw does not count. On a server: what came."""
+        return self._file.received if isinstance(self._file, RemoteFile) else self._segments.pieces.decoded_bytes
 
     def _read(self, region: Region, level: int, z: int) -> np.ndarray:
         return self._levels[level].read(region, z)
@@ -103,14 +106,17 @@ class TiffSource(ImageSource):
         self._tiff.close()
 
 
-def open_tiff(path: str, choices: Choices) -> ImageSource:
-    """Open a TIFF; one of Ventana with OpenSlide, which stitches its tiles."""
+def open_tiff(given: str | RemoteFile, choices: Choices) -> ImageSource:
+    """Open a TIFF, by its path or on a server; one of Ventana with OpenSlide, which stitches its tiles."""
+    path = given if isinstance(given, str) else given.name
     with _warnings_of_tifffile() as said:
         # _multifile: the XML may name files anywhere on this machine, which must not be opened
-        tiff = TiffFile(path, _multifile=False)
+        tiff = TiffFile(cast(Any, given), _multifile=False)
         try:
             if tiff.is_bif:  # whose tiles overlap
                 tiff.close()
+                if isinstance(given, RemoteFile):
+                    raise ImageError(f"{path} is a Ventana slide (BIF), which is not read from a server: download it")
                 return opener_of(path, "openslide:open_openslide", "wsi")(path, choices)
             ome = read_ome(path, tiff)
             stored = _images_of(path, tiff, said)
@@ -119,7 +125,7 @@ def open_tiff(path: str, choices: Choices) -> ImageSource:
             contents = [_in_words(one) for one in images] if len(images) > 1 else []
             areas = [int(one.keyframe.imagelength * one.keyframe.imagewidth) for one in images]
             number, others = chosen_series(path, choices.series, contents, areas.index(max(areas)))
-            chosen, notes, segments = images[number], notes + others, Segments(tiff)
+            chosen, notes, segments = images[number], notes + others, Segments(_bytes_of(tiff, given))
             levels = _levels(path, chosen, segments, choices, notes)
             white = _white(path, chosen.keyframe, choices.invert, notes)
             # the orientation has its own note
@@ -133,6 +139,10 @@ def open_tiff(path: str, choices: Choices) -> ImageSource:
         except BaseException:
             tiff.close()
             raise
+
+
+def _bytes_of(tiff: TiffFile, given: str | RemoteFile) -> ByteRanges:
+    return DiskFile(tiff.filehandle.fileno()) if isinstance(given, str) else given
 
 
 class _Listener(logging.Handler):

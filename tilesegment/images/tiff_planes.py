@@ -1,17 +1,17 @@
 """The stored planes of a TIFF, read region by region: row by row if they are raw, else by strips or tiles."""
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
+from tifffile import TiffFrame, TiffPage, TiffPageSeries
 
 from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
+from tilesegment.images.byte_ranges import ByteRanges
 from tilesegment.images.pieces import PieceReader, Take
 from tilesegment.images.raw import read_rows
 from tilesegment.threads import thread_count
@@ -26,17 +26,18 @@ class RawPlane:
 
     key: TiffPage  # says how the plane is stored
     offset: int  # of its first byte in the file
+    file: ByteRanges
 
     def read(self, region: Region) -> np.ndarray:
         """Read the pixels of `region`, (samples, h, w)."""
         separate, _, height, width, interleaved = self.key.shaped
         dtype = np.dtype(self.key.dtype).newbyteorder(self.key.parent.byteorder)
         part = np.empty((separate, *region.shape, interleaved), dtype)
-        file, pixel = self.key.parent.filehandle.fileno(), interleaved * dtype.itemsize
+        pixel = interleaved * dtype.itemsize
         for sample in range(separate):
             first = (sample * height + region.y0) * width + region.x0
             lengths = region.height, region.width * pixel
-            rows = read_rows(file, self.offset + first * pixel, width * pixel, lengths)
+            rows = read_rows(self.file, self.offset + first * pixel, width * pixel, lengths)
             part[sample] = rows.view(dtype).reshape(part.shape[1:])
         return part.transpose(0, 3, 1, 2).reshape(separate * interleaved, *region.shape)
 
@@ -44,9 +45,9 @@ class RawPlane:
 class Segments:
     """Decodes strips and tiles of one open file, several at a time, and keeps some; safe in several threads."""
 
-    def __init__(self, tiff: TiffFile) -> None:
+    def __init__(self, file: ByteRanges) -> None:
         self.pieces = PieceReader()
-        self.file = tiff.filehandle.fileno()
+        self.file = file
         self.pool = ThreadPoolExecutor(thread_count(), "decode")
 
     def close(self) -> None:
@@ -77,16 +78,21 @@ class SegmentedPlane:
                 offsets, counts = self.page.dataoffsets, self.page.databytecounts
                 stored = [index for index in indices if offsets[index] and counts[index]]
                 self.segments.pieces.decoded_bytes += len(stored) * _segment_bytes(self.key)
-                list(self.segments.pool.map(lambda index: take(indices[index], self._decode(index)), stored))
+                spans = {index: (offsets[index], offsets[index] + counts[index]) for index in stored}
+                data = self.segments.file.fetch(list(spans.values()))
+
+                def finish(index: int) -> None:
+                    take(indices[index], self._decode(index, data(spans[index])))
+
+                list(self.segments.pool.map(finish, stored))
 
             part = pixels[sample * interleaved : (sample + 1) * interleaved]
             plane = (id(self), sample), (height, width), (rows, columns)
             self.segments.pieces.read(part, region, plane, decode)
         return pixels
 
-    def _decode(self, index: int) -> np.ndarray:
-        """Read and decode a strip or tile, (samples, h, w)."""
-        data = os.pread(self.segments.file, self.page.databytecounts[index], self.page.dataoffsets[index])
+    def _decode(self, index: int, data: bytes) -> np.ndarray:
+        """Decode a strip or tile, (samples, h, w)."""
         tables = {"jpegtables": self.page.jpegtables, "jpegheader": self.key.jpegheader}
         try:
             decoded, _, _ = self.key.decode(data, index, **tables)
@@ -153,7 +159,7 @@ def open_planes(path: str, series: TiffPageSeries, segments: Segments) -> Sequen
             raise ImageError(
                 f"{path} is truncated: it has {size} of {start + number * key.nbytes} bytes: copy it again"
             )
-        return [RawPlane(key, start + i * key.nbytes) for i in range(number)]
+        return [RawPlane(key, start + i * key.nbytes, segments.file) for i in range(number)]
     pages = pages_of(series)
     if len(pages) < number:
         raise ImageError(
@@ -163,7 +169,7 @@ def open_planes(path: str, series: TiffPageSeries, segments: Segments) -> Sequen
     for page in pages:
         _check_page(path, key, page, size)
     if key.is_final and all(_lies_raw(key, page) for page in pages):
-        return [RawPlane(key, page.dataoffsets[0]) for page in pages]
+        return [RawPlane(key, page.dataoffsets[0], segments.file) for page in pages]
     if _segment_bytes(key) > MAX_SEGMENT:
         raise ImageError(
             f"{path} is stored in {_kind(key)} of {_segment_bytes(key) / 2**30:.1f} GiB; at most 1 is supported: "

@@ -1,21 +1,23 @@
 """Zarr arrays and OME-Zarr images, versions 2 and 3."""
 
 from collections.abc import Mapping, Sequence
+from io import UnsupportedOperation
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tilesegment.errors import ImageError
+from tilesegment.errors import DeniedError, ImageError
 from tilesegment.geometry import Region
 from tilesegment.images.axes import axes_of
 from tilesegment.images.layout import Choices, Layout, arrange, chosen_series, note_on_inversion
 from tilesegment.images.pieces import MOST_KEPT, PieceReader, Take
 from tilesegment.images.source import ImageSource, Level, Shown
-from tilesegment.images.zarr_chunks import Chunks
+from tilesegment.images.zarr_chunks import Chunks, open_chunks
 from tilesegment.metadata import UNKNOWN_FRAME, Frame
 from tilesegment.ome_zarr.multiscale import Multiscale, multiscale_names, read_multiscale
-from tilesegment.ome_zarr.node import Node, check_array, read_node
+from tilesegment.ome_zarr.node import Node, check_array, consolidated_members, read_node
+from tilesegment.stores import Location, Place, store_at
 
 _MOST_PIECE = 1 << 27  # bytes: larger chunks are not kept
 _LISTED = 8  # names in a message
@@ -49,8 +51,9 @@ class ZarrSource(ImageSource):
 
     @property
     def decoded_bytes(self) -> int:
-        """Size of the chunks decoded: of chunks that span several planes, all of these."""
-        return self._pieces.decoded_bytes
+        """Size of the chunks decoded: of chunks that span several planes, all of these. On a server: what came."""
+        received = [array.received for array, _ in self._levels if array.received is not None]
+        return sum(received) if received else self._pieces.decoded_bytes
 
     def _read(self, region: Region, level: int, z: int) -> np.ndarray:
         array, layout = self._levels[level]
@@ -76,14 +79,18 @@ class ZarrSource(ImageSource):
 
     def close(self) -> None:
         """Forget the arrays and what is kept of them: no file stays open between reads."""
+        for array, _ in self._levels:
+            array.close()
         self._levels = []
         self._pieces.close()
 
 
-def open_zarr(path: str, choices: Choices) -> ZarrSource:
-    """Open the Zarr array or OME-Zarr image in the folder `path`."""
-    node = read_node(Path(path))
+def open_zarr(place: str | Location, choices: Choices) -> ZarrSource:
+    """Open the Zarr array or OME-Zarr image in a folder, or on a server."""
+    path, node = str(place), read_node(_place(place))
     if node is None:
+        if isinstance(place, Location):
+            raise ImageError(f"{path} does not exist: there is neither a file nor a Zarr array or group")
         raise ImageError(f"{path} is a folder without a Zarr array or group in it: give a file or a Zarr folder")
     notes = note_on_inversion(path, choices.invert)
     if node.is_array:
@@ -91,7 +98,7 @@ def open_zarr(path: str, choices: Choices) -> ZarrSource:
         shape, names = check_array(path, node)
         layout, array = (
             arrange(path, axes_of(path, shape, names, choices.axes, notes), shape, choices.select),
-            Chunks(path),
+            open_chunks(place, node),
         )
         shown = Shown(notes=[*notes, *array.notes])
         return ZarrSource(path, "Zarr", [(array, layout)], [(1.0, 1.0)], UNKNOWN_FRAME, shown)
@@ -99,26 +106,26 @@ def open_zarr(path: str, choices: Choices) -> ZarrSource:
     number, others = chosen_series(path, choices.series, images) if images else (0, [])
     image = read_multiscale(path, node, number)
     if image is None:
-        below = _image_within(path, node, choices.series)
-        return open_zarr(below, Choices(choices.axes, choices.select, None, choices.invert))
-    return _open_multiscale(path, image, choices, notes + others, images if len(images) > 1 else ())
+        below = _image_within(place, node, choices.series)
+        return open_zarr(_below(place, below), Choices(choices.axes, choices.select, None, choices.invert))
+    return _open_multiscale(place, image, choices, notes + others, images if len(images) > 1 else ())
 
 
 def _open_multiscale(
-    path: str, image: Multiscale, choices: Choices, notes: list[str], contents: Sequence[str]
+    place: str | Location, image: Multiscale, choices: Choices, notes: list[str], contents: Sequence[str]
 ) -> ZarrSource:
     """Open the levels down to the first with other planes or channels, as where z is reduced too."""
-    names = image.axes if choices.axes is None else tuple(choices.axes)
+    path, names = str(place), image.axes if choices.axes is None else tuple(choices.axes)
     levels: list[tuple[Chunks, Layout]] = []
     for name in image.paths:
-        level = str(Path(path, name))
-        node = read_node(Path(level))
+        level = _below(place, name)
+        node = read_node(_place(level))
         if node is None or not node.is_array:
             raise ImageError(f"{path} names a level {name} that is not in it: the store is not complete")
-        layout = arrange(level, names, check_array(level, node)[0], choices.select)
+        layout = arrange(str(level), names, check_array(str(level), node)[0], choices.select)
         if levels and (layout.depth, layout.channels) != (levels[0][1].depth, levels[0][1].channels):
             break
-        array = Chunks(level)
+        array = open_chunks(level, node)
         if levels and array.dtype != levels[0][0].dtype:
             raise ImageError(f"{path} has levels of {levels[0][0].dtype} and {array.dtype}: the store is damaged")
         levels.append((array, layout))
@@ -130,8 +137,9 @@ def _open_multiscale(
     return ZarrSource(path, f"OME-Zarr {image.version}", levels, scales, image.frame(names), shown)
 
 
-def _image_within(path: str, node: Node, series: int | None) -> str:
-    """Return the folder of the only image of a group written by bioformats2raw, or of image number `series`."""
+def _image_within(place: str | Location, node: Node, series: int | None) -> str:
+    """Return where the only image of a group written by bioformats2raw is in it, or image number `series`."""
+    path = str(place)
     if isinstance(plate := node.ome.get("plate"), Mapping):
         wells = _paths(plate.get("wells"))
         example = f"{path.rstrip('/')}/{wells[0]}/0" if wells else f"{path.rstrip('/')}/ROW/COLUMN/FIELD"
@@ -140,13 +148,13 @@ def _image_within(path: str, node: Node, series: int | None) -> str:
         fields = _paths(well.get("images")) or ["FIELD"]
         raise ImageError(f"{path} is a well of {len(fields)} fields of a plate: {_choice(path, fields)}")
     if "spatialdata_attrs" in node.attributes:
-        below = [f"images/{name}" for name, _ in _members(Path(path, "images"))]
+        below = [f"images/{name}" for name, _ in _members(_place(_below(place, "images")))]
         raise ImageError(f"{path} is a SpatialData store: {_choice(path, below) if below else 'it holds no images'}")
-    members = _members(Path(path))
+    members = _members(_place(place), node)
     if "bioformats2raw.layout" in node.ome:
         images = [name for name, one in members if not one.is_array and read_multiscale(f"{path}/{name}", one)]
         if images and (len(images) == 1 or series is not None):
-            return f"{path.rstrip('/')}/{images[chosen_series(path, series, images)[0]]}"
+            return images[chosen_series(path, series, images)[0]]
         if images:
             choice = _choice(path, images)
             raise ImageError(f"{path} holds {len(images)} images (series): choose one with --series N, or {choice}")
@@ -154,11 +162,25 @@ def _image_within(path: str, node: Node, series: int | None) -> str:
     raise ImageError(f"{path} is a Zarr group without an OME-Zarr image: {hint}")
 
 
-def _members(folder: Path) -> list[tuple[str, Node]]:
-    """Return the arrays and groups in `folder`, numbers in their order."""
-    folders = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    found = [(path.name, node) for path in folders if (node := read_node(path)) is not None]
+def _members(folder: Place, node: Node | None = None) -> list[tuple[str, Node]]:
+    """Return the arrays and groups in `folder`, numbers in their order; unlisted, those that the metadata names."""
+    if isinstance(folder, Path):
+        names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    else:
+        try:
+            names = list(store_at(folder).folders())
+        except (UnsupportedOperation, DeniedError):
+            names = [] if node is None else consolidated_members(folder, node)
+    found = [(name, member) for name in names if (member := read_node(folder / name)) is not None]
     return sorted(found, key=lambda member: (not member[0].isdecimal(), len(member[0]), member[0]))
+
+
+def _place(place: str | Location) -> Place:
+    return Path(place) if isinstance(place, str) else place
+
+
+def _below(place: str | Location, name: str) -> str | Location:
+    return str(Path(place, name)) if isinstance(place, str) else place / name
 
 
 def _choice(path: str, names: list[str]) -> str:

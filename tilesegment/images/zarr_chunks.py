@@ -1,4 +1,6 @@
-"""A Zarr array read by index; its stored objects (chunks or shards) are checked before zarr reads them.
+"""A Zarr array read by index, in a folder or on a server.
+
+The stored objects (chunks or shards) of a folder are checked before zarr reads them.
 
 An empty file, a folder or a broken link in place of a chunk is damage; zarr would take it for a missing chunk, that is
 for background.
@@ -10,15 +12,53 @@ import os
 import stat
 from itertools import product
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+import zarr
 
 from tilesegment.ome_zarr.arrays import open_stored, with_zarrs
+from tilesegment.ome_zarr.fetched import FetchedArray, touched
+from tilesegment.ome_zarr.node import Node
+from tilesegment.stores import Location
 
 Index = tuple[int | slice, ...]
 
 
-class Chunks:
+class Chunks(Protocol):
+    """An array that is read by index."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the pixels as stored."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided about its chunks."""
+
+    @property
+    def received(self) -> int | None:
+        """How many bytes came from a server; None for a folder."""
+
+    def side(self, dimension: int) -> int:
+        """Return the length of a chunk."""
+
+    def read(self, index: Index) -> np.ndarray:
+        """Read what the array holds at `index`; where no chunk is stored, its fill value."""
+
+    def decoded_bytes(self, index: Index) -> int:
+        """Return the size of the chunks (not the shards) that `index` touches, once decoded."""
+
+    def close(self) -> None:
+        """Forget what is kept."""
+
+
+def open_chunks(place: str | Location, node: Node) -> Chunks:
+    """Open the array at `place`, whose metadata is `node`."""
+    return FolderChunks(place) if isinstance(place, str) else FetchedChunks(place, node)
+
+
+class FolderChunks:
     """The array in a folder."""
 
     def __init__(self, folder: str | Path) -> None:
@@ -29,6 +69,11 @@ class Chunks:
         self.dtype = self._array.dtype
         self.notes = (note,) if note else ()
 
+    @property
+    def received(self) -> None:
+        """Return None: nothing comes from a server."""
+        return None
+
     def side(self, dimension: int) -> int:
         """Return the length of a chunk."""
         return int(self._array.chunks[dimension])
@@ -36,7 +81,7 @@ class Chunks:
     def read(self, index: Index) -> np.ndarray:
         """Read what the array holds at `index`; where no chunk is stored, its fill value."""
         spans = _spans(index)
-        places = list(product(*_touched(spans, self._array.shards or self._array.chunks)))
+        places = list(product(*touched(spans, self._array.shards or self._array.chunks)))
         keys = [self._array.metadata.encode_chunk_key(place) for place in places]
         stored = [key for key in keys if self._is_stored(key)]
         whole = not any(s.start % side or s.stop % side for s, side in zip(spans, self._array.chunks, strict=True))
@@ -47,7 +92,7 @@ class Chunks:
             for key in stored:
                 if not self._is_stored(key):
                     raise ValueError(f"{key} vanished while it was read")
-            return pixels[tuple(0 if isinstance(at, int) else slice(None) for at in index)]
+            return _without_integers(pixels, index)
         except MemoryError:
             raise
         except Exception as error:  # each codec has its own errors, which do not name the chunk
@@ -68,8 +113,10 @@ class Chunks:
 
     def decoded_bytes(self, index: Index) -> int:
         """Return the size of the chunks (not the shards) that `index` touches, once decoded."""
-        touched = math.prod(len(places) for places in _touched(_spans(index), self._array.chunks))
-        return touched * math.prod(self._array.chunks) * self.dtype.itemsize
+        return _decoded_bytes(self._array, index)
+
+    def close(self) -> None:
+        """Keep nothing."""
 
     def _is_stored(self, key: str) -> bool:
         """Return whether `key` is a file, False if it is missing; anything else is an error."""
@@ -89,11 +136,45 @@ class Chunks:
         return True
 
 
+class FetchedChunks:
+    """The array on a server."""
+
+    def __init__(self, place: Location, node: Node) -> None:
+        self._fetched = FetchedArray(place, node)
+        self.dtype, self.notes = self._fetched.array.dtype, self._fetched.notes
+
+    @property
+    def received(self) -> int | None:
+        """Return how many bytes came from the server."""
+        return self._fetched.store.bytes_read
+
+    def side(self, dimension: int) -> int:
+        """Return the length of a chunk."""
+        return int(self._fetched.array.chunks[dimension])
+
+    def read(self, index: Index) -> np.ndarray:
+        """Read what the array holds at `index`."""
+        return _without_integers(self._fetched.read(_spans(index)), index)
+
+    def decoded_bytes(self, index: Index) -> int:
+        """Return the size of the chunks that `index` touches."""
+        return _decoded_bytes(self._fetched.array, index)
+
+    def close(self) -> None:
+        """Forget what is kept."""
+        self._fetched.close()
+
+
 def _spans(index: Index) -> tuple[slice, ...]:
     """Return `index` without integers."""
     return tuple(slice(at, at + 1) if isinstance(at, int) else at for at in index)
 
 
-def _touched(spans: tuple[slice, ...], sides: tuple[int, ...]) -> list[range]:
-    """Return, along each dimension, the numbers of the pieces of length `sides` that `spans` touch."""
-    return [range(span.start // side, -(-span.stop // side)) for span, side in zip(spans, sides, strict=True)]
+def _without_integers(pixels: np.ndarray, index: Index) -> np.ndarray:
+    """Return what was read at the spans of `index` without the dimensions of its integers."""
+    return pixels[tuple(0 if isinstance(at, int) else slice(None) for at in index)]
+
+
+def _decoded_bytes(array: zarr.Array, index: Index) -> int:
+    chunks = math.prod(len(places) for places in touched(_spans(index), array.chunks))
+    return chunks * math.prod(array.chunks) * array.dtype.itemsize

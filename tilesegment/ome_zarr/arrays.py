@@ -9,7 +9,7 @@ its own. It is never used for writing: it writes in place, so that a process tha
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding, V2ChunkKeyEnc
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 from zarr.storage import LocalStore
 
+from tilesegment.stores import Location
 from tilesegment.threads import thread_count
 
 Metadata: TypeAlias = ArrayV2Metadata | ArrayV3Metadata
@@ -41,26 +42,47 @@ def open_for_reading(folder: Path, **options: Any) -> zarr.Array:
 def open_stored(folder: Path, **options: Any) -> tuple[zarr.Array, str]:
     """Open the array in `folder` with zarr's own pipeline; also return a note on its chunks, or ""."""
     array = zarr.open_array(LocalStore(folder, read_only=True), mode="r", **options)
+    return settled(array, _files(folder, array.ndim + 1), folder)
+
+
+def settled(
+    array: zarr.Array, stored: Iterable[str], place: Path | Location, *, is_listed: bool = True
+) -> tuple[zarr.Array, str]:
+    """Return an array whose chunks have the names that are stored; also a note on them, or "".
+
+    Args:
+        array: as its metadata say.
+        stored: keys of what is stored, relative to `place`, of which the first few thousand are looked at.
+        place: of the array, for messages.
+        is_listed: False if `stored` is at most its first chunk, where the others cannot be listed.
+
+    Raises:
+        ValueError: what is stored does not belong to the array.
+    """
     if not array.shape:
         return array, ""
     metadata, renamed, stray = array.metadata, None, None
-    for key in islice(_files(folder, array.ndim + 1), _MOST_LOOKED_AT):
-        place = _place(key, array)
-        if place is not None and metadata.encode_chunk_key(place) == key:
+    for key in islice(stored, _MOST_LOOKED_AT):
+        if key.rpartition("/")[2].startswith(".") or key == "zarr.json":
+            continue
+        found = _place(key, array)
+        if found is not None and metadata.encode_chunk_key(found) == key:
             return array, ""
-        renamed = renamed or (None if place is None else _named_as(key, metadata))
+        renamed = renamed or (None if found is None else _named_as(key, metadata))
         stray = stray or key
-    first = (0,) * array.ndim
+    first = metadata.encode_chunk_key((0,) * array.ndim)
     if renamed is not None:
         array = zarr.Array(zarr.AsyncArray(renamed, array.store_path, config=array.async_array.config))
-        name = renamed.encode_chunk_key(first)
-        return array, f"{folder} has chunks named as {name}, other than its metadata say: they are read as stored"
+        name = renamed.encode_chunk_key((0,) * array.ndim)
+        return array, f"{place} has chunks named as {name}, other than its metadata say: they are read as stored"
     if stray is not None:
         raise ValueError(
-            f"not one of its chunks is stored under its name, such as {metadata.encode_chunk_key(first)}, "
+            f"not one of its chunks is stored under its name, such as {first}, "
             f"but {stray} is there: its metadata does not belong to what is stored"
         )
-    return array, f"{folder} stores no chunk: all its pixels are the fill value {array.fill_value}"
+    if not is_listed:
+        return array, f"{place} does not store its first chunk, {first}, and cannot be listed: it may hold no pixels"
+    return array, f"{place} stores no chunk: all its pixels are the fill value {array.fill_value}"
 
 
 def _files(folder: str | Path, depth: int, prefix: str = "") -> Iterator[str]:

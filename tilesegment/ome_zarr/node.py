@@ -12,8 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tilesegment.errors import ImageError, TilesegmentError
+from tilesegment.errors import DeniedError, ImageError, StoreError, TilesegmentError
 from tilesegment.files import write_atomically
+from tilesegment.stores import Location, Place, store_at
 
 METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")  # files
 PIXEL_TYPES = "1-bit, integers of 8 to 64 bits and floats of 16 to 64 bits"
@@ -44,6 +45,13 @@ class Node:
         return self.document.get("node_type") == "array" or "chunks" in self.document
 
     @property
+    def files(self) -> dict[str, bytes]:
+        """The files of an array's metadata, as a library reads them."""
+        if self.format == 3:
+            return {"zarr.json": json.dumps(self.document).encode()}
+        return {".zarray": json.dumps(self.document).encode(), ".zattrs": json.dumps(self.attributes).encode()}
+
+    @property
     def ome(self) -> Mapping[str, Any]:
         """The attributes of OME-Zarr, which 0.5 keeps under `ome`."""
         ome = self.attributes.get("ome", self.attributes)
@@ -55,32 +63,56 @@ def is_zarr(folder: Path) -> bool:
     return any(os.path.isfile(folder / name) for name in METADATA)  # False where the folder is locked
 
 
-def read_node(folder: Path, error: type[TilesegmentError] = ImageError) -> Node | None:
+def read_node(folder: Place, error: type[TilesegmentError] = ImageError) -> Node | None:
     """Read the metadata of the array or group in `folder`, of Zarr 2 or 3; None if there is none.
 
     Raises:
-        TilesegmentError: it is damaged; raised as `error`.
+        TilesegmentError: it is damaged, or cannot be read; raised as `error`.
     """
-    if (document := read_json(folder / "zarr.json", error)) is not None:
+    found = _documents(folder, error)
+    if (document := found.get("zarr.json")) is not None:
         attributes = document.get("attributes") or {}
         if not isinstance(attributes, dict):
             raise error(f"the metadata {folder / 'zarr.json'} is damaged: its attributes are not a JSON object")
         return Node(3, attributes, document)
-    found = [read_json(folder / name, error) for name in (".zarray", ".zgroup", ".zattrs")]
-    return None if found == [None] * 3 else Node(2, found[2] or {}, found[0] or found[1] or {})
+    array, group, attributes = (found.get(name) for name in METADATA[1:])
+    return Node(2, attributes or {}, array or group or {}) if found else None
 
 
-def read_json(file: Path, error: type[TilesegmentError] = ImageError) -> dict[str, Any] | None:
+def consolidated_members(folder: Place, node: Node) -> list[str]:
+    """Return the names of the arrays and groups directly in a group that its consolidated metadata lists."""
+    listed = node.document.get("consolidated_metadata") if node.format == 3 else read_json(folder / ".zmetadata")
+    keys = listed.get("metadata") if isinstance(listed, Mapping) else None
+    names = {str(key).partition("/")[0] for key in keys} if isinstance(keys, Mapping) else set()
+    return sorted(names - set(METADATA))
+
+
+def _documents(folder: Place, error: type[TilesegmentError]) -> dict[str, dict[str, Any]]:
+    """Return the metadata in `folder` by the names of the files: zarr.json, or all of Zarr 2."""
+    found: dict[str, dict[str, Any]] = {}
+    denied: TilesegmentError | None = None
+    for name in METADATA:
+        try:
+            document = read_json(folder / name, error)
+        except error as failure:
+            if not isinstance(failure.__cause__, DeniedError):
+                raise
+            denied = failure  # to those who may not list a bucket, what is missing is denied, too
+            continue
+        if document is not None:
+            found[name] = document
+        if "zarr.json" in found:
+            break
+    if denied is not None and not found:
+        raise denied
+    return found
+
+
+def read_json(file: Place, error: type[TilesegmentError] = ImageError) -> dict[str, Any] | None:
     """Read a file of metadata; None if it is missing, as when another process has just renamed its folder."""
-    try:
-        if not file.is_file():
-            return None
-        with file.open("rb") as stream:
-            content = stream.read(_MAX_JSON + 1)
-    except FileNotFoundError:
+    content = _read(file, error)
+    if content is None:
         return None
-    except OSError as failure:
-        raise error(f"cannot read {file}: {failure.strerror}; check its permissions") from failure
     try:
         document = json.loads(content) if len(content) <= _MAX_JSON else None
     except (ValueError, RecursionError):
@@ -90,9 +122,30 @@ def read_json(file: Path, error: type[TilesegmentError] = ImageError) -> dict[st
     return document
 
 
+def _read(file: Place, error: type[TilesegmentError]) -> bytes | None:
+    """Read a file, of a large one as much as shows that it is too large; None if it is missing."""
+    try:
+        if isinstance(file, Location):
+            return store_at(file.parent).get(file.name)
+        if not file.is_file():
+            return None
+        with file.open("rb") as stream:
+            return stream.read(_MAX_JSON + 1)
+    except FileNotFoundError:
+        return None
+    except StoreError as failure:
+        raise error(failure) from failure
+    except OSError as failure:
+        raise error(f"cannot read {file}: {failure.strerror}; check its permissions") from failure
+
+
 def write_json(file: Path, document: Mapping[str, Any]) -> None:
     """Write a JSON file atomically."""
-    write_atomically(file, json.dumps(document, indent=2).encode())
+    write_atomically(file, _as_json(document))
+
+
+def _as_json(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, indent=2).encode()
 
 
 def group_file(folder: Path) -> Path | None:
@@ -100,14 +153,18 @@ def group_file(folder: Path) -> Path | None:
     return next((folder / name for name in ("zarr.json", ".zattrs") if (folder / name).is_file()), None)
 
 
-def write_group(folder: Path, group: Node) -> None:
-    """Write the metadata of a Zarr group, in place of what is there."""
+def group_documents(group: Node) -> dict[str, bytes]:
+    """Return the files of a Zarr group's metadata; that with the attributes is the last."""
     if group.format == 3:
         document = {"zarr_format": 3, "node_type": "group", "attributes": group.attributes}
-        write_json(folder / "zarr.json", document)
-    else:
-        write_json(folder / ".zattrs", group.attributes)
-        write_json(folder / ".zgroup", {"zarr_format": 2})
+        return {"zarr.json": _as_json(document)}
+    return {".zgroup": _as_json({"zarr_format": 2}), ".zattrs": _as_json(group.attributes)}
+
+
+def write_group(folder: Path, group: Node) -> None:
+    """Write the metadata of a Zarr group, in place of what is there."""
+    for name, document in reversed(group_documents(group).items()):
+        write_atomically(folder / name, document)
 
 
 def check_array(path: str, node: Node) -> tuple[tuple[int, ...], tuple[str, ...] | None]:

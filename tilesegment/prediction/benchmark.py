@@ -198,7 +198,7 @@ def _time_writing(job: Job, folder: Path) -> float:
 
     def write() -> None:
         mask = create_mask(Path(place) / "mask.zarr", job.spec())
-        with mask.claimed(shared=False):
+        with mask.claimed():
             for z, block in plan.work():
                 height, width = block.write.shape
                 mask.write(block.write.within(plan.region), ids[:height, :width], z - plan.planes.start)

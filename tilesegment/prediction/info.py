@@ -3,10 +3,12 @@
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tilesegment.images import Level, open_image
+from tilesegment.errors import PlanError
+from tilesegment.images import ImageSource, Level, open_image
 from tilesegment.masks import Mask, find_mask
 from tilesegment.metadata import PixelSize
 from tilesegment.models import PACKAGED, TRAINED, WEIGHTS, bundled_models
@@ -21,21 +23,30 @@ def describe(
     axes: str | None = None,
     select: Mapping[str, int] | None = None,
     series: int | None = None,
+    tissue: bool = False,
 ) -> dict[str, Any]:
     """Return facts about an image, a mask or a model as JSON values; `kind` says which of them it is.
 
     Args:
         path: a file, a Zarr folder, or the name of a bundled model.
         axes, select, series: how to read an image, see `open_image`.
+        tissue: also measure how much of an image is tissue.
 
     Raises:
+        PlanError: the tissue of a mask or a model is asked for.
         ImageError, MaskError, ModelError: it is none of them, or damaged.
     """
     path = Path(path)
-    if _is_model(path):
-        return _model(path)
-    mask = find_mask(path)
-    return _image(path, axes=axes, select=select, series=series) if mask is None else _mask(mask)
+    is_model = _is_model(path)
+    mask = None if is_model else find_mask(path)
+    is_image = mask is None and not is_model
+    if tissue and not is_image:
+        raise PlanError(
+            f"--tissue is about images, and {path} is a {'model' if mask is None else 'mask'}: leave it out"
+        )
+    if is_image:
+        return _image(path, tissue, axes=axes, select=select, series=series)
+    return _model(path) if mask is None else _mask(mask)
 
 
 def _is_model(path: Path) -> bool:
@@ -49,7 +60,7 @@ def _is_foreign(path: Path) -> bool:
     return path.suffix.lower() in _FOREIGN or not names.isdisjoint(PACKAGED)
 
 
-def _image(path: Path, **reading: Any) -> dict[str, Any]:
+def _image(path: Path, tissue: bool, **reading: Any) -> dict[str, Any]:
     with open_image(path, **reading) as source:
         size, depth = source.pixel_size, source.frame.z
         facts: dict[str, Any] = {
@@ -73,7 +84,19 @@ def _image(path: Path, **reading: Any) -> dict[str, Any]:
             facts["plane_spacing_um"] = depth.scale if depth.unit else None
         if source.contents:
             facts["series"] = list(source.contents)
+        facts |= {"tissue": _tissue(source)} if tissue else {}
         return facts | ({"notes": list(source.notes)} if source.notes else {})
+
+
+def _tissue(source: ImageSource) -> dict[str, float | None]:
+    """Return the share of tissue, glass, pen marks and blur, from 0 to 1, over all planes; None where it is unknown."""
+    from tilesegment.prediction.tissue import colours_of, mean_shares, tissue_of
+
+    channels, planes = colours_of(source), range(source.depth or 1)
+    shares = asdict(mean_shares(tissue_of(source, channels, z).shares for z in planes))
+    glass = shares["glass"]
+    found = {"share": None if glass is None else 1 - glass} | shares
+    return {name: None if share is None else round(share, 4) for name, share in found.items()}
 
 
 def _level(level: Level, size: PixelSize | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from tilesegment.images.artefacts import Shares
 from tilesegment.images.overview import Overview, grid_lines
 from tilesegment.labels.areas import is_areas, read_areas
 from tilesegment.masks import find_mask
-from tilesegment.prediction.tissue import doubts_of, mean_shares, tissue_of
+from tilesegment.prediction.tissue import colours_of, doubts_of, mean_shares, tissue_of
 
 if TYPE_CHECKING:
     from tilesegment.prediction.plan import Plan
@@ -194,10 +194,10 @@ def _opened(path: str, invert: bool) -> Iterator[_Outline]:
         yield _Outline(path, mask.spec.shape, mask.spec.depth or 1, lambda region, z: mask.read(region, 0, z))
         return
     with open_image(path, invert=invert) as source:
-        colours = source.channels - (source.channels in (2, 4))  # alpha says nothing
+        colours = list(colours_of(source))
 
         def read(region: Region, z: int) -> np.ndarray:
-            return source.read(region, 0, z)[:colours]
+            return source.read(region, 0, z)[colours]
 
         yield _Outline(path, source.shape, source.depth or 1, read, source.notes)
 

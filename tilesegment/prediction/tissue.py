@@ -41,6 +41,11 @@ def tissue_of(source: ImageSource, channels: Sequence[int], z: int = 0) -> Tissu
     return Tissue(mask, threshold, shares_of(source, pixels, mask, threshold, channels, z))
 
 
+def colours_of(source: ImageSource) -> tuple[int, ...]:
+    """Return the channels of an image but for alpha, which says nothing."""
+    return tuple(range(source.channels - (source.channels in (2, 4))))
+
+
 def mean_shares(shares: Iterable[Shares]) -> Shares:
     """Return the means over planes, each of those in which it is known."""
     given = list(shares)

@@ -5,9 +5,10 @@ obstore's own text quotes the server's reply, which may hold identifiers of keys
 
 import re
 
-from tilesegment.errors import StoreError, one_line
+from tilesegment.errors import DeniedError, StoreError, one_line
 from tilesegment.stores.location import Location
 
+BEYOND_THE_END = 416  # status: a range lies behind the end of the object
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 _REGION = re.compile(r"<Region>([\w-]{1,40})</Region>|expecting '([\w-]{1,40})'")
@@ -65,7 +66,7 @@ def explained(error: BaseException, place: Location, seconds: float) -> OSError:
         return StoreError(f"{place.scheme}://{place.root} is {told}: give --store-option region={name}")
     if status in (401, 403):
         hint = f"; {_CREDENTIALS[place.scheme]}" if place.scheme in _CREDENTIALS else ""
-        return StoreError(f"access to {place} is denied ({code or status}): check the rights of the credentials{hint}")
+        return DeniedError(f"access to {place} is denied ({code or status}): check the rights of the credentials{hint}")
     if status is not None:
         return StoreError(f"{place}: the server answers {status}{f' ({code})' if code else ''}{_after(seconds)}")
     if "HTTP error" in text:

@@ -32,6 +32,14 @@ class LocalStore:
         self._count(1, sum(map(len, parts)))
         return parts
 
+    def get_end(self, key: str, size: int) -> bytes:
+        """Return the last bytes of a file."""
+        with _missing(self._file(key)) as path, path.open("rb") as file:
+            start = max(os.fstat(file.fileno()).st_size - size, 0)
+            content = os.pread(file.fileno(), size, start)
+        self._count(1, len(content))
+        return content
+
     def head(self, key: str) -> Entry:
         """Return what is known of a file."""
         self._count(1, 0)

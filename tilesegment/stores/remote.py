@@ -8,6 +8,7 @@ import io
 import os
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache
@@ -18,7 +19,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 
 from tilesegment.errors import StoreError
-from tilesegment.stores.faults import explained, is_passing, is_without_ranges
+from tilesegment.stores.faults import BEYOND_THE_END, explained, is_passing, is_without_ranges, status_of
 from tilesegment.stores.location import Location
 from tilesegment.stores.store import Entry
 
@@ -26,7 +27,7 @@ PAUSES = (0.5, 3.0, 10.0)  # seconds before each repetition
 _DEADLINE = 30.0  # seconds after which nothing is repeated
 _STALLED = timedelta(seconds=8)  # without a byte of a reply
 _UPLOAD = timedelta(seconds=30)  # until the reply to what is stored
-_APART = 1 << 17  # bytes: spans that are closer come in one request, which costs as much as so many bytes
+_APART = 1 << 15  # bytes: spans that are closer come in one request
 _ENVIRONMENT = ("AWS_", "GOOGLE_", "AZURE_")
 
 _T = TypeVar("_T")
@@ -50,22 +51,42 @@ class RemoteStore:
     def get_ranges(self, key: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return the bytes of each span; spans that are close come in one request, up to ten of which run at once."""
         joined = _joined(spans)
-        if not joined:
-            return [b""] * len(spans)
-        starts, stops = [start for start, _ in joined], [stop for _, stop in joined]
+        parts = self._parts(key, joined) if joined else []
+        self._count(0, sum(map(len, parts)))
+        starts, found = [start for start, _ in joined], []
+        for start, stop in spans:
+            number = bisect_right(starts, start) - 1
+            empty = stop <= start or number < 0
+            found.append(b"" if empty else parts[number][start - starts[number] : stop - starts[number]])
+        return found
+
+    def _parts(self, key: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes of spans, each with a request of its own."""
 
         def fetch(path: str) -> list[bytes]:
+            starts, stops = zip(*spans, strict=True)
             parts = obstore.get_ranges(self._reader, path, starts=starts, ends=stops, coalesce=0)
             return [bytes(part) for part in parts]
 
-        parts = self._ask(key, fetch, len(joined))
-        self._count(0, sum(map(len, parts)))
-        found = []
-        for start, stop in spans:
-            number = next((n for n, (low, high) in enumerate(joined) if low <= start and stop <= high), 0)
-            low = starts[number]
-            found.append(parts[number][start - low : stop - low] if stop > start else b"")
-        return found
+        try:
+            return self._ask(key, fetch, len(spans))
+        except StoreError as error:
+            if status_of(error.__cause__ or error) != BEYOND_THE_END:
+                raise
+        size = self.head(key).size  # that of a server which does not answer a span behind the end with nothing
+        inside = [(start, stop) for start, stop in spans if start < size]
+        parts = self._parts(key, inside) if len(inside) < len(spans) and inside else []
+        return parts + [b""] * (len(spans) - len(parts))
+
+    def get_end(self, key: str, size: int) -> bytes:
+        """Return the last bytes of an object."""
+        if self.place.scheme == "az" or not size:  # which has no ranges that count from the end
+            whole = self.head(key).size
+            return self.get_ranges(key, [(max(whole - size, 0), whole)])[0]
+        options: Any = {"range": {"suffix": size}}
+        content = self._ask(key, lambda path: bytes(obstore.get(self._reader, path, options=options).bytes()))
+        self._count(0, len(content))
+        return content
 
     def head(self, key: str) -> Entry:
         """Return what is known of an object."""
@@ -104,17 +125,24 @@ class RemoteStore:
         return sorted(name.rpartition("/")[2] for name in found["common_prefixes"])
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Yield the objects in the folder `prefix`, as one list that is complete before the first is given."""
+        """Yield the objects in the folder `prefix`."""
         self._check_listing()
+        start, pages, last = len(self.place.key) + bool(self.place.key), None, ""
 
-        def all_of(path: str) -> Sequence[Mapping[str, Any]]:
-            pages = list_pages(self._reader, path)
-            self._count(max(len(pages) - 1, 0), 0)
-            return [meta for page in pages for meta in page]
+        def next_page(path: str) -> Sequence[Mapping[str, Any]]:
+            nonlocal pages
+            try:
+                # after a failure a listing begins again behind what it gave
+                pages = pages or iter(obstore.list(self._reader, path or None, offset=last or None, chunk_size=1000))
+                return next(pages, ())
+            except BaseException:
+                pages = None
+                raise
 
-        start = len(self.place.key) + bool(self.place.key)
-        for meta in self._ask(prefix, all_of):
-            yield _entry(meta, meta["path"][start:])
+        while page := self._ask(prefix, next_page):
+            for meta in page:
+                yield _entry(meta, meta["path"][start:])
+            last = page[-1]["path"]
 
     def _ask(self, key: str, request: Callable[[str], _T], requests: int = 1) -> _T:
         """Return what `request` returns for the whole key; repeat it where its failure may pass."""
@@ -140,11 +168,6 @@ class RemoteStore:
         with self._lock:
             self.requests += requests
             self.bytes_read += size
-
-
-def list_pages(client: Any, path: str) -> Sequence[Sequence[Mapping[str, Any]]]:
-    """Return all that is listed, by the page (1,000 objects)."""
-    return [list(page) for page in obstore.list(client, path or None, chunk_size=1000)]
 
 
 def _joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -44,6 +44,9 @@ class Store(Protocol):
             UnsupportedOperation: the server only sends whole objects.
         """
 
+    def get_end(self, key: str, size: int) -> bytes:
+        """Return the last `size` bytes of an object, or all of a shorter one; raises as `get_ranges`."""
+
     def head(self, key: str) -> Entry:
         """Return what is known of an object without reading it."""
 
@@ -64,6 +67,8 @@ class Store(Protocol):
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Yield the objects in the folder `prefix`, at any depth, in any order; none if there is no such folder.
+
+        Servers list 1,000 with a request, which is sent when the first of them is needed.
 
         Raises:
             UnsupportedOperation: the server cannot list, as most of http.
