@@ -24,6 +24,7 @@ from image_files import (
     tiff_pyramid,
     zarr_array,
 )
+from picture_files import jpeg2000, picture, plain_pnm
 from slide_files import dicom, ndpi
 from zarr.codecs import BytesCodec, ShardingCodec, ZstdCodec
 
@@ -159,6 +160,25 @@ DRAWN = {
     ),
     "hdf5 of big endian": Case(WORDS, lambda f, p: hdf5("yx")(f, p.astype(">u2")), "HDF5"),
     "hdf5 of bits": Case(BITS, lambda f, p: hdf5("yx", chunks=(20, 30))(f, p.astype(bool)), "HDF5"),
+    "webp": Case(RGB, picture("webp", lossless=True), "WebP"),
+    "webp lossy": Case(SMOOTH, picture("webp", quality=95), "WebP", is_lossy=True),
+    "webp with alpha": Case(make_pixels(4, 33, 47), picture("webp", lossless=True, exact=True), "WebP"),
+    "bmp": Case(RGB, picture("bmp"), "BMP"),
+    "bmp grey": Case(GREY, picture("bmp"), "BMP"),
+    "ppm": Case(RGB, picture("ppm"), "PNM"),
+    "pgm": Case(GREY, picture("pgm"), "PNM"),
+    "pgm 16 bit": Case(WORDS, picture("pgm"), "PNM"),
+    "pbm": Case(BITS, lambda f, p: picture("pbm")(f, p.astype(bool)), "PNM"),
+    "pgm as text": Case(WORDS, plain_pnm("P2"), "PNM"),
+    "ppm as text": Case(RGB, plain_pnm("P3"), "PNM"),
+    "ppm 16 bit": Case(make_pixels(3, 33, 47, dtype="uint16") * 300, plain_pnm("P6"), "PNM"),
+    "jp2": Case(RGB, jpeg2000(), "JPEG 2000"),
+    "jp2 grey": Case(GREY, jpeg2000(), "JPEG 2000"),
+    "jp2 16 bit rgb": Case(make_pixels(3, 97, 130, dtype="uint16") * 300, jpeg2000(), "JPEG 2000"),
+    "jp2 signed": Case(make_pixels(1, 97, 130, dtype="int16") - 100, jpeg2000(), "JPEG 2000"),
+    "jp2 lossy": Case(SMOOTH, jpeg2000(reversible=False, level=60), "JPEG 2000", is_lossy=True),
+    "j2k": Case(RGB, jpeg2000("j2k"), "JPEG 2000"),
+    "jp2 of pillow": Case(RGB, picture("jp2"), "JPEG 2000"),
     "one pixel tiff": Case(make_pixels(1, 1, 1), tiff("yx"), "TIFF"),
     "one column tiff": Case(make_pixels(1, 40, 1), tiff("yx", compression="zlib"), "TIFF"),
     "one row zarr": Case(make_pixels(1, 1, 40), zarr_array("yx", (1, 7)), "Zarr"),

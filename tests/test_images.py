@@ -43,7 +43,7 @@ def test_what_is_no_image_or_no_part_of_one(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     fails(tmp_path / "nothing.tif", "does not exist")
     fails(tmp_path / "empty.tif", "empty file")
-    fails(tmp_path / "text.png", "supported are TIFF, .*Zarr.*PNG and JPEG")
+    fails(tmp_path / "text.png", "supported are TIFF, .*Zarr.*PNG, JPEG")
     fails(tmp_path / "folder", "without a Zarr array")
     with open_image(png(tmp_path, GREY)) as source:
         for what in ({"level": 1}, {"z": 1}, {"level": -1}):

@@ -1,7 +1,6 @@
-"""PNG and JPEG through Pillow: formats without tiles, decoded once, at the first read, and kept in memory."""
+"""PNG, JPEG, WebP and BMP through Pillow, decoded as a whole."""
 
 import struct
-import threading
 import warnings
 from io import BytesIO
 from typing import BinaryIO
@@ -10,68 +9,43 @@ import numpy as np
 from PIL import Image
 
 from tilesegment.errors import ImageError
-from tilesegment.geometry import Region
 from tilesegment.images.byte_ranges import RemoteFile
+from tilesegment.images.decoded import CONVERT, DecodedSource
 from tilesegment.images.layout import Choices, Layout, arrange, chosen_series, note_on_inversion
-from tilesegment.images.source import ImageSource, Level, Shown
+from tilesegment.images.source import Shown
 
 _ORIENTATION = 0x0112  # EXIF's tag
 _MOST_EXIF = 1 << 20  # bytes
-_CONVERT = "convert it to TIFF or OME-Zarr"
+# what Pillow opens, and how it is called here where the name differs: MPO is several JPEGs in one file
+_READ = ("PNG", "JPEG", "WEBP", "BMP")
+_KINDS = {"MPO": "JPEG", "WEBP": "WebP"}
 
 
-class FlatSource(ImageSource):
-    """A PNG or JPEG file.
+class FlatSource(DecodedSource):
+    """A file that Pillow decodes.
 
     The colours of a palette are applied, as grey if all are. A black-and-white PNG comes as 0 and 255. Grey with alpha
     counts as two channels.
     """
 
     def __init__(self, path: str, image: Image.Image, mode: str, layout: Layout, shown: Shown) -> None:
-        kind = "JPEG" if image.format == "MPO" else image.format or "PNG"  # MPO is several JPEGs in one file
+        kind = _KINDS.get(image.format or "", image.format or "")
         dtype = np.dtype(np.uint16 if mode == "I;16" else np.uint8)
-        super().__init__(path, kind, [Level(layout.plane, (1.0, 1.0))], None, layout.channels, dtype, shown=shown)
-        self._image: Image.Image | None = image
-        self._mode, self._layout = mode, layout
-        self._pixels: np.ndarray | None = None
-        self._lock = threading.Lock()
-
-    @property
-    def cache_bytes(self) -> int:
-        """Size of the whole image: PNG and JPEG cannot be read in parts."""
-        return self._bytes
-
-    @property
-    def decoded_bytes(self) -> int:
-        """Size of the whole image, once it was read."""
-        return 0 if self._pixels is None else self._bytes
-
-    def _read(self, region: Region, level: int, z: int) -> np.ndarray:
-        with self._lock:
-            if self._pixels is None:
-                assert self._image is not None, "read after close"
-                self._pixels = _decode(self._image, self._mode)
-        return self._layout.to_planes(self._pixels[self._layout.index(region, z)])
-
-    def close(self) -> None:
-        """Close the file and drop the decoded pixels."""
-        if self._image is not None:
-            self._image.close()
-        self._image = self._pixels = None
+        super().__init__(path, kind, dtype, layout, shown, lambda: _decode(image, mode), image.close)
 
 
 def open_flat(given: str | RemoteFile, choices: Choices) -> FlatSource:
-    """Open a PNG or JPEG file without decoding it; one on a server is fetched whole. A series is a frame."""
+    """Open a file without decoding it; one on a server is fetched whole. A series is a frame."""
     path, file = (given, given) if isinstance(given, str) else (given.name, BytesIO(given.content()))
     if choices.axes is not None:
-        raise ImageError(f"{path} is a PNG or JPEG, whose axes are known: leave out --axes {choices.axes}")
+        raise ImageError(f"{path} is a picture, whose axes are known: leave out --axes {choices.axes}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(file, formats=("PNG", "JPEG"))
+            image = Image.open(file, formats=_READ)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         limit = f"{(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
-        raise ImageError(f"{path} has more than the {limit} that are decoded at once: {_CONVERT}") from None
+        raise ImageError(f"{path} has more than the {limit} that are decoded at once: {CONVERT}") from None
     try:
         count = getattr(image, "n_frames", 1)  # animated PNGs, and JPEGs of some cameras
         contents = [f"frame {number}" for number in range(count)] if count > 1 else []
@@ -114,7 +88,7 @@ def _mode(path: str, given: str | BytesIO, image: Image.Image) -> str:
         with _reopened(given) as file:
             bits, colour = struct.unpack_from("BB", file.read(26), 24)
         if bits == 16 and colour in (2, 4, 6):
-            raise ImageError(f"{path} is a PNG with 16 bits a channel, of which 8 would be lost: {_CONVERT}")
+            raise ImageError(f"{path} is a PNG with 16 bits a channel, of which 8 would be lost: {CONVERT}")
     match image.mode:
         case "P" if "transparency" in image.info:
             return "RGBA"
@@ -125,7 +99,7 @@ def _mode(path: str, given: str | BytesIO, image: Image.Image) -> str:
             return "L"
         case "L" | "LA" | "RGB" | "RGBA" | "I;16":
             return image.mode
-    raise ImageError(f"{path} has colours of mode {image.mode}; grey and RGB are supported: {_CONVERT}")
+    raise ImageError(f"{path} has colours of mode {image.mode}; grey and RGB are supported: {CONVERT}")
 
 
 def _decode(image: Image.Image, mode: str) -> np.ndarray:

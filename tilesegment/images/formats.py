@@ -72,7 +72,18 @@ FORMATS = (
     ),
     ZARR,
     Format(
-        "PNG and JPEG", "flat:open_flat", (".png", ".jpg", ".jpeg"), rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff", is_remote=True
+        "PNG, JPEG, WebP, BMP",
+        "flat:open_flat",
+        (".png", ".jpg", ".jpeg", ".webp", ".bmp"),
+        rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF.{4}WEBP|BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",
+        is_remote=True,
+    ),
+    Format("PBM, PGM, PPM", "pnm:open_pnm", (".pbm", ".pgm", ".ppm", ".pnm"), rb"P[1-6][\s#]"),
+    Format(
+        "JPEG 2000",
+        "jpeg2000:open_jpeg2000",
+        (".jp2", ".j2k", ".j2c", ".jpc", ".jpx"),
+        rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
     ),
     # old ones have no mark
     Format("MRC", "mrc:open_mrc", (".mrc", ".mrcs", ".st", ".rec", ".ali"), rb".{208}MAP", unmarked=True),

@@ -77,6 +77,7 @@ UNREAD = (
     Unread("HEIF or AVIF", (".heic", ".heif", ".avif"), _PICTURE),
     Unread("JPEG XL", (".jxl",), _PICTURE),
     Unread("JPEG XR", (".jxr", ".wdp", ".hdp"), _PICTURE),
+    Unread("PAM or PFM", (".pam", ".pfm"), "convert it to TIFF"),
     Unread("OpenEXR", (".exr",), "save it as TIFF of 32-bit floats"),
     Unread("Photoshop", (".psd", ".psb"), _PICTURE),
     Unread("camera raw", (".cr2", ".cr3", ".nef", ".arw", ".orf", ".dng"), _PICTURE, looks_like_another=True),

@@ -31,6 +31,7 @@ from tilesegment.images.resampled import at_scale
 from tilesegment.images.source import ImageSource
 from tilesegment.masks import MaskSpec
 from tilesegment.preview.shown import Place, Shown, mask_digest, open_shown, place_on, shown_mask
+from tilesegment.stores import Location
 
 __all__ = ["draw_overview", "draw_preview", "mask_digest"]
 
@@ -46,7 +47,7 @@ class Ids(Protocol):
 
 
 def draw_preview(
-    image: str | Path, mask: str | Path, out: str | Path, *, roi: Region | None = None, objects: bool = False
+    image: str | Path, mask: str | Path | Location, out: str | Path, *, roi: Region | None = None, objects: bool = False
 ) -> tuple[str, ...]:
     """Draw an image beside the same image under its mask, at most 1024 pixels a side each.
 
@@ -68,7 +69,7 @@ def draw_preview(
     """
     with open_shown(mask, objects=objects) as shown:
         check_picture(Path(out))
-        if os.path.realpath(out) in (os.path.realpath(image), os.path.realpath(mask)):
+        if os.path.realpath(out) in (os.path.realpath(image), os.path.realpath(str(mask))):
             raise MaskError(f"{out} is the image or the mask that is drawn; choose another name for the picture")
         reading = {} if shown.place is None else shown.place.reading
         step = None if shown.place is None else shown.place.resampled
