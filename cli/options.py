@@ -12,6 +12,7 @@ from tilesegment_cli.types import BATCH, DURATION, INTEGERS, MPP, NAMES, PRUNE, 
 
 if TYPE_CHECKING:
     from tilesegment.cluster import Cluster
+    from tilesegment.stores import Options
 
 read_path, written_path = PathType(read=True), PathType(read=False)
 
@@ -58,7 +59,21 @@ normalise = click.option(
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace what exists, once the new is complete.")
+store_options = click.option(
+    "--store-option",
+    "store_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=lambda context, parameter, given: _store_options(given),
+    help="How a URL is reached: endpoint, region, account, anonymous=true. Credentials come from the environment.",
+)
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+
+
+def _store_options(given: tuple[str, ...]) -> "Options":
+    from tilesegment.stores import store_options
+
+    return store_options(given)
 
 
 def together(*options: Callable[..., Any]) -> Callable[..., Any]:

@@ -28,7 +28,13 @@ option, written = click.option, options.written_path
 
 @click.command()
 @click.argument("images", type=options.read_path, nargs=-1, metavar="IMAGE...")
-@option("--out", "-o", type=written, metavar="PATH", help="mask.zarr, image.zarr/labels/NAME, mask.tif or mask.png.")
+@option(
+    "--out",
+    "-o",
+    type=written,
+    metavar="PATH",
+    help="mask.zarr, also s3://BUCKET/mask.zarr; image.zarr/labels/NAME, mask.tif, mask.png.",
+)
 @option("--out-dir", type=written, metavar="FOLDER", help="Of many images: a folder for masks, logs and summary.csv.")
 @option(
     "--list",
@@ -84,6 +90,7 @@ option, written = click.option, options.written_path
 @options.objects
 @option("--part", type=PART, help="Only the K-th of N parts, for a job array; the last one finishes.")
 @options.cluster
+@options.store_options
 @options.overwrite
 @option("--dry-run", is_flag=True, help="Print the plan and the expected time, write nothing.")
 @options.as_json
@@ -112,6 +119,7 @@ def predict(
         from tilesegment.prediction.inputs import own_settings
         from tilesegment.prediction.settings import Outputs, Settings
 
+        store_options = given["store_options"]
         names = ("probabilities", "preview", "ngff", "overwrite", "heatmap", "heatmap_class")
         dtype = given.pop("probabilities_dtype") or "float32"
         more = _objects(given) | {name: given.pop(name) for name in names}
@@ -121,6 +129,7 @@ def predict(
         own = own_settings(named, settings)
         to_place = [(one.image, one.out) for one in named]
         placed = _placed(to_place, listed, out, out_dir, file_format, shared, dry_run)
+        placed = [(image, outputs.reached_by(store_options)) for image, outputs in placed]
         files = [one for image, _ in placed if isinstance(one := own.get(image, {}).get("roi", settings.roi), str)]
         if twice := [one for one in files if files.count(one) > 1]:
             raise click.UsageError(f"--roi {twice[0]} holds areas of one image, but {len(twice)} images have it")

@@ -1,25 +1,31 @@
 """`tileseg status` and `tileseg finish`: of masks in progress."""
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from tilesegment.errors import FinishedError
 from tilesegment_cli import options
 
+if TYPE_CHECKING:
+    from tilesegment.stores import Options
+
 
 @click.command()
 @click.argument("masks", type=options.read_path, nargs=-1, required=True, metavar="MASK...")
+@options.store_options
 @options.as_json
-def status(masks: tuple[str, ...], as_json: bool) -> None:
+def status(masks: tuple[str, ...], store_options: "Options", as_json: bool) -> None:
     """Say how far each MASK is, and whether its blocks are undamaged.
 
     A MASK is named as it was with --out, whether it is finished or not.
     """
     from tilesegment.masks import status as look
+    from tilesegment.stores import place_of
 
     documents = []
-    for one in map(look, masks):
+    for one in (look(place_of(mask, store_options)) for mask in masks):
         damaged = f", {one.damaged} damaged: the same command computes them again" if one.damaged else ""
         share = f"{100 * one.done // one.blocks} %, {one.done} of {one.blocks} blocks"
         progress = f"complete, {one.blocks} blocks" if one.state == "complete" else share
@@ -33,21 +39,23 @@ def status(masks: tuple[str, ...], as_json: bool) -> None:
 
 @click.command()
 @click.argument("mask", type=options.written_path)
+@options.store_options
 @options.quiet
-def finish(mask: str, quiet: bool) -> None:
+def finish(mask: str, store_options: "Options", quiet: bool) -> None:
     """Finish MASK, all of whose blocks are stored: add its pyramid and give it its name.
 
     The last part of a job does this itself; it is needed only where that part was stopped.
     """
     from tilesegment.masks import open_partial
+    from tilesegment.stores import place_of
 
     try:
-        writer = open_partial(mask)
+        writer = open_partial(place_of(mask, store_options))
     except FinishedError as error:  # as in a final job that always runs this
         if not quiet:
             click.echo(f"Note: {error}", err=True)
         return
-    with writer.claimed(shared=False):
+    with writer.claimed():
         writer.finish()
     if not quiet:
         click.echo(f"{mask}: finished", err=True)

@@ -3,12 +3,13 @@
     python examples/kill_runs.py --kills 50
     python examples/kill_runs.py --kills 20 --parts 4 --format tif
     python examples/kill_runs.py --every-change --size 560 --block 288
+    AWS_ENDPOINT_URL=http://localhost:9000 python examples/kill_runs.py --kills 30 --to s3://bucket/kills
 
 Image and model are made here. Runs are killed (SIGKILL) at random moments after they have begun, and the same command
 goes on. A mask that is complete is compared with the undisturbed one, every byte of all its levels, and the next one is
 begun, until enough kills have met a run. `tileseg status` has to work after each. Blocks that are computed more than
 once are counted: for each kill, at most those in flight may be. `--every-change` kills a run before the first change
-that it makes on the disk, then another one before its second, and so on until a run comes to its end.
+that it makes on the disk or in the store, then another one before its second, and so on until a run comes to its end.
 """
 
 import argparse
@@ -32,12 +33,14 @@ import torch
 from PIL import Image
 
 from tilesegment.geometry import Block
+from tilesegment.masks import read_record
 from tilesegment.metadata import LabelClass
 from tilesegment.models.header import ModelHeader, Normalisation
 from tilesegment.models.model import Model
 from tilesegment.networks import build_network
 from tilesegment.prediction import engine, tiling
 from tilesegment.prediction.predictor import BlockPredictor, Pending
+from tilesegment.stores import Location, Place, is_url, place_of, store_at
 from tilesegment_cli.main import main as tileseg
 
 IN_FLIGHT = 1 + engine.BEHIND  # blocks of a process: one is predicted, the others wait to be stored
@@ -73,6 +76,24 @@ def at_change(number: int, deed: Callable[[], object], *, and_after: bool = Fals
     sys.addaudithook(hear)
 
 
+def at_request(number: int, deed: Callable[[], object]) -> None:
+    """Call `deed` before the `number`-th request, counted from 1, by which this process changes a store."""
+    from tilesegment.stores.remote import RemoteStore  # needs obstore
+
+    made = count(1)
+
+    def counted(request: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **more: Any) -> Any:
+            if next(made) == number:
+                deed()
+            return request(*given, **more)
+
+        return call
+
+    for name in ("put", "put_if_absent", "delete"):
+        setattr(RemoteStore, name, counted(getattr(RemoteStore, name)))
+
+
 def run_command(block: int, change: int, arguments: list[str]) -> None:
     """Be the process that is killed: `tileseg` with blocks of about `block` pixels, dead before a `change`."""
     tiling.BLOCK, begin = block, BlockPredictor.begin
@@ -84,7 +105,7 @@ def run_command(block: int, change: int, arguments: list[str]) -> None:
 
     BlockPredictor.begin = counted  # type: ignore[method-assign]
     if change:
-        at_change(change, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        (at_request if is_url(arguments[-1]) else at_change)(change, lambda: os.kill(os.getpid(), signal.SIGKILL))
     sys.argv = ["tileseg", *arguments]
     tileseg()
 
@@ -94,7 +115,7 @@ class Trial:
     """How runs are started.
 
     Attributes:
-        folder: holds image.png and model.safetensors; masks go to masks/.
+        folder: holds image.png and model.safetensors; masks go to masks/, or `to`, a place in a store.
         block: side of a block, pixels, about.
         suffix: of the masks: zarr, tif.
         parts: processes at once.
@@ -105,6 +126,7 @@ class Trial:
     block: int
     suffix: str
     parts: int = 1
+    to: Location | None = None
     running: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -113,8 +135,20 @@ class Trial:
 
     def mask(self, name: object) -> str:
         """Return the mask called `name`, in a folder of its own: masks hold their names."""
+        if self.to is not None:
+            return f"{self.to}/{name}/mask.{self.suffix}"
         (self.masks / str(name)).mkdir(exist_ok=True)
         return f"{name}/mask.{self.suffix}"
+
+    def place(self, out: str) -> Place:
+        """Return where a mask is."""
+        return place_of(out) if is_url(out) else self.masks / out
+
+    def left_over(self) -> int:
+        """Return how many files or objects lie about beside and in masks that are complete."""
+        if self.to is None:
+            return sum(path.name.endswith(".partial") for path in self.masks.rglob("*"))
+        return sum(".partial" in entry.key for entry in store_at(self.to).list())
 
     def start(self, out: str, part: int = 1, change: int = 0) -> None:
         """Start the process of a part; it kills itself before its `change`-th change."""
@@ -198,11 +232,11 @@ class Summary:
     def conclude(self, trial: Trial, out: str, before: int) -> None:
         """Add a mask that is complete; so many blocks had been begun `before` it was."""
         blocks = trial.status(out)["blocks"]
-        contents = [contents_of(trial.masks / name) for name in (out, trial.mask("undisturbed"))]
+        contents = [contents_of(trial.place(name)) for name in (out, trial.mask("undisturbed"))]
         self.masks, self.blocks = self.masks + 1, self.blocks + blocks
         self.identical += contents[0] == contents[1]
         self.recomputed += trial.begun_blocks() - before - blocks
-        self.left_over += sum(path.name.endswith(".partial") for path in trial.masks.rglob("*"))
+        self.left_over += trial.left_over()
 
 
 def kill_at_random(trial: Trial, kills: int, rng: random.Random) -> Summary:
@@ -258,16 +292,17 @@ def undisturbed(trial: Trial) -> float:
     whole.start(out)
     whole.wait(whole.all_begun)
     start = time.monotonic()
-    whole.wait((whole.masks / out).exists)
+    whole.wait(lambda: read_record(whole.place(out)) is not None)
     seconds = time.monotonic() - start
     whole.wait()
     return seconds
 
 
-def contents_of(mask: Path) -> dict[str, Any]:
+def contents_of(mask: Place) -> dict[str, Any]:
     """Return all bytes of all levels of a mask, and its record except for how it came about."""
-    if mask.is_dir():
-        files = {str(path.relative_to(mask)): path.read_bytes() for path in mask.rglob("*") if path.is_file()}
+    if isinstance(mask, Location) or mask.is_dir():
+        store = store_at(mask)
+        files: dict[str, Any] = {entry.key: store.get(entry.key) for entry in store.list()}
         document = json.loads(files.pop("zarr.json"))
         del document["attributes"]["tilesegment"]["provenance"]
         return files | {"zarr.json": document}
@@ -296,6 +331,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=820, help="side of the image, pixels")
     parser.add_argument("--block", type=int, default=96, help="side of a block, pixels, about")
     parser.add_argument("--format", choices=["zarr", "tif"], default="zarr")
+    parser.add_argument("--to", metavar="URL", help="write masks there, s3://BUCKET/NAME, not to a disk")
     parser.add_argument("--parts", type=int, default=1, help="processes at once, of which one is killed at a time")
     parser.add_argument("--every-change", action="store_true", help="kill at every change on the disk, not at random")
     parser.add_argument("--seed", type=int, default=0)
@@ -304,7 +340,9 @@ def main() -> int:
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         make_inputs(Path(folder), given.size)
-        trial = Trial(Path(folder), given.block, given.format, given.parts)
+        to = None if given.to is None else place_of(given.to)
+        assert to is None or isinstance(to, Location)
+        trial = Trial(Path(folder), given.block, given.format, given.parts, to)
         try:
             if given.every_change:
                 found = kill_at_every_change(trial)

@@ -17,7 +17,9 @@ from tilesegment_cli.types import PathType
 
 # what takes text that is no path; a new option has to be put here or to be given a type of `PathType`
 NO_PATHS = {
-    "predict": {"device", "precision", "runtime", "axes", "heatmap_class", "border"},
+    "predict": {"device", "precision", "runtime", "axes", "heatmap_class", "border", "store_options"},
+    "status": {"store_options"},
+    "finish": {"store_options"},
     "info": {"axes"},
     "tissue": {"axes"},
     "train": {"preset", "network", "optimiser", "loss", "goal", "normalise", "device", "precision", "name", "licence"},

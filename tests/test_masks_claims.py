@@ -133,7 +133,7 @@ class TestKilled:
 
 def hold(path: Path, shared: bool, pipe: Connection) -> None:
     """Claim a mask, say so, and hold it until told to leave or killed."""
-    with create_mask(path, SPEC).claimed(shared):
+    with create_mask(path, SPEC).claimed((2, 2) if shared else None):
         pipe.send("held")
         pipe.recv()
 
@@ -150,7 +150,7 @@ def run_part(path: Path, number: int, parts: int, barriers: tuple[Barrier, Barri
     """Be one of the parts of a job: all begin at once, every other one ends at the same moment."""
     barriers[0].wait()
     writer, ids = create_mask(path, SPEC, overwrite=True), ids_of(SPEC)
-    with writer.claimed(shared=True):
+    with writer.claimed(part=(1, 2)):
         barriers[0].wait()  # all have begun: the first must not be over before the last begins
         for region, z in list(writer.base.blocks())[number::parts]:
             writer.write(region, ids[z][region.slices], z)
@@ -172,14 +172,14 @@ class TestClaims:
         writer = create_mask(tmp_path / "mask.zarr", SPEC)
         with ExitStack() as stack:
             if theirs and ours:
-                stack.enter_context(writer.claimed(ours))
+                stack.enter_context(writer.claimed((1, 2) if ours else None))
             else:
                 with pytest.raises(MaskError, match=r"another run .*mask\.zarr") as caught:
-                    stack.enter_context(writer.claimed(ours))
+                    stack.enter_context(writer.claimed((1, 2) if ours else None))
                 assert "\n" not in str(caught.value)
         process.kill() if killed else pipe.send("leave")
         process.join()
-        with writer.claimed(ours):
+        with writer.claimed((1, 2) if ours else None):
             pass
 
     def test_what_another_run_writes_is_not_deleted(self, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ class TestClaims:
         writer = create_mask(tmp_path / "mask.zarr", SPEC)
         fill(writer, ids_of(SPEC))
         writer.finish()
-        with pytest.raises(MaskError, match="is gone"), writer.claimed(shared=True):
+        with pytest.raises(MaskError, match="is gone"), writer.claimed(part=(1, 2)):
             pass
         assert try_finish(writer)
 
@@ -209,10 +209,10 @@ class TestClaims:
         monkeypatch.setattr("fcntl.flock", refuse)
         writer = create_mask(tmp_path / "mask.zarr", SPEC)
         if code == errno.EIO:
-            with pytest.raises(MaskError, match="Input/output error"), writer.claimed(shared=False):
+            with pytest.raises(MaskError, match="Input/output error"), writer.claimed():
                 pass
             return
-        with writer.claimed(shared=False), writer.claimed(shared=False):
+        with writer.claimed(), writer.claimed():
             fill(writer, ids_of(SPEC))
         assert try_finish(writer)
         assert names(tmp_path) == ["mask.zarr"]

@@ -2,7 +2,8 @@
 
 The invariant: a block is stored (as one shard, or in Zarr 2 as whole chunks) if and only if it is done. Each object is
 written whole; blocks of background are stored too, so nothing that is missing is taken for background. `FolderArray`
-keeps the objects in a folder on a disk.
+keeps the objects in a folder on a disk, `RemoteArray` in
+an object store.
 """
 
 import math
@@ -10,26 +11,28 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 
-from tilesegment.errors import MaskError, one_line
+from tilesegment.errors import MaskError, StoreError, one_line
 from tilesegment.geometry import Region
 from tilesegment.masks.encoding import encode
 from tilesegment.masks.spec import Grid
+from tilesegment.stores import Place
 
 _MOST_OBJECTS = 10**8  # one byte each in a survey
 DAMAGED = "delete this file, or all of a finished mask, and run it again"
 
 
 @contextmanager
-def reporting(deed: str, path: Path) -> Iterator[None]:
+def reporting(deed: str, path: Place) -> Iterator[None]:
     """Turn an OSError into a MaskError: `cannot <deed> <path>: <reason>`."""
     try:
         yield
+    except StoreError as error:  # says all of it
+        raise MaskError(str(error)) from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise MaskError(f"cannot {deed} {path}: {reason}; check space and permissions, then run it again") from error
@@ -45,14 +48,14 @@ class Survey:
     """
 
     done: np.ndarray
-    damaged: tuple[Path, ...]
+    damaged: tuple[Place, ...]
 
 
 @dataclass(frozen=True)
 class BlockArray(ABC):
     """An array at `path`. Threads and processes may write different blocks at a time, and may pickle it."""
 
-    path: Path
+    path: Place
     grid: Grid
 
     @property
@@ -64,13 +67,16 @@ class BlockArray(ABC):
         """Yield region and plane of every block, plane by plane, row by row."""
         return self.grid.blocks()
 
-    def objects(self, region: Region, z: int) -> list[Path]:
+    def objects(self, region: Region, z: int) -> list[Place]:
         """Return where the objects that hold `region` of plane `z` are stored."""
         return [self.path / key for key in self.grid.keys(region, z)]
 
     @abstractmethod
-    def survey(self) -> Survey:
-        """Find the blocks that are done, and what is damaged."""
+    def survey(self, *, deep: bool = False) -> Survey:
+        """Find the blocks that are done, and what is damaged.
+
+        Nothing is decoded. In a store the ends of the objects, which tell how long they are, are read only if `deep`.
+        """
 
     def write(self, region: Region, pixels: np.ndarray, z: int) -> None:
         """Store block `region`, clipped to the array, of plane `z`: (h, w) uint8, or (C, h, w) probabilities."""
@@ -114,14 +120,14 @@ class BlockArray(ABC):
         return tuple({"c": slice(None), "z": slice(z, z + 1), "y": ys, "x": xs}[axis] for axis in self.grid.axes)
 
 
-def check_array(array: zarr.Array, path: Path, grid: Grid) -> None:
+def check_array(array: zarr.Array, path: Place, grid: Grid) -> None:
     """Check that the array is cut as `grid` says."""
     found = (array.shape, array.chunks, array.shards, array.dtype)
     if found != (grid.full, *grid.cut, grid.dtype):
         raise MaskError(f"the array {path} is not the one that its group describes; compute the mask again")
 
 
-def object_counts(path: Path, grid: Grid) -> tuple[int, ...]:
+def object_counts(path: Place, grid: Grid) -> tuple[int, ...]:
     """Return the number of stored objects along each axis of the array."""
     planes, *plane = grid.count(grid.stored)
     counts = grid.sizes(1, planes, *plane)
@@ -130,7 +136,7 @@ def object_counts(path: Path, grid: Grid) -> tuple[int, ...]:
     return counts
 
 
-def survey_of(grid: Grid, whole: np.ndarray, damaged: Iterable[tuple[tuple[int, ...], Path]]) -> Survey:
+def survey_of(grid: Grid, whole: np.ndarray, damaged: Iterable[tuple[tuple[int, ...], Place]]) -> Survey:
     """Return the survey of an array from its stored objects.
 
     Args:
@@ -141,4 +147,4 @@ def survey_of(grid: Grid, whole: np.ndarray, damaged: Iterable[tuple[tuple[int, 
     done = whole.reshape(grid.count(grid.stored))
     for axis in (1, 2):
         done = np.logical_and.reduceat(done, range(0, done.shape[axis], grid.block // grid.stored), axis=axis)
-    return Survey(done, tuple(path for _, path in sorted(damaged)))
+    return Survey(done, tuple(path for _, path in sorted(damaged, key=lambda one: one[0])))

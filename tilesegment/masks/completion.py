@@ -4,9 +4,7 @@ A complete mask that was damaged since becomes one in progress again, so that on
 """
 
 import math
-import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +14,9 @@ from tilesegment.masks.blocks import reporting
 from tilesegment.masks.home import home_of
 from tilesegment.masks.reader import open_levels
 from tilesegment.masks.spec import MaskSpec, differing, spec_from_record
-from tilesegment.masks.store import survey
 from tilesegment.masks.target import (
     Target,
+    absolute,
     find_host,
     mask_target,
     objects_target,
@@ -28,6 +26,7 @@ from tilesegment.masks.target import (
     recorded_target,
 )
 from tilesegment.masks.writer import MaskWriter, open_writer
+from tilesegment.stores import Place, place_of
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class MaskStatus:
         spec: what it is.
     """
 
-    path: Path
+    path: Place
     state: str
     blocks: int
     done: int
@@ -50,50 +49,52 @@ class MaskStatus:
     spec: MaskSpec
 
 
-def status(path: str | Path) -> MaskStatus:
+def status(path: str | Place) -> MaskStatus:
     """Return the progress of the mask with the final name `path`; the blocks of a complete one are checked too.
 
     Raises:
         MaskError: there is none, or its metadata is damaged.
     """
-    path = Path(os.path.abspath(path))
-    with reporting("read", path):
-        folder, record = _find(path)
-        spec, target = spec_from_record(record), recorded_target(path, folder, record)
-        is_partial = folder != path or record.get("state") == "partial"
+    place = absolute(path)
+    with reporting("read", place):
+        folder, record = _find(place)
+        spec, target = spec_from_record(record), recorded_target(place, partial_name(place), record)
+        is_partial = folder != place or record.get("state") == "partial"
         grids = [target.grid(spec).halved(halvings) for halvings in target.halvings]
         if not target.is_folder and not is_partial:
             blocks = math.prod(grids[0].count(spec.block))
-            return MaskStatus(path, "complete", blocks, blocks, 0, spec)
-        levels = [survey(folder / str(n), grid) for n, grid in enumerate(grids[:1] if is_partial else grids)]
+            return MaskStatus(place, "complete", blocks, blocks, 0, spec)
+        home, finished = home_of(target), folder == place
+        wanted = enumerate(grids[:1] if is_partial else grids)
+        levels = [home.survey(number, grid, finished=finished) for number, grid in wanted]
     done = levels[0].done
     damaged = sum(len(level.damaged) if is_partial else np.count_nonzero(~level.done) for level in levels)
     state = "partial" if is_partial else "complete"
-    return MaskStatus(path, state, done.size, int(np.count_nonzero(done)), int(damaged), spec)
+    return MaskStatus(place, state, done.size, int(np.count_nonzero(done)), int(damaged), spec)
 
 
-def open_partial(path: str | Path) -> MaskWriter:
+def open_partial(path: str | Place) -> MaskWriter:
     """Open the mask in progress with the final name `path`.
 
     Raises:
         MaskError: there is none, or it is damaged.
         FinishedError: it is finished.
     """
-    path = Path(os.path.abspath(path))
-    with reporting("open", path):
-        folder, record = _find(path)
-        if folder == path and record.get("state") != "partial":
-            raise FinishedError(f"{path} is finished; nothing is left to do")
-        spec, target = spec_from_record(record), recorded_target(path, partial_name(path), record)
+    place = absolute(path)
+    with reporting("open", place):
+        folder, record = _find(place)
+        if folder == place and record.get("state") != "partial":
+            raise FinishedError(f"{place} is finished; nothing is left to do")
+        spec, target = spec_from_record(record), recorded_target(place, partial_name(place), record)
         if target.kind == "labels":
-            target = replace(target, host=find_host(path))
-        if folder == path:
+            target = replace(target, host=find_host(place))
+        if folder == place:
             home_of(target).reopen(record, target.grid(spec))
         return open_writer(target, spec, overwrite=False)
 
 
 def is_complete(
-    path: str | Path,
+    path: str | Place,
     spec: MaskSpec,
     *,
     ngff: str = "0.5",
@@ -114,22 +115,23 @@ def is_complete(
         MaskError: no format has such a name, or what is there cannot be read, or not be mended.
     """
     if probabilities:
-        target = probabilities_target(Path(path), spec, values)
+        target = probabilities_target(place_of(path), spec, values)
     else:
-        target = (objects_target if objects else mask_target)(Path(path), spec, ngff)
+        target = (objects_target if objects else mask_target)(place_of(path), spec, ngff)
     record = target.record(spec, "complete")
     with reporting("read", target.path):
         there = read_record(target.path)
         if there is None or differing(there, record):
             return False
-        if target.is_folder and not _is_whole(target, spec, there):
-            home_of(target).reopen(there, target.grid(spec))
+        found = recorded_target(target.path, target.partial, there)
+        if target.is_folder and not _is_whole(found, spec, there):
+            home_of(found).reopen(there, target.grid(spec))
             return False
         home_of(target).tidy(record)
     return True
 
 
-def _find(path: Path) -> tuple[Path, dict[str, Any]]:
+def _find(path: Place) -> tuple[Place, dict[str, Any]]:
     """Return folder or file and record of the mask with the final name `path`: complete, else in progress."""
     found = [(place, read_record(place)) for place in (path, partial_name(path))]
     records = [(place, record) for place, record in found if record is not None]

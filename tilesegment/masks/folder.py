@@ -10,10 +10,10 @@ from typing import Any
 
 from tilesegment.errors import MaskError
 from tilesegment.files import delete_folder, in_turn, locked, sweep, sweep_inside, sync, temporary_name
-from tilesegment.masks.blocks import BlockArray
+from tilesegment.masks.blocks import BlockArray, Survey
 from tilesegment.masks.export import export
 from tilesegment.masks.spec import Grid, MaskSpec, differing, spec_from_record
-from tilesegment.masks.store import create_array, gone, survey
+from tilesegment.masks.store import create_array, gone, open_array, survey
 from tilesegment.masks.target import Target, is_ours, read_record
 from tilesegment.metadata import MARK
 from tilesegment.ome_zarr import labels as documents
@@ -26,14 +26,28 @@ class Folder:
 
     target: Target
 
-    prefix = ""
+    @property
+    def _path(self) -> Path:
+        assert isinstance(self.target.path, Path)
+        return self.target.path
+
+    @property
+    def _partial(self) -> Path:
+        assert isinstance(self.target.partial, Path)
+        return self.target.partial
+
+    def opened(self) -> "Folder":
+        return self
+
+    def notes(self) -> tuple[str, ...]:
+        return ()
 
     def check_free(self, record: Mapping[str, Any], overwrite: bool) -> None:
-        target, path = self.target, self.target.path
+        target, path = self.target, self._path
         folder = path.parent.parent if target.kind == "labels" else path.parent
         if not folder.is_dir():
             raise MaskError(f"cannot write {path}: there is no folder {folder}; create it first")
-        for name in (path, target.partial):
+        for name in (path, self._partial):
             if name.is_symlink():
                 raise MaskError(
                     f"{name} is a symbolic link and is not written through; name the file that it points to"
@@ -51,19 +65,19 @@ class Folder:
             raise MaskError(f"{path} is not a file and is not replaced; name another output")
 
     def is_begun(self) -> bool:
-        return is_ours(self.target.partial)
+        return is_ours(self._partial)
 
     def record(self) -> dict[str, Any] | None:
-        return read_record(self.target.partial)
+        return read_record(self._partial)
 
     def is_used(self) -> bool:
         metadata = ("zarr.json", ".zarray", ".zattrs")
-        found = (name for _, _, names in os.walk(self.target.partial / "0") for name in names)
+        found = (name for _, _, names in os.walk(self._partial / "0") for name in names)
         return any(name not in metadata and not name.endswith(".partial") for name in found)
 
-    def begin(self, record: Mapping[str, Any], grid: Grid) -> None:
+    def begin(self, record: Mapping[str, Any], grid: Grid, *, anew: bool) -> None:
         """Make the folder in progress under a temporary name and rename it: of several processes, one succeeds."""
-        partial, made = self.target.partial, temporary_name(self.target.path)
+        partial, made = self._partial, temporary_name(self._path)
         if self.target.kind == "labels":
             partial.parent.mkdir(exist_ok=True)
         try:
@@ -82,29 +96,35 @@ class Folder:
             shutil.rmtree(made, ignore_errors=True)
 
     def discard(self) -> None:
-        remove_ours(self.target.partial, self.target.path)
+        remove_ours(self._partial, self._path)
 
     def is_open(self) -> bool:
-        return _lock_file(self.target.partial) is not None
+        return _lock_file(self._partial) is not None
 
     def base(self, grid: Grid) -> BlockArray:
         try:
             return self.level(0, grid)
         except MaskError as error:
-            raise error if self.target.partial.exists() else gone(self.target.partial) from error
+            raise error if self._partial.exists() else gone(self._partial) from error
 
     def level(self, number: int, grid: Grid) -> BlockArray:
-        return create_array(self.target.partial / str(number), grid)
+        return create_array(self._partial / str(number), grid)
+
+    def finished_level(self, number: int, grid: Grid) -> BlockArray:
+        return open_array(self._path / str(number), grid)
+
+    def survey(self, number: int, grid: Grid, *, finished: bool) -> Survey:
+        return survey((self._path if finished else self._partial) / str(number), grid)
 
     def amend(self, changes: Mapping[str, Any]) -> None:
-        group = read_node(self.target.partial, MaskError)
+        group = read_node(self._partial, MaskError)
         if group is not None:
             record = group.attributes[MARK] | changes
-            write_group(self.target.partial, Node(group.format, group.attributes | {MARK: record}))
+            write_group(self._partial, Node(group.format, group.attributes | {MARK: record}))
 
     @contextmanager
-    def claim(self, *, shared: bool = False, wait: bool = False) -> Iterator[bool]:
-        with _claim(self.target.partial, shared=shared, wait=wait) as is_there:
+    def claim(self, *, part: tuple[int, int] | None = None, to_finish: bool = False) -> Iterator[bool]:
+        with _claim(self._partial, shared=part is not None, wait=to_finish) as is_there:
             yield is_there
 
     def publish(
@@ -115,15 +135,15 @@ class Folder:
         attributes: Mapping[str, Any],
         overwrite: bool,
     ) -> None:
-        sweep_inside(self.target.partial)
+        sweep_inside(self._partial)
         if self.target.is_folder:
             self._publish_folder(attributes, overwrite)
         else:
             self._publish_file(levels, spec, record)
-        sweep(self.target.path)
+        sweep(self._path)
 
     def _publish_folder(self, attributes: Mapping[str, Any], overwrite: bool) -> None:
-        path, partial = self.target.path, self.target.partial
+        path, partial = self._path, self._partial
         write_group(partial, Node(documents.ZARR_FORMAT[self.target.version], dict(attributes)))
         if self.target.kind == "labels":
             labels = path.parent
@@ -144,7 +164,7 @@ class Folder:
         self._consolidate()
 
     def _publish_file(self, levels: Sequence[BlockArray], spec: MaskSpec, record: Mapping[str, Any]) -> None:
-        path, partial = self.target.path, self.target.partial
+        path, partial = self._path, self._partial
         temporary = partial / f"export{path.suffix}"
         export(levels, spec, record, temporary)
         sync(temporary)
@@ -153,32 +173,32 @@ class Folder:
         remove_ours(partial, path)
 
     def reopen(self, record: Mapping[str, Any], grid: Grid) -> None:
-        path = self.target.path
+        path = self._path
         if _lock_file(path) is None:
             create_array(path / "0", grid)
         with _claim(path, wait=True) as is_there:
             # another process may have done it; and one in progress only goes on under --overwrite
-            if not is_there or self.target.partial.exists():
+            if not is_there or self._partial.exists():
                 return
             write_group(path, Node(grid.format, {MARK: {**record, "state": "partial"}}))
             for level in [folder for folder in path.iterdir() if folder.name.isdecimal() and folder.name != "0"]:
                 shutil.rmtree(level)
-            os.rename(path, self.target.partial)
+            os.rename(path, self._partial)
             sync(path.parent)
         self._consolidate()
 
     def tidy(self, record: Mapping[str, Any]) -> None:
-        partial = self.target.partial
+        partial = self._partial
         if not self.target.is_folder and not differing(read_record(partial) or {}, record):
             with suppress(MaskError), self.claim():  # another run is replacing the output: it is its folder
                 if survey(partial / "0", self.target.grid(spec_from_record(record))).done.all():
-                    remove_ours(partial, self.target.path)
+                    remove_ours(partial, self._path)
         self._consolidate()
-        sweep(self.target.path)
+        sweep(self._path)
 
     def _consolidate(self) -> None:
         if self.target.kind == "labels":
-            documents.update_consolidated(self.target.path.parent)
+            documents.update_consolidated(self._path.parent)
 
 
 def _lock_file(folder: Path) -> Path | None:

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from tilesegment.masks.blocks import BlockArray
+from tilesegment.masks.blocks import BlockArray, Survey
 from tilesegment.masks.folder import Folder
 from tilesegment.masks.spec import Grid, MaskSpec
 from tilesegment.masks.target import Target
+from tilesegment.stores import Location
 
 
 class Home(Protocol):
@@ -17,8 +18,14 @@ class Home(Protocol):
     """
 
     @property
-    def prefix(self) -> str:
-        """What the names of the levels begin with in the finished mask."""
+    def target(self) -> Target:
+        """The output."""
+
+    def opened(self) -> "Home":
+        """Return the home of the mask that is in progress now, whose target says how its levels are called."""
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what a user should know about writing a mask here."""
 
     def check_free(self, record: Mapping[str, Any], overwrite: bool) -> None:
         """Check that the mask with the complete `record` can get its name, and that nothing there must be kept."""
@@ -32,8 +39,8 @@ class Home(Protocol):
     def is_used(self) -> bool:
         """Return whether anything is stored of the mask in progress."""
 
-    def begin(self, record: Mapping[str, Any], grid: Grid) -> None:
-        """Begin a mask, unless another process has done so at the same moment."""
+    def begin(self, record: Mapping[str, Any], grid: Grid, *, anew: bool) -> None:
+        """Begin a mask, unless another process has done so at the same moment; `anew` after another was discarded."""
 
     def discard(self) -> None:
         """Delete the mask in progress; call it under a claim that is not shared."""
@@ -47,13 +54,21 @@ class Home(Protocol):
     def level(self, number: int, grid: Grid) -> BlockArray:
         """Open level `number` of the mask in progress, making it if it is not there yet."""
 
+    def finished_level(self, number: int, grid: Grid) -> BlockArray:
+        """Open level `number` of the mask under its final name."""
+
+    def survey(self, number: int, grid: Grid, *, finished: bool) -> Survey:
+        """Look level `number` through, of the mask in progress or of the finished one, even if it cannot be opened."""
+
     def amend(self, changes: Mapping[str, Any]) -> None:
         """Change entries in the record of the mask in progress."""
 
-    def claim(self, *, shared: bool = False, wait: bool = False) -> AbstractContextManager[bool]:
+    def claim(self, *, part: tuple[int, int] | None = None, to_finish: bool = False) -> AbstractContextManager[bool]:
         """Claim the mask in progress until the context or the process ends; yield whether it is still there.
 
-        Several processes may hold a `shared` claim; `wait` waits until the others release theirs.
+        Args:
+            part: (k, n): others may hold other parts; None claims all of it.
+            to_finish: all blocks are stored: wait for others that do the same.
         """
 
     def publish(
@@ -84,7 +99,11 @@ class Home(Protocol):
 
 def home_of(target: Target) -> Home:
     """Return where the output grows."""
-    return Folder(target)
+    if not isinstance(target.path, Location):
+        return Folder(target)
+    from tilesegment.masks.bucket import Bucket
+
+    return Bucket(target)
 
 
 def check_free(target: Target, spec: MaskSpec, overwrite: bool) -> None:

@@ -11,12 +11,13 @@ from tilesegment.errors import MaskError
 from tilesegment.geometry import Region
 from tilesegment.masks.blocks import BlockArray, reporting
 from tilesegment.masks.export import KINDS, PngLevel, TiffLevel, read_exported
+from tilesegment.masks.home import home_of
 from tilesegment.masks.pyramid import Tally
 from tilesegment.masks.spec import MaskSpec, spec_from_record
-from tilesegment.masks.store import open_array
-from tilesegment.masks.target import OBJECTS, Target, partial_name, read_record, recorded_target
+from tilesegment.masks.target import OBJECTS, Target, absolute, is_ours, partial_name, read_record, recorded_target
 from tilesegment.metadata import MARK, LabelClass
 from tilesegment.ome_zarr.node import read_node
+from tilesegment.stores import Location, Place
 
 CLASS_PIXELS = "class_pixels"
 """Key of a finished mask's record: how many pixels of level 0 each class has, in all planes."""
@@ -35,7 +36,7 @@ class Mask:
         record: as stored in it.
     """
 
-    path: Path
+    path: Place
     spec: MaskSpec
     levels: tuple[BlockArray, ...] | tuple[TiffLevel, ...] | tuple[PngLevel, ...]
     record: dict[str, Any] = field(repr=False)
@@ -77,7 +78,7 @@ class Mask:
         return chosen, tuple(count / sizes[chosen] for count in tally.pixels.tolist())
 
 
-def find_mask(path: str | Path) -> Mask | None:
+def find_mask(path: str | Place) -> Mask | None:
     """Open the mask at `path`: an OME-Zarr folder, a TIFF or a PNG; None if it is something else.
 
     Probabilities and ids of objects count as images, and so does a mask that another program saved in colours.
@@ -85,18 +86,18 @@ def find_mask(path: str | Path) -> Mask | None:
     Raises:
         MaskError: it is a mask that is not finished, or damaged.
     """
-    path = Path(os.path.abspath(path))
-    with reporting("read", path):
-        if not path.is_dir():
-            exported = read_exported(path) if path.is_file() else None
+    place = absolute(path)
+    with reporting("read", place):
+        if isinstance(place, Path) and not place.is_dir():
+            exported = read_exported(place) if place.is_file() else None
             ids = None if exported is None else exported.ids()
-            return None if exported is None or ids is None else Mask(path, *ids, exported.record)
-        found = _open_folder(path)
+            return None if exported is None or ids is None else Mask(place, *ids, exported.record)
+        found = _open_folder(place)
         is_mask = found is not None and found[0].kind != "probabilities" and found[0].values != OBJECTS
-        return Mask(path, *found[1:]) if found is not None and is_mask else None
+        return Mask(place, *found[1:]) if found is not None and is_mask else None
 
 
-def open_mask(path: str | Path) -> Mask:
+def open_mask(path: str | Place) -> Mask:
     """Open the mask at `path`, written by `create_mask`: an OME-Zarr folder, a TIFF or a PNG.
 
     Raises:
@@ -105,27 +106,28 @@ def open_mask(path: str | Path) -> Mask:
     mask = find_mask(path)
     if mask is not None:
         return mask
-    path = Path(os.path.abspath(path))
-    if os.path.isdir(partial_name(path)):
-        raise MaskError(f"{path} {_UNFINISHED}")
-    if recorded_classes(path, probabilities=True) is not None:
-        raise MaskError(f"{path} holds probabilities, no mask; open it as an image")
-    if not os.path.exists(path):
-        raise MaskError(f"there is no mask {path}: check the path")
-    raise MaskError(f"{path} is no mask written by tilesegment; name an OME-Zarr, TIFF or PNG that predict wrote")
+    place = absolute(path)
+    with reporting("read", place):
+        if is_ours(partial_name(place)):
+            raise MaskError(f"{place} {_UNFINISHED}")
+        if recorded_classes(place, probabilities=True) is not None:
+            raise MaskError(f"{place} holds probabilities, no mask; open it as an image")
+        if read_node(place, MaskError) is None if isinstance(place, Location) else not os.path.exists(place):
+            raise MaskError(f"there is no mask {place}: check the path")
+    raise MaskError(f"{place} is no mask written by tilesegment; name an OME-Zarr, TIFF or PNG that predict wrote")
 
 
-def open_probabilities(path: str | Path) -> tuple[MaskSpec, tuple[BlockArray, ...]]:
+def open_probabilities(path: str | Place) -> tuple[MaskSpec, tuple[BlockArray, ...]]:
     """Return the spec and the levels of the complete probabilities in folder `path`."""
-    path = Path(os.path.abspath(path))
-    with reporting("read", path):
-        found = _open_folder(path) if path.is_dir() else None
+    place = absolute(path)
+    with reporting("read", place):
+        found = _open_folder(place) if isinstance(place, Location) or place.is_dir() else None
     if found is None or found[0].kind != "probabilities":
-        raise MaskError(f"{path} holds no probabilities written by tilesegment; name some")
+        raise MaskError(f"{place} holds no probabilities written by tilesegment; name some")
     return found[1], found[2]
 
 
-def _open_folder(path: Path) -> tuple[Target, MaskSpec, tuple[BlockArray, ...], dict[str, Any]] | None:
+def _open_folder(path: Place) -> tuple[Target, MaskSpec, tuple[BlockArray, ...], dict[str, Any]] | None:
     """Open what `create_mask` or `create_probabilities` wrote; None if it is something else."""
     group = read_node(path, MaskError)
     if group is None or MARK not in group.attributes:
@@ -142,10 +144,11 @@ def _open_folder(path: Path) -> tuple[Target, MaskSpec, tuple[BlockArray, ...], 
 def open_levels(target: Target, spec: MaskSpec) -> tuple[BlockArray, ...]:
     """Open the arrays, level 0 first, of a complete mask or complete probabilities."""
     grids = [target.grid(spec).halved(halvings) for halvings in target.halvings]
-    return tuple(open_array(target.path / str(number), grid) for number, grid in enumerate(grids))
+    home = home_of(target)
+    return tuple(home.finished_level(number, grid) for number, grid in enumerate(grids))
 
 
-def recorded_classes(path: Path, *, probabilities: bool) -> tuple[LabelClass, ...] | None:
+def recorded_classes(path: Place, *, probabilities: bool) -> tuple[LabelClass, ...] | None:
     """Return the classes of a mask, or of probabilities, from the record in it; None for any other file.
 
     Ids of objects are such an other file.

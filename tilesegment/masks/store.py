@@ -15,9 +15,10 @@ from tilesegment.masks.blocks import DAMAGED, BlockArray, Survey, check_array, o
 from tilesegment.masks.encoding import array_documents, is_chunk, is_index, metadata_name, tail_bytes
 from tilesegment.masks.spec import Grid
 from tilesegment.ome_zarr.arrays import open_for_reading
+from tilesegment.stores import Place
 
 
-def gone(folder: Path) -> MaskError:
+def gone(folder: Place) -> MaskError:
     """Return the error for a mask in progress that is no longer in `folder`."""
     return MaskError(f"{folder} is gone: the mask was finished or removed by another run; run it again to see which")
 
@@ -26,10 +27,11 @@ def gone(folder: Path) -> MaskError:
 class FolderArray(BlockArray):
     """An array in folder `path`; `made` distinguishes it from a later one in its place."""
 
+    path: Path
     array: zarr.Array
     made: tuple[int, int] | None
 
-    def survey(self) -> Survey:
+    def survey(self, *, deep: bool = False) -> Survey:
         return survey(self.path, self.grid)
 
     def _store(self, objects: Mapping[str, bytes]) -> None:
@@ -45,7 +47,7 @@ class FolderArray(BlockArray):
             write_files(files)
 
     def _array_of(self, region: Region, z: int) -> zarr.Array:
-        for file in self.objects(region, z):
+        for file in (self.path / key for key in self.grid.keys(region, z)):
             if not file.is_file() or file.stat().st_size == 0:  # a loss of power leaves empty ones
                 raise MaskError(f"{file} is missing or empty; {DAMAGED}")
         return self.array

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,10 @@ from tilesegment.masks.store import gone
 from tilesegment.masks.target import OBJECTS, Target, mask_target, objects_target, probabilities_target, read_record
 from tilesegment.metadata import MARK, part_of_frame
 from tilesegment.ome_zarr import labels as documents
+from tilesegment.stores import Place, place_of
 
 
-def create_mask(path: str | Path, spec: MaskSpec, *, ngff: str = "0.5", overwrite: bool = False) -> "MaskWriter":
+def create_mask(path: str | Place, spec: MaskSpec, *, ngff: str = "0.5", overwrite: bool = False) -> "MaskWriter":
     """Create a mask to be written block by block, or go on with one that was begun with the same settings.
 
     Args:
@@ -37,12 +37,12 @@ def create_mask(path: str | Path, spec: MaskSpec, *, ngff: str = "0.5", overwrit
     Raises:
         MaskError: it cannot be written there; nothing has been changed.
     """
-    with reporting("create", Path(path)):
-        return _create(mask_target(Path(path), spec, ngff), spec, overwrite)
+    with reporting("create", place := place_of(path)):
+        return _create(mask_target(place, spec, ngff), spec, overwrite)
 
 
 def create_probabilities(
-    path: str | Path, spec: MaskSpec, *, overwrite: bool = False, values: str = "float32"
+    path: str | Place, spec: MaskSpec, *, overwrite: bool = False, values: str = "float32"
 ) -> "MaskWriter":
     """Create class probabilities to be written block by block: an OME-Zarr 0.5 image (K, H, W) or (K, D, H, W).
 
@@ -55,11 +55,11 @@ def create_probabilities(
     Raises:
         MaskError: `path` is not `NAME.zarr`, or it cannot be written there.
     """
-    with reporting("create", Path(path)):
-        return _create(probabilities_target(Path(path), spec, values), spec, overwrite)
+    with reporting("create", place := place_of(path)):
+        return _create(probabilities_target(place, spec, values), spec, overwrite)
 
 
-def create_objects(path: str | Path, spec: MaskSpec, *, ngff: str = "0.5", overwrite: bool = False) -> "MaskWriter":
+def create_objects(path: str | Place, spec: MaskSpec, *, ngff: str = "0.5", overwrite: bool = False) -> "MaskWriter":
     """Create an OME-Zarr label image of ids of objects, uint32, to be written block by block.
 
     Pixels of smaller levels are the first of the pixels they cover.
@@ -71,8 +71,8 @@ def create_objects(path: str | Path, spec: MaskSpec, *, ngff: str = "0.5", overw
     Raises:
         MaskError: it cannot be written there; nothing has been changed.
     """
-    with reporting("create", Path(path)):
-        return _create(objects_target(Path(path), spec, ngff), spec, overwrite)
+    with reporting("create", place := place_of(path)):
+        return _create(objects_target(place, spec, ngff), spec, overwrite)
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,18 @@ class MaskWriter:
     goes on with whatever is stored.
     """
 
-    target: Target
+    home: Home
     spec: MaskSpec
     overwrite: bool
-    home: Home
     base: BlockArray
 
     @property
-    def path(self) -> Path:
+    def target(self) -> Target:
+        """The output."""
+        return self.home.target
+
+    @property
+    def path(self) -> Place:
         """Where the mask will be."""
         return self.target.path
 
@@ -117,12 +121,12 @@ class MaskWriter:
             self.home.amend({UNREADABLE: True})
 
     @contextmanager
-    def claimed(self, shared: bool) -> Iterator[None]:
+    def claimed(self, part: tuple[int, int] | None = None) -> Iterator[None]:
         """Keep other runs from writing the mask, until the context or the process ends.
 
-        Others may claim it too if all share it: the parts of one job.
+        Those that claim a `part`, (k, n), let others claim theirs.
         """
-        with self.home.claim(shared=shared) as is_there:
+        with self.home.claim(part=part) as is_there:
             if not is_there:
                 raise gone(self.target.partial)
             yield
@@ -138,7 +142,7 @@ class MaskWriter:
         if not self.home.is_open() or not self.base.survey().done.all():
             yield False
             return
-        with self.home.claim(wait=True) as is_there:
+        with self.home.claim(to_finish=True) as is_there:
             yield is_there
 
     def is_finished(self) -> bool:
@@ -188,9 +192,8 @@ class MaskWriter:
         image, size = (spec.frame, spec.pixel_size) if target.host is None else (target.host.frame, None)
         first = (spec.first_plane, *spec.offset)
         frame = part_of_frame(image, scale=spec.scale, first=first, size=size)
-        multiscale = documents.multiscales(
-            target.path.stem, self.base.grid.axes, frame, target.halvings, self.home.prefix
-        )
+        levels = (target.halvings, target.prefix)
+        multiscale = documents.multiscales(target.path.stem, self.base.grid.axes, frame, *levels)
         if target.kind == "probabilities":
             most = 255.0 if target.values == "uint8" else 1.0
             extra = {"omero": documents.channels_document(spec.classes, most)}
@@ -203,15 +206,16 @@ class MaskWriter:
 
 def _create(target: Target, spec: MaskSpec, overwrite: bool) -> MaskWriter:
     check_free(target, spec, overwrite)
-    home, record = home_of(target), target.record(spec, "partial")
+    home, record, anew = home_of(target), target.record(spec, "partial"), False
     while True:
         if not home.is_begun():
-            home.begin(record, target.grid(spec))
+            home.begin(record, target.grid(spec), anew=anew)
         elif _is_other(home, target, record, overwrite):
             with home.claim():
                 # it may have been replaced since it was read
                 if home.is_begun() and _is_other(home, target, record, overwrite):
                     home.discard()
+                    anew = True
         else:
             return open_writer(target, spec, overwrite)
 
@@ -228,5 +232,5 @@ def _is_other(home: Home, target: Target, record: Mapping[str, Any], overwrite: 
 
 def open_writer(target: Target, spec: MaskSpec, overwrite: bool) -> MaskWriter:
     """Open the mask in progress of `target`, which was begun for `spec`."""
-    home = home_of(target)
-    return MaskWriter(target, spec, overwrite, home, home.base(target.grid(spec)))
+    home = home_of(target).opened()
+    return MaskWriter(home, spec, overwrite, home.base(target.grid(spec)))

@@ -16,6 +16,7 @@ from tilesegment.objects.settings import ObjectSettings
 from tilesegment.objects.source import open_source
 from tilesegment.objects.stages import Stages
 from tilesegment.objects.work import work_folder
+from tilesegment.stores import Place
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Objects:
 
 
 def find_objects(
-    mask: str | Path,
+    mask: str | Place,
     *out: str | Path,
     workers: ObjectWorkers | None = None,
     part: tuple[int, int] | None = None,

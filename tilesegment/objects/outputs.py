@@ -12,7 +12,7 @@ from tilesegment.masks import MaskSpec, MaskWriter, create_objects, is_complete
 from tilesegment.masks.blocks import reporting
 from tilesegment.masks.home import check_free
 from tilesegment.masks.spec import RESAMPLED, differing
-from tilesegment.masks.target import OBJECTS, objects_target, read_record
+from tilesegment.masks.target import OBJECTS, objects_target, partial_name, read_record
 from tilesegment.objects.batches import Batch, Placement
 from tilesegment.objects.plan import ObjectPlan, first_pixel
 from tilesegment.objects.settings import ObjectSettings
@@ -103,8 +103,9 @@ class ObjectOutputs:
                 there = read_record(path)
             if there is None or differing(there, target.record(made, "complete")):
                 check_free(target, made, self.overwrite)
-                if target.partial.exists() and not (self.overwrite or _is_of_objects(target.partial)):
-                    raise MaskError(f"{target.partial} is a mask in progress; name another output, or delete it")
+                begun = _partial_name(path)
+                if begun.exists() and not (self.overwrite or _is_of_objects(begun)):
+                    raise MaskError(f"{begun} is a mask in progress; name another output, or delete it")
         for path in self.files:
             check_file(path, overwrite=self.overwrite or (before is not None and before.wrote(path)))
 
@@ -131,7 +132,7 @@ class ObjectOutputs:
 
     def _create(self, path: Path, made: MaskSpec) -> MaskWriter:
         """Create one label image; ids of other objects that are in progress there are replaced, as work folders are."""
-        begun = objects_target(path, made, self.ngff).partial
+        begun = _partial_name(path)
         discard = self.overwrite or (not path.exists() and _is_of_objects(begun))
         return replace(create_objects(path, made, ngff=self.ngff, overwrite=discard), overwrite=self.overwrite)
 
@@ -157,6 +158,12 @@ def placement_of(spec: MaskSpec) -> Placement | None:
     """Return where the mask lies in level 0 of the image; None if its pixels are those of level 0."""
     placement = Placement(first_pixel(spec), spec.scale)
     return None if placement == Placement() else placement
+
+
+def _partial_name(path: Path) -> Path:
+    begun = partial_name(path)
+    assert isinstance(begun, Path)
+    return begun
 
 
 def _is_of_objects(partial: Path) -> bool:

@@ -190,7 +190,7 @@ class Run:
         """Begin the label images, once it is known what to write; claim them until `stack` is closed."""
         self.writers = self.outputs.begin(self.stages.plan, self.source.spec)
         for writer in self.writers:
-            stack.enter_context(writer.claimed(shared=False))
+            stack.enter_context(writer.claimed())
         self.stages.refresh(self.writers)
 
     def _missing(self, stage: str) -> list[Place]:

@@ -14,8 +14,10 @@ from tilesegment.images import open_image
 from tilesegment.labels.label import Label, LabelOptions, open_label
 from tilesegment.masks import MaskSpec, find_mask, open_mask, read_record
 from tilesegment.masks.spec import spec_from_record
+from tilesegment.masks.target import absolute
 from tilesegment.metadata import LabelClass, default_colours
 from tilesegment.objects.labelling import MOST
+from tilesegment.stores import Location, Place
 
 _CHUNK = 512  # side in pixels of the chunks of a label image
 
@@ -67,16 +69,19 @@ class ObjectSource:
 
 
 @contextmanager
-def open_source(path: str | Path) -> Iterator[ObjectSource]:
+def open_source(path: str | Place) -> Iterator[ObjectSource]:
     """Open a mask that `predict` wrote, or a label image of any program: TIFF, PNG, Zarr, OME-Zarr.
 
     Raises:
         ImageError, MaskError: there is none, it is not finished, or it is no mask.
     """
-    name, mask = os.path.abspath(path), find_mask(path)
+    mask, place = find_mask(path), absolute(path)
     if mask is not None:
-        yield ObjectSource(name, mask.spec, True, True, lambda region, z: mask.read(region, 0, z))
+        yield ObjectSource(str(place), mask.spec, True, True, lambda region, z: mask.read(region, 0, z))
         return
+    if isinstance(place, Location):
+        open_mask(place)  # says what is wrong
+    name = str(place)
     record = read_record(Path(name))
     if (record is not None and record.get("state") == "partial") or not os.path.exists(name):
         open_mask(path)  # says what is wrong

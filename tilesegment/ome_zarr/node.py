@@ -141,7 +141,11 @@ def _read(file: Place, error: type[TilesegmentError]) -> bytes | None:
 
 def write_json(file: Path, document: Mapping[str, Any]) -> None:
     """Write a JSON file atomically."""
-    write_atomically(file, json.dumps(document, indent=2).encode())
+    write_atomically(file, _as_json(document))
+
+
+def _as_json(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, indent=2).encode()
 
 
 def group_file(folder: Path) -> Path | None:
@@ -149,14 +153,18 @@ def group_file(folder: Path) -> Path | None:
     return next((folder / name for name in ("zarr.json", ".zattrs") if (folder / name).is_file()), None)
 
 
-def write_group(folder: Path, group: Node) -> None:
-    """Write the metadata of a Zarr group, in place of what is there."""
+def group_documents(group: Node) -> dict[str, bytes]:
+    """Return the files of a Zarr group's metadata; that with the attributes is the last."""
     if group.format == 3:
         document = {"zarr_format": 3, "node_type": "group", "attributes": group.attributes}
-        write_json(folder / "zarr.json", document)
-    else:
-        write_json(folder / ".zattrs", group.attributes)
-        write_json(folder / ".zgroup", {"zarr_format": 2})
+        return {"zarr.json": _as_json(document)}
+    return {".zgroup": _as_json({"zarr_format": 2}), ".zattrs": _as_json(group.attributes)}
+
+
+def write_group(folder: Path, group: Node) -> None:
+    """Write the metadata of a Zarr group, in place of what is there."""
+    for name, document in reversed(group_documents(group).items()):
+        write_atomically(folder / name, document)
 
 
 def check_array(path: str, node: Node) -> tuple[tuple[int, ...], tuple[str, ...] | None]:

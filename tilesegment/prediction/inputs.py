@@ -15,7 +15,9 @@ from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_image_folder,
 from tilesegment.images.companions import companions, slide_file
 from tilesegment.images.datasets import split_dataset
 from tilesegment.masks import read_record
+from tilesegment.masks.target import absolute
 from tilesegment.prediction.settings import Outputs, Settings
+from tilesegment.stores import Location, Place, is_url, place_of
 
 SUMMARY = "summary.csv"
 # what objects are written to beside the masks of many images, by the suffix that is given
@@ -186,15 +188,18 @@ def place_masks(
     Raises:
         PlanError: two images would be written to one file, a mask has no name, or objects are no suffixes.
     """
+    if is_url(str(folder)):
+        raise PlanError(f"--out-dir {folder} is no folder on a disk, where logs go; name masks in a list, column out")
     placed: dict[str, tuple[str, Outputs]] = {}
     for image, name in images:
         out = _place(folder, image, name, file_format)
-        if os.path.abspath(out) in placed:
-            other, _ = placed[os.path.abspath(out)]
+        taken = str(absolute(out))
+        if taken in placed:
+            other, _ = placed[taken]
             raise PlanError(
                 f"{other} and {image} would both be written to {out}; give a list with the columns image and out"
             )
-        placed[os.path.abspath(out)] = (image, replace(shared, mask=out))
+        placed[taken] = (image, replace(shared, mask=out))
     if not shared.objects:
         return list(placed.values())
     return _place_objects(folder, list(placed.values()))
@@ -206,12 +211,14 @@ def _place_objects(folder: str | Path | None, placed: list[tuple[str, Outputs]])
     Raises:
         PlanError: something else than suffixes was given, or two files would have one name.
     """
-    taken = {os.path.abspath(outputs.mask): image for image, outputs in placed}
+    taken = {str(absolute(outputs.mask)): image for image, outputs in placed}
     if folder is not None:
         taken[os.path.abspath(Path(folder) / SUMMARY)] = "the summary"
     found = []
     for image, outputs in placed:
-        mask = Path(outputs.mask)
+        mask = place_of(outputs.mask)
+        if isinstance(mask, Location):
+            raise PlanError(f"objects cannot be written beside {mask}, to a store: run tileseg objects on it later")
         files = [mask.with_name(_stem(str(mask)) + _ending(given)) for given in outputs.objects]
         for file in map(os.path.abspath, files):
             if file in taken:
@@ -232,7 +239,9 @@ def _ending(given: str | Path) -> str:
     return OBJECT_ENDINGS[str(given)]
 
 
-def _place(folder: str | Path | None, image: str, name: str | None, file_format: str) -> Path:
+def _place(folder: str | Path | None, image: str, name: str | None, file_format: str) -> Place:
+    if name is not None and is_url(name):
+        return place_of(name)
     if folder is None:
         if name is None:
             raise PlanError(f"the list names no mask for {image}; fill its column out, or name a folder with --out-dir")

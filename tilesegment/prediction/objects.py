@@ -11,11 +11,11 @@ import numpy as np
 from tilesegment.errors import MaskError, PlanError
 from tilesegment.files import sweep
 from tilesegment.geometry import Region
-from tilesegment.masks import MaskSpec, find_mask
+from tilesegment.masks import MaskSpec, find_mask, read_record
 from tilesegment.masks.blocks import reporting
 from tilesegment.masks.folder import remove_ours
 from tilesegment.masks.home import check_free
-from tilesegment.masks.target import find_host, objects_target
+from tilesegment.masks.target import absolute, find_host, objects_target
 from tilesegment.objects.find import Objects, find_objects
 from tilesegment.objects.outputs import ObjectOutputs, check_file, settled_by
 from tilesegment.objects.plan import decide, make_plan
@@ -27,6 +27,7 @@ from tilesegment.objects.work import ending_of, record_file, work_folder
 from tilesegment.prediction.plan import Plan
 from tilesegment.prediction.result import FoundObjects
 from tilesegment.prediction.settings import Outputs
+from tilesegment.stores import Location, Place
 
 
 def hidden_mask(objects: Sequence[str | Path]) -> Path:
@@ -53,7 +54,7 @@ class WantedObjects:
         in_parts: this is a part of a job.
     """
 
-    mask: Path
+    mask: Place
     named: tuple[str, ...]
     outputs: ObjectOutputs
     settings: ObjectSettings
@@ -79,6 +80,8 @@ class WantedObjects:
         files = ObjectOutputs.of(outputs.objects, overwrite=outputs.overwrite, ngff=outputs.ngff)
         settings = outputs.object_settings
         if outputs.measure_image:
+            if isinstance(plan.place, Location):
+                raise PlanError(f"--measure-image reads the image from a disk: leave it out, or download {plan.image}")
             if any(plan.settings.reading.values()):
                 raise PlanError(
                     "--measure-image reads the image as it is: leave out --axes, --select, --series and --invert, or "
@@ -86,7 +89,7 @@ class WantedObjects:
                 )
             settings = replace(settings, image=plan.image)
         decide(ObjectSource(f"the mask of {plan.image}", spec, True, True, _unread), settings)
-        mask, in_parts = Path(outputs.mask).absolute(), plan.settings.part is not None
+        mask, in_parts = absolute(outputs.mask), plan.settings.part is not None
         keep_record = in_parts or outputs.keep_object_record
         named = tuple(map(str, outputs.objects))
         wanted = cls(mask, named, files, settings, outputs.keep_mask, keep_record, in_parts)
@@ -116,16 +119,22 @@ class WantedObjects:
         return FoundObjects(self.named, found.count, found.by_class, density, found.seconds, found.notes)
 
     def _densities(self, found: Objects) -> dict[str, float]:
-        if self.settings.volume or not found.by_class or not self.mask.exists():
+        if self.settings.volume or not found.by_class or read_record(self.mask) is None:
             return {}
         with open_source(self.mask) as source:
             return densities(found.by_class, tissue_of(source, find_mask(self.mask), None, None))
 
+    @property
+    def _hidden(self) -> Path:
+        """The mask that is not kept: beside its objects, on a disk."""
+        assert isinstance(self.mask, Path)
+        return self.mask
+
     def _end(self) -> None:
         """Delete the mask, then the record: killed between the two, the record tells that all is there."""
         with reporting("delete", self.mask):
-            if self.mask.exists():
-                remove_ours(self.mask, self.mask)
+            if self._hidden.exists():
+                remove_ours(self._hidden, self._hidden)
             if not self.keep_record:
                 record_file(work_folder(self.outputs.all[0])).unlink(missing_ok=True)
 
@@ -149,7 +158,7 @@ class WantedObjects:
         """
         overwrite = self.outputs.overwrite
         if not self.keep_mask and not self.in_parts:  # what a run that was killed in its last moment has left
-            sweep(self.mask)
+            sweep(self._hidden)
             record_file(work_folder(self.outputs.all[0])).unlink(missing_ok=True)
         for path in self.outputs.files:
             check_file(path, overwrite=overwrite)

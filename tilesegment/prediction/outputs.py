@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ from tilesegment.draw import HEATMAP, PREVIEW, check_picture
 from tilesegment.errors import MaskError, PlanError
 from tilesegment.masks import MaskSpec, MaskWriter, create_mask, create_probabilities, is_complete, read_record
 from tilesegment.masks.spec import STORED
+from tilesegment.masks.target import absolute
 from tilesegment.prediction.objects import WantedObjects
 from tilesegment.prediction.plan import Plan
 from tilesegment.prediction.settings import Outputs
 from tilesegment.preview import Heatmap, class_to_show, draw_preview, mask_digest
+from tilesegment.stores import Location, Place, place_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Stores:
 
     mask: MaskWriter | None = None
     likely: MaskWriter | None = None
-    path: Path = Path()
+    path: Place = Path()
     preview: Path | None = None
     heatmap: Heatmap | None = None
     notes: tuple[str, ...] = ()
@@ -58,14 +60,14 @@ class Stores:
                 writer.mark_unreadable()
 
     @contextmanager
-    def claimed(self, *, shared: bool) -> Iterator[None]:
-        """Keep other runs from writing the outputs; `shared` lets in the parts of one job."""
+    def claimed(self, part: tuple[int, int] | None) -> Iterator[None]:
+        """Keep other runs from writing the outputs; who claims a part lets others claim theirs."""
         with ExitStack() as stack:
             for writer in self.writers:
-                stack.enter_context(writer.claimed(shared=shared))
+                stack.enter_context(writer.claimed(part))
             yield
 
-    def draw(self, image: str, finished: Sequence[MaskWriter]) -> None:
+    def draw(self, image: Place, finished: Sequence[MaskWriter]) -> None:
         """Draw the pictures of the outputs just `finished`, and missing ones."""
         missing = self.mask is None and self.preview is not None and not self.preview.exists()
         if self.preview is not None and (missing or self.mask in finished):
@@ -82,7 +84,7 @@ def begin_outputs(plan: Plan, spec: MaskSpec, outputs: Outputs) -> Stores:
     """
     heatmap, mask, likely = _heatmap(spec, outputs), None, None
     _check(plan.image, outputs, mask_digest(spec))
-    anew, values, path = outputs.overwrite, outputs.probabilities_dtype, Path(outputs.mask).absolute()
+    anew, values, path = outputs.overwrite, outputs.probabilities_dtype, absolute(outputs.mask)
     # a mask that is not kept is no output that would be replaced
     complete = (not anew or not outputs.keep_mask) and is_complete(outputs.mask, spec, ngff=outputs.ngff)
     objects = WantedObjects.of(plan, spec, outputs, complete=complete)
@@ -93,7 +95,8 @@ def begin_outputs(plan: Plan, spec: MaskSpec, outputs: Outputs) -> Stores:
         mask = create_mask(outputs.mask, spec, ngff=outputs.ngff, overwrite=anew)
     preview = None if outputs.preview is None else Path(outputs.preview).absolute()
     notes = _doubts(plan, read_record(path if mask is None else mask.target.partial))
-    return Stores(mask, likely, path, preview, heatmap, notes, objects)
+    more = [note for writer in (likely, mask) if writer is not None for note in writer.home.notes()]
+    return Stores(mask, likely, path, preview, heatmap, (*notes, *dict.fromkeys(more)), objects)
 
 
 def _doubts(plan: Plan, record: Mapping[str, Any] | None) -> tuple[str, ...]:
@@ -120,7 +123,7 @@ def _heatmap(spec: MaskSpec, outputs: Outputs) -> Heatmap | None:
     if outputs.probabilities is None:
         raise PlanError("--heatmap is drawn from the probabilities: give --probabilities P.ZARR, too")
     shown = class_to_show(outputs.heatmap_class, spec.classes)
-    return Heatmap(Path(outputs.heatmap).absolute(), Path(outputs.probabilities).absolute(), shown)
+    return Heatmap(Path(outputs.heatmap).absolute(), absolute(outputs.probabilities), shown)
 
 
 def _check(image: str, outputs: Outputs, made_of: str) -> None:
@@ -134,18 +137,20 @@ def _check(image: str, outputs: Outputs, made_of: str) -> None:
         PlanError: two of them are the same, or an output lies in the image but not among its labels.
         MaskError: the preview or the heat map cannot be written under its name.
     """
-    source = Path(image).resolve()
+    source = _resolved(image)
     named = [("out", outputs.mask), ("probabilities", outputs.probabilities), ("preview", outputs.preview)]
     named += [("heatmap", outputs.heatmap), *(("objects", path) for path in outputs.objects)]
-    given = [(name, path, Path(path).resolve()) for name, path in named if path is not None]
+    given = [(name, path, _resolved(path)) for name, path in named if path is not None]
     mask = given[0][2]
     for name, path, real in given:
-        if real == source or real in source.parents:
+        if isinstance(real, Location) and name in ("preview", "heatmap", "objects"):
+            raise PlanError(f"{name} {path} cannot be written to a store, only the mask can: name a file on a disk")
+        if real == source or _is_in(source, real):
             raise PlanError(f"{name} {path} is the image that is read, or holds it; choose another name")
         is_label = name in ("out", "objects") and real.parent == source / "labels"
-        if source in real.parents and not is_label:
+        if _is_in(real, source) and not is_label:
             raise PlanError(f"{name} {path} lies in the image; choose another place, or {image}/labels/NAME")
-        if mask in real.parents:
+        if _is_in(real, mask):
             raise PlanError(f"{name} {path} lies in the mask; choose another place")
     if len({real for _, _, real in given}) < len(given):
         raise PlanError(f"{', '.join(name for name, _, _ in given)} name one file twice; give each its own name")
@@ -153,3 +158,16 @@ def _check(image: str, outputs: Outputs, made_of: str) -> None:
         check_picture(Path(outputs.preview), overwrite=outputs.overwrite, same=f"{PREVIEW}{made_of}")
     if outputs.heatmap is not None:
         check_picture(Path(outputs.heatmap), overwrite=outputs.overwrite, same=HEATMAP)
+
+
+def _resolved(path: str | Place) -> Place:
+    """Return a place without links; of URLs options do not matter."""
+    place = place_of(path)
+    return place.resolve() if isinstance(place, Path) else replace(place, options=())
+
+
+def _is_in(place: Place, folder: Place) -> bool:
+    """Return whether a place lies in another one, at any depth."""
+    if isinstance(place, Path) and isinstance(folder, Path):
+        return folder in place.parents
+    return str(place).startswith(f"{folder}/")

@@ -10,6 +10,7 @@ from tilesegment.errors import StoppedError
 from tilesegment.prediction.queue import Queue, ThisProcess, Workers
 from tilesegment.prediction.result import Listener, Result
 from tilesegment.prediction.settings import Outputs, Settings
+from tilesegment.stores import Place
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def predict(
     image: str | Path,
-    out: str | Path | None = None,
+    out: str | Place | None = None,
     model: "str | Path | Model | nn.Module | None" = None,
     *,
     workers: Workers | None = None,
@@ -32,8 +33,9 @@ def predict(
     Args:
         image: TIFF, OME-TIFF, Zarr, OME-Zarr, PNG or JPEG; uint8, uint16 or float32, other integers and floats with
             normalise="image" or a model that scales by percentiles of the image.
-        out: `mask.zarr`, `image.zarr/labels/NAME`, `mask.tif` or `mask.png`. An unfinished run with the same settings
-            is continued; a finished one is left as it is. None keeps no mask, only the `objects`.
+        out: `mask.zarr`, `image.zarr/labels/NAME`, `mask.tif` or `mask.png`, or `s3://BUCKET/mask.zarr`. An
+            unfinished run with the same settings is continued; a finished one is left as it is. None keeps no mask,
+            only the `objects`.
         model: file, name of a bundled model, a `Model`, or any torch.nn.Module that gives one output pixel for each
             input pixel (see `model_of`); None takes the bundled one for such images.
         workers: a `Cluster`; None predicts in this process.

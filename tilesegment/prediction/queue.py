@@ -239,7 +239,7 @@ class Queue:
 
     def _claim(self, job: Job, one: _UnderWay) -> None:
         job.begin(one.result.outputs)
-        one.claims.enter_context(job.stores.claimed(shared=self.settings.part is not None))
+        one.claims.enter_context(job.stores.claimed(self.settings.part))
 
     def _settle(self, item: Work, found: bool | Exception) -> None:
         """Count a settled block."""

@@ -12,9 +12,11 @@ from pathlib import Path
 from tilesegment.errors import MaskError, PlanError, one_line
 from tilesegment.files import write_atomically
 from tilesegment.geometry import Block
+from tilesegment.masks.target import absolute
 from tilesegment.prediction.inputs import SUMMARY
 from tilesegment.prediction.result import Listener, Progress, Result
 from tilesegment.prediction.settings import Outputs
+from tilesegment.stores import Location, Place
 
 _COUNTS = ("blocks", "resumed", "skipped", "megapixels", "seconds")
 _COLUMNS = ("image", "mask", "state", *_COUNTS, "mismatch", "error", "model")
@@ -63,8 +65,8 @@ class Records(Listener):
         self._said = 0.0
         try:
             (self.folder / "logs").mkdir(parents=True, exist_ok=True)
-            for parent in {Path(outputs.mask).parent for _, outputs in images}:
-                if Path(os.path.abspath(folder)) in Path(os.path.abspath(parent)).parents:
+            for parent in {absolute(outputs.mask).parent for _, outputs in images}:
+                if isinstance(parent, Path) and Path(os.path.abspath(folder)) in Path(os.path.abspath(parent)).parents:
                     parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise PlanError(
@@ -114,14 +116,17 @@ class Records(Listener):
 
     def _log(self, result: Result, text: str) -> None:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
-        file = self._log_of(Path(result.outputs.mask))
+        file = self._log_of(absolute(result.outputs.mask))
         with _naming(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("a", encoding="utf-8") as log:
                 log.write(f"{now} {text}\n")
 
-    def _log_of(self, mask: Path) -> Path:
-        """Return the log of a mask: logs/ mirrors the folder, or the root for a mask elsewhere."""
-        folder, mask = Path(os.path.abspath(self.folder)), Path(os.path.abspath(mask))
-        inside = mask.relative_to(folder if folder in mask.parents else mask.anchor)
+    def _log_of(self, mask: Place) -> Path:
+        """Return the log of a mask: logs/ mirrors the folder, or the root or bucket for a mask elsewhere."""
+        folder = Path(os.path.abspath(self.folder))
+        if isinstance(mask, Location):
+            inside = Path(mask.root, mask.key)
+        else:
+            inside = mask.relative_to(folder if folder in mask.parents else mask.anchor)
         return self.folder / "logs" / inside.with_name(f"{inside.name}.log")

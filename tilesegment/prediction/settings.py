@@ -1,7 +1,7 @@
 """What the user chose: how to predict (`Settings`), and where to write (`Outputs`)."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from math import isfinite
 from numbers import Integral, Real
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tilesegment.errors import PlanError
 from tilesegment.geometry import Region
 from tilesegment.objects.settings import ObjectSettings
+from tilesegment.stores import Options, Place, is_url, place_of
 
 if TYPE_CHECKING:
     from tilesegment.models.model import Model
@@ -82,6 +83,7 @@ class Settings:
         skip_empty: which blocks become class 0 without a prediction: `constant`, those of one value; `tissue`, those
             without tissue; the file of a mask, those where it is zero; or a GeoJSON file, those that no area touches.
             None predicts all.
+        store_options: how the server of a URL is reached, see `tilesegment.stores.OPTIONS`; never a secret.
         part: (k, n), only the k-th of n parts of the blocks, counted from 1.
 
     Raises:
@@ -113,6 +115,7 @@ class Settings:
     normalise: str = "model"
     skip_empty: str | None = None
     part: tuple[int, int] | None = None
+    store_options: Options = ()
 
     def __post_init__(self) -> None:
         for name, (allows, words) in _ALLOWED.items():
@@ -154,7 +157,8 @@ class Settings:
     @property
     def reading(self) -> dict[str, Any]:
         """The arguments of `open_image`."""
-        return {"axes": self.axes, "select": self.select, "series": self.series, "invert": self.invert}
+        names = ("axes", "select", "series", "invert", "store_options")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,7 @@ class Outputs:
     """Where a prediction is written.
 
     Attributes:
-        mask: `mask.zarr`, `image.zarr/labels/NAME`, `mask.tif` or `mask.png`.
+        mask: `mask.zarr`, `image.zarr/labels/NAME`, `mask.tif` or `mask.png`; of a store only `s3://BUCKET/mask.zarr`.
         probabilities: `p.zarr` for the class probabilities (K, H, W).
         preview: a PNG or JPEG, image and overlay side by side.
         ngff: OME-Zarr version of a mask on its own.
@@ -178,8 +182,8 @@ class Outputs:
             were made of this mask and with these settings.
     """
 
-    mask: str | Path
-    probabilities: str | Path | None = None
+    mask: str | Place
+    probabilities: str | Place | None = None
     preview: str | Path | None = None
     ngff: str = "0.5"
     overwrite: bool = False
@@ -193,7 +197,7 @@ class Outputs:
     keep_object_record: bool = False
 
     @classmethod
-    def of(cls, mask: str | Path | None, given: Mapping[str, Any]) -> Self:
+    def of(cls, mask: str | Place | None, given: Mapping[str, Any]) -> Self:
         """Make outputs from keyword arguments; without a mask it is worked out beside the objects, and deleted.
 
         `objects` may be one path, and `object_settings` a mapping.
@@ -214,6 +218,16 @@ class Outputs:
 
             return cls(hidden_mask(chosen["objects"]), **chosen, keep_mask=False)
         return cls(mask, **chosen)
+
+    def reached_by(self, options: Options) -> Self:
+        """Return the same with masks and probabilities that are URLs as places that are reached by these options.
+
+        Raises:
+            StoreError: a URL is not one that can be written to.
+        """
+        urls = [name for name in ("mask", "probabilities") if is_url(getattr(self, name))]
+        places: dict[str, Any] = {name: place_of(getattr(self, name), options) for name in urls}
+        return replace(self, **places)
 
 
 def check_names(given: Iterable[str], known: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ from tilesegment.errors import PlanError
 from tilesegment.geometry import Region
 from tilesegment.masks.reader import open_probabilities
 from tilesegment.metadata import LabelClass
+from tilesegment.stores import Place
 
 _LARGEST = 2048  # pixels a side
 
@@ -25,7 +26,7 @@ class Heatmap:
     """
 
     path: Path
-    probabilities: Path
+    probabilities: Place
     shown: int | None = None
 
     def draw(self, largest: int = _LARGEST) -> None:

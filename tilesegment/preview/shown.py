@@ -14,7 +14,9 @@ from tilesegment.images import ImageSource, open_image
 from tilesegment.masks import MaskSpec, find_mask, open_mask, read_record
 from tilesegment.masks.reader import recorded_classes
 from tilesegment.masks.spec import STORED, digest, resampled_of, spec_from_record
+from tilesegment.masks.target import absolute
 from tilesegment.metadata import LabelClass, PixelSize
+from tilesegment.stores import Location
 
 _READING = ("axes", "select", "series", "invert")
 
@@ -76,7 +78,7 @@ class Shown:
 
 
 @contextmanager
-def open_shown(path: str | Path, *, objects: bool = False) -> Iterator[Shown]:
+def open_shown(path: str | Path | Location, *, objects: bool = False) -> Iterator[Shown]:
     """Open a mask that `predict` wrote, or ids of objects in a label image of any format.
 
     Args:
@@ -86,14 +88,16 @@ def open_shown(path: str | Path, *, objects: bool = False) -> Iterator[Shown]:
     Raises:
         ImageError, MaskError: it cannot be read, or is neither.
     """
-    mask = find_mask(path)
-    if mask is None and (not Path(path).exists() or recorded_classes(Path(path), probabilities=True) is not None):
-        mask = open_mask(path)  # says what is wrong
+    mask, place = find_mask(path), absolute(path)
+    is_missing = isinstance(place, Location) or not place.exists()
+    if mask is None and (is_missing or recorded_classes(place, probabilities=True) is not None):
+        mask = open_mask(place)  # says what is wrong
     if mask is not None:
         level = mask.levels[0]
         yield shown_mask(str(path), lambda region: level.read(region, 0), mask.spec, objects=objects)
         return
-    with open_image(path) as source:
+    assert isinstance(place, Path)
+    with open_image(place) as source:
         yield _label_image(source, str(path), objects)
 
 
