@@ -36,7 +36,7 @@ def check_companions(path: str) -> None:
 
 
 def _asked_for(path: str) -> list[str]:
-    """Return what a MRXS, VMS or VMU slide needs beside it."""
+    """Return what a MRXS, VSI, VMS or VMU slide needs beside it."""
     stem, suffix = os.path.splitext(path)
     match suffix.lower():
         case ".mrxs":
