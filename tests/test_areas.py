@@ -1,10 +1,13 @@
 """Areas drawn on an image: the pixels that lie in them, the blocks that they touch, and files that are refused."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import shapely
+from conftest import data_folder
 from drawn_areas import box, feature, saved
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -84,6 +87,22 @@ def test_holes_planes_and_what_is_left_out_is_said(tmp_path: Path) -> None:
     assert both.by_plane
     assert [both.inside(Region(0, 0, 40, 40), z).sum() for z in (0, 1)] == [81, 100]
     assert "are read as areas" in read_areas(saved(tmp_path, box(0, 0, 9, 9, kind="cell")), SHAPES).notes[0]
+
+
+def test_an_export_of_qupath() -> None:
+    path = data_folder("geojson") / "qupath05.geojson"
+    areas, region = read_areas(path, ((20_000, 20_000),)), Region(4000, 7000, 8000, 11_000)
+    drawn = [shapely.from_geojson(json.dumps(one["geometry"])) for one in json.loads(path.read_text())["features"]]
+    assert not areas.notes
+    y, x = (np.arange(*ends) + 0.5 for ends in ((region.y0, region.y1), (region.x0, region.x1)))
+    there, found = shapely.contains_xy(shapely.union_all(drawn), x[None], y[:, None]), areas.inside(region)
+    assert found.sum() == pytest.approx(shapely.area(drawn).sum(), rel=1e-3)
+    # centres that lie on an outline are in by one rule and not by the other
+    on = shapely.intersects(
+        shapely.boundary(shapely.union_all(drawn)),
+        shapely.points(np.argwhere(found != there)[:, ::-1] + (region.x0 + 0.5, region.y0 + 0.5)),
+    )
+    assert on.all()
 
 
 def test_areas_that_fit_a_smaller_level_are_doubted(tmp_path: Path) -> None:

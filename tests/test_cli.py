@@ -54,8 +54,9 @@ def test_help_and_info_need_no_torch(folder: Path) -> None:
     create_mask("m.zarr", MaskSpec((40, 40), None, 64, 64, (LabelClass("a", "#000000"),), None))
     program = "import sys; from tilesegment_cli.main import main; sys.argv = ['tileseg', *{}]\ntry: main()\n"
     program += "finally: assert 'torch' not in sys.modules"
-    for line in (["--help"], ["info", "toy.safetensors"], ["info", "slide.tif"], ["status", "m.zarr"]):
-        command = [sys.executable, "-c", program.format(line)]
+    lines = ("--help", "info toy.safetensors", "info slide.tif", "status m.zarr", "tissue slide.tif -o t.png")
+    for line in lines:
+        command = [sys.executable, "-c", program.format(line.split())]
         assert subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0, line
 
 

@@ -200,16 +200,34 @@ def test_verify_proves_it(slide: Path, run: Run) -> None:
     assert (found.code, json.loads(found.out)["seamless"]) == (0, True)
 
 
+@pytest.mark.parametrize("name", ["m.zarr", "m.tif", "m.png", "p.zarr"])
+def test_a_mask_is_scored_in_the_pixels_of_the_truth(name: str, tmp_path: Path, run: Run) -> None:
+    """The edges of the rectangle are edges of pixels of the mask, too."""
+    image, model = png(tmp_path, rectangle()), bright(diameter=10.0)
+    more = {"probabilities": tmp_path / "p.zarr"} if name == "p.zarr" else {}
+    mask = tmp_path / ("m.zarr" if more else name)
+    tilesegment.predict(image, mask, model, diameter=25, objects=tmp_path / "o.zarr", **more, **SETTINGS)
+    tifffile.imwrite(tmp_path / "truth.tif", (rectangle()[0] > 128).astype(np.uint8))
+    found = run(f"evaluate {tmp_path}/{name} {tmp_path}/truth.tif --json")
+    assert (found.code, json.loads(found.out)["accuracy"], json.loads(found.out)["pixels"]) == (0, 1.0, 200 * 280)
+    assert "the prediction has pixels 2.5 x 2.5 times as large (y, x) as the truth" in found.err
+    for ids in ({"m.zarr": ("m.zarr", "o.zarr")}).get(name, ()):
+        found = run(f"evaluate {tmp_path}/{ids} {tmp_path}/truth.tif --objects --json")
+        assert (found.code, json.loads(found.out)["objects"]["aji"]) == (0, 1.0), found.err
+
+
 def test_scores_need_one_size_and_say_how_to_compare(tmp_path: Path, run: Run) -> None:
+    """Of a mask that does not say where it lies, or that lies in a part of the image."""
     image, model = png(tmp_path, rectangle()), bright(diameter=10.0)
     tilesegment.predict(image, tmp_path / "m.zarr", model, diameter=25, objects=tmp_path / "o.geojson", **SETTINGS)
+    tilesegment.predict(image, tmp_path / "part.zarr", model, diameter=25, roi=Region(0, 0, 200, 200), **SETTINGS)
     tifffile.imwrite(tmp_path / "truth.tif", (rectangle()[0] > 128).astype(np.uint8))
-    found = run(f"evaluate {tmp_path}/m.zarr {tmp_path}/truth.tif")
-    assert (found.code, found.err.count("\n")) == (1, 1)
-    assert "GeoJSON that predict --objects writes" in found.err
+    tifffile.imwrite(tmp_path / "bare.tif", ids_of(tmp_path / "m.zarr"))
+    for name, advice in (("bare.tif", "GeoJSON that predict --objects writes"), ("part.zarr", "must be of one size")):
+        found = run(f"evaluate {tmp_path}/{name} {tmp_path}/truth.tif")
+        assert (found.code, found.err.count("\n"), advice in found.err) == (1, 1, True)
     found = run(f"evaluate {tmp_path}/o.geojson {tmp_path}/truth.tif --objects --json")
-    assert found.code == 0, found.err
-    assert '"aji": 1.0' in found.out.lower() or json.loads(found.out)
+    assert (found.code, json.loads(found.out)["objects"]["aji"]) == (0, 1.0), found.err
 
 
 def test_images_of_different_sizes_in_one_run(slide: Path, run: Run) -> None:

@@ -19,7 +19,7 @@ from mask_files import mask_of
 from skipping_images import BLOCK, SHAPE, padded_section, predict
 from unreal_plans import image_of, network_of, plan_of
 
-from tilesegment import MaskError, PlanError, TilesegmentError, open_mask
+from tilesegment import MaskError, PlanError, StoppedError, TilesegmentError, open_mask
 from tilesegment.cluster import Cluster
 from tilesegment.geometry import FieldOfView, Region
 from tilesegment.images.source import Level
@@ -91,6 +91,15 @@ class TestMask:
         assert (again.blocks, again.complete) == (0, True), "other polygons around the same pixels"
         with pytest.raises(MaskError, match="roi"):
             predict(image, "one.zarr", roi=saved(image.parent / "other", CORNER))
+
+    def test_a_stopped_run_goes_on(self, image: Path) -> None:
+        rois, asked = saved(image.parent, TRIANGLE, CORNER), itertools.count()
+        predict(image, "one.zarr", roi=rois)
+        with pytest.raises(StoppedError):
+            predict(image, "two.zarr", roi=rois, stop=lambda: next(asked) > 4)
+        last = predict(image, "two.zarr", roi=rois)
+        assert 0 < last.blocks_resumed < 30
+        np.testing.assert_array_equal(mask_of(image.parent / "one.zarr"), mask_of(image.parent / "two.zarr"))
 
     @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

@@ -65,7 +65,7 @@ def left_out(image: Path, skip_empty: str | Path, **settings: Any) -> np.ndarray
 def test_a_file_leaves_out_the_same_blocks(
     write: Write, more: list[dict[str, Any]], side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tilesegment.images.overview._SIDE", side)
+    monkeypatch.setattr("tilesegment.images.overview.SIDE", side)
     image, some = write(tmp_path, odd_slide()), 0
     for name in KINDS:
         write_tissue(image, tmp_path / name)
@@ -104,7 +104,7 @@ def test_planes_of_a_stack_have_their_own_tissue(tmp_path: Path) -> None:
 def test_outlines_are_pieces_in_pixels_of_level_0_as_qupath_reads_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tilesegment.images.overview._SIDE", 128)
+    monkeypatch.setattr("tilesegment.images.overview.SIDE", 128)
     image = png(tmp_path, odd_slide())
     found = write_tissue(image, tmp_path / "t.geojson")
     assert found.scale == (4, 4)
@@ -127,7 +127,7 @@ def test_outlines_are_pieces_in_pixels_of_level_0_as_qupath_reads_them(
 
 
 def test_a_mask_says_where_its_pixels_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tilesegment.images.overview._SIDE", 128)
+    monkeypatch.setattr("tilesegment.images.overview.SIDE", 128)
     image = ome_zarr("0.5", "cyx", 0.5)(tmp_path, slide()[0])
     found = write_tissue(image, tmp_path / "t.zarr")
     label = write_tissue(image, image / "labels" / "tissue")

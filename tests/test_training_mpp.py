@@ -81,7 +81,7 @@ def test_a_label_is_read_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     """However much smaller it becomes, few of its pixels are in memory."""
     from tilesegment.labels import resampled
 
-    monkeypatch.setattr(resampled, "_READ", 4000)
+    monkeypatch.setattr(resampled, "READ", 4000)
     pixels, most = np.arange(900 * 640).reshape(900, 640), []
 
     def read(region: Region, z: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from tilesegment.geometry import Region
 from tilesegment.images.source import ImageSource
 
-_SIDE = 2048  # pixels of an overview, at most: on a slide of 100,000 pixels one of its pixels is 12 micrometres
+SIDE = 2048  # pixels of an overview, at most: on a slide of 100,000 pixels one of its pixels is 12 micrometres
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Overview:
     @classmethod
     def of(cls, source: ImageSource) -> "Overview":
         """Choose the overview of an image, without reading a pixel."""
-        number = max((n for n, level in enumerate(source.stored_levels) if max(level.shape) >= _SIDE // 2), default=0)
+        number = max((n for n, level in enumerate(source.stored_levels) if max(level.shape) >= SIDE // 2), default=0)
         level = source.levels[number]
-        factor = ceil(max(level.shape) / _SIDE)
+        factor = ceil(max(level.shape) / SIDE)
         height, width = level.shape
         scale = (level.scale[0] * factor, level.scale[1] * factor)
         return cls((ceil(height / factor), ceil(width / factor)), scale, number, factor)
@@ -40,7 +40,7 @@ class Overview:
     def read(self, source: ImageSource, z: int) -> np.ndarray:
         """Read the overview of a plane, part by part: (C, h, w) float32 of means."""
         whole = Region.of_shape(source.levels[self.level].shape)
-        side = max(_SIDE // self.factor, 1) * self.factor
+        side = max(SIDE // self.factor, 1) * self.factor
         rows = []
         for y in range(0, whole.height, side):
             parts = (Region(y, x, y + side, x + side).intersect(whole) for x in range(0, whole.width, side))

@@ -224,7 +224,7 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _part(plan: Plan, pixels: int) -> Region | None:
+def _part(plan: Plan, pixels: int) -> Region | str | Path | None:
     """Return the middle of what is planned, in whole blocks or tiles of about `pixels`; of a smaller image all of it.
 
     As a `roi`, which is in pixels of level 0.

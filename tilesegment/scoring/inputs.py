@@ -12,8 +12,12 @@ from tilesegment.geometry import Region
 from tilesegment.images import open_image
 from tilesegment.labels.files import core_of, is_folder_of_files, labels_among, list_images, match_stems, stem_of
 from tilesegment.labels.label import Label, LabelOptions, check_same_size
+from tilesegment.labels.resampled import AnyLabel, at_centres
+from tilesegment.masks import read_record
 from tilesegment.masks.reader import recorded_classes
+from tilesegment.masks.spec import spec_from_record
 from tilesegment.models import WEIGHTS, bundled_models
+from tilesegment.objects.plan import first_pixel
 from tilesegment.scoring.membranes import THRESHOLDS
 
 _SUM_TOLERANCE = 0.05  # of class probabilities that were rounded to 8 bits or half precision
@@ -49,11 +53,41 @@ def open_pair(pair: Pair, options: LabelOptions) -> Iterator[tuple[Prediction, L
         options.open(pair.truth, f"truth {pair.truth}") as truth,
     ):
         name = f"truth {pair.truth}"
+        scale = scale_over(pair.prediction, prediction, truth)
+        if scale is not None:
+            prediction = over(prediction, truth, scale)
         check_same_size(f"prediction {pair.prediction}", prediction.shape, prediction.planes, name, truth)
         if pair.image is not None:
             with open_image(pair.image, invert=options.invert) as image:
                 check_same_size(f"image {image.path}", image.shape, image.depth or 1, name, truth)
         yield prediction, truth
+
+
+def scale_over(path: Path, prediction: Label, truth: Label) -> tuple[float, float] | None:
+    """Return how many (y, x) pixels of a mask, which we predicted of a whole image at another size, one of it spans.
+
+    None if the mask in `path` is no such one, or the truth is not of the size of the image.
+    """
+    if prediction.shape == truth.shape or prediction.planes != truth.planes:
+        return None
+    record = read_record(path)
+    if record is None or "layout" not in record:
+        return None
+    spec = spec_from_record(record)
+    sides = zip(truth.shape, spec.shape, spec.scale, first_pixel(spec), strict=True)
+    # sides of levels are rounded down, those of resampled images up
+    fits = all(abs(whole - side * step) < step and abs(first) < step / 2 for whole, side, step, first in sides)
+    return (1 / spec.scale[0], 1 / spec.scale[1]) if fits and spec.shape == prediction.shape else None
+
+
+def over(prediction: AnyLabel, truth: Label, scale: tuple[float, float]) -> AnyLabel:
+    """Return a prediction in the pixels of the truth, each of which spans `scale` (y, x) of its own."""
+    note = (
+        f"the prediction has pixels {1 / scale[0]:.4g} x {1 / scale[1]:.4g} times as large (y, x) as the truth: each "
+        "pixel of the truth is compared with the one that its centre lies in"
+    )
+    label = at_centres(prediction, truth.shape, scale)
+    return replace(label, notes=(*label.notes, note))
 
 
 @contextmanager

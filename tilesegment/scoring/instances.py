@@ -35,7 +35,7 @@ from tilesegment.metadata import LabelClass
 from tilesegment.objects.find import find_objects
 from tilesegment.objects.plan import first_pixel
 from tilesegment.objects.settings import ObjectSettings, roles_of
-from tilesegment.scoring.inputs import Pair
+from tilesegment.scoring.inputs import Pair, over, scale_over
 
 VOID = -1  # replaces the ignored value of the truth
 LARGEST = 4096 * 4096  # pixels of the largest plane whose regions are numbered in memory
@@ -194,14 +194,16 @@ def open_objects(pair: Pair, readings: Readings, options: LabelOptions) -> Itera
             label_of(one, shape, planes, name) if isinstance(one, Outlines) else one
             for one, name in zip(opened, names, strict=True)
         ]
-        check_same_size(names[0], labels[0].shape, labels[0].planes, names[1], labels[1])
+        scale = None if is_geojson(pair.prediction) else scale_over(pair.prediction, *labels)
+        if scale is None:
+            check_same_size(names[0], labels[0].shape, labels[0].planes, names[1], labels[1])
         if image is not None:
             check_same_size(*image, names[1], labels[1])
-        ignored = None, options.ignore
-        yield tuple(  # type: ignore[misc]
+        prediction, truth = (
             _as_ids(label, path, reading, void, readings.folder, stack)
-            for label, (path, reading), void in zip(labels, files, ignored, strict=True)
+            for label, (path, reading), void in zip(labels, files, (None, options.ignore), strict=True)
         )
+        yield prediction if scale is None else over(prediction, truth, scale), truth
 
 
 def _placed(outlines: Outlines, other: Path) -> Outlines:
