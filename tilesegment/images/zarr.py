@@ -5,25 +5,21 @@ from io import UnsupportedOperation
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tilesegment.errors import DeniedError, ImageError
-from tilesegment.geometry import Region
 from tilesegment.images.axes import axes_of
+from tilesegment.images.chunked import ChunkedSource
 from tilesegment.images.layout import Choices, Layout, arrange, chosen_series, note_on_inversion
-from tilesegment.images.pieces import MOST_KEPT, PieceReader, Take
-from tilesegment.images.source import ImageSource, Level, Shown
+from tilesegment.images.source import Shown
 from tilesegment.images.zarr_chunks import Chunks, open_chunks
 from tilesegment.metadata import UNKNOWN_FRAME, Frame
 from tilesegment.ome_zarr.multiscale import Multiscale, multiscale_names, read_multiscale
 from tilesegment.ome_zarr.node import Node, check_array, consolidated_members, read_node
 from tilesegment.stores import Location, Place, store_at
 
-_MOST_PIECE = 1 << 27  # bytes: larger chunks are not kept
 _LISTED = 8  # names in a message
 
 
-class ZarrSource(ImageSource):
+class ZarrSource(ChunkedSource):
     """A Zarr array, or the arrays of an OME-Zarr image.
 
     A missing chunk is the fill value, as Zarr has it; an empty one is an error.
@@ -38,56 +34,19 @@ class ZarrSource(ImageSource):
         frame: Frame,
         shown: Shown,
     ) -> None:
-        array, layout = levels[0]
-        described = [Level(one.plane, scale) for (_, one), scale in zip(levels, scales, strict=True)]
-        super().__init__(path, format, described, layout.depth, layout.channels, array.dtype, frame, shown)
-        self._levels = list(levels)
-        self._pieces = PieceReader()
-
-    @property
-    def cache_bytes(self) -> int:
-        """Size of the chunks that reads to come will need, at most as many as the image has."""
-        return min(MOST_KEPT, self._bytes)
+        super().__init__(path, format, levels, scales, frame, shown)
+        self._arrays = [array for array, _ in levels]
 
     @property
     def decoded_bytes(self) -> int:
         """Size of the chunks decoded: of chunks that span several planes, all of these. On a server: what came."""
-        received = [array.received for array, _ in self._levels if array.received is not None]
-        return sum(received) if received else self._pieces.decoded_bytes
+        received = [array.received for array in self._arrays if array.received is not None]
+        return sum(received) if received else super().decoded_bytes
 
     @property
     def requests(self) -> int:
         """Requests sent to the server."""
-        return sum(array.requests for array, _ in self._levels)
-
-    def _read(self, region: Region, level: int, z: int) -> np.ndarray:
-        array, layout = self._levels[level]
-
-        def decoded(region: Region) -> np.ndarray:
-            index = layout.index(region, z)
-            self._pieces.decoded_bytes += array.decoded_bytes(index)
-            return layout.to_planes(array.read(index))
-
-        def decode(needed: list[Region], take: Take) -> None:
-            """Decode all at once: where blocks are read row by row they fill a rectangle."""
-            box = Region(needed[0].y0, min(p.x0 for p in needed), needed[-1].y1, max(p.x1 for p in needed))
-            pixels = decoded(box)
-            for own in needed:
-                take(own, pixels[:, *own.within(box).slices])
-
-        side = array.side(layout.axes.index("y")), array.side(layout.axes.index("x"))
-        if side[0] * side[1] * self.channels * self.stored_dtype.itemsize > _MOST_PIECE:
-            return decoded(region)
-        pixels = np.empty((self.channels, *region.shape), array.dtype)
-        self._pieces.read(pixels, region, ((level, z), layout.plane, side), decode)
-        return pixels
-
-    def close(self) -> None:
-        """Forget the arrays and what is kept of them: no file stays open between reads."""
-        for array, _ in self._levels:
-            array.close()
-        self._levels = []
-        self._pieces.close()
+        return sum(array.requests for array in self._arrays)
 
 
 def open_zarr(place: str | Location, choices: Choices) -> ZarrSource:
