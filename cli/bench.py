@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @options.series
 @options.invert
 @options.normalise
+@options.store_options
 @options.as_json
 @options.quiet
 def bench(image: str | None, as_json: bool, quiet: bool, **given: Any) -> None:

@@ -21,6 +21,7 @@ _MOST_CLASSES, _LONGEST_NAME = 20, 40
 @options.axes
 @options.select
 @options.series
+@options.store_options
 @click.option("--tissue", is_flag=True, help="Also measure how much of an image is tissue, glass, pen marks, blurred.")
 @click.option("-v", "--verbose", is_flag=True, help="Also print the settings of a mask, and how a model was trained.")
 @options.as_json

@@ -119,7 +119,7 @@ def predict(
         from tilesegment.prediction.inputs import own_settings
         from tilesegment.prediction.settings import Outputs, Settings
 
-        store_options = given.pop("store_options")
+        store_options = given["store_options"]
         names = ("probabilities", "preview", "ngff", "overwrite", "heatmap", "heatmap_class")
         dtype = given.pop("probabilities_dtype") or "float32"
         more = _objects(given) | {name: given.pop(name) for name in names}

@@ -25,7 +25,7 @@ from image_files import (
     zarr_array,
 )
 from picture_files import jpeg2000, picture, plain_pnm
-from slide_files import dicom, ndpi
+from slide_files import bif, dicom, mrxs, ndpi, philips, scn, svs, svslide
 from zarr.codecs import BytesCodec, ShardingCodec, ZstdCodec
 
 from tilesegment.metadata import PixelSize
@@ -136,6 +136,15 @@ DRAWN = {
     "ndpi classic": Case(
         SMOOTH[:, :72, :104], ndpi(is_64_bit=False), "NDPI", PixelSize(0.5, 0.25), levels=4, is_lossy=True
     ),
+    "mrxs": Case(SMOOTH[:, :128, :192], mrxs(), "MRXS", PixelSize(0.25, 0.25), levels=2, is_lossy=True),
+    "bif": Case(SMOOTH[:, :128, :192], bif(), "BIF", PixelSize(0.25, 0.25), levels=2, is_lossy=True),
+    "bif by the name of a tiff": Case(
+        SMOOTH[:, :128, :192], bif(name="a.tif"), "BIF", PixelSize(0.25, 0.25), levels=2, is_lossy=True
+    ),
+    "svslide": Case(SMOOTH[:, :150, :200], svslide, "SVSLIDE", PixelSize(0.5, 0.5), levels=2, is_lossy=True),
+    "svs": Case(RGB, svs, "SVS", PixelSize(0.25, 0.25), levels=3),
+    "scn": Case(RGB, scn, "SCN", PixelSize(0.5, 0.5), levels=3),
+    "philips tiff": Case(RGB[:, :148, :200], philips, "Philips TIFF", PixelSize(0.5, 0.25), levels=3),
     "dicom": Case(RGB, dicom(levels=3), "DICOM", PixelSize(0.25, 0.25), levels=3),
     "dicom of another size in y": Case(RGB, dicom(spacing=(0.0005, 0.00025)), "DICOM", PixelSize(0.5, 0.25)),
     "dicom concatenation": Case(RGB, dicom(levels=2, files_each=3, tile=32), "DICOM", PixelSize(0.25, 0.25), levels=2),

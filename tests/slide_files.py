@@ -1,8 +1,11 @@
 """Slides of scanners, drawn: by tifffile, Pillow and pydicom, as OpenSlide and DICOM describe the formats."""
 
 import io
+import sqlite3
 import struct
 from collections.abc import Sequence
+from contextlib import closing
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +194,301 @@ def _save(data: Dataset, frames: Sequence[bytes], path: Path, *, jpeg: bool) -> 
     data.PixelData = encapsulate(list(frames)) if jpeg else b"".join(frames)
     data["PixelData"].VR = "OB" if data.BitsAllocated == 8 else "OW"
     data.save_as(path, enforce_file_format=True)
+
+
+# -- 3DHISTECH ---------------------------------------------------------------------------------------------------------
+
+
+def mrxs(
+    *,
+    levels: int = 2,
+    tile: int = 64,
+    at: tuple[int, int] = (2, 3),
+    around: int = 2,
+    overlap: float = 0.0,
+    holes: Sequence[tuple[int, int]] = (),
+) -> Write:
+    """Writes a MRXS slide whose pixels are a part of a larger, empty slide.
+
+    Args:
+        levels: each of every second pixel of the one before; the sides are multiples of `tile` on all of them.
+        tile: side of a tile.
+        at: row and column of the tile where the pixels begin; there is none before, and none in `around` behind.
+        overlap: pixels that neighbours share, of one level.
+        holes: rows and columns of tiles that are not there.
+    """
+
+    def write(folder: Path, pixels: np.ndarray) -> Path:
+        data = folder / "slide"
+        data.mkdir(parents=True)
+        whole = reorder(pixels, "yxc")
+        down, across = (side // tile for side in whole.shape[:2])
+        (rows, columns), step = (at[0] + down + around, at[1] + across + around), 2 ** (levels - 1)
+        rows, columns = -(-rows // step) * step, -(-columns // step) * step
+        place = np.full((rows * tile, columns * tile, 3), 255, np.uint8)
+        y, x = (round(n * (tile - overlap)) for n in at)
+        place[y : y + whole.shape[0], x : x + whole.shape[1]] = whole
+        (data / "Slidedat.ini").write_text(_slidedat(rows, columns, tile, levels, overlap), encoding="utf-8-sig")
+        tiles, content = [], b""
+        for n in range(levels):
+            known = []
+            for row, column in _touched(at, (down, across), 2**n):
+                if (row, column) in holes:
+                    continue
+                y, x = (round(i * (tile - overlap)) for i in (row, column))
+                piece = place[:: 2**n, :: 2**n][y : y + tile, x : x + tile]
+                stored = jpeg_bytes(np.ascontiguousarray(piece))
+                # a tile goes by the place of the first of level 0 that it covers
+                known.append((row * 2**n * columns + column * 2**n, len(content), len(stored), 0))
+                content += stored
+            tiles.append(known)
+        (data / "Data0000.dat").write_bytes(content)
+        (data / "Index.dat").write_bytes(_index(tiles))
+        (folder / "slide.mrxs").write_bytes(jpeg_bytes(MACRO))  # as scanners do: it shows the slide
+        return folder / "slide.mrxs"
+
+    return write
+
+
+_SLIDE_ID = "0123456789ABCDEF0123456789ABCDEF"
+
+
+def _touched(at: tuple[int, int], count: tuple[int, int], factor: int) -> list[tuple[int, int]]:
+    """Rows and columns of the tiles of a level that cover some of level 0."""
+    rows, columns = (range(start // factor, -(-(start + n) // factor)) for start, n in zip(at, count, strict=True))
+    return [(row, column) for row in rows for column in columns]
+
+
+def _slidedat(rows: int, columns: int, tile: int, levels: int, overlap: float) -> str:
+    sections = [f"LAYER_0_LEVEL_{n}_SECTION" for n in range(levels)]
+    text = f"""[GENERAL]
+SLIDE_VERSION = 01.02
+SLIDE_ID = {_SLIDE_ID}
+IMAGENUMBER_X = {columns}
+IMAGENUMBER_Y = {rows}
+OBJECTIVE_MAGNIFICATION = 20
+CameraImageDivisionsPerSide = 1
+[HIERARCHICAL]
+HIER_COUNT = 1
+NONHIER_COUNT = 0
+INDEXFILE = Index.dat
+HIER_0_NAME = Slide zoom level
+HIER_0_COUNT = {levels}
+"""
+    text += "".join(
+        f"HIER_0_VAL_{n} = ZoomLevel_{n}\nHIER_0_VAL_{n}_SECTION = {one}\n" for n, one in enumerate(sections)
+    )
+    text += "[DATAFILE]\nFILE_COUNT = 1\nFILE_0 = Data0000.dat\n"
+    for n, one in enumerate(sections):
+        text += f"""[{one}]
+OVERLAP_X = {overlap}
+OVERLAP_Y = {overlap}
+MICROMETER_PER_PIXEL_X = {0.25 * 2**n}
+MICROMETER_PER_PIXEL_Y = {0.25 * 2**n}
+IMAGE_FILL_COLOR_BGR = 16777215
+DIGITIZER_WIDTH = {tile}
+DIGITIZER_HEIGHT = {tile}
+IMAGE_CONCAT_FACTOR = {min(n, 1)}
+IMAGE_FORMAT = JPEG
+"""
+    return text
+
+
+def _index(tiles: Sequence[Sequence[tuple[int, int, int, int]]]) -> bytes:
+    """For each level a list of one page: number, offset, length and file of each tile."""
+    head = b"01.02" + _SLIDE_ID.encode()
+    table = len(head) + 8
+    content = b""
+    pointers = []
+    start = table + 4 * len(tiles)
+    for known in tiles:
+        pointers.append(start + len(content))
+        page = start + len(content) + 8
+        content += struct.pack("<ii", 0, page) + struct.pack("<ii", len(known), 0)
+        content += b"".join(struct.pack("<iiii", *one) for one in known)
+    return head + struct.pack("<ii", table, 0) + struct.pack(f"<{len(tiles)}i", *pointers) + content
+
+
+def vms(folder: Path, pixels: np.ndarray) -> Path:
+    """Writes a VMS slide of one JPEG, with a map at an eighth, and a macro."""
+    whole = reorder(pixels, "yxc")
+    pictures = {"image": whole, "map": np.ascontiguousarray(whole[::8, ::8]), "macro": MACRO}
+    for name, picture in pictures.items():
+        (folder / f"slide-{name}.jpg").write_bytes(jpeg_bytes(picture, restart_marker_blocks=1))
+    height, width = whole.shape[:2]
+    (folder / "slide.vms").write_text(
+        f"""[Virtual Microscope Specimen]
+NoLayers=1
+NoJpegColumns=1
+NoJpegRows=1
+ImageFile=slide-image.jpg
+MapFile=slide-map.jpg
+MacroImage=slide-macro.jpg
+SourceLens=20
+PhysicalWidth={width * 250}
+PhysicalHeight={height * 500}
+LayerSpacing=0
+AuthCode=0
+"""
+    )
+    return folder / "slide.vms"
+
+
+# -- Ventana and Sakura ------------------------------------------------------------------------------------------------
+
+
+def bif(*, overlaps: tuple[int, ...] = (0,), levels: int = 2, tile: int = 64, name: str = "slide.bif") -> Write:
+    """Writes a BIF of one area whose tiles overlap, by the mean of `overlaps` pixels, on every level."""
+
+    def write(folder: Path, pixels: np.ndarray) -> Path:
+        whole, advance = reorder(pixels, "yxc"), tile - sum(overlaps) / len(overlaps)
+        rows, columns = (int((side - tile) / advance) + 1 for side in whole.shape[:2])
+        scan = '<iScan Magnification="40" ScanRes="0.25" Z-layers="1"/>'
+        joints = [
+            f'<TileJointInfo Direction="{side}" Tile1="1" Tile2="{other}" OverlapX="{n}" OverlapY="{n}" '
+            'Confidence="9"/>'
+            for n in overlaps
+            for side, other in (("RIGHT", 2), ("UP", 2 * columns))
+        ]
+        encoded = (
+            f'<EncodeInfo><SlideStitchInfo><ImageInfo AOIScanned="1" Pos-X="0" Pos-Y="0" Width="{tile}" '
+            f'Height="{tile}" NumRows="{rows}" NumCols="{columns}">{"".join(joints)}</ImageInfo>'
+            '</SlideStitchInfo><AoiOrigin><AOI0 OriginX="0" '
+            'OriginY="0"/></AoiOrigin></EncodeInfo>'
+        )
+        with tifffile.TiffWriter(folder / name, bigtiff=True) as writer:
+            page = {"photometric": "rgb", "metadata": None, "software": "ScanOutputManager 1.1.0"}
+            writer.write(MACRO, description="Label Image", extratags=[_xml(scan)], **page)
+            for n in range(levels):
+                # each tile of a level holds whole tiles of level 0
+                placed = np.zeros((rows * tile, columns * tile, 3), np.uint8)
+                for row, column in np.ndindex(rows, columns):
+                    y, x = round(row * advance), round(column * advance)
+                    target = slice(row * tile, (row + 1) * tile), slice(column * tile, (column + 1) * tile)
+                    placed[target] = whole[y : y + tile, x : x + tile]
+                writer.write(
+                    placed[:: 2**n, :: 2**n],
+                    tile=(tile, tile),
+                    compression="jpeg",
+                    compressionargs={"level": 95},
+                    description=f"level={n} mag={40 / 2**n:g} quality=95",
+                    extratags=[_xml(encoded)] if n == 0 else [],
+                    **page,
+                )
+        return folder / name
+
+    return write
+
+
+def _xml(text: str) -> tuple[int, str, int, bytes, bool]:
+    return 700, "B", len(text), text.encode(), True
+
+
+def svslide(folder: Path, pixels: np.ndarray) -> Path:
+    """Writes a SVSLIDE of two levels: a database of a JPEG for each colour of each tile."""
+    whole, tile = reorder(pixels, "yxc"), 64
+    with closing(sqlite3.connect(folder / "slide.svslide")) as database:
+        database.executescript(
+            "CREATE TABLE DataManagerSQLiteConfigXPO (TableName TEXT); CREATE TABLE pieces (id TEXT, data BLOB);"
+            "CREATE TABLE SVSlideDataXPO (OID, SlideId, Date, Description, Creator, DiagnosisCode, Keywords);"
+            "CREATE TABLE SVHRScanDataXPO (OID, ParentSlide, ScanId, ResolutionMmPerPix, NominalLensMagnification,"
+            " FocussingMethod, ThumbnailImage, Date, Name, Description);"
+            "INSERT INTO DataManagerSQLiteConfigXPO VALUES ('pieces');"
+            "INSERT INTO pieces VALUES ('++MagicBytes', 'SVGigaPixelImage'), ('++VersionBytes', '1');"
+            "INSERT INTO SVSlideDataXPO VALUES (1, 'a', 'b', 'c', 'd', 'e', 'f');"
+        )
+        height, width = whole.shape[:2]
+        database.execute(
+            "INSERT INTO pieces VALUES ('Header', ?)", [struct.pack("<16I", tile, width, height, *[1] * 13)]
+        )
+        scan = (1, 1, "a", 0.0005, 20.0, "b", jpeg_bytes(MACRO), "c", "d", "e")
+        database.execute(f"INSERT INTO SVHRScanDataXPO VALUES ({','.join('?' * len(scan))})", scan)
+        for factor in (1, 2):
+            level = whole[::factor, ::factor]
+            for y, x, colour in product(range(0, len(level), tile), range(0, level.shape[1], tile), range(3)):
+                piece = np.zeros((tile, tile), np.uint8)
+                shown = level[y : y + tile, x : x + tile, colour]
+                piece[: shown.shape[0], : shown.shape[1]] = shown
+                key = f"T;{x * factor}|{y * factor};{factor};{colour};0"
+                database.execute("INSERT INTO pieces VALUES (?, ?)", [key, grey_jpeg(piece)])
+        database.commit()
+    return folder / "slide.svslide"
+
+
+def grey_jpeg(pixels: np.ndarray) -> bytes:
+    """(H, W) as a JPEG."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "jpeg", quality=95)
+    return file.getvalue()
+
+
+# -- slides that are plain TIFFs ---------------------------------------------------------------------------------------
+
+
+def philips(folder: Path, pixels: np.ndarray) -> Path:
+    """Writes a Philips TIFF of three levels, each filled up to whole tiles, and a label."""
+    whole, tile = reorder(pixels, "yxc"), 32
+    spacings = [f'"{0.0005 * 2**n:g}" "{0.00025 * 2**n:g}"' for n in range(3)]
+    levels = "".join(
+        f'<DataObject ObjectType="PixelDataRepresentation"><Attribute Name="DICOM_PIXEL_SPACING" Group="0x0028" '
+        f'Element="0x0030" PMSVR="IDoubleArray">{one}</Attribute></DataObject>'
+        for one in (text.replace('"', "&quot;") for text in spacings)
+    )
+    array = f"<Attribute><Array>{levels}</Array></Attribute>"
+    text = f'<?xml version="1.0"?><DataObject ObjectType="DPUfsImport">{array}</DataObject>'
+    with tifffile.TiffWriter(folder / "slide.tiff") as writer:
+        for n in range(3):
+            level = whole[:: 2**n, :: 2**n]
+            padding = [(0, -side % tile) for side in level.shape[:2]]
+            filled = level if n == 0 else np.pad(level, [*padding, (0, 0)])
+            described = {"software": "Philips DP v1.0", "description": text if n == 0 else f"level={n}"}
+            writer.write(filled, tile=(tile, tile), photometric="rgb", compression="zlib", metadata=None, **described)
+        writer.write(MACRO, photometric="rgb", metadata=None, description="Label")
+    return folder / "slide.tiff"
+
+
+def scn(folder: Path, pixels: np.ndarray) -> Path:
+    """Writes a SCN: a macro of the glass, and the tissue in three levels."""
+    whole = reorder(pixels, "yxc")
+    levels = [whole[:: 2**n, :: 2**n] for n in range(3)]
+
+    def image(name: str, first: int, pages: Sequence[np.ndarray], power: float) -> str:
+        dimensions = "".join(
+            f'<dimension sizeX="{page.shape[1]}" sizeY="{page.shape[0]}" r="{n}" ifd="{first + n}"/>'
+            for n, page in enumerate(pages)
+        )
+        settings = f"<scanSettings><objectiveSettings><objective>{power}</objective></objectiveSettings></scanSettings>"
+        return f'<image name="{name}"><pixels sizeX="1" sizeY="1">{dimensions}</pixels>{settings}</image>'
+
+    images = image("macro", 0, [MACRO], 0.6) + image("tissue", 1, levels, 20)
+    text = f'<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01"><collection>{images}</collection></scn>'
+    with tifffile.TiffWriter(folder / "slide.scn", bigtiff=True) as writer:
+        for n, page in enumerate([MACRO, *levels]):
+            writer.write(
+                page,
+                tile=(32, 32),
+                photometric="rgb",
+                compression="zlib",
+                metadata=None,
+                resolution=(20_000, 20_000) if n else (600, 600),
+                resolutionunit="CENTIMETER",
+                description=text if n == 0 else None,
+            )
+    return folder / "slide.scn"
+
+
+def svs(folder: Path, pixels: np.ndarray) -> Path:
+    """Writes a SVS of three levels, a thumbnail, a label and a macro."""
+    whole = reorder(pixels, "yxc")
+    told = "Aperio Image Library v11\n{}x{} JPEG/RGB Q=30|AppMag = 40|MPP = 0.2500"
+    with tifffile.TiffWriter(folder / "slide.svs") as writer:
+        for n in range(3):
+            level = whole[:: 2**n, :: 2**n]
+            common = {"photometric": "rgb", "metadata": None, "description": told.format(*level.shape[:2])}
+            writer.write(level, tile=(32, 32), compression="zlib", **common)
+            if n == 0:
+                writer.write(whole[::4, ::4], rowsperstrip=16, compression="zlib", **common)
+        for kind in (1, 9):  # label, macro
+            common = {"photometric": "rgb", "metadata": None, "description": "Aperio Image Library v11"}
+            writer.write(MACRO, subfiletype=kind, rowsperstrip=16, compression="zlib", **common)
+    return folder / "slide.svs"

@@ -49,6 +49,7 @@ ONLY = {
     "shapely": {"objects", "labels"},
     "mrcfile": {"images"},
     "h5py": {"images"},
+    "slideio": {"images"},
     "pyarrow": {"objects"},
     "openslide": {"images"},
     "wsidicom": {"images"},

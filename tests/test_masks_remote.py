@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -36,6 +38,7 @@ from tilesegment.masks import (
 )
 from tilesegment.stores import Location, store_at
 from tilesegment.stores.memory import MemoryStore
+from tilesegment.stores.remote import RemoteStore
 
 _NAMES = itertools.count()
 Part = tuple[int, int] | None
@@ -94,6 +97,31 @@ def kill_store_at(patch: pytest.MonkeyPatch, step: int) -> None:
     made: list[None] = []
     for name in ("put", "put_if_absent", "delete"):
         patch.setattr(MemoryStore, name, dying(getattr(MemoryStore, name), made, step))
+
+
+def write_all(path: Location, at: int) -> None:
+    """Write a mask and finish it, but end the process before its change number `at`, counted from 1."""
+    made, spec = itertools.count(1), spec_of((100, 560), 64, 32)
+
+    def counted(change: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            if next(made) == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return change(*given)
+
+        return call
+
+    if at:
+        for name in ("put", "put_if_absent", "delete"):
+            setattr(RemoteStore, name, counted(getattr(RemoteStore, name)))
+    if is_complete(path, spec):
+        return
+    writer, ids = create_mask(path, spec), ids_of(spec)
+    with writer.claimed():
+        for (region, z), is_done in zip(writer.base.blocks(), writer.survey().done.flat, strict=True):
+            if not is_done:
+                writer.write(region, ids[z][region.slices], z)
+        writer.finish()
 
 
 def hold(path: Location, part: Part, pipe: Connection) -> None:
@@ -215,11 +243,13 @@ class TestLife:
             ("image.zarr", "not made by tilesegment"),
             ("array.zarr", "not made by tilesegment"),
             ("foreign.zarr", r"did not make, such as thesis\.txt"),
+            ("free.zarr", r"free\.zarr\.partial is in the way"),
         ],
     )
     def test_what_cannot_be_an_output_is_refused_at_once(self, memory: Location, name: str, message: str) -> None:
         group = b'{"zarr_format": 3, "node_type": "group", "attributes": {"ome": {}}}'
         store_at(memory).put("image.zarr/zarr.json", group)
+        store_at(memory).put("free.zarr.partial/zarr.json", group)
         store_at(memory).put("array.zarr/.zarray", b'{"zarr_format": 2}')
         store_at(memory).put("foreign.zarr/thesis.txt", b"years of work")
         before = contents(memory)
@@ -264,8 +294,8 @@ class TestLife:
 
 class TestReplacing:
     @pytest.mark.parametrize("ngff", [("0.5", "0.5"), ("0.4", "0.5"), ("0.5", "0.4")])
-    def test_an_output_is_replaced_only_when_asked_and_complete(self, place: Location, ngff: tuple[str, str]) -> None:
-        path = place / "mask.zarr"
+    def test_an_output_is_replaced_only_when_asked_and_complete(self, memory: Location, ngff: tuple[str, str]) -> None:
+        path = memory / "mask.zarr"
         before = finished(path, SPEC, ngff=ngff[0])
         for spec, named in ((SPEC, "--overwrite"), (OTHER, "model: 'a' there, 'b' now")):
             with pytest.raises(MaskError, match=named):
@@ -284,11 +314,11 @@ class TestReplacing:
             prefix = writer.target.prefix
             assert all(key in ("zarr.json", ".zattrs", ".zgroup") or key.startswith(prefix) for key in keys(path))
             assert is_complete(path, spec, ngff=ngff[1]) and status(path).done == 20
-        assert keys(place / "mask.zarr.partial") == []
+        assert keys(memory / "mask.zarr.partial") == []
 
     @pytest.mark.filterwarnings("ignore:Both zarr.json")
-    @pytest.mark.parametrize("ngff", ["0.4", "0.5"])
-    @pytest.mark.parametrize("old", [None, "0.4", "0.5"])
+    @pytest.mark.parametrize("ngff", [pytest.param("0.4", marks=pytest.mark.slow), "0.5"])
+    @pytest.mark.parametrize("old", [None, pytest.param("0.4", marks=pytest.mark.slow), "0.5"])
     def test_finishing_can_be_killed_at_any_step(
         self, memory: Location, monkeypatch: pytest.MonkeyPatch, old: str | None, ngff: str
     ) -> None:
@@ -354,10 +384,34 @@ class TestReplacing:
             assert keys(memory / f"{step}.zarr.partial") == []
 
 
+class TestKilled:
+    """SIGKILL before a change in the store: the same run goes on, and ends in the mask of an undisturbed one."""
+
+    @pytest.mark.parametrize("steps", [[2, 8, 14], pytest.param(range(1, 31), marks=pytest.mark.slow)])
+    def test_a_process_that_is_killed_is_gone_on_with(self, s3: Location, steps: Iterable[int]) -> None:
+        write_all(s3 / "undisturbed/mask.zarr", 0)
+        expected, killed = contents(s3 / "undisturbed"), 0
+        for step in steps:
+            for at in (step, 0):
+                process = PROCESSES.Process(target=write_all, args=(s3 / f"{step}/mask.zarr", at))
+                process.start()
+                process.join(60)
+                killed += process.exitcode == -signal.SIGKILL
+                assert process.exitcode in (0, -signal.SIGKILL if at else 0)
+            assert contents(s3 / str(step)) == expected  # and nothing beside it
+        assert killed >= 3
+
+
 class TestClaims:
-    @pytest.mark.parametrize("killed", [False, True])
     @pytest.mark.parametrize(
-        ("theirs", "ours"), [(None, None), (None, (1, 2)), ((2, 2), None), ((2, 2), (1, 2)), ((1, 2), (1, 2))]
+        ("theirs", "ours", "killed"),
+        [
+            (None, None, True),
+            (None, (1, 2), False),
+            ((2, 2), None, False),
+            ((2, 2), (1, 2), True),
+            ((1, 2), (1, 2), True),
+        ],
     )
     def test_a_run_is_alone_and_parts_are_together(self, s3: Location, theirs: Part, ours: Part, killed: bool) -> None:
         process, pipe = holding(s3 / "mask.zarr", theirs)
@@ -440,7 +494,7 @@ class TestClaims:
         assert is_complete(memory / "other.zarr", SPEC)
         assert not [key for key in keys(memory) if "other.zarr." in key]
 
-    @pytest.mark.parametrize("before", ["nothing", "another mask"])
+    @pytest.mark.parametrize("before", ["nothing", pytest.param("another mask", marks=pytest.mark.slow)])
     def test_parts_begin_at_once_and_one_of_them_finishes(self, s3: Location, before: str) -> None:
         path, parts = s3 / "mask.zarr", 6
         if before == "another mask":

@@ -61,7 +61,7 @@ def test_objects_of_each_image_have_their_own_diameter(slide: Path, run: Run) ->
     [
         ("image,mpp\nbare.tif,0\n", "", "line 2 of l.csv: mpp is 0; write a positive number of micrometres"),
         ("image,diameter\nbare.tif,30\n", "--mpp 0.5", "bare.tif of the list: --diameter and --mpp each say"),
-        ("image,mpp\nbare.tif,1\nbare.tif,2\n", "--mpp 1", "names bare.tif twice, with different sizes"),
+        ("image,mpp\nbare.tif,1\nbare.tif,2\n", "--mpp 1", "names bare.tif twice, with different settings"),
     ],
 )
 def test_sizes_of_a_list_that_cannot_be_are_refused_before_anything_begins(

@@ -25,7 +25,6 @@ from tilesegment.errors import ImageError, StoreError
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
 from tilesegment.images.identity import identity
-from tilesegment.images.tiff import TiffSource
 from tilesegment.images.zarr import ZarrSource
 from tilesegment.stores import Location, place_of, store_at
 
@@ -132,18 +131,17 @@ class TestFetchOnce:
         place = upload(path, s3)
         with open_image(place) as source:
             assert isinstance(source, ZarrSource)
-            store = source._levels[0][0]._fetched.store
-            opened = store.requests
+            opened = source.requests
             # a window over all four shards: their indexes, then the rows of chunks that touch it
             window = Region(420, 420, 604, 604)
             np.testing.assert_array_equal(source.read(window)[0], pixels[window.slices])
-            first = store.requests - opened
+            first = source.requests - opened
             assert first <= 4 * (1 + 4)
-            assert store.bytes_read <= 8 * 8 * 32**2 * 4 + 4 * (16 * 256 + 4)
+            assert source.decoded_bytes <= 8 * 8 * 32**2 * 4 + 4 * (16 * 256 + 4)
             # the same indexes serve all the reads that follow
             source._pieces.close()
             source.read(window)
-            assert store.requests - opened - first <= first - 4
+            assert source.requests - opened - first <= first - 4
 
     def test_each_chunk_once_where_blocks_overlap(self, tmp_path: Path, s3: Location) -> None:
         pixels = noise((3, 600, 640))
@@ -161,24 +159,20 @@ class TestFetchOnce:
     def test_a_shard_that_is_needed_whole_is_one_request(self, tmp_path: Path, s3: Location) -> None:
         place = upload(zarr_array("yx", (64, 64), shards=(256, 256))(tmp_path, noise((1, 512, 512))), s3)
         with open_image(place) as source:
-            assert isinstance(source, ZarrSource)
-            store = source._levels[0][0]._fetched.store
-            begun = store.requests
+            begun = source.requests
             source.read(Region(0, 0, 512, 512))
-            assert store.requests == begun + 4
+            assert source.requests == begun + 4
 
     def test_tiles_of_a_block_come_in_few_requests(self, tmp_path: Path, s3: Location) -> None:
         """25 of 400 tiles: 5 rows of tiles, a request each."""
         pixels = noise((3, 2560, 2560))
         place = upload(tiff(tile=(128, 128))(tmp_path, pixels), s3)
         with open_image(place) as source:
-            assert isinstance(source, TiffSource)
-            file: Any = source._file
-            requests, begun = file.requests, file.received
+            requests, begun = source.requests, source.decoded_bytes
             assert requests <= 6 and begun < 1 << 20
             source.read(Region(512, 512, 512 + 640, 512 + 640))
-            assert file.requests - requests == 5
-            assert file.received - begun < 1.1 * store_at(s3).head(place.name).size * 25 / 400
+            assert source.requests - requests == 5
+            assert source.decoded_bytes - begun < 1.1 * store_at(s3).head(place.name).size * 25 / 400
 
 
 class TestIdentity:

@@ -6,13 +6,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import openslide
 import pytest
 from command_line import Run
-from image_files import fails, make_pixels, png
+from image_files import Write, fails, make_pixels, png
 from reader_cases import SMOOTH, WSI
-from slide_files import dicom, ndpi
+from reader_contract import keep_the_contract
+from slide_files import bif, dicom, mrxs, ndpi, vms
 
 import tilesegment
+from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, is_image_folder, open_image
 from tilesegment.images.identity import identity
@@ -38,6 +41,87 @@ def test_both_layouts_of_ndpi(is_64_bit: bool, mcu: bool, tmp_path: Path) -> Non
         assert np.abs(whole(source) - SLIDE.astype(float)).mean() < 2
         level = next(n for n, one in enumerate(source.levels) if one.scale == (2, 2))
         assert np.abs(whole(source, level) - SLIDE[:, ::2, ::2].astype(float)).mean() < 4
+
+
+def test_vms(tmp_path: Path) -> None:
+    path = vms(tmp_path, SLIDE)
+    with open_image(path) as source:
+        assert (source.format, source.shape, source.pixel_size) == ("VMS", (320, 480), PixelSize(0.5, 0.25))
+        assert dict(source.about.associated) == {"macro": (40, 90)}
+        for n, factor in enumerate((1, 2, 4)):
+            assert source.levels[n].scale == (factor, factor)
+            assert np.abs(whole(source, n) - SLIDE[:, ::factor, ::factor].astype(float)).mean() < 4
+    keep_the_contract(lambda: open_image(path))
+
+
+OVERLAPPING = {
+    "mrxs, between pixels": mrxs(levels=1, overlap=4.5),
+    "mrxs, whole pixels": mrxs(levels=1, overlap=5.0),
+    "bif, between pixels": bif(overlaps=(4, 5)),
+    "bif, whole pixels": bif(overlaps=(6,), levels=3),
+}
+
+
+@pytest.mark.parametrize("write", OVERLAPPING.values(), ids=OVERLAPPING)
+def test_slides_of_tiles_that_overlap_are_read_the_same_in_any_region(write: Write, tmp_path: Path) -> None:
+    """Where tiles lie between pixels, OpenSlide interpolates, even on level 0."""
+    path = write(tmp_path, SLIDE)
+    with open_image(path) as source:
+        assert np.abs(whole(source) - SLIDE[:, : source.shape[0], : source.shape[1]].astype(float)).mean() < 4
+    keep_the_contract(lambda: open_image(path))
+
+
+def test_a_mrxs_is_its_scanned_part_on_white(tmp_path: Path) -> None:
+    path = mrxs(levels=3, at=(4, 8), tile=32)(tmp_path, SLIDE)
+    with open_image(path) as source:
+        assert source.shape == (320, 480)
+        assert [one.scale for one in source.levels] == [(1, 1), (2, 2), (4, 4)]
+        assert np.abs(whole(source) - SLIDE.astype(float)).mean() < 2
+        assert "first pixel is y 128, x 256 of OpenSlide" in source.notes[0]
+        assert (source.frame.y.origin, source.frame.x.origin) == (128 * 0.25, 256 * 0.25)
+    with openslide.OpenSlide(path) as slide:  # the same place in the frame of others
+        pixels = np.asarray(slide.read_region((256 + 50, 128 + 20), 0, (70, 60)).convert("RGB"))
+    with open_image(path) as source:
+        np.testing.assert_array_equal(source.read(Region(20, 50, 80, 120)), pixels.transpose(2, 0, 1))
+    path = mrxs(levels=1, at=(0, 0), tile=32, holes=((1, 2), (3, 3)))(tmp_path / "other", SLIDE)
+    with open_image(path) as source:
+        for row, column in ((1, 2), (3, 3)):
+            assert (source.read(Region(0, 0, 32, 32).shift(row * 32, column * 32)) == 255).all()
+
+
+@pytest.mark.parametrize("name", ["Data0000.dat", "Index.dat", "Slidedat.ini"])
+@pytest.mark.parametrize("kept", [0, 0.3, 0.9])
+def test_a_mrxs_with_a_damaged_file_is_one_line(name: str, kept: float, tmp_path: Path) -> None:
+    path = mrxs()(tmp_path, SLIDE)
+    file = tmp_path / "slide" / name
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * kept)])
+    fails(path)
+    file.unlink()
+    fails(path)
+
+
+def test_what_is_not_damaged_is_read_after_an_error(tmp_path: Path) -> None:
+    path, data = mrxs(levels=2)(tmp_path, SLIDE), tmp_path / "slide" / "Data0000.dat"
+    with open_image(path) as source:
+        expected = source.read(Region(0, 0, 160, 224), level=1)
+    content = data.read_bytes()  # level 0 comes first
+    data.write_bytes(bytes(len(content) // 2) + content[len(content) // 2 :])
+    with open_image(path) as source:
+        for _ in range(2):
+            with pytest.raises(ImageError, match="is damaged: pixels 0:90,0:70"):
+                source.read(Region(0, 0, 90, 70))
+            np.testing.assert_array_equal(source.read(Region(0, 0, 160, 224), level=1), expected)
+
+
+def test_slides_without_their_files(tmp_path: Path) -> None:
+    path = mrxs()(tmp_path, SLIDE)
+    fails(tmp_path / "slide", r"give the slide, .*slide\.mrxs")
+    shutil.rmtree(tmp_path / "slide")
+    fails(path, "lacks slide beside it")
+    path = vms(tmp_path, SLIDE)
+    (tmp_path / "slide-image.jpg").unlink()
+    fails(path, "lacks slide-image.jpg beside it")
 
 
 # -- DICOM -------------------------------------------------------------------------------------------------------------

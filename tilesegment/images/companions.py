@@ -17,20 +17,46 @@ def companions(path: str) -> list[str]:
 
     Of a folder of DICOM files, all the files of its slide.
     """
+    found = [*_asked_for(path), *_series(path)]
+    return sorted(one for one in found if os.path.exists(one) and os.path.realpath(one) != os.path.realpath(path))
+
+
+def check_companions(path: str) -> None:
+    """Refuse a slide without what belongs to it.
+
+    Raises:
+        ImageError: its folder or a file is missing.
+    """
+    missing = [one for one in _asked_for(path) if not os.path.exists(one)]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ImageError(
+            f"{path} lacks {os.path.basename(missing[0])}{more} beside it, which holds its pixels: copy the whole slide"
+        )
+
+
+def _asked_for(path: str) -> list[str]:
+    """Return what a MRXS, VSI, VMS or VMU slide needs beside it."""
     stem, suffix = os.path.splitext(path)
     match suffix.lower():
         case ".mrxs":
-            found = [stem]
+            return [stem]
+        case ".vsi":
+            return [os.path.join(os.path.dirname(path), f"_{os.path.basename(stem)}_")]
         case ".vms" | ".vmu":
-            found = [os.path.join(os.path.dirname(path), name) for name in _named(path)]
-        case _ if is_dicom(path) or (os.path.isdir(path) and suffix != ".zarr" and not is_zarr(Path(path))):
-            try:
-                found = [one.path for one in series_of(path)]
-            except (ImageError, ModuleNotFoundError):  # it cannot be opened either
-                return []
-        case _:
-            return []
-    return sorted(one for one in found if os.path.exists(one) and os.path.realpath(one) != os.path.realpath(path))
+            return [os.path.join(os.path.dirname(path), name) for name in _named(path)]
+    return []
+
+
+def _series(path: str) -> list[str]:
+    """Return the files of a DICOM slide, none for other images and for those that cannot be opened."""
+    is_folder = os.path.isdir(path) and Path(path).suffix != ".zarr" and not is_zarr(Path(path))
+    if not is_folder and not is_dicom(path):
+        return []
+    try:
+        return [one.path for one in series_of(path)]
+    except (ImageError, ModuleNotFoundError):
+        return []
 
 
 def _named(path: str) -> list[str]:

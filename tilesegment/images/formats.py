@@ -33,8 +33,8 @@ class Format:
         suffixes: of files that are meant as such images, even if they turn out to be damaged.
         start: matches the first bytes of a file; empty for a format that is a folder, or known by its suffix.
         unmarked: whether files with these suffixes may be such images whatever they begin with.
-        is_container: whether such files hold other things, too: then the suffix alone makes one an image.
         by_name: whether they are, although they begin as other formats do, or as text.
+        is_container: whether such files hold other things, too: then the suffix alone makes one an image.
         extra: of this package, that the opener needs.
         is_remote: whether it is read from a server, too.
     """
@@ -44,8 +44,8 @@ class Format:
     suffixes: tuple[str, ...]
     start: bytes = b""
     unmarked: bool = False
-    is_container: bool = False
     by_name: bool = False
+    is_container: bool = False
     extra: str = ""
     is_remote: bool = False
 
@@ -85,6 +85,8 @@ FORMATS = (
         (".jp2", ".j2k", ".j2c", ".jpc", ".jpx"),
         rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
     ),
+    Format("CZI", "czi:open_czi", (".czi",), rb"ZISRAWFILE", extra="czi"),
+    Format("VSI", "czi:open_czi", (".vsi",), by_name=True, extra="czi"),  # which begins as a TIFF
     # old ones have no mark
     Format("MRC", "mrc:open_mrc", (".mrc", ".mrcs", ".st", ".rec", ".ali"), rb".{208}MAP", unmarked=True),
     HDF5,
@@ -95,7 +97,7 @@ FORMATS = (
         by_name=True,
         extra="wsi",
     ),
-    Format("NDPI", "ndpi:open_ndpi", (".ndpi",), by_name=True),
+    Format("NDPI", "ndpi:open_ndpi", (".ndpi",), by_name=True, is_remote=True),
     DICOM,
 )
 IMAGE_SUFFIXES = tuple(suffix for one in FORMATS if one is not ZARR for suffix in one.suffixes)  # of files
@@ -122,13 +124,18 @@ def _format_of(path: str | Path) -> Format | Unread | None:
         return PACKED
     if by_name is not None and by_name.looks_like_another:
         return by_name
-    suffix = os.path.splitext(path)[1].lower()
-    if first and (named := next((one for one in FORMATS if one.by_name and suffix in one.suffixes), None)) is not None:
-        return named
-    found = next((one for one in FORMATS if one.begins(first)), by_name)
+    found = _by_start(path, first) or by_name
     if found is None and first:
+        suffix = os.path.splitext(path)[1].lower()
         found = next((one for one in FORMATS if one.unmarked and suffix in one.suffixes), None)
     return found
+
+
+def _by_start(name: str | Path, first: bytes) -> Format | None:
+    """Return the format of a file that begins with `first`, or that goes by its name if there is anything in it."""
+    suffix = os.path.splitext(name)[1].lower()
+    named = (one for one in FORMATS if one.by_name and first and suffix in one.suffixes)
+    return next(named, None) or next((one for one in FORMATS if one.begins(first)), None)
 
 
 def is_image_folder(folder: str | Path) -> bool:
@@ -199,7 +206,9 @@ def open_image(
     file, dataset = split_dataset(name)
     try:
         if isinstance(place, Location):
-            return _open_remote(place, choices)
+            source = _open_remote(place, choices)
+            source.store_options = place.options
+            return source
         if os.path.exists(file) and not os.path.isfile(file) and not os.path.isdir(file):  # a pipe would block
             raise ImageError(f"{name} is not a file or folder but a device or a pipe: save the image to a file")
         found = _format_of(file)
@@ -215,7 +224,7 @@ def open_image(
         raise
     except Exception as error:  # a damaged header fails anywhere in a library: this is the one place to explain it
         raise ImageError(f"{name} cannot be opened ({one_line(error, 200)}): it is damaged or not readable") from error
-    if os.path.isfile(path) and not os.path.getsize(path):
+    if os.path.isfile(file) and not os.path.getsize(file):
         raise ImageError(f"{name} is an empty file: copy or export the image again")
     if found is not None:
         raise ImageError(f"{name} is of a format that is not read, {found.name}: {found.advice}")
@@ -233,7 +242,7 @@ def _open_remote(place: Location, choices: Choices) -> ImageSource:
         raise ImageError(f"{place} is an empty file: copy or export the image again")
     first = file.read(_START)
     file.seek(0)
-    found = next((one for one in FORMATS if one.begins(first)), None)
+    found = _by_start(place.name, first)
     if found is None or not found.is_remote:
         kinds = ", ".join(one.name for one in FORMATS if one.is_remote)
         raise ImageError(f"{place} is not an image that can be read from a server, as {kinds} are: download it")

@@ -1,6 +1,7 @@
 """NDPI in both of its layouts: of 64-bit offsets, which tifffile reads, and classic TIFF, which OpenSlide does."""
 
 from tilesegment.errors import ImageError
+from tilesegment.images.byte_ranges import RemoteFile
 from tilesegment.images.layout import Choices
 from tilesegment.images.openers import opener_of
 from tilesegment.images.source import ImageSource
@@ -9,8 +10,14 @@ from tilesegment.images.tiff import open_tiff
 _OFFSET = slice(4, 12)  # bytes of the offset of the first page, in the 64-bit layout
 
 
-def open_ndpi(path: str, choices: Choices) -> ImageSource:
-    """Open an NDPI file with tifffile, whose reads are exact on all levels; what it does not read with OpenSlide."""
+def open_ndpi(given: str | RemoteFile, choices: Choices) -> ImageSource:
+    """Open an NDPI file with tifffile, whose reads are exact on all levels; what it does not read with OpenSlide.
+
+    On a server there is no OpenSlide.
+    """
+    if isinstance(given, RemoteFile):
+        return open_tiff(given, choices)
+    path = given
     with open(path, "rb") as file:
         head = file.read(12)
         size = file.seek(0, 2)

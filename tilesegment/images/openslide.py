@@ -13,6 +13,7 @@ import openslide
 
 from tilesegment.errors import ImageError, one_line
 from tilesegment.geometry import Region
+from tilesegment.images.companions import check_companions
 from tilesegment.images.layout import Choices, chosen_series, note_on_inversion
 from tilesegment.images.slide import SlideSource, check_choices, check_size, number, slide_frame
 from tilesegment.images.source import About, Level, Shown
@@ -41,8 +42,8 @@ class OpenSlideSource(SlideSource):
     OpenSlide rounds positions on other levels to pixels of level 0, so that neighbours do not fit.
     """
 
-    def __init__(self, path: str, slide: openslide.OpenSlide, part: Region, notes: list[str]) -> None:
-        """Take an open slide, which is closed with this; `part` of its level 0 is the image."""
+    def __init__(self, path: str, file: str, slide: openslide.OpenSlide, part: Region, notes: list[str]) -> None:
+        """Take the open slide in `file`, which is closed with this; `part` of its level 0 is the image."""
         said = slide.properties
         levels = {n: round(one) for n, one in enumerate(slide.level_downsamples) if _is_whole(one)}
         levels = {n: d for n, d in levels.items() if min(part.shape) >= d}
@@ -69,7 +70,7 @@ class OpenSlideSource(SlideSource):
             _frame(path, said, part, notes),
             Shown(notes=notes, about=_about(said, vendor)),
         )
-        self._slide, self._part = slide, part
+        self._file, self._slide, self._part = file, slide, part
         self._numbers = list(levels.items())
         self._background = np.array([_background(said)], np.uint16).reshape(3, 1, 1)
         slide.set_cache(openslide.OpenSlideCache(_CACHE))
@@ -82,7 +83,13 @@ class OpenSlideSource(SlideSource):
     def _decode(self, region: Region, level: int) -> np.ndarray:
         stored, factor = self._numbers[level]
         place = self._part.x0 + region.x0 * factor, self._part.y0 + region.y0 * factor
-        rgba = np.asarray(self._slide.read_region(place, stored, (region.width, region.height))).transpose(2, 0, 1)
+        try:
+            image = self._slide.read_region(place, stored, (region.width, region.height))
+        except openslide.OpenSlideError:
+            # a slide that failed once fails for ever: what is not damaged is read by another
+            self._slide = openslide.OpenSlide(self._file)
+            image = self._slide.read_region(place, stored, (region.width, region.height))
+        rgba = np.asarray(image).transpose(2, 0, 1)
         pixels, alpha = rgba[:3], rgba[3]
         if alpha.min() == 255:
             return pixels
@@ -98,21 +105,22 @@ class OpenSlideSource(SlideSource):
 def open_openslide(path: str, choices: Choices, file: str | None = None) -> OpenSlideSource:
     """Open a slide by the name of its file, or of `file` if `path` is a folder."""
     check_choices(path, choices)
+    check_companions(path)
     try:
         slide = openslide.OpenSlide(file or path)
     except openslide.OpenSlideUnsupportedFormatError:
         raise ImageError(
-            f"{path} is not a slide that OpenSlide reads: it is damaged, or files beside it are missing"
+            f"{path} is not a slide that OpenSlide reads: its name says so, but it is damaged or of another kind"
         ) from None
     except openslide.OpenSlideError as error:
         raise ImageError(
-            f"{path} cannot be opened ({one_line(error, 200)}): it is damaged, or files beside it are missing: copy "
-            "the whole slide again"
+            f"{path} cannot be opened ({one_line(error, 200)}): it is damaged or not complete: copy the whole slide "
+            "again, or export it as TIFF"
         ) from error
     try:
         chosen_series(path, choices.series, ())
         notes = note_on_inversion(path, choices.invert)
-        return OpenSlideSource(path, slide, _scanned(path, slide, notes), notes)
+        return OpenSlideSource(path, file or path, slide, _scanned(path, slide, notes), notes)
     except BaseException:
         slide.close()
         raise

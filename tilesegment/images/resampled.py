@@ -65,6 +65,7 @@ class ResampledSource(ImageSource):
         levels = (*source.levels, Level((height, width), step))
         shown = Shown(contents=source.contents)
         super().__init__(source.path, source.format, levels, source.depth, source.channels, source.dtype, shown=shown)
+        self.store_options = source.store_options
         self.stored_dtype, self.orientation = source.stored_dtype, source.orientation
         self.frame, self.pixel_size = source.frame, source.pixel_size
         self.notes, self.stored_notes = source.notes, source.stored_notes

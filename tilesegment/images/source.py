@@ -22,6 +22,7 @@ from tilesegment.metadata import (
     size_difference,
     size_of,
 )
+from tilesegment.stores import Options, Place, place_of
 
 _AGREES = 0.01  # relative difference of two pixel sizes that agree
 # micrometres: smaller and larger pixels are doubtful, those of electron microscopes and of colour by visible light
@@ -95,7 +96,10 @@ class ImageSource(ABC):
         orientation: TIFF's or EXIF's, 1 to 8, by which the stored pixels are turned.
         contents: the images of the file, in the order of `series`; empty where there is one.
         about: what a slide says of itself.
+        store_options: how the server is reached that it comes from.
     """
+
+    store_options: Options = ()
 
     def __init__(
         self,
@@ -129,6 +133,11 @@ class ImageSource(ABC):
             )
 
     @property
+    def place(self) -> Place:
+        """Where it is, for `open_image` and `identity`."""
+        return place_of(self.path, self.store_options)
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(height, width) of level 0."""
         return self.levels[0].shape
@@ -146,6 +155,11 @@ class ImageSource(ABC):
     @property
     def decoded_bytes(self) -> int:
         """Bytes of pixels decoded so far; 0 where nothing has to be decoded."""
+        return 0
+
+    @property
+    def requests(self) -> int:
+        """Requests sent to a server so far; 0 where none serves the pixels."""
         return 0
 
     @property

@@ -96,6 +96,11 @@ class TiffSource(ImageSource):
         """Size of the strips and tiles decoded; what lies raw does not count. On a server: what came."""
         return self._file.received if isinstance(self._file, RemoteFile) else self._segments.pieces.decoded_bytes
 
+    @property
+    def requests(self) -> int:
+        """Requests sent to the server."""
+        return self._file.requests if isinstance(self._file, RemoteFile) else 0
+
     def _read(self, region: Region, level: int, z: int) -> np.ndarray:
         return self._levels[level].read(region, z)
 

@@ -55,6 +55,11 @@ class ZarrSource(ImageSource):
         received = [array.received for array, _ in self._levels if array.received is not None]
         return sum(received) if received else self._pieces.decoded_bytes
 
+    @property
+    def requests(self) -> int:
+        """Requests sent to the server."""
+        return sum(array.requests for array, _ in self._levels)
+
     def _read(self, region: Region, level: int, z: int) -> np.ndarray:
         array, layout = self._levels[level]
 

@@ -40,6 +40,10 @@ class Chunks(Protocol):
     def received(self) -> int | None:
         """How many bytes came from a server; None for a folder."""
 
+    @property
+    def requests(self) -> int:
+        """How many requests were sent to a server."""
+
     def side(self, dimension: int) -> int:
         """Return the length of a chunk."""
 
@@ -73,6 +77,11 @@ class FolderChunks:
     def received(self) -> None:
         """Return None: nothing comes from a server."""
         return None
+
+    @property
+    def requests(self) -> int:
+        """Return 0."""
+        return 0
 
     def side(self, dimension: int) -> int:
         """Return the length of a chunk."""
@@ -147,6 +156,11 @@ class FetchedChunks:
     def received(self) -> int | None:
         """Return how many bytes came from the server."""
         return self._fetched.store.bytes_read
+
+    @property
+    def requests(self) -> int:
+        """Return how many requests were sent."""
+        return self._fetched.store.requests
 
     def side(self, dimension: int) -> int:
         """Return the length of a chunk."""

@@ -22,9 +22,10 @@ def resampled_shape(shape: tuple[int, int], scale: tuple[float, float]) -> tuple
 
 
 def at_centres(label: AnyLabel, shape: tuple[int, int], scale: tuple[float, float]) -> AnyLabel:
-    """Return `label` in pixels that span `scale` (y, x) of its own; `shape` (H, W) is at most its `resampled_shape`.
+    """Return `label` as one of `shape` (H, W), in pixels that span `scale` (y, x) of its own.
 
-    Pixel i takes the value at (i + 0.5) * scale: a centre on an edge is that of the pixel to the right or below.
+    Pixel i takes the value at (i + 0.5) * scale: a centre on an edge is that of the pixel to the right or below, one
+    beyond the label that of its last pixel.
     """
 
     def read(region: Region, z: int) -> np.ndarray:

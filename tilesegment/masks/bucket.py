@@ -100,7 +100,10 @@ class Bucket:
                 f"{self._path} holds objects that tilesegment did not make, such as {foreign[0]}; name another output"
             )
         named = {**record, "prefix": _new_prefix(record, keys)} if keys or anew else record
-        store_at(self._partial).put_if_absent(_RECORD, _as_bytes(Node(3, {MARK: named})))
+        is_first = store_at(self._partial).put_if_absent(_RECORD, _as_bytes(Node(3, {MARK: named})))
+        there = None if is_first else read_node(self._partial, MaskError)
+        if there is not None and MARK not in there.attributes:
+            raise MaskError(f"{self._partial} is in the way and was not made by tilesegment; move it away")
 
     def discard(self) -> None:
         finished = read_record(self._path)
@@ -204,7 +207,7 @@ class Bucket:
         if "zarr.json" in keys:  # and of another version that it replaces
             store.delete(set(keys) & set(METADATA) - {"zarr.json"})
         kept = finished.get("prefix", "")
-        others = {} if partial is None else {partial.get("prefix", "")}
+        others = set() if partial is None else {str(partial.get("prefix", ""))}
         found = [(key, _OURS.fullmatch(key)) for key in keys]
         store.delete(key for key, match in found if match is not None and match[1] not in (kept, *others))
         if partial is None or kept in others:

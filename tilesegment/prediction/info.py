@@ -13,6 +13,7 @@ from tilesegment.masks import Mask, find_mask
 from tilesegment.metadata import PixelSize
 from tilesegment.models import PACKAGED, TRAINED, WEIGHTS, bundled_models
 from tilesegment.models.header import ModelHeader, read_header
+from tilesegment.stores import Options, Place, place_of
 
 _FOREIGN = (".onnx", ".zip")
 
@@ -23,30 +24,34 @@ def describe(
     axes: str | None = None,
     select: Mapping[str, int] | None = None,
     series: int | None = None,
+    store_options: Options = (),
     tissue: bool = False,
 ) -> dict[str, Any]:
     """Return facts about an image, a mask or a model as JSON values; `kind` says which of them it is.
 
     Args:
-        path: a file, a Zarr folder, or the name of a bundled model.
-        axes, select, series: how to read an image, see `open_image`.
+        path: a file, a Zarr folder, the name of a bundled model, or the URL of an image or a mask.
+        axes, select, series, store_options: how to read an image, see `open_image`.
         tissue: also measure how much of an image is tissue.
 
     Raises:
         PlanError: the tissue of a mask or a model is asked for.
         ImageError, MaskError, ModelError: it is none of them, or damaged.
     """
-    path = Path(path)
-    is_model = _is_model(path)
-    mask = None if is_model else find_mask(path)
+    place = place_of(path, store_options)
+    is_model = isinstance(place, Path) and _is_model(place)
+    mask = None if is_model else find_mask(place)
     is_image = mask is None and not is_model
     if tissue and not is_image:
         raise PlanError(
-            f"--tissue is about images, and {path} is a {'model' if mask is None else 'mask'}: leave it out"
+            f"--tissue is about images, and {place} is a {'model' if mask is None else 'mask'}: leave it out"
         )
     if is_image:
-        return _image(path, tissue, axes=axes, select=select, series=series)
-    return _model(path) if mask is None else _mask(mask)
+        return _image(place, tissue, axes=axes, select=select, series=series)
+    if mask is not None:
+        return _mask(mask)
+    assert isinstance(place, Path)
+    return _model(place)
 
 
 def _is_model(path: Path) -> bool:
@@ -60,7 +65,7 @@ def _is_foreign(path: Path) -> bool:
     return path.suffix.lower() in _FOREIGN or not names.isdisjoint(PACKAGED)
 
 
-def _image(path: Path, tissue: bool, **reading: Any) -> dict[str, Any]:
+def _image(path: Place, tissue: bool, **reading: Any) -> dict[str, Any]:
     with open_image(path, **reading) as source:
         size, depth = source.pixel_size, source.frame.z
         facts: dict[str, Any] = {

@@ -36,6 +36,7 @@ from tilesegment.prediction.result import Result
 from tilesegment.prediction.seams import mismatch
 from tilesegment.prediction.settings import Outputs, Settings
 from tilesegment.prediction.tiling import Machine
+from tilesegment.stores import Place, is_url, place_of
 
 AskMachine = Callable[[str, str], Machine]
 
@@ -50,7 +51,7 @@ class Job:
         self._spanned = prod(source.factor) if isinstance(source, ResampledSource) else 1  # stored pixels per pixel
 
     @classmethod
-    def prepare(cls, image: str | Path, settings: Settings | None = None, *, ask: AskMachine = this_machine) -> Self:
+    def prepare(cls, image: str | Place, settings: Settings | None = None, *, ask: AskMachine = this_machine) -> Self:
         """Open an image and its model, and plan the prediction.
 
         Args:
@@ -65,7 +66,7 @@ class Job:
         source = open_source(image, settings)
         try:
             machine = ask(settings.device, settings.precision)  # may wait for workers, so only once the image is open
-            if str(image) != source.path:  # an image inside the given path
+            if str(place_of(image) if is_url(image) else image) != source.path:  # an image inside the given path
                 settings = replace(settings, series=None)
             opened = open_model(source, settings)
             model, notes = opened.model, opened.notes
@@ -91,10 +92,10 @@ class Job:
         Raises:
             ImageError, ModelError, PlanError: image or model are unavailable here, or are not the same.
         """
-        source = at_scale(open_source(plan.image, plan.settings), plan.resampled)
+        source = at_scale(open_source(plan.place, plan.settings), plan.resampled)
         try:
             model = load(plan.model, plan.settings)
-            for name, here in found_in_files(plan, identity(source.path), source, model).items():
+            for name, here in found_in_files(plan, identity(source.place), source, model).items():
                 if here != plan.decides[name]:
                     raise PlanError(
                         f"{plan.image} or {plan.model} differs on {platform.node()} (its {name}); "
@@ -219,7 +220,7 @@ class Job:
                     writer.finish(self._record(result, measured))
                     finished.append(writer)
             complete &= is_ours_to_do or writer.is_finished()
-        self.stores.draw(self.plan.image, finished)
+        self.stores.draw(self.plan.place, finished)
         result.unmeasured = measured and result.mismatch is None
         result.finished, result.complete = True, complete
         result.is_finisher = self.stores.mask is None or self.stores.mask in finished
@@ -296,7 +297,7 @@ class Job:
         model = {"name": header.name, "licence": header.licence, "network": header.network, **header.arguments}
         model |= {"chosen_for": plan.chosen} if plan.chosen else {}
         return {
-            "image": str(Path(plan.image).resolve()),
+            "image": str(plan.place.resolve() if isinstance(plan.place, Path) else plan.place),
             "image_written": plan.content.written,
             "model": model | {"weights_sha256": header.weights_sha256, "training": dict(header.training)},
             "batch": plan.batch,

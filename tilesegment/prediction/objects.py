@@ -27,7 +27,7 @@ from tilesegment.objects.work import ending_of, record_file, work_folder
 from tilesegment.prediction.plan import Plan
 from tilesegment.prediction.result import FoundObjects
 from tilesegment.prediction.settings import Outputs
-from tilesegment.stores import Place
+from tilesegment.stores import Location, Place
 
 
 def hidden_mask(objects: Sequence[str | Path]) -> Path:
@@ -80,6 +80,8 @@ class WantedObjects:
         files = ObjectOutputs.of(outputs.objects, overwrite=outputs.overwrite, ngff=outputs.ngff)
         settings = outputs.object_settings
         if outputs.measure_image:
+            if isinstance(plan.place, Location):
+                raise PlanError(f"--measure-image reads the image from a disk: leave it out, or download {plan.image}")
             if any(plan.settings.reading.values()):
                 raise PlanError(
                     "--measure-image reads the image as it is: leave out --axes, --select, --series and --invert, or "

@@ -67,7 +67,7 @@ class Stores:
                 stack.enter_context(writer.claimed(part))
             yield
 
-    def draw(self, image: str, finished: Sequence[MaskWriter]) -> None:
+    def draw(self, image: Place, finished: Sequence[MaskWriter]) -> None:
         """Draw the pictures of the outputs just `finished`, and missing ones."""
         missing = self.mask is None and self.preview is not None and not self.preview.exists()
         if self.preview is not None and (missing or self.mask in finished):

@@ -23,6 +23,7 @@ from tilesegment.prediction.roi import Roi, choose_roi
 from tilesegment.prediction.settings import Settings
 from tilesegment.prediction.skipping import Skipping, choose_skipping
 from tilesegment.prediction.tiling import Machine, Sides, choose_runtime, default_batch, default_tile, forward_bytes
+from tilesegment.stores import Place, is_url, place_of
 
 _PROCESS_BYTES = 350 * 10**6  # measured: Python with torch, zarr and tifffile loaded
 _SAMPLE_STEP = 512  # pixels, at most: calibrating int8 holds many more values, and in fp32
@@ -88,6 +89,11 @@ class Plan:
     chosen: str = ""
     decides: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> Place:
+        """Where the image is."""
+        return place_of(self.image, self.settings.store_options)
 
     @property
     def normalisation(self) -> Normalisation:
@@ -225,7 +231,7 @@ def make_plan(source: ImageSource, model: Model, settings: Settings, machine: Ma
     sides = Sides.of(view.step_of(tile), region.shape, settings.block)
     tiles = TileGrid(region, sides.step, sides.block, view).tiles * len(planes)
     plan = Plan(
-        image=os.path.abspath(source.path),
+        image=source.path if is_url(source.path) else os.path.abspath(source.path),
         model=model_path,
         settings=replace(settings, model=None),
         shape=level.shape,
@@ -245,7 +251,7 @@ def make_plan(source: ImageSource, model: Model, settings: Settings, machine: Ma
         precision=machine.precision,
         runtime=_runtime(model, settings, machine, tiles * tile**2),
         scaling=Scaling(header.normalisation),
-        content=identity(source.path),
+        content=identity(source.place),
         raw_bytes=source.channels * source.dtype.itemsize,
         cache_bytes=source.cache_bytes,
         weights_bytes=weights,

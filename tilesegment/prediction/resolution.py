@@ -1,7 +1,6 @@
 """The pixel size at which an image is predicted: that of a stored level, or the one that the model expects."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from tilesegment.errors import PlanError
 from tilesegment.images import ImageSource, open_image
@@ -9,6 +8,7 @@ from tilesegment.images.resampled import base_level
 from tilesegment.metadata import TOLERATED, PixelSize, size_difference
 from tilesegment.models.header import ModelHeader
 from tilesegment.prediction.settings import Settings
+from tilesegment.stores import Place
 
 _SAME = 0.02  # a level whose pixels differ by no more is read as it is: augmentation varies sizes ten times as much
 _MOST = 16.0  # times that a pixel is larger than those it is made of, or smaller
@@ -29,7 +29,7 @@ class Resolution:
     notes: tuple[str, ...] = ()
 
 
-def open_source(path: str | Path, settings: Settings) -> ImageSource:
+def open_source(path: str | Place, settings: Settings) -> ImageSource:
     """Open an image as the settings say, with their pixel size if they give one.
 
     Raises:

@@ -83,6 +83,7 @@ class Settings:
         skip_empty: which blocks become class 0 without a prediction: `constant`, those of one value; `tissue`, those
             without tissue; the file of a mask, those where it is zero; or a GeoJSON file, those that no area touches.
             None predicts all.
+        store_options: how the server of a URL is reached, see `tilesegment.stores.OPTIONS`; never a secret.
         part: (k, n), only the k-th of n parts of the blocks, counted from 1.
 
     Raises:
@@ -114,6 +115,7 @@ class Settings:
     normalise: str = "model"
     skip_empty: str | None = None
     part: tuple[int, int] | None = None
+    store_options: Options = ()
 
     def __post_init__(self) -> None:
         for name, (allows, words) in _ALLOWED.items():
@@ -155,7 +157,8 @@ class Settings:
     @property
     def reading(self) -> dict[str, Any]:
         """The arguments of `open_image`."""
-        return {"axes": self.axes, "select": self.select, "series": self.series, "invert": self.invert}
+        names = ("axes", "select", "series", "invert", "store_options")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ def _spec(source: ImageSource, channels: Sequence[int], planes: Sequence[Tissue]
 
 def _write_mask(path: Path, spec: MaskSpec, planes: Sequence[Tissue], ngff: str, overwrite: bool) -> None:
     writer = create_mask(path, spec, ngff=ngff, overwrite=overwrite)
-    with writer.claimed(shared=False):
+    with writer.claimed(None):
         for z, one in enumerate(planes):
             for region in Region.of_shape(spec.shape).squares(_BLOCK):
                 writer.write(region, one.mask[region.slices].astype(np.uint8), z)

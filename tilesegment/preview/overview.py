@@ -47,7 +47,12 @@ class Ids(Protocol):
 
 
 def draw_preview(
-    image: str | Path, mask: str | Path | Location, out: str | Path, *, roi: Region | None = None, objects: bool = False
+    image: str | Path | Location,
+    mask: str | Path | Location,
+    out: str | Path,
+    *,
+    roi: Region | None = None,
+    objects: bool = False,
 ) -> tuple[str, ...]:
     """Draw an image beside the same image under its mask, at most 1024 pixels a side each.
 
@@ -69,14 +74,14 @@ def draw_preview(
     """
     with open_shown(mask, objects=objects) as shown:
         check_picture(Path(out))
-        if os.path.realpath(out) in (os.path.realpath(image), os.path.realpath(str(mask))):
+        if os.path.realpath(out) in (os.path.realpath(str(image)), os.path.realpath(str(mask))):
             raise MaskError(f"{out} is the image or the mask that is drawn; choose another name for the picture")
         reading = {} if shown.place is None else shown.place.reading
         step = None if shown.place is None else shown.place.resampled
         with at_scale(open_image(image, **reading), step) as source:
             place = place_on(source, shown)
             notes = _draw(source, shown, place, Path(out), roi)
-            if place.stored is None or place.stored == identity(source.path).digest:
+            if place.stored is None or place.stored == identity(source.place).digest:
                 return notes
     return (
         f"{mask} was made of {place.image}, and {image} holds other data: they are drawn over each other as they "
