@@ -185,6 +185,19 @@ class TestShares:
                 shares.append(tissue_of(source, (0, 1, 2)).shares.blurred)
         assert shares == [0, 1]
 
+    def test_damaged_pixels_are_left_to_their_blocks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The overview is made of another level; windows on level 0 that cannot be read are left out."""
+        monkeypatch.setattr("tilesegment.images.overview.SIDE", 1024)
+        pixels = slide(150)[0].repeat(4, 1).repeat(4, 2)
+        image = ome_zarr("0.5", "cyx", 0.5)(tmp_path, pixels)
+        for chunk in (image / "0" / "c").rglob("*"):
+            if chunk.is_file():
+                chunk.write_bytes(b"damaged")
+        with open_image(image) as source:
+            found = tissue_of(source, (0, 1, 2))
+        assert found.threshold is not None
+        assert found.shares.blurred is None
+
     def test_grey_images_and_all_tissue_have_no_such_shares(self, tmp_path: Path) -> None:
         found = write_tissue(png(tmp_path, padded_section()), tmp_path / "t.png")
         assert found.shares.glass == pytest.approx(0.59, abs=0.02)

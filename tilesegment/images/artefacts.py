@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
 from tilesegment.images.overview import Overview, reduced
 from tilesegment.images.source import ImageSource
@@ -38,7 +39,7 @@ class Shares:
         glass: of all pixels of the overview, those that are not kept as tissue; None where it is not told from tissue.
         pen: of all pixels, those that look like blue, green or black ink; None, as `blurred` is, where the image is no
             stained tissue on bright ground.
-        blurred: of windows spread over the tissue, those that are out of focus; None where none fits.
+        blurred: of windows spread over the tissue, those that are out of focus; None where none fits, or can be read.
     """
 
     glass: float | None
@@ -67,9 +68,6 @@ def shares_of(
         pixels: of its overview, (C, h, w) float32, those of `channels`.
         tissue, threshold: as `find_tissue` gives them.
         channels, z: of the image.
-
-    Raises:
-        ImageError: pixels of the tissue cannot be read.
     """
     glass, white = None if threshold is None else float(1 - tissue.mean()), white_of(source)
     if not np.isfinite(pixels).any() or not is_stained(pixels, white):
@@ -118,9 +116,12 @@ def _blurred(source: ImageSource, tissue: np.ndarray, channels: Sequence[int], z
     focus = []
     for centre in (chosen + 0.5) * Overview.of(source).scale:
         y, x = (int(np.clip(c - side / 2, 0, whole - side)) for c, whole in zip(centre, level.shape, strict=True))
-        pixels = source.read(Region(y, x, y + side, x + side), 0, z)[list(channels)]
+        try:
+            pixels = source.read(Region(y, x, y + side, x + side), 0, z)[list(channels)]
+        except ImageError:  # damaged: its block reports that, and the others are predicted
+            continue
         focus.append(_focus(reduced(pixels, factor).mean(0) * (255 / white_of(source))))
-    return float(np.mean([one < _SHARP for one in focus]))
+    return float(np.mean([one < _SHARP for one in focus])) if focus else None
 
 
 def _focus(grey: np.ndarray) -> float:
