@@ -48,6 +48,12 @@ class ZarrSource(ChunkedSource):
         """Requests sent to the server."""
         return sum(array.requests for array in self._arrays)
 
+    def close(self) -> None:
+        """Forget the arrays and what is kept of them: no file stays open between reads."""
+        for array in self._arrays:
+            array.close()
+        super().close()
+
 
 def open_zarr(place: str | Location, choices: Choices) -> ZarrSource:
     """Open the Zarr array or OME-Zarr image in a folder, or on a server."""
