@@ -4,6 +4,7 @@ import errno
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -120,25 +121,38 @@ WEIGHTS = Parsed(
 
 
 class PathType(click.ParamType):
-    """The path of a file or folder; a name or address passes as it is.
+    """The path of a file or folder; a name passes as it is.
 
     The library reports what is missing or of the wrong kind. Paths that cannot be reached or read are refused here.
 
     Args:
         read: it is read, not written.
+        urls: a URL or another address passes as it is; else only that of a file of this machine, as its path.
     """
 
     name = "path"
 
-    def __init__(self, *, read: bool) -> None:
-        self.read = read
+    def __init__(self, *, read: bool, urls: bool = False) -> None:
+        self.read, self.urls = read, urls
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Check the path."""
-        problem = self._problem(value)
+        path = str(value)
+        if not self.urls and "://" in path:
+            path = self._on_disk(path, param, ctx)
+        problem = self._problem(path)
         if problem is not None:
             self.fail(f"{value!r} {problem}", param, ctx)
-        return str(value)
+        return path
+
+    def _on_disk(self, path: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the path that a URL names on this machine; refuse one of a server."""
+        from tilesegment.stores import is_url, place_of
+
+        if is_url(path) and not isinstance(place := place_of(path), Path):
+            do = "read from a disk: download it" if self.read else "written to a disk: name a path"
+            self.fail(f"{place} is a URL, and this is {do}", param, ctx)
+        return str(place) if is_url(path) else path
 
     def _problem(self, path: str) -> str | None:
         if not path.strip():
