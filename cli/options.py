@@ -93,7 +93,9 @@ scale = together(
         help="Objects here are about so large: resample them to the model's size.",
     ),
     click.option("--mpp", type=MPP, help="Resample to pixels of so many micrometres, or to those of the model."),
-    click.option("--source-mpp", type=float, metavar="MICRONS", help="Pixel size of level 0, if the file lacks it."),
+    click.option(
+        "--source-mpp", type=float, metavar="MICRONS", help="Pixel size of level 0, instead of what the file says."
+    ),
 )
 
 # how objects are made of a mask: the settings of `tilesegment.objects`

@@ -173,10 +173,15 @@ def _objects(given: dict[str, Any]) -> dict[str, Any]:
 def _named(images: tuple[str, ...], listed: str | None, quiet: bool) -> list["Listed"]:
     """Return the images and what a list says of them. A folder is replaced by the images in it."""
     from tilesegment.labels.files import is_folder_of_files
-    from tilesegment.prediction.inputs import Listed, images_in, read_list, shortened
+    from tilesegment.prediction.inputs import OWN, Listed, images_in, read_list, shortened
 
     named = [Listed(image) for image in images]
-    named += [] if listed is None else read_list(listed)
+    if listed is not None:
+        images_listed, unused = read_list(listed)
+        named += images_listed
+        if unused and not quiet:
+            known = ", ".join(("image", "out", *OWN))
+            click.echo(f"Note: {listed}: not used: {shortened(unused)}; columns that are: {known}", err=True)
     if not named:
         raise click.UsageError("Missing argument 'IMAGE...': name an image, or a --list of them")
     files = []

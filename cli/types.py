@@ -24,6 +24,10 @@ class Parsed(click.ParamType):
     def __init__(self, name: str, parse: Callable[[str], Any], form: str) -> None:
         self.name, self.parse, self.form = name, parse, form
 
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return the syntax as it has to be written: click would put it into capitals."""
+        return self.name
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse a text; other values are defaults, and returned as they are."""
         if not isinstance(value, str):
