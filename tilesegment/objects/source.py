@@ -1,5 +1,6 @@
 """The mask that objects are made of: classes that we or others wrote, or ids of objects."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def open_source(path: str | Place) -> Iterator[ObjectSource]:
         yield ObjectSource(str(place), mask.spec, True, True, lambda region, z: mask.read(region, 0, z), options)
         return
     record = read_record(place)
-    exists = read_node(place, MaskError) is not None if isinstance(place, Location) else place.exists()
+    exists = read_node(place, MaskError) is not None if isinstance(place, Location) else os.path.exists(place)
     if (record is not None and record.get("state") == "partial") or not exists:
         open_mask(place)  # says what is wrong
     try:
