@@ -96,7 +96,7 @@ def test_sizes_along_three_axes_tell_planes_from_channels(tmp_path: Path) -> Non
     """Three planes look like the channels of a picture; a distance between them is none of channels."""
     planes = noise((3, 1, 40, 50))
     with open_image(hdf5("zyx", attributes={"element_size_um": [0.05, 0.004, 0.004]})(tmp_path, planes)) as source:
-        assert (source.depth, source.channels, source.frame.z.size) == (3, 1, 0.05)
+        assert (source.depth, source.channels, source.frame.z.scale) == (3, 1, 0.05)
     with open_image(hdf5("zyx")(tmp_path, planes)) as source:
         assert (source.depth, source.channels) == (None, 3)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tilesegment.prediction.objects import WantedObjects
 from tilesegment.prediction.plan import Plan
 from tilesegment.prediction.settings import Outputs
 from tilesegment.preview import Heatmap, class_to_show, draw_preview, mask_digest
-from tilesegment.stores import Location, Place, place_of
+from tilesegment.stores import Location, Place, is_in, resolved
 
 
 @dataclass(frozen=True)
@@ -158,16 +158,3 @@ def _check(image: str, outputs: Outputs, made_of: str) -> None:
         check_picture(Path(outputs.preview), overwrite=outputs.overwrite, same=f"{PREVIEW}{made_of}")
     if outputs.heatmap is not None:
         check_picture(Path(outputs.heatmap), overwrite=outputs.overwrite, same=HEATMAP)
-
-
-def resolved(path: str | Place) -> Place:
-    """Return a place without links; of URLs options do not matter."""
-    place = place_of(path)
-    return place.resolve() if isinstance(place, Path) else replace(place, options=())
-
-
-def is_in(place: Place, folder: Place) -> bool:
-    """Return whether a place lies in another one, at any depth."""
-    if isinstance(place, Path) and isinstance(folder, Path):
-        return folder in place.parents
-    return str(place).startswith(f"{folder}/")

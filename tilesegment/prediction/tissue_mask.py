@@ -31,9 +31,8 @@ from tilesegment.objects.geojson import feature_id
 from tilesegment.objects.outlines import corners_of_block, trace
 from tilesegment.objects.outputs import check_file
 from tilesegment.objects.polygons import Polygons, polygons_of
-from tilesegment.prediction.outputs import is_in, resolved
 from tilesegment.prediction.tissue import Tissue, colours_of, doubts_of, mean_shares, tissue_of
-from tilesegment.stores import Place, place_of
+from tilesegment.stores import Place, is_in, place_of, resolved
 
 NAME = "Tissue"  # of the class, also in QuPath
 _CLASSES = tuple(map(LabelClass, ("glass", NAME), default_colours(2)))

@@ -20,7 +20,7 @@ from tilesegment.masks.spec import spec_from_record
 from tilesegment.models import WEIGHTS, bundled_models
 from tilesegment.objects.plan import first_pixel
 from tilesegment.scoring.membranes import THRESHOLDS
-from tilesegment.stores import Location, Place
+from tilesegment.stores import Location, Place, resolved
 
 _SUM_TOLERANCE = 0.05  # of class probabilities that were rounded to 8 bits or half precision
 
@@ -145,7 +145,7 @@ def find_pairs(prediction: Place, truth: Place, image: Place | None) -> tuple[li
             raise DataError(f"{path} is a model; expected a mask, a label image or a probability map")
         if isinstance(path, Location) and is_geojson(path):
             raise DataError(f"{path} holds outlines, which are read from a disk: download it")
-    if _resolved(prediction) == _resolved(truth):
+    if resolved(prediction) == resolved(truth):
         raise DataError(f"{prediction} is given as prediction and as truth; name the two to compare")
     paths = [path for path in (prediction, truth, image) if path is not None]
     folders = [path for path in paths if isinstance(path, Path) and is_folder_of_files(path)]
@@ -167,10 +167,6 @@ def find_pairs(prediction: Place, truth: Place, image: Place | None) -> tuple[li
         names = {stem: stem for stem in truths}
     pairs = [Pair(names[s], predictions[s], path, images.get(s)) for s, path in sorted(truths.items())]
     return pairs, [note for listing in listings for note in listing.notes([*truths, *predictions])]
-
-
-def _resolved(path: Place) -> Place:
-    return path.resolve() if isinstance(path, Path) else path
 
 
 def _by_truth(files: dict[str, Path], truths: dict[str, Path], folder: Path, all_in: Path | None) -> dict[str, Path]:
