@@ -142,7 +142,7 @@ class PathType(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Check the path."""
         path = str(value)
-        if not self.urls and "://" in path:
+        if "://" in path and not self.urls:
             path = self._on_disk(path, param, ctx)
         problem = self._problem(path)
         if problem is not None:
@@ -151,12 +151,13 @@ class PathType(click.ParamType):
 
     def _on_disk(self, path: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the path that a URL names on this machine; refuse one of a server."""
-        from tilesegment.stores import is_url, place_of
+        from tilesegment.stores import place_of
 
-        if is_url(path) and not isinstance(place := place_of(path), Path):
+        place = place_of(path)
+        if not isinstance(place, Path):
             do = "read from a disk: download it" if self.read else "written to a disk: name a path"
             self.fail(f"{place} is a URL, and this is {do}", param, ctx)
-        return str(place) if is_url(path) else path
+        return str(place)
 
     def _problem(self, path: str) -> str | None:
         if not path.strip():

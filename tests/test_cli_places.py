@@ -86,8 +86,8 @@ def test_what_is_no_zarr_on_a_server_is_refused(run: Run, mask: Location, option
     place, image = mask.parent, f"{mask.parent}/slide.tif"
     store_at(place).put("cells.geojson", b'{"type":"FeatureCollection","features":[]}')
     for line, said in (
-        (f"summary {image}", "slide.tif"),
-        (f"objects {image} --out c.csv", "slide.tif"),
+        (f"summary {image}", "download it"),
+        (f"objects {image} --out c.csv", "download it"),
         (f"evaluate {image} mask.zarr", "download it"),
         (f"evaluate mask.zarr {place}/cells.geojson", "download it"),
         (f"evaluate {mask} {mask}", "given as prediction and as truth"),

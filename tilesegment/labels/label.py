@@ -17,7 +17,7 @@ from tilesegment.masks import open_mask
 from tilesegment.masks.reader import recorded_classes
 from tilesegment.metadata import LabelClass
 from tilesegment.ome_zarr.node import read_node
-from tilesegment.stores import Location, Place
+from tilesegment.stores import Place
 
 BLOCK = 2048  # side in pixels of the squares in which labels are read
 OBJECT_NAMES = ("background", "object")
@@ -88,11 +88,7 @@ def open_label(path: Place, options: LabelOptions) -> Iterator[Label]:
             return
     # a predicted TIFF may be large: read it by region, as ids whatever its palette
     by_region = is_folder or (classes is not None and path.suffix.lower() in (".tif", ".tiff"))
-    indexed = (
-        None
-        if by_region or isinstance(path, Location)
-        else _indexed(path, keep_greys=options.voc or classes is not None)
-    )
+    indexed = None if by_region else _indexed(str(path), keep_greys=options.voc or classes is not None)
     if indexed is not None:
         yield replace(indexed, classes=classes)
         return
@@ -137,7 +133,7 @@ def _reader(source: ImageSource) -> Read:
     return values
 
 
-def _indexed(path: Path, *, keep_greys: bool) -> Label | None:
+def _indexed(path: str, *, keep_greys: bool) -> Label | None:
     """A PNG, TIFF or GIF with a palette, else None; a grey palette is applied unless `keep_greys`."""
     frames: list[np.ndarray] = []
     try:

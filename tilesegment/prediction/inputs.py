@@ -262,8 +262,7 @@ def _stem(image: str) -> str:
     while path.parent.suffix == ".zarr" or is_zarr(path.parent):
         parts.insert(0, path.name)
         path = path.parent
-    suffix = (
-        "" if os.path.isdir(path) and path.suffix != ".zarr" else path.suffix
-    )  # folders of DICOM are called 1.2.840
+    # folders of DICOM are called 1.2.840
+    suffix = "" if os.path.isdir(path) and path.suffix != ".zarr" else path.suffix
     ending = next((one for one in _DOUBLE if path.name.lower().endswith(one)), suffix)
     return "_".join([path.name[: len(path.name) - len(ending)], *parts])
