@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("image", type=options.read_path, required=False)
+@click.argument("image", type=options.read_place, required=False)
 @options.model
 @click.option("--size", type=int, metavar="PX", help="Side of the drawn image.  [default: what there is time for]")
 @click.option("--seconds", type=float, default=60.0, show_default=True, help="About how long it may take.")

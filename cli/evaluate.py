@@ -15,14 +15,15 @@ from tilesegment_cli.types import NAMES
 if TYPE_CHECKING:
     from tilesegment import Evaluation
     from tilesegment.scoring import ObjectScore
+    from tilesegment.stores import Options
 
 _LARGEST_GREY = 65_535  # a larger value of a class is a colour
 _MOST_ROWS = 30  # images that are listed one by one
 
 
 @click.command()
-@click.argument("prediction", type=options.read_path)
-@click.argument("truth", type=options.read_path)
+@click.argument("prediction", type=options.read_place)
+@click.argument("truth", type=options.read_place)
 @click.option("--classes", type=NAMES, help="Names of the classes, in the order of their values.")
 @click.option("--ignore", type=int, metavar="VALUE", help="Pixels of this value in the truth are not counted.")
 @options.instances
@@ -37,11 +38,23 @@ _MOST_ROWS = 30  # images that are listed one by one
     "--figure", type=options.written_path, metavar="PNG", help="Draw the worst images and the best, .png or .jpg."
 )
 @click.option(
-    "--image", type=options.read_path, metavar="IMAGE", help="The predicted image, or a folder of them, for the figure."
+    "--image",
+    type=options.read_place,
+    metavar="IMAGE",
+    help="The predicted image, or a folder of them, for the figure.",
 )
+@options.store_options
 @options.as_json
 @options.quiet
-def evaluate(prediction: str, truth: str, as_json: bool, quiet: bool, **given: Any) -> None:
+def evaluate(
+    prediction: str,
+    truth: str,
+    image: str | None,
+    store_options: "Options",
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
     """Score PREDICTION against TRUTH.
 
     Both are files, stacks, Zarr stores, or folders of files of the same names; other files than images are ignored.
@@ -49,11 +62,16 @@ def evaluate(prediction: str, truth: str, as_json: bool, quiet: bool, **given: A
     objects both may be GeoJSON, too.
     """
     from tilesegment.scoring import evaluate as compare
+    from tilesegment.stores import place_of
 
     start = time.monotonic()
     with ProgressReport(quiet) as progress:
         found = compare(
-            prediction, truth, report=lambda done, name: progress.show(done, name, time.monotonic() - start), **given
+            place_of(prediction, store_options),
+            place_of(truth, store_options),
+            image=None if image is None else place_of(image, store_options),
+            report=lambda done, name: progress.show(done, name, time.monotonic() - start),
+            **given,
         )
         for note in found.notes:
             progress.line(f"Note: {note}")

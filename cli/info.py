@@ -17,7 +17,7 @@ _MOST_CLASSES, _LONGEST_NAME = 20, 40
 
 
 @click.command()
-@click.argument("path", type=options.read_path)
+@click.argument("path", type=options.read_place)
 @options.axes
 @options.select
 @options.series

@@ -14,12 +14,13 @@ from tilesegment_cli.types import PART
 
 if TYPE_CHECKING:
     from tilesegment.objects.find import Objects
+    from tilesegment.stores import Options
 
 option = click.option
 
 
 @click.command()
-@click.argument("mask", type=options.read_path)
+@click.argument("mask", type=options.read_place)
 @option(
     "--out",
     "-o",
@@ -29,16 +30,24 @@ option = click.option
     metavar="PATH",
     help="cells.geojson[.gz], .csv, .parquet, labels.zarr or image.zarr/labels/NAME; several times for several.",
 )
-@option("--image", type=options.read_path, metavar="IMAGE", help="Also measure the grey values of this image.")
+@option("--image", type=options.read_place, metavar="IMAGE", help="Also measure the grey values of this image.")
 @options.objects
 @option("--ngff", type=click.Choice(["0.5", "0.4"]), default="0.5", help="OME-Zarr version of labels.zarr.")
 @option("--part", type=PART, help="Only the K-th of N parts, for a job array; the last one finishes.")
 @options.cluster
+@options.store_options
 @options.overwrite
 @options.as_json
 @options.quiet
 def objects(
-    mask: str, out: tuple[str, ...], cluster: options.ClusterOptions, as_json: bool, quiet: bool, **given: Any
+    mask: str,
+    out: tuple[str, ...],
+    image: str | None,
+    cluster: options.ClusterOptions,
+    store_options: "Options",
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
 ) -> None:
     """Number, measure and outline the objects of MASK, of any size, exactly as if it were labelled at once.
 
@@ -51,14 +60,16 @@ def objects(
     with sigterm_stops() as stop:
         from tilesegment.errors import StoppedError
         from tilesegment.objects.find import find_objects
+        from tilesegment.stores import place_of
 
         start = time.monotonic()
         with cluster.workers(quiet) as workers, ProgressReport(quiet) as progress:
             stop.begin()
             try:
                 found = find_objects(
-                    mask,
+                    place_of(mask, store_options),
                     *out,
+                    image=None if image is None else place_of(image, store_options),
                     workers=workers,
                     report=lambda done, what: progress.show(done, what, time.monotonic() - start),
                     stop=stop,

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from tilesegment.cluster import Cluster
     from tilesegment.stores import Options
 
+# paths on a disk alone, and places, which may be URLs too
 read_path, written_path = PathType(read=True), PathType(read=False)
+read_place, written_place = PathType(read=True, urls=True), PathType(read=False, urls=True)
 
 model = click.option(
     "--model",
@@ -91,7 +93,9 @@ scale = together(
         help="Objects here are about so large: resample them to the model's size.",
     ),
     click.option("--mpp", type=MPP, help="Resample to pixels of so many micrometres, or to those of the model."),
-    click.option("--source-mpp", type=float, metavar="MICRONS", help="Pixel size of level 0, if the file lacks it."),
+    click.option(
+        "--source-mpp", type=float, metavar="MICRONS", help="Pixel size of level 0, instead of what the file says."
+    ),
 )
 
 # how objects are made of a mask: the settings of `tilesegment.objects`
@@ -171,7 +175,7 @@ class ClusterOptions:
 
 _CLUSTER = together(
     click.option("--workers", "workers_", type=click.IntRange(1, 1024), help="Work in this many local processes."),
-    click.option("--scheduler", type=read_path, metavar="tcp://...|FILE", help="Work on a running Dask cluster."),
+    click.option("--scheduler", type=read_place, metavar="tcp://...|FILE", help="Work on a running Dask cluster."),
     click.option("--tls-ca", type=read_path, metavar="PEM", help="For tls://: who signed the scheduler's certificate."),
     click.option("--tls-cert", type=read_path, metavar="PEM", help="Certificate of this client."),
     click.option("--tls-key", type=read_path, metavar="PEM", help="Its key."),

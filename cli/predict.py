@@ -27,11 +27,11 @@ option, written = click.option, options.written_path
 
 
 @click.command()
-@click.argument("images", type=options.read_path, nargs=-1, metavar="IMAGE...")
+@click.argument("images", type=options.read_place, nargs=-1, metavar="IMAGE...")
 @option(
     "--out",
     "-o",
-    type=written,
+    type=options.written_place,
     metavar="PATH",
     help="mask.zarr, also s3://BUCKET/mask.zarr; image.zarr/labels/NAME, mask.tif, mask.png.",
 )
@@ -72,7 +72,7 @@ option, written = click.option, options.written_path
     "area of a GeoJSON file touches.",
 )
 @option("--ngff", type=click.Choice(["0.5", "0.4"]), default="0.5", help="OME-Zarr version; 0.4 for QuPath and Fiji.")
-@option("--probabilities", type=written, metavar="P.ZARR", help="Also write class probabilities.")
+@option("--probabilities", type=options.written_place, metavar="P.ZARR", help="Also write class probabilities.")
 @option("--probabilities-dtype", type=click.Choice(["float32", "uint8"]), help="[default: float32; uint8: 0 to 255]")
 @option("--heatmap", type=written, metavar="PNG", help="With --probabilities: also draw how probable a class is.")
 @option("--heatmap-class", metavar="NAME|N", help="That class.  [default: foreground, all but class 0]")
@@ -173,10 +173,15 @@ def _objects(given: dict[str, Any]) -> dict[str, Any]:
 def _named(images: tuple[str, ...], listed: str | None, quiet: bool) -> list["Listed"]:
     """Return the images and what a list says of them. A folder is replaced by the images in it."""
     from tilesegment.labels.files import is_folder_of_files
-    from tilesegment.prediction.inputs import Listed, images_in, read_list, shortened
+    from tilesegment.prediction.inputs import OWN, Listed, images_in, read_list, shortened
 
     named = [Listed(image) for image in images]
-    named += [] if listed is None else read_list(listed)
+    if listed is not None:
+        images_listed, unused = read_list(listed)
+        named += images_listed
+        if unused and not quiet:
+            known = ", ".join(("image", "out", *OWN))
+            click.echo(f"Note: {listed}: not used: {shortened(unused)}; columns that are: {known}", err=True)
     if not named:
         raise click.UsageError("Missing argument 'IMAGE...': name an image, or a --list of them")
     files = []

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("image", type=options.read_path)
-@click.argument("mask", type=options.read_path)
+@click.argument("image", type=options.read_place)
+@click.argument("mask", type=options.read_place)
 @click.option("--out", "-o", type=options.written_path, required=True, metavar="PNG", help="The picture, .png or .jpg.")
 @click.option("--roi", type=REGION, help="Only these pixels of the image, of level 0.")
 @click.option("--objects", is_flag=True, help="Draw each connected region of MASK as an object, in its own colour.")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("masks", type=options.read_path, nargs=-1, required=True, metavar="MASK...")
+@click.argument("masks", type=options.read_place, nargs=-1, required=True, metavar="MASK...")
 @options.store_options
 @options.as_json
 def status(masks: tuple[str, ...], store_options: "Options", as_json: bool) -> None:
@@ -38,7 +38,7 @@ def status(masks: tuple[str, ...], store_options: "Options", as_json: bool) -> N
 
 
 @click.command()
-@click.argument("mask", type=options.written_path)
+@click.argument("mask", type=options.written_place)
 @options.store_options
 @options.quiet
 def finish(mask: str, store_options: "Options", quiet: bool) -> None:

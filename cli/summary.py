@@ -15,15 +15,17 @@ from tilesegment_cli.types import NAMES
 
 if TYPE_CHECKING:
     from tilesegment.objects.summary import MaskSummary
+    from tilesegment.stores import Options
 
 
 @click.command()
-@click.argument("masks", type=options.read_path, nargs=-1, required=True, metavar="MASK...")
+@click.argument("masks", type=options.read_place, nargs=-1, required=True, metavar="MASK...")
 @click.option("--out", "-o", type=options.written_path, metavar="FILE", help="summary.csv or .json.  [default: print]")
 @click.option(
     "--tissue", type=NAMES, metavar="CLASSES", help="Classes that are tissue.  [default: all that was not skipped]"
 )
 @options.objects
+@options.store_options
 @options.overwrite
 @options.as_json
 @options.quiet
@@ -31,6 +33,7 @@ def summary(
     masks: tuple[str, ...],
     out: str | None,
     tissue: tuple[str, ...] | None,
+    store_options: "Options",
     overwrite: bool,
     as_json: bool,
     quiet: bool,
@@ -42,6 +45,7 @@ def summary(
     """
     with sigterm_stops() as stop:
         from tilesegment.objects.summary import check_summary, summarise, write_summary
+        from tilesegment.stores import place_of
 
         start, file = time.monotonic(), None if out == "-" else out
         if file is not None:
@@ -49,7 +53,7 @@ def summary(
         with ProgressReport(quiet) as progress:
             stop.begin()
             found = summarise(
-                masks,
+                [place_of(mask, store_options) for mask in masks],
                 tissue=tissue,
                 report=lambda done, what: progress.show(done, what, time.monotonic() - start),
                 stop=stop,

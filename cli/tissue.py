@@ -2,19 +2,22 @@
 
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tilesegment_cli import options
 
+if TYPE_CHECKING:
+    from tilesegment.stores import Options
+
 
 @click.command()
-@click.argument("image", type=options.read_path)
+@click.argument("image", type=options.read_place)
 @click.option(
     "--out",
     "-o",
-    type=options.written_path,
+    type=options.written_place,
     required=True,
     metavar="PATH",
     help="tissue.geojson[.gz] for QuPath, or a mask: tissue.zarr, image.zarr/labels/NAME, tissue.tif or tissue.png.",
@@ -25,17 +28,19 @@ from tilesegment_cli import options
 @options.series
 @options.invert
 @click.option("--ngff", type=click.Choice(["0.5", "0.4"]), default="0.5", help="OME-Zarr version of tissue.zarr.")
+@options.store_options
 @options.overwrite
 @options.as_json
 @options.quiet
-def tissue(image: str, out: str, as_json: bool, quiet: bool, **given: Any) -> None:
+def tissue(image: str, out: str, store_options: "Options", as_json: bool, quiet: bool, **given: Any) -> None:
     """Write what `predict --skip-empty tissue` takes as the tissue of IMAGE, to look at and to correct.
 
     The corrected file goes to `predict --skip-empty PATH`.
     """
     from tilesegment.prediction.tissue_mask import write_tissue
+    from tilesegment.stores import place_of
 
-    found = write_tissue(image, out, **given)
+    found = write_tissue(place_of(image, store_options), place_of(out, store_options), **given)
     if not quiet:
         for note in found.notes:
             click.echo(f"Note: {note}", err=True)

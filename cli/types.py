@@ -4,6 +4,7 @@ import errno
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,6 +23,10 @@ class Parsed(click.ParamType):
 
     def __init__(self, name: str, parse: Callable[[str], Any], form: str) -> None:
         self.name, self.parse, self.form = name, parse, form
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return the syntax as it has to be written: click would put it into capitals."""
+        return self.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse a text; other values are defaults, and returned as they are."""
@@ -120,25 +125,39 @@ WEIGHTS = Parsed(
 
 
 class PathType(click.ParamType):
-    """The path of a file or folder; a name or address passes as it is.
+    """The path of a file or folder; a name passes as it is.
 
     The library reports what is missing or of the wrong kind. Paths that cannot be reached or read are refused here.
 
     Args:
         read: it is read, not written.
+        urls: a URL or another address passes as it is; else only that of a file of this machine, as its path.
     """
 
     name = "path"
 
-    def __init__(self, *, read: bool) -> None:
-        self.read = read
+    def __init__(self, *, read: bool, urls: bool = False) -> None:
+        self.read, self.urls = read, urls
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Check the path."""
-        problem = self._problem(value)
+        path = str(value)
+        if "://" in path and not self.urls:
+            path = self._on_disk(path, param, ctx)
+        problem = self._problem(path)
         if problem is not None:
             self.fail(f"{value!r} {problem}", param, ctx)
-        return str(value)
+        return path
+
+    def _on_disk(self, path: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the path that a URL names on this machine; refuse one of a server."""
+        from tilesegment.stores import place_of
+
+        place = place_of(path)
+        if not isinstance(place, Path):
+            do = "read from a disk: download it" if self.read else "written to a disk: name a path"
+            self.fail(f"{place} is a URL, and this is {do}", param, ctx)
+        return str(place)
 
     def _problem(self, path: str) -> str | None:
         if not path.strip():

@@ -10,7 +10,7 @@ from tilesegment_cli import options
 
 
 @click.command()
-@click.argument("image", type=options.read_path)
+@click.argument("image", type=options.read_place)
 @options.model
 @options.tile
 @options.halo
@@ -23,6 +23,7 @@ from tilesegment_cli import options
 @options.select
 @options.series
 @options.invert
+@options.store_options
 @options.as_json
 @options.quiet
 def verify(image: str, model: str | None, as_json: bool, quiet: bool, **settings: Any) -> None:

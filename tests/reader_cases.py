@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from dicom_files import dicom
+from hamamatsu_files import ndpi
 from hdf5_files import hdf5
 from image_files import (
     GREY,
@@ -24,8 +26,9 @@ from image_files import (
     tiff_pyramid,
     zarr_array,
 )
+from mirax_files import mrxs
 from picture_files import jpeg2000, picture, plain_pnm
-from slide_files import bif, dicom, mrxs, ndpi, philips, scn, svs, svslide
+from slide_files import bif, philips, scn, svs, svslide
 from zarr.codecs import BytesCodec, ShardingCodec, ZstdCodec
 
 from tilesegment.metadata import PixelSize

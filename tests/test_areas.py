@@ -126,6 +126,11 @@ def test_areas_that_do_not_fit_are_refused(features: list[dict[str, Any]], named
         read_areas(saved(tmp_path, *features), SHAPES)
 
 
+def test_areas_on_a_server_are_refused() -> None:
+    with pytest.raises(TilesegmentError, match=r"s3://bucket/areas\.geojson is a URL"):
+        read_areas("s3://bucket/areas.geojson", SHAPES)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"type": "Topology"}'])
 def test_what_is_no_geojson_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "areas.json"

@@ -49,6 +49,12 @@ def test_version_and_nothing_at_all(run: Run) -> None:
     assert found.err.startswith("Usage: tileseg")
 
 
+def test_help_shows_a_syntax_as_it_has_to_be_written(run: Run) -> None:
+    shown = run("predict --help").out
+    for syntax in ("MICRONS|model", "t=N", "auto|N"):
+        assert syntax in shown and syntax.upper() not in shown
+
+
 def test_help_and_info_need_no_torch(folder: Path) -> None:
     """They start at once."""
     create_mask("m.zarr", MaskSpec((40, 40), None, 64, 64, (LabelClass("a", "#000000"),), None))

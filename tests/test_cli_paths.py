@@ -20,13 +20,15 @@ NO_PATHS = {
     "predict": {"device", "precision", "runtime", "axes", "heatmap_class", "border", "store_options"},
     "status": {"store_options"},
     "finish": {"store_options"},
-    "info": {"axes"},
-    "tissue": {"axes"},
+    "info": {"axes", "store_options"},
+    "tissue": {"axes", "store_options"},
     "train": {"preset", "network", "optimiser", "loss", "goal", "normalise", "device", "precision", "name", "licence"},
-    "verify": {"device", "runtime", "axes"},
-    "bench": {"device", "precision", "runtime", "axes"},
-    "objects": {"border"},
-    "summary": {"border"},
+    "verify": {"device", "runtime", "axes", "store_options"},
+    "bench": {"device", "precision", "runtime", "axes", "store_options"},
+    "preview": {"store_options"},
+    "evaluate": {"store_options"},
+    "objects": {"border", "store_options"},
+    "summary": {"border", "store_options"},
     "import": {"network", "dtype", "name", "licence"},
 }
 
@@ -204,6 +206,41 @@ def test_a_bad_path_is_named_in_one_line_and_nothing_is_harmed(name: str, way: s
     assert "Traceback" not in found.err
     shown = {"empty": "''", "blank": "' '", "NUL": r"a\x00b", "not UTF-8": "caf"}.get(way, path.split("/")[0])
     assert shown in found.err, found.err
+    assert listing(here) == before
+
+
+# places on no server that answers, of a kind that there is not, and that lack something
+URLS = {
+    "no server": "http://127.0.0.1:1/x",
+    "no store": "s3://bucket/x",
+    "no account": "az://container/x",
+    "no bucket": "s3:///x",
+    "no such kind": "ftp://host/x",
+    "query": "https://host/x?token=secret",
+}
+ENDPOINT = "--store-option=endpoint=http://127.0.0.1:1"
+
+
+@pytest.mark.parametrize("kind", URLS)
+@pytest.mark.parametrize("name", USES)
+def test_a_url_is_refused_in_one_line_where_it_cannot_be_used(
+    name: str, kind: str, here: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tilesegment.stores.remote.PAUSES", ())
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATESTTESTTEST")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    url = URLS[kind] + ENDINGS.get(name, ".zarr" if kind == "no server" else "")
+    first, rest = USES[name][0].split("{}")
+    command = tileseg.commands[name.split()[0]]
+    more = [ENDPOINT] if any(one.name == "store_options" for one in command.params) else []
+    before = listing(here)
+    found = run(first, url, *rest.split(), *more)
+    assert found.code in (1, 2), (found.out, found.err)
+    assert found.out == ""
+    assert found.err.startswith("Error: "), found.err
+    assert found.err.count("\n") == 1, found.err
+    assert URLS[kind].partition("?")[0].removesuffix("container/x") in found.err
+    assert "secret" not in found.err or name.endswith("scheduler")  # whose address is none of a store
     assert listing(here) == before
 
 

@@ -33,6 +33,8 @@ def test_a_dataset_is_named_behind_its_file(tmp_path: Path) -> None:
     fails(Path(f"{path}:/volumes"), "is a group, not a dataset: it holds")
     fails(Path(f"{path}:/nothing"), "does not exist: of .* it holds")
     fails(path / "volumes" / "raw", f"does not exist.* is {path}:/volumes/raw")
+    fails(Path(f"{path}:volumes/raw"), f"does not exist.* is {path}:/volumes/raw")
+    fails(Path(f"{path}:"), f"does not exist.* is {path}:/NAME")
 
 
 def test_a_file_with_one_image_needs_no_name(tmp_path: Path) -> None:
@@ -88,6 +90,15 @@ def test_what_a_file_tells_of_its_pixel_size(
             None if um is None else pytest.approx(um)
         )
         assert ("taken for nanometres" in " ".join(source.notes)) == said
+
+
+def test_sizes_along_three_axes_tell_planes_from_channels(tmp_path: Path) -> None:
+    """Three planes look like the channels of a picture; a distance between them is none of channels."""
+    planes = noise((3, 1, 40, 50))
+    with open_image(hdf5("zyx", attributes={"element_size_um": [0.05, 0.004, 0.004]})(tmp_path, planes)) as source:
+        assert (source.depth, source.channels, source.frame.z.scale) == (3, 1, 0.05)
+    with open_image(hdf5("zyx")(tmp_path, planes)) as source:
+        assert (source.depth, source.channels) == (None, 3)
 
 
 def test_labels_of_dimensions(tmp_path: Path) -> None:

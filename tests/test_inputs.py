@@ -45,24 +45,28 @@ def test_two_images_of_one_name_are_refused_but_for_names_of_their_own() -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "found"),
+    ("name", "content", "found", "unused"),
     [
-        ("l.txt", "# slides of May\na b.tif\n\n c.zarr \n", [Listed("a b.tif"), Listed("c.zarr")]),
+        ("l.txt", "# slides of May\na b.tif\n\n c.zarr \n", [Listed("a b.tif"), Listed("c.zarr")], ()),
         (
             "l.csv",
-            '\ufeffid,image,out\n1,"a, b.tif",one.tif\n2,c.zarr,\n',
+            '\ufeffid,image,out, Mp\n1,"a, b.tif",one.tif,2\n2,c.zarr,\n',
             [Listed("a, b.tif", "one.tif"), Listed("c.zarr")],
+            ("id", "Mp"),
         ),
         (
             "l.csv",
             "MPP,image, diameter\n0.25,a.tif,\n,b.tif,3e1\n,c.tif\n",
             [Listed("a.tif", None, {"source_mpp": 0.25}), Listed("b.tif", None, {"diameter": 30}), Listed("c.tif")],
+            (),
         ),
     ],
 )
-def test_lists_are_text_or_csv(tmp_path: Path, name: str, content: str, found: list[Listed]) -> None:
+def test_lists_are_text_or_csv(
+    tmp_path: Path, name: str, content: str, found: list[Listed], unused: tuple[str, ...]
+) -> None:
     (tmp_path / name).write_text(content)
-    assert read_list(tmp_path / name) == found
+    assert read_list(tmp_path / name) == (found, unused)
 
 
 @pytest.mark.parametrize(

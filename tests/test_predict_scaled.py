@@ -254,6 +254,7 @@ def test_images_of_different_sizes_in_one_run(slide: Path, run: Run) -> None:
         ("--source-mpp 0", "--source-mpp is 0.0; allowed: positive"),
         ("--mpp 0.5", "bare.tif does not say how large its pixels are"),
         ("--mpp 0.5 --source-mpp 0.02", "a pixel would span 25 of those of level 0; allowed: 1/16 to 16"),
+        ("--mpp 0.5 --source-mpp 0.0311", "a pixel would span 16.08 of those of level 0; allowed: 1/16 to 16"),
         ("--diameter 1", "a pixel would span 0.05 of those of level 0; allowed: 1/16 to 16"),
         ("-m toy.safetensors --diameter 9", "the model toy-2 does not say how large objects were"),
         ("-m toy.safetensors --mpp model --source-mpp 1", "the model toy-2 does not say how large pixels were"),

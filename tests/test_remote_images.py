@@ -220,6 +220,8 @@ class TestRefused:
             open_image(s3 / "empty.tif")
         with pytest.raises(ImageError, match="download it"):
             open_image(s3 / "text.tif")
+        with pytest.raises(ImageError, match=r"a dataset in a file.*download the file"):
+            open_image(s3 / "text.tif:/volume")
 
     def test_no_bucket(self, s3: Location) -> None:
         with pytest.raises(ImageError, match="no-such-bucket does not exist"):

@@ -143,6 +143,8 @@ def test_options_that_are_refused(given: str, run: Run) -> None:
     assert refused.code != 0 and "--store-option" in refused.err and "hidden" not in refused.err
 
 
-def test_grey_values_are_measured_from_a_disk(folder: Path, slide: Location, options: str, run: Run) -> None:
-    refused = run(f"predict --objects o.csv --measure-image {LINE} {options}", str(slide))
-    assert refused.code == 1 and "--measure-image" in refused.err
+def test_grey_values_are_measured_in_an_image_on_a_server(slide: Location, options: str, run: Run) -> None:
+    line = f"--measure-image {LINE}"
+    assert run(f"predict --objects there.csv {line} {options}", str(slide)).code == 0
+    assert run(f"predict --objects here.csv {line}", "slide.tif").code == 0
+    assert Path("there.csv").read_text() == Path("here.csv").read_text()

@@ -9,10 +9,13 @@ import numpy as np
 import openslide
 import pytest
 from command_line import Run
+from dicom_files import dicom
+from hamamatsu_files import ndpi, vms
 from image_files import Write, fails, make_pixels, png
+from mirax_files import mrxs
 from reader_cases import SMOOTH, WSI
 from reader_contract import keep_the_contract
-from slide_files import bif, dicom, mrxs, ndpi, vms
+from slide_files import bif
 
 import tilesegment
 from tilesegment.errors import ImageError

@@ -226,7 +226,7 @@ def test_stacks_and_files_for_each_channel_are_brought_to_the_size(tmp_path: Pat
     ("sizes", "chosen", "named"),
     [
         ((0.5, None), {"mpp": 0.5}, "image 1 does not say .*--source-mpp MICRONS.* or leave --mpp out"),
-        ((0.5,), {"mpp": 500.0}, "a pixel would span 1e\\+03 of those of level 0; allowed: 1/16 to 16"),
+        ((0.5,), {"mpp": 500.0}, "a pixel would span 1000 of those of level 0; allowed: 1/16 to 16"),
         ((0.5,), {"mpp": 0.01}, "a pixel would span 0.02 of those"),
         ((None,), {"mpp": 0.5, "source_mpp": 100.0}, "a pixel would span 0.005"),
     ],

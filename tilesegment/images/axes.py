@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tilesegment.errors import ImageError
 from tilesegment.images.layout import MAX_CHANNELS
 
-_COLOURS = 4  # the most channels that the shape of an array alone suggests
+MAX_COLOURS = 4  # the most channels that the shape of an array alone suggests
 
 
 def axes_of(
@@ -33,17 +33,17 @@ def _guess(shape: tuple[int, ...]) -> str | None:
     match len(shape):
         case 2:
             return "yx"
-        case 3 if shape[-1] <= _COLOURS:
-            return "yxc" if shape[0] > _COLOURS else None
-        case 3 if shape[0] <= _COLOURS:
+        case 3 if shape[-1] <= MAX_COLOURS:
+            return "yxc" if shape[0] > MAX_COLOURS else None
+        case 3 if shape[0] <= MAX_COLOURS:
             return "cyx"
         case 3:  # planes as narrow as this may be rows of pixels with many channels
             thin = [n for n, other in (shape[1:], shape[:0:-1]) if 2 * n <= min(shape[0], other) and n <= MAX_CHANNELS]
             return None if thin else "zyx"
-        case 4 if shape[1] <= _COLOURS < shape[-1]:
+        case 4 if shape[1] <= MAX_COLOURS < shape[-1]:
             return "zcyx"
-        case 4 if shape[-1] <= _COLOURS < shape[1]:
+        case 4 if shape[-1] <= MAX_COLOURS < shape[1]:
             return "zyxc"
-        case 5 if shape[-1] > _COLOURS:
+        case 5 if shape[-1] > MAX_COLOURS:
             return "tczyx"
     return None

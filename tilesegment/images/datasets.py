@@ -19,6 +19,10 @@ def split_dataset(path: str) -> tuple[str, str]:
 
 
 def hint_at_datasets(path: str) -> str:
-    """Return how the dataset is named, for `file.h5/volume`, which does not exist but lies in a file; else ""."""
+    """Return how the dataset is named, for `file.h5/volume` and `file.h5:volume`, which lie in a file; else ""."""
     file = next((one for one in Path(path).parents if one.is_file()), None)
-    return "" if file is None else f"; a dataset in the file {file} is {file}:/{Path(path).relative_to(file)}"
+    dataset = "" if file is None else str(Path(path).relative_to(file))
+    for found in re.finditer(":", path):
+        if os.path.isfile(path[: found.start()]):
+            file, dataset = Path(path[: found.start()]), path[found.end() :] or "NAME"
+    return "" if file is None else f"; a dataset in the file {file} is {file}:/{dataset}"

@@ -7,7 +7,7 @@ line to `FORMATS`.
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +237,9 @@ def _open_remote(place: Location, choices: Choices) -> ImageSource:
     is_zarr = not place.key or any(part.endswith(".zarr") for part in place.key.split("/"))
     file = None if is_zarr else _remote_file(place)
     if file is None:
+        outer, _, dataset = place.key.partition(":/")
+        if dataset and _remote_file(replace(place, key=outer)) is not None:
+            raise ImageError(f"{place} is a dataset in a file, which is not read from a server: download the file")
         return ZARR.open(place, choices)
     if not file.size:
         raise ImageError(f"{place} is an empty file: copy or export the image again")

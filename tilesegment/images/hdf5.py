@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from tilesegment.errors import ImageError, one_line
-from tilesegment.images.axes import axes_of
+from tilesegment.images.axes import MAX_COLOURS, axes_of
 from tilesegment.images.chunked import ChunkedSource, Index
 from tilesegment.images.datasets import split_dataset
 from tilesegment.images.layout import Choices, arrange, chosen_series, note_on_inversion
@@ -89,7 +89,7 @@ def open_hdf5(path: str, choices: Choices) -> Hdf5Source:
             notes.append(
                 f"{path} is an array of Imaris, which pads it with zeros to whole chunks: --roi leaves them out"
             )
-        axes = axes_of(path, dataset.shape, _named_axes(dataset), choices.axes, notes)
+        axes = axes_of(path, dataset.shape, _named_axes(dataset) or _spatial(dataset), choices.axes, notes)
         layout = arrange(path, tuple(axes), dataset.shape, choices.select)
         frame = _frame(path, dataset, axes, notes)
         source = Hdf5Source(path, "HDF5", [(Dataset(dataset), layout)], [(1.0, 1.0)], frame, Shown(notes=notes))
@@ -168,6 +168,12 @@ def _named_axes(dataset: h5py.Dataset) -> tuple[str, ...] | None:
         return tuple(str(tag["key"]).lower() for tag in tags)
     labels = tuple(str(one.label).lower() for one in dataset.dims)
     return labels if all(labels) else None
+
+
+def _spatial(dataset: h5py.Dataset) -> tuple[str, ...] | None:
+    """Return z, y, x for an array with a size of its elements along each of three axes, so that none are channels."""
+    sized = any(len(_lengths(dataset.attrs.get(name))) == 3 for name in ("element_size_um", "resolution"))
+    return tuple("zyx") if sized and len(dataset.shape) == 3 and dataset.shape[-1] > MAX_COLOURS else None
 
 
 def _frame(path: str, dataset: h5py.Dataset, axes: Sequence[str], notes: list[str]) -> Frame:

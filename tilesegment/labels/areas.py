@@ -14,6 +14,7 @@ from tilesegment.labels.annotations import doubts, is_annotation
 from tilesegment.labels.files import some_of
 from tilesegment.labels.geojson import Feature, read_features
 from tilesegment.labels.outlines import Outlines
+from tilesegment.stores import Location, place_of
 
 _FEWEST = 3  # vertices of an area
 _FILLED = 0.5  # of both sides of a smaller level: areas that reach so far in it may have been drawn on it
@@ -103,21 +104,23 @@ def read_areas(path: str | Path, shapes: Sequence[tuple[int, int]], planes: int 
         planes: of the image.
 
     Raises:
-        DataError: it cannot be read, is no GeoJSON, holds no area, or most of its areas lie outside the image.
+        DataError: it cannot be read, is a URL or no GeoJSON, holds no area, or most of its areas lie outside the image.
     """
-    path = Path(path)
-    features = list(read_features(path))
+    file = place_of(path)
+    if isinstance(file, Location):
+        raise DataError(f"{file} is a URL, and areas are read from a disk: download it")
+    features = list(read_features(file))
     given = [one for one in features if one.polygons]
     annotations = [one for one in given if not one.is_object]
     areas = [one for one in annotations or given if not one.is_void]
     if not any(len(ring) >= _FEWEST for one in areas for polygon in one.polygons for ring in polygon[:1]):
         raise DataError(f"{path} holds no area: export annotations that are polygons, rectangles or ellipses")
     drawn, left_out = (
-        Outlines.of([replace(one, object_type="annotation") for one in some], path.name)
+        Outlines.of([replace(one, object_type="annotation") for one in some], file.name)
         for some in (areas, [one for one in annotations if one.is_void])
     )
-    notes = [*_left(features, annotations, path.name), *doubts(drawn, shapes[0], path.name)]
-    notes += _doubts_of_scale(drawn, shapes, path.name)
+    notes = [*_left(features, annotations, file.name), *doubts(drawn, shapes[0], file.name)]
+    notes += _doubts_of_scale(drawn, shapes, file.name)
     found = Areas(drawn, left_out, tuple(notes))
     used = sorted({*drawn.planes.tolist()})
     if used[0] < 0 or used[-1] >= planes:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tilesegment.errors import DataError, one_line
 from tilesegment.images import IMAGE_SUFFIXES, begins_as_image, is_image_folder, unread_among, unread_format
 from tilesegment.labels.geojson import is_geojson
+from tilesegment.stores import Place
 
 # suffixes and prefixes of labels, predictions and images; nnU-Net's first channel is _0000
 _LABEL_SUFFIXES = (
@@ -58,7 +59,7 @@ def is_folder_of_files(path: Path) -> bool:
     return os.path.isdir(path) and not is_image_folder(path)
 
 
-def stem_of(path: Path) -> str:
+def stem_of(path: Place) -> str:
     """Return the name of an image without its suffix, in Unicode form NFC, as macOS stores names in another."""
     name = path.name[:-3] if is_geojson(path) and path.suffix.lower() == ".gz" else path.name
     return unicodedata.normalize("NFC", Path(name).stem.removesuffix(".ome"))

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from tilesegment.errors import DataError, one_line
+from tilesegment.stores import Place
 
 SUFFIXES = (".geojson", ".geojson.gz")
 CHUNK = 1 << 20  # characters that are read at once, at least
@@ -51,7 +52,7 @@ class Feature:
         return self.object_type == CROWD or self.name in _IGNORED
 
 
-def is_geojson(path: Path) -> bool:
+def is_geojson(path: Place) -> bool:
     """Whether a file is GeoJSON by its name."""
     return path.name.lower().endswith(SUFFIXES)
 

@@ -17,6 +17,7 @@ from tilesegment.masks import open_mask
 from tilesegment.masks.reader import recorded_classes
 from tilesegment.metadata import LabelClass
 from tilesegment.ome_zarr.node import read_node
+from tilesegment.stores import Place
 
 BLOCK = 2048  # side in pixels of the squares in which labels are read
 OBJECT_NAMES = ("background", "object")
@@ -64,11 +65,11 @@ class LabelOptions:
         return _NOT_LABELLED if self.instances and self.ignore is not None else self.ignore
 
     @contextmanager
-    def open(self, path: Path, name: str) -> Iterator[Label]:
-        """Open a label file or Zarr folder; `name` is for messages.
+    def open(self, path: Place, name: str) -> Iterator[Label]:
+        """Open a label file or a Zarr; `name` is for messages.
 
         Raises:
-            DataError: it has neither one channel nor 8-bit colours.
+            DataError: it has neither one channel nor 8-bit colours, or is a file on a server.
             ImageError, MaskError: it cannot be read, or is an unfinished mask.
         """
         with open_label(path, self) as label:
@@ -76,18 +77,18 @@ class LabelOptions:
 
 
 @contextmanager
-def open_label(path: Path, options: LabelOptions) -> Iterator[Label]:
+def open_label(path: Place, options: LabelOptions) -> Iterator[Label]:
     """Open a label file as stored, without parting objects."""
-    classes = recorded_classes(path, probabilities=False)
-    if classes is not None and path.is_dir():
+    classes, is_folder = recorded_classes(path, probabilities=False), _is_folder(path)
+    if classes is not None and is_folder:
         mask = open_mask(path)
         if options.strict:
             shape, planes = mask.spec.shape, mask.spec.depth or 1
             yield Label(shape, planes, "grey", lambda r, z: mask.read(r, 0, z), classes=classes)
             return
     # a predicted TIFF may be large: read it by region, as ids whatever its palette
-    by_region = path.is_dir() or (classes is not None and path.suffix.lower() in (".tif", ".tiff"))
-    indexed = None if by_region else _indexed(path, keep_greys=options.voc or classes is not None)
+    by_region = is_folder or (classes is not None and path.suffix.lower() in (".tif", ".tiff"))
+    indexed = None if by_region else _indexed(str(path), keep_greys=options.voc or classes is not None)
     if indexed is not None:
         yield replace(indexed, classes=classes)
         return
@@ -98,7 +99,7 @@ def open_label(path: Path, options: LabelOptions) -> Iterator[Label]:
                 f"label {path.name} has {source.channels} channels of {source.stored_dtype}; expected one channel "
                 "with one value per class, or 8-bit RGB with one colour per class"
             )
-        names, colours = _image_label(path) if path.is_dir() else ({}, {})
+        names, colours = _image_label(path) if is_folder else ({}, {})
         yield Label(
             source.shape,
             source.depth or 1,
@@ -112,6 +113,15 @@ def open_label(path: Path, options: LabelOptions) -> Iterator[Label]:
         )
 
 
+def _is_folder(path: Place) -> bool:
+    """Return whether a label is a Zarr; refuse other files on a server, whose palettes are not read there."""
+    if isinstance(path, Path):
+        return path.is_dir()
+    if path.suffix == ".zarr" or read_node(path) is not None:
+        return True
+    raise DataError(f"{path} is no Zarr: of masks and labels on a server only Zarr is read, so download it")
+
+
 def _reader(source: ImageSource) -> Read:
     def values(region: Region, z: int) -> np.ndarray:
         pixels = source.read_stored(region, 0, z)
@@ -123,7 +133,7 @@ def _reader(source: ImageSource) -> Read:
     return values
 
 
-def _indexed(path: Path, *, keep_greys: bool) -> Label | None:
+def _indexed(path: str, *, keep_greys: bool) -> Label | None:
     """A PNG, TIFF or GIF with a palette, else None; a grey palette is applied unless `keep_greys`."""
     frames: list[np.ndarray] = []
     try:
@@ -148,7 +158,7 @@ def _indexed(path: Path, *, keep_greys: bool) -> Label | None:
     return Label(shape, len(frames), "palette", lambda r, z: frames[z][r.slices], colours=colours)
 
 
-def _image_label(path: Path) -> tuple[dict[int, str], dict[int, str]]:
+def _image_label(path: Place) -> tuple[dict[int, str], dict[int, str]]:
     """Names and colours by value from the `image-label` object of an OME-Zarr label, without invalid entries."""
     node = read_node(path)
     document = None if node is None else node.ome.get("image-label")

@@ -113,7 +113,10 @@ def open_mask(path: str | Place) -> Mask:
         if recorded_classes(place, probabilities=True) is not None:
             raise MaskError(f"{place} holds probabilities, no mask; open it as an image")
         if read_node(place, MaskError) is None if isinstance(place, Location) else not os.path.exists(place):
-            raise MaskError(f"there is no mask {place}: check the path")
+            check = (
+                "check the URL, and download it if it is no Zarr" if isinstance(place, Location) else "check the path"
+            )
+            raise MaskError(f"there is no mask {place}: {check}")
     raise MaskError(f"{place} is no mask written by tilesegment; name an OME-Zarr, TIFF or PNG that predict wrote")
 
 

@@ -18,6 +18,7 @@ from tilesegment.objects.plan import ObjectPlan, first_pixel
 from tilesegment.objects.settings import ObjectSettings
 from tilesegment.objects.tables import check_name, objects_writer, suffix_of
 from tilesegment.objects.work import Ending
+from tilesegment.stores import is_url
 
 Write = Callable[[Batch], None]
 
@@ -46,8 +47,11 @@ class ObjectOutputs:
 
         Raises:
             PlanError: two have one name.
-            MaskError: a name does not say what to write, its folder does not exist, or a library is missing for it.
+            MaskError: a name is a URL or does not say what to write, its folder does not exist, or a library is missing
+                for it.
         """
+        if urls := [path for path in paths if is_url(path)]:
+            raise MaskError(f"objects cannot be written to {urls[0]}, in a store: write them to a disk, then copy them")
         named = [Path(os.path.abspath(path)) for path in paths]
         if len(set(named)) < len(named):
             raise PlanError(f"{', '.join(map(str, paths))}: one file is named twice; give each output its own name")

@@ -20,6 +20,7 @@ from tilesegment.metadata import PixelSize, part_of_frame, size_difference
 from tilesegment.objects.cut import Cut
 from tilesegment.objects.settings import ObjectSettings, Roles, roles_of
 from tilesegment.objects.source import ObjectSource
+from tilesegment.stores import Location, Options, Place, place_of
 
 _SAME_SIZE = 0.01  # relative difference of pixel sizes that are one
 _SAME_PLACE = 0.1  # pixels
@@ -36,6 +37,7 @@ class Grey:
         plane: under the mask's first plane.
         channels: how many it has.
         resampled: (y, x) pixels of level 0 per pixel, where the level is computed and not stored.
+        options: how its server is reached.
     """
 
     path: str
@@ -44,11 +46,16 @@ class Grey:
     plane: int
     channels: int
     resampled: tuple[float, float] | None = None
+    options: Options = ()
+
+    @property
+    def place(self) -> Place:
+        """Where the image is."""
+        return place_of(self.path, self.options)
 
     def as_json(self) -> dict[str, Any]:
-        """Return it for JSON; without a step where there is none, as earlier releases know none."""
-        known = asdict(self)
-        return known if self.resampled is not None else {key: known[key] for key in known if key != "resampled"}
+        """Return it for JSON; without step or options where there are none, as earlier releases know none."""
+        return {key: value for key, value in asdict(self).items() if value or key not in ("resampled", "options")}
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ class ObjectPlan:
         grey: the image whose grey values are measured.
         fingerprint: what decides the objects, as a SHA-256: the settings, and what mask and image store.
         run: the same, but for a mask of ours what it was made of: it stays when the same mask is predicted again.
+        options: how the server of the mask is reached.
     """
 
     mask: str
@@ -82,6 +90,12 @@ class ObjectPlan:
     grey: Grey | None
     fingerprint: str = ""
     run: str = ""
+    options: Options = ()
+
+    @property
+    def place(self) -> Place:
+        """Where the mask is."""
+        return place_of(self.mask, self.options)
 
     @property
     def cut(self) -> Cut:
@@ -91,6 +105,8 @@ class ObjectPlan:
     def to_json(self) -> str:
         """Return the plan as one JSON object."""
         known = asdict(self) | {"grey": None if self.grey is None else self.grey.as_json()}
+        if not self.options:  # as in earlier releases
+            del known["options"]
         return json.dumps(known, sort_keys=True)
 
     @classmethod
@@ -99,9 +115,11 @@ class ObjectPlan:
         known = json.loads(text)
         known["shape"] = tuple(known["shape"])
         known["taken"] = None if known["taken"] is None else tuple(known["taken"])
+        known["options"] = tuple(map(tuple, known.get("options", ())))
         if known["grey"] is not None:
             pairs = {name: tuple(known["grey"][name]) for name in ("shift", "resampled") if known["grey"].get(name)}
-            known["grey"] = Grey(**known["grey"] | pairs)
+            reached = {"options": tuple(map(tuple, known["grey"].get("options", ())))}
+            known["grey"] = Grey(**known["grey"] | pairs | reached)
         return cls(**known)
 
 
@@ -137,14 +155,15 @@ def make_plan(source: ObjectSource, settings: ObjectSettings) -> ObjectPlan:
         min_area=roles.min_area,
         touching_border=settings.touching_border,
         grey=grey,
+        options=source.options,
     )
     # the same mask elsewhere, and in other blocks, has the same objects
     decides: dict[str, Any] = asdict(plan)
-    for name in ("mask", "block", "fingerprint", "run"):
+    for name in ("mask", "block", "fingerprint", "run", "options"):
         del decides[name]
     if grey is not None:
-        decides["grey"] = {**grey.as_json(), "path": "", "stored": identity(grey.path).digest}
-    stored = identity(source.path).digest
+        decides["grey"] = {**replace(grey, path="", options=()).as_json(), "stored": identity(grey.place).digest}
+    stored = identity(source.place).digest
     made_of = digest({"layout": source.spec.layout(), "fingerprint": source.spec.fingerprint})
     run = _digest(decides | {"mask": made_of if source.is_ours else stored})
     return replace(plan, fingerprint=_digest(decides | {"mask": stored}), run=run)
@@ -161,20 +180,21 @@ def first_pixel(spec: MaskSpec) -> tuple[float, float]:
     return oy * sy - (sy - 1) / 2, ox * sx - (sx - 1) / 2
 
 
-def find_grey(source: ObjectSource, path: str) -> Grey:
+def find_grey(source: ObjectSource, path: str | Location) -> Grey:
     """Find where the mask lies in an image: by what it says of itself, by equal size, or by pixel size and position.
 
     Raises:
         PlanError: it lies nowhere in it.
         ImageError: the image cannot be read.
     """
-    spec, step = source.spec, resampled_of(source.spec.fingerprint)
+    spec, step, place = source.spec, resampled_of(source.spec.fingerprint), place_of(path)
     with at_scale(open_image(path), step) as image:
         for found in (_recorded(source, image), _aligned(spec, image)):
             if found is not None and _covers(spec, image, *found):
                 level, shift = found
                 computed = step if level == len(image.stored_levels) else None
-                return Grey(str(Path(path).resolve()), level, shift, spec.first_plane, image.channels, computed)
+                where = str(place.resolve() if isinstance(place, Path) else place)
+                return Grey(where, level, shift, spec.first_plane, image.channels, computed, image.store_options)
         sizes = ", ".join(f"{h} x {w}" for h, w in (level.shape for level in image.levels[:8]))
         raise PlanError(
             f"{source.path} does not lie in {path}: the mask is {spec.shape[0]} x {spec.shape[1]} (y, x), "

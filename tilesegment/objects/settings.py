@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Self
 
 from tilesegment.errors import PlanError
 from tilesegment.metadata import LabelClass
+from tilesegment.stores import Location
 
 BORDER_REACH = 8.0  # pixels: how far from an object the border class is given back to it
 _MOST_GROWN = 256.0  # pixels: a block is read with this margin
@@ -32,7 +34,7 @@ class ObjectSettings:
         volume: objects go through the planes of a stack; else each plane has its own.
         regions: objects are whole areas, such as tumour or tissue: annotations in QuPath, not detections.
         simplify: by about how many pixels outlines may deviate; 0 follows the pixels.
-        image: path of an image whose grey values are measured.
+        image: path or location of an image whose grey values are measured.
         block: side in pixels of the blocks in which the mask is read.
     """
 
@@ -46,7 +48,7 @@ class ObjectSettings:
     volume: bool = False
     regions: bool = False
     simplify: float = 0.0
-    image: str | None = None
+    image: str | Location | None = None
     block: int = 2048
 
     @classmethod
@@ -65,9 +67,10 @@ class ObjectSettings:
             chosen["classes"] = (chosen["classes"],)
         if chosen.get("classes") is not None:
             chosen["classes"] = tuple(str(one) for one in chosen["classes"])
-        for name in ("border", "image"):
-            if chosen.get(name) is not None:
-                chosen[name] = str(chosen[name])
+        if chosen.get("border") is not None:
+            chosen["border"] = str(chosen["border"])
+        if isinstance(chosen.get("image"), Path):
+            chosen["image"] = str(chosen["image"])
         return cls(**chosen)
 
     def __post_init__(self) -> None:

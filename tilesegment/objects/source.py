@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +16,8 @@ from tilesegment.masks.spec import spec_from_record
 from tilesegment.masks.target import absolute
 from tilesegment.metadata import LabelClass, default_colours
 from tilesegment.objects.labelling import MOST
-from tilesegment.stores import Location, Place
+from tilesegment.ome_zarr.node import read_node
+from tilesegment.stores import Location, Options, Place, place_of
 
 _CHUNK = 512  # side in pixels of the chunks of a label image
 
@@ -33,6 +33,7 @@ class ObjectSource:
         has_classes: whether its values are known to be class ids.
         is_ours: whether `spec` was stored in it, so that it says which image it belongs to.
         read: stored values of a region of a plane, (h, w) of an integer type.
+        options: how its server is reached.
     """
 
     path: str
@@ -40,6 +41,12 @@ class ObjectSource:
     has_classes: bool
     is_ours: bool
     read: Callable[[Region, int], np.ndarray]
+    options: Options = ()
+
+    @property
+    def place(self) -> Place:
+        """Where it is."""
+        return place_of(self.path, self.options)
 
     @property
     def depth(self) -> int:
@@ -70,33 +77,32 @@ class ObjectSource:
 
 @contextmanager
 def open_source(path: str | Place) -> Iterator[ObjectSource]:
-    """Open a mask that `predict` wrote, or a label image of any program: TIFF, PNG, Zarr, OME-Zarr.
+    """Open a mask that `predict` wrote, or a label image of any program: TIFF, PNG, Zarr, OME-Zarr; on a server Zarr.
 
     Raises:
         ImageError, MaskError: there is none, it is not finished, or it is no mask.
     """
     mask, place = find_mask(path), absolute(path)
+    options = place.options if isinstance(place, Location) else ()
     if mask is not None:
-        yield ObjectSource(str(place), mask.spec, True, True, lambda region, z: mask.read(region, 0, z))
+        yield ObjectSource(str(place), mask.spec, True, True, lambda region, z: mask.read(region, 0, z), options)
         return
-    if isinstance(place, Location):
+    record = read_record(place)
+    exists = read_node(place, MaskError) is not None if isinstance(place, Location) else os.path.exists(place)
+    if (record is not None and record.get("state") == "partial") or not exists:
         open_mask(place)  # says what is wrong
-    name = str(place)
-    record = read_record(Path(name))
-    if (record is not None and record.get("state") == "partial") or not os.path.exists(name):
-        open_mask(path)  # says what is wrong
     try:
-        with open_label(Path(name), LabelOptions(strict=True)) as label:
+        with open_label(place, LabelOptions(strict=True)) as label:
             if label.kind == "colour":
                 raise MaskError(f"{path} is an image in colours, no mask: name a mask of classes, or ids of objects")
             is_ours = record is not None and "layout" in record
-            spec = spec_from_record(record) if record is not None and is_ours else _described(name, label)
-            yield ObjectSource(name, spec, False, is_ours, label.read)
+            spec = spec_from_record(record) if record is not None and is_ours else _described(place, label)
+            yield ObjectSource(str(place), spec, False, is_ours, label.read, options)
     except DataError as error:
         raise MaskError(f"{path} is no mask: {error}") from error
 
 
-def _described(path: str, label: Label) -> MaskSpec:
+def _described(path: Place, label: Label) -> MaskSpec:
     """Return what a label image of another program says of itself."""
     classes = (LabelClass("background", default_colours(2)[0]), LabelClass("object", default_colours(2)[1]))
     depth = label.planes if label.planes > 1 else None

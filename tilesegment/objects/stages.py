@@ -103,7 +103,7 @@ class Stages:
     def source(self) -> ObjectSource:
         """The mask."""
         with self._lock:
-            return self._open.enter_context(open_source(self.plan.mask))
+            return self._open.enter_context(open_source(self.plan.place))
 
     @cached_property
     def image(self) -> ImageSource:
@@ -111,7 +111,7 @@ class Stages:
         grey = self.plan.grey
         assert grey is not None
         with self._lock:
-            return self._open.enter_context(at_scale(open_image(grey.path), grey.resampled))
+            return self._open.enter_context(at_scale(open_image(grey.place), grey.resampled))
 
     @property
     def final(self) -> Labelling:

@@ -23,6 +23,7 @@ from tilesegment.objects.find import find_objects
 from tilesegment.objects.run import ObjectWorkers, Report
 from tilesegment.objects.settings import class_number
 from tilesegment.objects.source import ObjectSource, open_source
+from tilesegment.stores import Location, Place, place_of
 
 _PER_MM2 = 1e6  # um2
 _SIDE = 4096  # pixels of the squares in which classes are counted
@@ -94,7 +95,7 @@ class MaskSummary:
 
 
 def summarise(
-    masks: Sequence[str | Path],
+    masks: Sequence[str | Place],
     *,
     tissue: Sequence[str] | None = None,
     workers: ObjectWorkers | None = None,
@@ -105,7 +106,7 @@ def summarise(
     """Summarise masks, and the objects in them.
 
     Args:
-        masks: masks that `predict` wrote, label images of any program, or folders of these.
+        masks: masks that `predict` wrote, label images of any program, or folders of these; on a server a Zarr.
         tissue: names or numbers of the classes that are tissue; by default all of the mask but the blocks that
             the prediction skipped as empty, where their number is known.
         workers, report, stop: as for `find_objects`.
@@ -118,7 +119,7 @@ def summarise(
     found = []
     for number, path in enumerate(paths):
 
-        def part(done: float, what: str, before: int = number, path: Path = path) -> None:
+        def part(done: float, what: str, before: int = number, path: Place = path) -> None:
             report((before + done) / len(paths), f"{path.name}: {what}")
 
         with open_source(path) as source:
@@ -132,14 +133,14 @@ def summarise(
     return tuple(found)
 
 
-def masks_in(path: str | Path) -> list[Path]:
-    """Return the masks that are meant: `path`, or those in this folder, sorted; not those in folders below.
+def masks_in(given: str | Place) -> Sequence[Place]:
+    """Return the masks that are meant: `given`, or those in this folder, sorted; not those in folders below.
 
     Raises:
         MaskError: there are none in it.
     """
-    path = Path(path)
-    if not os.path.isdir(path) or path.suffix == ".zarr" or is_zarr(path):
+    path = place_of(given)
+    if isinstance(path, Location) or not os.path.isdir(path) or path.suffix == ".zarr" or is_zarr(path):
         return [path]
     try:
         there = sorted(path / name for name in os.listdir(path) if not name.startswith("."))

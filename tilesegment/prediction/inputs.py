@@ -36,8 +36,10 @@ class Listed(NamedTuple):
     own: Mapping[str, Any] = {}
 
 
-def read_list(path: str | Path) -> list[Listed]:
-    """Read a list of images, perhaps with settings of their own; paths are relative to the working folder.
+def read_list(path: str | Path) -> tuple[list[Listed], tuple[str, ...]]:
+    """Read a list of images, perhaps with settings of their own, and the columns that are not used.
+
+    Paths are relative to the working folder.
 
     A CSV file has a column `image`, and may have `out`, the mask, `mpp`, the size of the image's pixels in micrometres,
     `diameter`, that of its objects in pixels, `roi`, a GeoJSON file of its areas, and `skip_empty`. Any other file
@@ -53,18 +55,19 @@ def read_list(path: str | Path) -> list[Listed]:
         raise PlanError(f"the list {path} cannot be read ({error}); {expected}") from error
     if "\0" in text:
         raise PlanError(f"the list {path} holds NUL bytes; {expected}")
+    unused: tuple[str, ...] = ()
     if Path(path).suffix.lower() == ".csv":
-        found = _rows(path, text)
+        found, unused = _rows(path, text)
     else:
         lines = (line.strip() for line in text.splitlines())
         found = [Listed(line) for line in lines if line and not line.startswith("#")]
     if not found:
         raise PlanError(f"the list {path} names no image")
-    return found
+    return found, unused
 
 
-def _rows(path: str | Path, text: str) -> list[Listed]:
-    """Return the rows of a CSV; its columns may be in any order and case."""
+def _rows(path: str | Path, text: str) -> tuple[list[Listed], tuple[str, ...]]:
+    """Return the rows of a CSV, and its columns that are not used; columns may be in any order and case."""
     head, *rows = list(csv.reader(io.StringIO(text))) or [[]]
     columns = [name.strip().lower() for name in head]
     if columns.count("image") != 1 or any(columns.count(name) > 1 for name in ("out", *OWN)):
@@ -82,7 +85,7 @@ def _rows(path: str | Path, text: str) -> list[Listed]:
             given = {name: fields[name] for name in OWN if fields.get(name)}
             own = {OWN[name]: text if name in _FILES else _size(where, name, text) for name, text in given.items()}
             found.append(Listed(fields["image"], fields.get("out") or None, own))
-    return found
+    return found, tuple(name.strip() for name in head if name.strip().lower() not in ("", "image", "out", *OWN))
 
 
 def _size(where: str, column: str, text: str) -> float:
@@ -259,6 +262,7 @@ def _stem(image: str) -> str:
     while path.parent.suffix == ".zarr" or is_zarr(path.parent):
         parts.insert(0, path.name)
         path = path.parent
-    suffix = "" if path.is_dir() and path.suffix != ".zarr" else path.suffix  # folders of DICOM are called 1.2.840
+    # folders of DICOM are called 1.2.840
+    suffix = "" if os.path.isdir(path) and path.suffix != ".zarr" else path.suffix
     ending = next((one for one in _DOUBLE if path.name.lower().endswith(one)), suffix)
     return "_".join([path.name[: len(path.name) - len(ending)], *parts])

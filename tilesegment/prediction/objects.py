@@ -80,14 +80,12 @@ class WantedObjects:
         files = ObjectOutputs.of(outputs.objects, overwrite=outputs.overwrite, ngff=outputs.ngff)
         settings = outputs.object_settings
         if outputs.measure_image:
-            if isinstance(plan.place, Location):
-                raise PlanError(f"--measure-image reads the image from a disk: leave it out, or download {plan.image}")
-            if any(plan.settings.reading.values()):
+            if any(value for name, value in plan.settings.reading.items() if name != "store_options"):
                 raise PlanError(
                     "--measure-image reads the image as it is: leave out --axes, --select, --series and --invert, or "
                     "name an image for tileseg objects --image"
                 )
-            settings = replace(settings, image=plan.image)
+            settings = replace(settings, image=plan.place if isinstance(plan.place, Location) else plan.image)
         decide(ObjectSource(f"the mask of {plan.image}", spec, True, True, _unread), settings)
         mask, in_parts = absolute(outputs.mask), plan.settings.part is not None
         keep_record = in_parts or outputs.keep_object_record

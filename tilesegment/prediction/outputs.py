@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tilesegment.prediction.objects import WantedObjects
 from tilesegment.prediction.plan import Plan
 from tilesegment.prediction.settings import Outputs
 from tilesegment.preview import Heatmap, class_to_show, draw_preview, mask_digest
-from tilesegment.stores import Location, Place, place_of
+from tilesegment.stores import Location, Place, is_in, resolved
 
 
 @dataclass(frozen=True)
@@ -137,20 +137,20 @@ def _check(image: str, outputs: Outputs, made_of: str) -> None:
         PlanError: two of them are the same, or an output lies in the image but not among its labels.
         MaskError: the preview or the heat map cannot be written under its name.
     """
-    source = _resolved(image)
+    source = resolved(image)
     named = [("out", outputs.mask), ("probabilities", outputs.probabilities), ("preview", outputs.preview)]
     named += [("heatmap", outputs.heatmap), *(("objects", path) for path in outputs.objects)]
-    given = [(name, path, _resolved(path)) for name, path in named if path is not None]
+    given = [(name, path, resolved(path)) for name, path in named if path is not None]
     mask = given[0][2]
     for name, path, real in given:
         if isinstance(real, Location) and name in ("preview", "heatmap", "objects"):
             raise PlanError(f"{name} {path} cannot be written to a store, only the mask can: name a file on a disk")
-        if real == source or _is_in(source, real):
+        if real == source or is_in(source, real):
             raise PlanError(f"{name} {path} is the image that is read, or holds it; choose another name")
         is_label = name in ("out", "objects") and real.parent == source / "labels"
-        if _is_in(real, source) and not is_label:
+        if is_in(real, source) and not is_label:
             raise PlanError(f"{name} {path} lies in the image; choose another place, or {image}/labels/NAME")
-        if _is_in(real, mask):
+        if is_in(real, mask):
             raise PlanError(f"{name} {path} lies in the mask; choose another place")
     if len({real for _, _, real in given}) < len(given):
         raise PlanError(f"{', '.join(name for name, _, _ in given)} name one file twice; give each its own name")
@@ -158,16 +158,3 @@ def _check(image: str, outputs: Outputs, made_of: str) -> None:
         check_picture(Path(outputs.preview), overwrite=outputs.overwrite, same=f"{PREVIEW}{made_of}")
     if outputs.heatmap is not None:
         check_picture(Path(outputs.heatmap), overwrite=outputs.overwrite, same=HEATMAP)
-
-
-def _resolved(path: str | Place) -> Place:
-    """Return a place without links; of URLs options do not matter."""
-    place = place_of(path)
-    return place.resolve() if isinstance(place, Path) else replace(place, options=())
-
-
-def _is_in(place: Place, folder: Place) -> bool:
-    """Return whether a place lies in another one, at any depth."""
-    if isinstance(place, Path) and isinstance(folder, Path):
-        return folder in place.parents
-    return str(place).startswith(f"{folder}/")

@@ -78,7 +78,7 @@ def level_at(source: ImageSource, step: tuple[float, float], wanted: str) -> Res
     worst = max(factors[base], key=lambda one: max(one, 1 / one))
     if not 1 / _MOST <= worst <= _MOST:
         raise PlanError(
-            f"{source.path}: with {wanted} a pixel would span {worst:.3g} of those of level {base}; allowed: "
+            f"{source.path}: with {wanted} a pixel would span {worst:.4g} of those of level {base}; allowed: "
             f"1/{_MOST:.0f} to {_MOST:.0f} (is the pixel size right? tileseg info shows those of image and model)"
         )
     spans = " x ".join(f"{one:.4g}" for one in dict.fromkeys(step))

@@ -32,6 +32,7 @@ from tilesegment.objects.outlines import corners_of_block, trace
 from tilesegment.objects.outputs import check_file
 from tilesegment.objects.polygons import Polygons, polygons_of
 from tilesegment.prediction.tissue import Tissue, colours_of, doubts_of, mean_shares, tissue_of
+from tilesegment.stores import Place, is_in, place_of, resolved
 
 NAME = "Tissue"  # of the class, also in QuPath
 _CLASSES = tuple(map(LabelClass, ("glass", NAME), default_colours(2)))
@@ -62,8 +63,8 @@ class TissueFile:
 
 
 def write_tissue(
-    image: str | Path,
-    out: str | Path,
+    image: str | Place,
+    out: str | Place,
     *,
     channels: Sequence[int] | None = None,
     ngff: str = "0.5",
@@ -76,9 +77,10 @@ def write_tissue(
     """Write what `skip_empty="tissue"` takes as the tissue of an image.
 
     Args:
-        image: its path.
-        out: a mask, `tissue.zarr`, `image.zarr/labels/NAME`, `tissue.tif` or `tissue.png`; or `tissue.geojson[.gz]`,
-            one annotation of class `Tissue` for each piece, in pixels of level 0, as QuPath reads them.
+        image: its path or location.
+        out: a mask, `tissue.zarr`, also in a store, `image.zarr/labels/NAME`, `tissue.tif` or `tissue.png`; or
+            `tissue.geojson[.gz]`, one annotation of class `Tissue` for each piece, in pixels of level 0, as QuPath
+            reads them.
         channels: in which tissue is looked for, those that the model will see; by default all but alpha.
         ngff: OME-Zarr version of `tissue.zarr`.
         overwrite: replace what is there.
@@ -89,19 +91,20 @@ def write_tissue(
         PlanError: there is no such channel, or `out` is the image or lies in it.
         MaskError: `out` exists, has another suffix, or cannot be written.
     """
-    path = Path(out)
+    path = place_of(out)
+    areas = path if isinstance(path, Path) and is_geojson(path) else None
     with open_image(image, axes=axes, select=select, series=series, invert=invert) as source:
-        _check(path, image)
-        if is_geojson(path):
-            check_file(path, overwrite=overwrite)
+        _check(path, place_of(image))
+        if areas is not None:
+            check_file(areas, overwrite=overwrite)
         chosen = colours_of(source) if channels is None else tuple(channels)
         if not chosen or not all(0 <= one < source.channels for one in chosen):
             given = ", ".join(map(str, chosen)) or "empty"
             raise PlanError(f"--channels is {given}; {source.path} has channels 0 to {source.channels - 1}")
         planes = [tissue_of(source, chosen, z) for z in range(source.depth or 1)]
         spec = _spec(source, chosen, planes)
-        if is_geojson(path):
-            _write_areas(path, source, planes, str(spec.fingerprint[STORED]))
+        if areas is not None:
+            _write_areas(areas, source, planes, str(spec.fingerprint[STORED]))
         else:
             _write_mask(path, spec, planes, ngff, overwrite)
         shares = mean_shares(one.shares for one in planes)
@@ -113,24 +116,24 @@ def write_tissue(
         return TissueFile(source.path, str(out), spec.shape, spec.scale, source.depth, shares, thresholds, tuple(notes))
 
 
-def _check(path: Path, image: str | Path) -> None:
+def _check(path: Place, image: Place) -> None:
     """Refuse an output that is the image, holds it or lies in it; labels of the image may."""
-    real, source = path.resolve(), Path(image).resolve()
-    if real == source or real in source.parents:
+    real, source = resolved(path), resolved(image)
+    if real == source or is_in(source, real):
         raise PlanError(f"{path} is the image that is read, or holds it; choose another name")
-    if source in real.parents and real.parent != source / "labels":
+    if is_in(real, source) and real.parent != source / "labels":
         raise PlanError(f"{path} lies in the image; choose another place, or {image}/labels/NAME")
 
 
 def _spec(source: ImageSource, channels: Sequence[int], planes: Sequence[Tissue]) -> MaskSpec:
     """Describe the mask, and where it lies, as `predict` does of one of a level of the image, or of a resampled one."""
     grid, size = Overview.of(source), source.pixel_size
-    (sy, sx), content = grid.scale, identity(source.path)
+    (sy, sx), content = grid.scale, identity(source.place)
     of_level: dict[str, Any] = (
         {"level": grid.level} if grid.factor == 1 else {"level": len(source.levels), RESAMPLED: [sy, sx]}
     )
     fingerprint: dict[str, Any] = {
-        "image": Path(source.path).name,
+        "image": source.place.name,
         STORED: content.digest,
         "shape": list(grid.shape),
         "region": [0, 0, *grid.shape],
@@ -151,7 +154,7 @@ def _spec(source: ImageSource, channels: Sequence[int], planes: Sequence[Tissue]
         frame=source.frame,
         fingerprint=fingerprint,
         provenance={
-            "image": str(Path(source.path).resolve()),
+            "image": str(resolved(source.place)),
             "image_written": content.written,
             "shares": asdict(mean_shares(one.shares for one in planes)),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -160,7 +163,7 @@ def _spec(source: ImageSource, channels: Sequence[int], planes: Sequence[Tissue]
     )
 
 
-def _write_mask(path: Path, spec: MaskSpec, planes: Sequence[Tissue], ngff: str, overwrite: bool) -> None:
+def _write_mask(path: Place, spec: MaskSpec, planes: Sequence[Tissue], ngff: str, overwrite: bool) -> None:
     writer = create_mask(path, spec, ngff=ngff, overwrite=overwrite)
     with writer.claimed(None):
         for z, one in enumerate(planes):

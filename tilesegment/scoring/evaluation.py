@@ -24,6 +24,7 @@ from tilesegment.scoring.object_evaluation import evaluate_objects, readings_of
 from tilesegment.scoring.object_figure import draw_objects
 from tilesegment.scoring.pixels import constant_predictor, pixel_accuracy
 from tilesegment.scoring.results import CellScore, ClassScore, Evaluation, ImageScore, pixel_scores
+from tilesegment.stores import Place, place_of
 
 Report = Callable[[float, str], None]
 
@@ -31,8 +32,8 @@ _LARGEST = 4096 * 4096  # pixels of the largest plane whose cells are scored at 
 
 
 def evaluate(
-    prediction: str | Path,
-    truth: str | Path,
+    prediction: str | Place,
+    truth: str | Place,
     *,
     classes: Sequence[str] | None = None,
     ignore: int | None = None,
@@ -40,7 +41,7 @@ def evaluate(
     invert: bool = False,
     cells: bool | None = None,
     objects: bool | None = None,
-    image: str | Path | None = None,
+    image: str | Place | None = None,
     figure: str | Path | None = None,
     report: Report = lambda done, name: None,
 ) -> Evaluation:
@@ -52,7 +53,8 @@ def evaluate(
 
     Args:
         prediction: class ids or grey values that stand for classes; or probabilities, float32 from 0 to 1: one channel
-            is the probability of class 1, more are one per class. A file, a stack, a Zarr folder, or a folder of these.
+            is the probability of class 1, more are one per class. A file, a stack, a Zarr, or a folder of these; on
+            a server a Zarr.
         truth: class ids or grey values, in the same form; folders are paired by the files' stems, without the marks of
             images and labels, such as `_mask`. Files that are no images are left out.
         classes: names, in the order of the values. Required if the values alone do not show how many there are.
@@ -72,9 +74,9 @@ def evaluate(
     """
     if image is not None and figure is None:
         raise DataError("--image is only drawn in a figure; give --figure too, or leave it out")
-    pairs, notes = find_pairs(Path(prediction), Path(truth), None if image is None else Path(image))
+    pairs, notes = find_pairs(place_of(prediction), place_of(truth), None if image is None else place_of(image))
     if figure is not None:
-        check_figure(Path(figure), [path for path in (prediction, truth, image) if path is not None])
+        check_figure(Path(figure), [place_of(path) for path in (prediction, truth, image) if path is not None])
     options = LabelOptions(ignore, instances, invert, strict=True)
     names = str(prediction), str(truth)
     with TemporaryDirectory(prefix="evaluate-") as folder:

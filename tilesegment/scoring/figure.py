@@ -13,12 +13,13 @@ from tilesegment.labels.label import LabelOptions
 from tilesegment.scoring.inputs import open_pair
 from tilesegment.scoring.matching import Matching, Plane
 from tilesegment.scoring.results import Evaluation, ImageScore
+from tilesegment.stores import Place
 
 _PANEL = 560  # most pixels a side; larger images are reduced
 _NAME = 40  # most letters of a name
 
 
-def check_figure(path: Path, inputs: Sequence[str | Path]) -> None:
+def check_figure(path: Path, inputs: Sequence[Place]) -> None:
     """Check that a figure can be written to `path`, before hours of work.
 
     Raises:
@@ -26,7 +27,8 @@ def check_figure(path: Path, inputs: Sequence[str | Path]) -> None:
         DataError: it would overwrite an input.
     """
     check_picture(path)
-    if any(file in (path.resolve(), *path.resolve().parents) for file in (Path(one).resolve() for one in inputs)):
+    files = [one.resolve() for one in inputs if isinstance(one, Path)]
+    if any(file in (path.resolve(), *path.resolve().parents) for file in files):
         raise DataError(f"figure {path} is, or lies in, what is compared; choose another place")
 
 

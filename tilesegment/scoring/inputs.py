@@ -11,6 +11,7 @@ from tilesegment.errors import DataError
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
 from tilesegment.labels.files import core_of, is_folder_of_files, labels_among, list_images, match_stems, stem_of
+from tilesegment.labels.geojson import is_geojson
 from tilesegment.labels.label import Label, LabelOptions, check_same_size
 from tilesegment.labels.resampled import AnyLabel, at_centres
 from tilesegment.masks import read_record
@@ -19,18 +20,19 @@ from tilesegment.masks.spec import spec_from_record
 from tilesegment.models import WEIGHTS, bundled_models
 from tilesegment.objects.plan import first_pixel
 from tilesegment.scoring.membranes import THRESHOLDS
+from tilesegment.stores import Location, Place, resolved
 
 _SUM_TOLERANCE = 0.05  # of class probabilities that were rounded to 8 bits or half precision
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One image's prediction and truth, each a file or a Zarr folder, and the image itself if it is given."""
+    """One image's prediction and truth, each a file or a Zarr, and the image itself if it is given."""
 
     name: str  # stem of the truth's file, without the marks of a label
-    prediction: Path
-    truth: Path
-    image: Path | None = None
+    prediction: Place
+    truth: Place
+    image: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def open_pair(pair: Pair, options: LabelOptions) -> Iterator[tuple[Prediction, L
         yield prediction, truth
 
 
-def scale_over(path: Path, prediction: Label, truth: Label) -> tuple[float, float] | None:
+def scale_over(path: Place, prediction: Label, truth: Label) -> tuple[float, float] | None:
     """Return how many (y, x) pixels of a mask, which we predicted of a whole image at another size, one of it spans.
 
     None if the mask in `path` is no such one, or the truth is not of the size of the image.
@@ -91,7 +93,7 @@ def over(prediction: AnyLabel, truth: Label, scale: tuple[float, float]) -> AnyL
 
 
 @contextmanager
-def _open_prediction(path: Path, options: LabelOptions) -> Iterator[Prediction]:
+def _open_prediction(path: Place, options: LabelOptions) -> Iterator[Prediction]:
     """Open probabilities, ours or floats, as codes; anything else as a label."""
     if recorded_classes(path, probabilities=False) is None:
         classes = recorded_classes(path, probabilities=True)
@@ -112,7 +114,7 @@ def _open_prediction(path: Path, options: LabelOptions) -> Iterator[Prediction]:
         yield Prediction(**vars(label))
 
 
-def _code(pixels: np.ndarray, path: Path) -> np.ndarray:
+def _code(pixels: np.ndarray, path: Place) -> np.ndarray:
     """Encode probabilities (C, h, w) as one number per pixel, (h, w) uint8.
 
     For one or two channels, how many of THRESHOLDS the probability of class 1 exceeds; for more, the most likely id.
@@ -131,33 +133,35 @@ def _code(pixels: np.ndarray, path: Path) -> np.ndarray:
     return pixels.argmax(0).astype(np.uint8)
 
 
-def find_pairs(prediction: Path, truth: Path, image: Path | None) -> tuple[list[Pair], list[str]]:
+def find_pairs(prediction: Place, truth: Place, image: Place | None) -> tuple[list[Pair], list[str]]:
     """Pair two or three files, or the files of folders by their stems; return the pairs and notes.
 
     Raises:
-        DataError: prediction and truth are the same, or file and folder; one is a model; a folder is empty; a file has
-            no counterpart.
+        DataError: prediction and truth are the same, or file and folder; one is a model, or outlines on a server; a
+            folder is empty; a file has no counterpart.
     """
     for path in (prediction, truth):
         if path.suffix in (*WEIGHTS, ".onnx") or str(path) in bundled_models():
             raise DataError(f"{path} is a model; expected a mask, a label image or a probability map")
-    if prediction.resolve() == truth.resolve():
+        if isinstance(path, Location) and is_geojson(path):
+            raise DataError(f"{path} holds outlines, which are read from a disk: download it")
+    if resolved(prediction) == resolved(truth):
         raise DataError(f"{prediction} is given as prediction and as truth; name the two to compare")
     paths = [path for path in (prediction, truth, image) if path is not None]
-    folders = [path for path in paths if is_folder_of_files(path)]
+    folders = [path for path in paths if isinstance(path, Path) and is_folder_of_files(path)]
     if not folders:
         return [Pair(core_of(stem_of(truth)), prediction, truth, image)], []
     if len(folders) < len(paths):
         file = next(path for path in paths if path not in folders)
         raise DataError(f"{file} is one image, {folders[0]} a folder; give files or folders")
-    listings = [list_images(path, outlines=path != image) for path in paths]
+    listings = [list_images(path, outlines=path != image) for path in folders]
     for listing in listings:
         if not listing.images:
             inner = f" (but the folder {listing.folders[0].name}/)" if listing.folders else ""
             raise DataError(f"{listing.folder} holds no files that are images{inner}; expected masks, one per image")
     truths = labels_among(listings[1].images)
-    predictions = _by_truth(listings[0].images, truths, prediction, truth)
-    images = {} if image is None else _by_truth(listings[2].images, truths, image, None)
+    predictions = _by_truth(listings[0].images, truths, folders[0], folders[1])
+    images = {} if image is None else _by_truth(listings[2].images, truths, folders[2], None)
     names = {stem: core_of(stem) for stem in truths}
     if len({*names.values()}) < len(names):
         names = {stem: stem for stem in truths}

@@ -30,12 +30,13 @@ from tilesegment.labels.scanning import (
 from tilesegment.masks import read_record
 from tilesegment.masks.reader import recorded_classes
 from tilesegment.masks.spec import spec_from_record
-from tilesegment.masks.target import OBJECTS
+from tilesegment.masks.target import OBJECTS, absolute
 from tilesegment.metadata import LabelClass
 from tilesegment.objects.find import find_objects
 from tilesegment.objects.plan import first_pixel
 from tilesegment.objects.settings import ObjectSettings, roles_of
 from tilesegment.scoring.inputs import Pair, over, scale_over
+from tilesegment.stores import Place
 
 VOID = -1  # replaces the ignored value of the truth
 LARGEST = 4096 * 4096  # pixels of the largest plane whose regions are numbered in memory
@@ -71,7 +72,7 @@ class Readings:
     folder: Path
 
 
-def read_as(what: str, paths: Sequence[Path], options: LabelOptions, *, at_a_glance: bool = False) -> Reading:
+def read_as(what: str, paths: Sequence[Place], options: LabelOptions, *, at_a_glance: bool = False) -> Reading:
     """Look at some blocks of files, and decide what their values stand for.
 
     Args:
@@ -116,7 +117,7 @@ def read_as(what: str, paths: Sequence[Path], options: LabelOptions, *, at_a_gla
     return Reading("classes", False, f"the {what} holds {held}: its objects are the 4-connected regions of each value")
 
 
-def _objects_of(classes: tuple[LabelClass, ...], path: Path) -> str:
+def _objects_of(classes: tuple[LabelClass, ...], path: Place) -> str:
     """Say which classes make objects."""
     roles = roles_of(ObjectSettings(), classes, str(path))
     taken = ", ".join(classes[number].name for number in roles.taken or ())
@@ -124,14 +125,14 @@ def _objects_of(classes: tuple[LabelClass, ...], path: Path) -> str:
     return f"its objects are the 4-connected regions of {taken}{returned}"
 
 
-def _holds_ids(path: Path) -> bool:
+def _holds_ids(path: Place) -> bool:
     """Whether we wrote ids of objects there."""
     record = read_record(path)
     layout = None if record is None else record.get("layout")
     return isinstance(layout, dict) and layout.get("values") == OBJECTS
 
 
-def _sample(what: str, paths: Sequence[Path], options: LabelOptions, most_blocks: int | None) -> Iterator[Scan]:
+def _sample(what: str, paths: Sequence[Place], options: LabelOptions, most_blocks: int | None) -> Iterator[Scan]:
     """Scan some blocks that are not empty, of each file, for their values and connected pieces."""
     for path in paths:
         with open_label(path, options) as label:
@@ -153,7 +154,7 @@ def _sample(what: str, paths: Sequence[Path], options: LabelOptions, most_blocks
             yield found
 
 
-def _no_ids(path: Path) -> DataError:
+def _no_ids(path: Place) -> DataError:
     return DataError(
         f"{path} holds numbers that are not whole, such as probabilities; objects are scored of masks and of ids: "
         "write a mask with tileseg predict, or ids with tileseg objects"
@@ -182,7 +183,9 @@ def open_objects(pair: Pair, readings: Readings, options: LabelOptions) -> Itera
             image = f"image {source.path}", source.shape, source.depth or 1
         files = (pair.prediction, readings.prediction), (pair.truth, readings.truth)
         opened: list[Label | Outlines] = [
-            read_outlines(path) if is_geojson(path) else stack.enter_context(open_label(path, options))
+            read_outlines(path)
+            if isinstance(path, Path) and is_geojson(path)
+            else stack.enter_context(open_label(path, options))
             for path, _ in files
         ]
         opened = [
@@ -206,7 +209,7 @@ def open_objects(pair: Pair, readings: Readings, options: LabelOptions) -> Itera
         yield prediction if scale is None else over(prediction, truth, scale), truth
 
 
-def _placed(outlines: Outlines, other: Path) -> Outlines:
+def _placed(outlines: Outlines, other: Place) -> Outlines:
     """Return outlines, which lie in a whole image, in the pixels of the mask or labels of ours that they meet."""
     record = None if is_geojson(other) else read_record(other)
     if record is None or "layout" not in record:
@@ -229,7 +232,7 @@ def _size_of(
     return (max(heights), max(widths)), max(int(one.planes.max(initial=0)) for one in outlines) + 1
 
 
-def _as_ids(label: Label, path: Path, reading: Reading, ignore: int | None, folder: Path, stack: ExitStack) -> Label:
+def _as_ids(label: Label, path: Place, reading: Reading, ignore: int | None, folder: Path, stack: ExitStack) -> Label:
     """Read a label as ids; VOID where its value is `ignore`."""
     ids = label.read
     if reading.kind == "classes" and not isinstance(label, OutlineLabel):
@@ -276,13 +279,13 @@ def _class_ids(label: Label, z: int) -> np.ndarray:
     return np.array([meant[value] for value in values.tolist()])[places].reshape(pixels.shape)
 
 
-def _numbered(path: Path, label: Label, ignore: int | None, folder: Path) -> Path:
+def _numbered(path: Place, label: Label, ignore: int | None, folder: Path) -> Path:
     """Number the regions of a mask of any size, once: return the file of ids in `folder`.
 
     Raises:
         MaskError: it is an image in colours, or holds more than whole numbers; or there is no space for the ids.
     """
-    ids = folder / f"{hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]}.zarr"
+    ids = folder / f"{hashlib.sha256(os.fsencode(str(absolute(path)))).hexdigest()[:16]}.zarr"
     if not ids.exists():
         classes = None
         if label.classes is None:

@@ -17,6 +17,7 @@ from tilesegment.scoring.objects import pooled, tally
 from tilesegment.scoring.overlaps import Overlaps, add_up, count_overlaps
 from tilesegment.scoring.pixels import constant_predictor
 from tilesegment.scoring.results import ClassScore, Evaluation, ImageScore, pixel_scores
+from tilesegment.stores import Place
 
 _NAMES = ("background", "object")
 
@@ -68,7 +69,7 @@ def readings_of(pairs: Sequence[Pair], options: LabelOptions, objects: bool | No
     return Readings(prediction, truth, tuple(told), folder)
 
 
-def _if_ids(what: str, paths: Sequence[Path], options: LabelOptions) -> Reading | None:
+def _if_ids(what: str, paths: Sequence[Place], options: LabelOptions) -> Reading | None:
     """How files are read if they hold ids of objects, else None."""
     try:
         reading = read_as(what, paths, options, at_a_glance=True)

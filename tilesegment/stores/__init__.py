@@ -1,6 +1,16 @@
 """Objects by key on a disk, in memory and on servers: one seam for what is read and written there."""
 
-from tilesegment.stores.location import OPTIONS, Location, Options, Place, is_url, place_of, store_options
+from tilesegment.stores.location import (
+    OPTIONS,
+    Location,
+    Options,
+    Place,
+    is_in,
+    is_url,
+    place_of,
+    resolved,
+    store_options,
+)
 from tilesegment.stores.open import store_at
 from tilesegment.stores.store import Entry, Store
 
@@ -11,8 +21,10 @@ __all__ = [
     "Options",
     "Place",
     "Store",
+    "is_in",
     "is_url",
     "place_of",
+    "resolved",
     "store_at",
     "store_options",
 ]

@@ -118,6 +118,19 @@ def place_of(path: str | Path | Location, options: Iterable[tuple[str, str]] = (
     return Location(scheme, root, "", tuple(sorted(dict(options).items()))) / key
 
 
+def resolved(path: str | Place) -> Place:
+    """Return a place without links; of URLs options do not matter."""
+    place = place_of(path)
+    return place.resolve() if isinstance(place, Path) else replace(place, options=())
+
+
+def is_in(place: Place, folder: Place) -> bool:
+    """Return whether a place lies in another one, at any depth."""
+    if isinstance(place, Path) and isinstance(folder, Path):
+        return folder in place.parents
+    return str(place).startswith(f"{folder}/")
+
+
 def _key_of_http(url: str) -> str:
     parts = urlsplit(url)
     if parts.query or parts.fragment:
