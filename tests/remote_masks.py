@@ -1,11 +1,14 @@
 """What the tests of masks in object stores share: places in memory, and what is stored there."""
 
 import itertools
+import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import zarr
-from mask_files import SPEC, ids_of
+from mask_files import PROCESSES, SPEC, ids_of
+from s3_server import CREDENTIALS
 from zarr.core.buffer import cpu
 
 from tilesegment.geometry import Region
@@ -22,6 +25,16 @@ WHOLE = Region.of_shape(SPEC.shape)
 def in_memory() -> Location:
     """An empty place."""
     return Location("memory", f"masks {next(_NAMES)}", "some")
+
+
+def process_of(target: Callable[..., None], *given: Any) -> Any:
+    """A process that has the server's credentials; the environment of the fork server is older than they are."""
+    return PROCESSES.Process(target=_with_credentials, args=(target, *given))
+
+
+def _with_credentials(target: Callable[..., None], *given: Any) -> None:
+    os.environ.update(CREDENTIALS)
+    target(*given)
 
 
 def keys(place: Location) -> list[str]:

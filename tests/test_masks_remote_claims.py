@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mask_files import OTHER, PROCESSES, SPEC, fill, finished, ids_of, spec_of, try_finish
-from remote_masks import contents, in_memory, keys, read
+from remote_masks import contents, in_memory, keys, process_of, read
 
 from tilesegment.errors import MaskError
 from tilesegment.masks import (
@@ -73,8 +73,9 @@ def holding(path: Location, part: Part) -> tuple[Any, Connection]:
 
 def started(target: Callable[..., None], path: Location, part: Part) -> tuple[Any, Connection]:
     here, there = PROCESSES.Pipe()
-    process = PROCESSES.Process(target=target, args=(path, part, there))
+    process = process_of(target, path, part, there)
     process.start()
+    there.close()  # a process that ends before it says so must not be waited for
     assert here.recv() == "held"
     return process, here
 
@@ -121,7 +122,7 @@ class TestKilled:
         expected, killed = contents(s3 / "undisturbed"), 0
         for step in steps:
             for at in (step, 0):
-                process = PROCESSES.Process(target=write_all, args=(s3 / f"{step}/mask.zarr", at))
+                process = process_of(write_all, s3 / f"{step}/mask.zarr", at)
                 process.start()
                 process.join(60)
                 killed += process.exitcode == -signal.SIGKILL
@@ -228,7 +229,7 @@ class TestClaims:
         if before == "another mask":
             finished(path, OTHER, seed=1)
         results, barriers = PROCESSES.Queue(), (PROCESSES.Barrier(parts), PROCESSES.Barrier(parts // 2))
-        processes = [PROCESSES.Process(target=run_part, args=(path, n, parts, barriers, results)) for n in range(parts)]
+        processes = [process_of(run_part, path, n, parts, barriers, results) for n in range(parts)]
         for process in processes:
             process.start()
         assert sum(results.get(timeout=100) for _ in processes) == 1
@@ -242,7 +243,7 @@ class TestClaims:
         create_mask(s3 / "mask.zarr", SPEC)
         results, barrier = PROCESSES.Queue(), PROCESSES.Barrier(8)
         parts = [(n % 2 + 1, 2) for n in range(8)]
-        processes = [PROCESSES.Process(target=race, args=(s3 / "mask.zarr", one, barrier, results)) for one in parts]
+        processes = [process_of(race, s3 / "mask.zarr", one, barrier, results) for one in parts]
         for process in processes:
             process.start()
         found = [results.get(timeout=100) for _ in processes]
