@@ -121,7 +121,7 @@ def check_choices(path: str, choices: Choices) -> None:
     """
     if choices.axes is not None or choices.select:
         what = f"--axes {choices.axes}" if choices.axes is not None else "--select"
-        raise ImageError(f"{path} is a slide of one plane, whose axes are known: leave out {what}")
+        raise ImageError(f"{path} is a slide of one plane, whose axes are known: leave {what} out")
 
 
 def check_size(path: str, shape: tuple[int, int]) -> None:
