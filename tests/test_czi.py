@@ -72,7 +72,7 @@ def test_scenes_are_series(write: Write) -> None:
     with open_image(path, series=0) as source:
         np.testing.assert_array_equal(source.read(Region.of_shape(source.shape))[0], GREY[0, :60, :70])
     fails(path, "no series 2", series=2)
-    fails(path, "leave --axes yx out", axes="yx")
+    fails(path, "leave out --axes", axes="yx")
 
 
 def test_a_damaged_czi_is_one_line(write: Write) -> None:
