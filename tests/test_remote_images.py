@@ -31,7 +31,7 @@ from tilesegment.stores import Location, place_of, store_at
 REMOTE = {
     name: case
     for name, case in DRAWN.items()
-    if case.format.split()[0] in ("TIFF", "OME-TIFF", "Zarr", "OME-Zarr", "PNG", "JPEG")
+    if case.format.split()[0] in ("TIFF", "OME-TIFF", "Zarr", "OME-Zarr", "PNG", "JPEG", "WebP", "BMP")
 }
 
 

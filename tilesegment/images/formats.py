@@ -84,6 +84,7 @@ FORMATS = (
         "jpeg2000:open_jpeg2000",
         (".jp2", ".j2k", ".j2c", ".jpc", ".jpx"),
         rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
+        is_remote=True,
     ),
     Format("CZI", "czi:open_czi", (".czi",), rb"ZISRAWFILE", extra="czi"),
     Format("VSI", "czi:open_czi", (".vsi",), by_name=True, extra="czi"),  # which begins as a TIFF

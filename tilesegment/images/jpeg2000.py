@@ -9,6 +9,7 @@ import imagecodecs
 import numpy as np
 
 from tilesegment.errors import ImageError
+from tilesegment.images.byte_ranges import RemoteFile
 from tilesegment.images.decoded import CONVERT, DecodedSource, check_size
 from tilesegment.images.layout import Choices, arrange, chosen_series, note_on_inversion
 from tilesegment.images.source import Shown
@@ -18,18 +19,24 @@ _COLOURS = {16: "sRGB", 17: "grey"}  # by the number in the header
 _MOST_HEADER = 1 << 24
 
 
-def open_jpeg2000(path: str, choices: Choices) -> DecodedSource:
+def open_jpeg2000(given: str | RemoteFile, choices: Choices) -> DecodedSource:
     """Open a JPEG 2000 without decoding it; of several codestreams the first is the image.
+
+    One on a server is fetched whole when it is decoded.
 
     Raises:
         ImageError: it is damaged, too large to be decoded at once, has a palette, other colours than grey and RGB, or
             components of different sizes or types.
     """
+    path = given if isinstance(given, str) else given.name
     if choices.axes is not None:
         raise ImageError(f"{path} is a JPEG 2000, whose axes are known: leave out --axes {choices.axes}")
     chosen_series(path, choices.series, ())
-    with open(path, "rb") as file:
-        sizes = _sizes(path, file)
+    if isinstance(given, str):
+        with open(given, "rb") as file:
+            sizes = _sizes(path, file)
+    else:
+        sizes = _sizes(path, given)
     if sizes[:4] != _STREAM or len(sizes) < 42:
         raise ImageError(f"{path} is a JPEG 2000 without an image: it is damaged")
     x1, y1, x0, y0 = struct.unpack_from(">4I", sizes, 8)
@@ -46,7 +53,8 @@ def open_jpeg2000(path: str, choices: Choices) -> DecodedSource:
     check_size(path, *layout.plane)
 
     def decode() -> np.ndarray:
-        pixels = np.asarray(imagecodecs.jpeg2k_decode(Path(path).read_bytes()))
+        content = Path(given).read_bytes() if isinstance(given, str) else given.content()
+        pixels = np.asarray(imagecodecs.jpeg2k_decode(content))
         if (pixels.shape, pixels.dtype) != (shape, dtype):
             raise ValueError(f"decoded to {pixels.shape} of {pixels.dtype}")
         return pixels
@@ -55,7 +63,7 @@ def open_jpeg2000(path: str, choices: Choices) -> DecodedSource:
     return DecodedSource(path, "JPEG 2000", dtype, layout, Shown(notes=notes), decode)
 
 
-def _sizes(path: str, file: BinaryIO) -> bytes:
+def _sizes(path: str, file: BinaryIO | RemoteFile) -> bytes:
     """Return the start of the codestream, which holds its sizes; what the file says of colours is checked."""
     start = file.read(4)
     file.seek(0)
@@ -69,7 +77,7 @@ def _sizes(path: str, file: BinaryIO) -> bytes:
     return b""
 
 
-def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+def _boxes(file: BinaryIO | RemoteFile) -> Iterator[tuple[bytes, int]]:
     """Yield kind and length of each box, with the file at what it holds."""
     end = file.seek(0, 2)
     place = 0
