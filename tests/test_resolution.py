@@ -57,6 +57,14 @@ def test_the_level_that_fits_and_the_axis_that_differs_are_named() -> None:
     assert resolution_notes(image_of(), HALF, 0) == resolution_notes(pyramid(0.1, 0.1), None, 0) == ()
 
 
+def test_an_image_without_a_pixel_size_and_what_helps_are_named() -> None:
+    (note,) = resolution_notes(image_of(), HALF, 0, diameter=20)
+    assert "does not say how large its pixels are" in note
+    assert all(option in note for option in ("--diameter PX", "--mpp model", "--source-mpp MICRONS"))
+    (note,) = resolution_notes(pyramid(0.1, 0.1), None, 0, diameter=20)
+    assert "--diameter PX" in note and "does not say" not in note and "--mpp" not in note
+
+
 def test_a_prediction_and_its_plan_say_it(folder: Path, run: Run) -> None:
     model = toy_model()
     Model(replace(model.header, pixel_size=HALF), model.network).save(folder / "half.safetensors")

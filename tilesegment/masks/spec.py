@@ -160,7 +160,7 @@ def differing(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
                 differences.append("content: the files of the image hold other data than when the mask was begun")
             else:
                 differences.append(f"{key}: {_short(old, key)} there, {_short(new, key)} now")
-    return "; ".join(differences)
+    return "; ".join(dict.fromkeys(differences))
 
 
 def _short(values: Mapping[str, Any], key: str) -> str:

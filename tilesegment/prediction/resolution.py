@@ -107,9 +107,11 @@ def resolution_notes(
     if base is None or trained is None:
         if diameter is None or len(source.levels) > len(source.stored_levels):
             return ()
+        sized = trained is not None  # so that it is the image that lacks a size
         return (
-            f"{source.path}: the model was trained on objects about {diameter:.3g} px across; if those here are of "
-            "another size, give it with --diameter PX",
+            f"{source.path}{' does not say how large its pixels are' if sized else ''}: the model was trained on "
+            f"objects about {diameter:.3g} px across; if those here are of another size, give it with --diameter PX"
+            + (", or --mpp model with --source-mpp MICRONS" if sized else ""),
         )
     sizes = [PixelSize(base.y * one.scale[0], base.x * one.scale[1]) for one in source.levels]
     differences = [size_difference(size, trained) for size in sizes]
