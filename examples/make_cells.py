@@ -135,7 +135,7 @@ def make_cells(path: Path, size: int, seed: int = 0) -> int:
         (size, size), None, BLOCK, CHUNK, CLASSES, PIXEL, frame=frame_of_size(PIXEL), fingerprint=place | {"seed": seed}
     )
     writer, count = create_mask(path, spec), 0
-    with writer.claimed(shared=False):
+    with writer.claimed():
         for region in whole.squares(BLOCK):
             writer.write(region, draw(seed, region))
             count += centres_within(seed, region)

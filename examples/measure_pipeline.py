@@ -69,7 +69,7 @@ def copy(image: str, mask: Path, settings: Settings) -> int:
     with Job.prepare(image, settings) as job:
         plan, writer = job.plan, create_mask(mask, job.spec())
         ids = random_ids(plan.block)
-        with writer.claimed(shared=False):
+        with writer.claimed():
             for z, block in plan.work():
                 job.read(z, block)
                 writer.write(block.write.within(plan.region), cut(ids, block), z - plan.planes.start)
