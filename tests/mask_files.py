@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import zarr
 from tilesegment.geometry import Region
 from tilesegment.masks import JSON, MaskSpec, MaskWriter, create_mask
 from tilesegment.metadata import LabelClass, default_colours
+from tilesegment.stores import Place
 
 if TYPE_CHECKING:  # torch takes seconds to import in each process of a test
     from tilesegment.models.model import Model
@@ -71,6 +73,22 @@ def finished(path: Path, spec: MaskSpec, seed: int = 0, **options: Any) -> np.nd
     fill(writer, ids, seed)
     writer.finish()
     return ids
+
+
+def run_part(path: Place, number: int, parts: int, barriers: tuple[Barrier, Barrier], results: Any) -> None:
+    """Be one of the parts of a job: all begin at once, every other one ends at the same moment."""
+    barriers[0].wait()
+    writer, ids = create_mask(path, SPEC, overwrite=True), ids_of(SPEC)
+    with writer.claimed((number + 1, parts)):
+        barriers[0].wait()  # all have begun: the first must not be over before the last begins
+        for region, z in list(writer.base.blocks())[number::parts]:
+            writer.write(region, ids[z][region.slices], z)
+    if number % 2:
+        barriers[1].wait()
+    with writer.claimed_to_finish() as is_ours_to_do:
+        if is_ours_to_do:
+            writer.finish()
+    results.put(is_ours_to_do)
 
 
 def try_finish(writer: MaskWriter, provenance: dict[str, JSON] | None = None) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from image_files import GREY, RGB, VOLUME, fails, make_pixels, tiff
-from test_readers import keep_the_contract
+from reader_contract import keep_the_contract
 
 from tilesegment.geometry import Region
 from tilesegment.images import open_image

@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from mask_files import (
     names,
     prepare,
     remove,
+    run_part,
     spec_of,
     try_finish,
 )
@@ -144,22 +144,6 @@ def holding(path: Path, shared: bool) -> tuple[Any, Connection]:
     process.start()
     assert here.recv() == "held"
     return process, here
-
-
-def run_part(path: Path, number: int, parts: int, barriers: tuple[Barrier, Barrier], results: Any) -> None:
-    """Be one of the parts of a job: all begin at once, every other one ends at the same moment."""
-    barriers[0].wait()
-    writer, ids = create_mask(path, SPEC, overwrite=True), ids_of(SPEC)
-    with writer.claimed(part=(1, 2)):
-        barriers[0].wait()  # all have begun: the first must not be over before the last begins
-        for region, z in list(writer.base.blocks())[number::parts]:
-            writer.write(region, ids[z][region.slices], z)
-    if number % 2:
-        barriers[1].wait()
-    with writer.claimed_to_finish() as is_ours_to_do:
-        if is_ours_to_do:
-            writer.finish()
-    results.put(is_ours_to_do)
 
 
 class TestClaims:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mask_files import OTHER, PROCESSES, SPEC, fill, finished, ids_of, spec_of, try_finish
+from mask_files import OTHER, PROCESSES, SPEC, fill, finished, ids_of, run_part, spec_of, try_finish
 from remote_masks import contents, in_memory, keys, process_of, read
 
 from tilesegment.errors import MaskError
@@ -78,22 +78,6 @@ def started(target: Callable[..., None], path: Location, part: Part) -> tuple[An
     there.close()  # a process that ends before it says so must not be waited for
     assert here.recv() == "held"
     return process, here
-
-
-def run_part(path: Location, number: int, parts: int, barriers: tuple[Barrier, Barrier], results: Any) -> None:
-    """Be one of the parts of a job: all begin at once, every other one ends at the same moment."""
-    barriers[0].wait()
-    writer, ids = create_mask(path, SPEC, overwrite=True), ids_of(SPEC)
-    with writer.claimed((number + 1, parts)):
-        barriers[0].wait()  # all have begun: the first must not be over before the last begins
-        for region, z in list(writer.base.blocks())[number::parts]:
-            writer.write(region, ids[z][region.slices], z)
-    if number % 2:
-        barriers[1].wait()
-    with writer.claimed_to_finish() as is_ours_to_do:
-        if is_ours_to_do:
-            writer.finish()
-    results.put(is_ours_to_do)
 
 
 def race(path: Location, part: tuple[int, int], barrier: Barrier, results: Any) -> None:

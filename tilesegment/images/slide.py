@@ -16,11 +16,10 @@ from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
 from tilesegment.images.layout import MAX_SIDE, Choices
 from tilesegment.images.pieces import MOST_KEPT, PieceReader, Take
-from tilesegment.images.source import ImageSource, Level, Shown
+from tilesegment.images.source import BELIEVED_OF_SLIDES, ImageSource, Level, Shown
 from tilesegment.metadata import MICROMETRE, UNKNOWN_FRAME, Frame, PixelSize, Spacing
 from tilesegment.threads import thread_count
 
-PLAUSIBLE = (0.05, 20.0)  # micrometres per pixel of a slide
 _SIDE = 1024  # pixels: about the side of a piece
 _LARGEST_TILE = 2048
 
@@ -94,9 +93,10 @@ def slide_frame(
     if mpp is None:
         return UNKNOWN_FRAME
     size = PixelSize(*mpp)
-    if not all(PLAUSIBLE[0] <= side <= PLAUSIBLE[1] for side in mpp):
+    low, high = BELIEVED_OF_SLIDES
+    if not all(low <= side <= high for side in mpp):
         notes.append(
-            f"{path} says that its pixels are {size} um: of slides {PLAUSIBLE[0]:g} to {PLAUSIBLE[1]:g} are believed, "
+            f"{path} says that its pixels are {size} um: of slides {low:g} to {high:g} are believed, "
             "so their size is unknown"
         )
         return UNKNOWN_FRAME

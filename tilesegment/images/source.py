@@ -25,8 +25,8 @@ from tilesegment.metadata import (
 from tilesegment.stores import Options, Place, place_of
 
 _AGREES = 0.01  # relative difference of two pixel sizes that agree
-# micrometres: smaller and larger pixels are doubtful, those of electron microscopes and of colour by visible light
-_BELIEVED, _BELIEVED_OF_COLOUR = (1e-5, 100.0), (0.05, 20.0)
+# micrometres: smaller and larger pixels are doubtful, those of electron microscopes, and of slides in visible light
+_BELIEVED, BELIEVED_OF_SLIDES = (1e-5, 100.0), (0.05, 20.0)
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class ImageSource(ABC):
     def _believes(self, size: PixelSize) -> bool:
         """Whether pixels of an image such as this one may be so large."""
         is_colour = self.channels in (3, 4) and self.dtype == np.uint8
-        low, high = _BELIEVED_OF_COLOUR if is_colour else _BELIEVED
+        low, high = BELIEVED_OF_SLIDES if is_colour else _BELIEVED
         return low <= min(size.y, size.x) and max(size.y, size.x) <= high
 
     def assume_pixel_size(self, size: PixelSize) -> None:

@@ -27,7 +27,7 @@ from tilesegment.masks.leases import HeldError, leased
 from tilesegment.masks.remote import RemoteArray, begun_array, finished_array
 from tilesegment.masks.spec import Grid, MaskSpec, differing
 from tilesegment.masks.store import gone
-from tilesegment.masks.target import PREFIX, Target, is_ours, read_record
+from tilesegment.masks.target import PREFIX, Target, existing, is_ours, read_record
 from tilesegment.metadata import MARK
 from tilesegment.ome_zarr.labels import ZARR_FORMAT
 from tilesegment.ome_zarr.node import METADATA, Node, group_documents, read_node
@@ -79,9 +79,7 @@ class Bucket:
         if MARK not in there.attributes:
             raise MaskError(f"{path} was not made by tilesegment and is not replaced; name another output")
         if not overwrite:
-            difference = differing(read_record(path) or {}, record)
-            made = f" and was made with other settings ({difference})" if difference else ""
-            raise MaskError(f"{path} exists{made}; name another output, or use --overwrite to replace it")
+            raise existing(path, record)
 
     def is_begun(self) -> bool:
         return is_ours(self._partial)

@@ -14,7 +14,7 @@ from tilesegment.masks.blocks import BlockArray, Survey
 from tilesegment.masks.export import export
 from tilesegment.masks.spec import Grid, MaskSpec, differing, spec_from_record
 from tilesegment.masks.store import create_array, gone, open_array, survey
-from tilesegment.masks.target import Target, is_ours, read_record
+from tilesegment.masks.target import Target, existing, is_ours, read_record
 from tilesegment.metadata import MARK
 from tilesegment.ome_zarr import labels as documents
 from tilesegment.ome_zarr.node import Node, group_file, read_node, write_group
@@ -55,10 +55,7 @@ class Folder:
         if not path.exists():
             return
         if not overwrite:
-            there = read_record(path)
-            difference = "" if there is None else differing(there, record)
-            made = f" and was made with other settings ({difference})" if difference else ""
-            raise MaskError(f"{path} exists{made}; name another output, or use --overwrite to replace it")
+            raise existing(path, record)
         if target.is_folder and not is_ours(path):
             raise MaskError(f"{path} was not made by tilesegment and is not replaced; name another output")
         if not target.is_folder and not path.is_file():

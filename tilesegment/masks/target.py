@@ -10,7 +10,7 @@ from typing import Any
 
 from tilesegment.errors import MaskError
 from tilesegment.masks.export import KINDS, read_exported
-from tilesegment.masks.spec import Grid, MaskSpec
+from tilesegment.masks.spec import Grid, MaskSpec, differing
 from tilesegment.metadata import MARK
 from tilesegment.ome_zarr.labels import MAX_HALVINGS, ZARR_FORMAT, HostImage, host_image
 from tilesegment.ome_zarr.node import Node, read_node
@@ -188,6 +188,14 @@ def is_ours(path: Place) -> bool:
         return False
     group = read_node(path, MaskError)
     return group is not None and MARK in group.attributes
+
+
+def existing(path: Place, record: Mapping[str, Any]) -> MaskError:
+    """Return the error for the output `path` that exists, where one with this complete `record` is to be made."""
+    there = read_record(path)
+    difference = "" if there is None else differing(there, record)
+    made = f" and was made with other settings ({difference})" if difference else ""
+    return MaskError(f"{path} exists{made}; name another output, or use --overwrite to replace it")
 
 
 def read_record(path: Place) -> dict[str, Any] | None:
