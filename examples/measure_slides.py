@@ -3,10 +3,11 @@
     python examples/measure_slides.py --size 65536 --folder /large/disk
 
 Slides are drawn by draw_slides.py. `loop` decodes every stored piece once and does nothing with it: tiles of the SVS by
-tifffile, squares of the NDPI by OpenSlide, shards of the Zarr by zarr. `idle` is `predict` with ready answers instead
-of a network (measure_pipeline.py): it reads blocks with their margins, and stores mask and pyramid. Each runs in a
-process of its own, in turns. One JSON line is printed for each slide: the medians in Mpx/s, their ratio, and the most
-memory that each took, also for a slide of a quarter of the pixels, which tells whether memory grows with the image.
+tifffile, squares of the NDPI by OpenSlide, shards of the Zarr by zarr. `read` reads every block with its margins, as a
+prediction does. `idle` is `predict` with ready answers instead of a network (measure_pipeline.py), which stores mask
+and pyramid, too. Each runs in a process of its own, in turns. One JSON line is printed for each slide: the medians in
+Mpx/s, their ratios to `loop`, and the most memory that each took, also for a slide of a quarter of the pixels, which
+tells whether memory grows with the image.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from typing import Any
 from draw_slides import WRITERS, draw
 
 SQUARE = 2048  # pixels: what is asked of OpenSlide at once
+BLOCK = 2048  # pixels: side of the blocks that are read
 
 
 def loop_svs(path: Path) -> None:
@@ -58,6 +60,16 @@ def loop_zarr(path: Path) -> None:
 
 
 LOOPS: dict[str, Callable[[Path], None]] = {".svs": loop_svs, ".ndpi": loop_ndpi, ".zarr": loop_zarr}
+
+
+def read(path: Path) -> None:
+    """Read every block with its margins."""
+    from tilesegment.geometry import FieldOfView, Region, TileGrid
+    from tilesegment.images import open_image, read_mirrored
+
+    with open_image(str(path)) as source:
+        for block in TileGrid(Region.of_shape(source.shape), BLOCK, BLOCK, FieldOfView(16, 92, 96, True)):
+            read_mirrored(source, block.read)
 
 
 def idle(path: Path, model: str, folder: Path | None) -> None:
@@ -99,8 +111,12 @@ def _peak_mb() -> float:
 
 
 def measure(path: Path, size: int, model: str, folder: Path | None, rounds: int) -> dict[str, float]:
-    """Return speeds, their ratio, and the most memory that each way took."""
-    ways = {"loop": partial(LOOPS[path.suffix], path), "idle": partial(idle, path, model, folder)}
+    """Return speeds, their ratios, and the most memory that each way took."""
+    ways = {
+        "loop": partial(LOOPS[path.suffix], path),
+        "read": partial(read, path),
+        "idle": partial(idle, path, model, folder),
+    }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, work in ways.items():
@@ -108,7 +124,7 @@ def measure(path: Path, size: int, model: str, folder: Path | None, rounds: int)
     rates = {name: size**2 / 1e6 / statistics.median(s for s, _ in each) for name, each in found.items()}
     return {
         **{f"{name}_mpx_per_s": rate for name, rate in rates.items()},
-        "ratio": rates["idle"] / rates["loop"],
+        **{f"{name}_ratio": rate / rates["loop"] for name, rate in rates.items() if name != "loop"},
         **{f"{name}_peak_mb": max(peak for _, peak in each) for name, each in found.items()},
     }
 
@@ -130,7 +146,7 @@ def main() -> None:
             draw(small, given.size // 2)
             line |= measure(large, given.size, given.model, given.folder, given.rounds)
             quarter = measure(small, given.size // 2, given.model, given.folder, 1)
-            line["idle_peak_mb_of_a_quarter"] = quarter["idle_peak_mb"]
+            line |= {f"{name}_of_a_quarter": quarter[name] for name in ("read_peak_mb", "idle_peak_mb")}
         print(json.dumps({name: round(one, 3) if isinstance(one, float) else one for name, one in line.items()}))
 
 

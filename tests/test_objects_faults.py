@@ -7,6 +7,7 @@ import errno
 import random
 import shutil
 import signal
+import threading
 from collections.abc import Callable
 from itertools import count, permutations
 from pathlib import Path
@@ -45,8 +46,15 @@ def runs(tmp_path: Path) -> Runs:
 
 def stop_at(stage: str, folder: Path, mask: Path, **more: object) -> None:
     """Stop a run as soon as some of a stage is done."""
-    heard: list[str] = []
-    how = {"workers": OneByOne(), "report": lambda done, what: heard.append(what), "stop": lambda: stage in heard}
+    reached = threading.Event()
+
+    def report(done: float, what: str) -> None:
+        if what == stage:
+            reached.set()
+        elif (what, stage) == ("write", "paint"):  # both go on at once, and tables might be first to be whole
+            assert reached.wait(60)
+
+    how = {"workers": OneByOne(), "report": report, "stop": reached.is_set}
     with pytest.raises(StoppedError):
         find_in(folder, mask, **how, **more)
 

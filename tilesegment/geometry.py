@@ -71,6 +71,16 @@ class Region:
         y0, x0 = max(self.y0, other.y0), max(self.x0, other.x0)
         return Region(y0, x0, max(y0, min(self.y1, other.y1)), max(x0, min(self.x1, other.x1)))
 
+    def around(self, inner: "Region") -> list["Region"]:
+        """Cut what lies around `inner`, which this region holds, into regions: above, below, left and right of it."""
+        parts = [
+            Region(self.y0, self.x0, inner.y0, self.x1),
+            Region(inner.y1, self.x0, self.y1, self.x1),
+            Region(inner.y0, self.x0, inner.y1, inner.x0),
+            Region(inner.y0, inner.x1, inner.y1, self.x1),
+        ]
+        return [part for part in parts if part.area]
+
     def squares(self, side: int) -> Iterator["Region"]:
         """Cut the region into squares of `side`, row by row from its first pixel; the last ones are clipped."""
         for y in range(self.y0, self.y1, side):

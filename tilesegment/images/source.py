@@ -280,4 +280,13 @@ def read_mirrored(source: ImageSource, region: Region, level: int = 0, z: int = 
     rows, columns = mirror_indices(region.y0, region.y1, shape[0]), mirror_indices(region.x0, region.x1, shape[1])
     inner = Region(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
     pixels = source.read(inner, level, z)
-    return pixels.take(rows - inner.y0, axis=1).take(columns - inner.x0, axis=2)
+    rows, columns = rows - inner.y0, columns - inner.x0
+    own = region.intersect(Region.of_shape(shape))
+    if not own.area:
+        return pixels[:, rows[:, None], columns]
+    mirrored = np.empty_like(pixels, shape=(len(pixels), *region.shape))
+    mirrored[:, *own.within(region).slices] = pixels[:, *own.within(inner).slices]
+    for part in region.around(own):  # by index, which is slow: only the frame
+        ys, xs = part.within(region).slices
+        mirrored[:, ys, xs] = pixels[:, rows[ys, None], columns[xs]]
+    return mirrored

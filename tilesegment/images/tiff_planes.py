@@ -17,6 +17,7 @@ from tilesegment.images.raw import read_rows
 from tilesegment.threads import thread_count
 
 MAX_SEGMENT = 1 << 30  # bytes of a strip or tile once decoded
+_MOST_AT_A_TIME = 8  # strips or tiles that a thread takes
 _ORIENTATION = 274  # tag
 
 
@@ -48,11 +49,22 @@ class Segments:
     def __init__(self, file: ByteRanges) -> None:
         self.pieces = PieceReader()
         self.file = file
-        self.pool = ThreadPoolExecutor(thread_count(), "decode")
+        self._threads = thread_count()
+        self._pool = ThreadPoolExecutor(self._threads, "decode")
+
+    def each(self, work: Callable[[int], None], indices: Sequence[int]) -> None:
+        """Do the work for each strip or tile, in threads that take some at a time: else they wait for one another."""
+        count = max(1, min(_MOST_AT_A_TIME, len(indices) // (4 * self._threads)))
+
+        def several(start: int) -> None:
+            for index in indices[start : start + count]:
+                work(index)
+
+        list(self._pool.map(several, range(0, len(indices), count)))
 
     def close(self) -> None:
         """Drop what is kept, once nothing is being decoded."""
-        self.pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
         self.pieces.close()
 
 
@@ -69,7 +81,8 @@ class SegmentedPlane:
         separate, _, height, width, interleaved = self.key.shaped
         rows, columns = _segment_shape(self.key)
         down, across = -(-height // rows), -(-width // columns)
-        pixels = np.full((separate * interleaved, *region.shape), self.key.nodata, self.key.dtype)
+        # samples lie as decoded: to copy them apart takes ten times as long
+        samples = np.full((separate, *region.shape, interleaved), self.key.nodata, self.key.dtype)
         for sample in range(separate):
             first = sample * down * across
 
@@ -84,12 +97,11 @@ class SegmentedPlane:
                 def finish(index: int) -> None:
                     take(indices[index], self._decode(index, data(spans[index])))
 
-                list(self.segments.pool.map(finish, stored))
+                self.segments.each(finish, stored)
 
-            part = pixels[sample * interleaved : (sample + 1) * interleaved]
             plane = (id(self), sample), (height, width), (rows, columns)
-            self.segments.pieces.read(part, region, plane, decode)
-        return pixels
+            self.segments.pieces.read(np.moveaxis(samples[sample], -1, 0), region, plane, decode)
+        return np.moveaxis(samples, -1, 1).reshape(-1, *region.shape)
 
     def _decode(self, index: int, data: bytes) -> np.ndarray:
         """Decode a strip or tile, (samples, h, w)."""

@@ -40,6 +40,9 @@ from tilesegment.stores import Place, is_url, place_of
 
 AskMachine = Callable[[str, str], Machine]
 
+# what a mask says of the training of its model, whose file holds the rest: some 30 KB, and each task carries its record
+_TRAINED = ("steps", "seconds", "kept_step", "versions")
+
 
 class Job:
     """A plan with its image and model open, and, once begun, its outputs. As a context manager it closes the image."""
@@ -296,10 +299,11 @@ class Job:
         header, plan = self.model.header, self.plan
         model = {"name": header.name, "licence": header.licence, "network": header.network, **header.arguments}
         model |= {"chosen_for": plan.chosen} if plan.chosen else {}
+        trained = {name: header.training[name] for name in _TRAINED if name in header.training}
         return {
             "image": str(plan.place.resolve() if isinstance(plan.place, Path) else plan.place),
             "image_written": plan.content.written,
-            "model": model | {"weights_sha256": header.weights_sha256, "training": dict(header.training)},
+            "model": model | {"weights_sha256": header.weights_sha256, "training": trained},
             "batch": plan.batch,
             "device": plan.device,
             "skipped": plan.skipped,
