@@ -1,4 +1,4 @@
-"""A real browser for tests of the page: Debian's Chromium, driven by Playwright, which must not complain of anything."""
+"""A real browser for tests of the page: Debian's Chromium, driven by Playwright, and all that it complains of."""
 
 import json
 import shutil
