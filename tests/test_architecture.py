@@ -26,7 +26,7 @@ LAYERS = (
     ("preview", "labels", "models"),
     ("objects",),
     ("scoring", "prediction"),
-    ("cluster", "training"),
+    ("cluster", "training", "viewer"),
     ("__init__",),
     ("cli",),
 )
@@ -55,6 +55,7 @@ ONLY = {
     "wsidicom": {"images"},
     "pydicom": {"images"},
     "obstore": {"stores"},
+    "tornado": {"viewer"},
 }
 
 
