@@ -15,7 +15,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tilesegment.errors import DataError
+from tilesegment.errors import ViewError
 from tilesegment.geometry import Region
 from tilesegment.labels.annotations import read_annotation
 from tilesegment.labels.outlines import read_outlines
@@ -165,7 +165,7 @@ BROKEN = {
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_broken_file_is_told_in_one_line(tmp_path: Path, kind: str) -> None:
     path = write(tmp_path / "broken.geojson", BROKEN[kind])
-    with pytest.raises(DataError, match=r"broken\.geojson"):
+    with pytest.raises(ViewError, match=r"broken\.geojson"):
         Annotations(path, CANVAS)
     assert path.read_text() == BROKEN[kind]
 
@@ -181,7 +181,7 @@ def test_a_file_that_cannot_be_is_told_at_the_start(tmp_path: Path) -> None:
         cut: "cut off",
         "https://host/labels.geojson": "is a URL",
     }.items():
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(ViewError, match=said):
             Annotations(path, CANVAS)
 
 
@@ -232,7 +232,7 @@ CHANGES = (
 @pytest.mark.parametrize("change", CHANGES)
 def test_only_valid_geojson_is_stored(file: Path, change: str) -> None:
     annotations, before = Annotations(file, CANVAS), file.read_bytes()
-    with pytest.raises(DataError, match="feature 1"):
+    with pytest.raises(ViewError, match="feature 1"):
         annotations.replace(json.dumps(invalid(change)).encode(), annotations.version())
     assert file.read_bytes() == before
 
@@ -257,7 +257,7 @@ def test_a_valid_feature_is_stored(file: Path) -> None:
 )
 def test_other_json_is_not_stored(file: Path, text: str | bytes) -> None:
     annotations, before = Annotations(file, CANVAS), file.read_bytes()
-    with pytest.raises(DataError, match="no GeoJSON"):
+    with pytest.raises(ViewError, match="no GeoJSON"):
         annotations.replace(text if isinstance(text, bytes) else text.encode(), annotations.version())
     assert file.read_bytes() == before
 
@@ -325,7 +325,7 @@ def test_what_stood_stays_if_it_cannot_be_replaced(file: Path, monkeypatch: pyte
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", full)
-        with pytest.raises(DataError, match="No space left"):
+        with pytest.raises(ViewError, match="No space left"):
             annotations.replace(b'{"type": "FeatureCollection", "features": []}', stored.version)
     assert file.read_bytes() == before
     assert [path.name for path in file.parent.iterdir()] == [file.name]
@@ -413,7 +413,7 @@ def test_erasing_is_bounded() -> None:
     star = [[100 * math.cos(angle * 2.5), 100 * math.sin(angle * 2.5)] for angle in range(6000)]
     with pytest.raises(LimitError, match="crosses itself"):
         erased([{"type": "Polygon", "coordinates": [[*star, star[0]]]}], box(0, 0, 1, 1))
-    with pytest.raises(DataError, match="not valid"):
+    with pytest.raises(ViewError, match="not valid"):
         erased([{"type": "Polygon", "coordinates": [[[0, 0]]]}], box(0, 0, 1, 1))
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from tilesegment.errors import DataError, one_line
+from tilesegment.errors import DataError, ViewError, one_line
 from tilesegment.files import in_turn, replacing, sweep
 from tilesegment.labels.annotations import doubts
 from tilesegment.labels.geojson import Feature, is_geojson
@@ -24,7 +24,7 @@ from tilesegment.stores import Location, Place, place_of
 from tilesegment.viewer.drawn import MAX_BYTES, Canvas, Document, LimitError, merged, read_document, text_of
 
 
-class ChangedError(DataError):
+class ChangedError(ViewError):
     """The file has been changed since it was read."""
 
 
@@ -47,7 +47,7 @@ class Annotations:
         notes: what is doubtful in the file as it was opened, one sentence each.
 
     Raises:
-        DataError: the file cannot be read or written, is no GeoJSON, or belongs to another image.
+        ViewError: the file cannot be read or written, is no GeoJSON, or belongs to another image.
     """
 
     def __init__(self, path: str | Path, canvas: Canvas) -> None:
@@ -67,7 +67,7 @@ class Annotations:
         """Read the file.
 
         Raises:
-            DataError: it cannot be read, or another program has damaged it.
+            ViewError: it cannot be read, or another program has damaged it.
         """
         with self._reporting("read"):
             raw = self._raw()
@@ -77,7 +77,7 @@ class Annotations:
         """Return the version of the file without reading its features.
 
         Raises:
-            DataError: it cannot be read.
+            ViewError: it cannot be read.
         """
         with self._reporting("read"):
             return version_of(self._raw())
@@ -88,7 +88,7 @@ class Annotations:
         Raises:
             ChangedError: the file has another version.
             LimitError: the text is larger than allowed.
-            DataError: the text is not valid GeoJSON, or the file cannot be written.
+            ViewError: the text is not valid GeoJSON, or the file cannot be written.
         """
         if len(text) > MAX_BYTES:
             raise LimitError(f"{self.name} would have {len(text):,} bytes, at most {MAX_BYTES:,} can be drawn")
@@ -130,7 +130,7 @@ class Annotations:
             inflated += member.decompress(rest, MAX_BYTES + 1 - len(inflated))
             _within_limit(inflated, self.name)
             if not member.eof:
-                raise DataError(f"{self._path} is cut off; save it again")
+                raise ViewError(f"{self._path} is cut off; save it again")
             rest = member.unused_data
         return inflated
 
@@ -140,7 +140,7 @@ class Annotations:
             yield
         except (OSError, zlib.error) as error:
             said = getattr(error, "strerror", None) or one_line(error, 80)
-            raise DataError(f"{self._path} cannot be {done} ({said}); check it and its permissions") from error
+            raise ViewError(f"{self._path} cannot be {done} ({said}); check it and its permissions") from error
 
 
 def version_of(raw: bytes) -> str:
@@ -162,20 +162,20 @@ def _checked(path: Place) -> Path:
     """Return the path of the file that is replaced, links followed.
 
     Raises:
-        DataError: it is no file on a disk that can be written, or is not named as GeoJSON.
+        ViewError: it is no file on a disk that can be written, or is not named as GeoJSON.
     """
     if isinstance(path, Location):
-        raise DataError(f"{path} is a URL, and annotations are stored on a disk: download it")
+        raise ViewError(f"{path} is a URL, and annotations are stored on a disk: download it")
     if not is_geojson(path):
-        raise DataError(f"{path} is not named .geojson or .geojson.gz, as annotations are stored")
+        raise ViewError(f"{path} is not named .geojson or .geojson.gz, as annotations are stored")
     real = path.resolve()
     if not real.parent.is_dir():
-        raise DataError(f"{path} cannot be written: there is no folder {real.parent}")
+        raise ViewError(f"{path} cannot be written: there is no folder {real.parent}")
     if real.exists() and not real.is_file():
-        raise DataError(f"{path} is no file")
+        raise ViewError(f"{path} is no file")
     for place in (real, real.parent):
         if place.exists() and not os.access(place, os.W_OK):
-            raise DataError(f"{path} cannot be written: {place} is read-only; copy the annotations to another folder")
+            raise ViewError(f"{path} cannot be written: {place} is read-only; copy the annotations to another folder")
     return real
 
 
@@ -183,7 +183,10 @@ def _doubts(features: list[Feature], shape: tuple[int, int], name: str) -> list[
     """Say which areas are not as they should be.
 
     Raises:
-        DataError: most of them lie outside the image.
+        ViewError: most of them lie outside the image.
     """
     areas = [one for one in features if one.polygons]
-    return doubts(Outlines.of(areas, name), shape, name) if areas else []
+    try:
+        return doubts(Outlines.of(areas, name), shape, name) if areas else []
+    except DataError as error:
+        raise ViewError(error) from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from tilesegment.errors import DataError, one_line
+from tilesegment.errors import ViewError, one_line
 from tilesegment.labels.geojson import Feature, feature_of
 
 MAX_BYTES = 32 << 20
@@ -27,7 +27,7 @@ _DAMAGES = (TypeError, ValueError, AttributeError, LookupError, RecursionError)
 Document = dict[str, Any]  # a FeatureCollection
 
 
-class LimitError(DataError):
+class LimitError(ViewError):
     """There are more annotations than the page handles."""
 
 
@@ -45,21 +45,21 @@ def read_document(content: bytes, name: str, canvas: Canvas) -> tuple[Document, 
     Measurements that are NaN are left out, which is the same to QuPath and no valid JSON.
 
     Raises:
-        DataError: it is no GeoJSON, a feature is damaged, or is in a plane that the image does not have.
+        ViewError: it is no GeoJSON, a feature is damaged, or is in a plane that the image does not have.
         LimitError: it is larger than allowed.
     """
     try:
         # without content there is nothing drawn: a file that was just made
         document = _collection(_finite(_json(content, float)) if content.strip() else [])
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{name} is not readable ({one_line(error, 80)}); {_EXPECTED}") from error
+        raise ViewError(f"{name} is not readable ({one_line(error, 80)}); {_EXPECTED}") from error
     features = []
     for number, one in enumerate(document["features"], 1):
         try:
             features.append(feature_of(one))
             _check_plane(features[-1].plane, canvas)
         except _DAMAGES as error:
-            raise DataError(f"{name}: feature {number} is damaged ({one_line(error, 80)}); export it again") from error
+            raise ViewError(f"{name}: feature {number} is damaged ({one_line(error, 80)}); export it again") from error
     _check_size(document, name)
     return document, features
 
@@ -68,7 +68,7 @@ def merged(old: Document, content: bytes, name: str, canvas: Canvas) -> Document
     """Return the document that the page sends in place of `old`, with unchanged features as they are in `old`.
 
     Raises:
-        DataError: it is not valid GeoJSON.
+        ViewError: it is not valid GeoJSON.
         LimitError: it is larger than allowed.
     """
     try:
@@ -78,7 +78,7 @@ def merged(old: Document, content: bytes, name: str, canvas: Canvas) -> Document
         if not isinstance(document.get("features"), list):
             raise ValueError("it has no list of features")
     except (ValueError, RecursionError) as error:
-        raise DataError(f"what is to be stored in {name} is no GeoJSON ({one_line(error, 80)})") from error
+        raise ViewError(f"what is to be stored in {name} is no GeoJSON ({one_line(error, 80)})") from error
     _check_size(document, name)
     known = {_canonical(one): one for one in old["features"]}
     features = []
@@ -88,7 +88,7 @@ def merged(old: Document, content: bytes, name: str, canvas: Canvas) -> Document
             try:
                 _check_feature(one, canvas)
             except _DAMAGES as error:
-                raise DataError(f"feature {number} cannot be stored in {name}: {one_line(error, 80)}") from error
+                raise ViewError(f"feature {number} cannot be stored in {name}: {one_line(error, 80)}") from error
         features.append(kept or one)
     return {**document, "features": features}
 

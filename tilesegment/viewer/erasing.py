@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import shapely
 
-from tilesegment.errors import DataError, one_line
+from tilesegment.errors import ViewError, one_line
 from tilesegment.viewer.drawn import LimitError, check_geometry, points_of
 
 MAX_PAIRS = 20_000_000  # vertices of the area, times vertices of the geometries: what an overlay may have to compare
@@ -28,7 +28,7 @@ def erased(geometries: list[Geometry], area: Geometry) -> list[Geometry | None]:
 
     Raises:
         LimitError: they have too many vertices.
-        DataError: one is not valid.
+        ViewError: one is not valid.
     """
     try:
         for geometry in (*geometries, area):
@@ -38,7 +38,7 @@ def erased(geometries: list[Geometry], area: Geometry) -> list[Geometry | None]:
         if area["type"] != "Polygon":
             raise ValueError(f"the eraser is a {area['type']}, not a Polygon")
     except ValueError as error:
-        raise DataError(f"what is to be erased is not valid: {one_line(error, 80)}") from error
+        raise ViewError(f"what is to be erased is not valid: {one_line(error, 80)}") from error
     vertices = sum(map(points_of, geometries))
     if points_of(area) * vertices > MAX_PAIRS:
         raise LimitError(
