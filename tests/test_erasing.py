@@ -61,7 +61,7 @@ def test_an_eraser_that_touches_or_crosses_itself() -> None:
 
 def test_erasing_is_bounded() -> None:
     side = int(MAX_PAIRS**0.5) + 1
-    circle = [[math.cos(angle), math.sin(angle)] for angle in np.linspace(0, 6.28, side).tolist()]
+    circle = [[math.cos(angle), math.sin(angle)] for angle in range(side)]
     large = {"type": "Polygon", "coordinates": [[*circle, circle[0]]]}
     with pytest.raises(LimitError, match="too much at once"):
         erased([large], large)
