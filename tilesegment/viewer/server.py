@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
 from tilesegment.errors import ViewError
@@ -33,6 +32,7 @@ ROUTES: Sequence[tuple[str, type[Handler]]] = (
 )
 MOST_BODY = 64 << 20  # bytes of what a browser sends: annotations
 _MOST_HEADER = 16 << 10
+_BACKLOG = 128  # connections that wait to be accepted
 _IDLE = 120  # seconds after which a connection without a request is closed
 
 
@@ -51,13 +51,13 @@ class Server:
             ViewError: the host or the port cannot be had.
         """
         try:
-            self._sockets = bind_sockets(port, host)
+            self._socket = _listening(host, port)
         except (OSError, OverflowError) as error:
             raise ViewError(
                 f"{host}:{port} cannot be listened on ({getattr(error, 'strerror', None) or error}): choose another "
                 "--port, or leave it out for a free one"
             ) from error
-        self.port: int = self._sockets[0].getsockname()[1]
+        self.port: int = self._socket.getsockname()[1]
         self.token = token or new_token()
         named = socket.gethostname() if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
         self.url = f"http://{named}:{self.port}/{self.token}/"
@@ -72,6 +72,7 @@ class Server:
             asyncio.run(self._serve())
         finally:
             self.view.pool.close()
+            self._socket.close()
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -86,7 +87,7 @@ class Server:
         server = HTTPServer(
             application, max_body_size=MOST_BODY, max_header_size=_MOST_HEADER, idle_connection_timeout=_IDLE
         )
-        server.add_sockets(self._sockets)
+        server.add_socket(self._socket)
         self._serving.set()
         try:
             await self._stopping.wait()
@@ -112,6 +113,22 @@ class Server:
         self.stop()
         assert self._thread is not None
         self._thread.join()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Return a socket that listens."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = found[0]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setblocking(False)
+        listening.bind(address)
+        listening.listen(_BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
 
 
 class _Unknown(Handler):
