@@ -23,6 +23,7 @@ from tilesegment_cli.summary import summary
 from tilesegment_cli.tissue import tissue
 from tilesegment_cli.train import train
 from tilesegment_cli.verify import verify
+from tilesegment_cli.view import view
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -38,7 +39,7 @@ def tileseg(debug: bool) -> None:
 
 
 _COMMANDS = (predict, objects, summary, status, finish, train, evaluate, verify, bench, preview, tissue, info, models)
-for command in (*_COMMANDS, networks, import_weights, export):
+for command in (*_COMMANDS, view, networks, import_weights, export):
     tileseg.add_command(command)
 
 

@@ -29,6 +29,7 @@ NO_PATHS = {
     "evaluate": {"store_options"},
     "objects": {"border", "store_options"},
     "summary": {"border", "store_options"},
+    "view": {"axes", "host", "store_options"},
     "import": {"network", "dtype", "name", "licence"},
 }
 
@@ -92,6 +93,8 @@ USES = {
     "preview out": use("preview slide.tif mask.zarr --out {}", *_NEW),
     "tissue image": use("tissue {} --out t.png"),
     "tissue out": use("tissue slide.tif --out {}", *_NEW),
+    "view image": use("view {} --no-browser"),
+    "view masks": use("view slide.tif {} --no-browser"),
     "info path": use("info {}"),
     "import path": use("import {} --network unet-same --out i.safetensors"),
     "import out": use("import weights.safetensors --network unet-same --out {}", *_NEW),

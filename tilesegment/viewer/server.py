@@ -14,6 +14,7 @@ from tornado.web import Application, RequestHandler
 
 from tilesegment.errors import ViewError
 from tilesegment.viewer.handler import Handler, View, address
+from tilesegment.viewer.live import ProgressRequest
 from tilesegment.viewer.scene import Scene
 from tilesegment.viewer.security import Names, new_token
 from tilesegment.viewer.tile_requests import Page, PageFile, SceneRequest, Tile, Value
@@ -25,6 +26,7 @@ ROUTES: Sequence[tuple[str, type[Handler]]] = (
     ("scene.json", SceneRequest),
     ("tile/{layer}/{z}/{zoom}/{row}/{column}", Tile),
     ("value", Value),
+    ("progress", ProgressRequest),
 )
 MOST_BODY = 64 << 20  # bytes of what a browser sends: annotations
 _MOST_HEADER = 16 << 10
