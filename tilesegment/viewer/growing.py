@@ -94,7 +94,7 @@ class Growing:
             if self.is_gone():
                 return None
             done = int(np.count_nonzero(self._done))
-            return Progress(done, self._done.size, done, self._rate())
+            return Progress(done, self._done.size, done, self._rate(), self._done.copy(), self.array.grid.block)
 
     def _look(self, now: float) -> None:
         if isinstance(self.path, Location):

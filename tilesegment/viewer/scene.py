@@ -9,8 +9,10 @@ from typing import Any, Self
 
 from tilesegment.images import open_image
 from tilesegment.stores import Location
+from tilesegment.viewer.difference_layer import DifferenceLayer
 from tilesegment.viewer.image_layer import ImageLayer
 from tilesegment.viewer.layer import JSON, Layer
+from tilesegment.viewer.mask_layers import MaskLayer, open_mask_layer
 
 Named = str | Path | Location
 
@@ -72,12 +74,13 @@ class Scene:
         self.close()
 
 
-def open_scene(image: Named, masks: Sequence[Named] = (), **reading: Any) -> Scene:
+def open_scene(image: Named, masks: Sequence[Named] = (), *, truth: Named | None = None, **reading: Any) -> Scene:
     """Open all that a page shows.
 
     Args:
         image: of any format that is read.
-        masks: shown over it.
+        masks: shown over it: masks, probabilities and label images, finished or in progress.
+        truth: what each of these is compared with.
         reading: arguments of `open_image`, as axes and series.
 
     Raises:
@@ -87,6 +90,12 @@ def open_scene(image: Named, masks: Sequence[Named] = (), **reading: Any) -> Sce
         shown = ImageLayer(open_image(image, **reading))
         files.callback(shown.close)
         layers: list[Layer] = [shown]
-        # masks, truth and objects are opened here, in this order: appended to `layers`, their `close` to `files`
-        assert not masks
+        over: list[MaskLayer] = []
+        for path in (*masks, *([] if truth is None else [truth])):
+            over.append(open_mask_layer(path, shown.source))
+            files.callback(over[-1].close)
+        layers.extend(over)
+        if truth is not None:
+            layers += [DifferenceLayer(over[-1], one) for one in over[:-1]]
+        # objects are opened here: appended to `layers`, their `close` to `files`
         return Scene(shown, layers, files.pop_all())
