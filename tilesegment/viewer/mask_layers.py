@@ -3,7 +3,7 @@
 import threading
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class MaskLayer(ABC):
         image: that it lies on, which stays open as long as the layer.
     """
 
-    kind: ClassVar[str]
+    kind: str
 
     def __init__(self, place: Place, opened: Opened, image: ImageSource) -> None:
         self.name = place.name or str(place)

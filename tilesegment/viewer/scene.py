@@ -9,7 +9,9 @@ from typing import Any, Self
 
 from tilesegment.images import open_image
 from tilesegment.stores import Location
+from tilesegment.viewer.annotations import Annotations
 from tilesegment.viewer.difference_layer import DifferenceLayer
+from tilesegment.viewer.drawn import Canvas
 from tilesegment.viewer.image_layer import ImageLayer
 from tilesegment.viewer.layer import JSON, Layer
 from tilesegment.viewer.mask_layers import MaskLayer, open_mask_layer
@@ -24,10 +26,12 @@ class Scene:
     Attributes:
         image: the first layer.
         layers: all of them, the image first; on the wire a layer is its number.
+        annotations: the file that is drawn in, if any.
     """
 
     image: ImageLayer
     layers: list[Layer]
+    annotations: Annotations | None = None
     _files: ExitStack = field(default_factory=ExitStack)
 
     def described(self) -> dict[str, JSON]:
@@ -49,7 +53,7 @@ class Scene:
         return {
             "image": {"name": image.name, "height": height, "width": width, "depth": image.depth},
             "layers": described,
-            "annotations": False,
+            "annotations": self.annotations is not None,
             "places": False,
         }
 
@@ -74,13 +78,21 @@ class Scene:
         self.close()
 
 
-def open_scene(image: Named, masks: Sequence[Named] = (), *, truth: Named | None = None, **reading: Any) -> Scene:
+def open_scene(
+    image: Named,
+    masks: Sequence[Named] = (),
+    *,
+    truth: Named | None = None,
+    annotate: str | Path | None = None,
+    **reading: Any,
+) -> Scene:
     """Open all that a page shows.
 
     Args:
         image: of any format that is read.
         masks: shown over it: masks, probabilities and label images, finished or in progress.
         truth: what each of these is compared with.
+        annotate: a GeoJSON file to draw in; it need not exist.
         reading: arguments of `open_image`, as axes and series.
 
     Raises:
@@ -98,4 +110,5 @@ def open_scene(image: Named, masks: Sequence[Named] = (), *, truth: Named | None
         if truth is not None:
             layers += [DifferenceLayer(over[-1], one) for one in over[:-1]]
         # objects are opened here: appended to `layers`, their `close` to `files`
-        return Scene(shown, layers, files.pop_all())
+        annotations = None if annotate is None else Annotations(annotate, Canvas(shown.shape, shown.depth or 1))
+        return Scene(shown, layers, annotations, _files=files.pop_all())
