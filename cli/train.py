@@ -89,7 +89,9 @@ _OPTIONS = options.together(
     ),
     option("--border-sigma", type=float, help="Its reach in pixels.  [default: of objects 3, else 5]"),
     option("--mpp", type=float, metavar="MICRONS", help="Resample all images to pixels of so many micrometres."),
-    option("--source-mpp", type=float, metavar="MICRONS", help="Pixel size of images that do not say it."),
+    option(
+        "--source-mpp", type=float, metavar="MICRONS", help="Pixel size of the images, instead of what the files say."
+    ),
     option("--elastic-sigma", type=float, help="Of elastic displacements, in pixels; 0: none.  [default: 10.0]"),
     option("--elastic-grid", type=float, help="Pixels between their control points.  [default: half a tile]"),
     option("--shades", type=float, help="Std of the brightness of cells.  [default: for v_rand 0.7, else 0]"),

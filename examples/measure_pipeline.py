@@ -20,7 +20,7 @@ from tilesegment.masks import create_mask
 from tilesegment.prediction.engine import stream
 from tilesegment.prediction.job import Job
 from tilesegment.prediction.predict import predict_many
-from tilesegment.prediction.queue import ThisProcess
+from tilesegment.prediction.queue import ThisProcess, announced
 from tilesegment.prediction.settings import Outputs, Settings
 
 
@@ -34,7 +34,7 @@ class IdleProcess(ThisProcess):
     def stream(self, work, stop):
         """Load and store every block; nothing is predicted in between."""
         return stream(
-            work,
+            announced(work),
             lambda item: item.job.load(item.z, item.block),
             lambda item, pixels: lambda: (cut(self.ids, item.block),),
             lambda item, pending: item.job.store(item.z, item.block, pending),

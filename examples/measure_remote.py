@@ -6,7 +6,9 @@ Starts a real S3 server (moto's) on this machine, delays each of its replies, an
 chunks, as Zarr in shards and as tiled TIFF. `blocks` reads it as a prediction does, block by block with margins; `copy`
 fetches the same objects with obstore alone, with as many requests at a time as our reader sends, and decodes nothing.
 Prints a JSON line for each: million pixels a second (the median over the turns), requests, bytes, and how often each
-stored byte came. Needs moto[s3], flask and flask-cors.
+stored byte came. Then, from Zarr to Zarr on the server: `predict`, with ready answers instead of a network
+(measure_pipeline.py), and `copy there`, which stores every object again that it fetches. With `--model` at last the
+same prediction with that model, from server to server and from disk to disk. Needs moto[s3], flask and flask-cors.
 """
 
 import argparse
@@ -20,18 +22,26 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import tifffile
 import zarr
+from measure_pipeline import idle
 
-from tilesegment.geometry import FieldOfView, Region, TileGrid
-from tilesegment.images import open_image, read_mirrored
+import tilesegment
+from tilesegment.geometry import Block, FieldOfView, Region, TileGrid
+from tilesegment.images import ImageSource, announce_mirrored, open_image, read_mirrored
 from tilesegment.ome_zarr.fetched import CONNECTIONS
+from tilesegment.prediction.engine import AHEAD
+from tilesegment.prediction.settings import Settings
 from tilesegment.stores import Location, Options, store_at
 
 _BUCKET = "images"
@@ -104,13 +114,23 @@ def upload_images(options: Options, size: int, chunk: int) -> None:
             store.put(path.relative_to(folder).as_posix(), path.read_bytes())
 
 
+def announced(source: ImageSource, grid: TileGrid) -> Iterator[Block]:
+    """Announce each block as it is taken."""
+    for block in grid:
+        announce_mirrored(source, block.read)
+        yield block
+
+
 def read_blocks(place: Location, block: int, margin: int) -> tuple[float, int, int]:
     """Read every block with its margins; return seconds, requests and bytes."""
     with open_image(place) as source:
         grid = TileGrid(Region.of_shape(source.shape), block, block, FieldOfView(16, margin, margin, True))
         begun = time.perf_counter()
-        for one in grid:
-            read_mirrored(source, one.read)
+        blocks = announced(source, grid)
+        ahead = deque(islice(blocks, AHEAD))
+        while ahead:
+            ahead.extend(islice(blocks, 1))
+            read_mirrored(source, ahead.popleft().read)
         seconds = time.perf_counter() - begun
         return seconds, source.requests, source.decoded_bytes
 
@@ -130,6 +150,62 @@ def copy_objects(place: Location) -> tuple[float, int, int]:
     return time.perf_counter() - begun, store.requests, store.bytes_read
 
 
+def copy_there(place: Location, target: Location) -> None:
+    """Fetch every object of an image and store it again."""
+    source, sink = (store_at(Location("s3", _BUCKET, "", one.options)) for one in (place, target))
+
+    def again(key: str) -> None:
+        sink.put(f"{target.key}/{key}", source.get(key))
+
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        list(pool.map(again, [one.key for one in source.list(place.key)]))
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Return how long it takes."""
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def measure_storing(place: Location, size: int, repeats: int) -> None:
+    """Print how fast a Zarr becomes a mask on the server, and how fast its objects become others."""
+    settings = Settings(model="em-membrane", precision="fp32", runtime="pytorch")
+    times: dict[str, list[float]] = {"predict": [], "copy there": []}
+    for turn in range(repeats):
+        mask, copy = (replace(place, key=f"{name}-{turn}.zarr") for name in ("mask", "copy"))
+        times["predict"].append(seconds_of(lambda mask=mask: idle(place, mask, settings)))
+        times["copy there"].append(seconds_of(lambda copy=copy: copy_there(place, copy)))
+    print_rates(place.key, times, size)
+
+
+def measure_model(place: Location, size: int, repeats: int, model: str) -> None:
+    """Print how fast a model predicts from server to server, and from disk to disk."""
+    times: dict[str, list[float]] = {"server": [], "disk": []}
+    with tempfile.TemporaryDirectory() as name:
+        stored = Path(name, "image.zarr")
+        for one in store_at(place).list():
+            file = stored / one.key
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(store_at(place).get(one.key))
+        for turn in range(repeats):
+            ends = {
+                "server": (place, replace(place, key=f"by-model-{turn}.zarr")),
+                "disk": (stored, Path(name, "m.zarr")),
+            }
+            for where, (image, mask) in ends.items():
+                run = partial(tilesegment.predict, image, mask, model, overwrite=True, precision="fp32")
+                times[where].append(seconds_of(run))
+    print_rates(place.key, times, size)
+
+
+def print_rates(image: str, times: dict[str, list[float]], size: int) -> None:
+    """Print a line for each way, and the ratio of the first two."""
+    rates = {work: size**2 / 1e6 / statistics.median(each) for work, each in times.items()}
+    first, second = rates.values()
+    print(json.dumps({"image": image, **{k: round(v, 2) for k, v in rates.items()}, "ratio": round(first / second, 3)}))
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -139,6 +215,7 @@ def main() -> None:
     parser.add_argument("--margin", type=int, default=92, help="pixels around them")
     parser.add_argument("--delay", type=float, default=0.02, help="seconds by which each reply is late")
     parser.add_argument("--repeats", type=int, default=3, help="turns")
+    parser.add_argument("--model", help="predict with this model, too")
     chosen = parser.parse_args()
     os.environ |= _CREDENTIALS
     with s3_server() as target, delayed(target, chosen.delay) as address:
@@ -156,6 +233,11 @@ def main() -> None:
                 line = {"image": name, "work": work, "mpx_per_s": round(chosen.size**2 / 1e6 / seconds, 2)}
                 line |= {"requests": requests, "bytes": received, "times": round(received / stored, 3)}
                 print(json.dumps(line), flush=True)
+        for name in ("chunks.zarr", "shards.zarr"):
+            place = Location("s3", _BUCKET, name, (("endpoint", address), region))
+            measure_storing(place, chosen.size, chosen.repeats)
+            if chosen.model:
+                measure_model(place, chosen.size, chosen.repeats, chosen.model)
 
 
 if __name__ == "__main__":

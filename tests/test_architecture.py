@@ -26,7 +26,7 @@ LAYERS = (
     ("preview", "labels", "models"),
     ("objects",),
     ("scoring", "prediction"),
-    ("cluster", "training"),
+    ("cluster", "training", "viewer"),
     ("__init__",),
     ("cli",),
 )
@@ -46,7 +46,7 @@ ONLY = {
     "zarr": {"images", "masks", "ome_zarr"},
     "numcodecs": {"images", "masks"},
     "matplotlib": {"training", "draw"},
-    "shapely": {"objects", "labels"},
+    "shapely": {"objects", "labels", "viewer"},
     "mrcfile": {"images"},
     "h5py": {"images"},
     "slideio": {"images"},
@@ -55,6 +55,7 @@ ONLY = {
     "wsidicom": {"images"},
     "pydicom": {"images"},
     "obstore": {"stores"},
+    "tornado": {"viewer"},
 }
 
 

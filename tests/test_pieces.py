@@ -70,6 +70,24 @@ def test_blocks_row_by_row_decode_each_piece_once_and_leave_nothing(
     assert plane.reader.kept_bytes == 0
 
 
+@settings(max_examples=40)
+@given(st.integers(16, 80), st.tuples(st.integers(9, 70), st.integers(9, 70)), st.integers(0, 3), st.data())
+def test_what_is_expected_is_what_is_decoded(
+    block: int, side: tuple[int, int], ahead: int, data: st.DataObject
+) -> None:
+    """Of blocks that are told of before they are read, each piece is expected once."""
+    plane, margin = Pieces(side), data.draw(st.integers(0, block // 8))
+    assume(all((length - 1) % block >= margin for length in PLANE.shape[1:]))
+    regions, expected = blocks(block, margin), []
+    for number, region in enumerate(regions):
+        for told in regions[: ahead + 1] if number == 0 else regions[number + ahead : number + ahead + 1]:
+            expected += plane.reader.expect(told, ("a plane", PLANE.shape[1:], side))
+        plane.read(region)
+    assert expected == plane.decoded
+    again = plane.reader.expect(regions[0], ("a plane", PLANE.shape[1:], side))
+    assert again == pieces(regions[0], PLANE.shape[1:], side), "what was dropped is expected anew"
+
+
 def test_what_is_kept_does_not_grow_with_the_height() -> None:
     plane, kept = Pieces((8, 8)), []
     for region in blocks(32, 3):

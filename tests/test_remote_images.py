@@ -104,6 +104,42 @@ def test_the_same_pixels_come_from_memory_and_by_a_file_url(tmp_path: Path) -> N
             assert same.path == local.path == str(path)
 
 
+@pytest.mark.parametrize("name", ["tiff tiles", "zarr chunks", "zarr shards"])
+def test_what_is_announced_comes_once_and_meanwhile(name: str, tmp_path: Path, s3: Location) -> None:
+    """Also where more is announced than read, and more read than announced."""
+    pixels = make_pixels(1, 200, 300)
+    write = {
+        "tiff tiles": tiff(tile=(32, 32), compression="zlib"),
+        "zarr chunks": zarr_array("yx", (32, 32)),
+        "zarr shards": zarr_array("yx", (32, 32), shards=(64, 64)),
+    }[name]
+    place = upload(write(tmp_path, pixels), s3)
+    regions = [Region(y, x, y + 70, x + 80) for y in (0, 60, 120) for x in (0, 70, 140, 210)]
+    received = []
+    for announces in (False, True):
+        with open_image(place) as source:
+            for region in regions * announces:
+                source.announce(region)
+            for region in regions:
+                np.testing.assert_array_equal(source.read(region), pixels[:, *region.slices])
+            received.append(source.decoded_bytes)
+    assert received[1] == received[0]
+    with open_image(place) as source:
+        source.announce(regions[-1])
+        np.testing.assert_array_equal(source.read(regions[0]), pixels[:, *regions[0].slices])
+
+
+def test_a_fault_of_what_was_announced_is_told_when_it_is_read(tmp_path: Path, s3: Location) -> None:
+    place = upload(zarr_array("yx", (32, 32))(tmp_path, make_pixels(1, 64, 64)), s3)
+    with open_image(place) as source:
+        store_at(place).put("c/0/1", b"damaged")
+        source.announce(Region(0, 0, 64, 64))
+        with pytest.raises(ImageError, match="c/0/1"):
+            source.read(Region(0, 0, 64, 64))
+        source.announce(Region(32, 0, 64, 64))
+        assert source.read(Region(32, 0, 64, 64)).shape == (1, 32, 64)
+
+
 def test_images_of_a_group_are_found_where_nothing_is_listed(tmp_path: Path, s3: Location) -> None:
     """As bioformats2raw writes them; over plain http consolidated metadata tells which there are."""
     group = tmp_path / "several.zarr"

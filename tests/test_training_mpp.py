@@ -151,10 +151,21 @@ def test_without_a_size_to_train_at_the_table_says_what_there_is(tmp_path: Path)
     table = " ".join(summary(data, ()).split())
     assert "pixel size of several sizes: 0.25 um: 0 1 um: 1 unknown: 2 " in table
     assert "images have pixels of 0.25 to 1 um, so that the same object is of several sizes: --mpp 1 brings" in table
-    known = open_dataset(tmp_path / "d", source_mpp=0.5, mpp=1)
-    assert [one.size for one in known.read_as] == [PixelSize(n, n) for n in (0.25, 1.0, 0.5)]
-    assert [one.label.shape for one in known.sections] == [(30, 30), (121, 120), (61, 60)]
     assert open_dataset(write_pairs(tmp_path / "bare", 2), source_mpp=0.5).pixel_size == PixelSize(0.5, 0.5)
+
+
+def test_one_size_for_all_images_replaces_what_their_files_say(tmp_path: Path) -> None:
+    wrong = open_dataset(scanners(tmp_path / "wrong", 0.25, 0.25), source_mpp=0.5, mpp=1)
+    assert [one.size for one in wrong.read_as] == [PixelSize(0.5, 0.5)] * 2
+    assert any("says that its pixels are 0.25 um: 0.5 are taken" in note for note in wrong.notes)
+    right = open_dataset(scanners(tmp_path / "right", 0.25, None), source_mpp=0.25, mpp=0.5)
+    assert [one.label.shape for one in right.sections] == [(60, 60)] * 2
+
+
+@pytest.mark.parametrize("sizes", [(0.25, 1.0), (0.25, None)])
+def test_one_size_for_images_of_several_is_refused(tmp_path: Path, sizes: tuple[float | None, ...]) -> None:
+    with pytest.raises(DataError, match=r"--source-mpp 0\.5 counts for all .* several sizes \(0: 0\.25, 1: "):
+        open_dataset(scanners(tmp_path / "d", *sizes), source_mpp=0.5)
 
 
 def test_what_the_labels_mean_is_decided_by_their_files(tmp_path: Path) -> None:

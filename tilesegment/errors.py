@@ -8,6 +8,7 @@ TilesegmentError
 ├── PlanError       the settings contradict each other, the network or the image
 ├── DeviceError     the device or precision is unavailable here
 ├── DataError       a labelled data set cannot be trained on
+├── ViewError       what is asked of the viewer is not there, or the page cannot be served
 ├── ClusterError    the cluster cannot be reached, or its workers stop unexpectedly
 ├── FinishedError   nothing is left to do: the training run or the mask is already complete
 └── StoppedError    the run was asked to stop early; it can be resumed
@@ -65,6 +66,10 @@ class DeviceError(TilesegmentError):
 
 class DataError(TilesegmentError):
     """A labelled data set cannot be trained on."""
+
+
+class ViewError(TilesegmentError):
+    """What is asked of the viewer is not there, or the page cannot be served."""
 
 
 class FinishedError(TilesegmentError):

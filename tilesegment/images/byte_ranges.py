@@ -2,8 +2,10 @@
 
 import io
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeAlias
 
 from tilesegment.errors import ImageError
@@ -13,6 +15,8 @@ Span: TypeAlias = tuple[int, int]  # half-open
 
 _PAGE = 1 << 17  # bytes that are fetched for headers, at least
 _MOST_PAGES = 256
+_MOST_COMING = 256 << 20  # bytes that are on their way
+_ANNOUNCED = 3  # blocks whose bytes are fetched at a time
 _MOST_WHOLE = 256 << 20  # bytes of a file that is fetched whole from a server without ranges
 
 
@@ -26,6 +30,9 @@ class ByteRanges(Protocol):
             OSError: they cannot be read; the function that is returned raises it, too.
         """
 
+    def announce(self, spans: Sequence[Span]) -> None:
+        """Begin to fetch what lies on a server: `spans` are asked for soon, together or apart."""
+
 
 class DiskFile:
     """A file on a disk, which reads each span when its bytes are asked for."""
@@ -36,6 +43,9 @@ class DiskFile:
     def fetch(self, spans: Sequence[Span]) -> Callable[[Span], bytes]:
         """Return a function that reads."""
         return lambda span: os.pread(self._handle, span[1] - span[0], span[0])
+
+    def announce(self, spans: Sequence[Span]) -> None:
+        """Do nothing: a disk needs no time ahead."""
 
 
 class RemoteFile(io.RawIOBase):
@@ -58,6 +68,8 @@ class RemoteFile(io.RawIOBase):
         self._pages: OrderedDict[int, bytes] = OrderedDict()
         self._whole: bytes | None = None
         self._position = 0
+        self._coming: dict[Span, Future[dict[Span, bytes]]] = {}
+        self._pool, self._lock = ThreadPoolExecutor(_ANNOUNCED, "fetch"), threading.Lock()
         try:
             (self._pages[0],) = self._store.get_ranges(self._key, [(0, _PAGE)])
         except io.UnsupportedOperation:
@@ -76,6 +88,11 @@ class RemoteFile(io.RawIOBase):
         """How many requests were sent."""
         return self._store.requests
 
+    def close(self) -> None:
+        """Fetch nothing more."""
+        self._pool.shutdown(cancel_futures=True)
+        super().close()
+
     def content(self) -> bytes:
         """Return all of the file."""
         return self._store.get(self._key) if self._whole is None else self._whole
@@ -85,11 +102,27 @@ class RemoteFile(io.RawIOBase):
         if self._whole is not None:
             whole = self._whole
             return lambda span: whole[slice(*span)]
+        with self._lock:
+            coming = {span: self._coming.pop(span) for span in spans if span in self._coming}
+        parts = self._fetch([span for span in spans if span not in coming])
+        for one in set(coming.values()):
+            parts |= one.result()
+        return parts.__getitem__
+
+    def announce(self, spans: Sequence[Span]) -> None:
+        """Begin to fetch spans together; nothing if many are on their way already."""
+        with self._lock:
+            new = [span for span in spans if span not in self._coming]
+            if self._whole is None and new and sum(b - a for a, b in (*self._coming, *new)) <= _MOST_COMING:
+                self._coming |= dict.fromkeys(new, self._pool.submit(self._fetch, new))
+
+    def _fetch(self, spans: Sequence[Span]) -> dict[Span, bytes]:
+        """Fetch spans together."""
         parts = dict(zip(spans, self._store.get_ranges(self._key, spans), strict=True))
         for (start, stop), part in parts.items():
             if len(part) != stop - start:
                 raise ValueError(f"it ends at byte {start + len(part)}, before byte {stop}: it is truncated")
-        return parts.__getitem__
+        return parts
 
     def _read_whole(self) -> None:
         """Read a file of a server without ranges, if it is small."""

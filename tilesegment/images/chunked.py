@@ -1,6 +1,6 @@
 """Arrays in chunks, read region by region and each chunk decoded about once."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -27,6 +27,9 @@ class ChunkedArray(Protocol):
 
     def read(self, index: Index) -> np.ndarray:
         """Read what the array holds at `index`."""
+
+    def announce(self, index: Index) -> None:
+        """Begin to fetch what lies on a server: `index` is read soon."""
 
     def decoded_bytes(self, index: Index) -> int:
         """Return the size of the chunks that `index` touches, once decoded."""
@@ -69,20 +72,40 @@ class ChunkedSource(ImageSource):
             return layout.to_planes(array.read(index))
 
         def decode(needed: list[Region], take: Take) -> None:
-            """Decode all at once: where blocks are read row by row they fill a rectangle."""
-            box = Region(needed[0].y0, min(p.x0 for p in needed), needed[-1].y1, max(p.x1 for p in needed))
+            """Decode all at once."""
+            box = _around(needed)
             pixels = decoded(box)
             for own in needed:
                 take(own, pixels[:, *own.within(box).slices])
 
-        side = array.side(layout.axes.index("y")), array.side(layout.axes.index("x"))
-        if side[0] * side[1] * self.channels * self.stored_dtype.itemsize > _MOST_PIECE:
+        plane = self._plane(level, z)
+        if plane is None:
             return decoded(region)
         pixels = np.empty((self.channels, *region.shape), array.dtype)
-        self._pieces.read(pixels, region, ((level, z), layout.plane, side), decode)
+        self._pieces.read(pixels, region, plane, decode)
         return pixels
+
+    def _announce(self, region: Region, level: int, z: int) -> None:
+        array, layout = self._levels[level]
+        plane = self._plane(level, z)
+        expected = [region] if plane is None else self._pieces.expect(region, plane)
+        if expected:
+            array.announce(layout.index(_around(expected), z))
+
+    def _plane(self, level: int, z: int) -> tuple[Hashable, tuple[int, int], tuple[int, int]] | None:
+        """Describe a plane to the reader of its chunks; None if these are too large to be kept."""
+        array, layout = self._levels[level]
+        height, width = array.side(layout.axes.index("y")), array.side(layout.axes.index("x"))
+        if height * width * self.channels * self.stored_dtype.itemsize > _MOST_PIECE:
+            return None
+        return (level, z), layout.plane, (height, width)
 
     def close(self) -> None:
         """Forget the arrays and what is kept of them."""
         self._levels = []
         self._pieces.close()
+
+
+def _around(needed: Sequence[Region]) -> Region:
+    """Return the rectangle of some chunks, row by row; where blocks are read row by row they fill it."""
+    return Region(needed[0].y0, min(own.x0 for own in needed), needed[-1].y1, max(own.x1 for own in needed))

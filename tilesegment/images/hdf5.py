@@ -50,6 +50,9 @@ class Dataset:
         """Read what the dataset holds at `index`; where no chunk is stored, its fill value."""
         return np.asarray(self._dataset[index])
 
+    def announce(self, index: Index) -> None:
+        """Do nothing: it lies on a disk."""
+
     def decoded_bytes(self, index: Index) -> int:
         """Return the size of the chunks that `index` touches, once decoded; 0 for what lies raw."""
         if self._dataset.chunks is None:

@@ -33,7 +33,16 @@ class PieceReader:
         self.decoded_bytes = 0
         self.kept_bytes = 0
         self._kept: OrderedDict[tuple[Hashable, Region], np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()
+        self._expected: set[tuple[Hashable, Region]] = set()  # some of which are kept
+        self._lock, self._expecting = threading.Lock(), threading.Lock()
+
+    def expect(self, region: Region, plane: tuple[Hashable, tuple[int, int], tuple[int, int]]) -> list[Region]:
+        """Return the pieces that a read of `region` to come will decode: neither kept nor expected before."""
+        wanted = {(plane[0], own): own for own in pieces(region, *plane[1:])}
+        with self._expecting:  # the other lock may be held for as long as pieces are decoded
+            found = [own for key, own in wanted.items() if key not in self._expected and key not in self._kept]
+            self._expected.update(wanted)
+        return found
 
     def read(
         self,
@@ -79,15 +88,22 @@ class PieceReader:
                 self._kept[name, own] = piece
                 self.kept_bytes += piece.nbytes
             self._drop(name, region, shape)
+            with self._expecting:
+                read = {(name, own) for own in pieces(region, *plane[1:])}
+                self._expected -= read - self._kept.keys()
 
     def _drop(self, name: Hashable, region: Region, shape: tuple[int, int]) -> None:
         """Drop pieces that reads after `region` do not need, then the oldest ones beyond the limit."""
         passed = [key for key in self._kept if key[0] == name and not _is_needed_again(key[1], region, shape)]
         for key in passed:
-            self.kept_bytes -= self._kept.pop(key).nbytes
+            self._forget(key)
         while self.kept_bytes > self.most_kept:
-            _, dropped = self._kept.popitem(last=False)
-            self.kept_bytes -= dropped.nbytes
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, key: tuple[Hashable, Region]) -> None:
+        self.kept_bytes -= self._kept.pop(key).nbytes
+        with self._expecting:
+            self._expected.discard(key)
 
     def close(self) -> None:
         """Drop what is kept."""

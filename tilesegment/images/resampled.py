@@ -107,6 +107,13 @@ class ResampledSource(ImageSource):
                 _weigh(stored, rows, columns, pixels[:, y - region.y0 : y - region.y0 + band])
         return pixels
 
+    def _announce(self, region: Region, level: int, z: int) -> None:
+        if level != self.own:
+            self._source.announce(region, level, z)
+            return
+        rows, columns = self._taps(0, region.y0, region.y1), self._taps(1, region.x0, region.x1)
+        self._source.announce(Region(rows.start, columns.start, rows.stop, columns.stop), self.base, z)
+
     def _taps(self, axis: int, start: int, stop: int) -> _Taps:
         make = _averaged if self.factor[axis] >= 1 else _interpolated
         return make(start, stop, self.factor[axis], self._source.levels[self.base].shape[axis])

@@ -199,6 +199,16 @@ class ImageSource(ABC):
         """
         return to_image_type(self.path, self.read_stored(region, level, z))
 
+    def announce(self, region: Region, level: int = 0, z: int = 0) -> None:
+        """Tell that `region` is read soon, after all that was announced before: what lies on a server is fetched.
+
+        Whoever announces what is not read, or reads what was not announced, loses time and nothing else. Thread-safe.
+        """
+        self._announce(self._turn.stored(region, self.levels[level].shape), level, z)
+
+    def _announce(self, region: Region, level: int, z: int) -> None:  # noqa: B027 - a disk needs no time ahead
+        """Begin to fetch stored pixels."""
+
     def read_stored(self, region: Region, level: int = 0, z: int = 0) -> np.ndarray:
         """Read as `read` does, but in `stored_dtype`: exact, for labels. 1-bit pixels are 0 and 255."""
         if not 0 <= level < len(self.levels):
@@ -259,10 +269,19 @@ class JoinedSource(ImageSource):
     def _read(self, region: Region, level: int, z: int) -> np.ndarray:
         return np.concatenate([one.read_stored(region, level, z) for one in self._sources])
 
+    def _announce(self, region: Region, level: int, z: int) -> None:
+        for one in self._sources:
+            one.announce(region, level, z)
+
     def close(self) -> None:
         """Close all files."""
         for one in self._sources:
             one.close()
+
+
+def announce_mirrored(source: ImageSource, region: Region, level: int = 0, z: int = 0) -> None:
+    """Announce what `read_mirrored` of the same region reads."""
+    source.announce(_mirrored(source, region, level)[2], level, z)
 
 
 def read_mirrored(source: ImageSource, region: Region, level: int = 0, z: int = 0) -> np.ndarray:
@@ -274,14 +293,12 @@ def read_mirrored(source: ImageSource, region: Region, level: int = 0, z: int = 
     Raises:
         ImageError: as `ImageSource.read`.
     """
-    shape = source.levels[level].shape
-    if Region.of_shape(shape).contains(region):
-        return source.read(region, level, z)
-    rows, columns = mirror_indices(region.y0, region.y1, shape[0]), mirror_indices(region.x0, region.x1, shape[1])
-    inner = Region(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
+    rows, columns, inner = _mirrored(source, region, level)
     pixels = source.read(inner, level, z)
+    if inner == region:
+        return pixels
     rows, columns = rows - inner.y0, columns - inner.x0
-    own = region.intersect(Region.of_shape(shape))
+    own = region.intersect(Region.of_shape(source.levels[level].shape))
     if not own.area:
         return pixels[:, rows[:, None], columns]
     mirrored = np.empty_like(pixels, shape=(len(pixels), *region.shape))
@@ -290,3 +307,10 @@ def read_mirrored(source: ImageSource, region: Region, level: int = 0, z: int = 
         ys, xs = part.within(region).slices
         mirrored[:, ys, xs] = pixels[:, rows[ys, None], columns[xs]]
     return mirrored
+
+
+def _mirrored(source: ImageSource, region: Region, level: int) -> tuple[np.ndarray, np.ndarray, Region]:
+    """Return the row and the column that each of a region's shows, and the region that holds them all."""
+    height, width = source.levels[level].shape
+    rows, columns = mirror_indices(region.y0, region.y1, height), mirror_indices(region.x0, region.x1, width)
+    return rows, columns, Region(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)

@@ -56,10 +56,19 @@ class _TiffLevel:
 
     def read(self, region: Region, z: int) -> np.ndarray:
         """Read the pixels of `region`, (C, h, w), in the order of bytes they are stored in."""
-        index = self.layout.index(region, z)[: self.stacked]
-        numbers = np.arange(len(self.planes)).reshape(self.layout.shape[: self.stacked])[index].ravel().tolist()
-        pixels = [self.planes[number].read(region)[self.samples] for number in numbers]
+        pixels = [plane.read(region)[self.samples] for plane in self._used(z)]
         return pixels[0] if len(pixels) == 1 else np.concatenate(pixels)
+
+    def announce(self, region: Region, z: int) -> None:
+        """Begin to fetch what lies on a server: `region` is read soon."""
+        for plane in self._used(z):
+            plane.announce(region)
+
+    def _used(self, z: int) -> list[Plane]:
+        """Return the planes that hold the channels of plane `z`."""
+        index = self.layout.index(Region(0, 0, 0, 0), z)[: self.stacked]
+        numbers = np.arange(len(self.planes)).reshape(self.layout.shape[: self.stacked])[index].ravel().tolist()
+        return [self.planes[number] for number in numbers]
 
 
 class TiffSource(ImageSource):
@@ -104,11 +113,17 @@ class TiffSource(ImageSource):
     def _read(self, region: Region, level: int, z: int) -> np.ndarray:
         return self._levels[level].read(region, z)
 
+    def _announce(self, region: Region, level: int, z: int) -> None:
+        if isinstance(self._file, RemoteFile):
+            self._levels[level].announce(region, z)
+
     def close(self) -> None:
         """Close the file and drop decoded strips and tiles."""
         self._levels = []
         self._segments.close()
         self._tiff.close()
+        if isinstance(self._file, RemoteFile):
+            self._file.close()
 
 
 def open_tiff(given: str | RemoteFile, choices: Choices) -> ImageSource:

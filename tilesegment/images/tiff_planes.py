@@ -1,7 +1,7 @@
 """The stored planes of a TIFF, read region by region: row by row if they are raw, else by strips or tiles."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -42,6 +42,9 @@ class RawPlane:
             part[sample] = rows.view(dtype).reshape(part.shape[1:])
         return part.transpose(0, 3, 1, 2).reshape(separate * interleaved, *region.shape)
 
+    def announce(self, region: Region) -> None:
+        """Do nothing: rows come in one go, and are read once."""
+
 
 class Segments:
     """Decodes strips and tiles of one open file, several at a time, and keeps some; safe in several threads."""
@@ -78,30 +81,47 @@ class SegmentedPlane:
 
     def read(self, region: Region) -> np.ndarray:
         """Read the pixels of `region`, (samples, h, w), from the strips or tiles that it touches."""
-        separate, _, height, width, interleaved = self.key.shaped
-        rows, columns = _segment_shape(self.key)
-        down, across = -(-height // rows), -(-width // columns)
+        separate, *_, interleaved = self.key.shaped
         # samples lie as decoded: to copy them apart takes ten times as long
         samples = np.full((separate, *region.shape, interleaved), self.key.nodata, self.key.dtype)
         for sample in range(separate):
-            first = sample * down * across
 
-            def decode(needed: list[Region], take: Take, first: int = first) -> None:
-                indices = {first + own.y0 // rows * across + own.x0 // columns: own for own in needed}
-                offsets, counts = self.page.dataoffsets, self.page.databytecounts
-                stored = [index for index in indices if offsets[index] and counts[index]]
+            def decode(needed: list[Region], take: Take, sample: int = sample) -> None:
+                stored = self._stored(needed, sample)
                 self.segments.pieces.decoded_bytes += len(stored) * _segment_bytes(self.key)
-                spans = {index: (offsets[index], offsets[index] + counts[index]) for index in stored}
-                data = self.segments.file.fetch(list(spans.values()))
+                data = self.segments.file.fetch([self._span(index) for index in stored])
 
                 def finish(index: int) -> None:
-                    take(indices[index], self._decode(index, data(spans[index])))
+                    take(stored[index], self._decode(index, data(self._span(index))))
 
-                self.segments.each(finish, stored)
+                self.segments.each(finish, list(stored))
 
-            plane = (id(self), sample), (height, width), (rows, columns)
-            self.segments.pieces.read(np.moveaxis(samples[sample], -1, 0), region, plane, decode)
+            self.segments.pieces.read(np.moveaxis(samples[sample], -1, 0), region, self._plane(sample), decode)
         return np.moveaxis(samples, -1, 1).reshape(-1, *region.shape)
+
+    def announce(self, region: Region) -> None:
+        """Begin to fetch what lies on a server: `region` is read soon."""
+        for sample in range(self.key.shaped[0]):
+            expected = self.segments.pieces.expect(region, self._plane(sample))
+            self.segments.file.announce([self._span(index) for index in self._stored(expected, sample)])
+
+    def _plane(self, sample: int) -> tuple[Hashable, tuple[int, int], tuple[int, int]]:
+        """Describe the plane of a sample, or of all that lie together, to the reader of its pieces."""
+        _, _, height, width, _ = self.key.shaped
+        return (id(self), sample), (height, width), _segment_shape(self.key)
+
+    def _stored(self, needed: list[Region], sample: int) -> dict[int, Region]:
+        """Return those of some strips or tiles that are stored, by their numbers."""
+        _, (height, width), (rows, columns) = self._plane(sample)
+        down, across = -(-height // rows), -(-width // columns)
+        numbers = {(sample * down + own.y0 // rows) * across + own.x0 // columns: own for own in needed}
+        offsets, counts = self.page.dataoffsets, self.page.databytecounts
+        return {index: own for index, own in numbers.items() if offsets[index] and counts[index]}
+
+    def _span(self, index: int) -> tuple[int, int]:
+        """Return where in the file a strip or tile lies."""
+        start = self.page.dataoffsets[index]
+        return start, start + self.page.databytecounts[index]
 
     def _decode(self, index: int, data: bytes) -> np.ndarray:
         """Decode a strip or tile, (samples, h, w)."""

@@ -50,6 +50,9 @@ class Chunks(Protocol):
     def read(self, index: Index) -> np.ndarray:
         """Read what the array holds at `index`; where no chunk is stored, its fill value."""
 
+    def announce(self, index: Index) -> None:
+        """Begin to fetch what lies on a server: `index` is read soon."""
+
     def decoded_bytes(self, index: Index) -> int:
         """Return the size of the chunks (not the shards) that `index` touches, once decoded."""
 
@@ -110,6 +113,9 @@ class FolderChunks:
         gc.collect()
         raise ValueError(self._damage(places) or reason)
 
+    def announce(self, index: Index) -> None:
+        """Do nothing: it lies on a disk."""
+
     def _damage(self, places: list[tuple[int, ...]]) -> str:
         """Return which of the stored objects is damaged and why; empty if each by itself is not."""
         sides = self._array.shards or self._array.chunks
@@ -169,6 +175,10 @@ class FetchedChunks:
     def read(self, index: Index) -> np.ndarray:
         """Read what the array holds at `index`."""
         return _without_integers(self._fetched.read(_spans(index)), index)
+
+    def announce(self, index: Index) -> None:
+        """Begin to fetch it."""
+        self._fetched.announce(_spans(index))
 
     def decoded_bytes(self, index: Index) -> int:
         """Return the size of the chunks that `index` touches."""

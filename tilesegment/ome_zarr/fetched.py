@@ -10,10 +10,10 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import zarr
@@ -33,10 +33,12 @@ from tilesegment.stores import Location, store_at
 
 CONNECTIONS = 16  # objects that are fetched at a time
 _MOST_INDEXES = 64 << 20  # bytes of the indexes that are kept
+_MOST_COMING = 256 << 20  # bytes of the chunks that are on their way, once decoded
 _WHOLE = 0.75  # share of a shard's chunks from which on it is fetched whole, which saves the request for its index
 _ABSENT = 2**64 - 1
 
 Place = tuple[int, ...]  # of a chunk or shard, counted in chunks or shards along each dimension
+Coming: TypeAlias = Future[dict[Place, bytes]]  # stored ones of some chunks
 
 
 class FetchedArray:
@@ -54,6 +56,8 @@ class FetchedArray:
         self.notes = (note,) if note else ()
         self._layout = _Shards.of(self.array)
         self._indexes: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._asking: dict[str, threading.Lock] = {}  # for indexes
+        self._coming: dict[Place, Coming] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(CONNECTIONS, "fetch")
 
@@ -61,6 +65,15 @@ class FetchedArray:
         """Forget what is kept."""
         self._pool.shutdown(cancel_futures=True)
         self._indexes.clear()
+        self._coming.clear()
+
+    def announce(self, spans: tuple[slice, ...]) -> None:
+        """Begin to fetch the chunks within `spans`, for a read to come; nothing if many are on their way already."""
+        with self._lock:
+            chunks = [at for at in product(*touched(spans, self.array.chunks)) if at not in self._coming]
+            size = math.prod(self.array.chunks) * self.array.dtype.itemsize
+            if (len(self._coming) + len(chunks)) * size <= _MOST_COMING:
+                self._coming |= self._begin(chunks)
 
     def read(self, spans: tuple[slice, ...]) -> np.ndarray:
         """Return what the array holds within `spans`; where the server has no chunk, the fill value.
@@ -85,20 +98,30 @@ class FetchedArray:
         raise ValueError(reason)
 
     def _fetch(self, chunks: Sequence[Place]) -> dict[Place, bytes]:
-        """Return the stored ones of `chunks`, each fetched once."""
-        if self._layout is None:
-            found = self._pool.map(lambda chunk: self._found(self._name(chunk)), chunks)
-            contents = {chunk: content for chunk, content in zip(chunks, found, strict=True) if content is not None}
-        else:
-            shards: dict[Place, list[Place]] = {}
-            for chunk in chunks:
-                shards.setdefault(self._layout.shard_of(chunk), []).append(chunk)
-            parts = self._pool.map(lambda one: self._fetch_of_shard(*one), shards.items())
-            contents = {chunk: content for part in parts for chunk, content in part.items()}
+        """Return the stored ones of `chunks`, each fetched once; some may be on their way."""
+        with self._lock:
+            coming = {chunk: self._coming.pop(chunk) for chunk in chunks if chunk in self._coming}
+        coming |= self._begin([chunk for chunk in chunks if chunk not in coming])
+        contents = {chunk: found[chunk] for chunk, one in coming.items() if chunk in (found := one.result())}
         for chunk, content in contents.items():
             if not content:  # to zarr this is a missing one
                 raise ValueError(f"{self._name(chunk)} is empty")
         return contents
+
+    def _begin(self, chunks: Sequence[Place]) -> dict[Place, Coming]:
+        """Begin to fetch chunks, those of a shard together."""
+        if self._layout is None:
+            return {chunk: self._pool.submit(self._fetch_alone, chunk) for chunk in chunks}
+        shards: dict[Place, list[Place]] = {}
+        for chunk in chunks:
+            shards.setdefault(self._layout.shard_of(chunk), []).append(chunk)
+        coming = {shard: self._pool.submit(self._fetch_of_shard, shard, inside) for shard, inside in shards.items()}
+        return {chunk: coming[shard] for shard, inside in shards.items() for chunk in inside}
+
+    def _fetch_alone(self, chunk: Place) -> dict[Place, bytes]:
+        """Return a chunk that is an object of its own, if it is stored."""
+        content = self._found(self._name(chunk))
+        return {} if content is None else {chunk: content}
 
     def _fetch_of_shard(self, shard: Place, chunks: Sequence[Place]) -> dict[Place, bytes]:
         """Return the stored ones of the chunks of a shard."""
@@ -106,12 +129,13 @@ class FetchedArray:
         assert layout is not None
         content, index = None, self._kept(key)
         if index is None:
-            if len(chunks) >= _WHOLE * layout.stored_in(shard, self.array):
-                content = self._found(key)
-                index = np.empty(0) if content is None else layout.index_in(key, content)
-            else:
-                content, index = self._index(key)
-            self._keep(key, index)
+            with self._asking.setdefault(key, threading.Lock()):  # others may need it, too
+                index = self._kept(key)
+                if index is None:
+                    is_most = len(chunks) >= _WHOLE * layout.stored_in(shard, self.array)
+                    content, index = self._whole(key) if is_most else self._index(key)
+                    self._keep(key, index)
+            self._asking.pop(key, None)
         if not index.size:
             return {}
         spans = {chunk: span for chunk in chunks if (span := layout.span(index, chunk)) is not None}
@@ -123,6 +147,12 @@ class FetchedArray:
             if len(part) != stop - start:
                 raise ValueError(f"{key} is truncated: chunk {chunk} has {len(part)} of {stop - start} bytes")
         return dict(zip(spans, parts, strict=True))
+
+    def _whole(self, key: str) -> tuple[bytes | None, np.ndarray]:
+        """Fetch a shard, None where there is none, and return its index, too."""
+        layout, content = self._layout, self._found(key)
+        assert layout is not None
+        return content, np.empty(0) if content is None else layout.index_in(key, content)
 
     def _index(self, key: str) -> tuple[bytes | None, np.ndarray]:
         """Fetch the index of a shard, empty where there is no shard; of a server without ranges the content, too."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from tilesegment.errors import ImageError, PlanError
 from tilesegment.geometry import Block, Region, TileGrid
-from tilesegment.images import ResampledSource, read_mirrored
+from tilesegment.images import ResampledSource, announce_mirrored, read_mirrored
 from tilesegment.images.identity import identity
 from tilesegment.images.resampled import at_scale
 from tilesegment.images.source import ImageSource
@@ -125,7 +125,12 @@ class Job:
     ) -> None:
         self.source.close()
 
-    # the steps of a block: load, predict, store
+    # the steps of a block: announce, load, predict, store
+
+    def announce(self, z: int, block: Block) -> None:
+        """Tell that `block` is loaded soon, so that an image on a server is fetched meanwhile."""
+        if not self.plan.leaves_out(z, block):
+            announce_mirrored(self.source, block.read, self.plan.level, z)
 
     def load(self, z: int, block: Block) -> np.ndarray | None:
         """Read the pixels (C, H, W) of `block.read` in plane `z`; None if the block is empty: decided only here.

@@ -81,12 +81,19 @@ class Workers(Protocol):
 def stream_blocks(work: Iterable[Work], stop: Stop = lambda: False) -> Settled:
     """Load, predict and store blocks of open jobs; yield each with whether it was empty, or its error."""
     return stream(
-        work,
+        announced(work),
         lambda item: item.job.load(item.z, item.block),
         lambda item, pixels: item.job.predict(item.block, pixels),
         lambda item, pending: item.job.store(item.z, item.block, pending),
         stop,
     )
+
+
+def announced(work: Iterable[Work]) -> Iterator[Work]:
+    """Announce each block as it is taken, which is before its turn to be loaded."""
+    for item in work:
+        item.job.announce(item.z, item.block)
+        yield item
 
 
 class ThisProcess:

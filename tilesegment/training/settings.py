@@ -78,7 +78,7 @@ class TrainingSettings:
             None is 5 and 3 for labels of instances, else 0 and 5.
         init: model to start from, file or bundled name; layers for classes that it lacks start at random.
         mpp: side of a pixel in micrometres, to which each image and its label are resampled; None trains in pixels.
-        source_mpp: that of the training images where the files do not say it.
+        source_mpp: that of the training images, where the files do not say it or are wrong.
         scale: 1, 1/2, 1/3, ...: train, and later predict, on images reduced to this.
         validation: share of the sections to hold out, the last ones, or their names.
         goal: score that judges the model: `v_rand` (cells), `dice` (of class 1), `miou`, `pq` (instances); `auto` looks

@@ -1,6 +1,6 @@
 """The pixel sizes of training images, and how images of several sizes are read at one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tilesegment.errors import DataError
@@ -37,15 +37,33 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Sizing:
-    """The pixel size at which images are read, `mpp`, and that of those which do not say it; None if not chosen."""
+    """The pixel size at which images are read, `mpp`, and that of all their files; None if not chosen."""
 
     mpp: float | None = None
     source_mpp: float | None = None
 
     def assume(self, image: ImageSource) -> None:
-        """Give an image that does not say its pixel size the one for such images."""
-        if self.source_mpp is not None and image.pixel_size is None:
+        """Give an image the pixel size that was given for all; a note on it tells if its file says otherwise."""
+        if self.source_mpp is not None:
             image.assume_pixel_size(PixelSize(self.source_mpp, self.source_mpp))
+
+    def check(self, said: Mapping[str, PixelSize | None]) -> None:
+        """Refuse to take one pixel size for images whose files, by their names, say several or only partly say one.
+
+        Raises:
+            DataError: sizes that are right would become wrong.
+        """
+        if self.source_mpp is None:
+            return
+        given = PixelSize(self.source_mpp, self.source_mpp)
+        sizes = {name: size or given for name, size in said.items()}
+        low, high = (choose(sizes, key=lambda name: sizes[name].y * sizes[name].x) for choose in (min, max))
+        if size_difference(sizes[high], sizes[low]) > TOLERATED:
+            words = [f"{name}: {said[name] or 'not said'}" for name in (low, high)]
+            raise DataError(
+                f"--source-mpp {self.source_mpp:g} counts for all images, whose files say several sizes "
+                f"({', '.join(words)}); leave it out, and write the size into the files that lack it"
+            )
 
     def fit(self, name: str, image: ImageSource) -> Fitted:
         """Choose how the image called `name` is read; its size was assumed if need be.
@@ -60,7 +78,7 @@ class Sizing:
         if size is None:
             raise DataError(
                 f"--mpp is {self.mpp:g}, but image {name} does not say how large its pixels are; give --source-mpp "
-                "MICRONS, which counts for all that do not, or leave --mpp out to train in pixels"
+                "MICRONS, which counts for all images, or leave --mpp out to train in pixels"
             )
         step = step_between(PixelSize(self.mpp, self.mpp), size)
         chosen = level_at(image, step, f"--mpp {self.mpp:g}")

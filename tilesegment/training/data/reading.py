@@ -22,6 +22,7 @@ from tilesegment.labels.numbering import dense
 from tilesegment.labels.outlines import OutlineLabel
 from tilesegment.labels.resampled import at_centres
 from tilesegment.labels.scanning import MOST_CLASSES, ObjectsError, Scan, scan
+from tilesegment.metadata import PixelSize
 from tilesegment.training.data.layouts import find_layout
 from tilesegment.training.data.marked import is_list
 from tilesegment.training.data.objects import Instances
@@ -86,7 +87,7 @@ def open_dataset(
             then objects of one class, and sections have `objects`.
         invert: invert files that declare 0 as white (MINISWHITE), so that 0 is black.
         mpp: pixel size in micrometres to which each image and its label are resampled; None keeps them as they are.
-        source_mpp: that of images that do not say it.
+        source_mpp: that of all images, whatever their files say; refused if these say several.
         labels: what was drawn on the image `path`, or a folder of such files for a folder of images: outlines, or label
             images with 0 where nothing is drawn. Only what was drawn counts, and the data set is a `SparseDataset`.
         sparse: read a folder of images and labels in this way, too; so is a list, a CSV with columns image and labels.
@@ -215,10 +216,9 @@ def _filled(data: Dataset, layout: Layout, options: LabelOptions, meaning: Meani
 
 
 @contextmanager
-def _open(pair: Pair, options: LabelOptions, sizing: Sizing) -> Iterator[tuple[ImageSource, Label]]:
+def _open(pair: Pair, options: LabelOptions) -> Iterator[tuple[ImageSource, Label]]:
     """Open an image and its label as they are stored."""
     with open_channels(pair.images, invert=options.invert) as image, _open_label(pair, image, options) as label:
-        sizing.assume(image)
         yield image, label
 
 
@@ -254,9 +254,10 @@ def _scanned(
     """
     notes: list[str] = []
     fitted: list[Fitted] = []
+    said: dict[str, PixelSize | None] = {}
     first: tuple[str, int, np.dtype] | None = None
     for pair in layout.pairs + layout.held_out:
-        with _open(pair, options, sizing) as (source, label):
+        with _open(pair, options) as (source, label):
             first = first or (pair.name, source.channels, source.stored_dtype)
             if (source.channels, source.stored_dtype) != first[1:]:
                 raise DataError(
@@ -264,9 +265,12 @@ def _scanned(
                     f"of {first[2]}; all images must be of one kind"
                 )
             check_same_size(f"image {pair.name}", source.shape, source.depth or 1, "its label", label)
+            said[pair.name] = source.pixel_size
+            sizing.assume(source)
             fitted.append(sizing.fit(pair.name, source))
             look(pair.name, label)
             notes += (*source.notes, *label.notes)
+    sizing.check(said)
     return tuple(fitted), first_notes(notes)
 
 

@@ -18,7 +18,7 @@ from tilesegment.labels.coding import IGNORE, classes_of, decide
 from tilesegment.labels.files import first_notes
 from tilesegment.labels.label import LabelOptions
 from tilesegment.labels.scanning import MOST_CLASSES, Scan
-from tilesegment.metadata import LabelClass, default_colours
+from tilesegment.metadata import LabelClass, PixelSize, default_colours
 from tilesegment.training.data.marked import Marked, MarkedLayout, find_marked
 from tilesegment.training.data.marks import Marks, Numbers, OutlineMarks, Read, read_label, read_outlines
 from tilesegment.training.data.pixel_sizes import Fitted, Sizing, size_warnings
@@ -85,19 +85,18 @@ class _Reader:
         self.colours: dict[str, str] = {}  # of the classes of outlines
         self.notes: list[str] = []
         self.kind: tuple[str, int, np.dtype] | None = None  # of the first image
+        self.said: dict[str, PixelSize | None] = {}  # pixel sizes as in the files
         self.area = 0
 
     def scan(self, marked: Marked) -> _Found:
         """Look at an image and read what was drawn on it."""
         with open_channels(marked.images, invert=self.options.invert) as image:
-            self.sizing.assume(image)
             self.kind = self.kind or (marked.name, image.channels, image.stored_dtype)
             if (image.channels, image.stored_dtype) != self.kind[1:]:
                 raise DataError(
                     f"{marked.name} has {image.channels} channels of {image.stored_dtype}, {self.kind[0]} has "
                     f"{self.kind[1]} of {self.kind[2]}; all images must be of one kind"
                 )
-            fitted = self.sizing.fit(marked.name, image)
             marks: list[Marks] = []
             for path, entry in marked.labels:
                 if is_annotation(path):
@@ -109,6 +108,9 @@ class _Reader:
                     label, scan = read_label(path, image, marked.name, self.options, what)
                     self.scans.append(scan)
                     marks.append(label)
+            self.said[marked.name] = image.pixel_size
+            self.sizing.assume(image)
+            fitted = self.sizing.fit(marked.name, image)
             self.notes += (*image.notes, *(note for one in marks for note in one.notes))
             planes = image.depth or 1
         self.area += planes * fitted.shape[0] * fitted.shape[1]
@@ -116,6 +118,7 @@ class _Reader:
 
     def read(self, found: Sequence[_Found], names: Sequence[str] | None) -> SparseDataset:
         """Read the parts of the images on which something was drawn."""
+        self.sizing.check(self.said)
         numbers, described, notes = self._classes(found, names)
         shares = [count_squares(one.boxes) for one in found]
         sections: list[Section] = []

@@ -1,0 +1,100 @@
+"""What one page shows: the files named at the start, opened once."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tilesegment.images import open_image
+from tilesegment.stores import Location
+from tilesegment.viewer.annotations import Annotations
+from tilesegment.viewer.drawn import Canvas
+from tilesegment.viewer.image_layer import ImageLayer
+from tilesegment.viewer.layer import JSON, Layer
+
+Named = str | Path | Location
+
+
+@dataclass
+class Scene:
+    """An image and what lies on it; a context manager that closes its files.
+
+    Attributes:
+        image: the first layer.
+        layers: all of them, the image first; on the wire a layer is its number.
+        annotations: the file that is drawn in, if any.
+    """
+
+    image: ImageLayer
+    layers: list[Layer]
+    annotations: Annotations | None = None
+    _files: ExitStack = field(default_factory=ExitStack)
+
+    def described(self) -> dict[str, JSON]:
+        """Return what the page has to know at its start."""
+        image = self.image
+        height, width = image.shape
+        described = [
+            {
+                "number": number,
+                "name": one.name,
+                "kind": one.kind,
+                "shape": list(one.shape),
+                "depth": one.depth,
+                "placement": one.placement.as_json(),
+                **one.described(),
+            }
+            for number, one in enumerate(self.layers)
+        ]
+        return {
+            "image": {"name": image.name, "height": height, "width": width, "depth": image.depth},
+            "layers": described,
+            "annotations": self.annotations is not None,
+            "places": False,
+        }
+
+    def values(self, y: int, x: int, z: int) -> list[dict[str, JSON]]:
+        """Return what each layer holds at a pixel of the image."""
+        return [{"layer": number, "value": one.value(y, x, z)} for number, one in enumerate(self.layers)]
+
+    def has_plane(self, z: int) -> bool:
+        """Whether the image has a plane `z`."""
+        return 0 <= z < (self.image.depth or 1)
+
+    def close(self) -> None:
+        """Close all files."""
+        self._files.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_scene(
+    image: Named, masks: Sequence[Named] = (), *, annotate: str | Path | None = None, **reading: Any
+) -> Scene:
+    """Open all that a page shows.
+
+    Args:
+        image: of any format that is read.
+        masks: shown over it.
+        annotate: a GeoJSON file to draw in; it need not exist.
+        reading: arguments of `open_image`, as axes and series.
+
+    Raises:
+        ImageError, MaskError, ViewError: a file cannot be read, or does not belong to the image.
+    """
+    with ExitStack() as files:
+        shown = ImageLayer(open_image(image, **reading))
+        files.callback(shown.close)
+        layers: list[Layer] = [shown]
+        # masks, truth and objects are opened here, in this order: appended to `layers`, their `close` to `files`
+        assert not masks
+        annotations = None if annotate is None else Annotations(annotate, Canvas(shown.shape, shown.depth or 1))
+        return Scene(shown, layers, annotations, _files=files.pop_all())
