@@ -68,7 +68,7 @@ def read_features(path: Path) -> Iterator[Feature]:
         with opened(path, "rt", encoding="utf-8-sig") as file:
             for number, document in enumerate(_Reader(file, path).features(), 1):
                 try:
-                    yield _feature(document)
+                    yield feature_of(document)
                 except (TypeError, ValueError, AttributeError, LookupError) as error:
                     raise DataError(
                         f"{path}: feature {number} is damaged ({one_line(error, 80)}); export it again"
@@ -79,7 +79,12 @@ def read_features(path: Path) -> Iterator[Feature]:
         raise DataError(f"{path} cannot be read ({one_line(error, 80)}); {_EXPECTED}") from error
 
 
-def _feature(document: dict[str, Any]) -> Feature:
+def feature_of(document: dict[str, Any]) -> Feature:
+    """Read a GeoJSON feature.
+
+    Raises:
+        TypeError, ValueError, AttributeError, LookupError: it is no feature, or its geometry is damaged.
+    """
     if document.get("type") != "Feature":
         raise ValueError(f"it is of type {document.get('type')!r}, not 'Feature'")
     geometry, properties = document.get("geometry") or {}, document.get("properties") or {}

@@ -9,6 +9,8 @@ from typing import Any, Self
 
 from tilesegment.images import open_image
 from tilesegment.stores import Location
+from tilesegment.viewer.annotations import Annotations
+from tilesegment.viewer.drawn import Canvas
 from tilesegment.viewer.image_layer import ImageLayer
 from tilesegment.viewer.layer import JSON, Layer
 
@@ -22,10 +24,12 @@ class Scene:
     Attributes:
         image: the first layer.
         layers: all of them, the image first; on the wire a layer is its number.
+        annotations: the file that is drawn in, if any.
     """
 
     image: ImageLayer
     layers: list[Layer]
+    annotations: Annotations | None = None
     _files: ExitStack = field(default_factory=ExitStack)
 
     def described(self) -> dict[str, JSON]:
@@ -47,7 +51,7 @@ class Scene:
         return {
             "image": {"name": image.name, "height": height, "width": width, "depth": image.depth},
             "layers": described,
-            "annotations": False,
+            "annotations": self.annotations is not None,
             "places": False,
         }
 
@@ -72,12 +76,15 @@ class Scene:
         self.close()
 
 
-def open_scene(image: Named, masks: Sequence[Named] = (), **reading: Any) -> Scene:
+def open_scene(
+    image: Named, masks: Sequence[Named] = (), *, annotate: str | Path | None = None, **reading: Any
+) -> Scene:
     """Open all that a page shows.
 
     Args:
         image: of any format that is read.
         masks: shown over it.
+        annotate: a GeoJSON file to draw in; it need not exist.
         reading: arguments of `open_image`, as axes and series.
 
     Raises:
@@ -89,4 +96,5 @@ def open_scene(image: Named, masks: Sequence[Named] = (), **reading: Any) -> Sce
         layers: list[Layer] = [shown]
         # masks, truth and objects are opened here, in this order: appended to `layers`, their `close` to `files`
         assert not masks
-        return Scene(shown, layers, files.pop_all())
+        annotations = None if annotate is None else Annotations(annotate, Canvas(shown.shape, shown.depth or 1))
+        return Scene(shown, layers, annotations, _files=files.pop_all())

@@ -13,6 +13,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
 from tilesegment.errors import ViewError
+from tilesegment.viewer.annotation_requests import AnnotationsRequest, EraseRequest
 from tilesegment.viewer.handler import Handler, View, address
 from tilesegment.viewer.live import ProgressRequest
 from tilesegment.viewer.scene import Scene
@@ -26,6 +27,8 @@ ROUTES: Sequence[tuple[str, type[Handler]]] = (
     ("scene.json", SceneRequest),
     ("tile/{layer}/{z}/{zoom}/{row}/{column}", Tile),
     ("value", Value),
+    ("annotations", AnnotationsRequest),
+    ("annotations/erase", EraseRequest),
     ("progress", ProgressRequest),
 )
 MOST_BODY = 64 << 20  # bytes of what a browser sends: annotations
