@@ -10,9 +10,11 @@ from typing import Any, Self
 from tilesegment.images import open_image
 from tilesegment.stores import Location
 from tilesegment.viewer.annotations import Annotations
+from tilesegment.viewer.difference_layer import DifferenceLayer
 from tilesegment.viewer.drawn import Canvas
 from tilesegment.viewer.image_layer import ImageLayer
 from tilesegment.viewer.layer import JSON, Layer
+from tilesegment.viewer.mask_layers import MaskLayer, open_mask_layer
 from tilesegment.viewer.places import Places
 
 Named = str | Path | Location
@@ -83,6 +85,7 @@ def open_scene(
     image: Named,
     masks: Sequence[Named] = (),
     *,
+    truth: Named | None = None,
     annotate: str | Path | None = None,
     places: str | Path | None = None,
     **reading: Any,
@@ -91,7 +94,8 @@ def open_scene(
 
     Args:
         image: of any format that is read.
-        masks: shown over it.
+        masks: shown over it: masks, probabilities and label images, finished or in progress.
+        truth: what each of these is compared with.
         annotate: a GeoJSON file to draw in; it need not exist.
         places: a GeoJSON file of places to step through, as `tileseg suggest` writes it.
         reading: arguments of `open_image`, as axes and series.
@@ -103,8 +107,14 @@ def open_scene(
         shown = ImageLayer(open_image(image, **reading))
         files.callback(shown.close)
         layers: list[Layer] = [shown]
-        # masks, truth and objects are opened here, in this order: appended to `layers`, their `close` to `files`
-        assert not masks
+        over: list[MaskLayer] = []
+        for path in (*masks, *([] if truth is None else [truth])):
+            over.append(open_mask_layer(path, shown.source))
+            files.callback(over[-1].close)
+        layers.extend(over)
+        if truth is not None:
+            layers += [DifferenceLayer(over[-1], one) for one in over[:-1]]
+        # objects are opened here: appended to `layers`, their `close` to `files`
         annotations = None if annotate is None else Annotations(annotate, Canvas(shown.shape, shown.depth or 1))
         listed = None if places is None else Places.of(places, shown.shape)
         return Scene(shown, layers, annotations, listed, _files=files.pop_all())
