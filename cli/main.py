@@ -19,6 +19,7 @@ from tilesegment_cli.objects import objects
 from tilesegment_cli.predict import predict
 from tilesegment_cli.preview import preview
 from tilesegment_cli.status import finish, status
+from tilesegment_cli.suggest import suggest
 from tilesegment_cli.summary import summary
 from tilesegment_cli.tissue import tissue
 from tilesegment_cli.train import train
@@ -39,7 +40,7 @@ def tileseg(debug: bool) -> None:
 
 
 _COMMANDS = (predict, objects, summary, status, finish, train, evaluate, verify, bench, preview, tissue, info, models)
-for command in (*_COMMANDS, view, networks, import_weights, export):
+for command in (*_COMMANDS, suggest, view, networks, import_weights, export):
     tileseg.add_command(command)
 
 
