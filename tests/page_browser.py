@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,11 +84,20 @@ class Watched:
             " const item = app.osd.world.getItemAt(0);"
             " const p = item.imageToViewerElementCoordinates(new OpenSeadragon.Point(x, y));"
             " const scale = canvas.width / box.width;"
-            " return Array.from(canvas.getContext('2d')"
-            ".getImageData(Math.floor(p.x * scale), Math.floor(p.y * scale), 1, 1).data); }",
+            " const copy = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});"
+            " copy.drawImage(canvas, -Math.floor(p.x * scale), -Math.floor(p.y * scale));"
+            " return Array.from(copy.getImageData(0, 0, 1, 1).data); }",
             [y, x],
         )
         return found[0], found[1], found[2]
+
+    def check_colour(self, y: int, x: int, wanted: Sequence[int]) -> None:
+        """Check that pixel (y, x) is drawn in a colour, at once or after the frames that tiles take to arrive."""
+        for _ in range(100):
+            if self.colour_at(y + 0.5, x + 0.5) == tuple(wanted):
+                return
+            self.page.wait_for_timeout(50)
+        assert self.colour_at(y + 0.5, x + 0.5) == tuple(wanted)
 
     def serious_barriers(self) -> list[str]:
         """What axe-core finds that keeps people from using the page."""
@@ -104,7 +113,7 @@ class Watched:
 
     def check_silent(self) -> None:
         """Check that nothing was complained of."""
-        assert not self.complaints
+        assert not self.complaints, self.complaints
 
 
 @contextmanager

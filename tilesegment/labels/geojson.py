@@ -33,6 +33,8 @@ class Feature:
         name: of its class, or None.
         object_type: QuPath's: `annotation`, `detection`, `cell`, ... `annotation` if the file has none.
         plane: of a stack, from 0.
+        paths: of points and lines: (n, 2) float64 of (y, x); a point has one vertex.
+        colour: of its class, `#rrggbb`, or None.
     """
 
     geometry: str
@@ -40,6 +42,8 @@ class Feature:
     name: str | None
     object_type: str
     plane: int
+    paths: tuple[np.ndarray, ...] = ()
+    colour: str | None = None
 
     @property
     def is_object(self) -> bool:
@@ -99,7 +103,19 @@ def feature_of(document: dict[str, Any]) -> Feature:
         name=classification.get("name") or ": ".join(map(str, names)) or None,
         object_type=str(kind),
         plane=int(plane.get("z", 0)),
+        paths=tuple(_paths(geometry)),
+        colour=_colour(classification),
     )
+
+
+def _colour(classification: dict[str, Any]) -> str | None:
+    """The colour of a class, [red, green, blue], or as one number by QuPath before 0.4; None if it is neither."""
+    rgb, packed = classification.get("color"), classification.get("colorRGB")
+    if type(packed) is int:
+        return f"#{packed & 0xFFFFFF:06x}"
+    if isinstance(rgb, list) and len(rgb) >= 3 and all(type(one) is int and 0 <= one <= 255 for one in rgb):
+        return "#" + bytes(rgb[:3]).hex()
+    return None
 
 
 def _polygons(geometry: dict[str, Any]) -> Iterator[Polygon]:
@@ -114,17 +130,38 @@ def _polygons(geometry: dict[str, Any]) -> Iterator[Polygon]:
                 yield tuple(_ring(ring) for ring in rings)
 
 
+def _paths(geometry: dict[str, Any]) -> Iterator[np.ndarray]:
+    """Yield the points and lines of a geometry."""
+    kind = geometry.get("type")
+    if kind == "GeometryCollection":
+        for part in geometry["geometries"]:
+            yield from _paths(part)
+    elif kind in ("Point", "LineString"):
+        given = [geometry["coordinates"]] if kind == "Point" else geometry["coordinates"]
+        if given:
+            yield _vertices(given)
+    elif kind == "MultiPoint":
+        yield from (_vertices([one]) for one in geometry["coordinates"])
+    elif kind == "MultiLineString":
+        yield from (_vertices(one) for one in geometry["coordinates"] if one)
+
+
 def _ring(coordinates: list[list[float]]) -> np.ndarray:
     """A ring [[x, y], ...] as (n, 2) float64 of (y, x), not closed."""
     if not coordinates:
         return np.zeros((0, 2))
+    closed = len(coordinates) > 1 and coordinates[0] == coordinates[-1]
+    return _vertices(coordinates)[: len(coordinates) - closed]
+
+
+def _vertices(coordinates: list[list[float]]) -> np.ndarray:
+    """Positions [[x, y], ...] as (n, 2) float64 of (y, x)."""
     points = np.array(coordinates, np.float64).reshape(len(coordinates), -1)
     if points.shape[1] < 2:
         raise ValueError("a point has fewer than two coordinates")
     if not np.isfinite(points).all():
         raise ValueError("coordinates are NaN or infinite")
-    closed = len(coordinates) > 1 and coordinates[0] == coordinates[-1]
-    return points[: len(points) - closed, 1::-1]
+    return points[:, 1::-1]
 
 
 class _Reader:

@@ -9,7 +9,7 @@ export class App {
     this.osd = null;
     this.items = new Map(); // number of a layer -> TiledImage
     this.looks = new Map(); // number of a layer -> {parameter: text}, see looks.py and image_layer.py
-    this.versions = new Map(); // number of a layer -> version, of those in progress
+    this.versions = new Map(); // number of a layer in progress -> function of zoom, row, column: version of a tile
     this.keys = new Map();
     this.painters = [];
     this.plane = 0;

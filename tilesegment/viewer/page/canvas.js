@@ -65,13 +65,17 @@ function source(app, number) {
   };
 }
 
-// The look, version and plane of now: an item keeps them until it is drawn anew.
+// The look, versions and plane of now: an item keeps them until it is drawn anew.
 function tileAddress(app, number, zooms) {
   const look = new URLSearchParams(app.looks.get(number) ?? {});
-  if (app.versions.has(number)) look.set("v", app.versions.get(number));
-  const query = look.size ? `?${look}` : "";
+  const version = app.versions.get(number);
   const z = app.layer(number).depth === null ? 0 : app.plane;
-  return (level, column, row) => `${app.base}tile/${number}/${z}/${zooms - 1 - level}/${row}/${column}${query}`;
+  return (level, column, row) => {
+    const zoom = zooms - 1 - level;
+    const query = new URLSearchParams(look);
+    if (version) query.set("v", version(zoom, row, column));
+    return `${app.base}tile/${number}/${z}/${zoom}/${row}/${column}${query.size ? `?${query}` : ""}`;
+  };
 }
 
 // Add a layer at its place, above those with smaller numbers. Returns a promise of its TiledImage.
