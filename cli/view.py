@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 @options.series
 @options.invert
 @options.store_options
+@click.option(
+    "--places", type=options.read_path, metavar="FILE", help="Step through these places: what tileseg suggest wrote."
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the page.  [default: a free one]")
 @click.option(
     "--host",

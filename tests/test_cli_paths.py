@@ -103,6 +103,7 @@ USES = {
     "tissue out": use("tissue slide.tif --out {}", *_NEW),
     "view image": use("view {} --no-browser"),
     "view masks": use("view slide.tif {} --no-browser"),
+    "view places": use("view slide.tif --no-browser --places {}"),
     "info path": use("info {}"),
     "import path": use("import {} --network unet-same --out i.safetensors"),
     "import out": use("import weights.safetensors --network unet-same --out {}", *_NEW),

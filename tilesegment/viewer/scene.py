@@ -15,6 +15,7 @@ from tilesegment.viewer.drawn import Canvas
 from tilesegment.viewer.image_layer import ImageLayer
 from tilesegment.viewer.layer import JSON, Layer
 from tilesegment.viewer.mask_layers import MaskLayer, open_mask_layer
+from tilesegment.viewer.places import Places
 
 Named = str | Path | Location
 
@@ -27,11 +28,13 @@ class Scene:
         image: the first layer.
         layers: all of them, the image first; on the wire a layer is its number.
         annotations: the file that is drawn in, if any.
+        places: to step through, if any.
     """
 
     image: ImageLayer
     layers: list[Layer]
     annotations: Annotations | None = None
+    places: Places | None = None
     _files: ExitStack = field(default_factory=ExitStack)
 
     def described(self) -> dict[str, JSON]:
@@ -54,7 +57,7 @@ class Scene:
             "image": {"name": image.name, "height": height, "width": width, "depth": image.depth},
             "layers": described,
             "annotations": self.annotations is not None,
-            "places": False,
+            "places": self.places is not None,
         }
 
     def values(self, y: int, x: int, z: int) -> list[dict[str, JSON]]:
@@ -84,6 +87,7 @@ def open_scene(
     *,
     truth: Named | None = None,
     annotate: str | Path | None = None,
+    places: str | Path | None = None,
     **reading: Any,
 ) -> Scene:
     """Open all that a page shows.
@@ -93,10 +97,11 @@ def open_scene(
         masks: shown over it: masks, probabilities and label images, finished or in progress.
         truth: what each of these is compared with.
         annotate: a GeoJSON file to draw in; it need not exist.
+        places: a GeoJSON file of places to step through, as `tileseg suggest` writes it.
         reading: arguments of `open_image`, as axes and series.
 
     Raises:
-        ImageError, MaskError, ViewError: a file cannot be read, or does not belong to the image.
+        ImageError, MaskError, DataError, ViewError: a file cannot be read, or does not belong to the image.
     """
     with ExitStack() as files:
         shown = ImageLayer(open_image(image, **reading))
@@ -111,4 +116,5 @@ def open_scene(
             layers += [DifferenceLayer(over[-1], one) for one in over[:-1]]
         # objects are opened here: appended to `layers`, their `close` to `files`
         annotations = None if annotate is None else Annotations(annotate, Canvas(shown.shape, shown.depth or 1))
-        return Scene(shown, layers, annotations, _files=files.pop_all())
+        listed = None if places is None else Places.of(places, shown.shape)
+        return Scene(shown, layers, annotations, listed, _files=files.pop_all())

@@ -16,6 +16,7 @@ from tilesegment.errors import ViewError
 from tilesegment.viewer.annotation_requests import AnnotationsRequest, EraseRequest
 from tilesegment.viewer.handler import Handler, View, address
 from tilesegment.viewer.live import ProgressRequest
+from tilesegment.viewer.place_requests import PlacesRequest
 from tilesegment.viewer.scene import Scene
 from tilesegment.viewer.security import Names, new_token
 from tilesegment.viewer.tile_requests import Page, PageFile, SceneRequest, Tile, Value
@@ -30,6 +31,7 @@ ROUTES: Sequence[tuple[str, type[Handler]]] = (
     ("annotations", AnnotationsRequest),
     ("annotations/erase", EraseRequest),
     ("progress", ProgressRequest),
+    ("places", PlacesRequest),
 )
 MOST_BODY = 64 << 20  # bytes of what a browser sends: annotations
 _MOST_HEADER = 16 << 10
