@@ -19,10 +19,12 @@ from tilesegment_cli.objects import objects
 from tilesegment_cli.predict import predict
 from tilesegment_cli.preview import preview
 from tilesegment_cli.status import finish, status
+from tilesegment_cli.suggest import suggest
 from tilesegment_cli.summary import summary
 from tilesegment_cli.tissue import tissue
 from tilesegment_cli.train import train
 from tilesegment_cli.verify import verify
+from tilesegment_cli.view import view
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -38,7 +40,7 @@ def tileseg(debug: bool) -> None:
 
 
 _COMMANDS = (predict, objects, summary, status, finish, train, evaluate, verify, bench, preview, tissue, info, models)
-for command in (*_COMMANDS, networks, import_weights, export):
+for command in (*_COMMANDS, suggest, view, networks, import_weights, export):
     tileseg.add_command(command)
 
 

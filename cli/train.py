@@ -25,6 +25,14 @@ option, written = click.option, options.written_path
 # The library has the defaults; those named here are compared with them by a test.
 _OPTIONS = options.together(
     option("--out", "-o", type=written, metavar="RUN", help="Folder of the run.  [default: a new one, runs/NAME]"),
+    option(
+        "--labels",
+        type=options.read_path,
+        metavar="FILE|FOLDER",
+        help="What was drawn on DATA, an image or a folder of images: only that counts.",
+    ),
+    option("--sparse", is_flag=True, help="Of DATA that holds images and labels, too, only what was drawn counts."),
+    option("--brush", type=float, metavar="PX", help="Width that drawn lines and points count as.  [default: 8]"),
     option("--classes", type=NAMES, help="Names of the classes, in the order of the labels' values."),
     option("--ignore", type=int, metavar="VALUE", help="Value in the labels of pixels without a label."),
     option(
@@ -116,6 +124,10 @@ def train(data: str, as_json: bool, quiet: bool, **given: Any) -> None:
     DATA holds images/ and labels/ (or imgs/ and masks/, JPEGImages/ and SegmentationClass/, NAME and NAME_masks in one
     folder, an OME-Zarr image with labels, ...). The last images, or those in val/, are held out, predicted whole and
     scored.
+    Where only a little is drawn, name the image: tileseg train slide.svs --labels drawn.geojson. Labels are outlines,
+    lines and points with classes (GeoJSON as of QuPath, labelme), or label images with 0 where nothing is drawn; what
+    is not drawn is not background. DATA may be a CSV with the columns image and labels. Whole annotations are held
+    out.
     The run's folder holds model.safetensors and report.html.
     """
     start = time.monotonic()

@@ -46,7 +46,7 @@ ONLY = {
     "zarr": {"images", "masks", "ome_zarr"},
     "numcodecs": {"images", "masks"},
     "matplotlib": {"training", "draw"},
-    "shapely": {"objects", "labels"},
+    "shapely": {"objects", "labels", "viewer"},
     "mrcfile": {"images"},
     "h5py": {"images"},
     "slideio": {"images"},

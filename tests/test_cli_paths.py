@@ -29,6 +29,8 @@ NO_PATHS = {
     "evaluate": {"store_options"},
     "objects": {"border", "store_options"},
     "summary": {"border", "store_options"},
+    "suggest": {"device", "precision", "store_options"},
+    "view": {"axes", "host", "store_options"},
     "import": {"network", "dtype", "name", "licence"},
 }
 
@@ -71,6 +73,13 @@ USES = {
     "objects tls_key": use(_OBJECTS_TLS + " --tls-ca note --tls-cert note --tls-key {}", "file"),
     "summary masks": use("summary {}"),
     "summary out": use("summary mask.zarr --out {}", *_NEW),
+    "suggest mask": use("suggest {} --probabilities likely.zarr"),
+    "suggest out": use("suggest mask.zarr --probabilities likely.zarr --size 32 --out {}", *_NEW),
+    "suggest probabilities": use("suggest mask.zarr --size 32 --probabilities {}"),
+    "suggest image": use("suggest mask.zarr --size 32 --model toy.safetensors --image {}"),
+    "suggest model": use("suggest mask.zarr --size 32 --image slide.tif --model {}"),
+    "suggest roi": use("suggest mask.zarr --probabilities likely.zarr --size 32 --roi {}"),
+    "suggest labels": use("suggest mask.zarr --probabilities likely.zarr --size 32 --labels {}"),
     "status masks": use("status {}"),
     "finish mask": use("finish {}"),
     "train data": use("train {} --steps 1 --base 2 --depth 1 --tile 60 --out run"),
@@ -92,6 +101,9 @@ USES = {
     "preview out": use("preview slide.tif mask.zarr --out {}", *_NEW),
     "tissue image": use("tissue {} --out t.png"),
     "tissue out": use("tissue slide.tif --out {}", *_NEW),
+    "view image": use("view {} --no-browser"),
+    "view masks": use("view slide.tif {} --no-browser"),
+    "view places": use("view slide.tif --no-browser --places {}"),
     "info path": use("info {}"),
     "import path": use("import {} --network unet-same --out i.safetensors"),
     "import out": use("import weights.safetensors --network unet-same --out {}", *_NEW),
@@ -107,6 +119,7 @@ ENDINGS = {
     "predict objects_": ".csv",
     "objects out": ".csv",
     "summary out": ".csv",
+    "suggest out": ".geojson",
     "evaluate figure": ".png",
     "preview out": ".png",
     "tissue out": ".geojson",
@@ -140,7 +153,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     write_pairs(here / "data", 2, side=64)
     shutil.copytree(here / "data" / "labels", here / "predicted")
     settings = {"tile": 88, "precision": "fp32"}
-    tilesegment.predict(here / "slide.tif", here / "mask.zarr", here / "toy.safetensors", **settings)
+    likely = {"probabilities": here / "likely.zarr"}
+    tilesegment.predict(here / "slide.tif", here / "mask.zarr", here / "toy.safetensors", **settings, **likely)
     shutil.copy(here / "toy.safetensors", here / "weights.safetensors")
     (here / "empty").mkdir()
     (here / "note").write_text("mine")

@@ -36,7 +36,7 @@ def write(path: Path, document: object) -> Path:
 
 
 def outlines(*features: dict[str, Any]) -> Outlines:
-    return Outlines.of(map(geojson._feature, features), "f")
+    return Outlines.of(map(geojson.feature_of, features), "f")
 
 
 # --- reading

@@ -35,6 +35,15 @@ class Annotation:
     regions: Outlines | None = None  # outside of which nothing is labelled
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """All that was drawn on one image, in the order of the file; areas, lines and points."""
+
+    features: tuple[Feature, ...]
+    size: tuple[int, int] | None = None  # (height, width) of the image that was drawn on, if the file says so
+    is_geojson: bool = True
+
+
 def is_annotation(path: Path) -> bool:
     """Whether a file holds outlines by its name."""
     return is_geojson(path) or path.suffix.lower() == ".json"
@@ -68,6 +77,14 @@ def read_annotation(path: Path, entry: str | None = None) -> Annotation:
     """
     try:
         return _annotation(path, entry, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
+
+
+def read_drawing(path: Path, entry: str | None = None) -> Drawing:
+    """Read all that was drawn on an image; arguments and errors as in `read_annotation`."""
+    try:
+        return _drawing(path, entry, path.stat().st_mtime_ns)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
 
@@ -110,12 +127,7 @@ def open_annotation(
     """
     found = read_annotation(path, entry)
     what = path.name if entry is None else f"{entry} in {path.name}"
-    if found.size is not None and found.size != shape:
-        drawn, here = ("{} x {}".format(*one) for one in (found.size, shape))
-        raise DataError(
-            f"{what} was drawn on an image of {drawn} (y, x), {name} is {here}: export it for this image, or take "
-            "the image that it was drawn on"
-        )
+    check_drawn_on(found.size, shape, what, name)
     notes = [*found.outlines.notes, *doubts(found.outlines, shape, what)]
     shape, scale = drawn_at or (shape, (1.0, 1.0))
     regions = None
@@ -130,24 +142,46 @@ def open_annotation(
     yield replace(label, regions=regions)
 
 
+def check_drawn_on(size: tuple[int, int] | None, shape: tuple[int, int], what: str, name: str) -> None:
+    """Check that `what` was drawn on an image of the `shape` of that called `name`; a file may not say `size`.
+
+    Raises:
+        DataError: it was drawn on another image.
+    """
+    if size is not None and size != shape:
+        drawn, here = ("{} x {}".format(*one) for one in (size, shape))
+        raise DataError(
+            f"{what} was drawn on an image of {drawn} (y, x), {name} is {here}: export it for this image, or take "
+            "the image that it was drawn on"
+        )
+
+
 @lru_cache(maxsize=32)
 def _annotation(path: Path, entry: str | None, stamp: int) -> Annotation:
     """Read a file in the state `stamp`; see `read_annotation`."""
+    found = _drawing(path, entry, stamp)
+    if found.is_geojson:
+        return _of_features(found.features, path.name)
+    return Annotation(Outlines.of(found.features, entry or path.name), found.size)
+
+
+def _drawing(path: Path, entry: str | None, stamp: int) -> Drawing:
+    """Read a file in the state `stamp`; see `read_drawing`."""
     if is_geojson(path):
-        return _of_features(read_features(path), path.name)
+        return Drawing(tuple(read_features(path)))
     document = _document(path, stamp)
     if coco.is_coco(document):
         for one in _coco(path, stamp):
             if entry in (one.file_name, None):
-                return Annotation(Outlines.of(one.features, one.file_name), one.size)
+                return Drawing(tuple(one.features), one.size, is_geojson=False)
         raise DataError(f"{path} lists no image {entry}")
     if labelme.is_labelme(document):
         try:
-            return Annotation(Outlines.of(labelme.features_of(document), path.name), labelme.size_of(document))
+            return Drawing(tuple(labelme.features_of(document)), labelme.size_of(document), is_geojson=False)
         except _DAMAGES as error:
             raise DataError(f"{path} is damaged ({one_line(error, 80)}); save it again with labelme") from error
     if isinstance(document, dict) and "type" in document:
-        return _of_features(read_features(path), path.name)
+        return Drawing(tuple(read_features(path)))
     keys = ", ".join(map(repr, [*document][:3])) if isinstance(document, dict) else ""
     raise DataError(f"{path} holds {f'an object with {one_line(keys, 60)}' if keys else 'no objects'}; {_EXPECTED}")
 

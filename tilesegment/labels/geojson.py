@@ -35,6 +35,8 @@ class Feature:
         object_type: QuPath's: `annotation`, `detection`, `cell`, ... `annotation` if the file has none.
         plane: of a stack, from 0.
         image: the name of that on which it was found, which QuPath keeps; None if nothing says it.
+        paths: of points and lines: (n, 2) float64 of (y, x); a point has one vertex.
+        colour: of its class, `#rrggbb`, or None.
     """
 
     geometry: str
@@ -43,6 +45,8 @@ class Feature:
     object_type: str
     plane: int
     image: str | None = None
+    paths: tuple[np.ndarray, ...] = ()
+    colour: str | None = None
 
     @property
     def is_object(self) -> bool:
@@ -71,7 +75,7 @@ def read_features(path: Path) -> Iterator[Feature]:
         with opened(path, "rt", encoding="utf-8-sig") as file:
             for number, document in enumerate(_Reader(file, path).features(), 1):
                 try:
-                    yield _feature(document)
+                    yield feature_of(document)
                 except (TypeError, ValueError, AttributeError, LookupError) as error:
                     raise DataError(
                         f"{path}: feature {number} is damaged ({one_line(error, 80)}); export it again"
@@ -82,7 +86,12 @@ def read_features(path: Path) -> Iterator[Feature]:
         raise DataError(f"{path} cannot be read ({one_line(error, 80)}); {_EXPECTED}") from error
 
 
-def _feature(document: dict[str, Any]) -> Feature:
+def feature_of(document: dict[str, Any]) -> Feature:
+    """Read a GeoJSON feature.
+
+    Raises:
+        TypeError, ValueError, AttributeError, LookupError: it is no feature, or its geometry is damaged.
+    """
     if document.get("type") != "Feature":
         raise ValueError(f"it is of type {document.get('type')!r}, not 'Feature'")
     geometry, properties = document.get("geometry") or {}, document.get("properties") or {}
@@ -98,7 +107,19 @@ def _feature(document: dict[str, Any]) -> Feature:
         object_type=str(kind),
         plane=int(plane.get("z", 0)),
         image=(properties.get("metadata") or {}).get(IMAGE),
+        paths=tuple(_paths(geometry)),
+        colour=_colour(classification),
     )
+
+
+def _colour(classification: dict[str, Any]) -> str | None:
+    """The colour of a class, [red, green, blue], or as one number by QuPath before 0.4; None if it is neither."""
+    rgb, packed = classification.get("color"), classification.get("colorRGB")
+    if type(packed) is int:
+        return f"#{packed & 0xFFFFFF:06x}"
+    if isinstance(rgb, list) and len(rgb) >= 3 and all(type(one) is int and 0 <= one <= 255 for one in rgb):
+        return "#" + bytes(rgb[:3]).hex()
+    return None
 
 
 def _polygons(geometry: dict[str, Any]) -> Iterator[Polygon]:
@@ -113,17 +134,38 @@ def _polygons(geometry: dict[str, Any]) -> Iterator[Polygon]:
                 yield tuple(_ring(ring) for ring in rings)
 
 
+def _paths(geometry: dict[str, Any]) -> Iterator[np.ndarray]:
+    """Yield the points and lines of a geometry."""
+    kind = geometry.get("type")
+    if kind == "GeometryCollection":
+        for part in geometry["geometries"]:
+            yield from _paths(part)
+    elif kind in ("Point", "LineString"):
+        given = [geometry["coordinates"]] if kind == "Point" else geometry["coordinates"]
+        if given:
+            yield _vertices(given)
+    elif kind == "MultiPoint":
+        yield from (_vertices([one]) for one in geometry["coordinates"])
+    elif kind == "MultiLineString":
+        yield from (_vertices(one) for one in geometry["coordinates"] if one)
+
+
 def _ring(coordinates: list[list[float]]) -> np.ndarray:
     """A ring [[x, y], ...] as (n, 2) float64 of (y, x), not closed."""
     if not coordinates:
         return np.zeros((0, 2))
+    closed = len(coordinates) > 1 and coordinates[0] == coordinates[-1]
+    return _vertices(coordinates)[: len(coordinates) - closed]
+
+
+def _vertices(coordinates: list[list[float]]) -> np.ndarray:
+    """Positions [[x, y], ...] as (n, 2) float64 of (y, x)."""
     points = np.array(coordinates, np.float64).reshape(len(coordinates), -1)
     if points.shape[1] < 2:
         raise ValueError("a point has fewer than two coordinates")
     if not np.isfinite(points).all():
         raise ValueError("coordinates are NaN or infinite")
-    closed = len(coordinates) > 1 and coordinates[0] == coordinates[-1]
-    return points[: len(points) - closed, 1::-1]
+    return points[:, 1::-1]
 
 
 class _Reader:

@@ -16,6 +16,7 @@ from tilesegment.labels.geojson import Feature, Polygon
 
 _CORNERS = 64  # of the polygon that a circle becomes
 _AREAS = ("polygon", "rectangle", "circle", "mask")
+_PATHS = ("point", "points", "line", "linestrip")
 _FEWEST = {"rectangle": 2, "circle": 2, "mask": 2}  # points of a shape; others need a triangle
 
 
@@ -31,7 +32,7 @@ def size_of(document: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def features_of(document: dict[str, Any]) -> Iterator[Feature]:
-    """Yield one feature per object: a shape, or all shapes of one label and `group_id`; lines and points have no area.
+    """Yield one feature per object: a shape, or all shapes of one label and `group_id`; lines and points are its paths.
 
     Raises:
         ValueError, TypeError, LookupError: a shape is damaged.
@@ -41,20 +42,27 @@ def features_of(document: dict[str, Any]) -> Iterator[Feature]:
         name, group = " ".join(str(shape["label"]).split()), shape.get("group_id")
         key = (name, f"shape {number}" if group is None else group)
         kind = shape.get("shape_type") or "polygon"
-        groups.setdefault(key, []).append(Feature(kind, tuple(_polygons(shape, kind)), name or None, "annotation", 0))
+        polygons, paths = tuple(_polygons(shape, kind)), tuple(_paths(shape, kind))
+        groups.setdefault(key, []).append(Feature(kind, polygons, name or None, "annotation", 0, paths))
     for members in groups.values():
         areas = [one for one in members if one.polygons] or members
         polygons = tuple(polygon for one in areas for polygon in one.polygons)
-        yield Feature(areas[0].geometry, polygons, areas[0].name, "annotation", 0)
+        paths = tuple(path for one in members for path in one.paths)
+        yield Feature(areas[0].geometry, polygons, areas[0].name, "annotation", 0, paths)
+
+
+def _paths(shape: dict[str, Any], kind: str) -> Iterator[np.ndarray]:
+    """Yield the lines and points of a shape, (n, 2) float64 of (y, x)."""
+    if kind in _PATHS:
+        points = _points(shape)
+        yield from ([points] if kind.startswith("line") else points[:, None])
 
 
 def _polygons(shape: dict[str, Any], kind: str) -> Iterator[Polygon]:
     """Yield the polygons of a shape, rings (n, 2) float64 of (y, x)."""
     if kind not in _AREAS:
         return
-    points = np.array(shape["points"], np.float64).reshape(-1, 2)[:, ::-1]
-    if not np.isfinite(points).all():
-        raise ValueError("coordinates are NaN or infinite")
+    points = _points(shape)
     if len(points) < _FEWEST.get(kind, 0):
         raise ValueError(f"a {kind} of {len(points)} points")
     if kind == "polygon":
@@ -71,6 +79,14 @@ def _polygons(shape: dict[str, Any], kind: str) -> Iterator[Polygon]:
             yield (np.array([(y0, x0), (y0, x1), (y1, x1), (y1, x0)]),)
         else:
             yield _mask(shape["mask"], int(y0), int(x0))
+
+
+def _points(shape: dict[str, Any]) -> np.ndarray:
+    """The points of a shape, (n, 2) float64 of (y, x)."""
+    points = np.array(shape["points"], np.float64).reshape(-1, 2)[:, ::-1]
+    if not np.isfinite(points).all():
+        raise ValueError("coordinates are NaN or infinite")
+    return points
 
 
 def _mask(encoded: str, y: int, x: int) -> Polygon:

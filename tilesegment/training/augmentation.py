@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -122,6 +123,7 @@ class Source(NamedTuple):
     cells: Tensor | None = None  # (H, W) int16 of `number_cells`; None if cells keep their shades
     stains: Stains | None = None  # of a stained section; None if its colours stay
     dark: Tensor | float = 0.0  # (C, 1, 1) grey value of the dark level, normalised
+    near: tuple[float, float] | None = None  # (y, x) that the output of an example holds; None is anywhere
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,6 +198,8 @@ def draw_example(
     crop = (tile - output) // 2
     for _ in range(_PLACES):
         drawn = draw(strength, tile, generator)
+        if source.near is not None:
+            drawn = replace(drawn, place=_place_near(source.near, source.label.shape, output, drawn.place))
         grid = sampling_grid(source.image.shape[-2:], tile, output, drawn)
         inner = grid[crop : crop + output, crop : crop + output]
         t = _sample(source.label[None].float(), inner, "nearest")[0].round().long()
@@ -247,6 +251,16 @@ def _bicubic(points: int, tile: int) -> Tensor:
     """
     units = torch.eye(points)[None, None]
     return functional.interpolate(units, (tile, points), mode="bicubic", align_corners=True)[0, 0]
+
+
+def _place_near(near: tuple[float, float], shape: Sequence[int], output: int, place: Tensor) -> Tensor:
+    """A place, as `Draw.place`, at which `near` lies anywhere in the output, as `place` says, if the section allows."""
+    places = []
+    for at, size, u in zip(near, shape, place.tolist(), strict=True):
+        free = max(size - output, 0)
+        centre = at + (u - 0.5) * output
+        places.append(min(max((centre - (size - 1 - free) / 2) / free, 0.0), 1.0) if free else 0.5)
+    return torch.tensor(places)
 
 
 def _centre(size: int, output: int, place: float) -> float:

@@ -68,10 +68,14 @@ class Examples(Dataset[Batch]):
         generator = torch.Generator().manual_seed(self.seed * 2**32 + step)
         drawn = []
         for _ in range(self.batch):
-            section = self.sections[self._choose(generator)]
+            section = self._source(generator)
             drawn.append(draw_example(section, self.tile, self.output, self.augmentation, generator))
         x, t, w = zip(*drawn, strict=True)
         return torch.stack(x), torch.stack(t), None if w[0] is None else torch.stack(w)
+
+    def _source(self, generator: torch.Generator) -> Source:
+        """Choose what to draw an example from."""
+        return self.sections[self._choose(generator)]
 
     def _choose(self, generator: torch.Generator) -> int:
         if self.shares is None:

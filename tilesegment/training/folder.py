@@ -12,6 +12,7 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from tilesegment.errors import DataError, FinishedError, PlanError, option
 from tilesegment.files import write_atomically
+from tilesegment.labels.files import stem_of
 from tilesegment.models import CHECKPOINT, TRAINED
 from tilesegment.prediction.settings import check_names
 from tilesegment.training.augmentation import Augmentation
@@ -22,6 +23,7 @@ from tilesegment.training.validation import Scores
 
 MODEL, CONFIG, METRICS = TRAINED, "config.json", "metrics.jsonl"
 REPORT = "report.html"  # the last file of a run, which marks it as finished
+_LABELS = ("classes", "ignore", "instances", "invert", "labels", "sparse", "brush")  # of `open_dataset`
 _FREE = ("device", "workers")  # may change when a run is resumed: where to compute, not what
 
 
@@ -31,8 +33,8 @@ class Configuration:
 
     Attributes:
         settings: of the training.
-        labels: how to read the labels: `classes`, `ignore`, `instances` and `invert` of `open_dataset`, if given.
-        data: folder of the data.
+        labels: how to read the labels: `_LABELS` of `open_dataset`, if given.
+        data: folder of the data, or image.
         data_sha256: SHA-256 of names, pixels and labels.
     """
 
@@ -54,7 +56,7 @@ class Configuration:
             _check_types(settings)
             _check_types(settings.augmentation)
             labels = dict(found["labels"])
-            check_names(labels, ("classes", "ignore", "instances", "invert"))
+            check_names(labels, _LABELS)
             return cls(settings, labels, str(found["data"]), str(found["data_sha256"]))
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, AssertionError) as error:
             raise DataError(f"{path} cannot be read as the config.json of a run ({error!r:.200})") from error
@@ -105,7 +107,8 @@ def configure(
         other = Configuration.read(Path(config))
         start = other.settings.to_json()
         del start["name"]  # a new run gets a new name
-        labels, settings = {**other.labels, **labels}, {**start, **settings}
+        how = {key: value for key, value in other.labels.items() if key not in ("labels", "sparse")}  # which, not how
+        labels, settings = {**how, **labels}, {**start, **settings}
     if began is None:
         return Configuration(TrainingSettings.from_json(settings), labels)
     merged = TrainingSettings.from_json({**began.settings.to_json(), **settings})
@@ -125,7 +128,8 @@ def find_folder(data: Path, out: str | Path | None, overwrite: bool, resume: boo
         DataError: it is a file, or exists and must not be overwritten.
         FinishedError: the run in it is finished.
     """
-    folder = _last_or_next(data.resolve().name, resume) if out is None else Path(out)
+    name = stem_of(data.resolve()) if data.is_file() else data.resolve().name
+    folder = _last_or_next(name, resume) if out is None else Path(out)
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; name a folder for the run")
     if resume and (folder / CONFIG).exists():

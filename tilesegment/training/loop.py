@@ -25,11 +25,12 @@ from tilesegment.prediction.devices import PRECISIONS, choose_device, choose_pre
 from tilesegment.signals import uninterrupted
 from tilesegment.training.budget import CORES, LINE, Budget, Choosing
 from tilesegment.training.checkpoint import load_checkpoint, save_checkpoint
-from tilesegment.training.data import Dataset, Section
+from tilesegment.training.data import IGNORE, Dataset, Section, SparseDataset
 from tilesegment.training.defaults import choose_batch, choose_tile, ground_of_data, settle
 from tilesegment.training.examples import Batch, Examples, batches, drawing_shares, reduce_section
 from tilesegment.training.losses import Loss, class_weights
 from tilesegment.training.settings import DEFAULT_BUDGET, TrainingSettings
+from tilesegment.training.sparse_examples import SparseExamples
 from tilesegment.training.start import start_by_name, start_of_module
 from tilesegment.training.targets import learnable
 from tilesegment.training.updates import choose_layout, freeze_statistics, kept_memory, make_optimiser, schedule
@@ -82,7 +83,12 @@ class Trainer:
         self.data = data = learnable(data)
         self.sections, self.held_out = data.split(settings.validation)
         self.diameter, self.ground = data.object_diameter(), ground_of_data(data)
-        self.goal = choose_goal(settings.goal, self.sections, len(data.classes))
+        self.sparse = isinstance(data, SparseDataset)
+        if self.sparse and (settings.border_weight or settings.augmentation.shades):
+            raise PlanError("--border-weight and --shades are for labels that say where cells end; leave them out")
+        # what is not drawn may be a cell or a membrane as well
+        goal = "miou" if self.sparse and settings.goal == "auto" else settings.goal
+        self.goal = choose_goal(goal, self.sections, len(data.classes))
         settings = settings if module is None else replace(settings, network=MODULE)
         settings = settle(settings, data, self.goal, self.ground, self.slow)
         self.settings, self.loss = settings, Loss(settings.loss)
@@ -99,8 +105,12 @@ class Trainer:
         output = tile - 2 * fits.before
         assert settings.border_weight is not None and settings.border_sigma is not None
         border = (settings.border_weight, settings.border_sigma / settings.reduction)
-        drawn = (tile, output, batch, settings.augmentation, settings.seed, border, drawing_shares(self.sections))
-        self.examples = Examples(reduced, self.normalisation, *drawn)
+        drawn = (tile, output, batch, settings.augmentation, settings.seed)
+        self.examples: Examples = (
+            SparseExamples(reduced, self.normalisation, *drawn)
+            if self.sparse
+            else Examples(reduced, self.normalisation, *drawn, border, drawing_shares(self.sections))
+        )
         self.weights = class_weights(settings.class_weights, data, self.device)
         self.average = AveragedModel(self.network, multi_avg_fn=self._follow, use_buffers=True)
         self.best, self.best_value, self.best_step = copy.deepcopy(self.average.module), -math.inf, 0
@@ -122,6 +132,8 @@ class Trainer:
             return None
         if self.data.instances:
             return CORES
+        if self.sparse:  # how much of each class is drawn says nothing of how much there is
+            return None
         return LINE if len(classes) == 2 and self.settings.threshold is None else None
 
     def estimate(self) -> None:
@@ -199,9 +211,10 @@ class Trainer:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.average.update_parameters(self.network)
-        if not _is_constant(t):  # a label of one class may well be predicted as one class
+        known = t != IGNORE
+        if not _is_constant(t[known]):  # a label of one class may well be predicted as one class
             ids = main.detach().max(1).indices  # not argmax: see `BlockPredictor`
-            self.constant = self.constant + 1 if _is_constant(ids) else 0
+            self.constant = self.constant + 1 if _is_constant(ids[known]) else 0
         return float(loss.detach()), rate
 
     def _check_health(self, loss: float, progress: float) -> None:
@@ -318,10 +331,14 @@ class Trainer:
 
 
 def _corner(section: Section) -> Section:
-    part = (slice(_SAMPLE), slice(_SAMPLE))
+    """A part of a section, at its origin or, if nothing is labelled there, from its first labelled pixel on."""
+    labelled = section.label != IGNORE
+    y = 0 if labelled[:_SAMPLE, :_SAMPLE].any() else int(labelled.any(1).argmax())
+    x = 0 if labelled[y : y + _SAMPLE, :_SAMPLE].any() else int(labelled[y].argmax())
+    part = (slice(y, y + _SAMPLE), slice(x, x + _SAMPLE))
     objects = None if section.objects is None else section.objects[part]
     return Section(section.name, section.image[:, *part], section.label[part], objects)
 
 
 def _is_constant(ids: Tensor) -> bool:
-    return bool((ids == ids.flatten()[0]).all())
+    return not ids.numel() or bool((ids == ids.flatten()[0]).all())

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from tilesegment.errors import DataError, PlanError
+from tilesegment.masks.target import absolute
 from tilesegment.models.model import Model
 from tilesegment.networks.any_network import MODULE
 from tilesegment.signals import uninterrupted
@@ -80,6 +81,9 @@ def train(
     ignore: int | None = None,
     instances: bool | None = None,
     invert: bool | None = None,
+    labels: str | Path | None = None,
+    sparse: bool = False,
+    brush: float | None = None,
     preset: str | None = None,
     config: str | Path | None = None,
     overwrite: bool = False,
@@ -94,11 +98,13 @@ def train(
     """Train a network on labelled images. The model is the best of six looks at the held-out sections, in float16.
 
     Args:
-        data: folder of labelled images, in one of the layouts of `training.data`.
+        data: folder of labelled images, in one of the layouts of `training.data`; with `labels` an image, or a folder
+            of images; or a list of images and labels, a CSV.
         out: folder of the run; None is a new one, `runs/NAME`, `runs/NAME-2`, ..., with `resume` the last of them.
         network: a name in `networks.NETWORKS`, or any module (B, C, H, W) -> (B, K, h, w): see `models.any_module`. Its
             model is loaded by `Model.load(path, network=module)`; give the module again to resume a run.
         classes, ignore, instances, invert: how to read the labels, see `open_dataset`.
+        labels, sparse, brush: what was drawn on `data`, if only that counts, see `open_dataset`.
         preset: a name in `settings.PRESETS`, to start from its settings.
         config: the `config.json` of another run, to start from its settings instead.
         overwrite: replace the files of an earlier run in `out`; its model stays until there is a new one.
@@ -117,10 +123,16 @@ def train(
         raise PlanError("--resume and --overwrite exclude each other; give one of them")
     folder = find_folder(Path(data), out, overwrite, resume)
     began = Configuration.read(folder / CONFIG) if resume and (folder / CONFIG).exists() else None
-    labels = {"classes": classes and list(classes), "ignore": ignore, "instances": instances, "invert": invert}
+    read: dict[str, Any] = {
+        "classes": classes and list(classes),
+        "ignore": ignore,
+        "instances": instances,
+        "invert": invert,
+    }
+    read |= {"labels": None if labels is None else str(absolute(labels)), "sparse": sparse or None, "brush": brush}
     module = network if isinstance(network, nn.Module) else None
     settings |= {} if network is None else {"network": network if module is None else MODULE}
-    run = _Run(Path(data), folder, configure(began, preset, config, labels, settings), start, module)
+    run = _Run(Path(data), folder, configure(began, preset, config, read, settings), start, module)
     if began is not None and began.data_sha256 != run.chosen.data_sha256:
         raise DataError(f"{data} is not what {folder} was trained on; start anew with another --out")
     with _writing(folder), event_writer(tensorboard) as events:

@@ -18,12 +18,14 @@ from tilesegment.viewer.colours import (
     parse_channels,
     usual_colours,
 )
+from tilesegment.viewer.computed import ComputedZooms, is_too_large
 from tilesegment.viewer.layer import JSON, Look, Picture, Placement, Progress
 from tilesegment.viewer.means import Zoom
 from tilesegment.viewer.ranges import Range, ranges_of
 from tilesegment.viewer.tiling import TileAt, zooms
 
 _EXACT = 1 << 22  # pixels of level 0 up to which tiles are PNG
+_UNKNOWN = 128  # grey of what is not computed yet
 _SHOWN = 4  # channels that are shown at first
 
 
@@ -43,6 +45,8 @@ class ImageLayer:
         self.placement = Placement.of(Region.of_shape(source.shape))
         self.is_colour = source.dtype == np.uint8 and source.channels in (3, 4)
         self._zooms = [Zoom(source, zoom) for zoom in range(zooms(source.shape))]
+        needed = any(is_too_large(zoom) for zoom in self._zooms)
+        self._computed = ComputedZooms(source, self._zooms) if needed else None
         self._lock = threading.Lock()
         self._ranges: tuple[Range, ...] | None = None
 
@@ -74,11 +78,21 @@ class ImageLayer:
         if set(look) - {"channels"}:
             raise ViewError(f"the image has no {', '.join(sorted(set(look) - {'channels'}))}: give channels")
         given = parse_channels(look["channels"], self.source.channels) if "channels" in look else None
-        pixels = self._zooms[at.zoom].read(at.pixels(self.shape), self.plane(z))
-        exact = math.prod(self.shape) <= _EXACT
+        pixels, known = self._read(at, self.plane(z))
         if given is None and self.is_colour:
-            return encoded(as_stored(pixels), exact=exact)
-        return encoded(mixed(pixels, self._usual() if given is None else given), exact=exact)
+            drawn = as_stored(pixels)
+        else:
+            drawn = mixed(pixels, self._usual() if given is None else given)
+        if known is not None and not known.all():
+            drawn[~known] = _UNKNOWN
+            return encoded(drawn, exact=False, lasting=False)
+        return encoded(drawn, exact=math.prod(self.shape) <= _EXACT)
+
+    def _read(self, at: TileAt, z: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the pixels of a tile, (C, h, w), and which of them are known, (h, w); None: all."""
+        if self._computed is not None and self._computed.covers(at.zoom):
+            return self._computed.read(at, z)
+        return self._zooms[at.zoom].read(at.pixels(self.shape), z), None
 
     def _usual(self) -> tuple[Channel, ...]:
         colours = usual_colours(self.source.channels)
@@ -97,11 +111,13 @@ class ImageLayer:
         return values[0] if len(values) == 1 else values
 
     def progress(self) -> Progress | None:
-        """Return how far the levels are that the file lacks."""
-        return None
+        """Return how far the zooms are that the file lacks."""
+        return None if self._computed is None else self._computed.progress()
 
     def close(self) -> None:
         """Close the image."""
+        if self._computed is not None:
+            self._computed.close()
         self.source.close()
 
 

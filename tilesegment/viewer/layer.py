@@ -1,8 +1,10 @@
 """What the viewer shows: layers, each of which draws its tiles."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
+
+import numpy as np
 
 from tilesegment.geometry import Region
 from tilesegment.viewer.tiling import TileAt
@@ -53,12 +55,16 @@ class Progress:
         done, total: blocks.
         version: grows when tiles have changed.
         rate: megapixels per second, None if unknown.
+        stored: which blocks are done, bool (planes, rows, columns); None if it changes everywhere.
+        block: side of these blocks in pixels of the layer.
     """
 
     done: int
     total: int
     version: int
     rate: float | None = None
+    stored: np.ndarray | None = field(default=None, compare=False)
+    block: int = 0
 
 
 class Layer(Protocol):

@@ -13,7 +13,10 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
 from tilesegment.errors import ViewError
+from tilesegment.viewer.annotation_requests import AnnotationsRequest, EraseRequest
 from tilesegment.viewer.handler import Handler, View, address
+from tilesegment.viewer.live import ProgressRequest
+from tilesegment.viewer.place_requests import PlacesRequest
 from tilesegment.viewer.scene import Scene
 from tilesegment.viewer.security import Names, new_token
 from tilesegment.viewer.tile_requests import Page, PageFile, SceneRequest, Tile, Value
@@ -25,6 +28,10 @@ ROUTES: Sequence[tuple[str, type[Handler]]] = (
     ("scene.json", SceneRequest),
     ("tile/{layer}/{z}/{zoom}/{row}/{column}", Tile),
     ("value", Value),
+    ("annotations", AnnotationsRequest),
+    ("annotations/erase", EraseRequest),
+    ("progress", ProgressRequest),
+    ("places", PlacesRequest),
 )
 MOST_BODY = 64 << 20  # bytes of what a browser sends: annotations
 _MOST_HEADER = 16 << 10

@@ -13,7 +13,7 @@ from tilesegment.labels.geojson import is_geojson
 from tilesegment.training.data.pairs import Layout, Pair, words_of
 
 _FOLDERS = ("images", "imgs", "image", "img")  # of images, in any case
-_ANNOTATIONS = ("annotations", "annotation", "geojson", "json", "labels", "masks")  # of outlines, in any case
+ANNOTATIONS = ("annotations", "annotation", "geojson", "json", "labels", "masks")  # of outlines, in any case
 _PARTS = {"train": ("train",), "training": ("train",), "val": ("val",), "valid": ("val",), "validation": ("val",)}
 _OF_ONE = ("geojson", "labelme")  # kinds of files that hold the objects of one image
 _OTHER_COCO = ("captions", "panoptic", "person_keypoints", "stuff", "image_info")
@@ -43,7 +43,7 @@ def beside_images(folder: Path) -> Layout | None:
     if any(kind_of(path) in _OF_ONE for path in drawn.images.values()):
         layout = _paired(stems, drawn)
         return replace(layout, words=words_of(layout.pairs))
-    for one, other in product(_named(folder, _FOLDERS), _named(folder, _ANNOTATIONS)):
+    for one, other in product(_named(folder, _FOLDERS), _named(folder, ANNOTATIONS)):
         stems = list_images(one).images
         drawn = list_drawn(other, stems)
         if any(kind_of(path) in _OF_ONE for path in drawn.images.values()):
@@ -69,7 +69,7 @@ def coco(folder: Path, part: str = "") -> Layout | None:
     Of several files, such as instances_train.json and instances_val.json, `part` names the wanted ones; "" wants those
     that name neither.
     """
-    folders = [folder, *_named(folder, _ANNOTATIONS)]
+    folders = [folder, *_named(folder, ANNOTATIONS)]
     wanted = _PARTS.get(part, (part,) if part else ())
     files = [path for one in folders for path in sorted(one.glob("*.json")) if _is_of(path, wanted)]
     files = [path for path in files if kind_of(path) == "coco"]

@@ -62,6 +62,12 @@ def find_layout(path: Path) -> Layout:
     raise DataError(f"{path} has no folder {lacking}/; expected {_EXPECTED}; found {some_of(names, 6) or 'nothing'}")
 
 
+def folders_of(path: Path) -> tuple[Path, Path] | None:
+    """Return the folder of images and that of labels or outlines in the folder `path`, if it has one of each."""
+    images, labels = _named(path, _IMAGES), _named(path, (*_LABELS, *drawn.ANNOTATIONS))
+    return (images[0], labels[0]) if len(images) == len(labels) == 1 else None
+
+
 def _found(path: Path, name: str) -> Layout | None:
     """The labelled images in the folder NAME/ of `path`, or in images/NAME/; "" is `path` itself."""
     if not name:

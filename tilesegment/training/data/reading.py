@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from scipy import ndimage
 
-from tilesegment.errors import DataError, ImageError
+from tilesegment.errors import DataError
 from tilesegment.geometry import Region
 from tilesegment.images import ImageSource, open_channels
 from tilesegment.images.resampled import at_scale
@@ -24,10 +24,12 @@ from tilesegment.labels.resampled import at_centres
 from tilesegment.labels.scanning import MOST_CLASSES, ObjectsError, Scan, scan
 from tilesegment.metadata import PixelSize
 from tilesegment.training.data.layouts import find_layout
+from tilesegment.training.data.marked import is_list
 from tilesegment.training.data.objects import Instances
 from tilesegment.training.data.pairs import Layout, Pair
 from tilesegment.training.data.pixel_sizes import Fitted, Sizing, size_warnings
-from tilesegment.training.data.sections import Dataset, Section
+from tilesegment.training.data.sections import Dataset, Section, read_pixels, without_alpha
+from tilesegment.training.data.sparse import open_sparse
 from tilesegment.training.data.summary import label_warnings
 
 WHOLE = 4096 * 4096  # pixels of the largest image that is kept whole
@@ -67,8 +69,11 @@ def open_dataset(
     *,
     mpp: float | None = None,
     source_mpp: float | None = None,
+    labels: str | Path | None = None,
+    sparse: bool = False,
+    brush: float | None = None,
 ) -> Dataset:
-    """Read the labelled images in the folder `path`.
+    """Read the labelled images in the folder `path`, or of images what was drawn on them.
 
     Labels are read twice: to collect the values of all files, and then into sections. Of images of more than
     4096 x 4096 pixels only labelled parts are kept, with 256 px of context, so that memory follows the labelled area.
@@ -83,6 +88,10 @@ def open_dataset(
         invert: invert files that declare 0 as white (MINISWHITE), so that 0 is black.
         mpp: pixel size in micrometres to which each image and its label are resampled; None keeps them as they are.
         source_mpp: that of all images, whatever their files say; refused if these say several.
+        labels: what was drawn on the image `path`, or a folder of such files for a folder of images: outlines, or label
+            images with 0 where nothing is drawn. Only what was drawn counts, and the data set is a `SparseDataset`.
+        sparse: read a folder of images and labels in this way, too; so is a list, a CSV with columns image and labels.
+        brush: width in pixels that lines and points count as, where only what was drawn counts; None is 8.
 
     Raises:
         DataError: an unknown layout, an image without a label or a label without an image, different sizes, labels
@@ -91,6 +100,20 @@ def open_dataset(
         ImageError: a file cannot be read.
     """
     try:
+        if sparse or labels is not None or is_list(Path(path)):
+            if instances:
+                raise DataError("--instances is for labels that hold all objects of an image, not for sparse ones")
+            return open_sparse(
+                Path(path),
+                None if labels is None else Path(labels),
+                classes=classes,
+                ignore=ignore,
+                invert=invert,
+                brush=brush,
+                sizing=Sizing(mpp, source_mpp),
+            )
+        if brush is not None:
+            raise DataError(f"--brush {brush:g} is for what is drawn as lines; give --labels or --sparse with it")
         layout = find_layout(Path(path))
         options = LabelOptions(layout.ignore if ignore is None else ignore, False, invert, layout.voc)
         return _read(layout, options, classes, instances, Sizing(mpp, source_mpp))
@@ -187,19 +210,9 @@ def _filled(data: Dataset, layout: Layout, options: LabelOptions, meaning: Meani
         sections=tuple(s for part in parts for s in part if s.name not in unlabelled),
         held_out=tuple(s.name for s in parts[1] if s.name not in unlabelled),
     )
-    data = _without_alpha(data)
+    data = without_alpha(data)
     sizes = size_warnings(data.read_as, data.pixel_size)
     return replace(data, warnings=(*layout.warnings, *data.warnings, *sizes, *label_warnings(data, [*unlabelled])))
-
-
-def _without_alpha(data: Dataset) -> Dataset:
-    """Leave out the fourth channel of 8-bit images if it is 255 everywhere, as `predict` does for three channels."""
-    images = [section.image for section in data.sections]
-    if not images or not all(len(one) == 4 and one.dtype == np.uint8 and (one[3] == 255).all() for one in images):
-        return data
-    sections = tuple(replace(section, image=np.ascontiguousarray(section.image[:3])) for section in data.sections)
-    note = "the fourth channel is 255 everywhere, the alpha of RGBA, and is left out"
-    return replace(data, sections=sections, notes=(*data.notes, note))
 
 
 @contextmanager
@@ -282,7 +295,7 @@ def _sections(
             name = pair.name if label.planes == 1 else f"{pair.name}[{z}]"
             if not partly or whole.area <= WHOLE:
                 read = meaning.read(pair.name, label, whole, z)
-                yield Section(name, _pixels(pair.name, source, whole, level, z), *read)
+                yield Section(name, read_pixels(pair.name, source, whole, level, z), *read)
                 continue
             parts = _labelled_parts(label.shape, labelled)
             count = int(parts.max())
@@ -300,15 +313,8 @@ def _sections(
                 own[other] = IGNORE
                 if objects is not None:
                     objects = dense(np.where(other, 0, objects))[0]
-                image = _pixels(pair.name, source, region, level, z)
+                image = read_pixels(pair.name, source, region, level, z)
                 yield Section(f"{name}@{region.y0},{region.x0}", image, own, objects)
-
-
-def _pixels(name: str, source: ImageSource, region: Region, level: int, z: int) -> np.ndarray:
-    image = np.ascontiguousarray(source.read(region, level, z))
-    if image.dtype.kind == "f" and not np.isfinite(image).all():
-        raise ImageError(f"image {name} holds NaN or infinity; replace them before training")
-    return image
 
 
 def _labelled_parts(shape: tuple[int, int], is_labelled: Callable[[Region], np.ndarray]) -> np.ndarray:

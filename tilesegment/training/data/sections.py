@@ -3,16 +3,23 @@
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
-from tilesegment.errors import DataError
+from tilesegment.errors import DataError, ImageError
+from tilesegment.geometry import Region
+from tilesegment.images import ImageSource
 from tilesegment.labels.coding import IGNORE
 from tilesegment.labels.files import some_of
 from tilesegment.metadata import LabelClass, PixelSize
 from tilesegment.models.header import Normalisation
 from tilesegment.training.data.pixel_sizes import Fitted
+
+AnyData = TypeVar("AnyData", bound="Dataset")
+
+_AT_ONCE = 1 << 27  # values of images whose mean and spread are computed at once
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,7 @@ class Section:
     image: np.ndarray  # (C, H, W) in the file's dtype
     label: np.ndarray  # (H, W) uint8 class ids, IGNORE where not labelled
     objects: np.ndarray | None = None  # of instance labels: (H, W) int32, 0 outside, 1 to n numbers the objects
+    groups: np.ndarray | None = None  # of sparse labels: (H, W) int32 numbers of annotations, 0 where nothing is drawn
 
     @property
     def stem(self) -> str:
@@ -87,6 +95,28 @@ class Dataset:
         return float(diameters(np.median(sizes))) if sizes.size else None
 
 
+def without_alpha(data: AnyData) -> AnyData:
+    """Leave out the fourth channel of 8-bit images if it is 255 everywhere, as `predict` does for three channels."""
+    images = [section.image for section in data.sections]
+    if not images or not all(len(one) == 4 and one.dtype == np.uint8 and (one[3] == 255).all() for one in images):
+        return data
+    sections = tuple(replace(section, image=np.ascontiguousarray(section.image[:3])) for section in data.sections)
+    note = "the fourth channel is 255 everywhere, the alpha of RGBA, and is left out"
+    return replace(data, sections=sections, notes=(*data.notes, note))
+
+
+def read_pixels(name: str, source: ImageSource, region: Region, level: int, z: int) -> np.ndarray:
+    """Read a region of the image called `name`, (C, h, w).
+
+    Raises:
+        ImageError: it cannot be read, or holds NaN or infinity.
+    """
+    image = np.ascontiguousarray(source.read(region, level, z))
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise ImageError(f"image {name} holds NaN or infinity; replace them before training")
+    return image
+
+
 def diameters(areas: np.ndarray) -> np.ndarray:
     """Return the diameters of circles of these areas, pixels."""
     return 2 * np.sqrt(areas / np.pi)
@@ -113,9 +143,21 @@ def normalisation_of(sections: Sequence[Section]) -> Normalisation:
     Raises:
         DataError: all channels are constant, or one holds NaN.
     """
-    flat = np.concatenate([s.image.reshape(len(s.image), -1) for s in sections], axis=1)
-    mean, std = flat.mean(1, dtype=np.float64), spreads(flat.std(1, dtype=np.float64))
-    return Normalisation(tuple(map(float, mean)), tuple(map(float, std)), str(flat.dtype))
+    if sum(s.image.size for s in sections) > _AT_ONCE:
+        mean, std = _moments(sections)
+    else:
+        flat = np.concatenate([s.image.reshape(len(s.image), -1) for s in sections], axis=1)
+        mean, std = flat.mean(1, dtype=np.float64), flat.std(1, dtype=np.float64)
+    return Normalisation(tuple(map(float, mean)), tuple(map(float, spreads(std))), str(sections[0].image.dtype))
+
+
+def _moments(sections: Sequence[Section]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel (C,), image by image."""
+    sizes = np.array([one.label.size for one in sections], np.float64)
+    means = np.array([one.image.mean((1, 2), dtype=np.float64) for one in sections])
+    mean = sizes @ means / sizes.sum()
+    squares = np.array([((one.image - mean[:, None, None]) ** 2).mean((1, 2)) for one in sections])
+    return mean, np.sqrt(sizes @ squares / sizes.sum())
 
 
 def spreads(std: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from tilesegment.labels.files import some_of
 from tilesegment.training.data.pixel_sizes import size_words
 from tilesegment.training.data.sections import Dataset, Section, class_counts, total_counts
 from tilesegment.training.data.sizes import ObjectNumbers
+from tilesegment.training.data.sparse_data import SparseDataset, number_of
 
 _RARE = 0.001  # below this share of the labelled pixels a class is hardly learnt
 # Correlations of images reduced to 32 x 32, and of the detail that 128 x 128 adds. Neighbours in the stacks of ISBI
@@ -30,7 +31,7 @@ def label_warnings(data: Dataset, unlabelled: Sequence[str]) -> tuple[str, ...]:
     if unlabelled:
         found.append(f"{some_of(unlabelled)}: no pixel is labelled, left out")
     uniform = [s.name for s in data.sections if np.count_nonzero(class_counts(s.label)[:IGNORE]) == 1]
-    if uniform and not data.instances:
+    if uniform and not (data.instances or isinstance(data, SparseDataset)):
         found.append(f"{some_of(uniform)}: the label is wholly one class; remove it if it was never drawn")
     for one, share in zip(data.classes, data.shares(), strict=True):
         if share < _RARE:
@@ -89,28 +90,70 @@ def summary(data: Dataset, held_out: Sequence[Section]) -> str:
         data: the data set.
         held_out: its held-out sections; the others are trained on.
     """
+    if isinstance(data, SparseDataset):
+        return "\n".join(_sparse(data, held_out))
     sections = data.sections
     files = len({section.stem for section in sections})
     shapes = Counter(f"{s.image.shape[1]} x {s.image.shape[2]}" for s in sections).most_common()
     listed = [shape if len(shapes) == 1 else f"{n} of {shape}" for shape, n in shapes]
-    channels, names = len(sections[0].image), [section.name for section in held_out]
+    names = [section.name for section in held_out]
     of_files = f" from {files} file{'s' * (files > 1)}" if files < len(sections) else ""
     lines = [
         *_row("data", f"{len(sections)} labelled image{'s' * (len(sections) > 1)}{of_files}"),
         *_row("layout", data.layout),
         *_row("size (y x x)", some_of(listed, 4)),
-        *_row("pixels", f"{channels} channel{'s' * (channels > 1)} of {sections[0].image.dtype}"),
+        *_pixels(data),
     ]
-    for number, text in enumerate(size_words(data.read_as, data.pixel_size)):
-        lines += _row("" if number else "pixel size", text)
     lines += _classes(data) + _objects(data)
     lines += _row("held out", f"{len(names)}: {some_of(names, 12)}" if names else "nothing, so there will be no score")
-    for note in data.notes:
-        lines += _row("note", note)
     train = [section for section in sections if section.name not in names]
-    for warning in (*data.warnings, *split_warnings(train, held_out)):
-        lines += _row("warning", warning)
+    lines += _told(data, split_warnings(train, held_out))
     return "\n".join(lines)
+
+
+def _sparse(data: SparseDataset, held_out: Sequence[Section]) -> list[str]:
+    """The lines on annotations, of which only the drawn pixels count."""
+    images, parts, count = len(data.read_as), len(data.sections), len(data.groups)
+    read = sum(section.label.size for section in data.sections)
+    held = sorted({number_of(section) for section in held_out})
+    has = data.counts() > 0
+    names = some_of([section.name for section in held_out], 6)
+    told = f"{len(held)} of {count} annotations, each whole: {names}" if held else "nothing, so there will be no score"
+    each = [
+        f"{one.name} {some.sum()} ({some[[n - 1 for n in held]].sum()} held out)"
+        for one, some in zip(data.classes, has.T, strict=True)
+    ]
+    few = [
+        one.name
+        for one, some in zip(data.classes, has.T, strict=True)
+        if held and not some[[n - 1 for n in held]].any()
+    ]
+    warnings = [f"no annotation of {some_of(few)} is held out: draw more of it, so that it is scored"] if few else []
+    return [
+        *_row("data", f"{count} annotations on {images} image{'s' * (images > 1)}; those that touch count as one"),
+        *_row("layout", data.layout),
+        *_row("read", f"{parts} parts around them, {read / 1e6:,.1f} of {data.area / 1e6:,.1f} megapixels"),
+        *_pixels(data),
+        *_classes(data),
+        *_row("annotations", ", ".join(each)),
+        *_row("held out", told),
+        *_told(data, warnings),
+    ]
+
+
+def _told(data: Dataset, more: Sequence[str]) -> list[str]:
+    """The lines of notes and warnings."""
+    notes = [line for note in data.notes for line in _row("note", note)]
+    return notes + [line for warning in (*data.warnings, *more) for line in _row("warning", warning)]
+
+
+def _pixels(data: Dataset) -> list[str]:
+    """The lines on the pixels: channels, type, size."""
+    first = data.sections[0].image
+    lines = _row("pixels", f"{len(first)} channel{'s' * (len(first) > 1)} of {first.dtype}")
+    for number, text in enumerate(size_words(data.read_as, data.pixel_size)):
+        lines += _row("" if number else "pixel size", text)
+    return lines
 
 
 def _row(label: str, text: str) -> list[str]:
@@ -133,7 +176,8 @@ def _objects(data: Dataset) -> list[str]:
 
 def _classes(data: Dataset) -> list[str]:
     """One line per class, and one for unlabelled pixels."""
-    coloured = all(one.value == int(one.colour[1:], 16) for one in data.classes)
+    drawn = isinstance(data, SparseDataset) and data.ignore is None  # outlines, which have no values
+    coloured = drawn or all(one.value == int(one.colour[1:], 16) for one in data.classes)
     rows = [("id", "class", "colour" if coloured else "value", "share")]
     for id_, (one, share) in enumerate(zip(data.classes, data.shares(), strict=True)):
         name = one.name[:_LONGEST_NAME] + "..." * (len(one.name) > _LONGEST_NAME)
@@ -146,7 +190,7 @@ def _classes(data: Dataset) -> list[str]:
         cells[1] = row[1].ljust(wide[1])
         lines.append(("" if n else "classes").ljust(_LABEL) + "  ".join(cells))
     counts = total_counts(data.sections)
-    if counts[IGNORE]:
+    if counts[IGNORE] and not drawn:
         value = "" if data.ignore is None else f" (value {data.ignore})"
         lines += _row("not labelled", f"{100 * counts[IGNORE] / counts.sum():.2f} % of the pixels{value}")
     return lines

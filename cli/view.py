@@ -1,0 +1,97 @@
+"""`tileseg view`."""
+
+import getpass
+import os
+import socket
+import webbrowser
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tilesegment_cli import options
+
+if TYPE_CHECKING:
+    from tilesegment.stores import Options
+    from tilesegment.viewer import Server
+
+
+@click.command()
+@click.argument("image", type=options.read_place)
+@click.argument("masks", type=options.read_place, nargs=-1, metavar="[MASK]...")
+@click.option(
+    "--truth",
+    type=options.read_place,
+    metavar="LABELS",
+    help="Compare each MASK with these: what is missed, made up or of another class.",
+)
+@options.axes
+@options.select
+@options.series
+@options.invert
+@options.store_options
+@click.option(
+    "--places", type=options.read_path, metavar="FILE", help="Step through these places: what tileseg suggest wrote."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the page.  [default: a free one]")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="ADDRESS",
+    help="Listen here; any other than the default lets other machines in.",
+)
+@click.option("--no-browser", is_flag=True, help="Only print the address of the page.")
+def view(
+    image: str,
+    masks: tuple[str, ...],
+    truth: str | None,
+    port: int,
+    host: str,
+    no_browser: bool,
+    store_options: "Options",
+    **reading: Any,
+) -> None:
+    """Show IMAGE, and each MASK over it, in a page of the browser.
+
+    A local server draws the tiles. It answers only who knows the random address that it prints, and serves only what is
+    named here. Ctrl-C ends it.
+    """
+    from tilesegment.signals import sigterm_stops
+    from tilesegment.stores import place_of
+    from tilesegment.viewer import Server, open_scene
+
+    reading["select"] = dict(reading["select"] or {})
+    places = [place_of(one, store_options) for one in masks]
+    true = None if truth is None else place_of(truth, store_options)
+    with open_scene(place_of(image, store_options), places, truth=true, **reading) as scene:
+        server = Server(scene, host=host, port=port)
+        for note in scene.image.source.notes:
+            click.echo(f"Note: {note}", err=True)
+        _announce(server, host)
+        if not (no_browser or _is_remote()):
+            webbrowser.open(server.url)
+        with sigterm_stops():
+            server.run()
+
+
+def _announce(server: "Server", host: str) -> None:
+    """Print the address; on a remote machine how to reach it from here, and who else can."""
+    from tilesegment.viewer.security import is_loopback
+
+    click.echo(server.url)
+    if not is_loopback(host):
+        click.echo(
+            f"Warning: on {host} every machine that reaches this one can ask for the page; whoever has its address "
+            "sees the image and may change annotations, and nothing is encrypted. Without --host only this machine can",
+            err=True,
+        )
+    elif _is_remote():
+        line = f"ssh -N -L {server.port}:localhost:{server.port} {getpass.getuser()}@{socket.gethostname()}"
+        click.echo(f"From your own machine: {line}", err=True)
+        click.echo(f"then open http://localhost:{server.port}/{server.token}/", err=True)
+    click.echo("Ctrl-C ends it.", err=True)
+
+
+def _is_remote() -> bool:
+    """Whether someone works on this machine through ssh."""
+    return bool(os.environ.get("SSH_CONNECTION") or os.environ.get("SSH_CLIENT"))
