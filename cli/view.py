@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 @options.invert
 @options.store_options
 @click.option(
+    "--annotate",
+    type=options.written_path,
+    metavar="FILE",
+    help="Draw annotations and correct objects in this .geojson, stored after each stroke; it need not exist.",
+)
+@click.option(
     "--places", type=options.read_path, metavar="FILE", help="Step through these places: what tileseg suggest wrote."
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the page.  [default: a free one]")
@@ -65,7 +71,8 @@ def view(
     true = None if truth is None else place_of(truth, store_options)
     with open_scene(place_of(image, store_options), places, truth=true, **reading) as scene:
         server = Server(scene, host=host, port=port)
-        for note in scene.image.source.notes:
+        drawn = scene.annotations.notes if scene.annotations else ()
+        for note in (*scene.image.source.notes, *drawn):
             click.echo(f"Note: {note}", err=True)
         _announce(server, host)
         if not (no_browser or _is_remote()):

@@ -103,6 +103,7 @@ USES = {
     "tissue out": use("tissue slide.tif --out {}", *_NEW),
     "view image": use("view {} --no-browser"),
     "view masks": use("view slide.tif {} --no-browser"),
+    "view annotate": use("view slide.tif --no-browser --annotate {}", *_NEW),
     "view places": use("view slide.tif --no-browser --places {}"),
     "info path": use("info {}"),
     "import path": use("import {} --network unet-same --out i.safetensors"),
@@ -123,6 +124,7 @@ ENDINGS = {
     "evaluate figure": ".png",
     "preview out": ".png",
     "tissue out": ".geojson",
+    "view annotate": ".geojson",
     "import out": ".safetensors",
     "export out": ".onnx",
 }
