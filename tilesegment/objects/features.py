@@ -1,5 +1,6 @@
 """Tables of objects with outlines, read back as features, as GeoJSON has them."""
 
+import math
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,7 +48,9 @@ def _features(columns: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
         if row.get(PLANE) is not None:
             properties["plane"] = {"z": row[PLANE]}
         properties["measurements"] = {
-            name: value for name, value in row.items() if isinstance(value, int | float) and name != PLANE
+            name: value
+            for name, value in row.items()
+            if isinstance(value, int | float) and math.isfinite(value) and name != PLANE
         }
         geometry = {} if shape is None else shapely.geometry.mapping(shape)
         yield {"type": "Feature", "geometry": geometry, "properties": properties}

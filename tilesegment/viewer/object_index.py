@@ -8,7 +8,6 @@ import csv
 import gzip
 import json
 import math
-import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -140,17 +139,24 @@ def _indexed(path: Path, text: Path) -> ObjectIndex:
 
 def _geojson(text: Path, path: Path) -> ObjectIndex:
     """Index GeoJSON."""
-    rows = _Rows()
-    with text.open("rb") as raw:
-        before = len(_BOM) if raw.read(3) == _BOM else 0
+    rows, names = _Rows(), dict[str, str | None]()
     # one character a byte, so that places in the text are those in the file
-    with text.open("r", encoding="latin-1", newline="") as file:
+    with text.open("rb") as raw, text.open("r", encoding="latin-1", newline="") as file:
+        before = len(_BOM) if raw.read(3) == _BOM else 0
         file.seek(before)
-        for number, (document, span) in enumerate(_spans(file, path), 1):
+        for number, (document, (start, end)) in enumerate(_spans(file, path), 1):
+            span = (start + before, end + before)
             try:
-                _add_feature(rows, document, (span[0] + before, span[1] + before))
+                name, colour = class_of(document.get("properties") or {})
+                if name is not None and not name.isascii():  # read it as it is meant, once
+                    if name not in names:
+                        raw.seek(span[0])
+                        names[name] = class_of(json.loads(raw.read(end - start))["properties"])[0]
+                    name = names[name]
+                _add_feature(rows, document, span, name, colour)
             except _DAMAGES as error:
-                raise MaskError(f"{path}: feature {number} is damaged ({one_line(error, 80)}); write it again") from error
+                what = one_line(error, 80)
+                raise MaskError(f"{path}: feature {number} is damaged ({what}); write it again") from error
     return rows.index()
 
 
@@ -161,16 +167,15 @@ def _spans(file: TextIO, path: Path) -> Iterator[tuple[dict[str, Any], tuple[int
         yield document, reader.span
 
 
-def _add_feature(rows: _Rows, document: dict[str, Any], span: tuple[int, int]) -> None:
-    """Add a feature, whose text was decoded as Latin-1."""
+def _add_feature(
+    rows: _Rows, document: dict[str, Any], span: tuple[int, int], name: str | None, colour: str | None
+) -> None:
+    """Add a feature, unless it has no points."""
     geometry, properties = document.get("geometry") or {}, document.get("properties") or {}
     box = extent(geometry)
-    if box is None:
-        return
-    name, colour = class_of(properties)
-    plane = geometry.get("plane") or properties.get("plane")
-    z = _EVERY if plane is None else int(plane.get("z", 0))
-    rows.add(box, span, None if name is None else name.encode("latin-1").decode(errors="replace"), colour, z)
+    if box is not None:
+        plane = geometry.get("plane") or properties.get("plane")
+        rows.add(box, span, name, colour, _EVERY if plane is None else int(plane.get("z", 0)))
 
 
 def class_of(properties: dict[str, Any]) -> tuple[str | None, str | None]:
@@ -185,6 +190,7 @@ def class_of(properties: dict[str, Any]) -> tuple[str | None, str | None]:
 
 def extent(geometry: dict[str, Any]) -> tuple[float, float, float, float] | None:
     """Return the box y0, x0, y1, x1 of a geometry of any kind; None if it has no points."""
+    points: list[Sequence[float]]
     if geometry.get("type") == "GeometryCollection":
         boxes = [box for one in geometry["geometries"] if (box := extent(one)) is not None]
         points = [point for y0, x0, y1, x1 in boxes for point in ((x0, y0), (x1, y1))]
@@ -198,13 +204,14 @@ def extent(geometry: dict[str, Any]) -> tuple[float, float, float, float] | None
 
 def _points(coordinates: Any) -> Iterable[Sequence[float]]:
     """Return the points in nested lists; of polygons those of the shells, within which the holes lie."""
-    if not isinstance(coordinates[0], list):
+    first = coordinates[0]
+    if not isinstance(first, list | tuple):
         return (coordinates,)
-    if not isinstance(coordinates[0][0], list):
+    if not isinstance(first[0], list | tuple):
         points: Sequence[Sequence[float]] = coordinates
         return points
-    if not isinstance(coordinates[0][0][0], list):
-        return _points(coordinates[0])
+    if not isinstance(first[0][0], list | tuple):
+        return _points(first)
     return (point for polygon in coordinates for point in _points(polygon))
 
 
@@ -243,8 +250,7 @@ def _records(file: BinaryIO) -> Iterator[bytes]:
 
 def parse_record(record: bytes) -> list[str]:
     """Return the values of a record of a CSV file."""
-    found = next(csv.reader([record.removeprefix(_BOM).decode("utf-8", errors="replace")]), [])
-    return found
+    return next(csv.reader(record.removeprefix(_BOM).decode("utf-8", errors="replace").splitlines(keepends=True)), [])
 
 
 def _box_columns(columns: Sequence[str], path: Path) -> tuple[list[int], int | None, int | None]:
@@ -264,17 +270,12 @@ def _rewritten(features: Iterable[dict[str, Any]], file: BinaryIO, path: Path) -
     """Write features as text, one a line, and index them."""
     rows, at = _Rows(), 0
     for number, document in enumerate(features, 1):
-        line = json.dumps(document, separators=(",", ":"), ensure_ascii=True).encode()
+        line = json.dumps(document, separators=(",", ":")).encode()
         file.write(line + b"\n")
         try:
-            # its text is ASCII: a name that was not stays as it is
-            name, colour = class_of(document["properties"])
-            box, plane = extent(document["geometry"]), document["properties"].get("plane")
-            if box is not None:
-                rows.add(box, (at, at + len(line)), name, colour, _EVERY if plane is None else int(plane["z"]))
+            _add_feature(rows, document, (at, at + len(line)), *class_of(document["properties"]))
         except _DAMAGES as error:
             raise MaskError(f"{path}: row {number} is damaged ({one_line(error, 80)}); write it again") from error
         at += len(line) + 1
     file.flush()
-    os.fsync(file.fileno())
     return rows.index()
