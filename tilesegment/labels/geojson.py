@@ -16,6 +16,7 @@ from tilesegment.stores import Place
 SUFFIXES = (".geojson", ".geojson.gz")
 CHUNK = 1 << 20  # characters that are read at once, at least
 CROWD = "crowd"  # the object type of regions in which objects are not told apart
+IMAGE = "image"  # the item of a feature's metadata that names the image
 _IGNORED = ("Ignore*", "__ignore__")  # names of classes
 _SPACE = " \t\r\n"
 _EXPECTED = "expected GeoJSON: a FeatureCollection, as QuPath exports it"
@@ -33,6 +34,7 @@ class Feature:
         name: of its class, or None.
         object_type: QuPath's: `annotation`, `detection`, `cell`, ... `annotation` if the file has none.
         plane: of a stack, from 0.
+        image: the name of that on which it was found, which QuPath keeps; None if nothing says it.
         paths: of points and lines: (n, 2) float64 of (y, x); a point has one vertex.
         colour: of its class, `#rrggbb`, or None.
     """
@@ -42,6 +44,7 @@ class Feature:
     name: str | None
     object_type: str
     plane: int
+    image: str | None = None
     paths: tuple[np.ndarray, ...] = ()
     colour: str | None = None
 
@@ -103,6 +106,7 @@ def feature_of(document: dict[str, Any]) -> Feature:
         name=classification.get("name") or ": ".join(map(str, names)) or None,
         object_type=str(kind),
         plane=int(plane.get("z", 0)),
+        image=(properties.get("metadata") or {}).get(IMAGE),
         paths=tuple(_paths(geometry)),
         colour=_colour(classification),
     )
