@@ -18,11 +18,26 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("image", type=options.read_place)
 @click.argument("masks", type=options.read_place, nargs=-1, metavar="[MASK]...")
+@click.option(
+    "--truth",
+    type=options.read_place,
+    metavar="LABELS",
+    help="Compare each MASK with these: what is missed, made up or of another class.",
+)
 @options.axes
 @options.select
 @options.series
 @options.invert
 @options.store_options
+@click.option(
+    "--annotate",
+    type=options.written_path,
+    metavar="FILE",
+    help="Draw annotations and correct objects in this .geojson, stored after each stroke; it need not exist.",
+)
+@click.option(
+    "--places", type=options.read_path, metavar="FILE", help="Step through these places: what tileseg suggest wrote."
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the page.  [default: a free one]")
 @click.option(
     "--host",
@@ -35,6 +50,7 @@ if TYPE_CHECKING:
 def view(
     image: str,
     masks: tuple[str, ...],
+    truth: str | None,
     port: int,
     host: str,
     no_browser: bool,
@@ -52,9 +68,11 @@ def view(
 
     reading["select"] = dict(reading["select"] or {})
     places = [place_of(one, store_options) for one in masks]
-    with open_scene(place_of(image, store_options), places, **reading) as scene:
+    true = None if truth is None else place_of(truth, store_options)
+    with open_scene(place_of(image, store_options), places, truth=true, **reading) as scene:
         server = Server(scene, host=host, port=port)
-        for note in scene.image.source.notes:
+        drawn = scene.annotations.notes if scene.annotations else ()
+        for note in (*scene.image.source.notes, *drawn):
             click.echo(f"Note: {note}", err=True)
         _announce(server, host)
         if not (no_browser or _is_remote()):

@@ -172,10 +172,15 @@ def measure_storing(place: Location, size: int, repeats: int) -> None:
     """Print how fast a Zarr becomes a mask on the server, and how fast its objects become others."""
     settings = Settings(model="em-membrane", precision="fp32", runtime="pytorch")
     times: dict[str, list[float]] = {"predict": [], "copy there": []}
-    for turn in range(repeats):
-        mask, copy = (replace(place, key=f"{name}-{turn}.zarr") for name in ("mask", "copy"))
-        times["predict"].append(seconds_of(lambda mask=mask: idle(place, mask, settings)))
-        times["copy there"].append(seconds_of(lambda copy=copy: copy_there(place, copy)))
+    for turn in range(repeats + 1):
+        ends = (replace(place, key=f"{name}-{turn}-of-{place.key}") for name in ("mask", "copy"))
+        for (work, taken), end in zip(times.items(), ends, strict=True):
+            taken.append(
+                seconds_of(
+                    partial(idle, place, end, settings) if work == "predict" else partial(copy_there, place, end)
+                )
+            )
+    times = {work: taken[1:] for work, taken in times.items()}  # the first one imports
     print_rates(place.key, times, size)
 
 
@@ -190,7 +195,7 @@ def measure_model(place: Location, size: int, repeats: int, model: str) -> None:
             file.write_bytes(store_at(place).get(one.key))
         for turn in range(repeats):
             ends = {
-                "server": (place, replace(place, key=f"by-model-{turn}.zarr")),
+                "server": (place, replace(place, key=f"by-model-{turn}-of-{place.key}")),
                 "disk": (stored, Path(name, "m.zarr")),
             }
             for where, (image, mask) in ends.items():

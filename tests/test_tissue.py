@@ -10,7 +10,7 @@ import pytest
 import shapely
 import tifffile
 from command_line import Run
-from conftest import data_folder, noise
+from conftest import data_folder, noise, toy_model
 from image_files import Write, ome_zarr, png, tiff
 from mask_files import attributes, contents, mask_of
 from PIL import Image
@@ -18,6 +18,7 @@ from scipy import ndimage
 from skipping_images import BLOCK, padded_section, slide
 from unreal_plans import network_of, plan_of
 
+import tilesegment
 from tilesegment import MaskError, PlanError, Region, TilesegmentError, describe, open_image, open_mask, write_tissue
 from tilesegment.geometry import FieldOfView
 from tilesegment.images.artefacts import find_pen
@@ -85,6 +86,20 @@ def test_a_corrected_picture_counts_pixel_by_pixel(tmp_path: Path) -> None:
     Image.fromarray(ids * np.uint8(255)).save(tmp_path / "mine.png")  # as an editor does: grey, without our record
     before, after = (left_out(image, tmp_path / name)[0] for name in ("t.png", "mine.png"))
     assert np.argwhere(before & ~after).tolist() == [[4, 5]]
+
+
+def test_areas_of_another_image_are_doubted(tmp_path: Path) -> None:
+    """Its name comes with every area, also through QuPath, which keeps metadata."""
+    image, other = png(tmp_path, slide()[0]), tmp_path / "other.png"
+    image.rename(other)
+    write_tissue(other, tmp_path / "t.geojson")
+    other.rename(image)
+    doubt = f"t.geojson was made of other.png, not of {image.name}: its areas may lie elsewhere"
+    for settings in ({"skip_empty": str(tmp_path / "t.geojson")}, {"roi": tmp_path / "t.geojson"}):
+        done = tilesegment.predict(
+            image, tmp_path / "m.zarr", toy_model(channels=3), tile=88, overwrite=True, **settings
+        )
+        assert [note for note in done.notes if "elsewhere" in note] == [doubt]
 
 
 def test_planes_of_a_stack_have_their_own_tissue(tmp_path: Path) -> None:

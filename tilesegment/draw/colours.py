@@ -8,6 +8,7 @@ from tilesegment.metadata import LabelClass
 
 Legend = Sequence[tuple[str, str]]  # names and their colours, `#rrggbb`
 
+COLOUR_MAPS = ("inferno", "viridis", "magma", "cividis", "gray")  # of evenly growing brightness
 _OUTLINE = 0.9  # opacity
 
 
@@ -89,11 +90,18 @@ def paint(picture: np.ndarray, where: np.ndarray, colour: str, opacity: float) -
 
 def heat(values: np.ndarray) -> tuple[np.ndarray, Legend]:
     """Draw values (h, w) from 0 to 1 as colours (h, w, 3) uint8 of evenly growing brightness, with a legend."""
-    from matplotlib import colormaps
-
-    colours = colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
+    colours = colour_map(COLOUR_MAPS[0])
     legend = [(f"{n / 255:g}", f"#{colours[n].tobytes().hex()}") for n in range(0, 256, 51)]
     return colours[np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)], legend
+
+
+def colour_map(name: str) -> np.ndarray:
+    """Return the colours of 256 values in ascending order, one of `COLOUR_MAPS`: (256, 3) uint8."""
+    from matplotlib import colormaps
+
+    assert name in COLOUR_MAPS
+    colours: np.ndarray = colormaps[name](np.arange(256), bytes=True)[:, :3]
+    return colours
 
 
 def legend_of(classes: Sequence[LabelClass]) -> Legend:

@@ -92,7 +92,7 @@ class Areas:
         return found
 
 
-def read_areas(path: str | Path, shapes: Sequence[tuple[int, int]], planes: int = 1) -> Areas:
+def read_areas(path: str | Path, shapes: Sequence[tuple[int, int]], planes: int = 1, image: str = "") -> Areas:
     """Read the areas of a GeoJSON file: its annotations, or all of its areas if there are no annotations.
 
     Areas that all lie in one plane of a stack count in every plane: they are in plane 0 here, and so are the areas of
@@ -102,6 +102,7 @@ def read_areas(path: str | Path, shapes: Sequence[tuple[int, int]], planes: int 
         path: of the file; coordinates are pixels of level 0.
         shapes: (height, width) of the levels of the image.
         planes: of the image.
+        image: its name, for a note if the file names another.
 
     Raises:
         DataError: it cannot be read, is a URL or no GeoJSON, holds no area, or most of its areas lie outside the image.
@@ -121,6 +122,9 @@ def read_areas(path: str | Path, shapes: Sequence[tuple[int, int]], planes: int 
     )
     notes = [*_left(features, annotations, file.name), *doubts(drawn, shapes[0], file.name)]
     notes += _doubts_of_scale(drawn, shapes, file.name)
+    others = {one.image for one in areas if one.image} - {image}
+    if image and others:
+        notes.append(f"{file.name} was made of {some_of(sorted(others))}, not of {image}: its areas may lie elsewhere")
     found = Areas(drawn, left_out, tuple(notes))
     used = sorted({*drawn.planes.tolist()})
     if used[0] < 0 or used[-1] >= planes:

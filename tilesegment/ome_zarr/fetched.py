@@ -8,10 +8,12 @@ then all of them are fetched together, each once, and decoded as the chunks of a
 import io
 import math
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any, TypeAlias
 
@@ -29,7 +31,7 @@ from zarr.storage import MemoryStore, StorePath
 from tilesegment.errors import DeniedError
 from tilesegment.ome_zarr.arrays import settled
 from tilesegment.ome_zarr.node import Node
-from tilesegment.stores import Location, store_at
+from tilesegment.stores import Location, joined, store_at
 
 CONNECTIONS = 16  # objects that are fetched at a time
 _MOST_INDEXES = 64 << 20  # bytes of the indexes that are kept
@@ -38,7 +40,8 @@ _WHOLE = 0.75  # share of a shard's chunks from which on it is fetched whole, wh
 _ABSENT = 2**64 - 1
 
 Place = tuple[int, ...]  # of a chunk or shard, counted in chunks or shards along each dimension
-Coming: TypeAlias = Future[dict[Place, bytes]]  # stored ones of some chunks
+Span = tuple[int, int]  # of bytes in a shard
+Coming: TypeAlias = dict[Place, Future[bytes | None]]  # chunks, None for those that are not stored
 
 
 class FetchedArray:
@@ -57,7 +60,7 @@ class FetchedArray:
         self._layout = _Shards.of(self.array)
         self._indexes: OrderedDict[str, np.ndarray] = OrderedDict()
         self._asking: dict[str, threading.Lock] = {}  # for indexes
-        self._coming: dict[Place, Coming] = {}
+        self._coming: Coming = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(CONNECTIONS, "fetch")
 
@@ -102,29 +105,65 @@ class FetchedArray:
         with self._lock:
             coming = {chunk: self._coming.pop(chunk) for chunk in chunks if chunk in self._coming}
         coming |= self._begin([chunk for chunk in chunks if chunk not in coming])
-        contents = {chunk: found[chunk] for chunk, one in coming.items() if chunk in (found := one.result())}
+        found = {chunk: one.result() for chunk, one in coming.items()}
+        contents = {chunk: content for chunk, content in found.items() if content is not None}
         for chunk, content in contents.items():
             if not content:  # to zarr this is a missing one
                 raise ValueError(f"{self._name(chunk)} is empty")
         return contents
 
-    def _begin(self, chunks: Sequence[Place]) -> dict[Place, Coming]:
-        """Begin to fetch chunks, those of a shard together."""
+    def _begin(self, chunks: Sequence[Place]) -> Coming:
+        """Begin to fetch chunks, one request of one thread for all that lie close to each other."""
+        coming: Coming = {chunk: Future() for chunk in chunks}
         if self._layout is None:
-            return {chunk: self._pool.submit(self._fetch_alone, chunk) for chunk in chunks}
-        shards: dict[Place, list[Place]] = {}
+            for chunk in chunks:
+                self._submit({chunk: coming[chunk]}, partial(self._fetch_alone, chunk))
+            return coming
+        shards: dict[Place, Coming] = {}
         for chunk in chunks:
-            shards.setdefault(self._layout.shard_of(chunk), []).append(chunk)
-        coming = {shard: self._pool.submit(self._fetch_of_shard, shard, inside) for shard, inside in shards.items()}
-        return {chunk: coming[shard] for shard, inside in shards.items() for chunk in inside}
+            shards.setdefault(self._layout.shard_of(chunk), {})[chunk] = coming[chunk]
+        for shard, wanted in shards.items():
+            self._submit(wanted, partial(self._begin_shard, shard, wanted))
+        return coming
 
-    def _fetch_alone(self, chunk: Place) -> dict[Place, bytes]:
+    def _submit(self, wanted: Coming, fetch: Callable[[], Mapping[Place, bytes | None]]) -> None:
+        """Let a thread call `fetch`, which returns some of the chunks `wanted` and begins to fetch the others."""
+
+        def work() -> None:
+            try:
+                for chunk, content in fetch().items():
+                    wanted[chunk].set_result(content)
+            except BaseException as error:
+                for one in wanted.values():
+                    if not one.done():
+                        one.set_exception(error)
+
+        self._pool.submit(work)
+
+    def _fetch_alone(self, chunk: Place) -> dict[Place, bytes | None]:
         """Return a chunk that is an object of its own, if it is stored."""
-        content = self._found(self._name(chunk))
-        return {} if content is None else {chunk: content}
+        return {chunk: self._found(self._name(chunk))}
 
-    def _fetch_of_shard(self, shard: Place, chunks: Sequence[Place]) -> dict[Place, bytes]:
-        """Return the stored ones of the chunks of a shard."""
+    def _begin_shard(self, shard: Place, wanted: Coming) -> dict[Place, bytes | None]:
+        """Return those chunks of a shard that are not stored, or all if it comes whole; begin to fetch the others."""
+        layout, key = self._layout, self.array.metadata.encode_chunk_key(shard)
+        assert layout is not None
+        content, index = self._content_and_index(shard, len(wanted))
+        spans = {chunk: layout.span(index, chunk) if index.size else None for chunk in wanted}
+        stored = {chunk: span for chunk, span in spans.items() if span is not None}
+        found: dict[Place, bytes | None] = {chunk: None for chunk, span in spans.items() if span is None}
+        if content is not None:
+            return found | self._checked(key, stored, [content[start:stop] for start, stop in stored.values()])
+        for group in _close(stored):
+            self._submit({chunk: wanted[chunk] for chunk in group}, partial(self._fetch_ranges, key, group))
+        return found
+
+    def _fetch_ranges(self, key: str, spans: Mapping[Place, Span]) -> dict[Place, bytes | None]:
+        """Return chunks of a shard that lie close to each other."""
+        return self._checked(key, spans, self.store.get_ranges(key, list(spans.values())))
+
+    def _content_and_index(self, shard: Place, count: int) -> tuple[bytes | None, np.ndarray]:
+        """Return the index of a shard, empty if there is none, and all of it if it came, as for most of its chunks."""
         layout, key = self._layout, self.array.metadata.encode_chunk_key(shard)
         assert layout is not None
         content, index = None, self._kept(key)
@@ -132,18 +171,19 @@ class FetchedArray:
             with self._asking.setdefault(key, threading.Lock()):  # others may need it, too
                 index = self._kept(key)
                 if index is None:
-                    is_most = len(chunks) >= _WHOLE * layout.stored_in(shard, self.array)
+                    is_most = count >= _WHOLE * layout.stored_in(shard, self.array)
                     content, index = self._whole(key) if is_most else self._index(key)
                     self._keep(key, index)
             self._asking.pop(key, None)
-        if not index.size:
-            return {}
-        spans = {chunk: span for chunk in chunks if (span := layout.span(index, chunk)) is not None}
-        if content is not None:
-            parts = [content[start:stop] for start, stop in spans.values()]
-        else:
-            parts = self.store.get_ranges(key, list(spans.values()))
-        for chunk, (start, stop), part in zip(spans, spans.values(), parts, strict=True):
+        return content, index
+
+    def _checked(self, key: str, spans: Mapping[Place, Span], parts: Sequence[bytes]) -> dict[Place, bytes | None]:
+        """Return the parts of a shard by their chunks.
+
+        Raises:
+            ValueError: one is too short.
+        """
+        for (chunk, (start, stop)), part in zip(spans.items(), parts, strict=True):
             if len(part) != stop - start:
                 raise ValueError(f"{key} is truncated: chunk {chunk} has {len(part)} of {stop - start} bytes")
         return dict(zip(spans, parts, strict=True))
@@ -290,7 +330,7 @@ class _Shards:
             raise ValueError(f"{key} is truncated or damaged: the checksum of its index is wrong")
         return np.frombuffer(entries, "<u8").reshape(*self.per_shard, 2)
 
-    def span(self, index: np.ndarray, chunk: Place) -> tuple[int, int] | None:
+    def span(self, index: np.ndarray, chunk: Place) -> Span | None:
         """Return where in the shard the bytes of a chunk lie; None if it is not stored."""
         start, size = map(int, index[tuple(i % n for i, n in zip(chunk, self.per_shard, strict=True))])
         return None if start == size == _ABSENT else (start, start + size)
@@ -299,3 +339,12 @@ class _Shards:
 def touched(spans: Iterable[slice], sides: Sequence[int]) -> list[range]:
     """Return, along each dimension, the numbers of the pieces of length `sides` that `spans` touch."""
     return [range(span.start // side, -(-span.stop // side)) for span, side in zip(spans, sides, strict=True)]
+
+
+def _close(spans: Mapping[Place, Span]) -> list[dict[Place, Span]]:
+    """Return the chunks of a shard in groups that each come in one request."""
+    groups: list[dict[Place, Span]] = [{} for _ in joined(spans.values())]
+    starts = [start for start, _ in joined(spans.values())]
+    for chunk, span in spans.items():
+        groups[bisect_right(starts, span[0]) - 1][chunk] = span
+    return groups

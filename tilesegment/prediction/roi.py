@@ -77,7 +77,7 @@ def choose_roi(path: str | Path, source: ImageSource, level: "Level", grid: Tile
     """
     if not is_areas(path):
         raise PlanError(f"--roi is {str(path)!r}; allowed: y0:y1,x0:x1, or a GeoJSON file, such as rois.geojson")
-    areas = read_areas(path, [one.shape for one in source.stored_levels], source.depth or 1)
+    areas = read_areas(path, [one.shape for one in source.stored_levels], source.depth or 1, source.place.name)
     if areas.by_plane:
         raise PlanError(
             f"{path} has areas in several planes; --roi takes those of one, for all planes (--z chooses planes)"

@@ -163,7 +163,7 @@ def _without_tissue(source: ImageSource, plan: "Plan") -> Skipping:
 
 def _outside_areas(path: str, source: ImageSource, plan: "Plan") -> Skipping:
     """Return the blocks that no area touches."""
-    areas = read_areas(path, [one.shape for one in source.stored_levels], source.depth or 1)
+    areas = read_areas(path, [one.shape for one in source.stored_levels], source.depth or 1, source.place.name)
     boxes = _boxes(plan)
     empty = [~areas.touches(boxes, z if areas.by_plane else 0) for z in plan.planes]
     return replace(_skipping("areas", plan, np.array(empty)), said=areas.notes)

@@ -23,7 +23,7 @@ from tilesegment.images import ImageSource, open_image
 from tilesegment.images.artefacts import Shares
 from tilesegment.images.identity import identity
 from tilesegment.images.overview import Overview, grid_lines
-from tilesegment.labels.geojson import is_geojson
+from tilesegment.labels.geojson import IMAGE, is_geojson
 from tilesegment.masks import MaskSpec, create_mask
 from tilesegment.masks.spec import RESAMPLED, STORED
 from tilesegment.metadata import LabelClass, PixelSize, default_colours
@@ -202,6 +202,7 @@ def _features(mask: np.ndarray, source: ImageSource, fingerprint: str, z: int | 
             "properties": {
                 "objectType": "annotation",
                 "classification": {"name": NAME, "color": list(_CLASSES[1].rgb)},
+                "metadata": {IMAGE: source.place.name},
             },
         }
 

@@ -12,7 +12,7 @@ from tilesegment.stores.location import (
     store_options,
 )
 from tilesegment.stores.open import store_at
-from tilesegment.stores.store import Entry, Store
+from tilesegment.stores.store import Entry, Store, joined
 
 __all__ = [
     "OPTIONS",
@@ -23,6 +23,7 @@ __all__ = [
     "Store",
     "is_in",
     "is_url",
+    "joined",
     "place_of",
     "resolved",
     "store_at",

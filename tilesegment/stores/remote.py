@@ -21,13 +21,12 @@ from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 from tilesegment.errors import StoreError
 from tilesegment.stores.faults import BEYOND_THE_END, explained, is_passing, is_without_ranges, status_of
 from tilesegment.stores.location import Location
-from tilesegment.stores.store import Entry
+from tilesegment.stores.store import Entry, joined
 
 PAUSES = (0.5, 3.0, 10.0)  # seconds before each repetition
 _DEADLINE = 30.0  # seconds after which nothing is repeated
 _STALLED = timedelta(seconds=8)  # without a byte of a reply
 _UPLOAD = timedelta(seconds=30)  # until the reply to what is stored
-_APART = 1 << 15  # bytes: spans that are closer come in one request
 _ENVIRONMENT = ("AWS_", "GOOGLE_", "AZURE_")
 
 _T = TypeVar("_T")
@@ -50,10 +49,10 @@ class RemoteStore:
 
     def get_ranges(self, key: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return the bytes of each span; spans that are close come in one request, up to ten of which run at once."""
-        joined = _joined(spans)
-        parts = self._parts(key, joined) if joined else []
+        groups = joined(spans)
+        parts = self._parts(key, groups) if groups else []
         self._count(0, sum(map(len, parts)))
-        starts, found = [start for start, _ in joined], []
+        starts, found = [start for start, _ in groups], []
         for start, stop in spans:
             number = bisect_right(starts, start) - 1
             empty = stop <= start or number < 0
@@ -168,17 +167,6 @@ class RemoteStore:
         with self._lock:
             self.requests += requests
             self.bytes_read += size
-
-
-def _joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return the spans that are not empty, sorted, those that are close as one."""
-    joined: list[tuple[int, int]] = []
-    for start, stop in sorted(span for span in spans if span[1] > span[0]):
-        if joined and start <= joined[-1][1] + _APART:
-            joined[-1] = joined[-1][0], max(joined[-1][1], stop)
-        else:
-            joined.append((start, stop))
-    return joined
 
 
 def _entry(meta: Mapping[str, Any], key: str) -> Entry:

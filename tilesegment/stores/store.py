@@ -6,6 +6,8 @@ from typing import Protocol
 
 from tilesegment.stores.location import Place
 
+_APART = 1 << 15  # bytes: spans that are closer come in one request
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -73,3 +75,14 @@ class Store(Protocol):
         Raises:
             UnsupportedOperation: the server cannot list, as most of http.
         """
+
+
+def joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the spans that are not empty, sorted, those that are close as one."""
+    found: list[tuple[int, int]] = []
+    for start, stop in sorted(span for span in spans if span[1] > span[0]):
+        if found and start <= found[-1][1] + _APART:
+            found[-1] = found[-1][0], max(found[-1][1], stop)
+        else:
+            found.append((start, stop))
+    return found

@@ -1,5 +1,5 @@
 // The annotations in memory: features as they lie in the file, classes, and steps that can be undone.
-import { boundsOf, isArea, listsOf } from './annotate-geometry.js';
+import { boundsOf, listsOf } from "./annotate-geometry.js";
 
 const PALETTE = [
   [213, 94, 0], [0, 114, 178], [0, 158, 115], [204, 121, 167], [230, 159, 0], [86, 180, 233], [240, 228, 66], [120, 80, 200],
@@ -15,14 +15,14 @@ function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   bytes[6] = (bytes[6] & 0x0f) | 0x40;
   bytes[8] = (bytes[8] & 0x3f) | 0x80;
-  const hex = [...bytes].map((one) => one.toString(16).padStart(2, '0')).join('');
-  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
+  const hex = [...bytes].map((one) => one.toString(16).padStart(2, "0")).join("");
+  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
 }
 
 export const classNameOf = (feature) => {
   const classification = feature.properties?.classification;
-  const name = classification?.name ?? classification?.names?.join?.(': ');
-  return typeof name === 'string' && name ? name : null;
+  const name = classification?.name ?? classification?.names?.join?.(": ");
+  return typeof name === "string" && name ? name : null;
 };
 
 function colourOf(feature) {
@@ -31,13 +31,15 @@ function colourOf(feature) {
   return Number.isInteger(colorRGB) ? [(colorRGB >> 16) & 255, (colorRGB >> 8) & 255, colorRGB & 255] : null;
 }
 
-export const planeOf = (feature) => Number(feature.geometry?.plane?.z ?? feature.properties?.plane?.z ?? 0);
+const planeOf = (feature) => Number(feature.geometry?.plane?.z ?? feature.properties?.plane?.z ?? 0);
 
 /** What is drawn of a feature: its lists of positions and their bounds; null for what the page cannot draw. */
-function shown(feature) {
+export function shownOf(feature) {
   const lists = listsOf(feature.geometry);
   const bounds = lists && boundsOf(lists);
-  return bounds && { lists, bounds, isArea: isArea(feature.geometry), plane: planeOf(feature) };
+  if (!bounds) return null;
+  const isArea = lists.some((one) => one.isRing);
+  return { lists, bounds, isArea, isPoints: feature.geometry.type.endsWith("Point"), plane: planeOf(feature) };
 }
 
 export class Drawing {
@@ -45,7 +47,7 @@ export class Drawing {
   constructor(suggested) {
     this.suggested = suggested;
     this.texts = new WeakMap(); // a feature never changes: its text is made once
-    this.load({ type: 'FeatureCollection', features: [] });
+    this.load({ type: "FeatureCollection", features: [] });
   }
 
   /** Take a document in place of what there was; nothing can be undone then. */
@@ -61,20 +63,20 @@ export class Drawing {
   }
 
   put(key, feature) {
-    if (feature) this.entries.set(key, { feature, shown: shown(feature) });
+    if (feature) this.entries.set(key, { feature, shown: shownOf(feature) });
     else this.entries.delete(key);
   }
 
   findClasses() {
     const found = new Map();
     const add = (name, color) => {
-      if (typeof name === 'string' && name && !found.has(name) && found.size < MOST_CLASSES) found.set(name, color);
+      if (typeof name === "string" && name && !found.has(name) && found.size < MOST_CLASSES) found.set(name, color);
     };
     const stated = this.others.tilesegment?.classes;
     for (const one of Array.isArray(stated) ? stated : []) if (isColour(one?.color)) add(one.name, one.color);
     for (const { feature } of this.entries.values()) add(classNameOf(feature), colourOf(feature));
     for (const one of this.suggested) add(one.name, one.color);
-    if (!found.size) ['class 1', 'class 2'].forEach((name) => add(name, null));
+    if (!found.size) ["class 1", "class 2"].forEach((name) => add(name, null));
     return [...found].map(([name, color], number) => ({ name, color: color ?? PALETTE[number % PALETTE.length] }));
   }
 
@@ -85,7 +87,7 @@ export class Drawing {
 
   newFeature(geometry, { name, color }) {
     return {
-      type: 'Feature', id: newId(), geometry, properties: { objectType: 'annotation', classification: { name, color } },
+      type: "Feature", id: newId(), geometry, properties: { objectType: "annotation", classification: { name, color } },
     };
   }
 
@@ -174,7 +176,7 @@ export class Drawing {
   text() {
     const others = { ...this.others, tilesegment: { ...this.others.tilesegment, classes: this.classes } };
     const keys = [...this.entries.keys()].sort((a, b) => a - b);
-    return `${JSON.stringify(others).slice(0, -1)},"features":[${keys.map((key) => this.textOf(key)).join(',\n')}]}`;
+    return `${JSON.stringify(others).slice(0, -1)},"features":[${keys.map((key) => this.textOf(key)).join(",\n")}]}`;
   }
 
   textOf(key) {

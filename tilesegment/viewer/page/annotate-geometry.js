@@ -6,7 +6,7 @@ const DEPTHS = { Point: 0, MultiPoint: 1, LineString: 1, MultiLineString: 2, Pol
 
 /** All lists of positions of a geometry; null if it is not as GeoJSON has it. A point is a list of one. */
 export function listsOf(geometry) {
-  if (geometry?.type === 'GeometryCollection') {
+  if (geometry?.type === "GeometryCollection") {
     if (!Array.isArray(geometry.geometries)) return null;
     const parts = geometry.geometries.map(listsOf);
     return parts.includes(null) ? null : parts.flat();
@@ -26,7 +26,7 @@ function collect(value, depth, isRing, found) {
   return true;
 }
 
-export const isArea = (geometry) => geometry?.type === 'Polygon' || geometry?.type === 'MultiPolygon';
+const isArea = (geometry) => geometry?.type === "Polygon" || geometry?.type === "MultiPolygon";
 /** Whether its vertices can be moved and parts of it erased. */
 export const isSimple = (geometry) => geometry?.type in DEPTHS;
 
@@ -110,14 +110,14 @@ function changed(geometry, change) {
   const lists = listsOf(copy);
   change(lists);
   for (const { positions, isRing } of lists) if (isRing) positions[positions.length - 1] = [...positions[0]];
-  if (copy.type === 'Point') [copy.coordinates] = lists[0].positions;
+  if (copy.type === "Point") [copy.coordinates] = lists[0].positions;
   return copy;
 }
 
-export const moved = (geometry, [dx, dy], round) =>
+export const moved = (geometry, [dx, dy]) =>
   changed(geometry, (lists) => {
     for (const { positions } of lists) {
-      for (const one of positions) [one[0], one[1]] = round([one[0] + dx, one[1] + dy]);
+      for (const one of positions) [one[0], one[1]] = [one[0] + dx, one[1] + dy];
     }
   });
 
@@ -133,7 +133,7 @@ export const withNewVertex = (geometry, { list, index }, place) =>
 /** Without a vertex; null if too few are left of its ring or line. */
 export function withoutVertex(geometry, { list, index }) {
   const { positions, isRing } = listsOf(geometry)[list];
-  if (positions.length <= (isRing ? 4 : geometry.type === 'MultiPoint' ? 1 : 2)) return null;
+  if (positions.length <= (isRing ? 4 : geometry.type === "MultiPoint" ? 1 : 2)) return null;
   return changed(geometry, (lists) => {
     lists[list].positions.splice(index, 1);
   });
@@ -169,7 +169,7 @@ export function simplified(positions, tolerance) {
 }
 
 export function polygon(positions) {
-  return { type: 'Polygon', coordinates: [[...positions, [...positions[0]]]] };
+  return { type: "Polygon", coordinates: [[...positions, [...positions[0]]]] };
 }
 
 export function box([xa, ya], [xb, yb]) {

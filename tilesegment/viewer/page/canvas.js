@@ -3,17 +3,14 @@
 const SIDE = 512; // of a tile, as in tiling.py
 const PATIENCE = 4000; // ms that old tiles stay until the new ones are all there
 
-export function open(app) {
+// How an image is shown, in the view and in a second one beside it.
+export function viewerOptions() {
   const { OpenSeadragon } = window;
-  app.osd = OpenSeadragon({
-    element: document.getElementById("viewer"),
+  return {
     drawer: "canvas",
     imageSmoothingEnabled: false,
     subPixelRoundingForTransparency: { "*": OpenSeadragon.SUBPIXEL_ROUNDING_OCCURRENCES.ALWAYS },
     showNavigationControl: false,
-    showNavigator: true,
-    navigatorPosition: "BOTTOM_RIGHT",
-    navigatorSizeRatio: 0.16,
     gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: false, flickEnabled: false },
     gestureSettingsPen: { clickToZoom: false, dblClickToZoom: false },
     gestureSettingsTouch: { clickToZoom: false, dblClickToZoom: false },
@@ -30,6 +27,16 @@ export function open(app) {
     maxTilesPerFrame: 4,
     timeout: 120000,
     crossOriginPolicy: false,
+  };
+}
+
+export function open(app) {
+  app.osd = window.OpenSeadragon({
+    ...viewerOptions(),
+    element: document.getElementById("viewer"),
+    showNavigator: true,
+    navigatorPosition: "BOTTOM_RIGHT",
+    navigatorSizeRatio: 0.16,
   });
   // the page has keys of its own
   app.osd.addHandler("canvas-key", (event) => {
@@ -49,7 +56,7 @@ export function open(app) {
   app.setZ = (z) => setZ(app, z);
 }
 
-function source(app, number) {
+export function source(app, number) {
   const layer = app.layer(number);
   const [height, width] = layer.shape;
   let zooms = 1;

@@ -58,14 +58,14 @@ function pressed(app, event) {
 
 function frame(app) {
   app.tool("PNG", "s", "Save the view as a PNG", () => savePng(app));
-  const minimap = app.tool("Minimap", "n", "Show or hide the minimap", () => {
+  const minimap = app.tool("Minimap", "m", "Show or hide the minimap", () => {
     const { element: shown } = app.osd.navigator;
     shown.hidden = !shown.hidden;
     minimap.setAttribute("aria-pressed", String(!shown.hidden));
   });
   minimap.setAttribute("aria-pressed", "true");
   const panel = document.getElementById("panel");
-  const side = app.tool("Panel", "p", "Show or hide the side panel", () => showPanel(panel.hidden));
+  const side = app.tool("Panel", "i", "Show or hide the side panel", () => showPanel(panel.hidden));
   const showPanel = (shown) => {
     panel.hidden = !shown;
     side.setAttribute("aria-pressed", String(shown));
