@@ -15,6 +15,7 @@ from tilesegment.errors import ViewError
 from tilesegment.viewer.annotation_requests import AnnotationsRequest, EraseRequest
 from tilesegment.viewer.handler import Handler, View, address
 from tilesegment.viewer.live import ProgressRequest
+from tilesegment.viewer.object_requests import ObjectAt, Objects, ObjectTile
 from tilesegment.viewer.place_requests import PlacesRequest
 from tilesegment.viewer.scene import Scene
 from tilesegment.viewer.security import Names, new_token
@@ -27,6 +28,9 @@ ROUTES: Sequence[tuple[str, type[Handler]]] = (
     ("scene.json", SceneRequest),
     ("tile/{layer}/{z}/{zoom}/{row}/{column}", Tile),
     ("value", Value),
+    ("objects/{layer}", Objects),
+    ("objects/{layer}/tile/{zoom}/{row}/{column}", ObjectTile),
+    ("objects/{layer}/at", ObjectAt),
     ("annotations", AnnotationsRequest),
     ("annotations/erase", EraseRequest),
     ("progress", ProgressRequest),
