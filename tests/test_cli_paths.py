@@ -87,6 +87,7 @@ USES = {
     "finish mask": use("finish {}"),
     "train data": use("train {} --steps 1 --base 2 --depth 1 --tile 60 --out run"),
     "train out": use(_TRAIN + " --out {}", *_NEW, "folder"),
+    "train labels": use("train slide.tif --steps 1 --base 2 --depth 1 --tile 60 --out run --labels {}"),
     "train config": use(_TRAIN + " --out run --config {}"),
     "train init": use("train data --steps 1 --tile 72 --out run --init {}"),
     "train tensorboard": use(_TRAIN + " --out run --tensorboard {}", *_NEW, "folder"),
