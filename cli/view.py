@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tilesegment.signals import sigterm_stops
 from tilesegment_cli import options
 
 if TYPE_CHECKING:
@@ -55,30 +56,28 @@ def view(
     host: str,
     no_browser: bool,
     store_options: "Options",
-    **reading: Any,
+    **given: Any,
 ) -> None:
     """Show IMAGE, and each MASK over it, in a page of the browser.
 
     A local server draws the tiles. It answers only who knows the random address that it prints, and serves only what is
     named here. Ctrl-C ends it.
     """
-    from tilesegment.signals import sigterm_stops
     from tilesegment.stores import place_of
     from tilesegment.viewer import Server, open_scene
 
-    reading["select"] = dict(reading["select"] or {})
-    places = [place_of(one, store_options) for one in masks]
+    given["select"] = dict(given["select"] or {})
+    shown = [place_of(one, store_options) for one in (image, *masks)]
     true = None if truth is None else place_of(truth, store_options)
-    with open_scene(place_of(image, store_options), places, truth=true, **reading) as scene:
-        server = Server(scene, host=host, port=port)
+    with sigterm_stops(), open_scene(shown[0], shown[1:], truth=true, **given) as scene:
         drawn = scene.annotations.notes if scene.annotations else ()
         for note in (*scene.image.source.notes, *drawn):
             click.echo(f"Note: {note}", err=True)
-        _announce(server, host)
-        if not (no_browser or _is_remote()):
-            webbrowser.open(server.url)
-        with sigterm_stops():
-            server.run()
+        with Server(scene, host=host, port=port) as server:
+            _announce(server, host)
+            if not (no_browser or _is_remote()):
+                webbrowser.open(server.url)
+            server.wait()
 
 
 def _announce(server: "Server", host: str) -> None:
