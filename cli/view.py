@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tilesegment.signals import sigterm_stops
 from tilesegment_cli import options
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 @options.invert
 @options.store_options
 @click.option(
+    "--annotate",
+    type=options.written_path,
+    metavar="FILE",
+    help="Draw annotations and correct objects in this .geojson, stored after each stroke; it need not exist.",
+)
+@click.option(
     "--places", type=options.read_path, metavar="FILE", help="Step through these places: what tileseg suggest wrote."
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the page.  [default: a free one]")
@@ -49,29 +56,28 @@ def view(
     host: str,
     no_browser: bool,
     store_options: "Options",
-    **reading: Any,
+    **given: Any,
 ) -> None:
     """Show IMAGE, and each MASK over it, in a page of the browser.
 
     A local server draws the tiles. It answers only who knows the random address that it prints, and serves only what is
     named here. Ctrl-C ends it.
     """
-    from tilesegment.signals import sigterm_stops
     from tilesegment.stores import place_of
     from tilesegment.viewer import Server, open_scene
 
-    reading["select"] = dict(reading["select"] or {})
-    places = [place_of(one, store_options) for one in masks]
+    given["select"] = dict(given["select"] or {})
+    shown = [place_of(one, store_options) for one in (image, *masks)]
     true = None if truth is None else place_of(truth, store_options)
-    with open_scene(place_of(image, store_options), places, truth=true, **reading) as scene:
-        server = Server(scene, host=host, port=port)
-        for note in scene.image.source.notes:
+    with sigterm_stops(), open_scene(shown[0], shown[1:], truth=true, **given) as scene:
+        drawn = scene.annotations.notes if scene.annotations else ()
+        for note in (*scene.image.source.notes, *drawn):
             click.echo(f"Note: {note}", err=True)
-        _announce(server, host)
-        if not (no_browser or _is_remote()):
-            webbrowser.open(server.url)
-        with sigterm_stops():
-            server.run()
+        with Server(scene, host=host, port=port) as server:
+            _announce(server, host)
+            if not (no_browser or _is_remote()):
+                webbrowser.open(server.url)
+            server.wait()
 
 
 def _announce(server: "Server", host: str) -> None:
