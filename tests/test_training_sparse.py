@@ -1,7 +1,7 @@
 """Training on what was drawn on images of any size: only that counts, whole annotations are held out."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,8 @@ from annotation_files import labelme, shape, write_images, write_json
 from command_line import Run
 from conftest import noise
 from data_sets import write_files
+from drawn_strokes import CLASSES, SHAPE, STROKES, Box, area, feature, geojson, laid_out, painted, values, write_slide
 from hdf5_files import axis_tags
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from toy_training import same, toy_run, weights
 
 from tilesegment import DataError
@@ -24,67 +23,9 @@ from tilesegment.geometry import Region
 from tilesegment.images.source import ImageSource
 from tilesegment.models.header import Normalisation
 from tilesegment.training.augmentation import Augmentation
-from tilesegment.training.data import IGNORE, Section, SparseDataset, open_dataset, summary
+from tilesegment.training.data import IGNORE, SparseDataset, open_dataset
 from tilesegment.training.losses import Loss
 from tilesegment.training.sparse_examples import SparseExamples
-
-SHAPE = (1300, 900)
-Box = tuple[int, int, int, int]  # y0, x0, y1, x1, half-open
-STROKES: tuple[tuple[Box, str], ...] = (
-    ((10, 10, 30, 90), "stroma"),
-    ((25, 80, 60, 100), "tumour"),  # overlaps the first: one group, and this is on top
-    ((400, 500, 420, 700), "stroma"),
-    ((1015, 300, 1035, 330), "tumour"),  # across the line between two squares that are read
-    ((1270, 860, 1300, 900), "tumour"),  # in the corner
-    ((600, 30, 640, 60), "stroma"),
-)
-CLASSES = ("stroma", "tumour")
-
-
-def area(box: Box) -> dict[str, Any]:
-    y0, x0, y1, x1 = box
-    return {"type": "Polygon", "coordinates": [[[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]]}
-
-
-def feature(geometry: dict[str, Any], name: str | None, colour: Sequence[int] = (1, 2, 3)) -> dict[str, Any]:
-    of_class = {} if name is None else {"classification": {"name": name, "color": [*colour]}}
-    return {"type": "Feature", "geometry": geometry, "properties": {"objectType": "annotation", **of_class}}
-
-
-def geojson(*features: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "FeatureCollection", "features": list(features or (feature(area(b), n) for b, n in STROKES))}
-
-
-def painted(strokes: Sequence[tuple[Box, str]] = STROKES, side: tuple[int, int] = SHAPE) -> np.ndarray:
-    """What strokes mean, class ids (H, W) uint8 and IGNORE elsewhere."""
-    label = np.full(side, IGNORE, np.uint8)
-    for (y0, x0, y1, x1), name in strokes:
-        label[y0:y1, x0:x1] = CLASSES.index(name)
-    return label
-
-
-def values() -> np.ndarray:
-    """The same as a label image: 0 where nothing is drawn, 1 and 2."""
-    label = painted()
-    return np.where(label == IGNORE, 0, label + 1).astype(np.uint8)
-
-
-def write_slide(folder: Path, name: str = "slide.tif", seed: int = 0) -> Path:
-    write_files(folder, {name: noise(SHAPE, seed)})
-    return folder / name
-
-
-def laid_out(sections: Sequence[Section], side: tuple[int, int] = SHAPE) -> np.ndarray:
-    """The labels of sections where they belong."""
-    label = np.full(side, IGNORE, np.uint8)
-    for section in sections:
-        y, x = map(int, section.name.partition("@")[2].partition("#")[0].split(","))
-        part = label[y : y + section.label.shape[0], x : x + section.label.shape[1]]
-        drawn = section.label != IGNORE
-        assert (part[drawn] == IGNORE).all(), "a pixel is in two sections"
-        part[drawn] = section.label[drawn]
-    return label
-
 
 # --- formats: each a slide and its labels
 
@@ -217,6 +158,27 @@ def test_lines_points_ignored_and_nameless(tmp_path: Path) -> None:
     assert wider[46, 150] == 0 and label[46, 150] == IGNORE  # 8 px unless said otherwise
 
 
+def test_what_was_detected_or_stands_for_a_region_does_not_count(tmp_path: Path) -> None:
+    write_slide(tmp_path)
+    detected = feature(area((700, 700, 720, 720)), "tumour")
+    detected["properties"]["objectType"] = "detection"
+    whole = feature(area((0, 0, 1300, 900)), "Region*")
+    drawn = geojson(whole, detected, *(feature(area(box), name) for box, name in STROKES))
+    data = open_dataset(tmp_path / "slide.tif", labels=write_json(tmp_path / "l.geojson", drawn))
+    np.testing.assert_array_equal(laid_out(data.sections), painted())
+    told = " ".join(data.notes)
+    assert "1 annotations are of the class Region* and are left out" in told
+    assert "1 annotations were detected, not drawn, and are left out" in told
+    assert "1 pairs of annotations of different classes overlap: the later one is on top" in told
+    # detections alone are what there is
+    for one in drawn["features"]:
+        one["properties"]["objectType"] = "detection"
+    data = open_dataset(
+        tmp_path / "slide.tif", labels=write_json(tmp_path / "d.geojson", geojson(*drawn["features"][1:]))
+    )
+    assert (laid_out(data.sections)[700:720, 700:720] == 1).all()
+
+
 def test_lines_of_labelme(tmp_path: Path) -> None:
     write_slide(tmp_path)
     shapes = shape([[100, 50], [200, 50], [200, 90]], "stroma", "linestrip"), shape([[500, 600]], "tumour", "point")
@@ -247,60 +209,6 @@ def test_at_another_pixel_size(tmp_path: Path) -> None:
     stored = laid_out(open_dataset(tmp_path / "slide.tif", labels=tmp_path / "labels.tif", **how).sections, half)
     np.testing.assert_array_equal(drawn, painted()[1::2, 1::2])
     np.testing.assert_array_equal(stored, painted()[1::2, 1::2])
-
-
-# --- what is held out
-
-
-@st.composite
-def random_strokes(draw: st.DrawFn) -> list[tuple[Box, str]]:
-    def box() -> Box:
-        y, x, h, w = (draw(st.integers(0, most)) for most in (280, 280, 39, 39))
-        return y, x, y + h + 1, x + w + 1
-
-    return [(box(), CLASSES[n % 2]) for n in range(draw(st.integers(2, 14)))]
-
-
-@settings(max_examples=20)
-@given(random_strokes(), st.sampled_from([0.1, 0.2, 0.5]))
-def test_annotations_are_held_out_whole(
-    tmp_path_factory: pytest.TempPathFactory, strokes: list[tuple[Box, str]], share: float
-) -> None:
-    folder = tmp_path_factory.mktemp("held")
-    side = (320, 320)
-    write_files(folder, {"slide.png": noise(side)})
-    labels = write_json(folder / "l.geojson", geojson(*(feature(area(box), name) for box, name in strokes)))
-    data = open_dataset(folder / "slide.png", labels=labels)
-    assert isinstance(data, SparseDataset)
-    train, held_out = (laid_out(part, side) for part in data.split(share))
-    np.testing.assert_array_equal(np.minimum(train, held_out), painted(strokes, side))
-    assert ((train == IGNORE) | (held_out == IGNORE)).all()
-    # an annotation lies on one side, with all that touch it
-    for (y0, x0, y1, x1), _ in strokes:
-        around = np.s_[max(y0 - 1, 0) : y1 + 1, max(x0 - 1, 0) : x1 + 1]
-        assert (train[around] == IGNORE).all() or (held_out[around] == IGNORE).all()
-    # each class is learnt, and scored where there is enough of it
-    has = data.counts() > 0
-    for n in range(2):
-        assert (train == n).any() or not has[:, n].any()
-        alone = has[:, n] & (has.sum(1) == 1)
-        assert (held_out == n).any() or alone.sum() < 2
-
-
-def test_what_is_held_out_is_told_and_spread(tmp_path: Path) -> None:
-    write_slide(tmp_path)
-    features = [
-        feature(area((20 + 60 * n, 50, 40 + 60 * n, 90)), CLASSES[n % 2], (10 * (n % 2), 200, 0)) for n in range(20)
-    ]
-    data = open_dataset(tmp_path / "slide.tif", labels=write_json(tmp_path / "l.geojson", geojson(*features)))
-    _, held_out = data.split(0.2)
-    rows = [int(np.flatnonzero(line.any(1))[0]) for line in [laid_out([one]) != IGNORE for one in held_out]]
-    assert len(rows) == 4 and max(rows) - min(rows) > 500
-    told = summary(data, held_out)
-    assert "20 annotations on 1 image" in told and "4 of 20 annotations, each whole" in told
-    assert "stroma 10 (2 held out), tumour 10 (2 held out)" in told and "what is not drawn is not background" in told
-    assert [one.colour for one in data.classes] == ["#00c800", "#0ac800"]  # those of the file
-    assert data.split(0)[1] == ()
 
 
 # --- only what was drawn counts
