@@ -16,6 +16,7 @@ from tilesegment_cli.export import export
 from tilesegment_cli.import_weights import import_weights
 from tilesegment_cli.info import info, models, networks
 from tilesegment_cli.objects import objects
+from tilesegment_cli.open_in import open_in
 from tilesegment_cli.predict import predict
 from tilesegment_cli.preview import preview
 from tilesegment_cli.status import finish, status
@@ -40,7 +41,7 @@ def tileseg(debug: bool) -> None:
 
 
 _COMMANDS = (predict, objects, summary, status, finish, train, evaluate, verify, bench, preview, tissue, info, models)
-for command in (*_COMMANDS, suggest, view, networks, import_weights, export):
+for command in (*_COMMANDS, suggest, view, open_in, networks, import_weights, export):
     tileseg.add_command(command)
 
 

@@ -73,7 +73,7 @@ def read_features(path: Path) -> Iterator[Feature]:
     opened = gzip.open if path.name.lower().endswith(".gz") else open
     try:
         with opened(path, "rt", encoding="utf-8-sig") as file:
-            for number, document in enumerate(_Reader(file, path).features(), 1):
+            for number, document in enumerate(FeatureReader(file, path).features(), 1):
                 try:
                     yield feature_of(document)
                 except (TypeError, ValueError, AttributeError, LookupError) as error:
@@ -168,12 +168,18 @@ def _vertices(coordinates: list[list[float]]) -> np.ndarray:
     return points[:, 1::-1]
 
 
-class _Reader:
-    """Read the features of a JSON text part by part."""
+class FeatureReader:
+    """Read the features of a JSON text part by part.
+
+    Attributes:
+        span: where the last feature lies in the text: its first character, and the one after its last.
+    """
 
     def __init__(self, file: TextIO, path: Path) -> None:
+        self.span = (0, 0)
         self._file, self._path = file, path
-        self._text, self._at, self._ended = "", 0, False
+        # `before` characters precede those of `text`
+        self._text, self._at, self._before, self._ended = "", 0, 0, False
         self._decode = json.JSONDecoder().raw_decode
 
     def features(self) -> Iterator[dict[str, Any]]:
@@ -190,6 +196,7 @@ class _Reader:
 
     def _members(self) -> Iterator[dict[str, Any]]:
         """Yield the features of an object whose brace is read; check that it is a FeatureCollection or a Feature."""
+        start = self._before + self._at - 1
         members: dict[str, Any] = {}
         if self._peek() == "}":
             self._at += 1
@@ -210,6 +217,7 @@ class _Reader:
                 if mark != ",":
                     raise self._damaged()
         if members.get("type") == "Feature":
+            self.span = (start, self._before + self._at)
             yield members
         elif members.get("type") != "FeatureCollection" or members.get("features") is not True:
             found = f"an object of type {members['type']!r}" if "type" in members else "another JSON object"
@@ -239,6 +247,7 @@ class _Reader:
             else:
                 # a number may go on in the next part
                 if self._ended or end < len(self._text):
+                    self.span = (self._before + self._at, self._before + end)
                     self._at = end
                     return value
             self._more()
@@ -260,6 +269,7 @@ class _Reader:
     def _more(self) -> None:
         """Read on; twice as much where a value is long, so that it is not decoded many times."""
         rest = self._text[self._at :]
+        self._before += self._at
         part = self._file.read(max(CHUNK, len(rest)))
         self._text, self._at, self._ended = rest + part, 0, not part
 

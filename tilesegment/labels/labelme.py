@@ -43,12 +43,12 @@ def features_of(document: dict[str, Any]) -> Iterator[Feature]:
         key = (name, f"shape {number}" if group is None else group)
         kind = shape.get("shape_type") or "polygon"
         polygons, paths = tuple(_polygons(shape, kind)), tuple(_paths(shape, kind))
-        groups.setdefault(key, []).append(Feature(kind, polygons, name or None, "annotation", 0, paths))
+        groups.setdefault(key, []).append(Feature(kind, polygons, name or None, "annotation", 0, paths=paths))
     for members in groups.values():
         areas = [one for one in members if one.polygons] or members
         polygons = tuple(polygon for one in areas for polygon in one.polygons)
         paths = tuple(path for one in members for path in one.paths)
-        yield Feature(areas[0].geometry, polygons, areas[0].name, "annotation", 0, paths)
+        yield Feature(areas[0].geometry, polygons, areas[0].name, "annotation", 0, paths=paths)
 
 
 def _paths(shape: dict[str, Any], kind: str) -> Iterator[np.ndarray]:

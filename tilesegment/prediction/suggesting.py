@@ -9,8 +9,9 @@ from typing import Any
 
 from tilesegment.errors import DataError, MaskError, PlanError, StoppedError
 from tilesegment.geometry import Region
+from tilesegment.labels.annotations import is_annotation, read_drawing
 from tilesegment.labels.areas import Areas, is_areas, read_areas
-from tilesegment.labels.geojson import is_geojson, read_features
+from tilesegment.labels.brush import BRUSH, painted
 from tilesegment.labels.outlines import Outlines
 from tilesegment.masks import Mask, MaskSpec, find_mask, open_mask
 from tilesegment.masks.blocks import BlockArray
@@ -46,7 +47,7 @@ class Wanted:
         size: side of a place, in pixels of level 0.
         measure: `entropy` or `margin`, see `uncertainty.uncertainty`.
         roi: only here, in pixels of level 0; or the path of a GeoJSON file of areas.
-        labels: path of a GeoJSON file of annotations; places that hold some of one with a class are left out.
+        labels: path of annotations, as GeoJSON or labelme; places that hold some of one with a class are left out.
         distance: between places, in pixels of level 0; None spreads them over the image, and where fewer are found
             brings them nearer.
         sample: without kept probabilities, how many places are predicted again; None is ten times `count`.
@@ -264,12 +265,13 @@ def _annotated(path: Path, spec: MaskSpec) -> Areas:
     """Read annotations that have a class, in pixels and planes of the mask.
 
     Raises:
-        DataError: the file is no GeoJSON, or cannot be read.
+        DataError: the file holds no annotations by its name, or cannot be read.
     """
     place = place_of(path)
-    if isinstance(place, Location) or not is_geojson(place):
-        raise DataError(f"--labels is {path}; allowed: annotations on a disk, as GeoJSON, such as labels.geojson")
-    given = [replace(one, object_type="annotation") for one in read_features(place) if one.polygons and one.name]
+    if isinstance(place, Location) or not is_annotation(place):
+        raise DataError(f"--labels is {path}; allowed: what was drawn, as GeoJSON or labelme, such as labels.geojson")
+    drawn = [painted(one, BRUSH) for one in read_drawing(place).features if one.name]
+    given = [replace(one, object_type="annotation") for one in drawn if one.polygons]
     areas = Areas(Outlines.of(given, path.name), Outlines.of([], path.name))
     return _in_mask(areas if spec.depth is not None else areas.in_all_planes(), spec)
 

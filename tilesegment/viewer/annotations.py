@@ -173,8 +173,8 @@ def _checked(path: Place) -> Path:
         raise ViewError(f"{path} cannot be written: there is no folder {real.parent}")
     if real.exists() and not real.is_file():
         raise ViewError(f"{path} is no file")
-    for place in (real, real.parent):
-        if place.exists() and not os.access(place, os.W_OK):
+    for place, rights in ((real, os.W_OK), (real.parent, os.W_OK | os.X_OK)):
+        if place.exists() and not os.access(place, rights, effective_ids=True):
             raise ViewError(f"{path} cannot be written: {place} is read-only; copy the annotations to another folder")
     return real
 

@@ -15,6 +15,7 @@ from tilesegment.viewer.drawn import Canvas
 from tilesegment.viewer.image_layer import ImageLayer
 from tilesegment.viewer.layer import JSON, Layer
 from tilesegment.viewer.mask_layers import MaskLayer, open_mask_layer
+from tilesegment.viewer.object_layer import holds_objects, open_object_layer
 from tilesegment.viewer.places import Places
 
 Named = str | Path | Location
@@ -94,8 +95,8 @@ def open_scene(
 
     Args:
         image: of any format that is read.
-        masks: shown over it: masks, probabilities and label images, finished or in progress.
-        truth: what each of these is compared with.
+        masks: shown over it: masks, probabilities and label images, finished or in progress; files of objects.
+        truth: what each mask is compared with.
         annotate: a GeoJSON file to draw in; it need not exist.
         places: a GeoJSON file of places to step through, as `tileseg suggest` writes it.
         reading: arguments of `open_image`, as axes and series.
@@ -107,14 +108,15 @@ def open_scene(
         shown = ImageLayer(open_image(image, **reading))
         files.callback(shown.close)
         layers: list[Layer] = [shown]
-        over: list[MaskLayer] = []
-        for path in (*masks, *([] if truth is None else [truth])):
-            over.append(open_mask_layer(path, shown.source))
-            files.callback(over[-1].close)
-        layers.extend(over)
+        for path in masks:
+            open_layer = open_object_layer if holds_objects(path) else open_mask_layer
+            layers.append(open_layer(path, shown.source))
+            files.callback(layers[-1].close)
         if truth is not None:
-            layers += [DifferenceLayer(over[-1], one) for one in over[:-1]]
-        # objects are opened here: appended to `layers`, their `close` to `files`
+            predicted = [one for one in layers if isinstance(one, MaskLayer)]
+            true = open_mask_layer(truth, shown.source)
+            files.callback(true.close)
+            layers += [true, *(DifferenceLayer(true, one) for one in predicted)]
         annotations = None if annotate is None else Annotations(annotate, Canvas(shown.shape, shown.depth or 1))
         listed = None if places is None else Places.of(places, shown.shape)
         return Scene(shown, layers, annotations, listed, _files=files.pop_all())

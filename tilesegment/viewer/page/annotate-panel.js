@@ -2,11 +2,11 @@
 import { element, field } from "./controls.js";
 
 export const TOOLS = [
-  ["select", "Select", "v", "Select an annotation: drag its vertices, or all of it"],
+  ["select", "Select", "q", "Select an annotation: drag its vertices, or all of it"],
   ["polygon", "Polygon", "a", "Draw a polygon: click its corners, end on the first one"],
   ["box", "Box", "r", "Draw a box of whole pixels: drag it"],
   ["free", "Freehand", "f", "Draw an area freehand: drag around it"],
-  ["point", "Point", "i", "Draw a point: click"],
+  ["point", "Point", "d", "Draw a point (dot): click"],
   ["erase", "Eraser", "e", "Erase from the annotations of this class: drag around what goes"],
 ];
 const TOLD = { saved: "Saved", saving: "Saving …", unsaved: "Not saved", refused: "Not saved", changed: "Not saved" };

@@ -258,6 +258,7 @@ class Annotator {
   }
 
   colour(number, color) {
+    if (String(color) === String(this.drawing.classes[number].color)) return;
     this.drawing.changeClass(number, { color });
     this.changed();
   }

@@ -32,7 +32,7 @@ async function show(app, rows, layers) {
     const { box, bar, text, seen } = rows.get(number);
     bar.max = found.total;
     bar.value = found.done;
-    text.textContent = told(found);
+    text.textContent = app.layer(number).kind === "image" ? overview(found) : told(found);
     if (seen === found.version) continue;
     rows.get(number).seen = found.version;
     app.versions.set(number, versions(app.layer(number), found));
@@ -45,7 +45,7 @@ async function show(app, rows, layers) {
     box.remove();
     app.versions.set(number, () => "done");
     redrawn.push(app.redraw(number));
-    app.say(`${app.layer(number).name} is complete`);
+    if (app.layer(number).kind !== "image") app.say(`${app.layer(number).name} is complete`);
   }
   if (rows.size > 0 || redrawn.length > 0) app.panel(TITLE).parentElement.hidden = rows.size === 0;
   await Promise.all(redrawn);
@@ -60,6 +60,11 @@ function row(app, number) {
   panel.append(box);
   panel.parentElement.parentElement.prepend(panel.parentElement); // before all controls
   return { box, bar, text, seen: null };
+}
+
+// Of an image without small levels of its own.
+function overview({ done, total }) {
+  return `Computing the view from afar: ${Math.floor((100 * done) / total)} %`;
 }
 
 function told({ done, total, rate, left }) {
