@@ -3,16 +3,23 @@
 import getpass
 import os
 import socket
+import time
 import webbrowser
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from tilesegment.signals import sigterm_stops
 from tilesegment_cli import options
 
 if TYPE_CHECKING:
-    from tilesegment.stores import Options
+    from collections.abc import Sequence
+
+    from tilesegment.stores import Options, Place
     from tilesegment.viewer import Server
+
+_LOOK = 1.0  # seconds between two looks for a mask that is waited for
 
 
 @click.command()
@@ -38,6 +45,7 @@ if TYPE_CHECKING:
 @click.option(
     "--places", type=options.read_path, metavar="FILE", help="Step through these places: what tileseg suggest wrote."
 )
+@click.option("--wait", is_flag=True, help="Wait until a run has begun each MASK that is not there yet.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the page.  [default: a free one]")
 @click.option(
     "--host",
@@ -51,34 +59,47 @@ def view(
     image: str,
     masks: tuple[str, ...],
     truth: str | None,
+    wait: bool,
     port: int,
     host: str,
     no_browser: bool,
     store_options: "Options",
-    **reading: Any,
+    **given: Any,
 ) -> None:
     """Show IMAGE, and each MASK over it, in a page of the browser.
 
     A local server draws the tiles. It answers only who knows the random address that it prints, and serves only what is
     named here. Ctrl-C ends it.
     """
-    from tilesegment.signals import sigterm_stops
     from tilesegment.stores import place_of
     from tilesegment.viewer import Server, open_scene
 
-    reading["select"] = dict(reading["select"] or {})
-    places = [place_of(one, store_options) for one in masks]
+    given["select"] = dict(given["select"] or {})
+    shown = [place_of(one, store_options) for one in (image, *masks)]
     true = None if truth is None else place_of(truth, store_options)
-    with open_scene(place_of(image, store_options), places, truth=true, **reading) as scene:
-        server = Server(scene, host=host, port=port)
+    with sigterm_stops(), ExitStack() as opened:
+        if wait:
+            _wait_for(shown[1:])
+        scene = opened.enter_context(open_scene(shown[0], shown[1:], truth=true, **given))
         drawn = scene.annotations.notes if scene.annotations else ()
         for note in (*scene.image.source.notes, *drawn):
             click.echo(f"Note: {note}", err=True)
-        _announce(server, host)
-        if not (no_browser or _is_remote()):
-            webbrowser.open(server.url)
-        with sigterm_stops():
-            server.run()
+        with Server(scene, host=host, port=port) as server:
+            _announce(server, host)
+            if not (no_browser or _is_remote()):
+                webbrowser.open(server.url)
+            server.wait()
+
+
+def _wait_for(masks: "Sequence[Place]") -> None:
+    """Return once each mask is there, or in progress."""
+    from tilesegment.viewer.live import is_begun
+
+    for mask in masks:
+        if not is_begun(mask):
+            click.echo(f"Waiting for a run that begins {mask}; Ctrl-C ends it.", err=True)
+        while not is_begun(mask):
+            time.sleep(_LOOK)
 
 
 def _announce(server: "Server", host: str) -> None:

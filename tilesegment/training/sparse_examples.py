@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tilesegment.errors import DataError
 from tilesegment.geometry import Region
 from tilesegment.images.limits import limits
 from tilesegment.models.header import Normalisation
@@ -45,6 +46,8 @@ class SparseExamples(Examples):
         self.scales = [_mean_and_spread(one.image, scale) for one in sections]
         self.stains = [stain_vectors(one.image) if augmentation.stains else None for one in sections]
         found = [_places(one.label) for one in sections]
+        if not any(found):
+            raise DataError("at this --scale nothing is left of what was drawn; draw broader, or give a larger --scale")
         self.places = {n: [one.get(n) for one in found] for n in sorted(set().union(*found))}
         self.weights = [
             torch.tensor([0.0 if one is None else math.sqrt(len(one)) for one in of_class], dtype=torch.float64)

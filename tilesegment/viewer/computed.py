@@ -93,11 +93,11 @@ class ComputedZooms:
             if not self._planes:
                 return None
             plane = next(reversed(self._planes.values()))
-            done, total = int(plane.tried.sum()), plane.tried.size
-        if done == total:
+            tried, version = plane.tried.copy(), self._version
+        if tried.all():
             return None
         self._wake()
-        return Progress(done, total, self._version)
+        return Progress(int(tried.sum()), tried.size, version, stored=tried[None], block=SIDE << self.first)
 
     def close(self) -> None:
         """Stop the thread and remove the files."""

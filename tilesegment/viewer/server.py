@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
 from tilesegment.errors import ViewError
@@ -39,48 +38,83 @@ ROUTES: Sequence[tuple[str, type[Handler]]] = (
 )
 MOST_BODY = 64 << 20  # bytes of what a browser sends: annotations
 _MOST_HEADER = 16 << 10
+_BACKLOG = 128  # connections that wait to be accepted
 _IDLE = 120  # seconds after which a connection without a request is closed
 
 
 class Server:
-    """Serves a scene until it is stopped. As a context manager it does so in a thread of its own.
+    """Serves a scene in a thread of its own while it is a context.
 
     Attributes:
         port: on which it listens.
+        token: random, in each address.
         url: of the page, with the token.
+        view: what the requests share.
     """
 
-    def __init__(self, scene: Scene, *, host: str = "127.0.0.1", port: int = 0, token: str | None = None) -> None:
-        """Listen on a port; 0 takes a free one. Nothing is answered yet.
+    def __init__(self, scene: Scene, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Describe a server of a scene; it listens from `__enter__` on.
+
+        Args:
+            scene: is not closed.
+            host: name or address to listen on; others than the loopback let other machines in.
+            port: 0 takes a free one.
+        """
+        self._host, self.port = host, port
+        self.token = new_token()
+        self.view = View(scene, self.token, Names(host))
+        self._loop = asyncio.new_event_loop()
+        self._stopping, self._serving, self._ended = asyncio.Event(), threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="server", daemon=True)
+
+    @property
+    def url(self) -> str:
+        named = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(self._host, self._host)
+        return f"http://{f'[{named}]' if ':' in named else named}:{self.port}/{self.token}/"
+
+    def wait(self) -> None:
+        """Wait until it ends, or for a signal, which is raised in the main thread."""
+        self._ended.wait()
+
+    def __enter__(self) -> Self:
+        """Listen and answer.
 
         Raises:
             ViewError: the host or the port cannot be had.
         """
         try:
-            self._sockets = bind_sockets(port, host)
+            self._socket = _listening(self._host, self.port)
         except (OSError, OverflowError) as error:
+            self._close()
             raise ViewError(
-                f"{host}:{port} cannot be listened on ({getattr(error, 'strerror', None) or error}): choose another "
-                "--port, or leave it out for a free one"
+                f"{self._host}:{self.port} cannot be listened on ({getattr(error, 'strerror', None) or error}): choose "
+                "another --port, or leave it out for a free one"
             ) from error
-        self.port: int = self._sockets[0].getsockname()[1]
-        self.token = token or new_token()
-        named = socket.gethostname() if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
-        self.url = f"http://{named}:{self.port}/{self.token}/"
-        self.view = View(scene, self.token, Names(host))
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopping, self._thread = asyncio.Event(), None  # type: tuple[asyncio.Event, threading.Thread | None]
-        self._serving = threading.Event()
+        self.port = self._socket.getsockname()[1]
+        self._thread.start()
+        self._serving.wait()
+        return self
 
-    def run(self) -> None:
-        """Serve until `stop`, or until Ctrl-C, which is raised."""
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+        self._close()
+        self._socket.close()
+
+    def _close(self) -> None:
+        self._loop.close()
+        self.view.pool.close()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
         try:
-            asyncio.run(self._serve())
+            self._loop.run_until_complete(self._serve())
         finally:
-            self.view.pool.close()
+            self._ended.set()
 
     async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
         routes: list[Any] = [(address(pattern), handler, {"view": self.view}) for pattern, handler in ROUTES]
         application = Application(
             routes,
@@ -92,32 +126,28 @@ class Server:
         server = HTTPServer(
             application, max_body_size=MOST_BODY, max_header_size=_MOST_HEADER, idle_connection_timeout=_IDLE
         )
-        server.add_sockets(self._sockets)
+        server.add_socket(self._socket)
         self._serving.set()
-        try:
-            await self._stopping.wait()
-        finally:
-            server.stop()
-            with suppress(asyncio.CancelledError):
-                await server.close_all_connections()
+        await self._stopping.wait()
+        server.stop()
+        with suppress(asyncio.CancelledError):
+            await server.close_all_connections()
 
-    def stop(self) -> None:
-        """Let `run` return; from any thread."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._stopping.set)
 
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self.run, name="server", daemon=True)
-        self._thread.start()
-        self._serving.wait()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-        assert self._thread is not None
-        self._thread.join()
+def _listening(host: str, port: int) -> socket.socket:
+    """Return a socket that listens."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = found[0]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setblocking(False)
+        listening.bind(address)
+        listening.listen(_BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
 
 
 class _Unknown(Handler):

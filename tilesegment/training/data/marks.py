@@ -4,6 +4,7 @@ Annotations that overlap or touch are one group: parts of one stay together wher
 has no class.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -108,8 +109,10 @@ def read_outlines(path: Path, entry: str | None, image: ImageSource, name: str, 
     found = read_drawing(path, entry)
     what = path.name if entry is None else f"{entry} in {path.name}"
     check_drawn_on(found.size, image.shape, what, f"image {name}")
-    given = [painted(one, brush) for one in found.features if one.polygons or one.paths]
-    classed = [one for one in given if one.name is not None and not one.is_void]
+    given = [painted(one, brush) for one in found.features]
+    classed = [one for one in given if _counts(one)]
+    if classed and not all(one.is_object for one in classed):  # what a program detected was not drawn
+        classed = [one for one in classed if not one.is_object]
     if given and not classed:
         raise DataError(
             f"none of the {len(given)} annotations in {what} has a class; give each one, such as tumour and stroma"
@@ -118,9 +121,12 @@ def read_outlines(path: Path, entry: str | None, image: ImageSource, name: str, 
     drawn, left_out = (_outlines(some, path.name) for some in (classed, [one for one in given if one.is_void]))
     last = int(drawn.planes.max(initial=0))
     if last >= (image.depth or 1) or drawn.planes.min(initial=0) < 0:
-        raise DataError(f"{what} has annotations in plane {last}; image {name} has the planes 0 to {image.depth or 1}")
+        planes = f"image {name} has the planes 0 to {(image.depth or 1) - 1}"
+        raise DataError(f"{what} has annotations in plane {last}; {planes}")
     groups, crossed = touching([one.polygons for one in classed], drawn.planes, kinds)
-    notes = [*_left_out(found.features, given, what, brush), *doubts(drawn, image.shape, what)]
+    notes = [*_left_out(given, classed, what), *doubts(drawn, image.shape, what)]
+    if thin := sum(bool(one.paths) and _counts(one) for one in found.features):
+        notes.append(f"{what}: {thin} lines or points count as {brush:g} px wide (--brush)")
     if crossed:
         notes.append(f"{what}: {crossed} pairs of annotations of different classes overlap: the later one is on top")
     boxes = _boxes(drawn, groups, image.shape)
@@ -128,21 +134,31 @@ def read_outlines(path: Path, entry: str | None, image: ImageSource, name: str, 
     return OutlineMarks(drawn, left_out, kinds, colours, groups, boxes, tuple(notes))
 
 
+def _counts(feature: Feature) -> bool:
+    """Whether a feature says what is where: it has a class, but for `Region*` and others that QuPath ignores."""
+    has_class = feature.name is not None and not feature.name.endswith("*")
+    return has_class and not feature.is_void and bool(feature.polygons or feature.paths)
+
+
 def _outlines(features: Sequence[Feature], name: str) -> Outlines:
     """Features in the order of the file, whatever their type."""
     return Outlines.of([replace(one, name=None, object_type="annotation") for one in features], name)
 
 
-def _left_out(features: Sequence[Feature], given: Sequence[Feature], what: str, brush: float) -> Iterator[str]:
-    """Say which annotations do not count, and how wide lines are."""
-    nameless = sum(one.name is None and not one.is_void for one in given)
-    if nameless:
-        yield f"{what}: {nameless} annotations have no class and are left out"
-    if len(given) < len(features):
-        yield f"{what}: {len(features) - len(given)} features have no geometry and are left out"
-    thin = sum(bool(one.paths) and one.name is not None for one in features)
-    if thin:
-        yield f"{what}: {thin} lines or points count as {brush:g} px wide (--brush)"
+def _left_out(given: Sequence[Feature], classed: Sequence[Feature], what: str) -> Iterator[str]:
+    """Say which features do not count, and why."""
+    counted = set(map(id, classed))
+    reasons = Counter(_reason(one) for one in given if id(one) not in counted and not one.is_void)
+    for reason, count in reasons.items():
+        yield f"{what}: {count} annotations {reason} and are left out"
+
+
+def _reason(feature: Feature) -> str:
+    if not feature.polygons:
+        return "have no geometry"
+    if feature.name is None:
+        return "have no class"
+    return f"are of the class {feature.name}" if feature.name.endswith("*") else "were detected, not drawn,"
 
 
 def _boxes(drawn: Outlines, groups: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

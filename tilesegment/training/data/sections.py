@@ -26,7 +26,9 @@ _AT_ONCE = 1 << 27  # values of images whose mean and spread are computed at onc
 class Section:
     """One labelled image, at the pixel size at which it is read."""
 
-    name: str  # stem of its file; `stem[3]` is plane 3 of a stack, `stem@512,0` a part that begins at (512, 0)
+    # stem of its file; `stem[3]` is plane 3 of a stack, `stem@512,0` a part that begins at (512, 0), `stem@512,0#7` one
+    # that holds annotation 7 alone
+    name: str
     image: np.ndarray  # (C, H, W) in the file's dtype
     label: np.ndarray  # (H, W) uint8 class ids, IGNORE where not labelled
     objects: np.ndarray | None = None  # of instance labels: (H, W) int32, 0 outside, 1 to n numbers the objects
@@ -35,7 +37,7 @@ class Section:
     @property
     def stem(self) -> str:
         """The name without plane and part."""
-        return re.sub(r"(\[\d+\])?(@\d+,\d+)?$", "", self.name)
+        return re.sub(r"(\[\d+\])?(@\d+,\d+)?(#\d+)?$", "", self.name)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """A data set of which only what was drawn counts; annotations are held out whole."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -91,12 +90,14 @@ class SparseDataset(Dataset):
         order = sorted(range(len(self.groups)), key=lambda n: (self.groups[n].image, self.groups[n].box))
         for one in np.argsort(has.sum(0), kind="stable") if share > 0 else ():
             own = [n for n in order if has[n, one]]
-            wanted = max(round(share * len(own)), 1) - int(held[own].sum())
             free = [n for n in own if not held[n]]
-            for at in np.linspace(0, len(free), max(wanted, 0), endpoint=False) + len(free) / (2 * max(wanted, 1)):
-                held[free[math.floor(at)]] = True
-                if (has[~held].sum(0) < has.any(0)).any():  # a class would have nothing to learn from
-                    held[free[math.floor(at)]] = False
+            wanted = min(max(round(share * len(own)), 1) - int(held[own].sum()), len(free))
+            spread = [free[len(free) * (2 * k + 1) // (2 * wanted)] for k in range(wanted)]
+            for n in [*spread, *(n for n in free if n not in spread)]:
+                held[n] = wanted > 0
+                if held[n] and (has[~held].sum(0) < has.any(0)).any():  # a class would have nothing to learn from
+                    held[n] = False
+                wanted -= int(held[n])
         return held
 
     def _named(self, names: Sequence[str]) -> np.ndarray:
@@ -120,9 +121,12 @@ class SparseDataset(Dataset):
         own = section.groups == number
         box = box_of(own)
         assert box is not None
-        around = widened(box, _CONTEXT, Region.of_shape(own.shape)).slices
-        label = np.where(own[around], section.label[around], np.uint8(IGNORE))
-        return Section(f"{section.name}#{number}", section.image[:, *around], label)
+        around = widened(box, _CONTEXT, Region.of_shape(own.shape))
+        inside = around.slices
+        label = np.where(own[inside], section.label[inside], np.uint8(IGNORE))
+        name, _, origin = section.name.rpartition("@")
+        y, x = map(int, origin.split(","))
+        return Section(f"{name}@{y + around.y0},{x + around.x0}#{number}", section.image[:, *inside], label)
 
 
 def number_of(held_out: Section) -> int:

@@ -35,6 +35,7 @@ export function open(app) {
     ...viewerOptions(),
     element: document.getElementById("viewer"),
     showNavigator: true,
+    navigatorAutoFade: false,
     navigatorPosition: "BOTTOM_RIGHT",
     navigatorSizeRatio: 0.16,
   });

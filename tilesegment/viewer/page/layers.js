@@ -31,11 +31,11 @@ export async function start(app) {
     for (const update of updates) update();
   };
   const panel = app.panel("Layers");
-  updates = states.map((state) => {
-    const { box, update } = controls(app, state);
-    panel.append(box);
-    return update;
-  });
+  const made = states.map((state) => controls(app, state));
+  panel.append(...made.map((one) => one.box));
+  updates = made.map((one) => one.update);
+  // the classes of objects are known once their file is indexed
+  app.renewLayer = (number) => made[states.findIndex((one) => one.number === number)].renew();
   await Promise.all(states.map((state) => settle(app, state)));
   startCompare(app, states);
 }
@@ -45,6 +45,7 @@ const adding = new Set(); // numbers of layers
 // Show a layer as opaque as it is to be; it is added when it is shown for the first time.
 async function settle(app, state) {
   const { number } = state;
+  if (app.layer(number).kind === "objects") return; // drawn by objects.js
   if (!app.items.has(number) && state.visible && !adding.has(number)) {
     adding.add(number);
     await app.add(number, { opacity: state.opacity });
@@ -139,11 +140,15 @@ function controls(app, state) {
   });
   box.append(row, opacityRow);
   const inner = element("div", { className: "look" });
-  for (const part of parts(layer, state, change)) {
-    inner.append(part.box);
-    updates.push(part.update);
-  }
-  for (const note of layer.notes ?? []) inner.append(element("p", { className: "note", text: note }));
+  let ofParts = [];
+  const fill = () => {
+    const made = [...parts(layer, state, change)];
+    const notes = (layer.notes ?? []).map((text) => element("p", { className: "note", text }));
+    inner.replaceChildren(...made.map((part) => part.box), ...notes);
+    ofParts = made.map((part) => part.update);
+  };
+  fill();
+  updates.push(() => ofParts.forEach((one) => one()));
   box.append(inner);
 
   let before = JSON.stringify(look(app, state));
@@ -155,7 +160,11 @@ function controls(app, state) {
     before = now;
   };
   update();
-  return { box, update };
+  const renew = () => {
+    fill();
+    update();
+  };
+  return { box, update, renew };
 }
 
 function* parts(layer, state, change) {
@@ -173,7 +182,7 @@ function* parts(layer, state, change) {
     const all = [["all", "all"], ...layer.compared.map((one) => [String(one.id), one.name])];
     yield choice("Class", all, state, "alone", change);
   }
-  if (layer.classes) yield classes(layer, state, change);
+  if (layer.classes?.length) yield classes(layer, state, change);
 }
 
 function choice(label, options, state, name, change) {

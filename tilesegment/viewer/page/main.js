@@ -41,6 +41,8 @@ async function main() {
       app.say(`${name}: ${error.message}`, true);
     }
   }
+  // what is used most comes first
+  for (const title of ["Image", "About"]) document.getElementById("panel").append(app.panel(title).parentElement);
   help(app);
   document.addEventListener("keydown", (event) => pressed(app, event));
   document.documentElement.dataset.ready = "true";
@@ -82,7 +84,10 @@ function frame(app) {
 
 function help(app) {
   const dialog = document.getElementById("help");
-  app.tool("?", "?", "Show the keys", () => dialog.showModal());
+  app.tool("?", "?", "Show the keys", () => {
+    dialog.showModal();
+    dialog.scrollTop = 0;
+  });
   const rows = document.getElementById("keys");
   const seen = new Set();
   for (const { what, all } of app.keys.values()) {
