@@ -164,7 +164,7 @@ def _objects(given: dict[str, Any]) -> dict[str, Any]:
     chosen = {name: given.pop(name) for name in names}
     files, measured = given.pop("objects_"), given.pop("measure_image")
     for name in (*names, "measure_image") if not files else ():
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             (spelt,) = (one.opts[0] for one in context.command.params if one.name == name)
             raise click.UsageError(f"{spelt} is about objects: give --objects PATH, too")
     return {"objects": files, "object_settings": ObjectSettings.of(chosen), "measure_image": measured}
