@@ -134,7 +134,9 @@ class Grouped(click.Group):
             return args
         own -= _options_of(self.commands[args[at]])
         end = args.index("--") if "--" in args else len(args)
-        front, rest, items = [], [], iter(args[at + 1 : end])
+        front: list[str] = []
+        rest: list[str] = []
+        items = iter(args[at + 1 : end])
         for item in items:
             if item in own:
                 front += [item, *([value] if (value := next(items, None)) is not None else [])]

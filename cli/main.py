@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import warnings
+from contextlib import ExitStack
 
 import click
 
@@ -18,9 +19,10 @@ from tilesegment_cli.export import export
 from tilesegment_cli.group import Grouped, note, unknown_option
 from tilesegment_cli.import_weights import import_weights
 from tilesegment_cli.info import info, models, networks
+from tilesegment_cli.log import Log
 from tilesegment_cli.objects import objects
 from tilesegment_cli.open_in import open_in
-from tilesegment_cli.options import read_path
+from tilesegment_cli.options import read_path, written_path
 from tilesegment_cli.predict import predict
 from tilesegment_cli.preview import preview
 from tilesegment_cli.status import finish, status
@@ -41,9 +43,16 @@ from tilesegment_cli.view import view
     envvar="TILESEG_CONFIG",
     help="Defaults of options, as TOML.  [default: tilesegment.toml, if it is in this folder]",
 )
+@click.option(
+    "--log-file",
+    type=written_path,
+    metavar="FILE",
+    envvar="TILESEG_LOG_FILE",
+    help="Append all that is printed to this file, too, each line with the time.",
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
-def tileseg(context: click.Context, config: str | None, debug: bool) -> None:
+def tileseg(context: click.Context, config: str | None, log_file: str | None, debug: bool) -> None:
     """Segments images larger than memory, tile by tile, without seams.
 
     \b
@@ -55,6 +64,8 @@ def tileseg(context: click.Context, config: str | None, debug: bool) -> None:
     An option that is not typed has the value of the variable TILESEG_COMMAND_OPTION, else of TILESEG_OPTION, else of
     the file of --config, else of ./tilesegment.toml, else the default.
     """  # noqa: D301 - click looks for the backspace itself
+    if log_file is not None:
+        context.ensure_object(ExitStack).enter_context(Log(log_file, sys.argv[1:]))
     found = read_defaults(config, tileseg.commands)
     remember(context, found)
     if found.files:
@@ -84,8 +95,14 @@ def main() -> None:
         # libraries log about damaged files too; our message is enough
         logging.disable()
         warnings.simplefilter("ignore")
+    with ExitStack() as opened:  # the log, which has errors, too
+        _run(arguments, debug, opened)
+
+
+def _run(arguments: list[str], debug: bool, opened: ExitStack) -> None:
+    """Run a command, and exit with its code."""
     try:
-        tileseg.main(arguments, prog_name="tileseg", standalone_mode=False)
+        tileseg.main(arguments, prog_name="tileseg", standalone_mode=False, obj=opened)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -134,8 +134,13 @@ def predict(
         if twice := [one for one in files if files.count(one) > 1]:
             raise click.UsageError(f"--roi {twice[0]} holds areas of one image, but {len(twice)} images have it")
         if dry_run:
-            for image, _ in placed:
-                _print_plan(image, replace(settings, **own.get(image, {})), as_json)
+            chosen = [(image, replace(settings, **own.get(image, {}))) for image, _ in placed]
+            if len(chosen) > 1:
+                from tilesegment_cli.plans import print_totals
+
+                print_totals(chosen, as_json, verbose)
+            else:
+                _print_plan(*chosen[0], as_json)
             return
         many = out_dir is not None or len(placed) > 1
         results = _carry_out(placed, settings, own, cluster, out_dir, quiet, verbose, stop, many=many)
