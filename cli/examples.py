@@ -46,4 +46,5 @@ EXAMPLES = {
     "bench": ("tileseg bench", "tileseg bench slide.tif --seconds 30 --dir /scratch"),
     "status": ("tileseg status mask.zarr", "tileseg status masks/*.zarr --watch"),
     "finish": ("tileseg finish mask.zarr",),
+    "completion": ("tileseg completion bash --install",),
 }

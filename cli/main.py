@@ -11,6 +11,7 @@ import click
 from tilesegment import TilesegmentError
 from tilesegment.errors import StoppedError, one_line
 from tilesegment_cli.bench import bench
+from tilesegment_cli.completion import completion
 from tilesegment_cli.defaults import name_variables, origin_of, read_defaults, remember, unused_variables
 from tilesegment_cli.evaluate import evaluate
 from tilesegment_cli.examples import EXAMPLES
@@ -80,6 +81,7 @@ _SECTIONS = {
     "Train": (train, models, networks, import_weights, export),
     "Check": (verify, evaluate, bench),
     "Cluster": (status, finish),
+    "Shell": (completion,),
 }
 for title, commands in _SECTIONS.items():
     tileseg.add_section(title, commands, EXAMPLES)

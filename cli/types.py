@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from tilesegment import Region
 
@@ -148,6 +149,10 @@ class PathType(click.ParamType):
         if problem is not None:
             self.fail(f"{value!r} {problem}", param, ctx)
         return path
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Leave files and folders to the shell."""
+        return [CompletionItem(incomplete, type="file")]
 
     def _on_disk(self, path: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the path that a URL names on this machine; refuse one of a server."""
