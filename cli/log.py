@@ -3,7 +3,6 @@
 import shlex
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -57,6 +56,8 @@ class Log:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         sys.stdout, sys.stderr = self._printed
         if error is not None and not isinstance(error, SystemExit):
+            import traceback
+
             self.write("".join(traceback.format_exception(error)))
         if self._begun:
             self.write("\n")
