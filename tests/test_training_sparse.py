@@ -350,6 +350,7 @@ def test_messages(tmp_path: Path) -> None:
     refused("are of the class a; at least two classes are needed", geojson(two[0]))
     refused("none of the 1 annotations in bad.geojson has a class", geojson(feature(area((1, 1, 9, 9)), None)))
     refused("at least two classes", {"type": "FeatureCollection", "features": []})
+    refused("nothing that was drawn is left", geojson(*two, feature(area((0, 0, 99, 99)), "Ignore*")))
     refused("are of the classes a, b; name these", geojson(*two), classes=("a", "c"))
     refused("outlines lie outside the image", geojson(feature(area((9000, 1, 9009, 9)), "a")))
     refused("--brush is 0; allowed: 1 to 10000 pixels", geojson(*two), brush=0)

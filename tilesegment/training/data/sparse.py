@@ -127,6 +127,8 @@ class _Reader:
             most = MOST * share // max(sum(shares), 1)
             sections += self._sections(one, numbers, most, len(groups))
             groups += [Group(one.marked.name, tuple(box)) for box in one.boxes.tolist()]
+        if not sections:
+            raise DataError("nothing that was drawn is left within the images; draw more, or outside of Ignore*")
         if len(sections) < sum(shares) and sum(one.image[0].size for one in sections) >= MOST // 2:
             notes.append(f"of large annotations parts alone are read, at random: {MOST / 1e6:,.0f} megapixels in all")
         empty = [one.marked.name for one in found if not any(s.stem == one.marked.name for s in sections)]
