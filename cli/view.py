@@ -3,7 +3,9 @@
 import getpass
 import os
 import socket
+import time
 import webbrowser
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,8 +14,12 @@ from tilesegment.signals import sigterm_stops
 from tilesegment_cli import options
 
 if TYPE_CHECKING:
-    from tilesegment.stores import Options
+    from collections.abc import Sequence
+
+    from tilesegment.stores import Options, Place
     from tilesegment.viewer import Server
+
+_LOOK = 1.0  # seconds between two looks for a mask that is waited for
 
 
 @click.command()
@@ -39,6 +45,7 @@ if TYPE_CHECKING:
 @click.option(
     "--places", type=options.read_path, metavar="FILE", help="Step through these places: what tileseg suggest wrote."
 )
+@click.option("--wait", is_flag=True, help="Wait until a run has begun each MASK that is not there yet.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the page.  [default: a free one]")
 @click.option(
     "--host",
@@ -52,6 +59,7 @@ def view(
     image: str,
     masks: tuple[str, ...],
     truth: str | None,
+    wait: bool,
     port: int,
     host: str,
     no_browser: bool,
@@ -69,7 +77,10 @@ def view(
     given["select"] = dict(given["select"] or {})
     shown = [place_of(one, store_options) for one in (image, *masks)]
     true = None if truth is None else place_of(truth, store_options)
-    with sigterm_stops(), open_scene(shown[0], shown[1:], truth=true, **given) as scene:
+    with sigterm_stops(), ExitStack() as opened:
+        if wait:
+            _wait_for(shown[1:])
+        scene = opened.enter_context(open_scene(shown[0], shown[1:], truth=true, **given))
         drawn = scene.annotations.notes if scene.annotations else ()
         for note in (*scene.image.source.notes, *drawn):
             click.echo(f"Note: {note}", err=True)
@@ -78,6 +89,17 @@ def view(
             if not (no_browser or _is_remote()):
                 webbrowser.open(server.url)
             server.wait()
+
+
+def _wait_for(masks: "Sequence[Place]") -> None:
+    """Return once each mask is there, or in progress."""
+    from tilesegment.viewer.live import is_begun
+
+    for mask in masks:
+        if not is_begun(mask):
+            click.echo(f"Waiting for a run that begins {mask}; Ctrl-C ends it.", err=True)
+        while not is_begun(mask):
+            time.sleep(_LOOK)
 
 
 def _announce(server: "Server", host: str) -> None:

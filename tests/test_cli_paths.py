@@ -107,6 +107,7 @@ USES = {
     "tissue out": use("tissue slide.tif --out {}", *_NEW),
     "view image": use("view {} --no-browser"),
     "view masks": use("view slide.tif {} --no-browser"),
+    "view truth": use("view slide.tif mask.zarr --truth {} --no-browser"),
     "view annotate": use("view slide.tif --no-browser --annotate {}", *_NEW),
     "view places": use("view slide.tif --no-browser --places {}"),
     "info path": use("info {}"),

@@ -88,6 +88,21 @@ def test_cells_are_few_however_many_blocks_there_are() -> None:
     assert cells_of(Progress(1, 2, 1)) is None
 
 
+def test_a_mask_is_waited_for_that_no_run_has_begun(image: Path, tmp_path: Path) -> None:
+    """The address is printed as soon as there is a first block, or none yet."""
+    command = [sys.executable, "-m", "tilesegment_cli.main", "view", image, tmp_path / "mask.zarr", "--no-browser"]
+    with subprocess.Popen([*command, "--wait"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        try:
+            assert run.stdout is not None and run.stderr is not None
+            assert run.stderr.readline().startswith("Waiting for a run that begins ")
+            create_mask(tmp_path / "mask.zarr", MaskSpec((SIDE, SIDE), None, BLOCK, 128, CLASSES, None))
+            assert run.stdout.readline().startswith("http://127.0.0.1:")
+        finally:
+            run.terminate()
+    done = subprocess.run([*command[:-2], tmp_path / "other.zarr"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "other.zarr" in done.stderr  # without --wait it is a mistake
+
+
 @needs_browser
 def test_blocks_appear_as_they_are_stored_and_only_their_tiles_are_asked_for(
     browser: Any, image: Path, writer: MaskWriter

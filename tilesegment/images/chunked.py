@@ -7,7 +7,7 @@ import numpy as np
 
 from tilesegment.geometry import Region
 from tilesegment.images.layout import Layout
-from tilesegment.images.pieces import MOST_KEPT, PieceReader, Take
+from tilesegment.images.pieces import PieceReader, Take
 from tilesegment.images.source import ImageSource, Level, Shown
 from tilesegment.metadata import Frame
 
@@ -56,7 +56,11 @@ class ChunkedSource(ImageSource):
     @property
     def cache_bytes(self) -> int:
         """Size of the chunks that reads to come will need, at most as many as the image has."""
-        return min(MOST_KEPT, self._bytes)
+        return min(self._pieces.most_kept, self._bytes)
+
+    def keep_at_most(self, most: int) -> None:
+        """Keep fewer pieces than a prediction needs."""
+        self._pieces.most_kept = most
 
     @property
     def decoded_bytes(self) -> int:

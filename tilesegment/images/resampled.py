@@ -79,6 +79,10 @@ class ResampledSource(ImageSource):
         """As of the image, and what resampling holds for a moment."""
         return self._source.cache_bytes + 2 * READ * self.dtype.itemsize
 
+    def keep_at_most(self, most: int) -> None:
+        """Keep fewer pieces of the image."""
+        self._source.keep_at_most(most)
+
     @property
     def decoded_bytes(self) -> int:
         return self._source.decoded_bytes

@@ -15,7 +15,7 @@ import numpy as np
 from tilesegment.errors import ImageError
 from tilesegment.geometry import Region
 from tilesegment.images.layout import MAX_SIDE, Choices
-from tilesegment.images.pieces import MOST_KEPT, PieceReader, Take
+from tilesegment.images.pieces import PieceReader, Take
 from tilesegment.images.source import BELIEVED_OF_SLIDES, ImageSource, Level, Shown
 from tilesegment.metadata import MICROMETRE, UNKNOWN_FRAME, Frame, PixelSize, Spacing
 from tilesegment.threads import thread_count
@@ -47,7 +47,11 @@ class SlideSource(ImageSource):
     @property
     def cache_bytes(self) -> int:
         """Size of the pieces that reads to come will need, at most as many as the image has."""
-        return min(MOST_KEPT, self._bytes)
+        return min(self._pieces.most_kept, self._bytes)
+
+    def keep_at_most(self, most: int) -> None:
+        """Keep fewer pieces than a prediction needs."""
+        self._pieces.most_kept = most
 
     @property
     def decoded_bytes(self) -> int:

@@ -188,6 +188,9 @@ class ImageSource(ABC):
         self.frame = replace(self.frame, y=sized(self.frame.y, size.y), x=sized(self.frame.x, size.x))
         self.pixel_size = size
 
+    def keep_at_most(self, most: int) -> None:  # noqa: B027 - most formats keep none
+        """Keep at most so many bytes of decoded pixels between reads, where pieces of the image are kept."""
+
     def read(self, region: Region, level: int = 0, z: int = 0) -> np.ndarray:
         """Read the pixels of `region`, (C, h, w) in `dtype`; maybe a view, maybe not contiguous. Thread-safe.
 

@@ -21,7 +21,6 @@ from tilesegment.geometry import Region
 from tilesegment.images.byte_ranges import ByteRanges, DiskFile, RemoteFile
 from tilesegment.images.layout import Choices, Layout, arrange, chosen_series, note_on_inversion
 from tilesegment.images.openers import opener_of
-from tilesegment.images.pieces import MOST_KEPT
 from tilesegment.images.pixels import stored_type
 from tilesegment.images.source import ImageSource, Level, Shown
 from tilesegment.images.tiff_description import check_claims, read_ome, tiff_frame
@@ -98,7 +97,12 @@ class TiffSource(ImageSource):
     @property
     def cache_bytes(self) -> int:
         """Size of the strips and tiles that reads to come will need, at most as many as the image has."""
-        return min(MOST_KEPT, self._bytes) if isinstance(self._levels[0].planes[0], SegmentedPlane) else 0
+        is_decoded = isinstance(self._levels[0].planes[0], SegmentedPlane)
+        return min(self._segments.pieces.most_kept, self._bytes) if is_decoded else 0
+
+    def keep_at_most(self, most: int) -> None:
+        """Keep fewer pieces than a prediction needs."""
+        self._segments.pieces.most_kept = most
 
     @property
     def decoded_bytes(self) -> int:

@@ -25,6 +25,7 @@ from tilesegment.viewer.ranges import Range, ranges_of
 from tilesegment.viewer.tiling import TileAt, zooms
 
 _EXACT = 1 << 22  # pixels of level 0 up to which tiles are PNG
+_KEPT = 1 << 26  # bytes of decoded pieces of the file that are kept
 _UNKNOWN = 128  # grey of what is not computed yet
 _SHOWN = 4  # channels that are shown at first
 
@@ -39,6 +40,7 @@ class ImageLayer:
     kind = "image"
 
     def __init__(self, source: ImageSource) -> None:
+        source.keep_at_most(_KEPT)
         self.source = source
         self.name = PurePath(source.path).name or source.path
         self.shape, self.depth = source.shape, source.depth

@@ -1,14 +1,24 @@
 """How far the layers are that still change; the page asks once a second while there are any."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from tilesegment.errors import ViewError
+from tilesegment.masks.target import partial_name, read_record
+from tilesegment.stores import Place
 from tilesegment.viewer.handler import Handler
 from tilesegment.viewer.layer import JSON, Layer, Progress
 
 MOST_CELLS = 64  # along each axis
+
+
+def is_begun(mask: Place) -> bool:
+    """Whether there is anything under the name of a mask, or one of that name is in progress."""
+    if any(read_record(place) is not None for place in (mask, partial_name(mask))):
+        return True
+    return isinstance(mask, Path) and mask.exists()
 
 
 class ProgressRequest(Handler):
