@@ -4,9 +4,10 @@
 
 Slides are drawn by draw_slides.py, a Zarr and a JPEG slide. For each, a JSON line: seconds from the opening of the page
 in Chromium to the first picture on it (left out where there is no Chromium); median and 95th percentile of the
-milliseconds that a tile takes, of random tiles of all zooms, six requests at a time; the most memory that the server
-took. Beside it, `file_*`: the same for the plain reading of what the tiles show, in six threads, with nothing scaled or
-encoded; tiles for which more than 16 megapixels would be read are left out of it.
+milliseconds that a tile takes, of random tiles of all zooms, six requests at a time; the server's processor time per
+tile, which other programs change less; the most memory that it took. Beside it, `file_*`: the same for the plain reading
+of what the tiles show, in six threads, with nothing scaled or encoded; tiles for which more than 16 megapixels would be
+read are left out of it.
 
 The last line is `predict` of a slide of --predicted pixels a side, alone and watched in turns: a client that asks for
 the progress once a second and for the tiles of a window whenever it grew. `cost` is the share of speed that is lost.
@@ -73,6 +74,11 @@ class Viewer:
         parts = urlsplit(self.url)
         assert parts.hostname is not None
         return http.client.HTTPConnection(parts.hostname, parts.port, timeout=120)
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that it took so far."""
+        times = self.process.cpu_times()
+        return times.user + times.system
 
     def peak_mb(self) -> float:
         """Return the most memory that it took so far, in MB; elsewhere than on Linux what it takes now."""
@@ -183,7 +189,9 @@ def measure(path: Path, tiles: int) -> dict[str, Any]:
         chosen = random_tiles(source.shape, tiles)
     with viewing(path) as viewer:
         found: dict[str, Any] = {"start_mb": viewer.peak_mb(), "first_picture_s": first_picture(viewer)}
+        before = viewer.cpu_seconds()
         found |= quantiles(request_tiles(viewer, chosen))
+        found["cpu_ms_per_tile"] = (viewer.cpu_seconds() - before) / tiles * 1e3
         found["peak_mb"] = viewer.peak_mb()
     return found | quantiles(read_tiles(path, chosen), "file_")
 
