@@ -257,7 +257,8 @@ def kill_at_random(trial: Trial, kills: int, rng: random.Random) -> Summary:
             if not trial.kill(part):
                 continue
             said = trial.status(out)
-            if said["state"] == "complete":  # it came after the end
+            if said["state"] == "complete":  # it came after the end, maybe before all was tidied up
+                trial.start(out, part)
                 break
             left = 1 - said["done"] / said["blocks"]
             found.kills, found.allowed = found.kills + 1, found.allowed + IN_FLIGHT

@@ -261,3 +261,13 @@ def test_making_objects_is_measured_beside_what_users_do_today(tmp_path):
         assert line["mpx_per_s"] == pytest.approx(line["size"] ** 2 / 1e6 / line["seconds"], rel=0.1, abs=0.01)
         assert line["peak_mb"] > 50
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_objects_are_measured_in_the_viewer(tmp_path):
+    command = [sys.executable, EXAMPLES / "measure_viewer_objects.py", "--size", "1024", "--count", "8"]
+    done = subprocess.run([*command, "--folder", tmp_path], check=True, capture_output=True, text=True)
+    line = json.loads(done.stdout)
+    assert line["objects"] == sum(b'"Feature"' in one for one in (tmp_path / "cells.geojson").read_bytes().splitlines())
+    assert line["outlines"]["tiles"] == 8 and line["hover"]["median_ms"] > 0
+    assert 50 < line["server_mb"] <= line["with_index_mb"]

@@ -15,11 +15,13 @@ import tifffile
 from drawn_layers import Blank, drawn
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mask_files import mask_of
 from object_runs import find_in, write_mask
 from skimage.draw import polygon2mask
 
-from tilesegment.errors import MaskError
+from tilesegment.errors import MaskError, ViewError
 from tilesegment.viewer import Server, object_index, open_scene
+from tilesegment.viewer.mask_layers import MaskLayer, open_mask_layer
 from tilesegment.viewer.object_layer import MOST, ObjectLayer
 from tilesegment.viewer.object_text import contains
 from tilesegment.viewer.tiling import TileAt
@@ -291,11 +293,57 @@ def test_requests(url: str) -> None:
         assert json.load(answer) is None
 
 
+def test_the_region_of_a_mask_under_the_cursor(folder: Path) -> None:
+    """It equals the object that is found in the whole mask."""
+    from tilesegment.objects.find import find_objects
+
+    find_objects(folder / "mask.tif", folder / "plain.geojson", classes="1")
+    features, pixels = features_of(folder / "plain.geojson"), tifffile.imread(folder / "mask.tif")
+    with open_scene(folder / "image.tif", [folder / "mask.tif", folder / "cells.zarr"]) as scene:
+        layer, ids = scene.layers[1:]
+        assert isinstance(layer, MaskLayer) and isinstance(ids, MaskLayer)
+        for y, x in np.argwhere(pixels == 1)[::211].tolist():
+            found = layer.object_at(y + 0.5, x + 0.5, 0)
+            assert found is not None
+            whole = next(one for one in features if contains(one["geometry"]["coordinates"], y + 0.5, x + 0.5))
+            assert found["measurements"][0]["value"] == whole["properties"]["measurements"]["area_px"]
+            assert sorted(found["coordinates"][0][:-1]) == sorted(whole["geometry"]["coordinates"][0][:-1])
+            assert len(found["coordinates"]) == len(whole["geometry"]["coordinates"])
+            assert found["coordinates"][0][0] == found["coordinates"][0][-1]
+        y, x = np.argwhere(pixels == 0)[0].tolist()
+        assert layer.object_at(y + 0.5, x + 0.5, 0) is None and layer.object_at(-5, 2, 0) is None
+        y, x = np.argwhere(mask_of(folder / "cells.zarr") > 0)[-1].tolist()
+        number = ids.object_at(y + 0.5, x + 0.5, 0)
+        assert number is not None and number["id"] == str(mask_of(folder / "cells.zarr")[y, x])
+
+
+def test_a_large_region_is_found_and_a_huge_one_refused(tmp_path: Path) -> None:
+    """It is looked for in ever larger squares; what reaches beyond the last is said to be too large."""
+    values = np.zeros((5000, 700), np.uint8)
+    values[100:900, 100:600], values[300:500, 200:300], values[2000:, 50:60] = 1, 0, 1
+    tifffile.imwrite(tmp_path / "mask.tif", values, tile=(512, 512))
+    layer = open_mask_layer(tmp_path / "mask.tif", Blank(values.shape))
+    found = layer.object_at(120.5, 120.5, 0)
+    assert found is not None and found["box"] == [100, 100, 900, 600]
+    assert found["measurements"][0]["value"] == 800 * 500 - 200 * 100
+    assert len(found["coordinates"]) == 2
+    assert layer.object_at(3500.5, 55.5, 0) is not None
+    layer.close()
+    values[:, 50:60] = 1
+    tifffile.imwrite(tmp_path / "huge.tif", values, tile=(512, 512))
+    layer = open_mask_layer(tmp_path / "huge.tif", Blank(values.shape))
+    with pytest.raises(ViewError, match="larger than 2048 pixels"):
+        layer.object_at(2500.5, 55.5, 0)
+    layer.close()
+
+
 @pytest.mark.parametrize(
     ("address", "status"),
     [
         ("objects/0", 404),
-        ("objects/2/at?y=1&x=1", 404),
+        ("objects/2", 404),
+        ("objects/2/tile/0/0/0", 404),
+        ("objects/0/at?y=1&x=1", 404),
         ("objects/9", 404),
         ("objects/1/tile/3/0/0", 404),
         ("objects/1/tile/0/1/0", 404),

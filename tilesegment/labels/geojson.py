@@ -34,9 +34,9 @@ class Feature:
         name: of its class, or None.
         object_type: QuPath's: `annotation`, `detection`, `cell`, ... `annotation` if the file has none.
         plane: of a stack, from 0.
-        image: the name of that on which it was found, which QuPath keeps; None if nothing says it.
         paths: of points and lines: (n, 2) float64 of (y, x); a point has one vertex.
         colour: of its class, `#rrggbb`, or None.
+        image: the name of that on which it was found, which QuPath keeps; None if nothing says it.
     """
 
     geometry: str
@@ -44,9 +44,9 @@ class Feature:
     name: str | None
     object_type: str
     plane: int
-    image: str | None = None
     paths: tuple[np.ndarray, ...] = ()
     colour: str | None = None
+    image: str | None = None
 
     @property
     def is_object(self) -> bool:

@@ -24,7 +24,7 @@ from typing import Any
 from tilesegment.errors import MaskError
 from tilesegment.masks.blocks import BlockArray, Survey
 from tilesegment.masks.leases import HeldError, leased
-from tilesegment.masks.remote import RemoteArray, begun_array, finished_array
+from tilesegment.masks.remote import RemoteArray, begun_array, finished_array, in_parallel
 from tilesegment.masks.spec import Grid, MaskSpec, differing
 from tilesegment.masks.store import gone
 from tilesegment.masks.target import PREFIX, Target, existing, is_ours, read_record
@@ -167,10 +167,7 @@ class Bucket:
         store = store_at(self._path)
         if not self.is_open():  # deleted, or replaced by one in progress with other settings
             raise gone(self._partial)
-        for level in levels:
-            assert isinstance(level, RemoteArray)
-            for name, document in level.documents.items():
-                store_at(level.path).put(name, document)
+        in_parallel(_put_documents, levels)
         group = group_documents(Node(ZARR_FORMAT[self.target.version], dict(attributes)))
         *others, (name, document) = group.items()
         for other, content in others:
@@ -243,6 +240,13 @@ def _new_prefix(record: Mapping[str, Any], keys: Iterable[str]) -> str:
     name = hashlib.sha256(same.encode()).hexdigest()[:8]
     numbers = [int(match[1]) for key in keys if (match := re.match(rf"{name}-(\d+)/", key))]
     return f"{name}-{max(numbers, default=0) + 1}/"
+
+
+def _put_documents(level: BlockArray) -> None:
+    """Store the metadata of a level."""
+    assert isinstance(level, RemoteArray)
+    for name, document in level.documents.items():
+        store_at(level.path).put(name, document)
 
 
 def _as_bytes(group: Node) -> bytes:

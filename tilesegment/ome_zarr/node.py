@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -89,22 +90,25 @@ def consolidated_members(folder: Place, node: Node) -> list[str]:
 
 def _documents(folder: Place, error: type[TilesegmentError]) -> dict[str, dict[str, Any]]:
     """Return the metadata in `folder` by the names of the files: zarr.json, or all of Zarr 2."""
-    found: dict[str, dict[str, Any]] = {}
-    denied: TilesegmentError | None = None
-    for name in METADATA:
+    denied: list[TilesegmentError] = []
+
+    def read(name: str) -> dict[str, Any] | None:
         try:
-            document = read_json(folder / name, error)
+            return read_json(folder / name, error)
         except error as failure:
             if not isinstance(failure.__cause__, DeniedError):
                 raise
-            denied = failure  # to those who may not list a bucket, what is missing is denied, too
-            continue
-        if document is not None:
-            found[name] = document
-        if "zarr.json" in found:
-            break
-    if denied is not None and not found:
-        raise denied
+            denied.append(failure)  # to those who may not list a bucket, what is missing is denied, too
+            return None
+
+    first, *others = METADATA
+    if (document := read(first)) is not None:
+        return {first: document}
+    with ThreadPoolExecutor(len(others) if isinstance(folder, Location) else 1) as pool:
+        documents = dict(zip(others, pool.map(read, others), strict=True))
+    found = {name: document for name, document in documents.items() if document is not None}
+    if denied and not found:
+        raise denied[0]
     return found
 
 

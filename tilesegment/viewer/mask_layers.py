@@ -18,6 +18,7 @@ from tilesegment.viewer.looks import check_names, choice, numbers, share
 from tilesegment.viewer.mask_files import Opened, open_over
 from tilesegment.viewer.mask_pixels import Sampler
 from tilesegment.viewer.palettes import id_colours, id_indices, inner_outline, picture
+from tilesegment.viewer.regions import coordinates_of, region_at
 from tilesegment.viewer.tiling import TileAt
 
 DRAWN = ("fill", "outline")
@@ -115,18 +116,54 @@ class MaskLayer(ABC):
         indices, colours = self._drawn(opened, sampler.at(ys, xs, at.step, plane), look)
         return picture(indices, colours, lasting=opened.growing is None)
 
-    def value(self, y: int, x: int, z: int) -> JSON:
-        """Return what is stored under a pixel of the image; None where nothing is (yet)."""
-        opened, _ = self.current()
+    def _pixel(self, opened: Opened, y: float, x: float, z: int) -> tuple[int, int, int] | None:
+        """Return row, column and plane of the pixel under a point of the image; None where nothing is (yet)."""
         place, plane, (height, width) = self.placement, _plane(opened, z), self.shape
-        row = int(np.floor((y + 0.5 - place.y) / place.height * height))
-        column = int(np.floor((x + 0.5 - place.x) / place.width * width))
+        row = int(np.floor((y - place.y) / place.height * height))
+        column = int(np.floor((x - place.x) / place.width * width))
         if plane is None or not (0 <= row < height and 0 <= column < width):
             return None
         pixel = Region(row, column, row + 1, column + 1)
-        if not opened.pixels.is_stored(pixel, plane):
+        return (row, column, plane) if opened.pixels.is_stored(pixel, plane) else None
+
+    def value(self, y: int, x: int, z: int) -> JSON:
+        """Return what is stored under a pixel of the image; None where nothing is (yet)."""
+        opened, _ = self.current()
+        found = self._pixel(opened, y + 0.5, x + 0.5, z)
+        if found is None:
             return None
-        return self._meaning(opened, opened.pixels.read(pixel, 0, plane)[..., 0, 0])
+        row, column, plane = found
+        stored = opened.pixels.read(Region(row, column, row + 1, column + 1), 0, plane)
+        return self._meaning(opened, stored[..., 0, 0])
+
+    def object_at(self, y: float, x: float, z: int, hidden: frozenset[int] = frozenset()) -> dict[str, JSON] | None:
+        """Return the connected region under a point of the image as an object, as `ObjectLayer.object_at` does.
+
+        None where there is none, of probabilities, and of class 0 or `hidden` ones.
+
+        Raises:
+            ViewError: it is too large.
+        """
+        opened, _ = self.current()
+        found = None if self.kind == "probabilities" else self._pixel(opened, y, x, z)
+        if found is None:
+            return None
+        row, column, plane = found
+        meaning = self._meaning(opened, opened.pixels.read(Region(row, column, row + 1, column + 1), 0, plane)[0, 0])
+        if meaning is None or meaning["stored"] == 0 or meaning.get("id") in hidden:
+            return None
+        polygons, area = region_at(opened.pixels, row, column, plane)
+        outline = coordinates_of(polygons, self.placement, self.shape)
+        (x0, y0), (x1, y1) = np.min(outline[0], axis=0).tolist(), np.max(outline[0], axis=0).tolist()
+        is_class = self.kind == "classes"
+        return {
+            "n": None,
+            "box": [y0, x0, y1, x1],
+            "id": "" if is_class else str(meaning["stored"]),
+            "class": meaning["text"] if is_class else None,
+            "coordinates": outline,
+            "measurements": [{"name": "area", "value": area, "unit": "px"}],
+        }
 
     def classes_over(self, ys: np.ndarray, xs: np.ndarray, step: float, z: int) -> np.ndarray:
         """Return class ids at pixels of the image, (n, m) int64: -1 where nothing is; ids of objects are class 1.

@@ -7,6 +7,7 @@ from tornado.web import HTTPError
 from tilesegment.errors import ViewError
 from tilesegment.viewer.handler import Handler
 from tilesegment.viewer.looks import numbers
+from tilesegment.viewer.mask_layers import MaskLayer
 from tilesegment.viewer.object_layer import ObjectLayer
 from tilesegment.viewer.tile_requests import layer_of
 from tilesegment.viewer.tiling import TileAt
@@ -63,11 +64,13 @@ class ObjectTile(ObjectRequest):
 
 
 class ObjectAt(ObjectRequest):
-    """The object under the cursor."""
+    """The object under the cursor, or the connected region of a mask."""
 
     async def get(self, layer: str) -> None:
         """Send it, null if there is none."""
-        found = self.layer(layer)
+        found = layer_of(self, layer)
+        if not isinstance(found, ObjectLayer | MaskLayer):
+            raise HTTPError(404)
         given, z, hidden = self.looked_at("y", "x")
         y, x = (_number(given, name) for name in "yx")
         self.answer(await self.in_pool(lambda: found.object_at(y, x, z, hidden)))

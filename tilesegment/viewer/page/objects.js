@@ -12,9 +12,10 @@ const LINE = 1.5; // pixels of the screen
 
 export function start(app) {
   const layers = app.scene.layers.filter((one) => one.kind === "objects");
-  if (!layers.length) return;
+  const masks = app.scene.layers.filter((one) => one.kind === "classes" || one.kind === "ids");
+  if (!layers.length && !masks.length) return;
   const overlay = new Overlay(app, layers);
-  const pointer = new Pointer(app, layers, overlay);
+  const pointer = new Pointer(app, layers, masks, overlay);
   for (const layer of layers) if (!layer.ready) wait(app, layer, () => overlay.draw());
   app.on("z", () => {
     pointer.clear();
@@ -42,9 +43,9 @@ async function wait(app, layer, ready) {
   }
 }
 
-const isShown = (app, layer) => layer.ready && (app.states?.get(layer.number)?.visible ?? true);
+const isShown = (app, layer) => layer.ready !== false && (app.states?.get(layer.number)?.visible ?? true);
 const hiddenIn = (app, layer) => [...(app.states?.get(layer.number)?.hidden ?? [])].sort((a, b) => a - b).join(",");
-const colourOf = (layer, number) => layer.classes[number]?.colour ?? layer.plain;
+const colourOf = (layer, number) => layer.classes?.[number]?.colour ?? layer.plain ?? "#e69f00";
 
 class Overlay {
   constructor(app, layers) {
@@ -234,9 +235,10 @@ function lines(coordinates) {
 }
 
 class Pointer {
-  constructor(app, layers, overlay) {
+  constructor(app, layers, masks, overlay) {
     this.app = app;
     this.layers = layers;
+    this.masks = masks;
     this.overlay = overlay;
     this.card = element("div", { id: "object-card", role: "status", hidden: true });
     document.querySelector("main").append(this.card);
@@ -246,9 +248,10 @@ class Pointer {
     app.on("cursor", (pixel) => this.ask(pixel));
     app.osd.addHandler("canvas-drag", () => this.clear());
     app.osd.addHandler("canvas-click", (event) => {
-      if (event.quick) this.choose(app.toPixel(event));
+      const isDrawing = (app.annotator?.state.tool ?? "select") !== "select";
+      if (event.quick && !isDrawing) this.choose(app.toPixel(event));
     });
-    app.key("i", "What is known of the object in the middle", () => this.middle());
+    app.key("o", "What is known of the object in the middle; choose it", () => this.middle());
   }
 
   clear() {
@@ -275,9 +278,9 @@ class Pointer {
     return !this.app.osd.element.matches(":hover");
   }
 
-  // Of the layers that are shown, the topmost that has an object there.
-  async find({ y, x }) {
-    for (const layer of [...this.layers].reverse()) {
+  // Of the layers that are shown, the topmost that has an object there; of masks the connected region.
+  async find({ y, x }, among = this.layers) {
+    for (const layer of [...among].reverse()) {
       if (!isShown(this.app, layer)) continue;
       const hidden = hiddenIn(this.app, layer);
       try {
@@ -290,22 +293,23 @@ class Pointer {
     return null;
   }
 
-  async choose(pixel) {
-    const found = await this.find(pixel);
+  // Choose an object, so that annotations may take it over.
+  async choose(pixel, at = this.at) {
+    const found = (await this.find(pixel)) ?? (await this.find(pixel, this.masks));
+    this.show(found, at);
     this.app.emit("object", found && offered(found));
+    return found;
   }
 
   async middle() {
     const box = this.app.osd.element.getBoundingClientRect();
     const point = { x: box.width / 2, y: box.height / 2 };
-    const found = await this.find(this.app.toPixel(point));
-    this.show(found, { x: box.left + point.x, y: box.top + point.y });
+    const found = await this.choose(this.app.toPixel(point), { x: box.left + point.x, y: box.top + point.y });
     if (!found) this.app.say("There is no object in the middle of the view");
-    this.app.emit("object", found && offered(found));
   }
 
   show(found, at) {
-    if (found?.n === this.shown?.n && found?.layer === this.shown?.layer) {
+    if (found?.n === this.shown?.n && found?.layer === this.shown?.layer && found?.n !== null) {
       if (found) this.place(at);
       return;
     }
@@ -314,7 +318,7 @@ class Pointer {
     this.overlay.mark(found ? pathOf(found) : null);
     if (!found) return;
     const swatch = element("span", { className: "swatch", ariaHidden: "true" });
-    swatch.style.backgroundColor = colourOf(found.layer, found.layer.classes.findIndex((one) => one.name === found.class));
+    swatch.style.backgroundColor = colourOf(found.layer, classOf(found));
     const title = element("strong", { text: `${found.class ?? "object"} ${found.id}` });
     const rows = measured(found.measurements).map((one) => {
       const unit = one.unit ? ` ${one.unit}` : "";
@@ -347,17 +351,18 @@ function number(value) {
   return Number.isInteger(value) ? value.toLocaleString("en") : String(Number(value.toPrecision(4)));
 }
 
+const classOf = ({ layer, class: name }) => (layer.classes ?? []).findIndex((one) => one.name === name);
+
 // An object as annotations take it over.
 function offered({ layer, id, coordinates, box, ...found }) {
   const [y0, x0, y1, x1] = box;
   const ring = coordinates ?? [[[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]];
   const isSeveral = Array.isArray(ring[0]?.[0]?.[0]);
-  const kind = layer.classes.findIndex((one) => one.name === found.class);
   return {
     layer: layer.number,
     name: found.class ?? "object",
-    colour: colourOf(layer, kind),
+    colour: colourOf(layer, classOf({ layer, ...found })),
     geometry: { type: isSeveral ? "MultiPolygon" : "Polygon", coordinates: ring },
-    text: `${found.class ?? "object"} ${id}`,
+    text: `${found.class ?? "object"} ${id}`.trim(),
   };
 }
