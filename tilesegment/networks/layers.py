@@ -96,7 +96,8 @@ def initialise(network: nn.Module, slope: float = 0.0) -> None:
     Section 3 of the U-Net paper; He et al. 2015 (arXiv:1502.01852), equation 15 of which has the activation's slope.
     """
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        # on the meta device there is nothing to draw, and PyTorch would import half of itself for it
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and not module.weight.is_meta:
             incoming = module.in_channels * module.kernel_size[0] * module.kernel_size[1]
             if isinstance(module, nn.ConvTranspose2d):
                 # an output pixel sees only the input pixels whose kernels reach it

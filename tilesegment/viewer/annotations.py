@@ -21,7 +21,7 @@ from tilesegment.labels.annotations import doubts
 from tilesegment.labels.geojson import Feature, is_geojson
 from tilesegment.labels.outlines import Outlines
 from tilesegment.stores import Location, Place, place_of
-from tilesegment.viewer.drawn import MAX_BYTES, Canvas, Document, LimitError, merged, read_document, text_of
+from tilesegment.viewer.drawn import MAX_BYTES, Canvas, Document, LimitError, merged, read_document
 
 
 class ChangedError(ViewError):
@@ -55,7 +55,9 @@ class Annotations:
         self._turn = threading.Lock()
         sweep(self._path)
         with self._reporting("read"):
-            _, features = read_document(self._content(self._raw()), self.name, canvas)
+            raw = self._raw()
+            document, features = read_document(self._content(raw), self.name, canvas)
+        self._last = version_of(raw), document  # as long as the file has this version it is not parsed again
         self.notes = tuple(_doubts(features, canvas.shape, self.name))
 
     @property
@@ -71,7 +73,8 @@ class Annotations:
         """
         with self._reporting("read"):
             raw = self._raw()
-            return Stored(text_of(self._document(raw)), version_of(raw))
+            version = version_of(raw)
+            return Stored(self._document(raw, version).text, version)
 
     def version(self) -> str:
         """Return the version of the file without reading its features.
@@ -96,16 +99,21 @@ class Annotations:
             raw = self._raw()
             if version_of(raw) != version:
                 raise ChangedError(f"{self.name} has been changed by another browser or program: load it again")
-            new = text_of(merged(self._document(raw), text, self.name, self._canvas))
-            new = gzip.compress(new, 5, mtime=0) if _is_gzipped(self._path) else new
+            document = merged(self._document(raw, version), text, self.name, self._canvas)
+            new = gzip.compress(document.text, 5, mtime=0) if _is_gzipped(self._path) else document.text
             with replacing(self._path) as (temporary,):
                 temporary.write_bytes(new)
                 if self._path.exists():
                     shutil.copymode(self._path, temporary)
-        return version_of(new)
+            self._last = version_of(new), document
+        return self._last[0]
 
-    def _document(self, raw: bytes) -> Document:
-        return read_document(self._content(raw), self.name, self._canvas)[0]
+    def _document(self, raw: bytes, version: str) -> Document:
+        known, document = self._last
+        if known != version:
+            document = read_document(self._content(raw), self.name, self._canvas)[0]
+            self._last = version, document
+        return document
 
     def _raw(self) -> bytes:
         """The bytes of the file; none if there is no file.

@@ -5,10 +5,14 @@ or changed is checked. JavaScript has no integers, so that 1.0 and 1 are the sam
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
 from typing import Any
+
+import numpy as np
 
 from tilesegment.errors import ViewError, one_line
 from tilesegment.labels.geojson import Feature, feature_of
@@ -24,7 +28,8 @@ _CLOSED = 4  # positions of the smallest closed ring
 _DEPTHS = {"Point": 0, "MultiPoint": 1, "LineString": 1, "MultiLineString": 2, "Polygon": 2, "MultiPolygon": 3}
 _EXPECTED = "expected GeoJSON: a FeatureCollection, as QuPath exports it"
 _DAMAGES = (TypeError, ValueError, AttributeError, LookupError, RecursionError)
-Document = dict[str, Any]  # a FeatureCollection
+# a number that may be infinite as a float, or none
+_INFINITE = re.compile(rb"NaN|Infinity|[\[,:\s]-?\d[\d.]*[eE]\+?\d{3}|\d{300}")
 
 
 class LimitError(ViewError):
@@ -39,6 +44,59 @@ class Canvas:
     planes: int = 1
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A feature that is stored: as it was parsed, as text, and the number of its positions."""
+
+    feature: Any
+    text: str
+    points: int
+
+    @classmethod
+    def of(cls, feature: Any) -> "Drawn":
+        """Write a feature as text.
+
+        Raises:
+            ValueError, RecursionError: it is no JSON.
+        """
+        text = json.dumps(feature, separators=(",", ":"), allow_nan=False)
+        return cls(feature, text, points_of(feature.get("geometry")))
+
+
+@dataclass(frozen=True)
+class Document:
+    """A FeatureCollection: its features, and its other members."""
+
+    features: list[Drawn]
+    others: dict[str, Any]
+
+    @cached_property
+    def text(self) -> bytes:
+        """The document as JSON: its other members, then one feature a line."""
+        head = json.dumps(self.others, separators=(",", ":"), allow_nan=False)[:-1]
+        lines = ",\n".join(one.text for one in self.features)
+        return f'{head},"features":[\n{lines}\n]}}\n'.encode()
+
+    @cached_property
+    def by_id(self) -> dict[object, Drawn]:
+        """Features by their id."""
+        return {_key(one.feature): one for one in self.features if "id" in one.feature}
+
+    @cached_property
+    def without_id(self) -> dict[str, Drawn]:
+        """Features that have no id, by what they are to JavaScript."""
+        return {_canonical(one.feature): one for one in self.features if "id" not in one.feature}
+
+    def find(self, feature: dict[str, Any]) -> Drawn | None:
+        """Return the feature that is the same to JavaScript, or None."""
+        if "id" not in feature:
+            return self.without_id.get(_canonical(feature))
+        found = self.by_id.get(_key(feature))
+        if found is None or found.feature == feature or _canonical(found.feature) == _canonical(feature):
+            return found
+        return None
+
+
 def read_document(content: bytes, name: str, canvas: Canvas) -> tuple[Document, list[Feature]]:
     """Read a file: a FeatureCollection, or a list of features or a lone one, which become one.
 
@@ -50,18 +108,20 @@ def read_document(content: bytes, name: str, canvas: Canvas) -> tuple[Document, 
     """
     try:
         # without content there is nothing drawn: a file that was just made
-        document = _collection(_finite(_json(content, float)) if content.strip() else [])
+        given, others = _collection(_json(content, float) if content.strip() else [])
     except (ValueError, RecursionError) as error:
         raise ViewError(f"{name} is not readable ({one_line(error, 80)}); {_EXPECTED}") from error
-    features = []
-    for number, one in enumerate(document["features"], 1):
+    _check_count(given, name)
+    drawn, features = [], []
+    for number, one in enumerate(given, 1):
         try:
             features.append(feature_of(one))
             _check_plane(features[-1].plane, canvas)
+            drawn.append(Drawn.of(one))
         except _DAMAGES as error:
             raise ViewError(f"{name}: feature {number} is damaged ({one_line(error, 80)}); export it again") from error
-    _check_size(document, name)
-    return document, features
+    _check_points(drawn, name)
+    return Document(drawn, others), features
 
 
 def merged(old: Document, content: bytes, name: str, canvas: Canvas) -> Document:
@@ -72,33 +132,24 @@ def merged(old: Document, content: bytes, name: str, canvas: Canvas) -> Document
         LimitError: it is larger than allowed.
     """
     try:
-        document = _finite(_json(content, _refuse))
+        document = _json(content, _refuse)
         if not isinstance(document, dict) or document.get("type") != "FeatureCollection":
             raise ValueError("it is no FeatureCollection")
-        if not isinstance(document.get("features"), list):
-            raise ValueError("it has no list of features")
+        given, others = _collection(document)
     except (ValueError, RecursionError) as error:
         raise ViewError(f"what is to be stored in {name} is no GeoJSON ({one_line(error, 80)})") from error
-    _check_size(document, name)
-    known = {_canonical(one): one for one in old["features"]}
-    features = []
-    for number, one in enumerate(document["features"], 1):
-        kept = known.get(_canonical(one))
-        if kept is None:
-            try:
+    _check_count(given, name)
+    drawn = []
+    for number, one in enumerate(given, 1):
+        try:
+            kept = old.find(one) if isinstance(one, dict) else None
+            if kept is None:
                 _check_feature(one, canvas)
-            except _DAMAGES as error:
-                raise ViewError(f"feature {number} cannot be stored in {name}: {one_line(error, 80)}") from error
-        features.append(kept or one)
-    return {**document, "features": features}
-
-
-def text_of(document: Document) -> bytes:
-    """Write a document as JSON: its other members, then one feature a line."""
-    others = {key: value for key, value in document.items() if key != "features"}
-    head = json.dumps(others, separators=(",", ":"), allow_nan=False)[:-1]
-    lines = ",\n".join(json.dumps(one, separators=(",", ":"), allow_nan=False) for one in document["features"])
-    return f'{head},"features":[\n{lines}\n]}}\n'.encode()
+            drawn.append(kept or Drawn.of(one))
+        except _DAMAGES as error:
+            raise ViewError(f"feature {number} cannot be stored in {name}: {one_line(error, 80)}") from error
+    _check_points(drawn, name)
+    return Document(drawn, others)
 
 
 def check_geometry(geometry: object) -> None:
@@ -138,24 +189,41 @@ def _positions(value: object) -> int:
 
 
 def _json(content: bytes, constant: Callable[[str], Any]) -> Any:
-    return json.loads(content.decode("utf-8-sig"), parse_constant=constant)
+    """Parse a text of the size of a slide's annotations quickly: what need not be looked through is not."""
+    value = json.loads(content.decode("utf-8-sig"), parse_constant=constant)
+    return _finite(value) if _INFINITE.search(content) or _depth(content) > _DEEPEST else value
+
+
+def _depth(content: bytes) -> int:
+    """How deep brackets lie in each other, at most; those within texts are counted too."""
+    steps = np.zeros(256, np.int8)
+    steps[[*b"[{"]], steps[[*b"]}"]] = 1, -1
+    taken = steps[np.frombuffer(content, np.uint8)]
+    return int(np.cumsum(taken[taken != 0], dtype=np.int32).max(initial=0))
 
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
-def _collection(document: Any) -> Document:
-    """Make a FeatureCollection of what a file holds."""
+def _collection(document: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Return the features of what a file holds, and the other members of its FeatureCollection."""
+    others = {"type": "FeatureCollection"}
     if isinstance(document, list):
-        return {"type": "FeatureCollection", "features": document}
+        return document, others
     if isinstance(document, dict) and document.get("type") == "Feature":
-        return {"type": "FeatureCollection", "features": [document]}
-    if isinstance(document, dict) and document.get("type") == "FeatureCollection":
-        if isinstance(document.get("features"), list):
-            return document
+        return [document], others
+    if not isinstance(document, dict) or document.get("type") != "FeatureCollection":
+        raise ValueError("it is no FeatureCollection")
+    features = document.pop("features", None)
+    if not isinstance(features, list):
         raise ValueError("it has no list of features")
-    raise ValueError("it is no FeatureCollection")
+    return features, document
+
+
+def _key(feature: dict[str, Any]) -> object:
+    """Return the id of a feature, if it is one."""
+    return feature["id"] if isinstance(feature["id"], str | int | float) else json.dumps(feature["id"])
 
 
 def _finite(value: Any, depth: int = 0) -> Any:
@@ -186,11 +254,13 @@ def _canonical(feature: object) -> str:
     return json.dumps(json.loads(json.dumps(feature), parse_int=float), sort_keys=True)
 
 
-def _check_size(document: Document, name: str) -> None:
-    features = document["features"]
+def _check_count(features: list[Any], name: str) -> None:
     if len(features) > MAX_FEATURES:
         raise LimitError(f"{name} has {len(features):,} features, at most {MAX_FEATURES:,} can be drawn")
-    points = sum(points_of(one.get("geometry")) for one in features if isinstance(one, dict))
+
+
+def _check_points(drawn: list[Drawn], name: str) -> None:
+    points = sum(one.points for one in drawn)
     if points > MAX_POINTS:
         raise LimitError(f"{name} has {points:,} points, at most {MAX_POINTS:,} can be drawn")
 
