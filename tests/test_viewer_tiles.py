@@ -1,6 +1,7 @@
 """Tiles of an image: of every zoom and format the means of its pixels, in the colours that are asked for."""
 
 import io
+import threading
 import time
 from pathlib import Path
 
@@ -207,9 +208,6 @@ LOOK = "channels=3:ffffff:0:65535"
 def test_zooms_without_a_level_are_computed_once_and_then_exact(many: tuple[Path, np.ndarray]) -> None:
     path, pixels = many
     with open_scene(path, axes="cyx") as scene, Server(scene) as server:
-        assert scene.image.progress() is None
-        first = ask(server, f"tile/0/0/2/0/0?{LOOK}")
-        assert first.status == 200
         versions, until = [], time.monotonic() + 60
         while (how := scene.image.progress()) is not None and time.monotonic() < until:
             versions.append(how.version)
@@ -259,4 +257,4 @@ def test_an_image_that_is_closed_is_not_computed_further(many: tuple[Path, np.nd
     layer = ImageLayer(source)
     layer.tile(TileAt(2, 0, 0), 0, {})
     layer.close()
-    assert layer.progress() is None
+    assert not [thread for thread in threading.enumerate() if thread.name == "overview"]

@@ -87,11 +87,15 @@ class ComputedZooms:
         return pixels, known
 
     def progress(self) -> Progress | None:
-        """Return how far the plane is that was asked for last; None if it is complete or none was asked for."""
+        """Return how far the plane is that was asked for last, at first 0, and go on with it; None if it is complete.
+
+        Raises:
+            ImageError: there is no room for the temporary file.
+        """
+        if not self._planes:
+            self._plane(0)
         with self._lock:
             self._last_asked = time.monotonic()
-            if not self._planes:
-                return None
             plane = next(reversed(self._planes.values()))
             tried, version = plane.tried.copy(), self._version
         if tried.all():

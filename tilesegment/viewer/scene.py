@@ -50,6 +50,7 @@ class Scene:
                 "shape": list(one.shape),
                 "depth": one.depth,
                 "placement": one.placement.as_json(),
+                "changes": one.progress() is not None,
                 **one.described(),
             }
             for number, one in enumerate(self.layers)

@@ -94,7 +94,10 @@ export class App {
 
   // `key` is that of a KeyboardEvent, or several with spaces in between; `what` stands in the help.
   key(key, what, action) {
-    for (const one of key.split(" ")) this.keys.set(one, { what, action, all: key });
+    for (const one of key.split(" ")) {
+      if (this.keys.has(one)) console.error(`the key ${one} is taken: ${this.keys.get(one).what}; ${what}`);
+      this.keys.set(one, { what, action, all: key });
+    }
   }
 
   // Called with the context of the canvas, of which `ratio` pixels are one of the screen, when a PNG is made.

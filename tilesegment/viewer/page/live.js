@@ -8,20 +8,31 @@ const PAUSE = 5 * SECOND; // after an answer that is none
 
 export function start(app) {
   const rows = new Map(); // number of a layer in progress -> its row in the panel
-  poll(app, rows);
+  const state = { isPolling: false };
+  // what changed when the page was opened may be complete by now: it is drawn anew once more
+  const go = (layers) => {
+    for (const { number, changes } of layers) if (changes && !rows.has(number)) rows.set(number, row(app, number));
+    if (!state.isPolling) poll(app, rows, state);
+  };
+  app.on("z", () => go([app.layer(0)])); // of another plane the view from afar may have to be computed
+  go(app.scene.layers);
 }
 
-async function poll(app, rows) {
+async function poll(app, rows, state) {
+  state.isPolling = true;
   let wait = SECOND;
   try {
     const { layers } = await app.fetchJson("progress");
     await show(app, rows, layers);
-    if (layers.length === 0) return; // nothing changes any more
+    if (layers.length === 0) {
+      state.isPolling = false; // nothing changes any more
+      return;
+    }
   } catch (error) {
     app.say(`How far the masks are is not known: ${error.message}`, true);
     wait = PAUSE;
   }
-  setTimeout(() => poll(app, rows), wait);
+  setTimeout(() => poll(app, rows, state), wait);
 }
 
 async function show(app, rows, layers) {

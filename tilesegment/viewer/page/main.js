@@ -67,7 +67,7 @@ function frame(app) {
   });
   minimap.setAttribute("aria-pressed", "true");
   const panel = document.getElementById("panel");
-  const side = app.tool("Panel", "i", "Show or hide the side panel", () => showPanel(panel.hidden));
+  const side = app.tool("Panel", "h", "Show or hide the side panel", () => showPanel(panel.hidden));
   const showPanel = (shown) => {
     panel.hidden = !shown;
     side.setAttribute("aria-pressed", String(shown));

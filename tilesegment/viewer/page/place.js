@@ -20,7 +20,7 @@ function tools(app) {
   app.tool("+", "+ =", "Zoom in", () => zoom(1.5));
   app.tool("−", "-", "Zoom out", () => zoom(1 / 1.5));
   app.tool("Fit", "0", "Show the whole image", () => viewport.goHome());
-  app.tool("1:1", "1", "One pixel of the image on one of the screen", () => {
+  app.tool("1:1", "x", "One pixel of the image on one of the screen", () => {
     viewport.zoomTo(app.items.get(0).imageToViewportZoom(1 / (window.devicePixelRatio || 1)));
   });
   const pan = (x, y) => {
