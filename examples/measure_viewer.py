@@ -11,7 +11,7 @@ would be read are left out of it.
 
 The last line is `predict` of a slide of --predicted pixels a side, alone and watched in turns: a client that asks for
 the progress once a second and for the tiles of a window whenever it grew. `cost` is the share of speed that is lost,
-`cpu_share` the server's processor time, its start included, as a share of the prediction's.
+`cpu_share` the server's processor time, after its start, as a share of the prediction's.
 """
 
 import argparse
@@ -213,7 +213,7 @@ def watch(image: Path, mask: Path, stop: threading.Event) -> tuple[int, float]:
     """Watch a mask grow as a page does, from its first block until `stop`.
 
     Returns:
-        How often it had grown, and the processor time of the server.
+        How often it had grown, and the processor time of the server after its start, which takes about a second.
     """
     while not stop.is_set() and not mask.with_name(f"{mask.name}.partial").is_dir():
         time.sleep(0.1)
@@ -223,7 +223,7 @@ def watch(image: Path, mask: Path, stop: threading.Event) -> tuple[int, float]:
         zoom = max(zooms(source.shape) - 2, 0)
     seen, grown = -1, 0
     with viewing(image, mask) as viewer:
-        connection = viewer.connect()
+        connection, start = viewer.connect(), viewer.cpu_seconds()
         while not stop.wait(1.0):
             layers = json.loads(viewer.get("progress", connection))["layers"]
             version = max((one["version"] for one in layers if one["layer"] == 1), default=seen)
@@ -233,7 +233,7 @@ def watch(image: Path, mask: Path, stop: threading.Event) -> tuple[int, float]:
             for row in range(WINDOW // 2):
                 for column in range(WINDOW // 2):
                     viewer.get(f"tile/1/0/{zoom}/{row}/{column}?v={version}", connection)
-        return grown, viewer.cpu_seconds()
+        return grown, viewer.cpu_seconds() - start
 
 
 def cost_of_watching(image: Path, model: str, folder: Path, rounds: int) -> dict[str, Any]:
