@@ -11,8 +11,10 @@ from tilesegment import TilesegmentError
 from tilesegment.errors import StoppedError, one_line
 from tilesegment_cli.bench import bench
 from tilesegment_cli.evaluate import evaluate
+from tilesegment_cli.examples import EXAMPLES
 from tilesegment_cli.exit_codes import STOPPED
 from tilesegment_cli.export import export
+from tilesegment_cli.group import Grouped, unknown_option
 from tilesegment_cli.import_weights import import_weights
 from tilesegment_cli.info import info, models, networks
 from tilesegment_cli.objects import objects
@@ -28,7 +30,7 @@ from tilesegment_cli.verify import verify
 from tilesegment_cli.view import view
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Grouped, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="tilesegment", prog_name="tileseg")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def tileseg(debug: bool) -> None:
@@ -37,12 +39,20 @@ def tileseg(debug: bool) -> None:
     \b
     tileseg predict slide.tif --tile 572 --out mask.zarr
     tileseg train em_data/
+
+    Each command has a help of its own, with examples: tileseg predict --help.
     """  # noqa: D301 - click looks for the backspace itself
 
 
-_COMMANDS = (predict, objects, summary, status, finish, train, evaluate, verify, bench, preview, tissue, info, models)
-for command in (*_COMMANDS, suggest, view, open_in, networks, import_weights, export):
-    tileseg.add_command(command)
+_SECTIONS = {
+    "Predict": (predict, objects, summary, tissue),
+    "Look": (view, preview, open_in, info, suggest),
+    "Train": (train, models, networks, import_weights, export),
+    "Check": (verify, evaluate, bench),
+    "Cluster": (status, finish),
+}
+for title, commands in _SECTIONS.items():
+    tileseg.add_section(title, commands, EXAMPLES)
 
 
 def main() -> None:
@@ -61,6 +71,9 @@ def main() -> None:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
+    except click.NoSuchOption as error:
+        command = error.ctx.command_path if error.ctx is not None else "tileseg"
+        _fail(f"{unknown_option(error)} (see {command} --help)", error.exit_code)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx is not None else "tileseg"
         _fail(f"{error.format_message().rstrip('.')} (see {command} --help)", error.exit_code)

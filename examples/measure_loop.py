@@ -14,6 +14,7 @@ and `elsewhere`, outside the places of either; and the means over the seeds.
 
 import argparse
 import json
+import sys
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +34,7 @@ from tilesegment.prediction.suggesting import suggest
 
 ARMS = ("suggested", "random")
 RARE = 0.06  # of the slide looks different
+SETTINGS = ("base", "depth", "tile", "batch")  # of the trainings
 TRIED = 400  # lines of which the best becomes a stroke
 SHORTEST, LONGEST = 40, 160  # of a stroke in a place, pixels
 
@@ -265,14 +267,16 @@ def main() -> None:
     parser.add_argument("--base", type=int, default=8, help="channels of the network's first stage")
     parser.add_argument("--depth", type=int, default=4, help="how often the network halves the image")
     parser.add_argument("--tile", type=int, help="side of the network's input in training")
+    parser.add_argument("--batch", type=int, help="examples per update")
     parser.add_argument("--folder", type=Path, help="where all is written, and deleted at the end")
     given = parser.parse_args()
-    settings = {"base": given.base, "depth": given.depth} | ({} if given.tile is None else {"tile": given.tile})
+    settings = {name: value for name in SETTINGS if (value := getattr(given, name)) is not None}
     work = Work(given.places, given.side, given.strokes, given.corrections, given.steps, settings)
     seeds = []
     for seed in range(given.first_seed, given.first_seed + given.seeds):
         with TemporaryDirectory(dir=given.folder) as folder:
             seeds.append(run_seed(Path(folder), given.size, work, seed))
+        print(json.dumps(rounded(seeds[-1])), file=sys.stderr, flush=True)
     print(json.dumps(rounded({"size": given.size, "steps": given.steps, **summed(seeds), "of_seeds": seeds})))
 
 
