@@ -62,7 +62,7 @@ _OPTIONS = options.together(
     option(
         "--padded/--no-padded",
         default=None,
-        help="Train a network that crops with padding: all pixels of a tile count.  [default: for single objects]",
+        help="Train a network that crops with padding: all pixels of a tile count.  [default: for objects, strokes]",
     ),
     option("--option", "options", type=OPTION, multiple=True, help="Of the network, such as up=nearest."),
     option(

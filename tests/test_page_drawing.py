@@ -15,6 +15,8 @@ from page_browser import Watched, chromium, needs_browser, watched_page
 
 from tilesegment.geometry import Region
 from tilesegment.labels.outlines import read_outlines
+from tilesegment.masks import MaskSpec, create_mask
+from tilesegment.metadata import LabelClass
 from tilesegment.viewer import Server, open_scene
 
 pytestmark = needs_browser
@@ -355,3 +357,31 @@ def test_nothing_keeps_people_from_drawing(opened: Opener, scheme: str) -> None:
     with opened(from_qupath(), color_scheme=scheme) as drawer:
         drawer.click((92, 142))
         assert drawer.watched.serious_barriers() == []
+
+
+def test_a_predicted_object_is_taken_over_and_corrected(browser: Any, images: Path, tmp_path: Path) -> None:
+    ids = np.zeros(SHAPE, np.uint8)
+    ids[90:110, 140:160] = 1
+    ids[95:100, 145:150] = 0  # a hole
+    classes = (LabelClass("background", "#000000"), LabelClass("gland", "#ff0080"))
+    writer = create_mask(tmp_path / "mask.zarr", MaskSpec(SHAPE, None, 256, 128, classes, None))
+    for region in Region.of_shape(SHAPE).squares(256):
+        writer.write(region, ids[region.slices])
+    writer.finish()
+    file = tmp_path / "labels.geojson"
+    with (
+        open_scene(images / "image.tif", [tmp_path / "mask.zarr"], annotate=file) as scene,
+        Server(scene) as server,
+        watched_page(browser, server.url) as watched,
+    ):
+        watched.page.wait_for_function("() => document.documentElement.dataset.ready")
+        watched.zoom_to(100, 150, 130)
+        drawer = Drawer(watched, file)
+        drawer.click((92, 142))
+        drawer.page.get_by_role("button", name="Correct gland").click()
+        [feature] = drawer.features()
+        assert feature["properties"]["classification"] == {"name": "gland", "color": [255, 0, 128]}
+        assert np.array_equal(covered(file), ids > 0)
+        drawer.drag((90, 140), (86, 136))  # it is selected: its corner moves at once
+        assert drawer.features() != [feature]
+        assert covered(file)[88, 138] and not covered(file)[97, 147]

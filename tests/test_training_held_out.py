@@ -63,3 +63,19 @@ def test_what_is_held_out_is_told_and_spread(tmp_path: Path) -> None:
     assert "stroma 10 (2 held out), tumour 10 (2 held out)" in told and "what is not drawn is not background" in told
     assert [one.colour for one in data.classes] == ["#00c800", "#0ac800"]  # those of the file
     assert data.split(0)[1] == ()
+
+
+def test_parts_of_one_annotation_go_together(tmp_path: Path) -> None:
+    """A brush may draw several polygons, far apart, as one annotation; the squares of reading cut a long one."""
+    write_slide(tmp_path)
+    boxes = [((10, 10 + 80 * n, 40, 50 + 80 * n), (1200, 10 + 80 * n, 1230, 50 + 80 * n)) for n in range(8)]
+    shapes = [{"type": "MultiPolygon", "coordinates": [area(box)["coordinates"] for box in two]} for two in boxes]
+    long = feature(area((100, 700, 1280, 720)), "tumour"), feature(area((100, 800, 1280, 820)), "tumour")
+    features = [*(feature(one, CLASSES[n % 2]) for n, one in enumerate(shapes)), *long]
+    data = open_dataset(tmp_path / "slide.tif", labels=write_json(tmp_path / "l.geojson", geojson(*features)))
+    held_out = laid_out(data.split(0.5)[1]) != IGNORE
+    each = [[held_out[y0:y1, x0:x1] for y0, x0, y1, x1 in two] for two in boxes]
+    each.append([held_out[100:1280, 700:720]])
+    each.append([held_out[100:1280, 800:820]])
+    assert all(len({bool(pixel) for part in parts for pixel in part.flat}) == 1 for parts in each)
+    assert 3 <= sum(bool(parts[0].any()) for parts in each) <= 7

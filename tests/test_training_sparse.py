@@ -18,10 +18,11 @@ from drawn_strokes import CLASSES, SHAPE, STROKES, Box, area, feature, geojson, 
 from hdf5_files import axis_tags
 from toy_training import same, toy_run, weights
 
-from tilesegment import DataError
+from tilesegment import DataError, train
 from tilesegment.geometry import Region
 from tilesegment.images.source import ImageSource
 from tilesegment.models.header import Normalisation
+from tilesegment.models.model import Model
 from tilesegment.training.augmentation import Augmentation
 from tilesegment.training.data import IGNORE, SparseDataset, open_dataset
 from tilesegment.training.losses import Loss
@@ -280,6 +281,24 @@ def test_the_command_tells_trains_and_resumes(run: Run, tmp_path: Path, monkeypa
     assert run("predict slide.tif --model runs/slide --out mask.zarr").code == 0
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_curves")
+def test_begins_from_a_bundled_model_of_other_classes(tmp_path: Path) -> None:
+    write_slide(tmp_path)
+    labels = write_json(tmp_path / "l.geojson", geojson())
+    run = train(tmp_path / "slide.tif", tmp_path / "run", labels=labels, init="nuclei-fluo", steps=1, validation=0.0)
+    found = Model.load(run.model)
+    assert [one.name for one in found.header.classes] == [*CLASSES]
+    assert found.header.training["init"]["anew"] == ["head"]
+    # all but the head is kept, as far as one step of a low rate leaves it
+    before, after = weights("nuclei-fluo"), weights(run.model)
+    kept = [name for name in before if before[name].shape == after[name].shape and before[name].ndim == 4]
+    for name in kept:
+        one, other = before[name].float().flatten(), after[name].float().flatten()
+        assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.95
+    assert len(kept) > 10
+
+
 # --- memory follows what is drawn, not the image
 
 
@@ -331,6 +350,7 @@ def test_messages(tmp_path: Path) -> None:
     refused("are of the class a; at least two classes are needed", geojson(two[0]))
     refused("none of the 1 annotations in bad.geojson has a class", geojson(feature(area((1, 1, 9, 9)), None)))
     refused("at least two classes", {"type": "FeatureCollection", "features": []})
+    refused("nothing that was drawn is left", geojson(*two, feature(area((0, 0, 99, 99)), "Ignore*")))
     refused("are of the classes a, b; name these", geojson(*two), classes=("a", "c"))
     refused("outlines lie outside the image", geojson(feature(area((9000, 1, 9009, 9)), "a")))
     refused("--brush is 0; allowed: 1 to 10000 pixels", geojson(*two), brush=0)

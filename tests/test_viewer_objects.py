@@ -233,7 +233,7 @@ def test_the_smallest_object_is_found_first(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_large_file_is_indexed_in_a_process_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_index, "_LARGE", 0)
+    monkeypatch.setattr(object_index, "LARGE", 0)
     near = object_index.index_of(folder / "cells.geojson", folder / "cells.geojson")
     monkeypatch.undo()
     here = object_index.index_of(folder / "cells.geojson", folder / "cells.geojson")

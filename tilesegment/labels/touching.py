@@ -27,11 +27,36 @@ def touching(
     one, other = shapely.STRtree(given).query(given, predicate="dwithin", distance=_APART)
     same = (planes[one] == planes[other]) & (one < other)
     one, other = one[same], other[same]
-    links = sparse.coo_array((np.ones(len(one), bool), (one, other)), (len(given), len(given)))
-    groups = sparse.csgraph.connected_components(links, directed=False)[1].astype(np.int64)
+    groups = _connected(one, other, len(given))
     differ = np.array([kinds[a] != kinds[b] for a, b in zip(one, other, strict=True)], bool)
     shared = shapely.area(shapely.intersection(given[one[differ]], given[other[differ]]))
     return groups, int(np.count_nonzero(shared > 1))
+
+
+def touching_boxes(boxes: np.ndarray, files: np.ndarray) -> np.ndarray:
+    """Group boxes of a plane that overlap or touch and are of different files.
+
+    Args:
+        boxes: (n, 5): plane, y0, x0, y1, x1.
+        files: (n,) number of the file of each.
+
+    Returns:
+        The group of each, (n,) int64 from 0.
+    """
+    planes, y0, x0, y1, x1 = boxes.T
+    given = shapely.box(y0, x0, y1, x1)
+    one, other = shapely.STRtree(given).query(given, predicate="intersects")
+    apart = (planes[one] == planes[other]) & (files[one] != files[other])
+    return _connected(one[apart], other[apart], len(given))
+
+
+def _connected(one: np.ndarray, other: np.ndarray, count: int) -> np.ndarray:
+    """The connected component of each of `count` things, of which those numbered `one` and `other` are linked."""
+    if not count:
+        return np.zeros(0, np.int64)
+    links = sparse.coo_array((np.ones(len(one), bool), (one, other)), (count, count))
+    components: np.ndarray = sparse.csgraph.connected_components(links, directed=False)[1]
+    return components.astype(np.int64)
 
 
 def _shape_of(polygons: Sequence[Polygon]) -> shapely.Geometry:

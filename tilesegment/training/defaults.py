@@ -3,6 +3,7 @@
 Labels of instances, such as nuclei, mostly come as many small images. A valid U-Net decides an eighth of a tile of
 284 px; with padded convolutions the same weights decide all of it, so that a CPU learns from several times as many
 pixels in the same time. Zeros beyond the tile disturb its outer pixels: in training alone, as the model crops.
+Sparse labels are trained on in the same way, as several places in an update say more than one.
 """
 
 import math
@@ -83,11 +84,13 @@ def _is_rgb(section: Section) -> bool:
     return len(section.image) == 3 and section.image.dtype == np.uint8
 
 
-def choose_tile(settings: TrainingSettings, view: FieldOfView, sections: Sequence[Section], slow: bool) -> int:
+def choose_tile(
+    settings: TrainingSettings, view: FieldOfView, sections: Sequence[Section], slow: bool, small: bool
+) -> int:
     """Return the side of the network's input in pixels of the (reduced) sections.
 
     By default it is no larger than small images allow, as what is mirrored beyond an image teaches nothing. A `view`
-    that does not crop has no margin here: in training zeros lie beyond the tile.
+    that does not crop has no margin here: in training zeros lie beyond the tile. `small` is for instances and strokes.
 
     Raises:
         PlanError: the tile asked for is impossible.
@@ -99,8 +102,7 @@ def choose_tile(settings: TrainingSettings, view: FieldOfView, sections: Sequenc
         view.step_of(wanted // reduction)  # raises if the network cannot take such a tile
         return wanted // reduction
     more = 2 * view.before
-    of_instances = sections[0].objects is not None
-    usual = (SLOW_TILE if slow else TILE) if not of_instances else (_SLOW_OUTPUT if slow else _OUTPUT) + more
+    usual = (_SLOW_OUTPUT if slow else _OUTPUT) + more if small else SLOW_TILE if slow else TILE
     tile = view.nearest_tile(usual)
     sides = [min(section.label.shape) for section in sections]
     most = max(int(np.percentile(sides, _SMALL_IMAGES)), _LEAST_OUTPUT)
@@ -109,12 +111,12 @@ def choose_tile(settings: TrainingSettings, view: FieldOfView, sections: Sequenc
     return tile
 
 
-def choose_batch(settings: TrainingSettings, view: FieldOfView, tile: int, slow: bool, instances: bool) -> int:
-    """Return the examples per update: as many as have the output pixels of a usual tile."""
+def choose_batch(settings: TrainingSettings, view: FieldOfView, tile: int, slow: bool, small: bool) -> int:
+    """Return the examples per update: as many as have the output pixels of a usual tile; `small` as `choose_tile`."""
     if settings.batch is not None:
         return settings.batch
     margin = 2 * view.before
-    if instances:
+    if small:
         pixels = _SLOW_BATCH * _SLOW_OUTPUT**2 if slow else _BATCH * _OUTPUT**2
     elif settings.tile is not None:
         return 1

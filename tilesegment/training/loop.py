@@ -78,12 +78,13 @@ class Trainer:
         settings.check()
         self.device = choose_device(settings.device)
         self.precision = choose_precision(self.device, settings.precision)
-        self.slow = self.device.type == "cpu" and self.precision == "fp32"
+        self.sparse = isinstance(data, SparseDataset)
+        # a few strokes are learnt from in minutes
+        self.slow = self.device.type == "cpu" and (self.precision == "fp32" or self.sparse)
         self.layout = choose_layout(self.device, self.precision)
         self.data = data = learnable(data)
         self.sections, self.held_out = data.split(settings.validation)
         self.diameter, self.ground = data.object_diameter(), ground_of_data(data)
-        self.sparse = isinstance(data, SparseDataset)
         if self.sparse and (settings.border_weight or settings.augmentation.shades):
             raise PlanError("--border-weight and --shades are for labels that say where cells end; leave them out")
         # what is not drawn may be a cell or a membrane as well
@@ -99,8 +100,8 @@ class Trainer:
         self.network.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
         # no halo: a same-padding network is trained with zeros beyond the tile
         fits = view if view.crops else FieldOfView(view.divisor, 0, 0, crops=False)
-        tile = choose_tile(settings, fits, reduced, self.slow)
-        batch = choose_batch(settings, fits, tile, self.slow, data.instances)
+        tile = choose_tile(settings, fits, reduced, self.slow, small=data.instances or self.sparse)
+        batch = choose_batch(settings, fits, tile, self.slow, small=data.instances or self.sparse)
         self.settings = replace(settings, tile=tile * settings.reduction, batch=batch, padded=start.padded)
         output = tile - 2 * fits.before
         assert settings.border_weight is not None and settings.border_sigma is not None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
@@ -16,6 +16,7 @@ from tilesegment.masks.target import absolute
 from tilesegment.models.model import Model
 from tilesegment.networks.any_network import MODULE
 from tilesegment.signals import uninterrupted
+from tilesegment.training.budget import seconds_of
 from tilesegment.training.cores import Cores, choose_cores, with_cores
 from tilesegment.training.data import open_dataset, summary
 from tilesegment.training.folder import (
@@ -29,6 +30,7 @@ from tilesegment.training.folder import (
     find_folder,
     read_records,
 )
+from tilesegment.training.keywords import TrainingKeywords
 from tilesegment.training.line import Line, choose_line, recentred
 from tilesegment.training.loop import Record, Trainer
 from tilesegment.training.normalisation import of_scaled
@@ -95,7 +97,7 @@ def train(
     checkpoint_every: float = 60.0,
     begin: Callable[[Trainer, Path], None] = lambda trainer, folder: None,
     report: Callable[[Record], None] = lambda record: None,
-    **settings: Any,
+    **settings: Unpack[TrainingKeywords],
 ) -> TrainingRun:
     """Train a network on labelled images. The model is the best of six looks at the held-out sections, in float16.
 
@@ -115,7 +117,8 @@ def train(
         since: value of `time.monotonic()` from which the budget counts; None is the time of the call.
         checkpoint_every: seconds between checkpoints, or more if they take long; 0 is after every update.
         begin, report: called once the data are read and checked, and after every update.
-        settings: the fields of `TrainingSettings` and of its `Augmentation`: budget, steps, base, elastic_sigma, ...
+        settings: the fields of `TrainingSettings` and of its `Augmentation`: budget (seconds, or "20m"), steps, base,
+            elastic_sigma, ...
 
     Raises:
         TilesegmentError: invalid data, settings or folder; an earlier run is not touched.
@@ -160,7 +163,7 @@ def _opened(
     overwrite: bool,
     resume: bool,
     how: Mapping[str, Any],
-    settings: dict[str, Any],
+    settings: Mapping[str, Any],
 ) -> "tuple[_Run, bool]":
     """Open the run of some data, without writing; also return whether it was begun before."""
     if resume and overwrite:
@@ -171,9 +174,8 @@ def _opened(
     read = {name: how[name] for name in _HOW} | {"classes": classes and list(classes)}
     read |= {"labels": None if labels is None else str(absolute(labels)), "sparse": how["sparse"] or None}
     module = network if isinstance(network, nn.Module) else None
-    settings |= {} if network is None else {"network": network if module is None else MODULE}
-    chosen = configure(began, how["preset"], how["config"], read, settings)
-    run = _Run(Path(data), folder, chosen, start, module)
+    chosen = _plain(settings) | ({} if network is None else {"network": network if module is None else MODULE})
+    run = _Run(Path(data), folder, configure(began, how["preset"], how["config"], read, chosen), start, module)
     if began is not None and began.data_sha256 != run.chosen.data_sha256:
         raise DataError(f"{data} is not what {folder} was trained on; start anew with another --out")
     return run, began is not None
@@ -186,6 +188,12 @@ def _writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         words = error.strerror or error
         raise DataError(f"{folder} cannot be written ({words}); make room, or choose another with --out") from error
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with the budget in seconds."""
+    budget = settings.get("budget")
+    return {**settings, **({"budget": seconds_of(budget)} if isinstance(budget, str) else {})}
 
 
 class _Run:

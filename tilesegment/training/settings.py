@@ -62,7 +62,7 @@ class TrainingSettings:
         network: name in `networks.NETWORKS`; None is the network of `init`, or `unet`.
         options: of the network, see `networks.options_of`; the rest are those of `init`, `DEFAULT_OPTIONS`, or its own.
         padded: train a network that crops, such as `unet`, with padded convolutions, so that all pixels of a tile
-            count; None is so for labels of instances, see `defaults`.
+            count; None is so for labels of instances and sparse ones, see `defaults`.
         base, depth, dropout: options that many networks have; 64, 4 and 0.5 in the paper. See `defaults.settle`.
         halo: context of a tile in pixels, if the exact one is too large or there is none; kept in the model.
         tile: side of the network's input; None is about 572, or 444 on a CPU in fp32, or smaller: see `defaults`.

@@ -18,7 +18,7 @@ from tilesegment.networks.any_network import MODULE
 from tilesegment.networks.field_of_view import chosen, derive
 from tilesegment.networks.network import Network
 from tilesegment.networks.rescaled import unscaled
-from tilesegment.training.data import Dataset, Section
+from tilesegment.training.data import Dataset, Section, SparseDataset
 from tilesegment.training.defaults import PERCENTILES
 from tilesegment.training.network import begin_from, choose_network
 from tilesegment.training.normalisation import choose_normalisation
@@ -118,7 +118,9 @@ def _trained(
     padded = with_padding(name, arguments)
     if settings.padded and padded is None:
         raise PlanError(f"--padded is for networks that crop, such as unet, not for {name}; leave it out")
-    if padded is None or not (data.instances if settings.padded is None else settings.padded):
+    if padded is None or not (
+        data.instances or isinstance(data, SparseDataset) if settings.padded is None else settings.padded
+    ):
         return (name, arguments), False
     return padded, True
 

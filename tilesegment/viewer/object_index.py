@@ -25,7 +25,7 @@ from tilesegment.metadata import default_colours
 from tilesegment.objects.features import table_features
 
 SUFFIXES = (".geojson", ".geojson.gz", ".csv", ".parquet")
-_LARGE = 16 << 20  # bytes from which a file is read in a process of its own, so that tiles are drawn meanwhile
+LARGE = 16 << 20  # bytes from which a file is read in a process of its own, so that tiles are drawn meanwhile
 _BOM = b"\xef\xbb\xbf"
 _BATCH = 1 << 16  # objects
 _DAMAGES = (TypeError, ValueError, AttributeError, LookupError, OverflowError, RecursionError)
@@ -104,7 +104,7 @@ def index_of(path: Path, text: Path) -> ObjectIndex:
         MaskError: it cannot be read, or is damaged.
     """
     try:
-        if path.stat().st_size < _LARGE:
+        if path.stat().st_size < LARGE:
             return _indexed(path, text)
     except OSError as error:
         raise MaskError(f"{path} cannot be read ({error.strerror})") from error

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy import sparse
 
 from tilesegment.errors import DataError
 from tilesegment.geometry import Region
@@ -18,6 +17,7 @@ from tilesegment.labels.coding import IGNORE, classes_of, decide
 from tilesegment.labels.files import first_notes
 from tilesegment.labels.label import LabelOptions
 from tilesegment.labels.scanning import MOST_CLASSES, Scan
+from tilesegment.labels.touching import touching_boxes
 from tilesegment.metadata import LabelClass, PixelSize, default_colours
 from tilesegment.training.data.marked import Marked, MarkedLayout, find_marked
 from tilesegment.training.data.marks import Marks, Numbers, OutlineMarks, Read, read_label, read_outlines
@@ -127,6 +127,8 @@ class _Reader:
             most = MOST * share // max(sum(shares), 1)
             sections += self._sections(one, numbers, most, len(groups))
             groups += [Group(one.marked.name, tuple(box)) for box in one.boxes.tolist()]
+        if not sections:
+            raise DataError("nothing that was drawn is left within the images; draw more, or outside of Ignore*")
         if len(sections) < sum(shares) and sum(one.image[0].size for one in sections) >= MOST // 2:
             notes.append(f"of large annotations parts alone are read, at random: {MOST / 1e6:,.0f} megapixels in all")
         empty = [one.marked.name for one in found if not any(s.stem == one.marked.name for s in sections)]
@@ -226,13 +228,7 @@ def _joined(boxes: Sequence[np.ndarray], fitted: Fitted) -> tuple[tuple[np.ndarr
     every = np.concatenate([np.zeros((0, 5), np.int64), *boxes])
     file = np.repeat(np.arange(len(boxes)), [len(one) for one in boxes])
     low, high = every[:, 1:3], every[:, 3:5]
-    links = np.zeros((0, 2), np.int64)
-    if len(boxes) > 1:
-        near = (every[:, None, 0] == every[None, :, 0]) & (file[:, None] != file[None, :])
-        near &= ((low[:, None] <= high[None]) & (low[None] <= high[:, None])).all(2)
-        links = np.argwhere(near)
-    graph = sparse.coo_array((np.ones(len(links), bool), links.T), (len(every), len(every)))
-    groups = sparse.csgraph.connected_components(graph, directed=False)[1].astype(np.int64) if len(every) else file
+    groups = touching_boxes(every, file)
     count = int(groups.max(initial=-1)) + 1
     first, last = np.full((count, 2), np.iinfo(np.int64).max), np.zeros((count, 2), np.int64)
     np.minimum.at(first, groups, low)

@@ -5,7 +5,7 @@ const PAUSE = 4000; // milliseconds between looks at whether another browser or 
 export class AnnotationFile {
   /**
    * address: of the annotations on the server; text(): what to store.
-   * tell(state, message): `saved`, `saving`, `unsaved` (will be tried again), `refused`, `changed` (by another).
+   * tell(state, message): `loaded`, `saved`, `saving`, `unsaved` (will be tried again), `refused`, `changed` (by another).
    */
   constructor(address, text, tell) {
     Object.assign(this, { address, text, tell, version: null, isSaving: false, isDirty: false, isHeld: false, isRefused: false });
@@ -23,7 +23,7 @@ export class AnnotationFile {
     const found = await response.json();
     this.version = response.headers.get("ETag");
     [this.isDirty, this.isHeld, this.isRefused] = [false, false, false];
-    this.tell("saved", "");
+    this.tell("loaded", "");
     return found;
   }
 

@@ -9,7 +9,7 @@ export const TOOLS = [
   ["point", "Point", "d", "Draw a point (dot): click"],
   ["erase", "Eraser", "e", "Erase from the annotations of this class: drag around what goes"],
 ];
-const TOLD = { saved: "Saved", saving: "Saving …", unsaved: "Not saved", refused: "Not saved", changed: "Not saved" };
+const TOLD = { loaded: "", saving: "Saving …", unsaved: "Not saved", refused: "Not saved", changed: "Not saved" };
 const hex = (color) => `#${color.map((one) => one.toString(16).padStart(2, "0")).join("")}`;
 const rgb = (text) => [1, 3, 5].map((at) => parseInt(text.slice(at, at + 2), 16));
 
@@ -74,7 +74,7 @@ export class Panel {
   tell(told, message) {
     const time = new Date().toLocaleTimeString();
     this.told.textContent = told === "saved" ? `Saved, ${time}` : TOLD[told] + (message ? `: ${message}` : "");
-    this.told.classList.toggle("annotate-wrong", told !== "saved" && told !== "saving");
+    this.told.classList.toggle("annotate-wrong", !["loaded", "saved", "saving"].includes(told));
     this.conflict.hidden = told !== "changed";
     if (told !== "changed") return;
     const isUnsaved = this.drawing.saved.size > 0;

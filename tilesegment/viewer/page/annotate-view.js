@@ -6,6 +6,8 @@ const POINT = 5;
 const HANDLE = 4;
 const MOST_HANDLES = 2000; // of what is selected: more would hide it
 const TINY = 2; // pixels of the screen: what is smaller is drawn as a dot
+const SMALL = 10; // and as an area without outline, so that ten thousand are drawn at once
+const DENSE = 0.7;
 const css = (color, alpha = 1) => `rgb(${color.join(" ")} / ${alpha})`;
 
 export class View {
@@ -81,9 +83,11 @@ export class View {
       return;
     }
     const path = this.pathOf(shown);
+    const isSmall = Math.max(x1 - x0, y1 - y0) < SMALL * unit && !isSelected;
     if (shown.isArea) {
-      context.fillStyle = css(color, FILL);
+      context.fillStyle = css(color, isSmall ? DENSE : FILL);
       context.fill(path, "evenodd");
+      if (isSmall) return;
     }
     context.lineJoin = "round";
     for (const [line, paint] of [[isSelected ? LINE + 3 : LINE + 1.5, "rgb(255 255 255 / 0.75)"], [LINE, css(color)]]) {

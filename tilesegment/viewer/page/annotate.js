@@ -91,10 +91,8 @@ class Annotator {
   async reload(keeps) {
     const { drawing } = this;
     try {
-      const mine = drawing.saved;
       const document = await this.file.load();
-      drawing.saved = mine; // loading told that all is saved
-      if (keeps && mine.size) drawing.loadBeneath(document);
+      if (keeps && drawing.saved.size) drawing.loadBeneath(document);
       else drawing.load(document);
     } catch (error) {
       this.app.say(`Annotations: ${error.message}`, true);
@@ -284,7 +282,10 @@ class Annotator {
   /** Make the outline of the object an annotation of its class, to be corrected. */
   takeOver() {
     const { object } = this;
-    if (!object) return;
+    if (!object) {
+      this.app.say("Click an object of a mask first");
+      return;
+    }
     const { classes } = this.drawing;
     const name = object.name || "object";
     let ofClass = classes.find((one) => one.name === name);
