@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from math import floor, sqrt
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from tilesegment.errors import DataError, MaskError, PlanError, StoppedError
 from tilesegment.geometry import Region
@@ -19,6 +19,7 @@ from tilesegment.masks.reader import open_probabilities, recorded_classes
 from tilesegment.masks.spec import differing
 from tilesegment.masks.target import absolute
 from tilesegment.objects.plan import first_pixel
+from tilesegment.prediction.keywords import WantedKeywords
 from tilesegment.prediction.places import Place, check_places, write_places
 from tilesegment.prediction.uncertainty import (
     MEASURES,
@@ -140,7 +141,7 @@ def suggest(
     overwrite: bool = False,
     report: Report = lambda done, what: None,
     stop: Callable[[], bool] = lambda: False,
-    **wanted: Any,
+    **wanted: Unpack[WantedKeywords],
 ) -> Suggestion:
     """Find the places of an image in which a model is least sure, spread over it, and write them.
 
