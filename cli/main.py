@@ -1,6 +1,5 @@
 """The command `tileseg`: its commands, its messages, its exit codes."""
 
-import logging
 import os
 import sys
 import warnings
@@ -67,12 +66,27 @@ def tileseg(context: click.Context, config: str | None, log_file: str | None, de
     """  # noqa: D301 - click looks for the backspace itself
     if log_file is not None:
         context.ensure_object(ExitStack).enter_context(Log(log_file, sys.argv[1:]))
+    if not _is_debugged():
+        _silence()
     found = read_defaults(config, tileseg.commands)
     remember(context, found)
     if found.files:
         note(context, f"defaults of {', '.join(found.files)}")
     if unused := unused_variables(tileseg):
         note(context, f"no option is named by {', '.join(unused)}")
+
+
+def _is_debugged() -> bool:
+    """Whether the flag stands anywhere: it is often appended to a command that failed."""
+    return "--debug" in sys.argv
+
+
+def _silence() -> None:
+    """Stop libraries from logging about damaged files: our message is enough."""
+    import logging  # which --help does without
+
+    logging.disable()
+    warnings.simplefilter("ignore")
 
 
 _SECTIONS = {
@@ -90,13 +104,8 @@ name_variables(tileseg)
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 usage, 3 some failed, 75 asked to stop, 130 Ctrl-C."""
-    debug = "--debug" in sys.argv
-    # the flag may stand anywhere: it is often appended to a command that failed
+    debug = _is_debugged()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    if not debug:
-        # libraries log about damaged files too; our message is enough
-        logging.disable()
-        warnings.simplefilter("ignore")
     with ExitStack() as opened:  # the log, which has errors, too
         _run(arguments, debug, opened)
 
