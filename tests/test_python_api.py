@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from command_calls import CALLS
 from conftest import toy_model
 
 import tilesegment
@@ -136,30 +137,6 @@ def test_a_budget_is_a_time(text: str, seconds: float) -> None:
 def test_a_budget_that_is_no_time_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="--budget is '20 minutes'; allowed: seconds, or a time such as 90s, 20m or 2h"):
         tilesegment.train(tmp_path, tmp_path / "run", budget="20 minutes")
-
-
-# the call of each command: a public name, or where it is
-CALLS = {
-    "predict": "predict",
-    "objects": "find_objects",
-    "summary": "summarise",
-    "status": "status",
-    "finish": "masks.open_partial",
-    "train": "train",
-    "evaluate": "evaluate",
-    "verify": "verify",
-    "bench": "bench",
-    "preview": "draw_preview",
-    "tissue": "write_tissue",
-    "info": "describe",
-    "models": "bundled_models",
-    "networks": "describe_network",
-    "suggest": "suggest",
-    "view": "viewer.open_scene",
-    "open": "viewer.elsewhere.open_for",
-    "import": "import_weights",
-    "export": "export",
-}
 
 
 def test_every_command_has_its_call() -> None:

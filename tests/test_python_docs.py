@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_python_api import CALLS
+from command_calls import CALLS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "python.md").read_text()
 # twenty minutes of training as three updates of a toy network

@@ -108,6 +108,20 @@ def find_objects(
     if axes is not None:
         raise PlanError("axes is for arrays, and the mask is a file, which says what its dimensions are: leave it out")
     chosen, outputs = ObjectSettings.of(settings), ObjectOutputs.of(out, overwrite=overwrite, ngff=ngff)
+    found = _find(mask, chosen, outputs, part, workers or Threads(), report, stop)
+    return replace(found, mask=str(mask), outputs=tuple(map(str, out)), seconds=time.monotonic() - start)
+
+
+def _find(
+    mask: str | Place,
+    chosen: ObjectSettings,
+    outputs: ObjectOutputs,
+    part: tuple[int, int] | None,
+    workers: ObjectWorkers,
+    report: Report,
+    stop: Stop,
+) -> Objects:
+    """Find the objects of a mask in a file."""
     with ExitStack() as stack:
         source = stack.enter_context(open_source(mask))
         plan = make_plan(source, chosen)
@@ -118,16 +132,16 @@ def find_objects(
         outputs.check(plan.mask, None if plan.grey is None else plan.grey.path)
         stages = Stages(folder, plan)
         stack.callback(stages.close)
-        run = Run(stages, source, chosen, outputs, workers or Threads(), report, stop)
+        run = Run(stages, source, chosen, outputs, workers, report, stop)
         while not run.is_over:  # again, if another run ends meanwhile
             run.carry_out(part)
     return Objects(
         str(mask),
-        tuple(map(str, out)),
+        (),
         finished=run.found is not None,
         count=0 if run.found is None else run.found.objects,
         pixels=plan.depth * plan.shape[0] * plan.shape[1],
-        seconds=time.monotonic() - start,
+        seconds=0.0,
         table=run.table,
         notes=tuple(dict.fromkeys(run.notes)),
         by_class={} if run.found is None else run.found.by_class,

@@ -79,11 +79,8 @@ def evaluate(
     if not (isinstance(prediction, str | Path | Location) and isinstance(truth, str | Path | Location)):
         given = {name: value for name, value in locals().items() if name not in ("prediction", "truth", "axes")}
         return _evaluate_arrays(prediction, truth, axes, given)
-    if image is not None and figure is None:
-        raise DataError("--image is only drawn in a figure; give --figure too, or leave it out")
+    _check_figure(figure, prediction, truth, image)
     pairs, notes = find_pairs(place_of(prediction), place_of(truth), None if image is None else place_of(image))
-    if figure is not None:
-        check_figure(Path(figure), [place_of(path) for path in (prediction, truth, image) if path is not None])
     options = LabelOptions(ignore, instances, invert, strict=True)
     names = str(prediction), str(truth)
     with TemporaryDirectory(prefix="evaluate-") as folder:
@@ -113,6 +110,15 @@ def _evaluate_arrays(
 
         (first, first_name), (second, second_name) = stored(prediction, "prediction"), stored(truth, "truth")
         return replace(evaluate(first, second, **given), prediction=first_name, truth=second_name)
+
+
+def _check_figure(
+    figure: str | Path | None, prediction: str | Place, truth: str | Place, image: str | Place | None
+) -> None:
+    if figure is not None:
+        check_figure(Path(figure), [place_of(path) for path in (prediction, truth, image) if path is not None])
+    elif image is not None:
+        raise DataError("--image is only drawn in a figure; give --figure too, or leave it out")
 
 
 def _read_as_objects(
