@@ -15,7 +15,7 @@ from command_calls import CALLS
 from conftest import toy_model
 
 import tilesegment
-from tilesegment.errors import PlanError
+from tilesegment.errors import DataError, MaskError, PlanError
 from tilesegment.images.arrays import write_array
 from tilesegment.objects.keywords import ObjectKeywords
 from tilesegment.objects.settings import ObjectSettings
@@ -211,3 +211,12 @@ def test_progress_is_a_line_that_changes(capsys: pytest.CaptureFixture[str]) -> 
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.count("\r") == 2
     assert "100 %  array of 50 x 60 uint8" in said and ": complete, 0.00 Mpx" in said
+
+
+def test_messages_on_arrays_name_no_file() -> None:
+    with pytest.raises(
+        DataError, match=r"^prediction the array of 40 x 50 uint8 is 1 x 40 x 50 .* of 40 x 49 uint8 1 x"
+    ):
+        tilesegment.evaluate(LABELS, LABELS[:, 1:])
+    with pytest.raises(MaskError, match=r"^the array of 40 x 50 float64 holds float64"):
+        tilesegment.find_objects(LABELS / 3)

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from tilesegment.errors import PlanError
-from tilesegment.images.arrays import ArrayLike, ImageArray, write_array
+from tilesegment.images.arrays import ArrayLike, ImageArray, named, naming, write_array
 from tilesegment.objects.keywords import ObjectKeywords
 from tilesegment.objects.outputs import ObjectOutputs
 from tilesegment.objects.plan import make_plan
@@ -167,5 +167,6 @@ def _of_array(
         )
     with TemporaryDirectory(prefix="objects-") as folder:
         path = write_array(Path(folder) / "mask.zarr", mask, axes)
-        found = find_objects(path, workers=workers, report=report, stop=stop, **settings)
-    return replace(found, mask=name)
+        with naming({str(path): name}):
+            found = find_objects(path, workers=workers, report=report, stop=stop, **settings)
+    return replace(found, mask=name, notes=tuple(named(note, {str(path): name}) for note in found.notes))

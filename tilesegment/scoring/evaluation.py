@@ -11,7 +11,7 @@ import numpy as np
 
 from tilesegment.errors import DataError
 from tilesegment.geometry import Region
-from tilesegment.images.arrays import ArrayLike, ImageArray, write_array
+from tilesegment.images.arrays import ArrayLike, ImageArray, named, naming, write_array
 from tilesegment.labels.files import first_notes
 from tilesegment.labels.geojson import is_geojson
 from tilesegment.labels.label import BLOCK, OBJECTS_NOTE, LabelOptions
@@ -109,7 +109,11 @@ def _evaluate_arrays(
             return write_array(Path(folder) / f"{name}.zarr", one, own), str(ImageArray.of(one))
 
         (first, first_name), (second, second_name) = stored(prediction, "prediction"), stored(truth, "truth")
-        return replace(evaluate(first, second, **given), prediction=first_name, truth=second_name)
+        names = {str(first): first_name, str(second): second_name}
+        with naming(names):
+            found = evaluate(first, second, **given)
+        notes = tuple(named(note, names) for note in found.notes)
+        return replace(found, prediction=first_name, truth=second_name, notes=notes)
 
 
 def _check_figure(
