@@ -105,8 +105,11 @@ def _wait_for(masks: "Sequence[Place]") -> None:
 def _announce(server: "Server", host: str) -> None:
     """Print the address; on a remote machine how to reach it from here, and who else can."""
     from tilesegment.viewer.security import is_loopback
+    from tilesegment.viewer.tile_requests import page_is_complete
 
     click.echo(server.url)
+    if not page_is_complete():
+        click.echo("Note: OpenSeadragon is missing, without which the page shows nothing: run `make page`", err=True)
     if not is_loopback(host):
         click.echo(
             f"Warning: on {host} every machine that reaches this one can ask for the page; whoever has its address "

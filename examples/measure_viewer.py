@@ -4,17 +4,20 @@
 
 Slides are drawn by draw_slides.py, a Zarr and a JPEG slide. For each, a JSON line: seconds from the opening of the page
 in Chromium to the first picture on it (left out where there is no Chromium); median and 95th percentile of the
-milliseconds that a tile takes, of random tiles of all zooms, six requests at a time; the most memory that the server
-took. Beside it, `file_*`: the same for the plain reading of what the tiles show, in six threads, with nothing scaled or
-encoded; tiles for which more than 16 megapixels would be read are left out of it.
+milliseconds that a tile takes, of random tiles of all zooms, six requests at a time; the server's processor time per
+tile, which other programs change less; the most memory that it took. Beside it, `file_*`: the same for the plain
+reading of what the tiles show, in six threads, with nothing scaled or encoded; tiles for which more than 16 megapixels
+would be read are left out of it.
 
 The last line is `predict` of a slide of --predicted pixels a side, alone and watched in turns: a client that asks for
-the progress once a second and for the tiles of a window whenever it grew. `cost` is the share of speed that is lost.
+the progress once a second and for the tiles of a window whenever it grew. `cost` is the share of speed that is lost,
+`cpu_share` the server's processor time, after its start, as a share of the prediction's.
 """
 
 import argparse
 import http.client
 import json
+import os
 import random
 import re
 import shutil
@@ -73,6 +76,11 @@ class Viewer:
         parts = urlsplit(self.url)
         assert parts.hostname is not None
         return http.client.HTTPConnection(parts.hostname, parts.port, timeout=120)
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that it took so far."""
+        times = self.process.cpu_times()
+        return times.user + times.system
 
     def peak_mb(self) -> float:
         """Return the most memory that it took so far, in MB; elsewhere than on Linux what it takes now."""
@@ -183,45 +191,54 @@ def measure(path: Path, tiles: int) -> dict[str, Any]:
         chosen = random_tiles(source.shape, tiles)
     with viewing(path) as viewer:
         found: dict[str, Any] = {"start_mb": viewer.peak_mb(), "first_picture_s": first_picture(viewer)}
+        before = viewer.cpu_seconds()
         found |= quantiles(request_tiles(viewer, chosen))
+        found["cpu_ms_per_tile"] = (viewer.cpu_seconds() - before) / tiles * 1e3
         found["peak_mb"] = viewer.peak_mb()
     return found | quantiles(read_tiles(path, chosen), "file_")
 
 
-def predict(image: Path, mask: Path, model: str) -> float:
-    """Return the seconds that the prediction takes, in a process of its own, its start included."""
+def predict(image: Path, mask: Path, model: str) -> tuple[float, float]:
+    """Return the seconds that a prediction takes in a process of its own, and its processor time."""
     command = [sys.executable, "-m", "tilesegment_cli.main", "predict", str(image), "--out", str(mask)]
     start = time.perf_counter()
-    subprocess.run([*command, "--model", model, "--quiet"], check=True)
-    return time.perf_counter() - start
+    with subprocess.Popen([*command, "--model", model, "--quiet"]) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return time.perf_counter() - start, used.ru_utime + used.ru_stime
 
 
-def watch(image: Path, mask: Path, stop: threading.Event) -> int:
-    """Watch a mask grow as a page does, from its first block until `stop`; return how often it had grown."""
+def watch(image: Path, mask: Path, stop: threading.Event) -> tuple[int, float]:
+    """Watch a mask grow as a page does, from its first block until `stop`.
+
+    Returns:
+        How often it had grown, and the processor time of the server after its start, which takes about a second.
+    """
     while not stop.is_set() and not mask.with_name(f"{mask.name}.partial").is_dir():
         time.sleep(0.1)
     if stop.is_set():
-        return 0
+        return 0, 0.0
     with open_image(image) as source:
         zoom = max(zooms(source.shape) - 2, 0)
     seen, grown = -1, 0
     with viewing(image, mask) as viewer:
-        connection = viewer.connect()
+        connection, start = viewer.connect(), viewer.cpu_seconds()
         while not stop.wait(1.0):
             layers = json.loads(viewer.get("progress", connection))["layers"]
-            version = max((one["version"] for one in layers), default=seen)
+            version = max((one["version"] for one in layers if one["layer"] == 1), default=seen)
             if version == seen:
                 continue
             seen, grown = version, grown + 1
             for row in range(WINDOW // 2):
                 for column in range(WINDOW // 2):
                     viewer.get(f"tile/1/0/{zoom}/{row}/{column}?v={version}", connection)
-    return grown
+        return grown, viewer.cpu_seconds() - start
 
 
 def cost_of_watching(image: Path, model: str, folder: Path, rounds: int) -> dict[str, Any]:
-    """Return the seconds of predictions alone and watched, in turns, and the share of speed that watching costs."""
-    alone, watched, grown = [], [], 0
+    """Return seconds of predictions alone and watched, in turns, what share of speed is lost, and processor times."""
+    alone, watched, grown, used = [], [], 0, 0.0
     for number in range(rounds):
         alone.append(predict(image, folder / f"alone{number}.zarr", model))
         mask, stop = folder / f"watched{number}.zarr", threading.Event()
@@ -231,9 +248,18 @@ def cost_of_watching(image: Path, model: str, folder: Path, rounds: int) -> dict
                 watched.append(predict(image, mask, model))
             finally:
                 stop.set()
-            grown += watcher.result()
-    share = 1 - statistics.median(alone) / statistics.median(watched)
-    return {"alone_s": statistics.median(alone), "watched_s": statistics.median(watched), "grown": grown, "cost": share}
+            grown, used = grown + watcher.result()[0], used + watcher.result()[1]
+    before, after = (statistics.median(seconds for seconds, _ in each) for each in (alone, watched))
+    of_runs = sum(cpu for _, cpu in watched)
+    return {
+        "alone_s": before,
+        "watched_s": after,
+        "cost": 1 - before / after,
+        "grown": grown,
+        "server_cpu_s": used,
+        "predict_cpu_s": of_runs,
+        "cpu_share": used / of_runs,
+    }
 
 
 def main() -> None:

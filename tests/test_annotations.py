@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import data_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -93,6 +94,16 @@ def test_what_was_not_touched_stays_as_it_was(tmp_path: Path, name: str) -> None
     assert now["features"][-1] == sent["features"][-1]
     assert now["name"] == "from elsewhere"
     assert annotations.read().version == version != stored.version
+
+
+def test_an_export_of_qupath_is_the_same_to_the_last_number(tmp_path: Path) -> None:
+    exported = (data_folder("geojson") / "qupath05.geojson").read_bytes()
+    path = tmp_path / "a.geojson"
+    path.write_bytes(exported)
+    annotations = Annotations(path, Canvas((10_000, 10_000)))
+    stored = annotations.read()
+    annotations.replace(json.dumps(by_javascript(stored.text)).encode(), stored.version)
+    assert json.loads(path.read_bytes()) == json.loads(exported)
 
 
 def test_a_changed_feature_keeps_what_is_not_known_of_it(file: Path) -> None:

@@ -327,6 +327,28 @@ def test_the_command_prints_the_address_and_ends_by_a_signal(image: Path, sent: 
     assert f"ssh -N -L {match[1]}:localhost:{match[1]} " in said
 
 
+def test_a_command_that_lets_others_in_says_so(image: Path) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "--host", "0.0.0.0", image], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as command:
+        assert command.stdout is not None
+        address = command.stdout.readline()
+        match = re.fullmatch(rf"http://{re.escape(socket.gethostname())}:(\d+)/([\w-]{{22}})/\n", address)
+        assert match, address
+        connection = http.client.HTTPConnection("127.0.0.1", int(match[1]), timeout=20)
+        answers = []
+        for host in ("10.1.2.3:80", "evil.example"):
+            connection.request("GET", f"/{match[2]}/scene.json", headers={"Host": host})
+            answer = connection.getresponse()
+            answer.read()
+            answers.append(answer.status)
+        connection.close()
+        command.send_signal(signal.SIGINT)
+        _, err = command.communicate(timeout=30)
+    assert answers == [200, 403]
+    assert "Warning: on 0.0.0.0 every machine" in err
+
+
 def test_the_viewer_starts_without_torch() -> None:
     code = "import sys, tilesegment.viewer, tilesegment_cli.view; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

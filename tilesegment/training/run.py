@@ -3,11 +3,11 @@
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
@@ -16,6 +16,7 @@ from tilesegment.masks.target import absolute
 from tilesegment.models.model import Model
 from tilesegment.networks.any_network import MODULE
 from tilesegment.signals import uninterrupted
+from tilesegment.training.budget import seconds_of
 from tilesegment.training.cores import Cores, choose_cores, with_cores
 from tilesegment.training.data import open_dataset, summary
 from tilesegment.training.folder import (
@@ -29,6 +30,7 @@ from tilesegment.training.folder import (
     find_folder,
     read_records,
 )
+from tilesegment.training.keywords import TrainingKeywords
 from tilesegment.training.line import Line, choose_line, recentred
 from tilesegment.training.loop import Record, Trainer
 from tilesegment.training.normalisation import of_scaled
@@ -93,7 +95,7 @@ def train(
     checkpoint_every: float = 60.0,
     begin: Callable[[Trainer, Path], None] = lambda trainer, folder: None,
     report: Callable[[Record], None] = lambda record: None,
-    **settings: Any,
+    **settings: Unpack[TrainingKeywords],
 ) -> TrainingRun:
     """Train a network on labelled images. The model is the best of six looks at the held-out sections, in float16.
 
@@ -113,7 +115,8 @@ def train(
         since: value of `time.monotonic()` from which the budget counts; None is the time of the call.
         checkpoint_every: seconds between checkpoints, or more if they take long; 0 is after every update.
         begin, report: called once the data are read and checked, and after every update.
-        settings: the fields of `TrainingSettings` and of its `Augmentation`: budget, steps, base, elastic_sigma, ...
+        settings: the fields of `TrainingSettings` and of its `Augmentation`: budget (seconds, or "20m"), steps, base,
+            elastic_sigma, ...
 
     Raises:
         TilesegmentError: invalid data, settings or folder; an earlier run is not touched.
@@ -131,8 +134,8 @@ def train(
     }
     read |= {"labels": None if labels is None else str(absolute(labels)), "sparse": sparse or None, "brush": brush}
     module = network if isinstance(network, nn.Module) else None
-    settings |= {} if network is None else {"network": network if module is None else MODULE}
-    run = _Run(Path(data), folder, configure(began, preset, config, read, settings), start, module)
+    chosen = _plain(settings) | ({} if network is None else {"network": network if module is None else MODULE})
+    run = _Run(Path(data), folder, configure(began, preset, config, read, chosen), start, module)
     if began is not None and began.data_sha256 != run.chosen.data_sha256:
         raise DataError(f"{data} is not what {folder} was trained on; start anew with another --out")
     with _writing(folder), event_writer(tensorboard) as events:
@@ -148,6 +151,12 @@ def _writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         words = error.strerror or error
         raise DataError(f"{folder} cannot be written ({words}); make room, or choose another with --out") from error
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with the budget in seconds."""
+    budget = settings.get("budget")
+    return {**settings, **({"budget": seconds_of(budget)} if isinstance(budget, str) else {})}
 
 
 class _Run:

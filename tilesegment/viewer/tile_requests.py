@@ -32,6 +32,11 @@ def page_files() -> dict[str, Path]:
     return {path.relative_to(PAGE).as_posix(): path for path in found}
 
 
+def page_is_complete() -> bool:
+    """Return whether OpenSeadragon is among the files of the page, which the build fetches."""
+    return VENDOR in page_files()
+
+
 class Page(Handler):
     """The page."""
 
