@@ -13,6 +13,7 @@ from math import ceil
 import numpy as np
 
 from tilesegment.geometry import Region
+from tilesegment.images.identity import Identity
 from tilesegment.images.source import ImageSource, Level, Shown
 
 _SNAP = 1e-6  # pixels: so near to an edge, a boundary lies on it
@@ -65,10 +66,14 @@ class ResampledSource(ImageSource):
         levels = (*source.levels, Level((height, width), step))
         shown = Shown(contents=source.contents)
         super().__init__(source.path, source.format, levels, source.depth, source.channels, source.dtype, shown=shown)
-        self.store_options = source.store_options
+        self.store_options, self.is_stored = source.store_options, source.is_stored
         self.stored_dtype, self.orientation = source.stored_dtype, source.orientation
         self.frame, self.pixel_size = source.frame, source.pixel_size
         self.notes, self.stored_notes = source.notes, source.stored_notes
+
+    def identity(self) -> Identity:
+        """That of the image."""
+        return self._source.identity()
 
     @property
     def stored_levels(self) -> tuple[Level, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tilesegment.errors import ImageError, StoreError, one_line
 from tilesegment.geometry import Region, mirror_indices
+from tilesegment.images.identity import Identity, identity
 from tilesegment.images.pixels import TURNS, Turn, image_type, stored_type, to_image_type, to_stored_type
 from tilesegment.metadata import (
     MICROMETRE,
@@ -97,9 +98,11 @@ class ImageSource(ABC):
         contents: the images of the file, in the order of `series`; empty where there is one.
         about: what a slide says of itself.
         store_options: how the server is reached that it comes from.
+        is_stored: whether it lies at `path`, so that another process finds it; an array in memory does not.
     """
 
     store_options: Options = ()
+    is_stored: bool = True
 
     def __init__(
         self,
@@ -136,6 +139,14 @@ class ImageSource(ABC):
     def place(self) -> Place:
         """Where it is, for `open_image` and `identity`."""
         return place_of(self.path, self.store_options)
+
+    def identity(self) -> Identity:
+        """What distinguishes it from other images, and from itself before a change.
+
+        Raises:
+            ImageError: some of it cannot be read.
+        """
+        return identity(self.place)
 
     @property
     def shape(self) -> tuple[int, int]:

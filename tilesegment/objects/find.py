@@ -5,10 +5,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 
+from tilesegment.objects.keywords import ObjectKeywords
 from tilesegment.objects.outputs import ObjectOutputs
 from tilesegment.objects.plan import make_plan
 from tilesegment.objects.run import ObjectWorkers, Report, Run, Stop, Threads
@@ -55,7 +56,7 @@ def find_objects(
     ngff: str = "0.5",
     report: Report = lambda done, what: None,
     stop: Stop = lambda: False,
-    **settings: Any,
+    **settings: Unpack[ObjectKeywords],
 ) -> Objects:
     """Find the objects of a mask of any size: ids, measurements and outlines equal those of the whole mask.
 

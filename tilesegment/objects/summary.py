@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from tilesegment.masks.blocks import reporting
 from tilesegment.masks.pyramid import Tally
 from tilesegment.masks.reader import recorded_classes
 from tilesegment.objects.find import find_objects
+from tilesegment.objects.keywords import ObjectKeywords
 from tilesegment.objects.run import ObjectWorkers, Report
 from tilesegment.objects.settings import class_number
 from tilesegment.objects.source import ObjectSource, open_source
@@ -101,7 +102,7 @@ def summarise(
     workers: ObjectWorkers | None = None,
     report: Report = lambda done, what: None,
     stop: Callable[[], bool] = lambda: False,
-    **settings: Any,
+    **settings: Unpack[ObjectKeywords],
 ) -> tuple[MaskSummary, ...]:
     """Summarise masks, and the objects in them.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from math import ceil, floor, isqrt
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from tilesegment.models.model import Model
 from tilesegment.networks.counting import floating_point_operations
 from tilesegment.prediction.devices import PRECISIONS
 from tilesegment.prediction.job import Job
+from tilesegment.prediction.keywords import SettingsKeywords
 from tilesegment.prediction.plan import Plan
 from tilesegment.prediction.predict import predict_many
 from tilesegment.prediction.settings import Outputs, Settings
@@ -76,7 +77,7 @@ def bench(
     seconds: float = 60.0,
     folder: str | Path | None = None,
     report: Callable[[float, str], None] = lambda done, words: None,
-    **settings: Any,
+    **settings: Unpack[SettingsKeywords],
 ) -> Bench:
     """Measure the middle of `image` or of a drawn one, as large a part as time allows.
 

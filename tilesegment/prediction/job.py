@@ -18,7 +18,7 @@ import numpy as np
 from tilesegment.errors import ImageError, PlanError
 from tilesegment.geometry import Block, Region, TileGrid
 from tilesegment.images import ResampledSource, announce_mirrored, read_mirrored
-from tilesegment.images.identity import identity
+from tilesegment.images.arrays import ImageArray
 from tilesegment.images.resampled import at_scale
 from tilesegment.images.source import ImageSource
 from tilesegment.masks import MaskSpec
@@ -54,11 +54,13 @@ class Job:
         self._spanned = prod(source.factor) if isinstance(source, ResampledSource) else 1  # stored pixels per pixel
 
     @classmethod
-    def prepare(cls, image: str | Place, settings: Settings | None = None, *, ask: AskMachine = this_machine) -> Self:
+    def prepare(
+        cls, image: str | Place | ImageArray, settings: Settings | None = None, *, ask: AskMachine = this_machine
+    ) -> Self:
         """Open an image and its model, and plan the prediction.
 
         Args:
-            image: its path.
+            image: its path, or an array.
             settings: what the user chose.
             ask: describes the machine that will predict, for a device and a precision.
 
@@ -69,7 +71,7 @@ class Job:
         source = open_source(image, settings)
         try:
             machine = ask(settings.device, settings.precision)  # may wait for workers, so only once the image is open
-            if str(place_of(image) if is_url(image) else image) != source.path:  # an image inside the given path
+            if source.is_stored and _path_of(image) != source.path:  # an image inside the given path
                 settings = replace(settings, series=None)
             opened = open_model(source, settings)
             model, notes = opened.model, opened.notes
@@ -98,7 +100,7 @@ class Job:
         source = at_scale(open_source(plan.place, plan.settings), plan.resampled)
         try:
             model = load(plan.model, plan.settings)
-            for name, here in found_in_files(plan, identity(source.place), source, model).items():
+            for name, here in found_in_files(plan, source.identity(), source, model).items():
                 if here != plan.decides[name]:
                     raise PlanError(
                         f"{plan.image} or {plan.model} differs on {platform.node()} (its {name}); "
@@ -306,7 +308,7 @@ class Job:
         model |= {"chosen_for": plan.chosen} if plan.chosen else {}
         trained = {name: header.training[name] for name in _TRAINED if name in header.training}
         return {
-            "image": str(plan.place.resolve() if isinstance(plan.place, Path) else plan.place),
+            "image": str(plan.place.resolve() if plan.is_stored and isinstance(plan.place, Path) else plan.image),
             "image_written": plan.content.written,
             "model": model | {"weights_sha256": header.weights_sha256, "training": trained},
             "batch": plan.batch,
@@ -318,3 +320,8 @@ class Job:
             "versions": {name: version(name) for name in ("tilesegment", "torch", "zarr", "numpy")},
             "machine": platform.platform(),
         }
+
+
+def _path_of(image: str | Place | ImageArray) -> str:
+    """Return what a source of it is called, unless it was found inside."""
+    return str(image if isinstance(image, ImageArray) or not is_url(image) else place_of(image))

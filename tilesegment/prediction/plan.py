@@ -10,7 +10,7 @@ import numpy as np
 
 from tilesegment.errors import PlanError
 from tilesegment.geometry import Block, FieldOfView, Region, TileGrid, region_of
-from tilesegment.images.identity import Identity, identity
+from tilesegment.images.identity import Identity
 from tilesegment.images.resampled import at_scale
 from tilesegment.images.source import ImageSource
 from tilesegment.masks.spec import RESAMPLED, STORED
@@ -54,6 +54,7 @@ class Plan:
         resampled: (y, x) pixels of level 0 per pixel of a level that is computed; None for a stored one.
         chosen: the kind of image that the model was chosen for, where none was named.
         decides: the fingerprint: runs with the same one write the same mask.
+        is_stored: whether the image lies at `image`; an array in memory does not.
         notes: for the user, on image, model and skipping.
     """
 
@@ -87,6 +88,7 @@ class Plan:
     level: int = 0
     resampled: tuple[float, float] | None = None
     chosen: str = ""
+    is_stored: bool = True
     decides: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -231,7 +233,7 @@ def make_plan(source: ImageSource, model: Model, settings: Settings, machine: Ma
     sides = Sides.of(view.step_of(tile), region.shape, settings.block)
     tiles = TileGrid(region, sides.step, sides.block, view).tiles * len(planes)
     plan = Plan(
-        image=source.path if is_url(source.path) else os.path.abspath(source.path),
+        image=os.path.abspath(source.path) if source.is_stored and not is_url(source.path) else source.path,
         model=model_path,
         settings=replace(settings, model=None),
         shape=level.shape,
@@ -251,13 +253,14 @@ def make_plan(source: ImageSource, model: Model, settings: Settings, machine: Ma
         precision=machine.precision,
         runtime=_runtime(model, settings, machine, tiles * tile**2),
         scaling=Scaling(header.normalisation),
-        content=identity(source.place),
+        content=source.identity(),
         raw_bytes=source.channels * source.dtype.itemsize,
         cache_bytes=source.cache_bytes,
         weights_bytes=weights,
         pixel_bytes=pixel_bytes,
         level=chosen.level,
         resampled=chosen.step,
+        is_stored=source.is_stored,
     )
     plan = replace(plan, scaling=choose_normalisation(header.normalisation, source, plan))
     plan = replace(plan, skipping=choose_skipping(source, plan))

@@ -14,6 +14,7 @@ import numpy as np
 
 from tilesegment.errors import ClusterError, ImageError, MaskError, StoppedError
 from tilesegment.geometry import Block
+from tilesegment.images.arrays import ImageArray
 from tilesegment.objects.run import ObjectWorkers
 from tilesegment.prediction.devices import this_machine
 from tilesegment.prediction.engine import stream
@@ -148,7 +149,7 @@ class Queue:
     """Predicts images, each to its own outputs.
 
     Args:
-        images: paths, and where each one goes.
+        images: paths or arrays, and where each one goes.
         settings: of all of them.
         workers: what predicts.
         listeners: receive the events of the run.
@@ -158,7 +159,7 @@ class Queue:
 
     def __init__(
         self,
-        images: Iterable[tuple[str | Path, Outputs]],
+        images: Iterable[tuple[str | Path | ImageArray, Outputs]],
         settings: Settings,
         workers: Workers,
         listeners: Sequence[Listener],

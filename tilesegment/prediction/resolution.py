@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from tilesegment.errors import PlanError
 from tilesegment.images import ImageSource, open_image
+from tilesegment.images.arrays import ImageArray
+from tilesegment.images.layout import Choices
 from tilesegment.images.resampled import base_level
 from tilesegment.metadata import TOLERATED, PixelSize, size_difference
 from tilesegment.models.header import ModelHeader
@@ -29,13 +31,17 @@ class Resolution:
     notes: tuple[str, ...] = ()
 
 
-def open_source(path: str | Place, settings: Settings) -> ImageSource:
-    """Open an image as the settings say, with their pixel size if they give one.
+def open_source(path: str | Place | ImageArray, settings: Settings) -> ImageSource:
+    """Open an image, or an array, as the settings say, with their pixel size if they give one.
 
     Raises:
         ImageError: as `open_image`.
     """
-    source = open_image(path, **settings.reading)
+    if isinstance(path, ImageArray):
+        choices = Choices(settings.axes, settings.select or {}, settings.series, settings.invert)
+        source: ImageSource = path.open(choices)
+    else:
+        source = open_image(path, **settings.reading)
     if settings.source_mpp is not None:
         source.assume_pixel_size(PixelSize(settings.source_mpp, settings.source_mpp))
     return source

@@ -9,6 +9,7 @@ from typing import Any
 
 from tilesegment.errors import ImageError
 from tilesegment.geometry import Block
+from tilesegment.images.arrays import ImageArray
 from tilesegment.prediction.plan import Plan
 from tilesegment.prediction.settings import Outputs
 
@@ -63,7 +64,7 @@ class Result:
         stopped: whether the run was asked to stop before the image ended.
     """
 
-    image: str | Path
+    image: str | Path | ImageArray
     outputs: Outputs
     plan: Plan | None = None
     model: str = ""

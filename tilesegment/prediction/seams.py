@@ -4,12 +4,13 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
 from tilesegment.errors import ImageError, PlanError
 from tilesegment.geometry import FieldOfView, Region, TileGrid
+from tilesegment.prediction.keywords import TilingKeywords
 from tilesegment.prediction.predictor import BlockPredictor
 from tilesegment.prediction.settings import Settings
 
@@ -81,7 +82,7 @@ def verify(
     device: str = "cpu",
     precision: str = "fp64",
     report: Callable[[Crop], None] = lambda crop: None,
-    **settings: Any,
+    **settings: Unpack[TilingKeywords],
 ) -> Verification:
     """Predict crops twice, by tiles as `predict` does and in one pass, and compare.
 

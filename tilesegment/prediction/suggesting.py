@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from math import floor, sqrt
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from tilesegment.errors import DataError, MaskError, PlanError, StoppedError
 from tilesegment.geometry import Region
@@ -19,6 +19,7 @@ from tilesegment.masks.reader import open_probabilities, recorded_classes
 from tilesegment.masks.spec import differing
 from tilesegment.masks.target import absolute
 from tilesegment.objects.plan import first_pixel
+from tilesegment.prediction.keywords import WantedKeywords
 from tilesegment.prediction.places import Place, check_places, write_places
 from tilesegment.prediction.uncertainty import (
     MEASURES,
@@ -35,7 +36,9 @@ Report = Callable[[float, str], None]
 _READ_VALUES = 1 << 23  # probabilities that are read at once
 _MOST_PLACES, _SMALLEST, _LARGEST = 10_000, 16, 1 << 14
 _SAMPLED = 10  # times as many places are predicted as are wanted
-_APART = 0.5  # of the distance at which the places would cover the image evenly
+# of the distance at which the places would cover the image evenly: at this, squares that are taken one after the other
+# fill it with about as many as are wanted
+_APART = 0.75
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def suggest(
     overwrite: bool = False,
     report: Report = lambda done, what: None,
     stop: Callable[[], bool] = lambda: False,
-    **wanted: Any,
+    **wanted: Unpack[WantedKeywords],
 ) -> Suggestion:
     """Find the places of an image in which a model is least sure, spread over it, and write them.
 

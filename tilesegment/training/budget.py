@@ -1,6 +1,9 @@
 """Divide the time of a run so that everything fits into its budget."""
 
+import re
 from dataclasses import dataclass
+
+from tilesegment.errors import PlanError
 
 VIEWS = 8  # of `--tta`
 # number of looks at the held-out sections, unless they would take more than this share of the run
@@ -8,6 +11,18 @@ _LOOKS, _LOOKING = 6, 0.25
 # largest shares for optional work: scoring all views, what is chosen in the end
 _SCORING_VIEWS, _CALIBRATING = 0.15, 0.25
 _CAUTION = 1.15  # the machine may become slower than it was
+
+
+def seconds_of(text: str) -> float:
+    """Return the seconds of a duration such as `90s`, `20m` or `2h`.
+
+    Raises:
+        PlanError: it is none.
+    """
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smh])", text)
+    if found is None:
+        raise PlanError(f"--budget is {text!r}; allowed: seconds, or a time such as 90s, 20m or 2h")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 @dataclass(frozen=True)

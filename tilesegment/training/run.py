@@ -3,11 +3,11 @@
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
@@ -16,6 +16,7 @@ from tilesegment.masks.target import absolute
 from tilesegment.models.model import Model
 from tilesegment.networks.any_network import MODULE
 from tilesegment.signals import uninterrupted
+from tilesegment.training.budget import seconds_of
 from tilesegment.training.cores import Cores, choose_cores, with_cores
 from tilesegment.training.data import open_dataset, summary
 from tilesegment.training.folder import (
@@ -29,6 +30,7 @@ from tilesegment.training.folder import (
     find_folder,
     read_records,
 )
+from tilesegment.training.keywords import TrainingKeywords
 from tilesegment.training.line import Line, choose_line, recentred
 from tilesegment.training.loop import Record, Trainer
 from tilesegment.training.normalisation import of_scaled
@@ -36,6 +38,8 @@ from tilesegment.training.pictures import draw_curves, draw_examples, draw_sampl
 from tilesegment.training.report import event_writer, write_report
 from tilesegment.training.validation import Scores, predict_sections, validate
 
+# how labels are read
+_HOW = ("classes", "ignore", "instances", "invert", "labels", "sparse", "brush")
 _EVERY_WRITES = 50  # least time between two checkpoints, in units of the duration of the last one
 _SHEET = 12  # examples on the contact sheet
 # time of pictures and report at the end: in units of that sheet's, or in seconds if it is not drawn
@@ -93,7 +97,7 @@ def train(
     checkpoint_every: float = 60.0,
     begin: Callable[[Trainer, Path], None] = lambda trainer, folder: None,
     report: Callable[[Record], None] = lambda record: None,
-    **settings: Any,
+    **settings: Unpack[TrainingKeywords],
 ) -> TrainingRun:
     """Train a network on labelled images. The model is the best of six looks at the held-out sections, in float16.
 
@@ -113,32 +117,68 @@ def train(
         since: value of `time.monotonic()` from which the budget counts; None is the time of the call.
         checkpoint_every: seconds between checkpoints, or more if they take long; 0 is after every update.
         begin, report: called once the data are read and checked, and after every update.
-        settings: the fields of `TrainingSettings` and of its `Augmentation`: budget, steps, base, elastic_sigma, ...
+        settings: the fields of `TrainingSettings` and of its `Augmentation`: budget (seconds, or "20m"), steps, base,
+            elastic_sigma, ...
 
     Raises:
         TilesegmentError: invalid data, settings or folder; an earlier run is not touched.
     """
     start = time.monotonic() if since is None else since
+    how: dict[str, Any] = {
+        "classes": classes,
+        "ignore": ignore,
+        "instances": instances,
+        "invert": invert,
+        "labels": labels,
+    }
+    how |= {"sparse": sparse, "brush": brush, "preset": preset, "config": config, "network": network}
+    run, began = _opened(data, out, start, overwrite, resume, how, settings)
+    with _writing(run.folder), event_writer(tensorboard) as events:
+        run.prepare(resume=began)
+        begin(run.trainer, run.folder)
+        return run.go((events, report), checkpoint_every)
+
+
+def look_ahead(
+    data: str | Path, out: str | Path | None = None, *, overwrite: bool = False, resume: bool = False, **given: Any
+) -> tuple[Trainer, Path]:
+    """Read and check the data, choose as `train` would, and write nothing: return the trainer, and the run's folder.
+
+    Args:
+        data, out, overwrite, resume: as for `train`.
+        given: what else `train` takes: how labels are read, a preset or config, and settings.
+
+    Raises:
+        TilesegmentError: as `train` does.
+    """
+    how = {name: given.pop(name, None) for name in (*_HOW, "preset", "config", "network")}
+    run, _ = _opened(data, out, time.monotonic(), overwrite, resume, how, given)
+    return run.trainer, run.folder
+
+
+def _opened(
+    data: str | Path,
+    out: str | Path | None,
+    start: float,
+    overwrite: bool,
+    resume: bool,
+    how: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> "tuple[_Run, bool]":
+    """Open the run of some data, without writing; also return whether it was begun before."""
     if resume and overwrite:
         raise PlanError("--resume and --overwrite exclude each other; give one of them")
     folder = find_folder(Path(data), out, overwrite, resume)
     began = Configuration.read(folder / CONFIG) if resume and (folder / CONFIG).exists() else None
-    read: dict[str, Any] = {
-        "classes": classes and list(classes),
-        "ignore": ignore,
-        "instances": instances,
-        "invert": invert,
-    }
-    read |= {"labels": None if labels is None else str(absolute(labels)), "sparse": sparse or None, "brush": brush}
+    classes, labels, network = how["classes"], how["labels"], how["network"]
+    read = {name: how[name] for name in _HOW} | {"classes": classes and list(classes)}
+    read |= {"labels": None if labels is None else str(absolute(labels)), "sparse": how["sparse"] or None}
     module = network if isinstance(network, nn.Module) else None
-    settings |= {} if network is None else {"network": network if module is None else MODULE}
-    run = _Run(Path(data), folder, configure(began, preset, config, read, settings), start, module)
+    chosen = _plain(settings) | ({} if network is None else {"network": network if module is None else MODULE})
+    run = _Run(Path(data), folder, configure(began, how["preset"], how["config"], read, chosen), start, module)
     if began is not None and began.data_sha256 != run.chosen.data_sha256:
         raise DataError(f"{data} is not what {folder} was trained on; start anew with another --out")
-    with _writing(folder), event_writer(tensorboard) as events:
-        run.prepare(resume=began is not None)
-        begin(run.trainer, folder)
-        return run.go((events, report), checkpoint_every)
+    return run, began is not None
 
 
 @contextmanager
@@ -148,6 +188,12 @@ def _writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         words = error.strerror or error
         raise DataError(f"{folder} cannot be written ({words}); make room, or choose another with --out") from error
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with the budget in seconds."""
+    budget = settings.get("budget")
+    return {**settings, **({"budget": seconds_of(budget)} if isinstance(budget, str) else {})}
 
 
 class _Run:
