@@ -56,7 +56,7 @@ option = click.option
     "--distance",
     type=float,
     metavar="PX",
-    help="Between the centres of two places.  [default: half of what spreads them evenly, less where few are found]",
+    help="Between the centres of two places.  [default: 3/4 of what spreads them evenly, less where few are found]",
 )
 @option("--roi", type=ROI, help="Only these pixels, of level 0, or what lies in the areas of a GeoJSON file.")
 @option(

@@ -1,12 +1,13 @@
 """Does it pay to correct a model where `tileseg suggest` says? Against places at random, with equal work and training.
 
-    python examples/measure_loop.py --size 3072 --seeds 5 --steps 120
+    python examples/measure_loop.py --size 2048 --side 192 --depth 2 --scale 0.5 --tile 216 --batch 4
 
 A slide of two tissues is drawn (see measure_strokes.py), each of which looks different in some rare patches. For each
 seed a first model learns from strokes at random places, and predicts the slide with its probabilities. Then it is
 corrected twice, each time in as many places of one size: once in those that `suggest` names, once in random ones that
 do not overlap. In each place the same number of strokes is drawn, by the same rule: where they cover most of what the
 model has wrong. Both corrected models start from the first one and train for as many updates on all strokes so far.
+On a machine that others use, OMP_NUM_THREADS=1 keeps threads from waiting for each other.
 
 One JSON line is printed: of each seed the accuracy of the first model and of both corrected ones, on the whole slide
 and `elsewhere`, outside the places of either; and the means over the seeds.
@@ -34,7 +35,7 @@ from tilesegment.prediction.suggesting import suggest
 
 ARMS = ("suggested", "random")
 RARE = 0.06  # of the slide looks different
-SETTINGS = ("base", "depth", "tile", "batch")  # of the trainings
+SETTINGS = ("base", "depth", "tile", "batch", "scale")  # of the trainings
 TRIED = 400  # lines of which the best becomes a stroke
 SHORTEST, LONGEST = 40, 160  # of a stroke in a place, pixels
 
@@ -86,13 +87,15 @@ class Varied(Tissues):
 
 @dataclass(frozen=True)
 class Work:
-    """How much is done: places and their size, strokes in each, updates, and the settings of a training."""
+    """How much is done: places, their size and distance, strokes in each, updates, and settings of the trainings."""
 
     places: int
     side: int
     strokes: int
     corrections: int
+    first_steps: int
     steps: int
+    distance: float | None
     settings: dict[str, Any]
 
 
@@ -201,7 +204,7 @@ def run_seed(folder: Path, size: int, work: Work, seed: int) -> dict[str, Any]:
     first = train(folder, slide, drawn, "first", work, seed)
     seconds["first"] = time.monotonic() - seconds["first"]
     tilesegment.predict(slide, folder / "first.zarr", first, probabilities=folder / "p.zarr")
-    asked = {"count": work.places, "size": work.side}
+    asked = {"count": work.places, "size": work.side, "distance": work.distance}
     named = suggest(folder / "first.zarr", probabilities=folder / "p.zarr", **asked).places
     places = dict(
         zip(ARMS, ([one.region for one in named], random_places(size, len(named), work.side, seed)), strict=True)
@@ -239,7 +242,8 @@ def train(
     """Train on strokes; return the model's file."""
     labels = folder / f"{name}.geojson"
     labels.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    settings = {"steps": work.steps, "seed": seed, "brush": WIDTH, **work.settings}
+    steps = work.first_steps if init is None else work.steps
+    settings = {"steps": steps, "seed": seed, "brush": WIDTH, **work.settings}
     if init is not None:
         settings = {key: value for key, value in settings.items() if key not in ("base", "depth")} | {"init": str(init)}
     return Path(tilesegment.train(slide, folder / name, labels=labels, **settings).model)
@@ -262,22 +266,46 @@ def main() -> None:
     parser.add_argument("--strokes", type=int, default=50, help="before the first training")
     parser.add_argument("--places", type=int, default=20, help="that are corrected")
     parser.add_argument("--side", type=int, default=256, help="of a place, pixels")
+    parser.add_argument("--distance", type=float, help="between suggested places, pixels  [default: as suggest's]")
     parser.add_argument("--corrections", type=int, default=2, help="strokes in a place")
-    parser.add_argument("--steps", type=int, default=120, help="updates of each training")
+    parser.add_argument("--first-steps", type=int, default=200, help="updates of the first training")
+    parser.add_argument("--steps", type=int, default=100, help="updates of a training after corrections")
     parser.add_argument("--base", type=int, default=8, help="channels of the network's first stage")
     parser.add_argument("--depth", type=int, default=4, help="how often the network halves the image")
     parser.add_argument("--tile", type=int, help="side of the network's input in training")
+    parser.add_argument("--scale", type=float, help="reduce images to this, such as 0.5")
     parser.add_argument("--batch", type=int, help="examples per update")
     parser.add_argument("--folder", type=Path, help="where all is written, and deleted at the end")
     given = parser.parse_args()
     settings = {name: value for name in SETTINGS if (value := getattr(given, name)) is not None}
-    work = Work(given.places, given.side, given.strokes, given.corrections, given.steps, settings)
+    work = Work(
+        given.places,
+        given.side,
+        given.strokes,
+        given.corrections,
+        given.first_steps,
+        given.steps,
+        given.distance,
+        settings,
+    )
     seeds = []
     for seed in range(given.first_seed, given.first_seed + given.seeds):
         with TemporaryDirectory(dir=given.folder) as folder:
             seeds.append(run_seed(Path(folder), given.size, work, seed))
         print(json.dumps(rounded(seeds[-1])), file=sys.stderr, flush=True)
-    print(json.dumps(rounded({"size": given.size, "steps": given.steps, **summed(seeds), "of_seeds": seeds})))
+    print(
+        json.dumps(
+            rounded(
+                {
+                    "size": given.size,
+                    "first_steps": given.first_steps,
+                    "steps": given.steps,
+                    **summed(seeds),
+                    "of_seeds": seeds,
+                }
+            )
+        )
+    )
 
 
 def rounded(value: Any) -> Any:

@@ -16,7 +16,7 @@ from tilesegment.masks import MaskSpec, create_mask
 from tilesegment.metadata import LabelClass
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-TOY = "--size 512 --seeds 1 --strokes 8 --places 3 --side 128 --steps 3 --base 4 --depth 2 --tile 92"
+TOY = "--size 512 --seeds 1 --strokes 8 --places 3 --side 128 --first-steps 3 --steps 3 --base 4 --depth 2 --tile 92"
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,9 @@ Report = Callable[[float, str], None]
 _READ_VALUES = 1 << 23  # probabilities that are read at once
 _MOST_PLACES, _SMALLEST, _LARGEST = 10_000, 16, 1 << 14
 _SAMPLED = 10  # times as many places are predicted as are wanted
-_APART = 0.5  # of the distance at which the places would cover the image evenly
+# of the distance at which the places would cover the image evenly: at this, squares that are taken one after the other
+# fill it with about as many as are wanted
+_APART = 0.75
 
 
 @dataclass(frozen=True)
