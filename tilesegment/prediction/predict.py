@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 
-from tilesegment.errors import PlanError, StoppedError
+from tilesegment.errors import PlanError, StoppedError, option
 from tilesegment.geometry import Region
 from tilesegment.images.arrays import ArrayLike, ImageArray
 from tilesegment.masks import open_mask
@@ -156,8 +156,8 @@ def _array(image: ArrayLike, workers: Workers | None, options: Mapping[str, Any]
     for name, wanted in reasons.items():
         if wanted:
             raise PlanError(
-                f"{name} needs an image that can be opened again, and this is an {given}: "
-                f"save it, for instance as Zarr, and give its path, or leave out {name}"
+                f"{option(name)} needs an image that can be opened again, and this is an {given}: "
+                f"save it, for instance as Zarr, and give its path, or leave {option(name)} out"
             )
     return given
 
