@@ -112,7 +112,7 @@ def predict(
     if out is not None or options.get("objects"):
         return _predicted(given, _outputs(out, options), settings, workers, heard, stop)
     if settings.part is not None:
-        raise PlanError("part writes one part of a mask, and the other parts the others: name the mask with out")
+        raise PlanError("part writes one part of a mask, and the other parts the others: name the mask with --out")
     with TemporaryDirectory(prefix="predict-") as folder:
         path = Path(folder) / "mask.zarr"
         _predicted(given, _outputs(path, options), settings, workers, (_Bound(), *heard), stop)
@@ -145,7 +145,7 @@ class _Bound(Listener):
         if pixels > MOST_RETURNED:
             raise PlanError(
                 f"the mask has {pixels:,} pixels; at most {MOST_RETURNED:,} are returned as an array: "
-                'name a file with out, such as out="mask.zarr"'
+                'name a file with --out, such as out="mask.zarr"'
             )
 
 
