@@ -173,7 +173,7 @@ def test_objects_of_an_array_are_those_of_a_file(tmp_path: Path) -> None:
 def test_objects_of_an_array_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="this is an array of 40 x 50 uint8: save it"):
         tilesegment.find_objects(LABELS, tmp_path / "o.csv")
-    with pytest.raises(PlanError, match="axes is for arrays"):
+    with pytest.raises(PlanError, match="--axes is for arrays"):
         tilesegment.find_objects(tmp_path / "m.zarr", axes="yx")
 
 

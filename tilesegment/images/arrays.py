@@ -90,7 +90,7 @@ class ImageArray:
         if len(self.array.shape) == 2:
             return "yx"
         raise ImageError(
-            f"{self} does not say what its dimensions are: give axes, one letter of t, z, c, y, x for each, "
+            f"{self} does not say what its dimensions are: give its --axes, one letter of t, z, c, y, x each, "
             'such as axes="cyx", "yxc" or "zyx"'
         )
 

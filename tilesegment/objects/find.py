@@ -106,7 +106,7 @@ def find_objects(
     if not isinstance(mask, str | Path | Location):
         return _of_array(mask, out, part, axes, workers, report, stop, settings)
     if axes is not None:
-        raise PlanError("axes is for arrays, and the mask is a file, which says what its dimensions are: leave it out")
+        raise PlanError("--axes is for arrays, and a file says what its dimensions are: leave it out")
     chosen, outputs = ObjectSettings.of(settings), ObjectOutputs.of(out, overwrite=overwrite, ngff=ngff)
     found = _find(mask, chosen, outputs, part, workers or Threads(), report, stop)
     return replace(found, mask=str(mask), outputs=tuple(map(str, out)), seconds=time.monotonic() - start)
