@@ -29,6 +29,7 @@ EXAMPLES = {
     ),
     "train": (
         "tileseg train em_data/",
+        "tileseg train em_data/ --dry-run",
         "tileseg train em_data/ --budget 2h --base 64 --out runs/large",
         "tileseg train slide.svs --labels drawn.geojson",
         "tileseg train em_data/ --out runs/large --resume",
@@ -43,6 +44,7 @@ EXAMPLES = {
         "tileseg evaluate masks/ labels/ --figure scores.png --image images/",
     ),
     "bench": ("tileseg bench", "tileseg bench slide.tif --seconds 30 --dir /scratch"),
-    "status": ("tileseg status mask.zarr", "tileseg status masks/*.zarr --json"),
+    "status": ("tileseg status mask.zarr", "tileseg status masks/*.zarr --watch"),
     "finish": ("tileseg finish mask.zarr",),
+    "completion": ("tileseg completion bash --install",),
 }

@@ -1,10 +1,12 @@
 """The commands of `tileseg` in groups, with examples, and what was meant by a mistyped one."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import click
 
+_NOTES = f"{__name__}.notes"
 _NEAR = 0.72  # of difflib's ratio, 1 for the same word
 _MOST = 3  # words that are suggested
 
@@ -85,6 +87,22 @@ def _options_of(command: click.Command) -> set[str]:
     return {name for name in every if name.startswith("--")}
 
 
+def note(context: click.Context, text: str) -> None:
+    """Print a note before the command works, unless it is quiet."""
+    context.meta.setdefault(_NOTES, []).append(text)
+
+
+def _after_notes(command: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(command)
+    def noted(**given: Any) -> Any:
+        for text in click.get_current_context().meta.pop(_NOTES, ()):
+            if not given.get("quiet"):
+                click.echo(f"Note: {text}", err=True)
+        return command(**given)
+
+    return noted
+
+
 class Grouped(click.Group):
     """A group of commands whose help has a section for each kind of work."""
 
@@ -97,8 +115,34 @@ class Grouped(click.Group):
         for command in commands:
             assert command.name is not None
             self.sections.setdefault(title, []).append(command.name)
+            assert command.callback is not None
+            command.callback = _after_notes(command.callback)
             command.epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples[command.name])
             self.add_command(command)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the options of the group, which may also stand after the command, if that has none of the name."""
+        return super().parse_args(ctx, self._in_front(args))
+
+    def _in_front(self, args: list[str]) -> list[str]:
+        """Return the arguments with the group's options that take a value before the command."""
+        own = {name for one in self.params if isinstance(one, click.Option) and not one.is_flag for name in one.opts}
+        at = 0
+        while at < len(args) and args[at] not in self.commands:
+            at += 2 if args[at] in own else 1
+        if at >= len(args):
+            return args
+        own -= _options_of(self.commands[args[at]])
+        end = args.index("--") if "--" in args else len(args)
+        front: list[str] = []
+        rest: list[str] = []
+        items = iter(args[at + 1 : end])
+        for item in items:
+            if item in own:
+                front += [item, *([value] if (value := next(items, None)) is not None else [])]
+            else:
+                (front if item.partition("=")[0] in own and "=" in item else rest).append(item)
+        return [*args[:at], *front, args[at], *rest, *args[end:]]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a section of each title, its commands in the order in which they were added."""

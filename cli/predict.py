@@ -134,8 +134,13 @@ def predict(
         if twice := [one for one in files if files.count(one) > 1]:
             raise click.UsageError(f"--roi {twice[0]} holds areas of one image, but {len(twice)} images have it")
         if dry_run:
-            for image, _ in placed:
-                _print_plan(image, replace(settings, **own.get(image, {})), as_json)
+            chosen = [(image, replace(settings, **own.get(image, {}))) for image, _ in placed]
+            if len(chosen) > 1:
+                from tilesegment_cli.plans import print_totals
+
+                print_totals(chosen, as_json, verbose)
+            else:
+                _print_plan(*chosen[0], as_json)
             return
         many = out_dir is not None or len(placed) > 1
         results = _carry_out(placed, settings, own, cluster, out_dir, quiet, verbose, stop, many=many)
@@ -164,7 +169,7 @@ def _objects(given: dict[str, Any]) -> dict[str, Any]:
     chosen = {name: given.pop(name) for name in names}
     files, measured = given.pop("objects_"), given.pop("measure_image")
     for name in (*names, "measure_image") if not files else ():
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             (spelt,) = (one.opts[0] for one in context.command.params if one.name == name)
             raise click.UsageError(f"{spelt} is about objects: give --objects PATH, too")
     return {"objects": files, "object_settings": ObjectSettings.of(chosen), "measure_image": measured}

@@ -110,6 +110,7 @@ _OPTIONS = options.together(
     option("--tensorboard", type=written, metavar="DIR", help="Also write the curves for TensorBoard."),
     option("--name", help="Name recorded in the model.  [default: that of the folder]"),
     option("--licence", help="Licence of the model, recorded in it."),
+    option("--dry-run", is_flag=True, help="Print the table of the data and what would be done, write nothing."),
     options.as_json,
     options.quiet,
 )
@@ -118,7 +119,7 @@ _OPTIONS = options.together(
 @click.command()
 @click.argument("data", type=options.read_path)
 @_OPTIONS
-def train(data: str, as_json: bool, quiet: bool, **given: Any) -> None:
+def train(data: str, dry_run: bool, as_json: bool, quiet: bool, **given: Any) -> None:
     """Train a network on DATA, labelled images.
 
     DATA holds images/ and labels/ (or imgs/ and masks/, JPEGImages/ and SegmentationClass/, NAME and NAME_masks in one
@@ -135,6 +136,9 @@ def train(data: str, as_json: bool, quiet: bool, **given: Any) -> None:
     # what was not given is left to the library, a preset or a config
     kept = {"instances": given.pop("instances")}
     chosen = {key: value for key, value in given.items() if value is not None and value is not False} | kept
+    if dry_run:
+        _print_plan(data, as_json, chosen)
+        return
     begun: list[tuple[Trainer, Path]] = []
 
     def begin(trainer: "Trainer", folder: Path) -> None:
@@ -168,6 +172,39 @@ def train(data: str, as_json: bool, quiet: bool, **given: Any) -> None:
         _conclude(run, begun[0][0].data.instances)
     if as_json:
         click.echo(json.dumps(asdict(run)))
+
+
+def _print_plan(data: str, as_json: bool, chosen: dict[str, Any]) -> None:
+    """Print the table of the data and what training would do."""
+    from tilesegment.training import look_ahead
+    from tilesegment.training.data import summary
+    from tilesegment.training.settings import GOAL_NAMES
+
+    chosen.pop("tensorboard", None)
+    trainer, folder = look_ahead(data, **chosen)
+    settings, total = trainer.settings, trainer.budget.total
+    parameters = sum(one.numel() for one in trainer.network.parameters())
+    length = f"{settings.steps:,} updates" if settings.steps is not None else f"{settings.epochs} epochs"
+    known = {"folder": str(folder), "images": len(trainer.data.sections), "held_out": len(trainer.held_out)}
+    known |= {"network": trainer.start.name, "parameters": parameters, "goal": trainer.goal}
+    known |= {"tile": settings.tile, "batch": settings.batch, "budget_seconds": total, "steps": settings.steps}
+    known |= {"epochs": settings.epochs, "device": str(trainer.device), "precision": trainer.precision}
+    if as_json:
+        click.echo(json.dumps(known))
+        return
+    click.echo(summary(trainer.data, trainer.held_out))
+    rows = [
+        ("network", f"{trainer.start.name}, {parameters / 1e6:.2f} M parameters"),
+        ("tile", f"{settings.tile} px, {settings.batch} per update"),
+        ("length", length if total is None else f"{total:,.0f} s in all"),
+        ("goal", f"{GOAL_NAMES[trainer.goal]}, on {len(trainer.held_out)} held-out images"),
+        ("device", f"{trainer.device}, {trainer.precision}"),
+        ("run folder", str(folder)),
+    ]
+    for name, value in rows:
+        click.echo(f"{name:<14}{value}")
+    for note in trainer.start.notes:
+        click.echo(f"Note: {note}", err=True)
 
 
 def _say_what_is_kept(data: str, begun: "list[tuple[Trainer, Path]]") -> None:

@@ -5,11 +5,14 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tilesegment import Region
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class Parsed(click.ParamType):
@@ -148,6 +151,12 @@ class PathType(click.ParamType):
         if problem is not None:
             self.fail(f"{value!r} {problem}", param, ctx)
         return path
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+        """Leave files and folders to the shell."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file")]
 
     def _on_disk(self, path: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the path that a URL names on this machine; refuse one of a server."""

@@ -37,7 +37,7 @@ def test_every_option_says_what_it_does() -> None:
     for command in tileseg.commands.values():
         assert command.help
         told_by_their_names = {"image", "mask", "path", "data", "prediction", "truth", "model", "weights"}
-        told_by_their_names |= {"images", "masks", "device", "precision", "seed", "help"}
+        told_by_their_names |= {"images", "masks", "shell", "device", "precision", "seed", "help"}
         for parameter in command.params:
             assert parameter.name in told_by_their_names or getattr(parameter, "help", None), parameter.name
 

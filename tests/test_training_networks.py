@@ -191,7 +191,7 @@ def test_images_of_another_dtype_have_their_own_grey_values(here: Path, run: Run
     write_files(here / "data", {f"labels/{n}.tif": inside.astype(np.uint8) for n, (_, inside) in enumerate(pixels)})
     found = run(f"{TRAIN} --classes membrane,cell")
     assert found.code == 0
-    note = next(line for line in found.err.splitlines() if line.startswith("Note"))
+    note = next(line for line in found.err.splitlines() if "Note: " in line)
     assert "uint8 of mean 128 and spread 70" in note and "uint16" in note
     grey = np.stack([one.astype(np.uint16) * 200 for one, _ in pixels])
     scale = Normalisation((pytest.approx(grey.mean()),), (pytest.approx(grey.std()),), "uint16")

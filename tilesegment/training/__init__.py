@@ -1,5 +1,5 @@
 """Training on small labelled sets: data, augmentation, losses, the loop."""
 
-from tilesegment.training.run import TrainingRun, train
+from tilesegment.training.run import TrainingRun, look_ahead, train
 
-__all__ = ["TrainingRun", "train"]
+__all__ = ["TrainingRun", "look_ahead", "train"]

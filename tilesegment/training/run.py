@@ -38,6 +38,8 @@ from tilesegment.training.pictures import draw_curves, draw_examples, draw_sampl
 from tilesegment.training.report import event_writer, write_report
 from tilesegment.training.validation import Scores, predict_sections, validate
 
+# how labels are read
+_HOW = ("classes", "ignore", "instances", "invert", "labels", "sparse", "brush")
 _EVERY_WRITES = 50  # least time between two checkpoints, in units of the duration of the last one
 _SHEET = 12  # examples on the contact sheet
 # time of pictures and report at the end: in units of that sheet's, or in seconds if it is not drawn
@@ -122,26 +124,61 @@ def train(
         TilesegmentError: invalid data, settings or folder; an earlier run is not touched.
     """
     start = time.monotonic() if since is None else since
+    how: dict[str, Any] = {
+        "classes": classes,
+        "ignore": ignore,
+        "instances": instances,
+        "invert": invert,
+        "labels": labels,
+    }
+    how |= {"sparse": sparse, "brush": brush, "preset": preset, "config": config, "network": network}
+    run, began = _opened(data, out, start, overwrite, resume, how, settings)
+    with _writing(run.folder), event_writer(tensorboard) as events:
+        run.prepare(resume=began)
+        begin(run.trainer, run.folder)
+        return run.go((events, report), checkpoint_every)
+
+
+def look_ahead(
+    data: str | Path, out: str | Path | None = None, *, overwrite: bool = False, resume: bool = False, **given: Any
+) -> tuple[Trainer, Path]:
+    """Read and check the data, choose as `train` would, and write nothing: return the trainer, and the run's folder.
+
+    Args:
+        data, out, overwrite, resume: as for `train`.
+        given: what else `train` takes: how labels are read, a preset or config, and settings.
+
+    Raises:
+        TilesegmentError: as `train` does.
+    """
+    how = {name: given.pop(name, None) for name in (*_HOW, "preset", "config", "network")}
+    run, _ = _opened(data, out, time.monotonic(), overwrite, resume, how, given)
+    return run.trainer, run.folder
+
+
+def _opened(
+    data: str | Path,
+    out: str | Path | None,
+    start: float,
+    overwrite: bool,
+    resume: bool,
+    how: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> "tuple[_Run, bool]":
+    """Open the run of some data, without writing; also return whether it was begun before."""
     if resume and overwrite:
         raise PlanError("--resume and --overwrite exclude each other; give one of them")
     folder = find_folder(Path(data), out, overwrite, resume)
     began = Configuration.read(folder / CONFIG) if resume and (folder / CONFIG).exists() else None
-    read: dict[str, Any] = {
-        "classes": classes and list(classes),
-        "ignore": ignore,
-        "instances": instances,
-        "invert": invert,
-    }
-    read |= {"labels": None if labels is None else str(absolute(labels)), "sparse": sparse or None, "brush": brush}
+    classes, labels, network = how["classes"], how["labels"], how["network"]
+    read = {name: how[name] for name in _HOW} | {"classes": classes and list(classes)}
+    read |= {"labels": None if labels is None else str(absolute(labels)), "sparse": how["sparse"] or None}
     module = network if isinstance(network, nn.Module) else None
     chosen = _plain(settings) | ({} if network is None else {"network": network if module is None else MODULE})
-    run = _Run(Path(data), folder, configure(began, preset, config, read, chosen), start, module)
+    run = _Run(Path(data), folder, configure(began, how["preset"], how["config"], read, chosen), start, module)
     if began is not None and began.data_sha256 != run.chosen.data_sha256:
         raise DataError(f"{data} is not what {folder} was trained on; start anew with another --out")
-    with _writing(folder), event_writer(tensorboard) as events:
-        run.prepare(resume=began is not None)
-        begin(run.trainer, folder)
-        return run.go((events, report), checkpoint_every)
+    return run, began is not None
 
 
 @contextmanager
