@@ -22,3 +22,6 @@ CALLS = {
     "import": "import_weights",
     "export": "export",
 }
+
+# about the shell, so that there is nothing to call
+OF_THE_SHELL = {"completion"}
