@@ -124,12 +124,12 @@ def test_a_mask_too_large_for_an_array_is_refused_before_it_is_predicted(monkeyp
 @pytest.mark.parametrize(
     ("image", "options", "said"),
     [
-        (np.zeros((4, 5, 6), np.uint8), {}, 'give axes, .* "yxc"'),
+        (np.zeros((4, 5, 6), np.uint8), {}, 'give its --axes, .* "yxc"'),
         (np.zeros((4, 5), np.uint8), {"axes": "zyx"}, "axes z,y,x do not fit an array of 4 x 5"),
         (np.zeros((4, 5), complex), {}, "complex128; allowed: numbers"),
         ([[1, 2]], {}, "the image is a list; allowed: a path, or an array"),
         (np.zeros((4, 5), np.uint8), {"preview": "p.png"}, "preview needs an image that can be opened again"),
-        (np.zeros((4, 5), np.uint8), {"part": (1, 2)}, "name the mask with out"),
+        (np.zeros((4, 5), np.uint8), {"part": (1, 2)}, "name the mask with --out"),
         (np.zeros((4, 5), np.uint8), {"tyle": 3}, "there is no setting 'tyle'"),
     ],
 )

@@ -24,6 +24,7 @@ from tilesegment.metadata import LabelClass
 from tilesegment.objects.find import find_objects
 from tilesegment.objects.summary import summarise
 from tilesegment.prediction.result import Listener, Progress, Result
+from tilesegment.prediction.settings import Outputs
 
 SETTINGS: dict[str, Any] = {"tile": 88, "precision": "fp32", "block": 96}
 TOY = "-m toy.safetensors --tile 88 --precision fp32"
@@ -157,9 +158,9 @@ class TestRefused:
         assert said in str(error.value)
         assert listing(image.parent) == before
 
-    def test_neither_mask_nor_objects(self, image: Path) -> None:
+    def test_neither_mask_nor_objects(self) -> None:
         with pytest.raises(PlanError, match="--out"):
-            predict(image, None)
+            Outputs.of(None, {})
 
     def test_objects_of_other_settings_of_a_mask_that_is_there(self, image: Path) -> None:
         predict(image, "m.zarr", "l.zarr")

@@ -2,16 +2,21 @@
 
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from command_calls import CALLS, OF_THE_SHELL
+from conftest import toy_model
 
 import tilesegment
-from tilesegment.errors import PlanError
+from tilesegment.errors import DataError, MaskError, PlanError
+from tilesegment.images.arrays import write_array
 from tilesegment.objects.keywords import ObjectKeywords
 from tilesegment.objects.settings import ObjectSettings
 from tilesegment.prediction.keywords import (
@@ -35,7 +40,7 @@ def test_all_public_names_are_listed_before_they_are_imported() -> None:
     code = "import tilesegment, sys; print(*dir(tilesegment)); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     listed, has_torch = done.stdout.splitlines()
-    assert set(tilesegment.__all__) <= set(listed.split())
+    assert {name for name in listed.split() if not name.startswith("__")} == set(tilesegment.__all__) - {"__version__"}
     assert has_torch == "False"
     assert tilesegment.__version__ == version("tilesegment")
 
@@ -134,39 +139,84 @@ def test_a_budget_that_is_no_time_is_refused(tmp_path: Path) -> None:
         tilesegment.train(tmp_path, tmp_path / "run", budget="20 minutes")
 
 
-# the call of each command: a public name, or where it is
-CALLS = {
-    "predict": "predict",
-    "objects": "find_objects",
-    "summary": "summarise",
-    "status": "status",
-    "finish": "masks.open_partial",
-    "train": "train",
-    "evaluate": "evaluate",
-    "verify": "verify",
-    "bench": "bench",
-    "preview": "draw_preview",
-    "tissue": "write_tissue",
-    "info": "describe",
-    "models": "bundled_models",
-    "networks": "describe_network",
-    "suggest": "suggest",
-    "view": "viewer.open_scene",
-    "open": "viewer.elsewhere.open_for",
-    "import": "import_weights",
-    "export": "export",
-}
-
-
 def test_every_command_has_its_call() -> None:
     from importlib import import_module
 
     from tilesegment_cli.main import tileseg
 
-    assert CALLS.keys() == tileseg.commands.keys()
+    assert CALLS.keys() | OF_THE_SHELL == tileseg.commands.keys()
     for command, call in CALLS.items():
         module, _, name = call.rpartition(".")
         assert module or name in tilesegment.__all__
         function = getattr(import_module(f"tilesegment.{module}".rstrip(".")), name)
         assert callable(function) and function.__doc__, command
     assert CliRunner().invoke(tileseg, ["--version"]).output.split()[-1] == tilesegment.__version__
+
+
+LABELS = np.zeros((40, 50), np.uint8)
+LABELS[2:10, 3:12], LABELS[20:30, 20:45] = 1, 2
+
+
+def test_objects_of_an_array_are_those_of_a_file(tmp_path: Path) -> None:
+    write_array(tmp_path / "labels.zarr", LABELS, None)
+    expected, found = (tilesegment.find_objects(one).table for one in (tmp_path / "labels.zarr", LABELS))
+    assert expected is not None and found is not None
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
+    assert found["area_px"].tolist() == [72, 250]
+    only = tilesegment.find_objects(LABELS, classes=["2"])
+    assert only.count == 1 and only.mask == "array of 40 x 50 uint8"
+    assert tilesegment.find_objects(np.stack([LABELS, LABELS]), axes="zyx").count == 4
+
+
+def test_objects_of_an_array_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="this is an array of 40 x 50 uint8: save it"):
+        tilesegment.find_objects(LABELS, tmp_path / "o.csv")
+    with pytest.raises(PlanError, match="--axes is for arrays"):
+        tilesegment.find_objects(tmp_path / "m.zarr", axes="yx")
+
+
+def test_a_table_becomes_a_data_frame() -> None:
+    found = tilesegment.find_objects(LABELS)
+    if find_spec("pandas") is None:
+        with pytest.raises(PlanError, match="pip install pandas"):
+            found.to_pandas()
+    else:
+        assert found.to_pandas()["area_px"].tolist() == [72, 250]
+    with pytest.raises(PlanError, match="were written to files"):
+        replace(found, table=None).to_pandas()
+
+
+def test_scores_of_arrays_are_those_of_files(tmp_path: Path) -> None:
+    truth, mask = (LABELS > 0).astype(np.uint8), (LABELS > 1).astype(np.uint8)
+    files = [write_array(tmp_path / f"{n}.zarr", one, None) for n, one in enumerate((mask, truth))]
+    expected, found = tilesegment.evaluate(*files), tilesegment.evaluate(mask, truth)
+    assert (found.confusion, found.accuracy, found.cells) == (expected.confusion, expected.accuracy, expected.cells)
+    assert found.accuracy == 1 - 72 / 2000
+    assert found.prediction == "array of 40 x 50 uint8"
+    mixed = tilesegment.evaluate(np.stack([mask, mask]), np.stack([truth, truth]), axes="zyx")
+    assert (mixed.pixels, mixed.accuracy) == (4000, found.accuracy)
+    assert tilesegment.evaluate(mask, files[1]).confusion == found.confusion
+
+
+def test_a_model_predicts() -> None:
+    model, image = toy_model(), np.random.default_rng(0).integers(0, 256, (50, 60), np.uint8)
+    np.testing.assert_array_equal(model.predict(image), tilesegment.predict(image, model=model))
+
+
+def test_progress_is_a_line_that_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (50, 60), np.uint8)
+    tilesegment.predict(image, model=toy_model(), progress=True)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.count("\r") == 2
+    assert "100 %  array of 50 x 60 uint8" in said and ": complete, 0.00 Mpx" in said
+
+
+def test_messages_on_arrays_name_no_file() -> None:
+    with pytest.raises(
+        DataError, match=r"^prediction the array of 40 x 50 uint8 is 1 x 40 x 50 .* of 40 x 49 uint8 1 x"
+    ):
+        tilesegment.evaluate(LABELS, LABELS[:, 1:])
+    with pytest.raises(MaskError, match=r"^the array of 40 x 50 float64 holds float64"):
+        tilesegment.find_objects(LABELS / 3)

@@ -251,6 +251,18 @@ def test_where_there_is_no_room_a_coarser_zoom_is_kept_and_enlarged(many: tuple[
     assert np.abs(found[0][3] - whole[512:651, :512].astype(float)).max() <= 1
 
 
+def test_tiles_go_before_what_is_computed_but_do_not_stop_it(many: tuple[Path, np.ndarray]) -> None:
+    path, _ = many
+    with open_image(path, axes="cyx") as source:
+        computed = ComputedZooms(source, [Zoom(source, zoom) for zoom in range(3)])
+        with computed.ahead():
+            until = time.monotonic() + 100
+            while computed.progress() is not None and time.monotonic() < until:
+                time.sleep(0.01)
+            assert computed.progress() is None
+        computed.close()
+
+
 def test_an_image_that_is_closed_is_not_computed_further(many: tuple[Path, np.ndarray]) -> None:
     path, _ = many
     source = open_image(path, axes="cyx")

@@ -143,5 +143,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """All public names, imported or not: what Tab shows."""
-    return sorted({*globals(), *__all__})
+    """All public names, imported or not, and what every module has: what Tab shows."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

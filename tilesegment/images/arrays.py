@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -10,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import zarr
 
-from tilesegment.errors import ImageError
+from tilesegment.errors import ImageError, TilesegmentError
 from tilesegment.geometry import Region
 from tilesegment.images.chunked import ChunkedSource, Index
 from tilesegment.images.identity import Identity
@@ -89,7 +90,7 @@ class ImageArray:
         if len(self.array.shape) == 2:
             return "yx"
         raise ImageError(
-            f"{self} does not say what its dimensions are: give axes, one letter of t, z, c, y, x for each, "
+            f"{self} does not say what its dimensions are: give its --axes, one letter of t, z, c, y, x each, "
             'such as axes="cyx", "yxc" or "zyx"'
         )
 
@@ -189,6 +190,26 @@ def write_array(path: Path, given: object, axes: str | None) -> Path:
         index = tuple(slice(start, start + step) if n == rows else slice(None) for n in range(len(names)))
         written[index] = np.asarray(array[index])
     return path
+
+
+@contextmanager
+def naming(names: Mapping[str, str]) -> Iterator[None]:
+    """Where an error speaks of the file in which an array was put, let it speak of the array.
+
+    Args:
+        names: what the array is called, by the path of its file.
+    """
+    try:
+        yield
+    except TilesegmentError as error:
+        raise type(error)(named(str(error), names)) from error
+
+
+def named(text: str, names: Mapping[str, str]) -> str:
+    """Return a text with what an array is called in the place of its file."""
+    for path, name in names.items():
+        text = text.replace(path, f"the {name}")
+    return text
 
 
 def _digest_of(source: ImageSource) -> "hashlib._Hash":

@@ -5,7 +5,9 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from tilesegment.errors import ModelError
 from tilesegment.files import write_atomically
 from tilesegment.geometry import FieldOfView
+from tilesegment.images.arrays import ArrayLike
 from tilesegment.models import find_model
 from tilesegment.models.header import KEY, ModelHeader, read_header
 from tilesegment.models.onnx import load_onnx, onnx_view
@@ -91,6 +94,18 @@ class Model:
         arguments = {**self.header.arguments, "level": level, "supervision": "last"}
         header = replace(self.header, arguments=arguments, weights_sha256=weights_hash(part.state_dict()))
         return Model(header, part)
+
+    def predict(self, image: str | Path | ArrayLike, **options: Any) -> np.ndarray:
+        """Segment an image or an array, as `tilesegment.predict` without `out` and with these `options` does.
+
+        Returns class ids, (h, w) uint8, or (z, h, w) of an image with a z axis.
+
+        Raises:
+            TilesegmentError: as there.
+        """
+        import tilesegment  # whose front door leads up to the prediction
+
+        return tilesegment.predict(image, None, self, **options)
 
     @property
     def _words(self) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 
-from tilesegment.errors import PlanError, StoppedError
+from tilesegment.errors import PlanError, StoppedError, option
 from tilesegment.geometry import Region
 from tilesegment.images.arrays import ArrayLike, ImageArray
 from tilesegment.masks import open_mask
@@ -112,7 +112,7 @@ def predict(
     if out is not None or options.get("objects"):
         return _predicted(given, _outputs(out, options), settings, workers, heard, stop)
     if settings.part is not None:
-        raise PlanError("part writes one part of a mask, and the other parts the others: name the mask with out")
+        raise PlanError("part writes one part of a mask, and the other parts the others: name the mask with --out")
     with TemporaryDirectory(prefix="predict-") as folder:
         path = Path(folder) / "mask.zarr"
         _predicted(given, _outputs(path, options), settings, workers, (_Bound(), *heard), stop)
@@ -145,7 +145,7 @@ class _Bound(Listener):
         if pixels > MOST_RETURNED:
             raise PlanError(
                 f"the mask has {pixels:,} pixels; at most {MOST_RETURNED:,} are returned as an array: "
-                'name a file with out, such as out="mask.zarr"'
+                'name a file with --out, such as out="mask.zarr"'
             )
 
 
@@ -156,8 +156,8 @@ def _array(image: ArrayLike, workers: Workers | None, options: Mapping[str, Any]
     for name, wanted in reasons.items():
         if wanted:
             raise PlanError(
-                f"{name} needs an image that can be opened again, and this is an {given}: "
-                f"save it, for instance as Zarr, and give its path, or leave out {name}"
+                f"{option(name)} needs an image that can be opened again, and this is an {given}: "
+                f"save it, for instance as Zarr, and give its path, or leave {option(name)} out"
             )
     return given
 

@@ -1,15 +1,17 @@
 """Evaluate masks: read prediction and truth once to count pixels, once more to score cells, and draw a figure."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from tilesegment.errors import DataError
 from tilesegment.geometry import Region
+from tilesegment.images.arrays import ArrayLike, ImageArray, named, naming, write_array
 from tilesegment.labels.files import first_notes
 from tilesegment.labels.geojson import is_geojson
 from tilesegment.labels.label import BLOCK, OBJECTS_NOTE, LabelOptions
@@ -24,7 +26,7 @@ from tilesegment.scoring.object_evaluation import evaluate_objects, readings_of
 from tilesegment.scoring.object_figure import draw_objects
 from tilesegment.scoring.pixels import constant_predictor, pixel_accuracy
 from tilesegment.scoring.results import CellScore, ClassScore, Evaluation, ImageScore, pixel_scores
-from tilesegment.stores import Place, place_of
+from tilesegment.stores import Location, Place, place_of
 
 Report = Callable[[float, str], None]
 
@@ -32,8 +34,8 @@ _LARGEST = 4096 * 4096  # pixels of the largest plane whose cells are scored at 
 
 
 def evaluate(
-    prediction: str | Place,
-    truth: str | Place,
+    prediction: str | Place | ArrayLike,
+    truth: str | Place | ArrayLike,
     *,
     classes: Sequence[str] | None = None,
     ignore: int | None = None,
@@ -43,6 +45,7 @@ def evaluate(
     objects: bool | None = None,
     image: str | Place | None = None,
     figure: str | Path | None = None,
+    axes: str | None = None,
     report: Report = lambda done, name: None,
 ) -> Evaluation:
     """Score masks: by pixels, and for two classes by how well cells are separated; or score objects.
@@ -54,7 +57,7 @@ def evaluate(
     Args:
         prediction: class ids or grey values that stand for classes; or probabilities, float32 from 0 to 1: one channel
             is the probability of class 1, more are one per class. A file, a stack, a Zarr, or a folder of these; on
-            a server a Zarr.
+            a server a Zarr. Or an array.
         truth: class ids or grey values, in the same form; folders are paired by the files' stems, without the marks of
             images and labels, such as `_mask`. Files that are no images are left out.
         classes: names, in the order of the values. Required if the values alone do not show how many there are.
@@ -66,17 +69,18 @@ def evaluate(
             GeoJSON; of classes, the 4-connected regions. None: if prediction and truth both hold ids or outlines.
         image: the image of both, only for the figure.
         figure: a PNG or JPEG of the worst images and the best.
+        axes: of arrays of three dimensions, "zyx", or "cyx" for probabilities by class; those of two are yx.
         report: called after every block with the share of the work done, 0 to 1, and the image's name.
 
     Raises:
         TilesegmentError: a file cannot be read, has no counterpart, is of another size, or its values cannot be
             matched; all pixels are ignored; `cells` is True and there are none; `objects` contradicts the rest.
     """
-    if image is not None and figure is None:
-        raise DataError("--image is only drawn in a figure; give --figure too, or leave it out")
+    if not (isinstance(prediction, str | Path | Location) and isinstance(truth, str | Path | Location)):
+        given = {name: value for name, value in locals().items() if name not in ("prediction", "truth", "axes")}
+        return _evaluate_arrays(prediction, truth, axes, given)
+    _check_figure(figure, prediction, truth, image)
     pairs, notes = find_pairs(place_of(prediction), place_of(truth), None if image is None else place_of(image))
-    if figure is not None:
-        check_figure(Path(figure), [place_of(path) for path in (prediction, truth, image) if path is not None])
     options = LabelOptions(ignore, instances, invert, strict=True)
     names = str(prediction), str(truth)
     with TemporaryDirectory(prefix="evaluate-") as folder:
@@ -90,6 +94,35 @@ def evaluate(
             if figure is not None:
                 draw_figure(Path(figure), planes, found, matching, options)
     return replace(found, notes=(*notes, *found.notes), figure=None if figure is None else str(figure))
+
+
+def _evaluate_arrays(
+    prediction: str | Place | ArrayLike, truth: str | Place | ArrayLike, axes: str | None, given: Mapping[str, Any]
+) -> Evaluation:
+    """Score arrays as files with the same values."""
+    with TemporaryDirectory(prefix="evaluate-") as folder:
+
+        def stored(one: str | Place | ArrayLike, name: str) -> tuple[str | Place, str]:
+            if isinstance(one, str | Path | Location):
+                return one, str(one)
+            own = axes if len(one.shape) > 2 else None
+            return write_array(Path(folder) / f"{name}.zarr", one, own), str(ImageArray.of(one))
+
+        (first, first_name), (second, second_name) = stored(prediction, "prediction"), stored(truth, "truth")
+        names = {str(first): first_name, str(second): second_name}
+        with naming(names):
+            found = evaluate(first, second, **given)
+        notes = tuple(named(note, names) for note in found.notes)
+        return replace(found, prediction=first_name, truth=second_name, notes=notes)
+
+
+def _check_figure(
+    figure: str | Path | None, prediction: str | Place, truth: str | Place, image: str | Place | None
+) -> None:
+    if figure is not None:
+        check_figure(Path(figure), [place_of(path) for path in (prediction, truth, image) if path is not None])
+    elif image is not None:
+        raise DataError("--image is only drawn in a figure; give --figure too, or leave it out")
 
 
 def _read_as_objects(

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 
 import numpy as np
@@ -25,6 +26,7 @@ MOST_READ = 1 << 24  # bytes of the file's pixels that a tile may need
 _MOST_SPANNED = 16  # pixels of the file per pixel of a tile
 _STRIP = 1 << 23  # bytes that the thread reads at once; those who read tiles wait for it
 MOST_KEPT = 1 << 32  # bytes of all temporary files
+_PATIENCE = 0.2  # seconds that the thread lets tiles go first, at most, before each strip
 _IDLE = 60.0  # seconds without a request after which the thread pauses
 _WANTED = 64  # tiles that were asked for last
 
@@ -53,7 +55,9 @@ class ComputedZooms:
         self._planes: OrderedDict[int, _Plane] = OrderedDict()  # the one that was asked for last is the last
         self._wanted: deque[tuple[int, TileAt]] = deque(maxlen=_WANTED)
         self._lock = threading.Lock()
-        self._closed = threading.Event()
+        self._closed, self._alone = threading.Event(), threading.Event()
+        self._alone.set()
+        self._ahead = 0
         self._thread: threading.Thread | None = None
         self._last_asked, self._version = 0.0, 0
 
@@ -85,6 +89,20 @@ class ComputedZooms:
             columns = (np.arange(region.x0, region.x1) >> finer) - outer.x0
             return pixels[:, rows[:, None], columns], known[rows[:, None], columns]
         return pixels, known
+
+    @contextmanager
+    def ahead(self) -> Iterator[None]:
+        """Let a tile that is read from the file go before the thread, as both read from the same pieces."""
+        with self._lock:
+            self._ahead += 1
+            self._alone.clear()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._ahead -= 1
+                if not self._ahead:
+                    self._alone.set()
 
     def progress(self) -> Progress | None:
         """Return how far the plane is that was asked for last, at first 0, and go on with it; None if it is complete.
@@ -177,8 +195,8 @@ class ComputedZooms:
         for strip in _strips(region, max(1, int(_STRIP / max(1.0, region.width * zoom.bytes_per_pixel)))):
             if self._closed.is_set():
                 return None
+            self._alone.wait(_PATIENCE)
             strips.append(zoom.read(strip, z))
-            time.sleep(0.002)  # those who read tiles wait for the same lock
         return np.concatenate(strips, axis=1)
 
 

@@ -2,6 +2,7 @@
 
 import math
 import threading
+from contextlib import nullcontext
 from pathlib import PurePath
 from typing import Any
 
@@ -94,7 +95,8 @@ class ImageLayer:
         """Return the pixels of a tile, (C, h, w), and which of them are known, (h, w); None: all."""
         if self._computed is not None and self._computed.covers(at.zoom):
             return self._computed.read(at, z)
-        return self._zooms[at.zoom].read(at.pixels(self.shape), z), None
+        with nullcontext() if self._computed is None else self._computed.ahead():
+            return self._zooms[at.zoom].read(at.pixels(self.shape), z), None
 
     def _usual(self) -> tuple[Channel, ...]:
         colours = usual_colours(self.source.channels)
