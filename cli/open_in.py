@@ -21,7 +21,13 @@ _QUPATH = ("QuPath", "qupath")
 
 @click.command("open")
 @click.argument("mask", type=options.read_place)
-@click.option("--in", "program", type=click.Choice(["napari", "neuroglancer", "qupath"]), required=True)
+@click.option(
+    "--in",
+    "program",
+    type=click.Choice(["napari", "neuroglancer", "qupath"]),
+    required=True,
+    help="The program that shows it.",
+)
 @click.option("--image", type=options.read_place, metavar="IMAGE", help="Where its image is.  [default: as MASK says]")
 @click.option("--start", is_flag=True, help="Start the program; for neuroglancer serve the files and open its page.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of that server.  [default: a free one]")
