@@ -97,7 +97,7 @@ class SegmentedPlane:
                 self.segments.each(finish, list(stored))
 
             self.segments.pieces.read(np.moveaxis(samples[sample], -1, 0), region, self._plane(sample), decode)
-        return np.moveaxis(samples, -1, 1).reshape(-1, *region.shape)
+        return np.moveaxis(samples, -1, 1).reshape(separate * interleaved, *region.shape)
 
     def announce(self, region: Region) -> None:
         """Begin to fetch what lies on a server: `region` is read soon."""
