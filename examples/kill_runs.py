@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -44,6 +45,7 @@ from tilesegment.stores import Location, Place, is_url, place_of, store_at
 from tilesegment_cli.main import main as tileseg
 
 IN_FLIGHT = 1 + engine.BEHIND  # blocks of a process: one is predicted, the others wait to be stored
+_PLANNED = re.compile(r"^[-\d]+ [:\d]+ disk ", re.MULTILINE)  # the last line of a plan, with its time
 COUNTS = "KILL_RUNS_COUNTS"  # variable: the file that gets a line for each block whose prediction is begun
 
 
@@ -175,7 +177,7 @@ class Trial:
 
     def all_begun(self) -> bool:
         """Return whether each process has said what it is going to do."""
-        return all("\ndisk" in self._log(part).read_text() for part in self.running)
+        return all(_PLANNED.search(self._log(part).read_text()) for part in self.running)
 
     def kill(self, part: int) -> bool:
         """Kill a process; return whether it was still running."""

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -45,13 +45,13 @@ class Memory:
         self._thread.start()
 
     def _watch(self) -> None:
-        while not self._stopped.wait(0.2):
-            try:
+        while True:
+            with suppress(psutil.NoSuchProcess):
                 own = self._process.memory_info().rss / 1e6
                 others = sum(one.memory_info().rss / 1e6 for one in self._process.children(recursive=True))
-            except psutil.NoSuchProcess:
-                continue
-            self.own, self.all = max(self.own, own), max(self.all, own + others)
+                self.own, self.all = max(self.own, own), max(self.all, own + others)
+            if self._stopped.wait(0.2):
+                return
 
     def stop(self) -> None:
         """Watch no longer."""

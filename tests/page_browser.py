@@ -49,6 +49,7 @@ class Watched:
     def open(self, url: str) -> None:
         """Open the viewer's page, and wait until its first picture is complete."""
         self.page.goto(url)
+        self.page.wait_for_function("() => document.documentElement.dataset.ready === 'true'")
         self.wait_until_drawn()
 
     def wait_until_drawn(self) -> None:

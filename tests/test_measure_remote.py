@@ -19,6 +19,9 @@ def test_every_image_is_read_and_copied_with_each_byte_about_once() -> None:
     done = subprocess.run([sys.executable, PROGRAM, *toy], check=True, stdout=subprocess.PIPE, text=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     images = ("chunks.zarr", "shards.zarr", "tiles.tif")
-    assert [(line["image"], line["work"]) for line in lines] == [(i, w) for i in images for w in ("blocks", "copy")]
-    assert all(line["mpx_per_s"] > 0 and line["requests"] > 0 for line in lines)
-    assert all(0.9 < line["times"] < 2 for line in lines)  # small chunks in a gap come again
+    read, stored = lines[:6], lines[6:]
+    assert [(line["image"], line["work"]) for line in read] == [(i, w) for i in images for w in ("blocks", "copy")]
+    assert all(line["mpx_per_s"] > 0 and line["requests"] > 0 for line in read)
+    assert all(0.9 < line["times"] < 2 for line in read)  # small chunks in a gap come again
+    assert [line["image"] for line in stored] == ["chunks.zarr", "shards.zarr"]
+    assert all(line["predict"] > 0 and line["copy there"] > 0 and line["ratio"] > 0 for line in stored)

@@ -315,7 +315,8 @@ def test_it_is_there_after_loading_again(drawer: Drawer) -> None:
     drawer.drag((90, 140), (110, 160))
     before = drawer.features()
     drawer.page.reload()
-    drawer.page.wait_for_function("() => window.app?.annotator?.drawing.entries.size === 1")
+    drawer.page.wait_for_function("() => document.documentElement.dataset.ready === 'true'")
+    drawer.page.wait_for_function("() => app.annotator.drawing.entries.size === 1")
     assert drawer.page.evaluate("() => [...app.annotator.drawing.entries.values()][0].feature") == before[0]
     drawer.key("]", "Delete")
     assert drawer.features() == []
