@@ -20,6 +20,7 @@ from tilesegment.errors import MaskError, ViewError
 from tilesegment.geometry import Region
 from tilesegment.images import open_image
 from tilesegment.masks import create_mask, create_objects, create_probabilities
+from tilesegment.viewer import open_scene
 from tilesegment.viewer.difference_layer import (
     CONFUSED,
     MADE_UP,
@@ -71,6 +72,19 @@ def test_the_nearest_zoom_is_the_mask(tmp_path: Path, name: str, opened: Open) -
     assert [one["name"] for one in layer.described()["classes"]] == [one.name for one in CLASSES]
     assert layer.value(699, 1000, 0)["stored"] == ids[0, 699, 1000]
     assert layer.value(700, 0, 0) is None and layer.value(-1, 5, 0) is None
+
+
+def test_a_mask_that_cannot_be_read_hides_no_other_value(tmp_path: Path) -> None:
+    spec = spec_of((90, 100), 64, 64)
+    finished(tmp_path / "mask.zarr", spec)
+    Image.fromarray(np.full(spec.shape, 7, np.uint8)).save(tmp_path / "image.png")
+    with open_scene(tmp_path / "image.png", [tmp_path / "mask.zarr"]) as scene:
+        for chunk in (tmp_path / "mask.zarr" / "0" / "c").rglob("*"):
+            if chunk.is_file():
+                chunk.write_bytes(b"damaged")
+        image, mask = (one["value"] for one in scene.values(5, 6, 0))
+    assert image == 7
+    assert isinstance(mask, dict) and "cannot read" in str(mask["text"])
 
 
 def test_smaller_zooms_are_the_stored_levels(tmp_path: Path, opened: Open) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tilesegment.errors import TilesegmentError, one_line
 from tilesegment.images import open_image
 from tilesegment.stores import Location
 from tilesegment.viewer.annotations import Annotations
@@ -63,8 +64,8 @@ class Scene:
         }
 
     def values(self, y: int, x: int, z: int) -> list[dict[str, JSON]]:
-        """Return what each layer holds at a pixel of the image."""
-        return [{"layer": number, "value": one.value(y, x, z)} for number, one in enumerate(self.layers)]
+        """Return what each layer holds at a pixel of the image; of one that cannot be read, why."""
+        return [{"layer": number, "value": _value_of(one, y, x, z)} for number, one in enumerate(self.layers)]
 
     def has_plane(self, z: int) -> bool:
         """Whether the image has a plane `z`."""
@@ -121,3 +122,10 @@ def open_scene(
         annotations = None if annotate is None else Annotations(annotate, Canvas(shown.shape, shown.depth or 1))
         listed = None if places is None else Places.of(places, shown.shape)
         return Scene(shown, layers, annotations, listed, _files=files.pop_all())
+
+
+def _value_of(layer: Layer, y: int, x: int, z: int) -> JSON:
+    try:
+        return layer.value(y, x, z)
+    except TilesegmentError as error:  # a file may be damaged, or replaced by another, while it is looked at
+        return {"text": one_line(error)}
