@@ -23,7 +23,7 @@ def reduce(
         (C, ceil(height / factor), ceil(width / factor)) of the same type.
     """
     side = max(block // factor, 1) * factor
-    shrink = _mean if mean else lambda pixels, factor: pixels[:, ::factor, ::factor]
+    shrink = means if mean else lambda pixels, factor: pixels[:, ::factor, ::factor]
     height, width = shape
     rows = [
         [shrink(read(Region(y, x, min(y + side, height), min(x + side, width))), factor) for x in range(0, width, side)]
@@ -32,12 +32,13 @@ def reduce(
     return np.block(rows)
 
 
-def _mean(pixels: np.ndarray, factor: int) -> np.ndarray:
+def means(pixels: np.ndarray, factor: int) -> np.ndarray:
+    """Return the mean of each square of `factor` pixels a side, (C, h, w) of the same dtype; integers are rounded."""
     if factor == 1:
         return pixels
-    starts = [np.arange(0, size, factor) for size in pixels.shape[1:]]
-    sums = np.add.reduceat(np.add.reduceat(pixels.astype(np.float32), starts[0], axis=1), starts[1], axis=2)
-    heights, widths = (np.diff(s, append=size) for s, size in zip(starts, pixels.shape[1:], strict=True))
+    starts = [np.arange(0, size, factor) for size in pixels.shape[-2:]]
+    sums = np.add.reduceat(np.add.reduceat(pixels.astype(np.float32), starts[0], axis=-2), starts[1], axis=-1)
+    heights, widths = (np.diff(s, append=size) for s, size in zip(starts, pixels.shape[-2:], strict=True))
     means = sums / (heights[:, None] * widths)
     return (means if pixels.dtype.kind == "f" else np.rint(means)).astype(pixels.dtype)
 

@@ -184,8 +184,8 @@ def write_array(path: Path, given: object, axes: str | None) -> Path:
         path, shape=array.shape, chunks=chunks, dtype=np.dtype(array.dtype).newbyteorder("="), dimension_names=names
     )
     rows = names.index("y")
-    step = max(_BAND * 512 // max(math.prod(array.shape) // array.shape[rows], 1) // 512, 1)
-    step = -(-step // 512) * 512
+    across = max(math.prod(array.shape) // array.shape[rows], 1)
+    step = -(-max(_BAND // across, 1) // 512) * 512  # whole chunks
     for start in range(0, array.shape[rows], step):
         index = tuple(slice(start, start + step) if n == rows else slice(None) for n in range(len(names)))
         written[index] = np.asarray(array[index])

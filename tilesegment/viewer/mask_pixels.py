@@ -11,6 +11,7 @@ from threading import Lock
 
 import numpy as np
 
+from tilesegment.draw.reduction import means
 from tilesegment.geometry import Region
 from tilesegment.images import Level
 
@@ -156,7 +157,7 @@ class _Copy:
         if not self.pixels.is_stored(region, self.z):
             return
         pixels = self.pixels.read(region, self.level, self.z)
-        small = _means(pixels, self.factor) if self.mean else _middles(pixels, self.factor)
+        small = means(pixels, self.factor) if self.mean else _middles(pixels, self.factor)
         top, left = y // self.factor, x // self.factor
         self.kept[..., top : top + small.shape[-2], left : left + small.shape[-1]] = small
         self.done.add((row, column))
@@ -168,12 +169,3 @@ def _middles(pixels: np.ndarray, factor: int) -> np.ndarray:
         np.minimum(np.arange(0, side, factor) + factor // 2, side - 1) for side in (pixels.shape[-2], pixels.shape[-1])
     )
     return pixels[..., rows[:, None], columns]
-
-
-def _means(pixels: np.ndarray, factor: int) -> np.ndarray:
-    """Return the mean of each square of `factor` pixels a side, (C, h, w) of the same dtype."""
-    starts = [np.arange(0, side, factor) for side in pixels.shape[-2:]]
-    sums = np.add.reduceat(np.add.reduceat(pixels.astype(np.float32), starts[0], axis=-2), starts[1], axis=-1)
-    heights, widths = (np.diff(one, append=side) for one, side in zip(starts, pixels.shape[-2:], strict=True))
-    means = sums / (heights[:, None] * widths)
-    return (means if pixels.dtype.kind == "f" else np.rint(means)).astype(pixels.dtype)
